@@ -1,0 +1,1 @@
+"""What interprets IR: numeric semantics, cost models, evaluation and reports."""

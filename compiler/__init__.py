@@ -1,0 +1,1 @@
+"""The driver: command line, configuration, frontends, named pipelines and the public API."""

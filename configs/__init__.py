@@ -1,0 +1,1 @@
+"""Preset models, chips, topologies and deployments: data only."""

@@ -1,0 +1,1 @@
+"""Types, attributes, operations and verifiers, one file per dialect."""

@@ -1,0 +1,1 @@
+"""Rewrites and lowerings from one dialect to the next, one file per pass."""
