@@ -1,0 +1,255 @@
+"""The one assembly form that the ops of all pmc dialects share, and the base class that implements it.
+
+    %y = layer.matmul(%x, %w) {a = 1, b = "text", c = <q_len>} at "blocks.moe.q_a_proj" : !layer.tensor<..>
+
+Operands stand in the order of the op's definition; a variadic group stands in brackets.  Properties are printed
+without types: integers are i64, floats f64, `<..>` is an expression.  Every op names the `path` of the model block it
+came from.  Operand types are not repeated: operands must be defined before they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BoolAttr,
+    DenseArrayBase,
+    FloatAttr,
+    IntegerAttr,
+    StringAttr,
+    i1,
+    i32,
+    i64,
+)
+from xdsl.ir import Attribute, Operation, Region, SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    IRDLOperation,
+    VarOperandDef,
+    prop_def,
+)
+from xdsl.parser import Parser, UnresolvedOperand
+from xdsl.printer import Printer
+
+from .expr import Expr, ExprAttr, parse_expr
+
+SEGMENTS = "operandSegmentSizes"
+
+PropertyValue = Attribute | Expr | int | float | bool | str | None
+
+
+def attribute(value: PropertyValue) -> Attribute:
+    """The attribute of a Python value, as the assembly spells it."""
+    match value:
+        case Attribute():
+            return value
+        case Expr():
+            return ExprAttr(value)
+        case bool():
+            return BoolAttr.from_bool(value)
+        case int():
+            return IntegerAttr(value, i64)
+        case float():
+            return FloatAttr(value, 64)
+        case str():
+            return StringAttr(value)
+        case None:
+            raise ValueError("None is not an attribute")
+
+
+def print_value(printer: Printer, value: Attribute) -> None:
+    """Print a property value in its short form."""
+    if isinstance(value, ExprAttr):
+        value.print_parameter(printer)
+    elif isinstance(value, IntegerAttr) and value.type == i64:
+        printer.print_string(str(value.value.data))
+    elif isinstance(value, FloatAttr):
+        printer.print_string(float_text(value.value.data))
+    elif isinstance(value, ArrayAttr):
+        with printer.in_square_brackets():
+            printer.print_list(value.data, lambda v: print_value(printer, v))
+    else:
+        printer.print_attribute(value)
+
+
+def float_text(value: float) -> str:
+    """The shortest text that gives `value` back and that MLIR reads as a float (`1.0e-06`, never `1e-06`)."""
+    text = repr(value)
+    mantissa, exponent, rest = text.partition("e")
+    return text if "." in mantissa else f"{mantissa}.0{exponent}{rest}"
+
+
+def parse_value(parser: Parser) -> Attribute:
+    """Parse the short form that `print_value` prints."""
+    text = parser.parse_optional_str_literal()
+    if text is not None:
+        return StringAttr(text)
+    if parser.parse_optional_punctuation("<") is not None:
+        value = parse_expr(parser)
+        parser.parse_punctuation(">")
+        return ExprAttr(value)
+    items = parser.parse_optional_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_value(parser))
+    if items is not None:
+        return ArrayAttr(items)
+    if parser.parse_optional_keyword("true") is not None:
+        return IntegerAttr(-1, i1)
+    if parser.parse_optional_keyword("false") is not None:
+        return IntegerAttr(0, i1)
+    number = parser.parse_optional_number()
+    if number is not None:
+        return IntegerAttr(number, i64) if isinstance(number, int) else FloatAttr(number, 64)
+    return parser.parse_attribute()
+
+
+def print_properties(printer: Printer, properties: Mapping[str, Attribute]) -> None:
+    """Print ` {name = value, ..}`, or nothing when there is none."""
+    if not properties:
+        return
+    printer.print_string(" ")
+    with printer.in_braces():
+
+        def entry(name: str) -> None:
+            printer.print_string(f"{name} = ")
+            print_value(printer, properties[name])
+
+        printer.print_list(properties, entry)
+
+
+def parse_properties(parser: Parser) -> dict[str, Attribute]:
+    """Parse an optional `{name = value, ..}`."""
+    properties: dict[str, Attribute] = {}
+
+    def entry() -> None:
+        position = parser.pos
+        name = parser.parse_identifier()
+        if name in properties:
+            parser.raise_error(f"property '{name}' is given twice", position)
+        parser.parse_punctuation("=")
+        properties[name] = parse_value(parser)
+
+    parser.parse_optional_comma_separated_list(parser.Delimiter.BRACES, entry)
+    return properties
+
+
+def defined_value(parser: Parser, operand: UnresolvedOperand) -> SSAValue:
+    """The value that `operand` names; an error when it is not defined yet."""
+    values = parser.ssa_values.get(operand.operand_name)
+    if values is None or operand.index >= len(values):
+        parser.raise_error(f"value %{operand.operand_name} is used before its definition", operand.span)
+    return values[operand.index]
+
+
+def parse_value_use(parser: Parser) -> SSAValue:
+    """Parse `%name` of an already defined value."""
+    return defined_value(parser, parser.parse_unresolved_operand())
+
+
+class PmcOp(IRDLOperation):
+    """Base of all pmc ops: the common assembly, the `path` property and a short way to build an op."""
+
+    path = prop_def(StringAttr)
+    """The path of the model block the op came from, `blocks.moe.mla.q_a_proj`."""
+
+    HIDDEN: ClassVar[tuple[str, ...]] = ("path",)
+    """Properties that an op's own assembly prints elsewhere than in the braces."""
+
+    @classmethod
+    def make(
+        cls,
+        operands: Sequence[SSAValue | Sequence[SSAValue]],
+        result_types: Sequence[Attribute],
+        path: str,
+        properties: Mapping[str, PropertyValue] | None = None,
+        regions: Sequence[Region] = (),
+        like: Operation | None = None,
+    ) -> Self:
+        """Build the op; a None property is left out, the source location is that of `like`."""
+        flat: list[SSAValue] = []
+        sizes: list[int] = []
+        for group in operands:
+            values = [group] if isinstance(group, SSAValue) else list(group)
+            flat.extend(values)
+            sizes.append(len(values))
+        props: dict[str, Attribute] = {
+            name: attribute(value) for name, value in (properties or {}).items() if value is not None
+        }
+        props["path"] = StringAttr(path)
+        if cls._segmented():
+            props[SEGMENTS] = DenseArrayBase.from_list(i32, sizes)
+        return cls.create(
+            operands=flat,
+            result_types=result_types,
+            properties=props,
+            regions=regions,
+            location=None if like is None else like.location,
+        )
+
+    @classmethod
+    def _segmented(cls) -> bool:
+        return any(isinstance(o, AttrSizedOperandSegments) for o in cls.get_irdl_definition().options)
+
+    def print(self, printer: Printer) -> None:
+        """Print the common form."""
+        definition = self.get_irdl_definition()
+        with printer.in_parens():
+            first = True
+            for name, kind in definition.operands:
+                if not first:
+                    printer.print_string(", ")
+                first = False
+                value: SSAValue | Sequence[SSAValue] | None = getattr(self, name)
+                if isinstance(kind, VarOperandDef):
+                    group = [] if value is None else [value] if isinstance(value, SSAValue) else value
+                    with printer.in_square_brackets():
+                        printer.print_list(group, printer.print_operand)
+                elif isinstance(value, SSAValue):
+                    printer.print_operand(value)
+        order = [name for name in definition.properties if name in self.properties]
+        shown = {n: self.properties[n] for n in order if n not in self.HIDDEN and n != SEGMENTS}
+        print_properties(printer, shown)
+        printer.print_string(" at ")
+        printer.print_string_literal(self.path.data)
+        printer.print_op_attributes(self.attributes, print_keyword=True)
+        if self.results:
+            printer.print_string(" : ")
+            printer.print_list(self.result_types, printer.print_attribute)
+        for region in self.regions:
+            printer.print_string(" ")
+            printer.print_region(region, print_entry_block_args=True)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse the common form."""
+        definition = cls.get_irdl_definition()
+        operands: list[SSAValue] = []
+        sizes: list[int] = []
+        parser.parse_punctuation("(")
+        for index, (_, kind) in enumerate(definition.operands):
+            if index:
+                parser.parse_punctuation(",")
+            if isinstance(kind, VarOperandDef):
+                group = parser.parse_comma_separated_list(
+                    parser.Delimiter.SQUARE, lambda: parse_value_use(parser)
+                )
+            else:
+                group = [parse_value_use(parser)]
+            operands.extend(group)
+            sizes.append(len(group))
+        parser.parse_punctuation(")")
+        properties = parse_properties(parser)
+        parser.parse_keyword("at")
+        properties["path"] = StringAttr(parser.parse_str_literal())
+        attributes: dict[str, Attribute] = {}
+        if parser.parse_optional_keyword("attributes") is not None:
+            attributes = parser.parse_optional_dictionary_attr_dict()
+        types: list[Attribute] = []
+        if parser.parse_optional_punctuation(":") is not None:
+            types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+        if cls._segmented():
+            properties[SEGMENTS] = DenseArrayBase.from_list(i32, sizes)
+        regions = [parser.parse_region() for _ in definition.regions]
+        return cls.create(
+            operands=operands, result_types=types, properties=properties, attributes=attributes, regions=regions
+        )

@@ -1,0 +1,791 @@
+"""The `layer` dialect: one op is one tensor operation on typed tensors, in SSA form.
+
+    %q = layer.matmul(%x, %w) at "blocks.moe.mla.q_a_proj" : !layer.tensor<[batch*q_len, 1536], bf16>
+
+Tokens are flat: an activation is `[batch*q_len, width]`, token `b*q_len + i` is query i of sequence b.  `kv_len`
+counts all keys of a sequence, the current queries included, so query i stands at position `kv_len - q_len + i`.
+A cache is `[batch, kv_len, width]`.  Heads are adjacent in the width of a row: head h of width d is columns
+`h*d .. h*d+d`.  Weights are ops inside the body that uses them; inside a `layer.repeat` a weight or a cache means
+that of the iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BoolAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    NoneAttr,
+    StringAttr,
+    SymbolNameConstraint,
+)
+from xdsl.ir import Attribute, Dialect, Region, SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
+from xdsl.utils.exceptions import VerifyException
+
+from .assembly import PmcOp, parse_value_use
+from .expr import Expr, ExprAttr, expr, product
+from .interfaces import WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
+from .tensor import ShapeAttr, TensorType, element_name, shape_text, tensor
+
+# -- the base of all tensor ops ---------------------------------------------------------------------------------
+
+
+class LayerOp(PmcOp, WorkInterface, ShardingInterface):
+    """A tensor op.  Reads each distinct operand once and writes its results, unless it says otherwise."""
+
+    traits = traits_def(Pure())
+    UNIT: ClassVar[Unit] = "vector"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 0
+    """Arithmetic per element of the first result, for element-wise ops."""
+
+    def work(self) -> Work:
+        """FLOPs and bytes from the types of operands and results."""
+        return Work(
+            flops=self.flops(),
+            bytes_read=self.bytes_read(),
+            bytes_written=sum((tensor(r).bytes for r in self.results), expr(0)),
+            unit=self.UNIT,
+            dtype=self.compute_dtype(),
+        )
+
+    def flops(self) -> Expr:
+        """Arithmetic of the op."""
+        return tensor(self.results[0]).elements * self.FLOPS_PER_ELEMENT
+
+    def bytes_read(self) -> Expr:
+        """Bytes of all distinct operands: a value used twice is read once."""
+        return sum((tensor(value).bytes for value in dict.fromkeys(self.operands)), expr(0))
+
+    def compute_dtype(self) -> str:
+        """The element type that sets the rate: that of the first operand."""
+        return element_name(tensor(self.operands[0]).element_type)
+
+    def fail_unless(self, condition: bool, message: str) -> None:
+        """Raise a verification error that names the op and its path."""
+        if not condition:
+            raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
+
+    def require_shape(self, value: SSAValue, dims: Sequence[Expr], what: str) -> None:
+        """Check the dims of an operand or result; sharded values are checked by their factors instead."""
+        actual = tensor(value)
+        if isinstance(actual.encoding, NoneAttr) and all(
+            isinstance(tensor(v).encoding, NoneAttr) for v in (*self.operands, *self.results)
+        ):
+            self.fail_unless(
+                actual.dims == tuple(dims), f"{what} is {shape_text(actual.dims)}, must be {shape_text(dims)}"
+            )
+
+
+TOKEN, HEAD, KEY, BATCH = "t", "h", "s", "t"
+"""Factors that several rules share.  Tokens and sequences are one factor: both are sharded by dp."""
+
+
+# -- weights and state ------------------------------------------------------------------------------------------
+
+
+class SourceOp(LayerOp):
+    """A tensor that the program finds in memory.  `axes` names the logical axis of every dim ('' for none)."""
+
+    UNIT: ClassVar[Unit] = "none"
+    axes = prop_def(ArrayAttr[StringAttr])
+    result = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One axis name per dim."""
+        self.fail_unless(
+            len(self.axes.data) == len(tensor(self.result).dims),
+            f"{len(self.axes.data)} axes for a tensor of {len(tensor(self.result).dims)} dims",
+        )
+
+    def axis_names(self) -> tuple[str, ...]:
+        """The logical axis of each dim."""
+        return tuple(a.data for a in self.axes.data)
+
+    def sharding_rule(self) -> ShardingRule:
+        """A source has no operands; its sharding follows from its axes."""
+        return ShardingRule((), (tuple(str(i) for i in range(len(self.axes.data))),))
+
+    def work(self) -> Work:
+        """Naming a tensor costs nothing; the op that reads it pays."""
+        return Work(expr(0), expr(0), expr(0), "none", element_name(tensor(self.result).element_type))
+
+
+@irdl_op_definition
+class WeightOp(SourceOp):
+    """A parameter of the model; its path is the name of the parameter."""
+
+    name = "layer.weight"
+
+
+@irdl_op_definition
+class StateOp(SourceOp):
+    """A cache that lives across steps; `layer.kv_append` writes to it."""
+
+    name = "layer.state"
+
+
+# -- structure --------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class ProgramOp(PmcOp):
+    """One step of the model, prefill or decode: a function from the token ids to the logits."""
+
+    name = "layer.program"
+    sym_name = prop_def(SymbolNameConstraint())
+    phase = prop_def(StringAttr)
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove())
+
+
+@irdl_op_definition
+class ReturnOp(PmcOp):
+    """The results of a program."""
+
+    name = "layer.return"
+    values = var_operand_def(TensorType)
+    traits = traits_def(IsTerminator())
+
+
+@irdl_op_definition
+class YieldOp(PmcOp):
+    """The values that a `layer.repeat` iteration hands to the next one."""
+
+    name = "layer.yield"
+    values = var_operand_def(TensorType)
+    traits = traits_def(IsTerminator())
+
+
+@irdl_op_definition
+class RepeatOp(PmcOp):
+    """Equal layers: the body runs `count` times with the weights `first`, `first + 1`, ..
+
+    %y = layer.repeat 58 from 3 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }
+    """
+
+    name = "layer.repeat"
+    inits = var_operand_def(TensorType)
+    count = prop_def(IntegerAttr)
+    first = prop_def(IntegerAttr)
+    """The index of the first iteration among the stored layers of this path."""
+    total = prop_def(IntegerAttr)
+    """How many layers of this path the whole model stores."""
+    outs = var_result_def(TensorType)
+    body = region_def("single_block")
+
+    def verify_(self) -> None:
+        """Iteration values keep their types, iterations stay inside the stored layers."""
+        block = self.body.block
+        count, first, total = self.trip_count, self.first.value.data, self.total.value.data
+        if count < 1 or first < 0 or first + count > total:
+            raise VerifyException(
+                f"layer.repeat at '{self.path.data}': iterations {first}..{first + count} of {total} stored layers"
+            )
+        types = [v.type for v in self.inits]
+        last = block.last_op
+        if not isinstance(last, YieldOp):
+            raise VerifyException(f"layer.repeat at '{self.path.data}': the body must end in layer.yield")
+        for what, found in (
+            ("block arguments", [a.type for a in block.args]),
+            ("yielded values", [v.type for v in last.values]),
+            ("results", list(self.result_types)),
+        ):
+            if found != types:
+                raise VerifyException(
+                    f"layer.repeat at '{self.path.data}': {what} have types "
+                    f"{', '.join(map(str, found))}, the initial values {', '.join(map(str, types))}"
+                )
+
+    @property
+    def trip_count(self) -> int:
+        """How often the body runs."""
+        return self.count.value.data
+
+    @classmethod
+    def build_with(
+        cls, count: int, inits: Sequence[SSAValue], body: Region, path: str, first: int = 0, total: int | None = None
+    ) -> Self:
+        """Repeat `body`, whose block takes and yields values of the types of `inits`."""
+        return cls.make(
+            [inits],
+            [v.type for v in inits],
+            path,
+            {"count": count, "first": first, "total": count if total is None else total},
+            [body],
+        )
+
+    def print(self, printer: Printer) -> None:
+        """Print `58 from 0 of 58 (%h = %x) at "path" : types { .. }`."""
+        printer.print_string(f" {self.trip_count} from {self.first.value.data} of {self.total.value.data} ")
+        block = self.body.block
+        with printer.in_parens():
+            for index, (argument, init) in enumerate(zip(block.args, self.inits, strict=True)):
+                if index:
+                    printer.print_string(", ")
+                printer.print_ssa_value(argument)
+                printer.print_string(" = ")
+                printer.print_operand(init)
+        printer.print_string(" at ")
+        printer.print_string_literal(self.path.data)
+        printer.print_op_attributes(self.attributes, print_keyword=True)
+        printer.print_string(" : ")
+        printer.print_list(self.result_types, printer.print_attribute)
+        printer.print_string(" ")
+        printer.print_region(self.body, print_entry_block_args=False)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse what `print` prints."""
+        count = parser.parse_integer()
+        parser.parse_keyword("from")
+        first = parser.parse_integer()
+        parser.parse_keyword("of")
+        total = parser.parse_integer()
+        names: list[Parser.UnresolvedArgument] = []
+        inits: list[SSAValue] = []
+
+        def entry() -> None:
+            names.append(parser.parse_argument(expect_type=False))
+            parser.parse_punctuation("=")
+            inits.append(parse_value_use(parser))
+
+        parser.parse_comma_separated_list(parser.Delimiter.PAREN, entry)
+        parser.parse_keyword("at")
+        path = parser.parse_str_literal()
+        attributes: dict[str, Attribute] = {}
+        if parser.parse_optional_keyword("attributes") is not None:
+            attributes = parser.parse_optional_dictionary_attr_dict()
+        parser.parse_punctuation(":")
+        types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+        arguments = [n.resolve(v.type) for n, v in zip(names, inits, strict=True)]
+        body = parser.parse_region(arguments)
+        op = cls.build_with(count, inits, body, path, first, total)
+        op.attributes.update(attributes)
+        if list(op.result_types) != types:
+            parser.raise_error("the result types of layer.repeat must be those of its initial values")
+        return op
+
+
+# -- matrix ops -------------------------------------------------------------------------------------------------
+
+
+class MatrixOp(LayerOp):
+    """An op whose arithmetic runs on the matrix unit."""
+
+    UNIT: ClassVar[Unit] = "cube"
+
+
+@irdl_op_definition
+class MatmulOp(MatrixOp):
+    """y[.., n] = sum_k x[.., k] w[k, n]."""
+
+    name = "layer.matmul"
+    x = operand_def(TensorType)
+    w = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [.., K], w [K, N], y [.., N]."""
+        x, w = tensor(self.x).dims, tensor(self.w).dims
+        self.fail_unless(len(w) == 2 and len(x) >= 2, "x must be [.., K] and w [K, N]")
+        self.require_shape(self.w, (x[-1], w[1]), "w")
+        self.require_shape(self.y, (*x[:-1], w[1]), "y")
+
+    def flops(self) -> Expr:
+        """2 M N K."""
+        return 2 * product(tensor(self.x).dims) * tensor(self.w).dims[1]
+
+    def sharding_rule(self) -> ShardingRule:
+        """Rows follow x, columns follow w, K is contracted."""
+        rows = (TOKEN, KEY)[: len(tensor(self.x).dims) - 1]
+        return ShardingRule(((*rows, "k"), ("k", "n")), ((*rows, "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class GroupedMatmulOp(MatrixOp):
+    """y[e, c, n] = sum_k x[e, c, k] w[e, k, n]: one matmul per local expert."""
+
+    name = "layer.grouped_matmul"
+    x = operand_def(TensorType)
+    w = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [E, C, K], w [E, K, N], y [E, C, N]."""
+        x, w = tensor(self.x).dims, tensor(self.w).dims
+        self.fail_unless(len(w) == 3 and len(x) == 3, "x must be [E, C, K] and w [E, K, N]")
+        self.require_shape(self.w, (x[0], x[2], w[2]), "w")
+        self.require_shape(self.y, (x[0], x[1], w[2]), "y")
+
+    def flops(self) -> Expr:
+        """2 E C K N."""
+        return 2 * product(tensor(self.x).dims) * tensor(self.w).dims[2]
+
+    def sharding_rule(self) -> ShardingRule:
+        """Experts and columns follow w, the capacity follows x, K is contracted."""
+        return ShardingRule((("e", "c", "k"), ("e", "k", "n")), (("e", "c", "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class HeadMatmulOp(MatrixOp):
+    """One matmul per head, with the heads adjacent in the columns of x, w and y.
+
+    `group` is the width of a head in w [R, heads*group].  Plain: x [T, heads*R] -> y [T, heads*group];
+    transposed: x [T, heads*group] -> y [T, heads*R].  These are the absorbed projections of MLA decode.
+    """
+
+    name = "layer.head_matmul"
+    x = operand_def(TensorType)
+    w = operand_def(TensorType)
+    group = prop_def(IntegerAttr)
+    transpose = prop_def(BoolAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """The widths of x and y are heads times the two sides of w's head block."""
+        x, w, y = (tensor(v).dims for v in (self.x, self.w, self.y))
+        group = self.group.value.data
+        inner, outer = (y, x) if self.transpose else (x, y)
+        self.fail_unless(outer[-1] * w[0] == inner[-1] * group, "the widths of x, w and y do not agree")
+
+    def flops(self) -> Expr:
+        """2 T heads R group."""
+        t, w = tensor(self.x).dims[0], tensor(self.w).dims
+        return 2 * t * w[0] * w[1]
+
+    def sharding_rule(self) -> ShardingRule:
+        """Heads are sharded alike in x, w and y."""
+        return ShardingRule(((TOKEN, HEAD), (WHOLE, HEAD)), ((TOKEN, HEAD),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class AttentionOp(MatrixOp):
+    """Flash attention of every sequence over its cache.
+
+    Scores are a sum over pieces: piece i has q_i [T, heads*d_i] and k_i [batch, kv_len, kv_heads_i*d_i] with
+    d_i = `qk_dims[i]`; kv_heads_i divides heads.  GQA has one piece.  MLA has two: the latent (or the expanded
+    nope part) and the rotary part, whose one key head all query heads share.  v [batch, kv_len, kv_heads*v_dim] may
+    be the same value as a k piece, as in absorbed MLA: it is then read once.  Softmax of scale * scores over the
+    keys that a query may see (causal: positions up to its own) and the weighted sum of v.
+    """
+
+    name = "layer.attention"
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    v = operand_def(TensorType)
+    qk_dims = prop_def(ArrayAttr[IntegerAttr])
+    v_dim = prop_def(IntegerAttr)
+    q_len = prop_def(ExprAttr)
+    scale = prop_def(FloatAttr)
+    causal = prop_def(BoolAttr)
+    y = result_def(TensorType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def verify_(self) -> None:
+        """Pieces agree in number; every width is a multiple of its head."""
+        dims = self.piece_dims()
+        self.fail_unless(len(self.q) == len(self.k) == len(dims) > 0, "as many q as k pieces as qk_dims")
+        for value in (*self.k, self.v):
+            self.fail_unless(len(tensor(value).dims) == 3, "keys and values must be [batch, kv_len, width]")
+
+    def piece_dims(self) -> tuple[int, ...]:
+        """The head width of every score piece."""
+        return tuple(d.value.data for d in self.qk_dims.data)
+
+    @property
+    def heads(self) -> int:
+        """The query heads on this rank (widths are integers at every level)."""
+        return tensor(self.q[0]).dims[1].constant // self.piece_dims()[0]
+
+    def kv_heads(self, piece: int) -> int:
+        """The key heads of a piece on this rank."""
+        return tensor(self.k[piece]).dims[2].constant // self.piece_dims()[piece]
+
+    def flops(self) -> Expr:
+        """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""
+        width = self.heads * (sum(self.piece_dims()) + self.v_dim.value.data)
+        batch, kv_len = tensor(self.k[0]).dims[:2]
+        q_len = self.q_len.data
+        twice_pairs = q_len * (2 * kv_len - q_len + 1) if self.causal else 2 * q_len * kv_len
+        return batch * twice_pairs * width
+
+    def sharding_rule(self) -> ShardingRule:
+        """Sequences with the tokens, query heads with the key heads; a piece with one key head is shared."""
+        q = tuple((TOKEN, HEAD) for _ in self.q)
+        k = tuple((BATCH, WHOLE, HEAD if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed())
+        first_cache = len(self.q)
+        return ShardingRule(
+            (*q, *k),
+            ((TOKEN, HEAD),),
+            stationary=frozenset(range(first_cache, first_cache + len(k))),
+        )
+
+    def _keyed(self) -> list[tuple[SSAValue, int]]:
+        return [*zip(self.k, self.piece_dims(), strict=True), (self.v, self.v_dim.value.data)]
+
+    @staticmethod
+    def _follows_heads(value: SSAValue, head_dim: int) -> bool:
+        return tensor(value).dims[2] != expr(head_dim)
+
+
+# -- row-wise ops -----------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class EmbeddingOp(LayerOp):
+    """Rows of the table by token id.  On a shard of the vocabulary, ids of other shards give zeros."""
+
+    name = "layer.embedding"
+    UNIT: ClassVar[Unit] = "none"
+    tokens = operand_def(TensorType)
+    table = operand_def(TensorType)
+    vocab_axis = opt_prop_def(StringAttr)
+    """The mesh axis that shards the vocabulary, once the program is local."""
+    y = result_def(TensorType)
+
+    def bytes_read(self) -> Expr:
+        """The ids and one row per token, not the table."""
+        return tensor(self.tokens).bytes + tensor(self.y).bytes
+
+    def sharding_rule(self) -> ShardingRule:
+        """A sharded vocabulary makes the rows partial sums."""
+        return ShardingRule(((TOKEN,), ("v", "n")), ((TOKEN, "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class RmsNormOp(LayerOp):
+    """y = x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (the whole row in a plain norm)."""
+
+    name = "layer.rms_norm"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 4
+    x = operand_def(TensorType)
+    w = operand_def(TensorType)
+    eps = prop_def(FloatAttr)
+    group = prop_def(IntegerAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """w has one element per column of a group."""
+        self.require_shape(self.w, (expr(self.group.value.data),), "w")
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def sharding_rule(self) -> ShardingRule:
+        """A row is normalised whole, heads of a per-head norm may be sharded."""
+        whole = tensor(self.x).dims[-1] == expr(self.group.value.data)
+        column = WHOLE if whole else HEAD
+        return ShardingRule(((TOKEN, column), (WHOLE,)), ((TOKEN, column),))
+
+
+@irdl_op_definition
+class RopeOp(LayerOp):
+    """Rotary position embedding of every `head_dim` columns; positions are kv_len - q_len + i.
+
+    `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the
+    Hugging Face `rope_scaling` (yarn, llama3) that change the frequencies.
+    """
+
+    name = "layer.rope"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 3
+    x = operand_def(TensorType)
+    head_dim = prop_def(IntegerAttr)
+    theta = prop_def(FloatAttr)
+    interleaved = prop_def(BoolAttr)
+    q_len = prop_def(ExprAttr)
+    kv_len = prop_def(ExprAttr)
+    scaling = opt_prop_def(DictionaryAttr)
+    y = result_def(TensorType)
+
+    def sharding_rule(self) -> ShardingRule:
+        """Heads may be sharded, the columns of one head not."""
+        return ShardingRule(((TOKEN, HEAD),), ((TOKEN, HEAD),))
+
+
+@irdl_op_definition
+class SiluMulOp(LayerOp):
+    """y = silu(gate) * up."""
+
+    name = "layer.silu_mul"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 5
+    gate = operand_def(TensorType)
+    up = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """All three have one shape."""
+        self.require_shape(self.up, tensor(self.gate).dims, "up")
+        self.require_shape(self.y, tensor(self.gate).dims, "y")
+
+    def sharding_rule(self) -> ShardingRule:
+        """Element-wise."""
+        factors = tuple(f"d{i}" for i in range(len(tensor(self.gate).dims)))
+        return ShardingRule((factors, factors), (factors,))
+
+
+@irdl_op_definition
+class AddOp(LayerOp):
+    """y = a + b; `a` is the residual or the routed experts, whose sharding decides."""
+
+    name = "layer.add"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 1
+    a = operand_def(TensorType)
+    b = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """All three have one shape."""
+        self.require_shape(self.b, tensor(self.a).dims, "b")
+        self.require_shape(self.y, tensor(self.a).dims, "y")
+
+    def sharding_rule(self) -> ShardingRule:
+        """Element-wise and linear: two partial sums of one axis add up to a partial sum."""
+        return ShardingRule(
+            ((TOKEN, "n"), (TOKEN, "n")), ((TOKEN, "n"),), stationary=frozenset({0}), linear=frozenset({0, 1})
+        )
+
+
+@irdl_op_definition
+class QuantizeOp(LayerOp):
+    """x in another element type, with unit scale and saturation."""
+
+    name = "layer.quantize"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 1
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Only the element type changes."""
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def sharding_rule(self) -> ShardingRule:
+        """Element-wise."""
+        factors = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
+        return ShardingRule((factors,), (factors,))
+
+
+# -- views ------------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class SliceOp(LayerOp):
+    """Columns `offset .. offset+size` of every `group` columns: a view, no data moves."""
+
+    name = "layer.slice"
+    UNIT: ClassVar[Unit] = "none"
+    x = operand_def(TensorType)
+    group = prop_def(IntegerAttr)
+    offset = prop_def(IntegerAttr)
+    size = prop_def(IntegerAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """The slice lies inside the group and the width of x is whole groups."""
+        group, offset, size = (p.value.data for p in (self.group, self.offset, self.size))
+        self.fail_unless(0 <= offset and size > 0 and offset + size <= group, "the slice leaves its group")
+        x, y = tensor(self.x).dims, tensor(self.y).dims
+        self.fail_unless(x[-1] * size == y[-1] * group, "the width of y is not size per group of x")
+
+    def work(self) -> Work:
+        """A view costs nothing."""
+        return Work(expr(0), expr(0), expr(0), "none", self.compute_dtype())
+
+    def sharding_rule(self) -> ShardingRule:
+        """Whole groups may be sharded."""
+        dims = tensor(self.x).dims
+        column = WHOLE if dims[-1] == expr(self.group.value.data) else HEAD
+        leading = tuple(f"d{i}" for i in range(len(dims) - 1))
+        return ShardingRule(((*leading, column),), ((*leading, column),), linear=frozenset({0}))
+
+
+@irdl_op_definition
+class LastTokenOp(LayerOp):
+    """The row of the last query of every sequence, the only one that needs logits in prefill."""
+
+    name = "layer.last_token"
+    UNIT: ClassVar[Unit] = "none"
+    x = operand_def(TensorType)
+    q_len = prop_def(ExprAttr)
+    y = result_def(TensorType)
+
+    def bytes_read(self) -> Expr:
+        """Only the rows that are kept."""
+        return tensor(self.y).bytes
+
+    def sharding_rule(self) -> ShardingRule:
+        """Sequences stay together."""
+        return ShardingRule(((TOKEN, "n"),), ((TOKEN, "n"),))
+
+
+# -- state ------------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class KvAppendOp(LayerOp):
+    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache."""
+
+    name = "layer.kv_append"
+    UNIT: ClassVar[Unit] = "none"
+    traits = traits_def()
+    cache = operand_def(TensorType)
+    new = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """The cache keeps its type; widths and element types agree."""
+        self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
+        self.fail_unless(
+            tensor(self.new).element_type == tensor(self.cache).element_type, "new rows need the type of the cache"
+        )
+
+    def bytes_read(self) -> Expr:
+        """Only the new rows."""
+        return tensor(self.new).bytes
+
+    def work(self) -> Work:
+        """The new rows are read and written; the rest of the cache stays where it is."""
+        moved = tensor(self.new).bytes
+        return Work(expr(0), moved, moved, "none", self.compute_dtype())
+
+    def sharding_rule(self) -> ShardingRule:
+        """Sequences and key heads follow the cache."""
+        return ShardingRule(
+            ((BATCH, WHOLE, HEAD), (TOKEN, HEAD)), ((BATCH, WHOLE, HEAD),), stationary=frozenset({0})
+        )
+
+
+# -- mixture of experts -----------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class RouterTopkOp(LayerOp):
+    """The experts of every token and their weights, from the router logits [T, E].
+
+    Scores are softmax or sigmoid of the logits.  With a `bias` the choice is made on score + bias, the weights are
+    scores.  With `groups` > 1 only the `top_groups` groups of experts with the largest sum of their two best choices
+    take part.  `normalize` divides the weights by their sum; `scale` multiplies them (DeepSeek-V3 report, section 2.1).
+    """
+
+    name = "layer.router_topk"
+    logits = operand_def(TensorType)
+    bias = opt_operand_def(TensorType)
+    top_k = prop_def(IntegerAttr)
+    scoring = prop_def(StringAttr)
+    groups = prop_def(IntegerAttr)
+    top_groups = prop_def(IntegerAttr)
+    normalize = prop_def(BoolAttr)
+    scale = prop_def(FloatAttr)
+    weights = result_def(TensorType)
+    indices = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Both results are [T, top_k]; the scoring function is known."""
+        self.fail_unless(self.scoring.data in ("softmax", "sigmoid"), "scoring must be softmax or sigmoid")
+        shape = (tensor(self.logits).dims[0], expr(self.top_k.value.data))
+        self.require_shape(self.weights, shape, "weights")
+        self.require_shape(self.indices, shape, "indices")
+
+    def flops(self) -> Expr:
+        """Scoring (5 per logit) and one scan of all logits per choice."""
+        return tensor(self.logits).elements * (5 + self.top_k.value.data)
+
+    def sharding_rule(self) -> ShardingRule:
+        """Tokens are independent, experts are compared whole."""
+        row = (TOKEN, WHOLE)
+        bias = ((WHOLE,),) if self.bias is not None else ()
+        return ShardingRule((row, *bias), (row, row))
+
+
+@irdl_op_definition
+class DispatchOp(LayerOp):
+    """Copy each token row into a slot of each of its experts: [T, H] -> [E, C, H].
+
+    Slots of an expert are filled in token order and the rest are zero; `capacity` says how C was chosen: `worst`
+    never drops a token, `balanced` is the mean load, for cost models only.
+    """
+
+    name = "layer.dispatch"
+    UNIT: ClassVar[Unit] = "none"
+    x = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    capacity = prop_def(StringAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """y is [E, C, H]; the capacity policy is known."""
+        self.fail_unless(self.capacity.data in ("balanced", "worst"), "capacity must be balanced or worst")
+        self.fail_unless(len(tensor(self.y).dims) == 3, "y must be [E, C, H]")
+
+    def sharding_rule(self) -> ShardingRule:
+        """Decided by the mesh, see the annotate-shardings pass: tokens change ranks here."""
+        return ShardingRule(((TOKEN, WHOLE), (TOKEN, WHOLE)), (("e", "c", WHOLE),))
+
+
+@irdl_op_definition
+class CombineOp(LayerOp):
+    """The weighted sum of the expert rows of every token: [E, C, H] -> [T, H]; inverse of `layer.dispatch`."""
+
+    name = "layer.combine"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 2
+    y_experts = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    weights = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def flops(self) -> Expr:
+        """A multiply-add per element of every expert row of a token."""
+        return 2 * tensor(self.y).elements * tensor(self.weights).dims[1]
+
+    def sharding_rule(self) -> ShardingRule:
+        """Decided by the mesh; linear in the expert rows."""
+        row = (TOKEN, WHOLE)
+        return ShardingRule((("e", "c", WHOLE), row, row), (row,), linear=frozenset({0}))
+
+
+Layer = Dialect(
+    "layer",
+    [
+        ProgramOp,
+        ReturnOp,
+        YieldOp,
+        RepeatOp,
+        WeightOp,
+        StateOp,
+        MatmulOp,
+        GroupedMatmulOp,
+        HeadMatmulOp,
+        AttentionOp,
+        EmbeddingOp,
+        RmsNormOp,
+        RopeOp,
+        SiluMulOp,
+        AddOp,
+        QuantizeOp,
+        SliceOp,
+        LastTokenOp,
+        KvAppendOp,
+        RouterTopkOp,
+        DispatchOp,
+        CombineOp,
+    ],
+    [ExprAttr, ShapeAttr, TensorType],
+)

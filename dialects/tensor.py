@@ -1,0 +1,132 @@
+"""Tensors of symbolic dims, the values of the `model`, `layer` and `dist` dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import IntegerType, NoneAttr
+from xdsl.ir import Attribute, Data, ParametrizedAttribute, SSAValue, TypeAttribute
+from xdsl.irdl import irdl_attr_definition, param_def
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
+
+from .expr import Expr, ceildiv, expr, parse_expr, product
+
+
+@irdl_attr_definition
+class ShapeAttr(Data[tuple[Expr, ...]]):
+    """The dims of a tensor."""
+
+    name: ClassVar[str] = "layer.shape"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> tuple[Expr, ...]:
+        """Parse `[dim, ..]`, in angle brackets when it stands alone."""
+        alone = parser.parse_optional_punctuation("<") is not None
+        dims = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_expr(parser))
+        if alone:
+            parser.parse_punctuation(">")
+        return tuple(dims)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print `<[dim, ..]>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(shape_text(self.data))
+
+
+def shape_text(dims: Sequence[Expr]) -> str:
+    """`[dim, ..]`."""
+    return f"[{', '.join(str(d) for d in dims)}]"
+
+
+@irdl_attr_definition
+class TensorType(ParametrizedAttribute, TypeAttribute):
+    """A tensor of symbolic dims: `!layer.tensor<[batch*q_len, 7168], bf16>`, after sharding with an encoding."""
+
+    name: ClassVar[str] = "layer.tensor"
+    shape: ShapeAttr = param_def()
+    element_type: Attribute = param_def()
+    encoding: Attribute = param_def()
+
+    @classmethod
+    def of(cls, dims: Sequence[Expr | int | str], element_type: Attribute, encoding: Attribute | None = None) -> Self:
+        """The type with these dims."""
+        return cls(ShapeAttr(tuple(expr(d) for d in dims)), element_type, encoding or NoneAttr())
+
+    @property
+    def dims(self) -> tuple[Expr, ...]:
+        """The dims of the tensor."""
+        return self.shape.data
+
+    @property
+    def elements(self) -> Expr:
+        """The number of elements."""
+        return product(self.dims)
+
+    @property
+    def bytes(self) -> Expr:
+        """The size of the tensor; sub-byte elements are packed."""
+        return size_bytes(self.elements, self.element_type)
+
+    def with_dims(self, dims: Sequence[Expr]) -> TensorType:
+        """The same type with other dims."""
+        return TensorType(ShapeAttr(tuple(dims)), self.element_type, self.encoding)
+
+    def with_element_type(self, element_type: Attribute) -> TensorType:
+        """The same type with other elements."""
+        return TensorType(self.shape, element_type, self.encoding)
+
+    def with_encoding(self, encoding: Attribute | None) -> TensorType:
+        """The same type with another sharding."""
+        return TensorType(self.shape, self.element_type, encoding or NoneAttr())
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<[dim, ..], element (, encoding)?>`."""
+        with parser.in_angle_brackets():
+            shape = ShapeAttr(ShapeAttr.parse_parameter(parser))
+            parser.parse_punctuation(",")
+            element: Attribute = parser.parse_type()
+            encoding: Attribute = NoneAttr()
+            if parser.parse_optional_punctuation(",") is not None:
+                encoding = parser.parse_attribute()
+        return [shape, element, encoding]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<[dim, ..], element (, encoding)?>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(shape_text(self.dims) + ", ")
+            printer.print_attribute(self.element_type)
+            if not isinstance(self.encoding, NoneAttr):
+                printer.print_string(", ")
+                printer.print_attribute(self.encoding)
+
+
+def element_bits(element_type: Attribute) -> int:
+    """The storage size of one element in bits."""
+    if isinstance(element_type, IntegerType):
+        return element_type.width.data
+    bits: object = getattr(element_type, "bitwidth", None)
+    if not isinstance(bits, int):
+        raise VerifyException(f"{element_type} has no storage size")
+    return bits
+
+
+def size_bytes(elements: Expr, element_type: Attribute) -> Expr:
+    """The bytes of that many elements."""
+    bits = element_bits(element_type)
+    return elements * (bits // 8) if bits % 8 == 0 else ceildiv(elements * bits, 8)
+
+
+def element_name(element_type: Attribute) -> str:
+    """The name of an element type as MLIR spells it: `bf16`, `f8E4M3FN`, `i32`."""
+    return str(element_type)
+
+
+def tensor(value: SSAValue) -> TensorType:
+    """The type of `value`, which must be a tensor."""
+    if not isinstance(value.type, TensorType):
+        raise VerifyException(f"expected a !layer.tensor, found {value.type}")
+    return value.type

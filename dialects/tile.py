@@ -1,0 +1,616 @@
+"""The `tile` dialect: what the cores of one chip do, as loops over tiles with explicit buffers.
+
+A `tile.kernel` is one tensor op spread over cores: every core runs the body with its own value of the symbol `core`.
+Loops are named; offsets, sizes and trip counts are expressions of `core`, the enclosing loop names and the name of
+an enclosing `tile.repeat`.  Memory is explicit: a `tile.global` lives in DRAM, a `tile.alloc` in the LMEM of the core.
+
+    tile.kernel 64 cores at "blocks.moe.mla.q_a_proj" {
+      tile.for n < <3> at ".." {
+        %c = tile.alloc() {slots = 2} at ".." : !tile.buffer<[64, 8], f32>
+        tile.for k < <14> at ".." {
+          %a = tile.alloc() {slots = 2} at ".." : !tile.buffer<[64, 512], f8E4M3FN>
+          tile.load(%x, %a) {offsets = [<0>, <k*512>], sizes = [<64>, <512>]} at ".."
+          ..
+          tile.mma(%c, %a, %b) {m = <64>, n = <8>, k = <512>, accumulate = <k>, transpose_b = false} at ".."
+
+A loop named `k` also defines `k.seq`, how often its body has run before in this kernel on this core, over all runs of
+the loop.  A buffer with `slots` > 1 rotates: the allocation in the body of loop `k` means slot `k.seq mod slots`, so
+that loads of one iteration may run while the previous iteration computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr
+from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    param_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser, Parser
+from xdsl.printer import Printer
+from xdsl.traits import IsolatedFromAbove, NoTerminator
+from xdsl.utils.exceptions import VerifyException
+
+from .assembly import PmcOp
+from .expr import Expr, ExprAttr, expr, parse_expr, product
+from .tensor import ShapeAttr, shape_text, size_bytes
+
+CORE = "core"
+"""The symbol that numbers the cores of a kernel."""
+
+
+def running_count(loop: str) -> str:
+    """The symbol that counts all iterations of `loop` so far."""
+    return f"{loop}.seq"
+
+
+# -- types ------------------------------------------------------------------------------------------------------
+
+
+@irdl_attr_definition
+class MemRefType(ParametrizedAttribute, TypeAttribute):
+    """A strided array in DRAM: `!tile.memref<[64, 128], f8E4M3FN, strides [192, 1], offset 64>`, in elements.
+
+    Strides and offset are left out of the text when the array is dense.
+    """
+
+    name: ClassVar[str] = "tile.memref"
+    shape: ShapeAttr = param_def()
+    element_type: Attribute = param_def()
+    strides: ShapeAttr = param_def()
+    offset: ExprAttr = param_def()
+
+    @classmethod
+    def of(
+        cls,
+        dims: Sequence[Expr | int],
+        element_type: Attribute,
+        strides: Sequence[Expr | int] | None = None,
+        offset: Expr | int = 0,
+    ) -> Self:
+        """The type with these dims; dense when no strides are given."""
+        shape = tuple(expr(d) for d in dims)
+        steps = dense_strides(shape) if strides is None else tuple(expr(s) for s in strides)
+        return cls(ShapeAttr(shape), element_type, ShapeAttr(steps), ExprAttr.of(offset))
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims, which are integers at this level."""
+        return tuple(d.constant for d in self.shape.data)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The strides in elements."""
+        return tuple(s.constant for s in self.strides.data)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the array is row-major without gaps and starts at its base."""
+        return self.strides.data == dense_strides(self.shape.data) and self.offset.data == 0
+
+    @property
+    def bytes(self) -> int:
+        """The size of the elements of the array."""
+        return size_bytes(product(self.shape.data), self.element_type).constant
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<[dim, ..], element (, strides [..], offset n)?>`."""
+        with parser.in_angle_brackets():
+            shape = ShapeAttr(ShapeAttr.parse_parameter(parser))
+            parser.parse_punctuation(",")
+            element = parser.parse_type()
+            strides, offset = ShapeAttr(dense_strides(shape.data)), ExprAttr.of(0)
+            if parser.parse_optional_punctuation(",") is not None:
+                parser.parse_keyword("strides")
+                strides = ShapeAttr(ShapeAttr.parse_parameter(parser))
+                parser.parse_punctuation(",")
+                parser.parse_keyword("offset")
+                offset = ExprAttr(parse_expr(parser))
+        return [shape, element, strides, offset]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print what `parse_parameters` reads."""
+        with printer.in_angle_brackets():
+            printer.print_string(shape_text(self.shape.data) + ", ")
+            printer.print_attribute(self.element_type)
+            if not self.is_dense:
+                printer.print_string(f", strides {shape_text(self.strides.data)}, offset {self.offset.data}")
+
+
+def dense_strides(dims: Sequence[Expr]) -> tuple[Expr, ...]:
+    """Row-major strides of an array without gaps."""
+    return tuple(product(dims[i + 1 :]) for i in range(len(dims)))
+
+
+@irdl_attr_definition
+class BufferType(ParametrizedAttribute, TypeAttribute):
+    """A dense [rows, columns] array in the LMEM of a core: `!tile.buffer<[64, 512], f8E4M3FN>`."""
+
+    name: ClassVar[str] = "tile.buffer"
+    shape: ShapeAttr = param_def()
+    element_type: Attribute = param_def()
+
+    @classmethod
+    def of(cls, rows: int, columns: int, element_type: Attribute) -> Self:
+        """The type of a buffer of `rows` x `columns` elements."""
+        return cls(ShapeAttr((expr(rows), expr(columns))), element_type)
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.shape.data
+        return rows.constant, columns.constant
+
+    @property
+    def bytes(self) -> int:
+        """The size of one slot."""
+        return size_bytes(product(self.shape.data), self.element_type).constant
+
+    def verify(self) -> None:
+        """Two dims."""
+        if len(self.shape.data) != 2:
+            raise VerifyException(f"a buffer has rows and columns, found {shape_text(self.shape.data)}")
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<[rows, columns], element>`."""
+        with parser.in_angle_brackets():
+            shape = ShapeAttr(ShapeAttr.parse_parameter(parser))
+            parser.parse_punctuation(",")
+            return [shape, parser.parse_type()]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<[rows, columns], element>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(shape_text(self.shape.data) + ", ")
+            printer.print_attribute(self.element_type)
+
+
+@irdl_attr_definition
+class PlanAttr(ParametrizedAttribute):
+    """How `select-tiles` decided to run one op, read by `lower-to-tiles`.
+
+    `#tile.plan<cores [4, 16], tile [64, 8, 512], order "mnk">`: how many cores share each parallel dim of the op, the
+    tile of every loop dim, the loop order from the outside in.  What the dims are is said by the op's lowering.
+    """
+
+    name: ClassVar[str] = "tile.plan"
+    cores: ArrayAttr[IntegerAttr] = param_def()
+    tile: ArrayAttr[IntegerAttr] = param_def()
+    order: StringAttr = param_def()
+
+    @classmethod
+    def of(cls, cores: Sequence[int], tile: Sequence[int], order: str) -> Self:
+        """The plan with these numbers."""
+        ints = [ArrayAttr([IntegerAttr(i, 64) for i in values]) for values in (cores, tile)]
+        return cls(ints[0], ints[1], StringAttr(order))
+
+    @property
+    def core_counts(self) -> tuple[int, ...]:
+        """Cores along every parallel dim."""
+        return tuple(i.value.data for i in self.cores.data)
+
+    @property
+    def tile_sizes(self) -> tuple[int, ...]:
+        """The tile of every loop dim."""
+        return tuple(i.value.data for i in self.tile.data)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<cores [..], tile [..], order "..">`."""
+
+        def integers(keyword: str) -> ArrayAttr[IntegerAttr]:
+            parser.parse_keyword(keyword)
+            values = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+            parser.parse_punctuation(",")
+            return ArrayAttr([IntegerAttr(v, 64) for v in values])
+
+        with parser.in_angle_brackets():
+            cores, tile = integers("cores"), integers("tile")
+            parser.parse_keyword("order")
+            return [cores, tile, StringAttr(parser.parse_str_literal())]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print what `parse_parameters` reads."""
+        with printer.in_angle_brackets():
+            printer.print_string(f"cores {list(self.core_counts)}, tile {list(self.tile_sizes)}, order ")
+            printer.print_string_literal(self.order.data)
+
+
+# -- structure --------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class ProgramOp(PmcOp):
+    """One step of one rank: DRAM arrays and the kernels and collectives that run one after the other."""
+
+    name = "tile.program"
+    sym_name = prop_def(StringAttr)
+    phase = prop_def(StringAttr)
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove(), NoTerminator())
+
+
+@irdl_op_definition
+class GlobalOp(PmcOp):
+    """An array in DRAM: a weight, a cache (`state`), an input, an output or an activation.
+
+    Weights and caches of repeated layers have a leading layer dim.  `sharding` says which part of the model's array
+    the rank holds.
+    """
+
+    name = "tile.global"
+    kind = prop_def(StringAttr)
+    layers = prop_def(BoolAttr)
+    """Whether the first dim counts the layers of an enclosing repeat."""
+    sharding = opt_prop_def(Attribute)
+    address = opt_prop_def(IntegerAttr)
+    """The DRAM byte address, once allocated."""
+    result = result_def(MemRefType)
+
+    def verify_(self) -> None:
+        """A known kind."""
+        if self.kind.data not in ("weight", "state", "input", "output", "activation"):
+            raise VerifyException(f"tile.global at '{self.path.data}': unknown kind '{self.kind.data}'")
+
+
+@irdl_op_definition
+class ViewOp(PmcOp):
+    """The same memory with other dims, strides and offset (in elements of the base array)."""
+
+    name = "tile.view"
+    source = operand_def(MemRefType)
+    result = result_def(MemRefType)
+
+
+class BodyOp(PmcOp):
+    """An op with one block that defines a symbol for the expressions inside."""
+
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The symbols that the body may use in addition to those around it."""
+        return ()
+
+
+@irdl_op_definition
+class RepeatOp(BodyOp):
+    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
+
+    name = "tile.repeat"
+    symbol = prop_def(StringAttr)
+    count = prop_def(IntegerAttr)
+    first = prop_def(IntegerAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The layer number."""
+        return (self.symbol.data,)
+
+
+@irdl_op_definition
+class StageOp(BodyOp):
+    """The part of the program that pipeline stage `index` runs."""
+
+    name = "tile.stage"
+    index = prop_def(IntegerAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+
+@irdl_op_definition
+class KernelOp(BodyOp):
+    """One tensor op on `cores` cores; ends when all of them have finished."""
+
+    name = "tile.kernel"
+    cores = prop_def(IntegerAttr)
+    op_name = prop_def(StringAttr)
+    """The tensor op that the kernel computes, `layer.matmul`."""
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The core number."""
+        return (CORE,)
+
+
+@irdl_op_definition
+class ForOp(BodyOp):
+    """The body runs for `symbol` = 0 .. count-1: `tile.for k < <14> at "path" { .. }`."""
+
+    name = "tile.for"
+    symbol = prop_def(StringAttr)
+    count = prop_def(ExprAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The iteration number and the running count."""
+        return (self.symbol.data, running_count(self.symbol.data))
+
+    def print(self, printer: Printer) -> None:
+        """Print `k < <count> at "path" { .. }`."""
+        printer.print_string(f" {self.symbol.data} < <{self.count.data}> at ")
+        printer.print_string_literal(self.path.data)
+        printer.print_string(" ")
+        printer.print_region(self.body)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse what `print` prints."""
+        symbol = parser.parse_identifier()
+        parser.parse_punctuation("<")
+        count = ExprAttr(ExprAttr.parse_parameter(parser))
+        parser.parse_keyword("at")
+        path = parser.parse_str_literal()
+        return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
+
+
+# -- inside a kernel --------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class AllocOp(PmcOp):
+    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.  `address` is that of the first slot."""
+
+    name = "tile.alloc"
+    slots = prop_def(IntegerAttr)
+    address = opt_prop_def(IntegerAttr)
+    result = result_def(BufferType)
+
+
+class CommandOp(PmcOp):
+    """An op that becomes one command per iteration; says which operands it reads and writes (both: updates)."""
+
+    READS: ClassVar[tuple[str, ...]] = ()
+    WRITES: ClassVar[tuple[str, ...]] = ()
+
+    def reads(self) -> tuple[SSAValue, ...]:
+        """The memory that the op reads."""
+        return self._named(self.READS)
+
+    def writes(self) -> tuple[SSAValue, ...]:
+        """The memory that the op writes."""
+        return self._named(self.WRITES)
+
+    def _named(self, names: Sequence[str]) -> tuple[SSAValue, ...]:
+        values: list[SSAValue] = []
+        for name in names:
+            group: SSAValue | Sequence[SSAValue] = getattr(self, name)
+            values.extend([group] if isinstance(group, SSAValue) else group)
+        return tuple(values)
+
+
+class TransferOp(CommandOp):
+    """A block of a DRAM array <-> the top left of a buffer.
+
+    The block starts at `offsets` and has `sizes`, one per dim of the array.  All dims but the last are rows of the
+    buffer, in order and without gaps, the last is its columns; `row` and `column` shift the block inside the buffer.
+    """
+
+    offsets = prop_def(ArrayAttr[ExprAttr])
+    sizes = prop_def(ArrayAttr[ExprAttr])
+    row = prop_def(ExprAttr)
+    column = prop_def(ExprAttr)
+    memref = operand_def(MemRefType)
+    buffer = operand_def(BufferType)
+
+    def verify_(self) -> None:
+        """One offset and one size per dim of the array."""
+        rank = len(memref_type(self.memref).dims)
+        if len(self.offsets.data) != rank or len(self.sizes.data) != rank:
+            raise VerifyException(f"{self.name} at '{self.path.data}': needs {rank} offsets and sizes")
+
+    @classmethod
+    def transfer(
+        cls,
+        memref: SSAValue,
+        buffer: SSAValue,
+        offsets: Sequence[Expr | int],
+        sizes: Sequence[Expr | int],
+        path: str,
+        row: Expr | int = 0,
+        column: Expr | int = 0,
+    ) -> Self:
+        """Move the block at `offsets` of `sizes`."""
+        return cls.make(
+            [memref, buffer],
+            [],
+            path,
+            {
+                "offsets": ArrayAttr([ExprAttr.of(o) for o in offsets]),
+                "sizes": ArrayAttr([ExprAttr.of(s) for s in sizes]),
+                "row": expr(row),
+                "column": expr(column),
+            },
+        )
+
+
+def memref_type(value: SSAValue) -> MemRefType:
+    """The type of an array in DRAM."""
+    if not isinstance(value.type, MemRefType):
+        raise VerifyException(f"expected a !tile.memref, found {value.type}")
+    return value.type
+
+
+def buffer_type(value: SSAValue) -> BufferType:
+    """The type of a buffer in LMEM."""
+    if not isinstance(value.type, BufferType):
+        raise VerifyException(f"expected a !tile.buffer, found {value.type}")
+    return value.type
+
+
+@irdl_op_definition
+class LoadOp(TransferOp):
+    """DRAM -> LMEM."""
+
+    name = "tile.load"
+    READS: ClassVar[tuple[str, ...]] = ("memref",)
+    WRITES: ClassVar[tuple[str, ...]] = ("buffer",)
+
+
+@irdl_op_definition
+class StoreOp(TransferOp):
+    """LMEM -> DRAM."""
+
+    name = "tile.store"
+    READS: ClassVar[tuple[str, ...]] = ("buffer",)
+    WRITES: ClassVar[tuple[str, ...]] = ("memref",)
+
+
+@irdl_op_definition
+class GatherOp(CommandOp):
+    """Rows of a DRAM array [N, columns] by index: buffer[r] = memref[index[0, r] - base], zeros outside 0..N-1.
+
+    `count` rows are gathered, `columns` of them from column `column`.  `base_axis` names the mesh axis whose
+    coordinate times N is the base (a vocabulary shard); without it the base is 0.
+    """
+
+    name = "tile.gather"
+    memref = operand_def(MemRefType)
+    index = operand_def(BufferType)
+    buffer = operand_def(BufferType)
+    count = prop_def(ExprAttr)
+    column = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+    base_axis = opt_prop_def(StringAttr)
+    READS: ClassVar[tuple[str, ...]] = ("memref", "index")
+    WRITES: ClassVar[tuple[str, ...]] = ("buffer",)
+
+
+@irdl_op_definition
+class MmaOp(CommandOp):
+    """acc[:m, :n] (+)= a[:m, :k] b[:k, :n], with `transpose_b` b[:n, :k]; adds where `accumulate` is not zero.
+
+    Products are summed in FP32; the accumulator is FP32.
+    """
+
+    name = "tile.mma"
+    acc = operand_def(BufferType)
+    a = operand_def(BufferType)
+    b = operand_def(BufferType)
+    m = prop_def(ExprAttr)
+    n = prop_def(ExprAttr)
+    k = prop_def(ExprAttr)
+    accumulate = prop_def(ExprAttr)
+    transpose_b = prop_def(BoolAttr)
+    READS: ClassVar[tuple[str, ...]] = ("a", "b", "acc")
+    WRITES: ClassVar[tuple[str, ...]] = ("acc",)
+
+
+@irdl_op_definition
+class VectorOp(CommandOp):
+    """A vector operation `kind` on the first `rows` x `columns` of its buffers, with the parameters in `params`.
+
+    The kinds, their buffers and their meaning are the table `VECTOR_KINDS`; buffers in `updates` are read and
+    written, in that order after `ins`.
+    """
+
+    name = "tile.vector"
+    ins = var_operand_def(BufferType)
+    outs = var_operand_def(BufferType)
+    updates = var_operand_def(BufferType)
+    kind = prop_def(StringAttr)
+    rows = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+    params = prop_def(DictionaryAttr)
+    READS: ClassVar[tuple[str, ...]] = ("ins", "updates")
+    WRITES: ClassVar[tuple[str, ...]] = ("outs", "updates")
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def verify_(self) -> None:
+        """A known kind with its number of buffers."""
+        kind = VECTOR_KINDS.get(self.kind.data)
+        if kind is None:
+            raise VerifyException(f"tile.vector at '{self.path.data}': unknown kind '{self.kind.data}'")
+        counts = (len(self.ins), len(self.outs), len(self.updates))
+        if counts != kind:
+            raise VerifyException(
+                f"tile.vector '{self.kind.data}' at '{self.path.data}': "
+                f"takes {kind} inputs, outputs and updates, found {counts}"
+            )
+
+
+VECTOR_KINDS: dict[str, tuple[int, int, int]] = {
+    # kind: (inputs, outputs, updates).  r is a row, c a column; params in capitals.
+    "fill": (0, 1, 0),  # out = VALUE
+    "convert": (1, 1, 0),  # out = in in the element type of out
+    "add": (2, 1, 0),  # out = a + b
+    "silu_mul": (2, 1, 0),  # out = silu(gate) * up
+    "rms_norm": (2, 1, 0),  # x, w [1, GROUP] -> every GROUP columns normalised, EPS
+    "rope": (1, 1, 0),  # every HEAD_DIM columns rotated; row r has position POSITION(r), see lower-to-tiles
+    "softmax_step": (1, 1, 3),  # scores -> p; max, sum, output accumulator rescaled (FlashAttention-2)
+    "softmax_finish": (2, 1, 0),  # output accumulator, sum -> out = acc / sum
+    "router_topk": (2, 2, 0),  # logits, bias [1, E] -> weights, indices (layer.router_topk)
+}
+"""Every vector kind with its number of inputs, outputs and updated buffers."""
+
+
+# -- between chips and across DRAM ------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class CollectiveOp(CommandOp):
+    """A movement that the chip does as a whole, on DRAM arrays, between two kernels.
+
+    `kind` is the `dist` op it came from (`all_reduce`, `all_gather`, `reduce_scatter`, `local_slice`, `send`, `recv`)
+    or `dispatch` / `combine`, which permute tokens by their expert indices; `params` are that op's attributes.
+    """
+
+    name = "tile.collective"
+    ins = var_operand_def(MemRefType)
+    outs = var_operand_def(MemRefType)
+    kind = prop_def(StringAttr)
+    params = prop_def(DictionaryAttr)
+    READS: ClassVar[tuple[str, ...]] = ("ins",)
+    WRITES: ClassVar[tuple[str, ...]] = ("outs",)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+
+# -- symbols in scope -------------------------------------------------------------------------------------------
+
+
+def symbols_in_scope(op: Operation) -> Iterator[str]:
+    """The symbols that expressions of `op` may use: those of the bodies around it."""
+    parent = op.parent_op()
+    while parent is not None:
+        if isinstance(parent, BodyOp):
+            yield from parent.defined_symbols()
+        parent = parent.parent_op()
+
+
+Tile = Dialect(
+    "tile",
+    [
+        ProgramOp,
+        GlobalOp,
+        ViewOp,
+        RepeatOp,
+        StageOp,
+        KernelOp,
+        ForOp,
+        AllocOp,
+        LoadOp,
+        StoreOp,
+        GatherOp,
+        MmaOp,
+        VectorOp,
+        CollectiveOp,
+    ],
+    [MemRefType, BufferType, PlanAttr],
+)
