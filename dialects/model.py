@@ -1,0 +1,486 @@
+"""The `model` dialect: one op is one block of the architecture, free of hardware, phase and number format.
+
+    %y = model.gqa(%x) {num_attention_heads = 32, ..} at "blocks.dense.gqa" : !layer.tensor<[batch*q_len, 4096], bf16>
+
+Properties carry the names of the Hugging Face config.  Attention and feed-forward blocks include their pre-norm and
+residual: y = x + f(norm(x)); `model.lm_head` includes the final norm.  `BlockOp.weights` lists the parameters of a
+block once: the parameter counts and the expand-blocks pass both read that list.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from xdsl.dialects.builtin import (
+    BoolAttr,
+    DictionaryAttr,
+    Float32Type,
+    FloatAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    SymbolNameConstraint,
+)
+from xdsl.ir import Attribute, Block, Dialect, TypeAttribute
+from xdsl.irdl import (
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
+from xdsl.utils.exceptions import VerifyException
+
+from .assembly import PmcOp
+from .tensor import TensorType, tensor
+
+LATENT_NORM_EPS = 1e-6
+"""Epsilon of MLA's norms of the query and KV latents: DeepseekV3RMSNorm's default, which the config does not set."""
+
+SCORINGS = ("softmax", "sigmoid")
+"""What turns router logits into scores."""
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A parameter tensor of a block: its name below the block's path, dims, and the logical axis of each dim."""
+
+    name: str
+    dims: tuple[int, ...]
+    axes: tuple[str, ...]
+    element_type: Attribute | None = None
+    """The stored element type, where it is not that of the model."""
+    transpose_of: str | None = None
+    """The path of the parameter that is the transpose of this one (tied embeddings): stored once."""
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return prod(self.dims)
+
+
+# -- structure --------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class LlmOp(PmcOp):
+    """A language model: a function from token ids [batch*q_len] to the logits of every token."""
+
+    name = "model.llm"
+    sym_name = prop_def(SymbolNameConstraint())
+    architecture = prop_def(StringAttr)
+    """The Hugging Face architecture class."""
+    hidden_size = prop_def(IntegerAttr)
+    vocab_size = prop_def(IntegerAttr)
+    dtype = prop_def(TypeAttribute)
+    """The element type of weights and activations."""
+    mtp_layers = prop_def(IntegerAttr)
+    """Multi-token-prediction layers of the checkpoint: recorded, not part of the body nor of any count."""
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove())
+
+    def verify_(self) -> None:
+        """The body takes the token ids and ends in model.yield."""
+        block = self.body.block
+        if len(block.args) != 1 or not isinstance(block.last_op, YieldOp):
+            raise VerifyException(
+                f"model.llm at '{self.path.data}': the body must take the tokens and end in model.yield"
+            )
+
+
+@irdl_op_definition
+class YieldOp(PmcOp):
+    """The logits of a `model.llm`, or the values that a `model.repeat` iteration hands to the next one."""
+
+    name = "model.yield"
+    values = var_operand_def(TensorType)
+    traits = traits_def(IsTerminator())
+
+
+@irdl_op_definition
+class RepeatOp(PmcOp):
+    """`count` equal layers: block arguments are the values of the iteration, the first ones are `inits`."""
+
+    name = "model.repeat"
+    inits = var_operand_def(TensorType)
+    count = prop_def(IntegerAttr)
+    outs = var_result_def(TensorType)
+    body = region_def("single_block")
+
+    def verify_(self) -> None:
+        """At least one iteration; iteration values keep their types."""
+        where = f"model.repeat at '{self.path.data}'"
+        if self.trip_count < 1:
+            raise VerifyException(f"{where}: count is {self.trip_count}, must be at least 1")
+        block, types = self.body.block, [v.type for v in self.inits]
+        last = block.last_op
+        if not isinstance(last, YieldOp):
+            raise VerifyException(f"{where}: the body must end in model.yield")
+        for what, found in (
+            ("block arguments", [a.type for a in block.args]),
+            ("yielded values", [v.type for v in last.values]),
+            ("results", list(self.result_types)),
+        ):
+            if found != types:
+                raise VerifyException(
+                    f"{where}: {what} have types {', '.join(map(str, found))}, "
+                    f"the initial values {', '.join(map(str, types))}"
+                )
+
+    @property
+    def trip_count(self) -> int:
+        """How many layers there are."""
+        return self.count.value.data
+
+
+# -- blocks -----------------------------------------------------------------------------------------------------
+
+
+class BlockOp(PmcOp):
+    """A block of the model, from rows of tokens to rows of tokens."""
+
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+    traits = traits_def(Pure())
+    POSITIVE: ClassVar[tuple[str, ...]] = ()
+    """Integer properties that must be at least 1."""
+
+    @abstractmethod
+    def weights(self) -> list[WeightSpec]:
+        """All parameters of the block, in the order in which it uses them."""
+
+    def active_parameters(self) -> int:
+        """The parameters that one token is multiplied with."""
+        return sum(w.elements for w in self.weights())
+
+    @property
+    def width(self) -> int:
+        """The width of a row of the result."""
+        return tensor(self.y).dims[-1].constant
+
+    @property
+    def dtype(self) -> Attribute:
+        """The element type of the block's weights and activations."""
+        return tensor(self.y).element_type
+
+    def require(self, condition: bool, message: str) -> None:
+        """Raise a verification error that names the op and its path."""
+        if not condition:
+            raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
+
+    def verify_(self) -> None:
+        """Sizes are positive."""
+        for name in self.POSITIVE:
+            size = self.properties.get(name)
+            if isinstance(size, IntegerAttr):
+                self.require(size.value.data >= 1, f"{name} is {size.value.data}, must be at least 1")
+
+    def require_residual(self) -> None:
+        """The result of a block with a residual has the type of its input."""
+        self.require(
+            self.x.type == self.y.type, f"the result is {self.y.type}, must be as the input {self.x.type}"
+        )
+
+
+@irdl_op_definition
+class EmbeddingOp(BlockOp):
+    """Token ids [T] to rows of the embedding table [T, hidden_size]."""
+
+    name = "model.embedding"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("vocab_size",)
+    vocab_size = prop_def(IntegerAttr)
+
+    def weights(self) -> list[WeightSpec]:
+        """The table."""
+        return [WeightSpec("weight", (self.vocab_size.value.data, self.width), ("vocab", ""))]
+
+    def active_parameters(self) -> int:
+        """One row of the table: a token looks up, it does not multiply."""
+        return self.width
+
+
+@irdl_op_definition
+class LmHeadOp(BlockOp):
+    """Final norm and projection to the vocabulary; `tied` uses the transpose of the embedding table at `tied`."""
+
+    name = "model.lm_head"
+    rms_norm_eps = prop_def(FloatAttr)
+    tied = opt_prop_def(StringAttr)
+
+    def weights(self) -> list[WeightSpec]:
+        """The norm and the projection."""
+        hidden = tensor(self.x).dims[-1].constant
+        tied = None if self.tied is None else self.tied.data
+        return [
+            WeightSpec("norm.weight", (hidden,), ("",)),
+            WeightSpec("proj.weight", (hidden, self.width), ("", "vocab"), transpose_of=tied),
+        ]
+
+
+class AttentionBlockOp(BlockOp):
+    """What all attention blocks have: query heads, rotary embedding, pre-norm and residual."""
+
+    num_attention_heads = prop_def(IntegerAttr)
+    rope_theta = prop_def(FloatAttr)
+    rope_scaling = opt_prop_def(DictionaryAttr)
+    """The Hugging Face `rope_scaling` with its type under `rope_type`: `yarn` or `llama3`."""
+    rms_norm_eps = prop_def(FloatAttr)
+
+    @property
+    def heads(self) -> int:
+        """The number of query heads."""
+        return self.num_attention_heads.value.data
+
+
+@irdl_op_definition
+class GqaOp(AttentionBlockOp):
+    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+
+    name = "model.gqa"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    num_key_value_heads = prop_def(IntegerAttr)
+    head_dim = prop_def(IntegerAttr)
+    qk_norm = prop_def(BoolAttr)
+    """Whether queries and keys are normalised per head before the rotary embedding (Qwen3)."""
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of key (and value) heads."""
+        return self.num_key_value_heads.value.data
+
+    def verify_(self) -> None:
+        """Key heads divide the query heads; a head has pairs of columns to rotate."""
+        super().verify_()
+        self.require_residual()
+        self.require(
+            self.heads % self.kv_heads == 0,
+            f"num_attention_heads {self.heads} is not a multiple of num_key_value_heads {self.kv_heads}",
+        )
+        self.require(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+
+    def weights(self) -> list[WeightSpec]:
+        """Norm, q, k and v projections, optional head norms, output projection."""
+        hidden, d = self.width, self.head_dim.value.data
+        head_norms = [WeightSpec(f"{n}.weight", (d,), ("",)) for n in ("q_norm", "k_norm") if self.qk_norm]
+        return [
+            WeightSpec("norm.weight", (hidden,), ("",)),
+            WeightSpec("q_proj.weight", (hidden, self.heads * d), ("", "heads")),
+            WeightSpec("k_proj.weight", (hidden, self.kv_heads * d), ("", "kv_heads")),
+            WeightSpec("v_proj.weight", (hidden, self.kv_heads * d), ("", "kv_heads")),
+            *head_norms,
+            WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")),
+        ]
+
+
+@irdl_op_definition
+class MlaOp(AttentionBlockOp):
+    """Multi-head latent attention (DeepSeek-V2 report, section 2.1): keys and values from one latent per token."""
+
+    name = "model.mla"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "num_attention_heads",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+    )
+    q_lora_rank = opt_prop_def(IntegerAttr)
+    """The rank of the query latent; absent when queries are projected directly."""
+    kv_lora_rank = prop_def(IntegerAttr)
+    qk_nope_head_dim = prop_def(IntegerAttr)
+    qk_rope_head_dim = prop_def(IntegerAttr)
+    v_head_dim = prop_def(IntegerAttr)
+    rope_interleave = prop_def(BoolAttr)
+    """Whether the rotary embedding pairs columns (2j, 2j+1), as DeepSeek checkpoints store them."""
+
+    def verify_(self) -> None:
+        """The rotary part has pairs of columns to rotate."""
+        super().verify_()
+        self.require_residual()
+        rope = self.qk_rope_head_dim.value.data
+        self.require(rope % 2 == 0, f"qk_rope_head_dim {rope} is odd")
+
+    @property
+    def head_dims(self) -> tuple[int, int, int]:
+        """The widths of a head: (nope, rope, v)."""
+        return (
+            self.qk_nope_head_dim.value.data,
+            self.qk_rope_head_dim.value.data,
+            self.v_head_dim.value.data,
+        )
+
+    def weights(self) -> list[WeightSpec]:
+        """Norm, query projection (through a latent or direct), KV latent and its expansion, output projection."""
+        hidden, heads, rank = self.width, self.heads, self.kv_lora_rank.value.data
+        nope, rope, v = self.head_dims
+        queries = heads * (nope + rope)
+        if self.q_lora_rank is None:
+            query = [WeightSpec("q_proj.weight", (hidden, queries), ("", "heads"))]
+        else:
+            q_rank = self.q_lora_rank.value.data
+            query = [
+                WeightSpec("q_a_proj.weight", (hidden, q_rank), ("", "")),
+                WeightSpec("q_a_layernorm.weight", (q_rank,), ("",)),
+                WeightSpec("q_b_proj.weight", (q_rank, queries), ("", "heads")),
+            ]
+        return [
+            WeightSpec("norm.weight", (hidden,), ("",)),
+            *query,
+            WeightSpec("kv_a_proj.weight", (hidden, rank + rope), ("", "")),
+            WeightSpec("kv_a_layernorm.weight", (rank,), ("",)),
+            WeightSpec("kv_b_proj.weight", (rank, heads * (nope + v)), ("", "heads")),
+            WeightSpec("o_proj.weight", (heads * v, hidden), ("heads", "")),
+        ]
+
+
+def swiglu_weights(prefix: str, hidden: int, intermediate: int) -> list[WeightSpec]:
+    """Gate, up and down projections of a SwiGLU feed-forward network."""
+    return [
+        WeightSpec(f"{prefix}gate_proj.weight", (hidden, intermediate), ("", "ffn")),
+        WeightSpec(f"{prefix}up_proj.weight", (hidden, intermediate), ("", "ffn")),
+        WeightSpec(f"{prefix}down_proj.weight", (intermediate, hidden), ("ffn", "")),
+    ]
+
+
+@irdl_op_definition
+class FfnOp(BlockOp):
+    """Dense SwiGLU feed-forward network."""
+
+    name = "model.ffn"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("intermediate_size",)
+    intermediate_size = prop_def(IntegerAttr)
+    rms_norm_eps = prop_def(FloatAttr)
+
+    def verify_(self) -> None:
+        """Sizes are positive."""
+        super().verify_()
+        self.require_residual()
+
+    def weights(self) -> list[WeightSpec]:
+        """Norm, gate, up, down."""
+        norm = WeightSpec("norm.weight", (self.width,), ("",))
+        return [norm, *swiglu_weights("", self.width, self.intermediate_size.value.data)]
+
+
+@irdl_op_definition
+class MoeOp(BlockOp):
+    """Mixture of SwiGLU experts: the routed ones of each token plus shared ones that see every token."""
+
+    name = "model.moe"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "n_group",
+        "topk_group",
+    )
+    n_routed_experts = prop_def(IntegerAttr)
+    n_shared_experts = prop_def(IntegerAttr)
+    num_experts_per_tok = prop_def(IntegerAttr)
+    moe_intermediate_size = prop_def(IntegerAttr)
+    scoring = prop_def(StringAttr)
+    n_group = prop_def(IntegerAttr)
+    topk_group = prop_def(IntegerAttr)
+    norm_topk_prob = prop_def(BoolAttr)
+    routed_scaling_factor = prop_def(FloatAttr)
+    correction_bias = prop_def(BoolAttr)
+    """Whether experts are chosen on score + bias (`e_score_correction_bias`)."""
+    rms_norm_eps = prop_def(FloatAttr)
+
+    @property
+    def experts(self) -> int:
+        """The number of routed experts."""
+        return self.n_routed_experts.value.data
+
+    @property
+    def top_k(self) -> int:
+        """The routed experts of one token."""
+        return self.num_experts_per_tok.value.data
+
+    def verify_(self) -> None:
+        """The chosen groups exist and hold enough experts."""
+        super().verify_()
+        self.require_residual()
+        groups, top_groups = self.n_group.value.data, self.topk_group.value.data
+        shared = self.n_shared_experts.value.data
+        self.require(shared >= 0, f"n_shared_experts is {shared}, must be at least 0")
+        self.require(
+            self.scoring.data in SCORINGS,
+            f"scoring is '{self.scoring.data}', must be {' or '.join(SCORINGS)}",
+        )
+        self.require(
+            self.experts % groups == 0,
+            f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
+        )
+        self.require(top_groups <= groups, f"topk_group {top_groups} is more than n_group {groups}")
+        reachable = self.experts // groups * top_groups
+        self.require(
+            self.top_k <= reachable,
+            f"num_experts_per_tok {self.top_k} is more than the {reachable} experts of the chosen groups",
+        )
+
+    def weights(self) -> list[WeightSpec]:
+        """Norm, router, routed experts, shared experts (as one network of their joint width)."""
+        hidden, experts, inner = self.width, self.experts, self.moe_intermediate_size.value.data
+        bias = [WeightSpec("router.bias", (experts,), ("",), Float32Type())] if self.correction_bias else []
+        shared = self.n_shared_experts.value.data * inner
+        return [
+            WeightSpec("norm.weight", (hidden,), ("",)),
+            WeightSpec("router.weight", (hidden, experts), ("", "")),
+            *bias,
+            WeightSpec("experts.gate_proj.weight", (experts, hidden, inner), ("expert", "", "expert_ffn")),
+            WeightSpec("experts.up_proj.weight", (experts, hidden, inner), ("expert", "", "expert_ffn")),
+            WeightSpec("experts.down_proj.weight", (experts, inner, hidden), ("expert", "expert_ffn", "")),
+            *(swiglu_weights("shared.", hidden, shared) if shared else ()),
+        ]
+
+    def active_parameters(self) -> int:
+        """Of the routed experts, only those that a token is sent to."""
+        return sum(
+            w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements
+            for w in self.weights()
+        )
+
+
+# -- counts -----------------------------------------------------------------------------------------------------
+
+
+def parameter_count(module: ModuleOp) -> int:
+    """The parameters of all layers of the model; tied embeddings count once, the MTP layers do not count."""
+    return sum(
+        count * sum(w.elements for w in block.weights() if w.transpose_of is None)
+        for block, count in model_blocks(module)
+    )
+
+
+def active_parameter_count(module: ModuleOp) -> int:
+    """The parameters that one token is multiplied with: top-k of the routed experts, one row of the embedding."""
+    return sum(count * block.active_parameters() for block, count in model_blocks(module))
+
+
+def model_blocks(module: ModuleOp) -> Iterator[tuple[BlockOp, int]]:
+    """Every block of the module with the number of layers it stands for."""
+    for op in module.ops:
+        if isinstance(op, LlmOp):
+            yield from _blocks_in(op.body.block, 1)
+
+
+def _blocks_in(block: Block, count: int) -> Iterator[tuple[BlockOp, int]]:
+    for op in block.ops:
+        if isinstance(op, RepeatOp):
+            yield from _blocks_in(op.body.block, count * op.trip_count)
+        elif isinstance(op, BlockOp):
+            yield op, count
+
+
+Model = Dialect("model", [LlmOp, YieldOp, RepeatOp, EmbeddingOp, GqaOp, MlaOp, FfnOp, MoeOp, LmHeadOp], [])
