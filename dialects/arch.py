@@ -1,0 +1,609 @@
+"""The target, held on the module as attributes: chip, topology and deployment.
+
+Each is a schema without defaults (a field that may be absent is written ``null``) and an attribute that
+prints it as a nested dictionary::
+
+    #arch.chip<{name = "sg2262", ..., clocks = {chip_ghz = 1.5, tiu_ghz = 1.5}, ...}>
+
+Parsing validates with the same schema that configuration files go through.
+GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeAlias, TypeVar, cast, get_args
+
+from pydantic import Field, ValidationError, model_validator
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    IntegerType,
+    NoneType,
+    StringAttr,
+)
+from xdsl.ir import Attribute, Data, Dialect
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+
+from .errors import PmcError
+from .schema import (
+    Bytes,
+    Count,
+    Cycles,
+    GbitPerS,
+    GbPerS,
+    Ghz,
+    GiB,
+    Name,
+    Ns,
+    Paths,
+    Ratio,
+    Schema,
+    Sequences,
+    Share,
+    Tokens,
+    Us,
+    explain,
+    models_in,
+)
+
+DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
+"""Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""
+
+LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
+"""Levels of the network from fast to slow: within a board, a rack, a pod, and between pods."""
+
+DTYPE_BITS: dict[str, int] = {
+    "i4": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
+}  # fmt: skip
+
+
+class Clocks(Schema, frozen=True):
+    """Clock domains."""
+
+    chip_ghz: Ghz = Field(description="Clock of vector units, LMEM and NoC; from the data sheet")
+    tiu_ghz: Ghz = Field(description="Clock of the matrix units, which sets the peak; from the data sheet")
+
+
+class PerDType(Schema, frozen=True):
+    """One count per element type; ``null`` where the hardware has no path for that type."""
+
+    i4: Count | None = Field(description="4-bit integer")
+    i8: Count | None = Field(description="8-bit integer")
+    f8E4M3FN: Count | None = Field(description="8-bit float, 4 exponent bits")
+    f8E5M2: Count | None = Field(description="8-bit float, 5 exponent bits")
+    f16: Count | None = Field(description="IEEE half precision")
+    bf16: Count | None = Field(description="bfloat16")
+    tf32: Count | None = Field(description="TensorFloat-32")
+    f32: Count | None = Field(description="IEEE single precision")
+
+    def get(self, dtype: str) -> int | None:
+        """The count of ``dtype``, or None where it is unsupported or no element type at all."""
+        return cast(int | None, getattr(self, dtype)) if dtype in PerDType.model_fields else None
+
+    def supported(self) -> list[str]:
+        """The element types that have a count."""
+        return [d for d in get_args(DType) if self.get(d) is not None]
+
+
+class Cube(Schema, frozen=True):
+    """The smallest block that a matrix unit works on; operands are padded to its multiples."""
+
+    m: Count = Field(description="Rows of the left operand, in elements; from the instruction set")
+    n: Count = Field(description="Columns of the right operand, in elements; from the instruction set")
+    k: PerDType = Field(description="Contraction length, in elements; from the instruction set")
+
+
+class VectorUnits(Schema, frozen=True):
+    """Element operations that the vector units of one lane start per cycle, by element width."""
+
+    bits_8: Count = Field(
+        description="Vector units per lane for 8-bit (and narrower) elements; from the data sheet"
+    )
+    bits_16: Count = Field(description="Vector units per lane for 16-bit elements; from the data sheet")
+    bits_32: Count = Field(description="Vector units per lane for 32-bit elements; from the data sheet")
+
+
+class Dram(Schema, frozen=True):
+    """Off-chip memory of one chip."""
+
+    capacity_gib: GiB = Field(description="DRAM capacity; from the data sheet")
+    bandwidth_gb_per_s: GbPerS = Field(description="Peak DRAM bandwidth of the chip; from the data sheet")
+    latency_ns: Ns = Field(
+        description="DRAM latency in the chip-level model; measured or from the data sheet"
+    )
+    command_latency_ns: Ns | None = Field(
+        description="DRAM latency of one command, page miss; null on a chip without a command level"
+    )
+    page_hit_latency_ns: Ns | None = Field(
+        description="DRAM latency of one command, page hit; null on a chip without a command level"
+    )
+
+
+class DieToDie(Schema, frozen=True):
+    """The link between the dies of one package."""
+
+    gb_per_s: GbPerS = Field(description="Bandwidth one way; from the data sheet")
+    latency_ns: Ns = Field(description="Latency one way; from the data sheet")
+
+
+class ChipToChip(Schema, frozen=True):
+    """The chip's ports to other chips: what the package can drive; the topology says what a link reaches."""
+
+    ports: Count = Field(description="Ports per chip; from the data sheet")
+    lanes_per_port: Count = Field(description="Lanes per port one way; from the data sheet")
+    gbit_per_s_per_lane: GbitPerS = Field(description="Line rate of a lane one way; from the data sheet")
+    max_chips: Count = Field(description="Largest number of chips in one network; from the data sheet")
+    max_cluster_chips: Count = Field(
+        description="Largest cluster at the first network level; from the data sheet"
+    )
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Aggregate bandwidth of the chip one way, bytes/s."""
+        return self.ports * self.lanes_per_port * self.gbit_per_s_per_lane * 1e9 / 8
+
+
+class Lmem(Schema, frozen=True):
+    """Core-local SRAM."""
+
+    bytes_per_core: Bytes = Field(description="LMEM capacity of one core; from the data sheet")
+    bytes_per_cycle: Bytes = Field(
+        description="LMEM bandwidth of one core per chip cycle; from the data sheet"
+    )
+    latency_ns: Ns = Field(description="LMEM latency; from the data sheet")
+    banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")
+    tile_budget_fraction: Ratio = Field(
+        description="Part of LMEM that tiles may occupy; from the compiler's rule"
+    )
+
+
+class Tiu(Schema, frozen=True):
+    """Start-up of matrix commands, by which operands are transposed."""
+
+    startup_cycles_nn: Cycles = Field(
+        description="Start of MM2, no operand transposed; from the command manual"
+    )
+    startup_cycles_nt: Cycles = Field(
+        description="Start of MM2, right operand transposed; from the command manual"
+    )
+    startup_cycles_tt: Cycles = Field(
+        description="Start of MM2, both operands transposed; from the command manual"
+    )
+
+
+class Dma(Schema, frozen=True):
+    """A DMA engine of one core."""
+
+    gb_per_s: GbPerS = Field(description="Peak bandwidth of one core's engine; from the data sheet")
+    startup_ns: Ns = Field(description="Time from issue to first byte; from the command manual")
+    efficiency: Ratio = Field(description="Part of the peak that long transfers reach; measured")
+
+
+class Cdma(Schema, frozen=True):
+    """The engines that send and receive between chips."""
+
+    engines_per_die: Count = Field(description="CDMA engines per die; from the data sheet")
+    threads_per_engine: Count = Field(description="Independent threads per engine; from the data sheet")
+    gb_per_s_per_engine: GbPerS = Field(description="Peak bandwidth of one engine; from the data sheet")
+    credit_queue_depth: Count = Field(description="Outstanding transfers per engine; from the data sheet")
+    startup_us: Us = Field(description="Start-up of SEND and RECV (alpha); from the protocol")
+    sync_us: Us = Field(description="Synchronisation of SEND and RECV (beta); from the protocol")
+
+
+class Hau(Schema, frozen=True):
+    """The sort and top-k unit of one core."""
+
+    sort_width: Count = Field(description="Elements compared per step; from the data sheet")
+    cycles_per_compare: Cycles = Field(description="Cycles of one compare step; from the data sheet")
+    startup_cycles: Cycles = Field(description="Start of a command; from the command manual")
+
+
+class Noc(Schema, frozen=True):
+    """The mesh of cores; cores are numbered cluster by cluster."""
+
+    mesh_columns: Count = Field(description="Columns of the mesh; from the data sheet")
+    mesh_rows: Count = Field(description="Rows of the mesh; from the data sheet")
+    cluster_columns: Count = Field(description="Columns of one cluster of cores; from the data sheet")
+    cluster_rows: Count = Field(description="Rows of one cluster of cores; from the data sheet")
+    cycles_per_hop: Cycles = Field(description="Chip cycles per hop; from the data sheet")
+
+    def position(self, core: int) -> tuple[int, int]:
+        """Mesh column and row of a core: clusters run row by row, cores row by row inside their cluster."""
+        cluster, inner = divmod(core, self.cluster_columns * self.cluster_rows)
+        cluster_y, cluster_x = divmod(cluster, self.mesh_columns // self.cluster_columns)
+        y, x = divmod(inner, self.cluster_columns)
+        return cluster_x * self.cluster_columns + x, cluster_y * self.cluster_rows + y
+
+    def hops(self, source: int, target: int) -> int:
+        """Manhattan distance between two cores."""
+        (x0, y0), (x1, y1) = self.position(source), self.position(target)
+        return abs(x0 - x1) + abs(y0 - y1)
+
+
+class CommandLevel(Schema, frozen=True):
+    """What the tile and command levels need to know of an accelerator that runs command streams."""
+
+    lmem: Lmem = Field(description="Core-local SRAM")
+    tiu: Tiu = Field(description="Matrix unit")
+    gdma: Dma = Field(description="DRAM to LMEM")
+    sdma: Dma = Field(description="Core to core and DRAM to DRAM")
+    cdma: Cdma = Field(description="Chip to chip")
+    hau: Hau = Field(description="Sort and top-k unit")
+    noc: Noc = Field(description="Network of cores")
+
+
+class Chip(Schema, frozen=True):
+    """One accelerator package.
+
+    ``unvalidated`` lists paths of fields (or of blocks of fields) never checked against silicon: results that
+    rest on them are relative only.
+    """
+
+    name: Name = Field(description="Name of the chip")
+    unvalidated: Paths = Field(description="Paths of the fields never validated against silicon")
+    dies: Count = Field(description="Dies per chip; from the data sheet")
+    cores: Count = Field(description="Cores (SMs of a GPU) of all dies; from the data sheet")
+    lanes_per_core: Count = Field(description="Lanes (tensor cores of an SM) per core; from the data sheet")
+    clocks: Clocks = Field(description="Clock domains")
+    cube: Cube = Field(description="Granularity of the matrix unit")
+    macs_per_lane_per_cycle: PerDType = Field(description="Dense multiply-accumulates; from the data sheet")
+    vector_eus_per_lane: VectorUnits = Field(description="Vector units")
+    dram: Dram = Field(description="Off-chip memory")
+    compute_dma_overlap_rate: Share = Field(
+        description="Part of the shorter of compute and DMA that is hidden; fitted"
+    )
+    gdma_multicast: bool = Field(
+        description="One DRAM read serves all cores that need it; from the data sheet"
+    )
+    alignment_bytes: Bytes = Field(description="Row alignment in memory; from the instruction set")
+    die_to_die: DieToDie | None = Field(description="Link between dies; null on a single-die chip")
+    c2c: ChipToChip = Field(description="Ports to other chips")
+    command_level: CommandLevel | None = Field(
+        description="Engines and LMEM; null on a chip that pmc does not emit commands for"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Chip":
+        for path in self.unvalidated:
+            _check_path(Chip, path)
+        if self.cube.k.supported() != self.macs_per_lane_per_cycle.supported():
+            raise ValueError("cube.k and macs_per_lane_per_cycle must be null for the same element types")
+        if self.cores % self.dies:
+            raise ValueError(f"cores ({self.cores}) must be a multiple of dies ({self.dies})")
+        if (self.die_to_die is None) != (self.dies == 1):
+            raise ValueError(f"die_to_die must be given exactly where dies > 1, and dies is {self.dies}")
+        if self.command_level is not None:
+            noc = self.command_level.noc
+            if noc.mesh_columns * noc.mesh_rows != self.cores:
+                raise ValueError(
+                    f"command_level.noc: {noc.mesh_columns} x {noc.mesh_rows} is not {self.cores} cores"
+                )
+            if noc.mesh_columns % noc.cluster_columns or noc.mesh_rows % noc.cluster_rows:
+                raise ValueError("command_level.noc: clusters must tile the mesh")
+            if self.dram.command_latency_ns is None or self.dram.page_hit_latency_ns is None:
+                raise ValueError(
+                    "dram: command_latency_ns and page_hit_latency_ns are needed with command_level"
+                )
+        return self
+
+    def peak_flops_per_s(self, dtype: str) -> float:
+        """Dense matrix peak at ``clocks.tiu_ghz``, FLOP/s: MACs x 2 x lanes x cores x clock.
+
+        Raises PmcError where the matrix unit has no path for operands of ``dtype``: nothing is converted.
+        """
+        macs = self.macs_per_lane_per_cycle.get(dtype)
+        if macs is None:
+            has = ", ".join(self.macs_per_lane_per_cycle.supported())
+            raise PmcError(
+                f"chip {self.name}: the matrix unit has no rate for element type '{dtype}'; it has {has}"
+            )
+        return macs * 2.0 * self.lanes_per_core * self.cores * self.clocks.tiu_ghz * 1e9
+
+    def vector_ops_per_s(self, dtype: str) -> float:
+        """Element operations per second of all vector units at ``clocks.chip_ghz``, by width of ``dtype``.
+
+        One operation per unit and cycle: a model that counts a multiply-add as two applies the factor itself.
+        """
+        if dtype not in DTYPE_BITS:
+            raise PmcError(f"unknown element type '{dtype}'; known: {', '.join(DTYPE_BITS)}")
+        units = self.vector_eus_per_lane
+        per_lane = {8: units.bits_8, 16: units.bits_16, 32: units.bits_32}[max(8, DTYPE_BITS[dtype])]
+        return per_lane * self.lanes_per_core * self.cores * self.clocks.chip_ghz * 1e9
+
+    @property
+    def dram_bytes_per_s(self) -> float:
+        """Peak DRAM bandwidth, bytes/s."""
+        return self.dram.bandwidth_gb_per_s * 1e9
+
+    @property
+    def dram_bytes(self) -> int:
+        """DRAM capacity, bytes."""
+        return int(self.dram.capacity_gib * 2**30)
+
+    @property
+    def lmem_tile_budget_bytes(self) -> int:
+        """LMEM bytes that the tiles of one core may occupy. Raises PmcError without a command level."""
+        lmem = self.commands.lmem
+        return int(lmem.bytes_per_core * lmem.tile_budget_fraction)
+
+    @property
+    def commands(self) -> CommandLevel:
+        """The command level. Raises PmcError where the chip has none."""
+        if self.command_level is None:
+            raise PmcError(
+                f"chip {self.name} has no command level (command_level is null): only chip-level models apply"
+            )
+        return self.command_level
+
+    def is_unvalidated(self, path: str) -> bool:
+        """Whether the field at the dotted ``path``, or a block around it, is listed as never validated."""
+        return _covers(self.unvalidated, path)
+
+
+class Link(Schema, frozen=True):
+    """One level of the network."""
+
+    gb_per_s: GbPerS = Field(description="Bandwidth of one chip one way; from the data sheet")
+    latency_us: Us = Field(description="Latency one way; from the data sheet or measured")
+
+
+class Links(Schema, frozen=True):
+    """The network levels; ``null`` where the topology has no such level."""
+
+    c2c: Link = Field(description="Chip to chip on one board")
+    b2b: Link | None = Field(description="Board to board in one rack")
+    r2r: Link | None = Field(description="Rack to rack in one pod")
+    p2p: Link | None = Field(description="Pod to pod")
+
+
+class Topology(Schema, frozen=True):
+    """How chips are wired, and the constants of the communication protocol.
+
+    Rank r is chip r; boards, racks and pods are filled in order.
+    """
+
+    name: Name = Field(description="Name of the topology")
+    unvalidated: Paths = Field(description="Paths of the fields never validated against silicon")
+    pods: Count = Field(description="Pods; a choice of the installation")
+    racks_per_pod: Count = Field(description="Racks per pod; a choice of the installation")
+    boards_per_rack: Count = Field(description="Boards per rack; a choice of the installation")
+    chips_per_board: Count = Field(description="Chips per board; from the data sheet")
+    links: Links = Field(description="Bandwidth and latency of each level")
+    bandwidth_utilisation: Ratio = Field(
+        description="Part of a link's bandwidth that payload reaches; measured"
+    )
+    sync_us: Us = Field(description="Synchronisation per step; measured")
+    switch_us: Us = Field(description="Latency of one switch; from the data sheet")
+    cable_us: Us = Field(description="Latency of one cable; from its length")
+    memory_read_us: Us = Field(description="Memory read at the sender; measured")
+    memory_write_us: Us = Field(description="Memory write at the receiver; measured")
+    noc_us: Us = Field(description="On-chip network on the way to the port; measured")
+    die_to_die_us: Us = Field(description="One die crossing on the way to the port; measured")
+    cpu_fetch_us: Us = Field(description="Fetch of descriptors by the CPU; measured")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Topology":
+        for path in self.unvalidated:
+            _check_path(Topology, path)
+        for level, count, field in (
+            ("b2b", self.boards_per_rack, "boards_per_rack"),
+            ("r2r", self.racks_per_pod, "racks_per_pod"),
+            ("p2p", self.pods, "pods"),
+        ):
+            if count > 1 and getattr(self.links, level) is None:
+                raise ValueError(f"links.{level} must be given (it is null): {field} is {count}")
+        return self
+
+    @property
+    def chips(self) -> int:
+        """Chips of the whole installation."""
+        return self.pods * self.racks_per_pod * self.boards_per_rack * self.chips_per_board
+
+    def link_of_span(self, ranks: Sequence[int]) -> LinkLevel:
+        """The slowest level that a group of ranks spans: c2c on one board (or for one rank), b2b, r2r or p2p.
+
+        Raises PmcError for an empty group or a rank that is no chip.
+        """
+        if not ranks or min(ranks) < 0 or max(ranks) >= self.chips:
+            raise PmcError(
+                f"topology {self.name}: ranks must be in 0..{self.chips - 1}, found {sorted(set(ranks))[:4]}"
+            )
+        low, high = (
+            min(ranks),
+            max(ranks),
+        )  # boards, racks and pods are contiguous: the extremes span the most
+        level: LinkLevel
+        size = 1
+        for level, parts in zip(get_args(LinkLevel), self._parts(), strict=True):
+            size *= parts
+            if low // size == high // size:
+                return level
+        raise AssertionError("one network holds every chip")
+
+    def link(self, level: LinkLevel) -> Link:
+        """Bandwidth and latency of a level. Raises PmcError where the topology has no such level."""
+        link = cast(Link | None, getattr(self.links, level))
+        if link is None:
+            raise PmcError(f"topology {self.name} has no {level} link (links.{level} is null)")
+        return link
+
+    def is_unvalidated(self, path: str) -> bool:
+        """Whether the field at the dotted ``path``, or a block around it, is listed as never validated."""
+        return _covers(self.unvalidated, path)
+
+    def _parts(self) -> tuple[int, int, int, int]:
+        return self.chips_per_board, self.boards_per_rack, self.racks_per_pod, self.pods
+
+
+class Quantization(Schema, frozen=True):
+    """Element types of the deployed model."""
+
+    weights: DType = Field(description="Element type of weights")
+    activations: DType = Field(description="Element type of matrix inputs")
+    kv_cache: DType = Field(description="Element type of the KV cache")
+    keep: Paths = Field(description="Patterns of block paths that stay in the model's own element type")
+
+
+class Zipf(Schema, frozen=True):
+    """Expert popularity proportional to 1 / rank**zipf."""
+
+    zipf: Annotated[float, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
+
+
+class Deployment(Schema, frozen=True):
+    """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
+
+    phase: Literal["prefill", "decode"] = Field(description="Phase of inference")
+    tp: Count = Field(description="Tensor parallelism")
+    pp: Count = Field(description="Pipeline parallelism")
+    dp: Count = Field(description="Data parallelism")
+    ep: Count = Field(description="Expert parallelism; 1 for a dense model")
+    moe_tp: Count = Field(description="Tensor parallelism inside an expert; 1 for a dense model")
+    sp: bool = Field(description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce")
+    batch: Sequences = Field(description="Sequences in flight over all ranks")
+    q_len: Tokens = Field(description="New tokens per sequence and step")
+    kv_len: Tokens = Field(description="Tokens a sequence attends to, the new ones included")
+    quantization: Quantization = Field(description="Element types")
+    expert_capacity: Literal["balanced", "worst"] = Field(
+        description="Token capacity of an expert: its expected load, or every token"
+    )
+    routing: Literal["uniform"] | Zipf = Field(description="Distribution of tokens over experts")
+    absorb_mla: bool = Field(description="Fold the key and value up-projections of MLA into query and output")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Deployment":
+        if self.q_len > self.kv_len:
+            raise ValueError(
+                f"q_len ({self.q_len}) must not exceed kv_len ({self.kv_len}): keys include the new tokens"
+            )
+        if self.sp and self.tp == 1:
+            raise ValueError("sp needs tp > 1: there is no tensor-parallel group to split the sequence over")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Chips this deployment uses: tp * dp * pp."""
+        return self.tp * self.dp * self.pp
+
+
+def _covers(paths: Sequence[str], path: str) -> bool:
+    return any(path == p or path.startswith(p + ".") for p in paths)
+
+
+def _check_path(schema: type[Schema], path: str) -> None:
+    field: object = schema
+    for part in path.split("."):
+        field = next((m.model_fields[part] for m in models_in(field) if part in m.model_fields), None)
+        if field is None:
+            raise ValueError(f"unvalidated: '{path}' names no field")
+
+
+SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+def _print(printer: Printer, schema: Schema) -> None:
+    printer.print_string(f"<{_text(schema.model_dump())}>")
+
+
+def _text(value: object) -> str:
+    """MLIR attribute syntax; a float is its shortest exact form, with the point that MLIR asks for."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            mantissa, exponent, power = repr(value).partition("e")
+            return (mantissa if "." in mantissa else mantissa + ".0") + exponent + power
+        case str():
+            return f'"{value}"'  # schemas admit no text that needs escapes
+        case dict():
+            entries = cast(dict[str, object], value)
+            return "{" + ", ".join(f"{k} = {_text(v)}" for k, v in entries.items()) + "}"
+        case _:
+            return "[" + ", ".join(map(_text, cast(Sequence[object], value))) + "]"
+
+
+def _parse(parser: AttrParser, schema: type[SchemaT]) -> SchemaT:
+    with parser.in_angle_brackets():
+        start = parser.pos
+        attribute = parser.parse_attribute()
+        try:
+            return schema.model_validate(_value(attribute))
+        except ValidationError as error:
+            parser.raise_error(explain(error, schema)[1], start)
+
+
+def _value(attribute: Attribute) -> object:
+    match attribute:
+        case DictionaryAttr():
+            return {key: _value(item) for key, item in attribute.data.items()}
+        case ArrayAttr():
+            return [_value(item) for item in attribute]
+        case StringAttr():
+            return attribute.data
+        case FloatAttr():
+            return attribute.value.data
+        case IntegerAttr():
+            value = attribute.value.data
+            return bool(value) if attribute.type == IntegerType(1) else value
+        case NoneType():
+            return None
+        case _:
+            return attribute  # no schema takes it: the error names the field
+
+
+@irdl_attr_definition
+class ChipAttr(Data[Chip]):
+    """``#arch.chip<{...}>``: the chip the module is compiled for."""
+
+    name = "arch.chip"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Chip:
+        """Parses and validates; an error names the field."""
+        return _parse(parser, Chip)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Prints every field, so that parsing gives an equal attribute."""
+        _print(printer, self.data)
+
+
+@irdl_attr_definition
+class TopologyAttr(Data[Topology]):
+    """``#arch.topology<{...}>``: how chips are wired."""
+
+    name = "arch.topology"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Topology:
+        """Parses and validates; an error names the field."""
+        return _parse(parser, Topology)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Prints every field, so that parsing gives an equal attribute."""
+        _print(printer, self.data)
+
+
+@irdl_attr_definition
+class DeploymentAttr(Data[Deployment]):
+    """``#arch.deployment<{...}>``: parallelism, workload and element types."""
+
+    name = "arch.deployment"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Deployment:
+        """Parses and validates; an error names the field."""
+        return _parse(parser, Deployment)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Prints every field, so that parsing gives an equal attribute."""
+        _print(printer, self.data)
+
+
+Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr])

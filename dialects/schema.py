@@ -1,0 +1,149 @@
+"""Schemas of configuration: strict, immutable, with units; and their errors put into one readable line."""
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+_LARGE = 2**40  # keeps integers within MLIR's i64 and out of error messages
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(gt=0, le=_LARGE)]
+Cycles = Annotated[int, Field(ge=0, le=_LARGE, json_schema_extra={"unit": "cycles"})]
+Bytes = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "bytes"})]
+Ghz = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GHz"})]
+GbPerS = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GB/s"})]
+GbitPerS = Annotated[float, Field(gt=0, json_schema_extra={"unit": "Gbit/s"})]
+GiB = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GiB"})]
+Ns = Annotated[float, Field(ge=0, json_schema_extra={"unit": "ns"})]
+Us = Annotated[float, Field(ge=0, json_schema_extra={"unit": "us"})]
+Sequences = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "sequences"})]
+Tokens = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "tokens"})]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]+$")], ...], Field(strict=False)]
+
+_BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))
+_NAMES: dict[object, str] = {
+    int: "integer", float: "number", bool: "true or false", str: "text", NoneType: "null",
+}  # fmt: skip
+
+
+class Schema(BaseModel, frozen=True):
+    """Immutable, strictly typed, every field written out, nothing unknown, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the nearest known word, or nothing when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def found(value: object) -> str:
+    """A value and its kind in one short line: ``'fast' (text)``."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    kind = (
+        "true or false" if value is True or value is False else _NAMES.get(type(value), type(value).__name__)
+    )
+    return f"{reprlib.repr(value)} ({kind})"
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
+    """The most telling error of a failed validation as ``(dotted field path, message)``.
+
+    An unknown field comes first: its cause is mostly a misspelt name, which also makes the right one missing.
+    """
+    details = error.errors()
+    first = min(details, key=lambda d: (d["type"] != "extra_forbidden", d["type"] == "literal_error"))
+    path, model, field = _walk(schema, first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            fields = tuple((model or schema).model_fields)
+            hint = did_you_mean(str(first["loc"][-1]), fields) or f"; known fields: {', '.join(fields)}"
+            message = f"unknown field {path}{hint}"
+        case "missing":
+            message = f"missing field {path}: expected {expected(field)}"
+        case "value_error":
+            cause = str(first.get("ctx", {}).get("error", first["msg"]))
+            message = f"{path}: {cause}" if path else cause
+        case _:
+            where = f"{path}: " if path else ""
+            message = f"{where}expected {expected(field)}, found {found(first['input'])}"
+    others = sum(d["type"] == "missing" for d in details) - 1
+    return path, message + (
+        f"; {others} more fields are missing" if first["type"] == "missing" and others else ""
+    )
+
+
+def expected(annotation: object) -> str:
+    """What a field or type accepts, with bounds and unit: ``number > 0 in GB/s (DRAM bandwidth)``."""
+    if isinstance(annotation, FieldInfo):
+        kind = expected(annotation.annotation) + _limits(annotation)
+        return kind + (f" ({annotation.description})" if annotation.description else "")
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return expected(args[0]) + "".join(_limits(m) for m in args[1:])
+    if origin in (Union, UnionType):
+        return " or ".join(map(expected, args))
+    if origin is Literal:
+        return " or ".join(f"'{a}'" for a in args)
+    if origin is tuple:
+        return f"list of {expected(args[0])}"
+    if models_in(annotation):
+        return f"mapping with the fields {', '.join(models_in(annotation)[0].model_fields)}"
+    return _NAMES.get(annotation, str(annotation))
+
+
+def _limits(metadata: object) -> str:
+    if isinstance(metadata, FieldInfo):
+        extra = metadata.json_schema_extra
+        unit = f" in {extra['unit']}" if isinstance(extra, dict) and "unit" in extra else ""
+        return "".join(map(_limits, metadata.metadata)) + unit
+    for kind, attribute, sign in _BOUNDS:
+        if isinstance(metadata, kind) and getattr(metadata, attribute) != _LARGE:
+            return f" {sign} {getattr(metadata, attribute)}"
+    pattern = getattr(metadata, "pattern", None)
+    return f" matching {pattern}" if pattern else ""
+
+
+def models_in(annotation: object) -> list[type[BaseModel]]:
+    """The schemas among the members of a field's type: one for a block, none for a plain value."""
+    annotation = _bare(annotation)
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [m for m in map(_bare, members) if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _bare(annotation: object) -> Any:
+    if isinstance(annotation, FieldInfo):
+        annotation = annotation.annotation
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None, object]:
+    """Follows pydantic's location to (dotted path, schema of the last part, type of the last field)."""
+    path, model, field = "", cast(type[BaseModel] | None, schema), cast(object, schema)
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            field = next(iter(get_args(_bare(field))), field)
+            continue
+        models = models_in(field)
+        owner = next((m for m in models if part in m.model_fields), None)
+        if owner is None and (part.startswith("literal[") or part in {m.__name__ for m in models}):
+            continue  # pydantic's name for the member of a union, not a field
+        model = owner or next(iter(models), None)
+        path += f".{part}" if path else part
+        field = owner.model_fields[part] if owner else None
+    return path, model, field
