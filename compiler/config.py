@@ -1,0 +1,247 @@
+"""Loading of presets and configuration files; every failure is one ConfigError of one line.
+
+A chip, topology or deployment is a YAML (or JSON) file that fills its schema in ``pmc.dialects.arch``;
+a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
+"""
+
+import json
+import math
+from collections.abc import Callable, Hashable, Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import ValidationError
+
+from ..dialects.arch import Chip, Deployment, Topology
+from ..dialects.errors import PmcError
+from ..dialects.schema import Schema, did_you_mean, explain, found
+
+MAX_BYTES = 4 * 2**20
+MAX_DEPTH = 64
+KINDS = {"model": "models", "chip": "chips", "topology": "topologies", "deployment": "deployments"}
+SUFFIXES = (".yaml", ".yml", ".json")
+
+SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+class ConfigError(PmcError):
+    """A configuration that cannot be used: one line with file, field, what is expected and what was found."""
+
+    def __init__(self, source: object, problem: str):
+        super().__init__(" ".join(f"{source}: {problem}".split()))
+
+
+def list_presets() -> dict[str, list[str]]:
+    """Names of the presets of each kind: model, chip, topology, deployment."""
+    return {kind: sorted(_presets(kind)) for kind in KINDS}
+
+
+def load_chip(name_or_path: str | Path) -> Chip:
+    """The chip of a preset or file. Raises ConfigError."""
+    return _load(Chip, "chip", name_or_path)
+
+
+def load_topology(name_or_path: str | Path) -> Topology:
+    """The topology of a preset or file. Raises ConfigError."""
+    return _load(Topology, "topology", name_or_path)
+
+
+def load_deployment(
+    name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None
+) -> Deployment:
+    """The deployment of a preset or file with some fields replaced. Raises ConfigError.
+
+    ``overrides`` maps field paths (``tp``, ``kv-len``, ``quantization.weights``) to values. None means not
+    given, so that command line options pass straight through. Without a name, the
+    overrides give every field.
+    """
+    given = {path.replace("-", "_"): value for path, value in (overrides or {}).items() if value is not None}
+    if name_or_path is None:
+        return _validate(Deployment, _override({}, given), "deployment", given)
+    file, source = _locate("deployment", name_or_path)
+    return _validate(Deployment, _override(_read(file, source), given), source, given)
+
+
+def load_model_config(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    """A Hugging Face model configuration and a name for its source: the preset, or the path as given.
+
+    Takes a preset, a JSON or YAML file, or a folder that holds ``config.json``. Raises ConfigError.
+    """
+    file, source = _locate("model", name_or_path)
+    return _read(file, source), str(name_or_path)
+
+
+def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path) -> SchemaT:
+    file, source = _locate(kind, name_or_path)
+    return _validate(schema, _read(file, source), source, {})
+
+
+def _validate(
+    schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Mapping[str, object]
+) -> SchemaT:
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        path, message = explain(error, schema)
+        if any(f"{path}.".startswith(f"{given}.") for given in overrides):
+            source = "option"
+        elif overrides and not path:  # fields that do not fit together: either side may be the cause
+            source = f"{source} with {', '.join(overrides)} given"
+        raise ConfigError(source, message) from None
+
+
+def _override(content: dict[str, Any], overrides: Mapping[str, object]) -> dict[str, Any]:
+    for path, value in overrides.items():
+        *blocks, last = path.split(".")
+        target = content
+        for block in blocks:
+            inner = target.setdefault(block, {})
+            if not isinstance(inner, dict):
+                raise ConfigError("option", f"{path}: {block} is {found(inner)}, not a block of fields")
+            target = cast(dict[str, Any], inner)
+        target[last] = list(cast(tuple[object, ...], value)) if isinstance(value, tuple) else value
+    return content
+
+
+def _presets(kind: str) -> dict[str, Traversable]:
+    folder = resources.files("pmc.configs") / KINDS[kind]
+    files = ((Path(f.name), f) for f in folder.iterdir())
+    return {p.stem: f for p, f in files if p.suffix in SUFFIXES and not p.name.startswith("_")}
+
+
+def _locate(kind: str, name_or_path: str | Path) -> tuple[Traversable, str]:
+    """The file of a preset or path, and the name that error messages give it."""
+    presets = _presets(kind)
+    name = str(name_or_path)
+    if name in presets:
+        return presets[name], f"{kind} preset {name}"
+    path = Path(name).expanduser()
+    try:
+        if kind == "model" and path.is_dir():
+            path = path / "config.json"
+        if name and path.is_file():
+            return path, str(path)
+        exists = bool(name) and path.exists()
+    except (OSError, ValueError):  # a name that no file system takes
+        exists = False
+    if exists:
+        raise ConfigError(path, f"expected a {kind} file, found something that is not a regular file")
+    if path.suffix in SUFFIXES or len(path.parts) > 1:
+        raise ConfigError(path, f"no such {kind} file")
+    hint = did_you_mean(name, presets) or f"; presets: {', '.join(sorted(presets))}"
+    raise ConfigError(f"{kind} '{name[:80]}'", f"neither a preset nor a file{hint}")
+
+
+def _read(file: Traversable, source: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, of plain finite values only."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(source, f"cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(source, f"larger than {MAX_BYTES // 2**20} MiB, which no configuration is")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, f"not UTF-8 text (byte {error.start})") from None
+    parse: Callable[[str, str], object] = _parse_json if file.name.endswith(".json") else _parse_yaml
+    try:
+        content = parse(text, source)
+        _check_plain(content, source, "", 0)
+    except RecursionError:
+        raise ConfigError(source, f"nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(content, dict):
+        raise ConfigError(source, f"expected a mapping of fields, found {found(content)}")
+    return cast(dict[str, Any], content)
+
+
+def _check_plain(value: object, source: str, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    match value:
+        case dict():
+            for key, item in cast(dict[object, object], value).items():
+                if not isinstance(key, str):
+                    raise ConfigError(
+                        source, f"{path or 'top level'}: field names are text, found {found(key)}"
+                    )
+                _check_plain(item, source, f"{path}.{key}" if path else key, depth + 1)
+        case list():
+            for index, item in enumerate(cast(list[object], value)):
+                _check_plain(item, source, f"{path}[{index}]", depth + 1)
+        case float() if not math.isfinite(value):
+            raise ConfigError(source, f"{path}: expected a finite number, found {value}")
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            raise ConfigError(
+                source, f"{path}: expected text, a number, true, false or null, found {found(value)}"
+            )
+
+
+def _parse_json(text: str, source: str) -> object:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(source, f"field '{twice}' is given twice")
+        return fields
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            source, f"line {error.lineno} column {error.colno}: not JSON: {error.msg}"
+        ) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(source, f"not JSON that can be read: {error}") from None
+
+
+def _refuse(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, problem, mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without tags, anchors or duplicate fields, each an error with its line."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        peek: Any = self.peek_event  # pyright: ignore[reportUnknownMemberType]
+        event = peek()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _refuse("anchors and aliases are not allowed", event.start_mark)
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise _refuse(f"tag {tag} is not allowed", event.start_mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise RecursionError
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _refuse(f"field '{key.value}' is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, source: str) -> object:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1} column {mark.column + 1}: " if mark else ""
+        raise ConfigError(source, f"{where}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # control characters; impossible dates and integers
+        raise ConfigError(source, f"not YAML that can be read: {error}") from None
