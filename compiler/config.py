@@ -212,7 +212,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        peek: Any = self.peek_event  # pyright: ignore[reportUnknownMemberType]
+        peek: Any = self.peek_event  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
         event = peek()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refuse("anchors and aliases are not allowed", event.start_mark)
