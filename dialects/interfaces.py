@@ -41,6 +41,9 @@ class WorkInterface(ABC):
 WHOLE = "_"
 """The factor of a dim that must not be sharded (normalised, sorted, or contracted by a non-linear function)."""
 
+SEQUENCES = "b"
+"""The factor of a dim that may only be split into whole sequences (positions and caches), which is what dp does."""
+
 
 @dataclass(frozen=True)
 class ShardingRule:
@@ -55,6 +58,8 @@ class ShardingRule:
     stationary: frozenset[int] = frozenset()
     linear: frozenset[int] = frozenset()
     """Operands that may be partial sums: the op is linear in all of them together, its result is partial too."""
+    aligned: frozenset[str] = frozenset()
+    """Factors that no result has although nothing is summed over them (the key heads of attention)."""
 
 
 class ShardingInterface(ABC):

@@ -24,7 +24,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolNameConstraint,
 )
-from xdsl.ir import Attribute, Dialect, Region, SSAValue
+from xdsl.ir import Attribute, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -40,21 +40,44 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser
 from xdsl.printer import Printer
-from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, OpTrait, Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .assembly import PmcOp, parse_value_use
 from .expr import Expr, ExprAttr, expr, product
-from .interfaces import WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
+from .interfaces import SEQUENCES, WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
 from .tensor import ShapeAttr, TensorType, element_name, shape_text, tensor
 
 # -- the base of all tensor ops ---------------------------------------------------------------------------------
 
 
+class SumsBeforeUse(OpTrait):
+    """A partial sum may only reach an op that is linear in it; the result is then the same partial sum."""
+
+    def verify(self, op: Operation) -> None:
+        """Check the partial axes of operands and results."""
+        if not isinstance(op, LayerOp):
+            return
+        linear = op.sharding_rule().linear
+        partial = {tensor(value).partial_axes for i, value in enumerate(op.operands) if i in linear}
+        for index, value in enumerate(op.operands):
+            axes = tensor(value).partial_axes
+            op.fail_unless(
+                not axes or index in linear,
+                f"operand {index} is a partial sum over {', '.join(axes)}; reduce it first",
+            )
+        op.fail_unless(len(partial) <= 1, "operands are partial sums over different axes")
+        for axes in partial:
+            op.fail_unless(
+                all(set(axes) <= set(tensor(r).partial_axes) for r in op.results),
+                f"the result of a partial sum over {', '.join(axes)} is partial too",
+            )
+
+
 class LayerOp(PmcOp, WorkInterface, ShardingInterface):
     """A tensor op.  Reads each distinct operand once and writes its results, unless it says otherwise."""
 
-    traits = traits_def(Pure())
+    traits = traits_def(Pure(), SumsBeforeUse())
     UNIT: ClassVar[Unit] = "vector"
     FLOPS_PER_ELEMENT: ClassVar[int] = 0
     """Arithmetic per element of the first result, for element-wise ops."""
@@ -97,8 +120,8 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface):
             )
 
 
-TOKEN, HEAD, KEY, BATCH = "t", "h", "s", "t"
-"""Factors that several rules share.  Tokens and sequences are one factor: both are sharded by dp."""
+TOKEN, HEAD = "t", "h"
+"""Factors that several rules share."""
 
 
 # -- weights and state ------------------------------------------------------------------------------------------
@@ -156,7 +179,13 @@ class ProgramOp(PmcOp):
     sym_name = prop_def(SymbolNameConstraint())
     phase = prop_def(StringAttr)
     body = region_def("single_block")
-    traits = traits_def(IsolatedFromAbove())
+    traits = traits_def(IsolatedFromAbove(), NoTerminator())
+
+    def verify_(self) -> None:
+        """The body ends in `layer.return`, or consists of pipeline stages."""
+        last = self.body.block.last_op
+        if last is None or last.name not in ("layer.return", "dist.stage"):
+            raise VerifyException(f"layer.program '{self.sym_name.data}': the body must end in layer.return")
 
 
 @irdl_op_definition
@@ -318,7 +347,7 @@ class MatmulOp(MatrixOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Rows follow x, columns follow w, K is contracted."""
-        rows = (TOKEN, KEY)[: len(tensor(self.x).dims) - 1]
+        rows = (TOKEN, "s")[: len(tensor(self.x).dims) - 1]
         return ShardingRule(((*rows, "k"), ("k", "n")), ((*rows, "n"),), stationary=frozenset({1}))
 
 
@@ -431,15 +460,10 @@ class AttentionOp(MatrixOp):
         return batch * twice_pairs * width
 
     def sharding_rule(self) -> ShardingRule:
-        """Sequences with the tokens, query heads with the key heads; a piece with one key head is shared."""
-        q = tuple((TOKEN, HEAD) for _ in self.q)
-        k = tuple((BATCH, WHOLE, HEAD if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed())
-        first_cache = len(self.q)
-        return ShardingRule(
-            (*q, *k),
-            ((TOKEN, HEAD),),
-            stationary=frozenset(range(first_cache, first_cache + len(k))),
-        )
+        """Query heads decide; key heads are sharded as their cache is, a piece with one key head is shared."""
+        q = tuple((SEQUENCES, HEAD) for _ in self.q)
+        k = tuple((SEQUENCES, WHOLE, "g" if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed())
+        return ShardingRule((*q, *k), ((SEQUENCES, HEAD),), aligned=frozenset({"g"}))
 
     def _keyed(self) -> list[tuple[SSAValue, int]]:
         return [*zip(self.k, self.piece_dims(), strict=True), (self.v, self.v_dim.value.data)]
@@ -518,7 +542,7 @@ class RopeOp(LayerOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
-        return ShardingRule(((TOKEN, HEAD),), ((TOKEN, HEAD),))
+        return ShardingRule(((SEQUENCES, HEAD),), ((SEQUENCES, HEAD),))
 
 
 @irdl_op_definition
@@ -633,7 +657,7 @@ class LastTokenOp(LayerOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Sequences stay together."""
-        return ShardingRule(((TOKEN, "n"),), ((TOKEN, "n"),))
+        return ShardingRule(((SEQUENCES, "n"),), ((SEQUENCES, "n"),))
 
 
 # -- state ------------------------------------------------------------------------------------------------------
@@ -645,7 +669,7 @@ class KvAppendOp(LayerOp):
 
     name = "layer.kv_append"
     UNIT: ClassVar[Unit] = "none"
-    traits = traits_def()
+    traits = traits_def(SumsBeforeUse())
     cache = operand_def(TensorType)
     new = operand_def(TensorType)
     y = result_def(TensorType)
@@ -669,7 +693,7 @@ class KvAppendOp(LayerOp):
     def sharding_rule(self) -> ShardingRule:
         """Sequences and key heads follow the cache."""
         return ShardingRule(
-            ((BATCH, WHOLE, HEAD), (TOKEN, HEAD)), ((BATCH, WHOLE, HEAD),), stationary=frozenset({0})
+            ((SEQUENCES, WHOLE, HEAD), (SEQUENCES, HEAD)), ((SEQUENCES, WHOLE, HEAD),), stationary=frozenset({0})
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -41,6 +42,15 @@ def shape_text(dims: Sequence[Expr]) -> str:
     return f"[{', '.join(str(d) for d in dims)}]"
 
 
+class Encoding(ABC):
+    """What the encoding of a tensor type can be asked, whichever dialect defines it."""
+
+    @property
+    @abstractmethod
+    def partial_axes(self) -> tuple[str, ...]:
+        """The mesh axes over which the value is a partial sum."""
+
+
 @irdl_attr_definition
 class TensorType(ParametrizedAttribute, TypeAttribute):
     """A tensor of symbolic dims: `!layer.tensor<[batch*q_len, 7168], bf16>`, after sharding with an encoding."""
@@ -69,6 +79,11 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     def bytes(self) -> Expr:
         """The size of the tensor; sub-byte elements are packed."""
         return size_bytes(self.elements, self.element_type)
+
+    @property
+    def partial_axes(self) -> tuple[str, ...]:
+        """The mesh axes over which a value of this type is a partial sum."""
+        return self.encoding.partial_axes if isinstance(self.encoding, Encoding) else ()
 
     def with_dims(self, dims: Sequence[Expr]) -> TensorType:
         """The same type with other dims."""

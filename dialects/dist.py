@@ -1,0 +1,412 @@
+"""The `dist` dialect: one program that every rank of a device mesh runs on its shard (SPMD).
+
+A module with the attribute `dist.mesh` is at the dist level.  Between `annotate-shardings` and `localize`, types are
+those of whole tensors with a `#dist.sharding` as encoding; after `localize` they are those of one rank, and only a
+partial sum still says so.
+
+    %y = layer.matmul(%x, %w) at "..o_proj" : !layer.tensor<[batch*q_len, 4096], bf16,
+                                               #dist.sharding<[[dp], []], partial [tp]>>
+    %z = dist.all_reduce(%y) {axis = "tp"} at "..o_proj" : !layer.tensor<.., #dist.sharding<[[dp], []]>>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import IntegerAttr, StringAttr
+from xdsl.ir import Data, Dialect
+from xdsl.irdl import (
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.traits import NoTerminator
+from xdsl.utils.exceptions import VerifyException
+
+from .assembly import PmcOp
+from .expr import Expr, ceildiv, expr, product
+from .interfaces import Work, WorkInterface
+from .tensor import Encoding, TensorType, element_name, size_bytes, tensor
+
+SHARDING = "dist.sharding"
+"""The attribute by which a local weight, cache, argument or result says which part of the whole it is."""
+
+# -- the mesh ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A mesh axis: rank r has the coordinate (r // stride) mod size.
+
+    Axes may overlap: attention sees the ranks of a stage as dp x tp, the experts see the same ranks as ep x moe_tp.
+    """
+
+    name: str
+    size: int
+    stride: int
+
+    def coordinate(self, rank: int) -> int:
+        """The coordinate of a rank."""
+        return rank // self.stride % self.size
+
+    def group(self, rank: int) -> tuple[int, ...]:
+        """The ranks that differ from `rank` in this coordinate only, in coordinate order."""
+        base = rank - self.coordinate(rank) * self.stride
+        return tuple(base + i * self.stride for i in range(self.size))
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """All axes of a deployment over `ranks` ranks, one rank per chip."""
+
+    ranks: int
+    axes: tuple[Axis, ...]
+
+    def axis(self, name: str) -> Axis:
+        """The axis with this name."""
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise VerifyException(f"the mesh has no axis '{name}', it has {', '.join(a.name for a in self.axes)}")
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """The coordinate of a rank along every axis."""
+        return {axis.name: axis.coordinate(rank) for axis in self.axes}
+
+
+@irdl_attr_definition
+class MeshAttr(Data[Mesh]):
+    """`#dist.mesh<32 ranks, tp = 4 stride 1, dp = 8 stride 4>`."""
+
+    name: ClassVar[str] = "dist.mesh"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Mesh:
+        """Parse `<n ranks, name = size stride s, ..>`."""
+        with parser.in_angle_brackets():
+            ranks = parser.parse_integer()
+            parser.parse_keyword("ranks")
+            axes: list[Axis] = []
+            while parser.parse_optional_punctuation(",") is not None:
+                name = parser.parse_identifier()
+                parser.parse_punctuation("=")
+                size = parser.parse_integer()
+                parser.parse_keyword("stride")
+                axes.append(Axis(name, size, parser.parse_integer()))
+        return Mesh(ranks, tuple(axes))
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print what `parse_parameter` reads."""
+        axes = "".join(f", {a.name} = {a.size} stride {a.stride}" for a in self.data.axes)
+        with printer.in_angle_brackets():
+            printer.print_string(f"{self.data.ranks} ranks{axes}")
+
+    def verify(self) -> None:
+        """Every axis fits into the ranks."""
+        for axis in self.data.axes:
+            if axis.size < 1 or axis.stride < 1 or axis.size * axis.stride > self.data.ranks:
+                raise VerifyException(f"axis {axis.name} of {axis.size} x {axis.stride} leaves {self.data.ranks} ranks")
+
+
+# -- shardings --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Which mesh axes split each dim, the first axis slowest, and over which axes the value is a partial sum."""
+
+    dims: tuple[tuple[str, ...], ...]
+    partial: tuple[str, ...] = ()
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether every rank holds the whole value."""
+        return not self.partial and not any(self.dims)
+
+
+@irdl_attr_definition
+class ShardingAttr(Data[Sharding], Encoding):
+    """`#dist.sharding<[[dp, tp], []]>`, of a partial sum `#dist.sharding<[[dp], []], partial [tp]>`."""
+
+    name: ClassVar[str] = "dist.sharding"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Sharding:
+        """Parse `<[[axis, ..], ..] (, partial [axis, ..])?>`."""
+
+        def axes() -> tuple[str, ...]:
+            return tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_identifier))
+
+        with parser.in_angle_brackets():
+            dims = tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, axes))
+            partial: tuple[str, ...] = ()
+            if parser.parse_optional_punctuation(",") is not None:
+                parser.parse_keyword("partial")
+                partial = axes()
+        return Sharding(dims, partial)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print what `parse_parameter` reads."""
+        dims = ", ".join(f"[{', '.join(axes)}]" for axes in self.data.dims)
+        partial = f", partial [{', '.join(self.data.partial)}]" if self.data.partial else ""
+        with printer.in_angle_brackets():
+            printer.print_string(f"[{dims}]{partial}")
+
+    @property
+    def partial_axes(self) -> tuple[str, ...]:
+        """The axes of the partial sum."""
+        return self.data.partial
+
+
+@irdl_attr_definition
+class PartialAttr(Data[tuple[str, ...]], Encoding):
+    """The encoding of a local value that is a partial sum: `#dist.partial<tp>`."""
+
+    name: ClassVar[str] = "dist.partial"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> tuple[str, ...]:
+        """Parse `<axis, ..>`."""
+        return tuple(parser.parse_comma_separated_list(parser.Delimiter.ANGLE, parser.parse_identifier))
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print `<axis, ..>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(", ".join(self.data))
+
+    @property
+    def partial_axes(self) -> tuple[str, ...]:
+        """The axes of the partial sum."""
+        return self.data
+
+
+def sharding_of(type_: TensorType) -> Sharding:
+    """The sharding of a type between annotate-shardings and localize."""
+    if isinstance(type_.encoding, ShardingAttr):
+        return type_.encoding.data
+    raise VerifyException(f"{type_} has no sharding")
+
+
+def local_dim(dim: Expr, axes: Sequence[str], mesh: Mesh) -> Expr:
+    """The size of a dim on one rank.
+
+    dp splits whole sequences: it divides the symbol `batch`, so `batch*q_len` becomes `ceildiv(batch, dp)*q_len`;
+    any other axis divides the dim.  Shards are rounded up, the last ones padded.
+    """
+    for name in axes:
+        size = mesh.axis(name).size
+        dim = dim.substitute({"batch": ceildiv(expr("batch"), size)}) if name == "dp" else ceildiv(dim, size)
+    return dim
+
+
+# -- collectives ------------------------------------------------------------------------------------------------
+
+
+class CollectiveOp(PmcOp, WorkInterface):
+    """An op in which the ranks of a group along `axis` exchange data."""
+
+    axis = prop_def(StringAttr)
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def work(self) -> Work:
+        """The value is read and the result written in DRAM once; the links are another matter."""
+        x, y = tensor(self.x), tensor(self.y)
+        return Work(expr(0), x.bytes, y.bytes, "none", element_name(x.element_type))
+
+    def link_bytes(self, size: int) -> Expr:
+        """Bytes that one rank of a group of `size` sends over its links (a ring, or a direct exchange)."""
+        raise VerifyException(f"{self.name} at '{self.path.data}' has no traffic of its own")
+
+
+@irdl_op_definition
+class ReshardOp(PmcOp):
+    """A change of sharding, not yet a collective: the two types say from what to what."""
+
+    name = "dist.reshard"
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Only the sharding changes, and a partial sum does not come from nowhere."""
+        x, y = tensor(self.x), tensor(self.y)
+        if (x.shape, x.element_type) != (y.shape, y.element_type):
+            raise VerifyException(f"dist.reshard at '{self.path.data}': only the sharding may change")
+        if not set(sharding_of(y).partial) <= set(sharding_of(x).partial):
+            raise VerifyException(f"dist.reshard at '{self.path.data}': the result is partial, the operand is not")
+
+
+@irdl_op_definition
+class AllReduceOp(CollectiveOp):
+    """The sum over the group, on every rank."""
+
+    name = "dist.all_reduce"
+    axis = prop_def(StringAttr)
+
+    def link_bytes(self, size: int) -> Expr:
+        """2 (n-1)/n of the value, as reduce-scatter then all-gather."""
+        return ceildiv(2 * (size - 1) * tensor(self.x).bytes, size)
+
+
+@irdl_op_definition
+class AllGatherOp(CollectiveOp):
+    """The shards of the group one after the other along `dim`; padding beyond the size of the result is dropped."""
+
+    name = "dist.all_gather"
+    dim = prop_def(IntegerAttr)
+
+    def link_bytes(self, size: int) -> Expr:
+        """n-1 shards."""
+        return (size - 1) * tensor(self.x).bytes
+
+
+@irdl_op_definition
+class ReduceScatterOp(CollectiveOp):
+    """The sum over the group, of which rank i keeps the i-th shard along `dim`; the last shards are padded."""
+
+    name = "dist.reduce_scatter"
+    dim = prop_def(IntegerAttr)
+
+    def link_bytes(self, size: int) -> Expr:
+        """(n-1)/n of the value."""
+        return ceildiv((size - 1) * tensor(self.x).bytes, size)
+
+
+@irdl_op_definition
+class LocalSliceOp(CollectiveOp):
+    """The i-th shard along `dim` of a value that every rank of the group holds: no communication."""
+
+    name = "dist.local_slice"
+    dim = prop_def(IntegerAttr)
+
+    def work(self) -> Work:
+        """Rows of the value that stay where they are."""
+        return Work(expr(0), expr(0), expr(0), "none", element_name(tensor(self.x).element_type))
+
+    def link_bytes(self, size: int) -> Expr:
+        """Nothing is sent."""
+        return expr(0)
+
+
+@irdl_op_definition
+class DispatchOp(CollectiveOp):
+    """Tokens to the ranks of their experts: x [T, H], indices [T, k] -> y [E / axis, C, H].
+
+    Rank i of the group holds experts i*E/n .. ; slots of an expert are filled by source rank, then token.
+    """
+
+    name = "dist.dispatch"
+    indices = operand_def(TensorType)
+    capacity = prop_def(StringAttr)
+
+    def work(self) -> Work:
+        """Every row of the tokens is read, every slot of the experts written."""
+        base = super().work()
+        return Work(
+            base.flops, base.bytes_read + tensor(self.indices).bytes, base.bytes_written, base.unit, base.dtype
+        )
+
+    def link_bytes(self, size: int) -> Expr:
+        """One row per token and choice, but for the share of the experts that are at home."""
+        rows = tensor(self.indices).elements
+        x = tensor(self.x)
+        row_bytes = size_bytes(product(x.dims[1:]), x.element_type)
+        return ceildiv(rows * row_bytes * (size - 1), size)
+
+
+@irdl_op_definition
+class CombineOp(CollectiveOp):
+    """Expert rows back to the ranks of their tokens and summed with the router's weights; inverse of dispatch."""
+
+    name = "dist.combine"
+    indices = operand_def(TensorType)
+    weights = operand_def(TensorType)
+
+    def work(self) -> Work:
+        """A multiply-add per element of every row that comes back."""
+        base = super().work()
+        rows = tensor(self.weights)
+        return Work(
+            2 * tensor(self.y).elements * rows.dims[1],
+            base.bytes_read + tensor(self.indices).bytes + rows.bytes,
+            base.bytes_written,
+            "vector",
+            base.dtype,
+        )
+
+    def link_bytes(self, size: int) -> Expr:
+        """One row per token and choice, but for the share of the experts that are at home."""
+        y = tensor(self.y)
+        return ceildiv(y.bytes * tensor(self.indices).dims[1] * (size - 1), size)
+
+
+# -- pipeline stages --------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class StageOp(PmcOp):
+    """The part of a program that the ranks of pipeline stage `index` run."""
+
+    name = "dist.stage"
+    index = prop_def(IntegerAttr)
+    body = region_def("single_block")
+    traits = traits_def(NoTerminator())
+
+
+class PointToPointOp(PmcOp, WorkInterface):
+    """A transfer between the same rank of two stages; `channel` pairs a send with its recv."""
+
+    peer = prop_def(IntegerAttr)
+    channel = prop_def(IntegerAttr)
+
+
+@irdl_op_definition
+class SendOp(PointToPointOp):
+    """Hand a value to stage `peer`."""
+
+    name = "dist.send"
+    x = operand_def(TensorType)
+
+    def work(self) -> Work:
+        """The value is read once."""
+        x = tensor(self.x)
+        return Work(expr(0), x.bytes, expr(0), "none", element_name(x.element_type))
+
+
+@irdl_op_definition
+class RecvOp(PointToPointOp):
+    """Take a value from stage `peer`."""
+
+    name = "dist.recv"
+    y = result_def(TensorType)
+
+    def work(self) -> Work:
+        """The value is written once."""
+        y = tensor(self.y)
+        return Work(expr(0), expr(0), y.bytes, "none", element_name(y.element_type))
+
+
+Dist = Dialect(
+    "dist",
+    [
+        ReshardOp,
+        AllReduceOp,
+        AllGatherOp,
+        ReduceScatterOp,
+        LocalSliceOp,
+        DispatchOp,
+        CombineOp,
+        StageOp,
+        SendOp,
+        RecvOp,
+    ],
+    [MeshAttr, ShardingAttr, PartialAttr],
+)
