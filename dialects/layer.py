@@ -159,6 +159,8 @@ class WeightOp(SourceOp):
     """A parameter of the model; its path is the name of the parameter."""
 
     name = "layer.weight"
+    transpose_of = opt_prop_def(StringAttr)
+    """The path of the stored parameter that this one is the transpose of (tied embeddings)."""
 
 
 @irdl_op_definition

@@ -1,0 +1,130 @@
+"""Appends the layer ops of one model block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr
+from xdsl.ir import Attribute, Block, SSAValue
+
+from ...dialects import layer, model
+from ...dialects.assembly import PmcOp, PropertyValue
+from ...dialects.expr import Expr, expr
+from ...dialects.tensor import TensorType, tensor
+
+BATCH, Q_LEN, KV_LEN = expr("batch"), expr("q_len"), expr("kv_len")
+TOKENS = BATCH * Q_LEN
+
+
+class BlockBuilder:
+    """Builds the expansion of `source` at the end of `block`, with paths below its path, and its weights."""
+
+    def __init__(self, block: Block, source: model.BlockOp) -> None:
+        self.block = block
+        self.source = source
+        self.specs = {spec.name: spec for spec in source.weights()}
+        self.weights: dict[str, SSAValue] = {}
+
+    def path(self, name: str) -> str:
+        """The path of `name` below the block; the block itself for ''."""
+        return f"{self.source.path.data}.{name}" if name else self.source.path.data
+
+    def type(self, *dims: Expr | int, element_type: Attribute | None = None) -> TensorType:
+        """A tensor of the model's element type, or of another one."""
+        return TensorType.of(dims, element_type or self.source.dtype)
+
+    def ops(
+        self,
+        kind: type[PmcOp],
+        operands: Sequence[SSAValue | Sequence[SSAValue]],
+        name: str,
+        types: Sequence[Attribute],
+        properties: Mapping[str, PropertyValue] | None = None,
+    ) -> list[SSAValue]:
+        """Append an op; its results."""
+        op = kind.make(operands, types, self.path(name), properties, like=self.source)
+        self.block.add_op(op)
+        return list(op.results)
+
+    def op(
+        self,
+        kind: type[PmcOp],
+        operands: Sequence[SSAValue | Sequence[SSAValue]],
+        name: str,
+        result: Attribute,
+        properties: Mapping[str, PropertyValue] | None = None,
+    ) -> SSAValue:
+        """Append an op of one result."""
+        return self.ops(kind, operands, name, [result], properties)[0]
+
+    # -- sources ------------------------------------------------------------------------------------------------
+
+    def weight(self, name: str) -> SSAValue:
+        """The parameter of that name, defined at its first use."""
+        if name not in self.weights:
+            spec = self.specs[name]
+            properties: dict[str, PropertyValue] = {
+                "axes": _axes(spec.axes),
+                "transpose_of": spec.transpose_of,
+            }
+            result = self.type(*spec.dims, element_type=spec.element_type)
+            self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
+        return self.weights[name]
+
+    def appended(self, name: str, new: SSAValue, axis: str) -> SSAValue:
+        """The cache [batch, kv_len, width] with the rows of the current tokens; `axis` is that of its columns."""
+        cache_type = self.type(BATCH, KV_LEN, tensor(new).dims[1])
+        axes = {"axes": _axes(("batch", "", axis))}
+        cache = self.op(layer.StateOp, [], f"{name}_cache", cache_type, axes)
+        return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
+
+    # -- tensor ops ---------------------------------------------------------------------------------------------
+
+    def matmul(self, x: SSAValue, name: str, element_type: Attribute | None = None) -> SSAValue:
+        """x times the weight of projection `name`, which may be one per expert."""
+        w = self.weight(f"{name}.weight")
+        kind = layer.GroupedMatmulOp if len(tensor(w).dims) == 3 else layer.MatmulOp
+        result = self.type(*tensor(x).dims[:-1], tensor(w).dims[-1], element_type=element_type)
+        return self.op(kind, [x, w], name, result)
+
+    def norm(self, x: SSAValue, name: str, eps: PropertyValue) -> SSAValue:
+        """RMSNorm over as many columns as the weight has: the whole row, or each head."""
+        w = self.weight(f"{name}.weight")
+        properties: dict[str, PropertyValue] = {"eps": eps, "group": tensor(w).dims[0].constant}
+        return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
+
+    def slice(self, x: SSAValue, name: str, group: int, offset: int, size: int) -> SSAValue:
+        """Columns `offset .. offset+size` of every `group` columns."""
+        dims = tensor(x).dims
+        width = dims[-1].constant // group * size
+        properties = {"group": group, "offset": offset, "size": size}
+        result = self.type(*dims[:-1], width, element_type=tensor(x).element_type)
+        return self.op(layer.SliceOp, [x], name, result, properties)
+
+    def rope(
+        self,
+        x: SSAValue,
+        name: str,
+        head_dim: int,
+        theta: Attribute,
+        scaling: DictionaryAttr | None,
+        interleaved: bool,
+    ) -> SSAValue:
+        """Rotary embedding of every head."""
+        properties: dict[str, PropertyValue] = {
+            "head_dim": head_dim,
+            "theta": theta,
+            "interleaved": interleaved,
+            "q_len": Q_LEN,
+            "kv_len": KV_LEN,
+            "scaling": scaling,
+        }
+        return self.op(layer.RopeOp, [x], name, x.type, properties)
+
+    def add(self, a: SSAValue, b: SSAValue, name: str) -> SSAValue:
+        """a + b."""
+        return self.op(layer.AddOp, [a, b], name, a.type)
+
+
+def _axes(names: Sequence[str]) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(name) for name in names])

@@ -1,0 +1,61 @@
+"""Expansion of feed-forward blocks: dense SwiGLU and mixture of experts."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import Float32Type, i32
+from xdsl.ir import SSAValue
+
+from ...dialects import layer, model
+from ...dialects.expr import Expr, ceildiv
+from ...dialects.tensor import tensor
+from .block_builder import TOKENS, BlockBuilder
+
+
+def expand_ffn(build: BlockBuilder, x: SSAValue, op: model.FfnOp) -> SSAValue:
+    """y = x + down(silu(gate) * up)."""
+    normed = build.norm(x, "norm", op.rms_norm_eps)
+    return build.add(x, _swiglu(build, normed, ""), "residual")
+
+
+def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str) -> SSAValue:
+    """y = x + (sum of the weighted routed experts + shared experts)."""
+    normed = build.norm(x, "norm", op.rms_norm_eps)
+    # The router compares scores of hundreds of experts: its logits keep the precision of the accumulator.
+    logits = build.matmul(normed, "router", element_type=Float32Type())
+    bias = [build.weight("router.bias")] if op.correction_bias else []
+    weights, indices = build.ops(
+        layer.RouterTopkOp,
+        [logits, *bias],
+        "topk",
+        [
+            build.type(TOKENS, op.top_k, element_type=Float32Type()),
+            build.type(TOKENS, op.top_k, element_type=i32),
+        ],
+        {
+            "top_k": op.num_experts_per_tok,
+            "scoring": op.scoring,
+            "groups": op.n_group,
+            "top_groups": op.topk_group,
+            "normalize": op.norm_topk_prob,
+            "scale": op.routed_scaling_factor,
+        },
+    )
+    slots = build.type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
+    rows = build.op(layer.DispatchOp, [normed, indices], "dispatch", slots, {"capacity": capacity})
+    routed = build.op(
+        layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type
+    )
+    if op.n_shared_experts.value.data:
+        routed = build.add(routed, _swiglu(build, normed, "shared."), "add_shared")
+    return build.add(x, routed, "residual")
+
+
+def _slots(op: model.MoeOp, capacity: str) -> Expr:
+    """Token slots per expert: the mean load, or every token (a token goes to an expert at most once)."""
+    return ceildiv(TOKENS * op.top_k, op.experts) if capacity == "balanced" else TOKENS
+
+
+def _swiglu(build: BlockBuilder, x: SSAValue, prefix: str) -> SSAValue:
+    gate, up = (build.matmul(x, f"{prefix}{name}") for name in ("gate_proj", "up_proj"))
+    hidden = build.op(layer.SiluMulOp, [gate, up], f"{prefix}silu_mul", gate.type)
+    return build.matmul(hidden, f"{prefix}down_proj")

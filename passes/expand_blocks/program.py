@@ -1,0 +1,95 @@
+"""Expansion of the whole model: structure, embedding and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.ir import Block, Region, SSAValue
+
+from ...dialects import layer, model
+from ...dialects.tensor import tensor
+from ..base import PassError
+from .attention import expand_gqa, expand_mla
+from .block_builder import BATCH, Q_LEN, BlockBuilder
+from .feed_forward import expand_ffn, expand_moe
+
+PHASES = ("prefill", "decode")
+CAPACITIES = ("balanced", "worst")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is expanded: the phase, and how it treats MLA and expert buffers."""
+
+    phase: str
+    absorb_mla: bool
+    capacity: str
+
+    @property
+    def absorbed(self) -> bool:
+        """Whether MLA attends over its latent."""
+        return self.phase == "decode" and self.absorb_mla
+
+
+def expand_llm(llm: model.LlmOp, step: Step) -> layer.ProgramOp:
+    """The `layer.program` of one phase."""
+    path, source = llm.path.data, llm.body.block
+    block = Block(arg_types=[a.type for a in source.args])
+    results = _expand_into(block, source, step)
+    block.add_op(layer.ReturnOp.make([results], [], path, like=llm))
+    properties = {"sym_name": llm.sym_name, "phase": step.phase}
+    return layer.ProgramOp.make([], [], path, properties, [Region(block)], like=llm)
+
+
+def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
+    """Expand the ops of `source` at the end of `block`; the values that its terminator hands on."""
+    values: dict[SSAValue, SSAValue] = dict(zip(source.args, block.args, strict=True))
+    for op in source.ops:
+        operands = [values[v] for v in op.operands]
+        if isinstance(op, model.YieldOp):
+            return operands
+        if isinstance(op, model.RepeatOp):
+            results = _expand_repeat(block, op, operands, step)
+        elif isinstance(op, model.BlockOp):
+            results = [_expand_block(BlockBuilder(block, op), operands[0], op, step)]
+        else:
+            raise PassError(f"expand-blocks: {op.name} is no op of the model dialect")
+        values.update(zip(op.results, results, strict=True))
+    raise PassError("expand-blocks: the body does not end in model.yield")
+
+
+def _expand_repeat(block: Block, op: model.RepeatOp, inits: list[SSAValue], step: Step) -> list[SSAValue]:
+    path = op.path.data
+    body = Block(arg_types=[v.type for v in inits])
+    yielded = _expand_into(body, op.body.block, step)
+    body.add_op(layer.YieldOp.make([yielded], [], path, like=op))
+    repeat = layer.RepeatOp.build_with(op.trip_count, inits, Region(body), path)
+    repeat.location = op.location
+    block.add_op(repeat)
+    return list(repeat.results)
+
+
+def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Step) -> SSAValue:
+    match op:
+        case model.EmbeddingOp():
+            return build.op(layer.EmbeddingOp, [x, build.weight("weight")], "", op.y.type)
+        case model.GqaOp():
+            return expand_gqa(build, x, op)
+        case model.MlaOp():
+            return expand_mla(build, x, op, step.absorbed)
+        case model.FfnOp():
+            return expand_ffn(build, x, op)
+        case model.MoeOp():
+            return expand_moe(build, x, op, step.capacity)
+        case model.LmHeadOp():
+            return _expand_lm_head(build, x, op, step)
+        case _:
+            raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
+
+
+def _expand_lm_head(build: BlockBuilder, x: SSAValue, op: model.LmHeadOp, step: Step) -> SSAValue:
+    """Logits of every token, in prefill only of the last one of each sequence: the others are prompt."""
+    if step.phase == "prefill":
+        last = build.type(BATCH, tensor(x).dims[1])
+        x = build.op(layer.LastTokenOp, [x], "last_token", last, {"q_len": Q_LEN})
+    return build.matmul(build.norm(x, "norm", op.rms_norm_eps), "proj")
