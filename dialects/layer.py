@@ -46,7 +46,7 @@ from xdsl.utils.exceptions import VerifyException
 from .assembly import PmcOp, parse_value_use
 from .expr import Expr, ExprAttr, expr, product
 from .interfaces import SEQUENCES, WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
-from .tensor import ShapeAttr, TensorType, element_name, shape_text, tensor
+from .tensor import ShapeAttr, TensorType, element_bits, element_name, shape_text, tensor
 
 # -- the base of all tensor ops ---------------------------------------------------------------------------------
 
@@ -325,6 +325,10 @@ class MatrixOp(LayerOp):
     """An op whose arithmetic runs on the matrix unit."""
 
     UNIT: ClassVar[Unit] = "cube"
+
+    def compute_dtype(self) -> str:
+        """The widest element type among the operands: the unit converts the others to it."""
+        return element_name(max((tensor(v).element_type for v in self.operands), key=element_bits))
 
 
 @irdl_op_definition

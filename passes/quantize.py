@@ -1,0 +1,195 @@
+"""The quantize pass."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float4E2M1FNType,
+    Float8E4M3FNType,
+    Float8E5M2Type,
+    Float16Type,
+    Float32Type,
+    IntegerType,
+    ModuleOp,
+)
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from ..dialects import layer
+from ..dialects.assembly import PmcOp
+from ..dialects.levels import Level
+from ..dialects.tensor import element_bits, element_name, tensor
+from .base import PassError, PmcPass
+
+KEEP_MODEL_DTYPE = "none"
+
+ELEMENT_TYPES: dict[str, Attribute] = {
+    element_name(t): t
+    for t in (
+        Float32Type(),
+        Float16Type(),
+        BFloat16Type(),
+        Float8E4M3FNType(),
+        Float8E5M2Type(),
+        Float4E2M1FNType(),
+        IntegerType(8),
+        IntegerType(4),
+    )
+}
+"""The number formats of weights, activations and caches, by their MLIR names."""
+
+
+@dataclass(frozen=True)
+class QuantizePass(PmcPass):
+    """Set the element types of matmul weights, of the activations they are multiplied with, and of the KV cache.
+
+        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<[8, 64], bf16>
+        %y = layer.matmul(%x, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<[batch*q_len, 64], bf16>
+
+    becomes, with `quantize{weights="f8E4M3FN" activations="f8E4M3FN"}`,
+
+        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<[..], f8E4M3FN>
+        %q = layer.quantize(%x) at "blocks.dense.ffn.norm.quantize" : !layer.tensor<[batch*q_len, 8], f8E4M3FN>
+        %y = layer.matmul(%q, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<[batch*q_len, 64], bf16>
+
+    One value is quantised once for all its readers; expert rows are quantised before the dispatch, which then moves
+    the short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
+    norms, router biases and the embedding table.  New cache rows are quantised before they are appended; queries
+    follow when all keys and values of an attention are 8 bits or less.  Results stay in the model's element type.
+    """
+
+    name = "quantize"
+    READS: ClassVar[tuple[Level, ...]] = ("layer",)
+
+    weights: str = KEEP_MODEL_DTYPE
+    activations: str = KEEP_MODEL_DTYPE
+    kv_cache: str = KEEP_MODEL_DTYPE
+    keep: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the names of the element types."""
+        for option in ("weights", "activations", "kv_cache"):
+            self._element_type(option)
+
+    def _element_type(self, option: str) -> Attribute | None:
+        name: str = getattr(self, option)
+        if name == KEEP_MODEL_DTYPE:
+            return None
+        if name not in ELEMENT_TYPES:
+            known = [*ELEMENT_TYPES, KEEP_MODEL_DTYPE]
+            lowered = {k.lower(): k for k in known}
+            near = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+            hint = f"; did you mean '{lowered[near[0]]}'?" if near else ""
+            raise PassError(
+                f"{self.name}: {option.replace('_', '-')} is '{name}', must be one of {', '.join(known)}{hint}"
+            )
+        return ELEMENT_TYPES[name]
+
+    def run(self, module: ModuleOp) -> None:
+        """Caches first, because what they hold may need no conversion any more; then products; then queries."""
+        weights, activations = self._element_type("weights"), self._element_type("activations")
+        cache = self._element_type("kv_cache")
+        ops = list(module.walk())
+        converter = _Converter()
+        if cache is not None:
+            for append in ops:
+                if isinstance(append, layer.KvAppendOp):
+                    _retype(append.cache, cache)
+                    converter.convert_operand(append, append.new, cache)
+                    _retype(append.y, cache)
+        if weights is not None:
+            products = [op for op in ops if isinstance(op, _PRODUCTS) and self._quantised(op)]
+            for product in products:
+                _retype_parameter(product.w, weights)
+            if activations is not None:
+                _convert_activations(products, activations, converter)
+        for attention in ops:
+            if isinstance(attention, layer.AttentionOp):
+                _convert_queries(attention, converter)
+
+    def _quantised(self, product: _Product) -> bool:
+        """Whether the weight of a product is stored in the quantised type; a tied one shares the embedding table."""
+        parameter = _parameter(product.w)
+        if parameter is None or parameter.transpose_of is not None:
+            return False
+        patterns = [pattern.strip() for pattern in self.keep.split(",")]
+        return not any(fnmatchcase(parameter.path.data, pattern) for pattern in patterns)
+
+
+_Product = layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp
+_PRODUCTS = (layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp)
+
+
+class _Converter:
+    """Inserts `layer.quantize` behind the definition of a value, once per value and element type."""
+
+    def __init__(self) -> None:
+        self.converted: dict[tuple[SSAValue, Attribute], SSAValue] = {}
+
+    def convert_operand(self, user: Operation, value: SSAValue, element_type: Attribute) -> None:
+        """Make `user` read `value` in `element_type`; a value that is as short already stays."""
+        if element_bits(tensor(value).element_type) <= element_bits(element_type):
+            return
+        key = (value, element_type)
+        if key not in self.converted:
+            self.converted[key] = _insert_quantize(value, element_type)
+        for index, operand in enumerate(user.operands):
+            if operand is value:
+                user.operands[index] = self.converted[key]
+
+
+def _insert_quantize(value: SSAValue, element_type: Attribute) -> SSAValue:
+    owner = value.owner
+    source = owner.parent_op() if isinstance(owner, Block) else owner
+    path = f"{source.path.data}.quantize" if isinstance(source, PmcOp) else "quantize"
+    result = tensor(value).with_element_type(element_type)
+    quantize = layer.QuantizeOp.make([value], [result], path, like=source)
+    point = InsertPoint.at_start(owner) if isinstance(owner, Block) else InsertPoint.after(owner)
+    Rewriter.insert_op(quantize, point)
+    return quantize.y
+
+
+def _convert_activations(products: list[_Product], element_type: Attribute, converter: _Converter) -> None:
+    """Convert the activation of every product, before the dispatch where all experts' products take it short."""
+    quantised: set[Operation] = set(products)
+    for product in products:
+        dispatch = product.x.owner
+        if isinstance(dispatch, layer.DispatchOp) and all(u.operation in quantised for u in product.x.uses):
+            converter.convert_operand(dispatch, dispatch.x, element_type)
+            _retype(dispatch.y, tensor(dispatch.x).element_type)
+        else:
+            converter.convert_operand(product, product.x, element_type)
+
+
+def _convert_queries(attention: layer.AttentionOp, converter: _Converter) -> None:
+    """With all keys and values of 8 bits the products run at that rate: the queries take the type of their keys."""
+    if all(element_bits(tensor(v).element_type) == 8 for v in (*attention.k, attention.v)):
+        for query, key in zip(list(attention.q), attention.k, strict=True):
+            converter.convert_operand(attention, query, tensor(key).element_type)
+
+
+def _parameter(w: SSAValue) -> layer.WeightOp | None:
+    """The weight that `w` is, or is a slice of."""
+    owner = w.owner
+    while isinstance(owner, layer.SliceOp):
+        owner = owner.x.owner
+    return owner if isinstance(owner, layer.WeightOp) else None
+
+
+def _retype_parameter(w: SSAValue, element_type: Attribute) -> None:
+    """Change a weight and the slices between it and `w`."""
+    owner = w.owner
+    if isinstance(owner, layer.SliceOp):
+        _retype_parameter(owner.x, element_type)
+    _retype(w, element_type)
+
+
+def _retype(value: SSAValue, element_type: Attribute) -> None:
+    result = tensor(value).with_element_type(element_type)
+    if result != value.type:
+        Rewriter.replace_value_with_new_type(value, result)
