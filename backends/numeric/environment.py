@@ -1,0 +1,155 @@
+"""What a program runs on: token ids, weights and caches by path, and the values of the symbols.
+
+A weight or cache inside a repeat is one array with a leading dim of all stored layers of its path.  Seeded
+arrays depend on (seed, path, shape) alone, so the modules of all levels of one model get identical inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from ...dialects.expr import Expr, UnboundSymbolError
+from .errors import Array, NumericError, require_finite
+
+SYMBOLS = ("batch", "q_len", "kv_len")
+"""The symbols that every program depends on; `kv_len` counts the current queries too."""
+
+_CACHE_POSITION = 1
+"""The dim of one layer's cache that counts positions: [batch, kv_len, width]."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor that a program reads from memory."""
+
+    path: str
+    kind: Literal["weight", "state"]
+    shape: tuple[int, ...]
+    """With the leading layer dims of the repeats around it."""
+    axes: tuple[str, ...]
+    """The logical axis of every dim of one layer ('' for none)."""
+
+    @property
+    def stacked(self) -> int:
+        """How many leading dims count layers."""
+        return len(self.shape) - len(self.axes)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The inputs of one step.  `tokens` is flat [batch*q_len], sequence by sequence."""
+
+    bindings: Mapping[str, int]
+    tokens: Array
+    weights: Mapping[str, Array]
+    states: Mapping[str, Array] = field(default_factory=dict[str, Array])
+
+    def __post_init__(self) -> None:
+        """Every symbol has a usable value and there is one token per query."""
+        check_bindings(self.bindings)
+        batch, q_len = self.bindings["batch"], self.bindings["q_len"]
+        if self.tokens.shape != (batch * q_len,) or self.tokens.dtype.kind not in "iu":
+            raise NumericError(
+                f"tokens are {self.tokens.dtype}{list(self.tokens.shape)}, "
+                f"must be integers [{batch * q_len}] (batch {batch} * q_len {q_len})"
+            )
+
+    def check(self, sources: Iterable[Source]) -> None:
+        """Raise unless every source has an array of its shape with finite elements."""
+        for source in sources:
+            held = self.weights if source.kind == "weight" else self.states
+            values = held.get(source.path)
+            if values is None:
+                raise NumericError(
+                    f"no array for {source.kind} '{source.path}', must be {list(source.shape)}"
+                )
+            if values.shape != source.shape:
+                raise NumericError(
+                    f"{source.kind} '{source.path}' is {list(values.shape)}, must be {list(source.shape)}"
+                )
+            require_finite(values, f"{source.kind} '{source.path}'")
+
+    def next_step(self, tokens: Array, states: Mapping[str, Array]) -> Environment:
+        """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len]."""
+        batch = self.bindings["batch"]
+        if len(tokens) % batch or not len(tokens):
+            raise NumericError(
+                f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple"
+            )
+        q_len = len(tokens) // batch
+        grown = {path: _with_room(values, q_len) for path, values in states.items()}
+        kv_len = self.bindings["kv_len"] + q_len
+        bindings = {**self.bindings, "q_len": q_len, "kv_len": kv_len}
+        return replace(self, bindings=bindings, tokens=tokens, states=grown)
+
+
+def _with_room(cache: Array, q_len: int) -> Array:
+    """`cache` [.., batch, kv_len, width] with q_len zero positions appended."""
+    room = [(0, 0)] * cache.ndim
+    room[-2] = (0, q_len)
+    return np.pad(cache, room)
+
+
+def check_bindings(bindings: Mapping[str, int]) -> None:
+    """Raise unless batch, q_len and kv_len have positive values with q_len <= kv_len."""
+    for symbol in SYMBOLS:
+        if bindings.get(symbol, 0) < 1:
+            raise NumericError(f"symbol '{symbol}' is {bindings.get(symbol)}, must be at least 1")
+    if bindings["q_len"] > bindings["kv_len"]:
+        raise NumericError(
+            f"q_len {bindings['q_len']} exceeds kv_len {bindings['kv_len']}, which counts the queries too"
+        )
+
+
+def evaluate_dims(dims: Iterable[Expr], bindings: Mapping[str, int], where: str) -> tuple[int, ...]:
+    """The integer dims under `bindings`; an unbound symbol is an error that opens with `where`."""
+    try:
+        return tuple(int(d.evaluate(bindings)) for d in dims)
+    except UnboundSymbolError as error:
+        raise NumericError(f"{where}: {error}; known are {', '.join(sorted(bindings))}") from None
+
+
+def seeded_environment(
+    sources: Iterable[Source], vocabulary: int, bindings: Mapping[str, int], seed: int
+) -> Environment:
+    """Deterministic inputs in float64; see `seeded_array` for their distribution.
+
+    Tokens are uniform over `vocabulary`.  Caches hold values at positions before kv_len - q_len, zeros after.
+    """
+    check_bindings(bindings)
+    arrays: dict[str, dict[str, Array]] = {"weight": {}, "state": {}}
+    for source in sources:
+        values = seeded_array(source, seed)
+        if source.kind == "state":
+            past = bindings["kv_len"] - bindings["q_len"]
+            values[(slice(None),) * (source.stacked + _CACHE_POSITION) + (slice(past, None),)] = 0.0
+        arrays[source.kind][source.path] = values
+    count = bindings["batch"] * bindings["q_len"]
+    tokens = _generator(seed, "tokens").integers(0, vocabulary, count)
+    return Environment(dict(bindings), tokens, arrays["weight"], arrays["state"])
+
+
+def seeded_array(source: Source, seed: int) -> Array:
+    """Values that keep activations near 1, a function of (seed, path, shape).
+
+    Matrices are N(0, 1/fan_in) with fan_in the last dim but one; embedding rows and caches N(0, 1); vectors
+    are norm weights around 1, or biases around 0 where the path ends in `bias`.
+    """
+    normal: Array = _generator(seed, source.path).standard_normal(source.shape)
+    dims = source.shape[source.stacked :]
+    if source.kind == "state" or source.axes[0] == "vocab":
+        return normal
+    if len(dims) == 1:
+        return normal * 0.1 if source.path.endswith("bias") else 1.0 + 0.1 * normal
+    matrix: Array = normal / np.sqrt(dims[-2])
+    return matrix
+
+
+def _generator(seed: int, path: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,0 +1,191 @@
+"""Runs a program of the `layer` dialect on an environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation, SSAValue
+
+from ...dialects import layer
+from ...dialects.tensor import tensor
+from .environment import Environment, Source, evaluate_dims, seeded_environment
+from .errors import Array, NumericError
+from .precision import EXACT64, Precision
+from .tensor_ops import Context, run_tensor_op, stored, where
+
+
+class ValueKey(NamedTuple):
+    """Which value of a program: the same op keeps its key across passes."""
+
+    path: str
+    op: str
+    result: int
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What a program computed."""
+
+    outputs: tuple[Array, ...]
+    """The returned values: logits [batch, vocabulary]."""
+    states: dict[str, Array]
+    """Every cache after the step, by path, with its leading layer dim."""
+    values: dict[ValueKey, list[Array]]
+    """If recorded: every result in the order of execution, one array per execution of an op with that key."""
+
+
+def the_program(module: ModuleOp) -> layer.ProgramOp:
+    """The one program of a module."""
+    programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
+    if len(programs) != 1:
+        raise NumericError(f"the module holds {len(programs)} layer.program ops, must be one")
+    return programs[0]
+
+
+def layer_sources(program: layer.ProgramOp, bindings: dict[str, int]) -> list[Source]:
+    """All weights and caches of a program, each path once.
+
+    Raises NumericError when one path is used with two shapes.
+    """
+    found: dict[str, Source] = {}
+    for op in program.walk():
+        if not isinstance(op, layer.SourceOp):
+            continue
+        dims, axes = evaluate_dims(tensor(op.result).dims, bindings, where(op)), op.axis_names()
+        kind: Literal["weight", "state"] = "weight" if isinstance(op, layer.WeightOp) else "state"
+        if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
+            source = Source(op.transpose_of.data, kind, dims[::-1], axes[::-1])
+        else:
+            source = Source(op.path.data, kind, (*_layers_around(op), *dims), axes)
+        known = found.setdefault(source.path, source)
+        if known.shape != source.shape or known.kind != kind:
+            raise NumericError(
+                f"{where(op)}: needs '{source.path}' as {kind} {list(source.shape)}, "
+                f"another op as {known.kind} {list(known.shape)}"
+            )
+    return list(found.values())
+
+
+def _layers_around(op: Operation) -> tuple[int, ...]:
+    """The stored layers of every repeat around `op`, outermost first."""
+    totals: list[int] = []
+    parent = op.parent_op()
+    while parent is not None:
+        if isinstance(parent, layer.RepeatOp):
+            totals.append(parent.total.value.data)
+        parent = parent.parent_op()
+    return tuple(reversed(totals))
+
+
+def seeded_layer_environment(module: ModuleOp, bindings: dict[str, int], seed: int) -> Environment:
+    """Deterministic inputs for the program of `module`; the vocabulary is that of its embedding."""
+    program = the_program(module)
+    for op in program.walk():
+        if isinstance(op, layer.EmbeddingOp):
+            vocabulary = evaluate_dims(tensor(op.table).dims, bindings, where(op))[0]
+            return seeded_environment(layer_sources(program, bindings), vocabulary, bindings, seed)
+    raise NumericError(f"{where(program)}: no layer.embedding, so the range of token ids is unknown")
+
+
+def run_layer(
+    module: ModuleOp, environment: Environment, precision: Precision = EXACT64, record: bool = False
+) -> LayerRun:
+    """Run the one program of `module`.
+
+    Errors (NumericError, one line): an input that is missing, of the wrong shape or not finite; an op without
+    semantics; a result whose shape is not that of its type.
+    """
+    program = the_program(module)
+    environment.check(layer_sources(program, dict(environment.bindings)))
+    return _Machine(environment, precision, record).run(program)
+
+
+@dataclass
+class _Machine:
+    """The values of one run."""
+
+    environment: Environment
+    precision: Precision
+    record: bool
+    iteration: tuple[int, ...] = ()
+    """The stored layer that each repeat around the current op is at, outermost first."""
+    values: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
+    cache_of: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
+    """The path of the cache that a value is the content of."""
+    states: dict[str, Array] = field(default_factory=dict[str, Array])
+    recorded: dict[ValueKey, list[Array]] = field(default_factory=dict[ValueKey, list[Array]])
+
+    def __post_init__(self) -> None:
+        self.context = Context(self.environment.bindings, self.precision)
+        self.states = {
+            path: np.array(values, self.precision.compute) for path, values in self.environment.states.items()
+        }
+
+    def run(self, program: layer.ProgramOp) -> LayerRun:
+        """Bind the tokens and run the body."""
+        block = program.body.block
+        if len(block.args) != 1:
+            raise NumericError(
+                f"{where(program)}: the body takes {len(block.args)} values, must be the token ids"
+            )
+        shape = evaluate_dims(tensor(block.args[0]).dims, self.environment.bindings, where(program))
+        if self.environment.tokens.shape != shape:
+            raise NumericError(
+                f"{where(program)}: tokens are {list(self.environment.tokens.shape)}, must be {list(shape)}"
+            )
+        outputs = self.run_block(block, (self.environment.tokens,))
+        return LayerRun(outputs, self.states, self.recorded)
+
+    def run_block(self, block: Block, arguments: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Run all ops of a block; gives the values of its terminator."""
+        self.values.update(zip(block.args, arguments, strict=True))
+        for op in block.ops:
+            operands = [self.values[v] for v in op.operands]
+            if isinstance(op, layer.ReturnOp | layer.YieldOp):
+                return tuple(operands)
+            if isinstance(op, layer.SourceOp):
+                results: tuple[Array, ...] = (self.source(op),)
+            elif isinstance(op, layer.RepeatOp):
+                results = self.repeat(op, tuple(operands))
+            else:
+                results = run_tensor_op(op, operands, self.context)
+            if isinstance(op, layer.KvAppendOp):
+                self.write_cache(op, results[0])
+            self.values.update(zip(op.results, results, strict=True))
+            if self.record and isinstance(op, layer.LayerOp):
+                for index, values in enumerate(results):
+                    self.recorded.setdefault(ValueKey(op.path.data, op.name, index), []).append(values)
+        raise NumericError("a block without layer.return or layer.yield has no results")
+
+    def repeat(self, op: layer.RepeatOp, carried: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Run the body once per stored layer, each on what the one before yielded."""
+        first = op.first.value.data
+        outer = self.iteration
+        for index in range(first, first + op.trip_count):
+            self.iteration = (*outer, index)
+            carried = self.run_block(op.body.block, carried)
+        self.iteration = outer
+        return carried
+
+    def source(self, op: layer.SourceOp) -> Array:
+        """The array of a weight or cache in the current iteration, as its storage type holds it."""
+        path = op.path.data
+        weights = self.environment.weights
+        if isinstance(op, layer.WeightOp):
+            values = weights[op.transpose_of.data].T if op.transpose_of else weights[path][self.iteration]
+            return stored(op, 0, values, self.context)
+        self.cache_of[op.result] = path
+        return stored(op, 0, self.states[path][self.iteration], self.context)
+
+    def write_cache(self, op: layer.KvAppendOp, cache: Array) -> None:
+        """Keep the new content of the cache that `op` appends to."""
+        path = self.cache_of.get(op.cache)
+        if path is None:
+            raise NumericError(
+                f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append"
+            )
+        self.cache_of[op.y] = path
+        self.states[path][self.iteration] = cache

@@ -1,0 +1,394 @@
+"""Runs a module of the `model` dialect: the reference, written from the published equations.
+
+It shares nothing with the semantics of the lower levels, so that it can disagree with them: sequences, heads
+and tokens are loops, rotations are complex products, MLA is never absorbed.  Only the names and layouts of
+the inputs are common: weights [in, out] at block path + "." + name, caches [batch, kv_len, width].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.ir import Block, Operation, SSAValue
+
+from ...dialects import model
+from .environment import Environment, Source, seeded_environment
+from .errors import Array, NumericError, require_finite
+
+SWIGLU = ("gate", "up", "down")
+"""The projections of a SwiGLU network."""
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """What the reference computed."""
+
+    logits: Array
+    """[batch*q_len, vocabulary]."""
+    states: dict[str, Array]
+    """Every cache after the step, by path, with a leading layer dim."""
+    values: dict[str, list[Array]]
+    """The rows after every block, by block path, one array per layer."""
+
+
+def cache_widths(block: model.BlockOp) -> dict[str, int]:
+    """The caches of a block, name below its path and width of a row: rotated keys, values, normalised latents."""
+    match block:
+        case model.GqaOp():
+            width = block.kv_heads * block.head_dim.value.data
+            return {"k_cache": width, "v_cache": width}
+        case model.MlaOp():
+            return {"c_kv_cache": block.kv_lora_rank.value.data, "k_rope_cache": block.head_dims[1]}
+        case _:
+            return {}
+
+
+def the_llm(module: ModuleOp) -> model.LlmOp:
+    """The one model of a module."""
+    found = [op for op in module.ops if isinstance(op, model.LlmOp)]
+    if len(found) != 1:
+        raise NumericError(f"the module holds {len(found)} model.llm ops, must be one")
+    return found[0]
+
+
+def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
+    """All weights and caches of the model, in the order of its blocks."""
+    found: list[Source] = []
+    for op in the_llm(module).walk():
+        if not isinstance(op, model.BlockOp):
+            continue
+        layers = _layers_around(op)
+        for w in op.weights():
+            if w.transpose_of is None:
+                found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes))
+        for name, width in cache_widths(op).items():
+            shape = (*layers, bindings["batch"], bindings["kv_len"], width)
+            found.append(Source(f"{op.path.data}.{name}", "state", shape, ("batch", "", "")))
+    return found
+
+
+def _layers_around(op: Operation) -> tuple[int, ...]:
+    parent = op.parent_op()
+    if parent is None:
+        return ()
+    outer = _layers_around(parent)
+    return (*outer, parent.trip_count) if isinstance(parent, model.RepeatOp) else outer
+
+
+def seeded_model_environment(module: ModuleOp, bindings: dict[str, int], seed: int) -> Environment:
+    """Deterministic inputs for the model; the same arrays as for its layer program."""
+    vocabulary = the_llm(module).vocab_size.value.data
+    return seeded_environment(model_sources(module, bindings), vocabulary, bindings, seed)
+
+
+def run_model(module: ModuleOp, environment: Environment, compute: Any = np.float64) -> ModelRun:
+    """Run the one model of `module` with numpy type `compute`; storage types are ignored.
+
+    Errors (NumericError, one line): inputs that are missing, misshapen or not finite, and unknown ops.
+    """
+    environment.check(model_sources(module, dict(environment.bindings)))
+    return _Reference(environment, compute).run(the_llm(module))
+
+
+# -- equations ----------------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """x_i / RMS(x) * g_i, row by row (Zhang and Sennrich 2019, equation 4)."""
+    rms = np.sqrt(np.sum(x**2, axis=-1) / x.shape[-1] + eps)
+    normed: Array = x / rms[..., None] * weight
+    return normed
+
+
+def swiglu(x: Array, gate: Array, up: Array, down: Array) -> Array:
+    """(SiLU(x W_gate) * x W_up) W_down (Shazeer 2020)."""
+    g = x @ gate
+    y: Array = (g / (1 + np.exp(-g)) * (x @ up)) @ down
+    return y
+
+
+def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
+    """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e]."""
+    past = len(k) - len(q)
+    rows: list[Array] = []
+    for i, query in enumerate(q):
+        seen = past + i + 1
+        logits = scale * (k[:seen] @ query)
+        p = np.exp(logits - logits.max())
+        rows.append(p @ v[:seen] / p.sum())
+    return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The rotary embedding of an attention block (RoFormer, equation 34, with yarn or llama3 scaling)."""
+
+    theta: float
+    scaling: dict[str, float | str]
+    interleaved: bool
+
+    def rotate(self, x: Array, first_position: int) -> Array:
+        """x [positions, d] with column pair j of position p turned by p * frequency j."""
+        half = x.shape[1] // 2
+        y = np.empty_like(x)
+        for j in range(half):
+            a, b = (2 * j, 2 * j + 1) if self.interleaved else (j, j + half)
+            angles = np.arange(first_position, first_position + len(x)) * self.frequency(j, x.shape[1])
+            turned = (x[:, a] + 1j * x[:, b]) * np.exp(1j * angles) * self.amplitude()
+            y[:, a], y[:, b] = turned.real, turned.imag
+        return y
+
+    def number(self, name: str) -> float:
+        """A numeric field of the scaling."""
+        if name not in self.scaling:
+            raise NumericError(f"rope_scaling has no field '{name}'")
+        return float(self.scaling[name])
+
+    def frequency(self, j: int, d: int) -> float:
+        """Radians per position of pair j of d/2."""
+        base = float(self.theta ** (-2 * j / d))
+        match self.scaling.get("rope_type"):
+            case None:
+                return base
+            case "llama3":
+                wavelength = 2 * math.pi / base
+                context, factor = self.number("original_max_position_embeddings"), self.number("factor")
+                low, high = self.number("low_freq_factor"), self.number("high_freq_factor")
+                if wavelength < context / high:
+                    return base
+                if wavelength > context / low:
+                    return base / factor
+                smooth = (context / wavelength - low) / (high - low)
+                return (1 - smooth) * base / factor + smooth * base
+            case "yarn":
+                context, factor = self.number("original_max_position_embeddings"), self.number("factor")
+
+                def pair_with_turns(turns: float) -> float:
+                    return d * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
+                start = max(math.floor(pair_with_turns(self.number("beta_fast"))), 0)
+                end = min(math.ceil(pair_with_turns(self.number("beta_slow"))), d - 1)
+                ramp = (j - start) / (end - start if end > start else 0.001)
+                stretched = min(max(ramp, 0.0), 1.0)
+                return base / factor * stretched + base * (1 - stretched)
+            case unknown:
+                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be llama3 or yarn")
+
+    def amplitude(self) -> float:
+        """The factor that yarn puts on queries and keys alike."""
+        if self.scaling.get("rope_type") != "yarn":
+            return 1.0
+        if self.scaling.get("mscale") and self.scaling.get("mscale_all_dim"):
+            return self.mscale("mscale") / self.mscale("mscale_all_dim")
+        return 0.1 * math.log(self.number("factor")) + 1.0
+
+    def mscale(self, name: str) -> float:
+        """0.1 * m * ln(factor) + 1 (YaRN, equation 15, generalised by DeepSeek-V2)."""
+        return 0.1 * self.number(name) * math.log(self.number("factor")) + 1.0
+
+    def mla_scale(self) -> float:
+        """The extra factor on the softmax scale of MLA: mscale_all_dim squared."""
+        return self.mscale("mscale_all_dim") ** 2 if self.scaling.get("mscale_all_dim") else 1.0
+
+
+def choose_experts(scores: Array, bias: Array, top_k: int, groups: int, top_groups: int) -> list[int]:
+    """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2)."""
+    choice = scores + bias
+    size = len(choice) // groups
+    members = [range(g * size, (g + 1) * size) for g in range(groups)]
+    worth = [sum(sorted((choice[e] for e in group), reverse=True)[:2]) for group in members]
+    open_groups = sorted(range(groups), key=lambda g: -worth[g])[:top_groups]
+    candidates = sorted(e for g in open_groups for e in members[g])
+    return sorted(candidates, key=lambda e: -choice[e])[:top_k]
+
+
+# -- blocks -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Reference:
+    """The values of one run."""
+
+    environment: Environment
+    compute: Any
+    layer: tuple[int, ...] = ()
+    """The layer that each repeat around the current block is at."""
+    states: dict[str, Array] = field(default_factory=dict[str, Array])
+    values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
+
+    def __post_init__(self) -> None:
+        self.batch, self.q_len, self.kv_len = (
+            self.environment.bindings[s] for s in ("batch", "q_len", "kv_len")
+        )
+        self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
+        self.blocks: dict[type[model.BlockOp], Callable[[Any, Array], Array]] = {
+            model.EmbeddingOp: self.embedding,
+            model.GqaOp: self.gqa,
+            model.MlaOp: self.mla,
+            model.FfnOp: self.ffn,
+            model.MoeOp: self.moe,
+            model.LmHeadOp: self.lm_head,
+        }
+
+    def run(self, llm: model.LlmOp) -> ModelRun:
+        (logits,) = self.run_block(llm.body.block, [self.environment.tokens])
+        return ModelRun(logits, self.states, self.values)
+
+    def run_block(self, block: Block, arguments: list[Array]) -> list[Array]:
+        values: dict[SSAValue, Array] = dict(zip(block.args, arguments, strict=True))
+        for op in block.ops:
+            operands = [values[v] for v in op.operands]
+            if isinstance(op, model.YieldOp):
+                return operands
+            if isinstance(op, model.RepeatOp):
+                outer = self.layer
+                for index in range(op.trip_count):
+                    self.layer = (*outer, index)
+                    operands = self.run_block(op.body.block, operands)
+                self.layer = outer
+                values.update(zip(op.results, operands, strict=True))
+                continue
+            semantics = self.blocks.get(type(op)) if isinstance(op, model.BlockOp) else None
+            if semantics is None or not isinstance(op, model.BlockOp):
+                raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
+            y = semantics(op, operands[0])
+            require_finite(y, f"{op.name} at '{op.path.data}'")
+            values[op.y] = y
+            self.values.setdefault(op.path.data, []).append(y)
+        raise NumericError("a block without model.yield has no results")
+
+    def weight(self, block: model.BlockOp, name: str) -> Array:
+        """A parameter of the current layer."""
+        values: Array = self.environment.weights[f"{block.path.data}.{name}"][self.layer]
+        return values.astype(self.compute)
+
+    def cached(self, block: model.BlockOp, name: str, sequence: int, new: Array) -> Array:
+        """All rows of a sequence's cache after `new` [q_len, width] is written to its end."""
+        cache: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+        cache[self.kv_len - self.q_len :] = new
+        return cache
+
+    def normed(self, block: Any, x: Array) -> Array:
+        """The pre-norm of a block."""
+        return rms_norm(x, self.weight(block, "norm.weight"), block.rms_norm_eps.value.data)
+
+    def sequences(self, x: Array) -> list[Array]:
+        """The rows of each sequence."""
+        return list(x.reshape(self.batch, self.q_len, -1))
+
+    def embedding(self, block: model.EmbeddingOp, tokens: Array) -> Array:
+        table = self.weight(block, "weight")
+        if tokens.min() < 0 or tokens.max() >= len(table):
+            raise NumericError(
+                f"model.embedding at '{block.path.data}': token ids are {tokens.min()} to {tokens.max()}, "
+                f"the vocabulary has 0 to {len(table) - 1}"
+            )
+        return np.stack([table[t] for t in tokens])
+
+    def rotary(self, block: model.GqaOp | model.MlaOp, interleaved: bool) -> Rotary:
+        fields: dict[str, float | str] = {}
+        if isinstance(block.rope_scaling, DictionaryAttr):
+            for name, value in block.rope_scaling.data.items():
+                if isinstance(value, StringAttr):
+                    fields[name] = value.data
+                elif isinstance(value, IntegerAttr | FloatAttr):
+                    fields[name] = float(cast(Any, value).value.data)
+        return Rotary(block.rope_theta.value.data, fields, interleaved)
+
+    def gqa(self, block: model.GqaOp, x: Array) -> Array:
+        """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""
+        d, heads, kv_heads = block.head_dim.value.data, block.heads, block.kv_heads
+        past, eps = self.kv_len - self.q_len, block.rms_norm_eps.value.data
+        rotary = self.rotary(block, interleaved=False)
+        wq, wk, wv, wo = (self.weight(block, f"{n}_proj.weight") for n in "qkvo")
+
+        def rotated(rows: Array, norm: str) -> Array:
+            if block.qk_norm:
+                rows = rms_norm(rows, self.weight(block, norm), eps)
+            return rotary.rotate(rows, past)
+
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(self.normed(block, x))):
+            q, new_k, new_v = np.split(h @ wq, heads, axis=1), np.split(h @ wk, kv_heads, axis=1), h @ wv
+            keys = self.cached(block, "k_cache", b, np.hstack([rotated(k, "k_norm.weight") for k in new_k]))
+            values = self.cached(block, "v_cache", b, new_v)
+            k, v = np.split(keys, kv_heads, axis=1), np.split(values, kv_heads, axis=1)
+            read: list[Array] = []
+            for i, query in enumerate(q):
+                shared = i // (heads // kv_heads)
+                read.append(attend(rotated(query, "q_norm.weight"), k[shared], v[shared], d**-0.5))
+            outputs.append(np.hstack(read) @ wo)
+        y: Array = x + np.concatenate(outputs)
+        return y
+
+    def mla(self, block: model.MlaOp, x: Array) -> Array:
+        """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded."""
+        nope, rope, v_dim = block.head_dims
+        heads, rank = block.heads, block.kv_lora_rank.value.data
+        past = self.kv_len - self.q_len
+        rotary = self.rotary(block, bool(block.rope_interleave))
+        scale = (nope + rope) ** -0.5 * rotary.mla_scale()
+        expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(self.normed(block, x))):
+            if block.q_lora_rank is None:
+                queries = h @ self.weight(block, "q_proj.weight")
+            else:
+                latent = h @ self.weight(block, "q_a_proj.weight")
+                latent = rms_norm(latent, self.weight(block, "q_a_layernorm.weight"), model.LATENT_NORM_EPS)
+                queries = latent @ self.weight(block, "q_b_proj.weight")
+            down = h @ self.weight(block, "kv_a_proj.weight")
+            c = rms_norm(down[:, :rank], self.weight(block, "kv_a_layernorm.weight"), model.LATENT_NORM_EPS)
+            c = self.cached(block, "c_kv_cache", b, c)
+            k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
+            read: list[Array] = []
+            for i, q in enumerate(np.split(queries, heads, axis=1)):
+                q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
+                k = np.hstack([c @ expand[:, i, :nope], k_rope])
+                read.append(attend(q, k, c @ expand[:, i, nope:], scale))
+            outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
+        y: Array = x + np.concatenate(outputs)
+        return y
+
+    def ffn(self, block: model.FfnOp, x: Array) -> Array:
+        """Pre-normed SwiGLU with residual."""
+        projections = [self.weight(block, f"{n}_proj.weight") for n in SWIGLU]
+        y: Array = x + swiglu(self.normed(block, x), *projections)
+        return y
+
+    def moe(self, block: model.MoeOp, x: Array) -> Array:
+        """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11)."""
+        router = self.weight(block, "router.weight")
+        bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
+        gate, up, down = (self.weight(block, f"experts.{n}_proj.weight") for n in SWIGLU)
+        groups, top_groups = block.n_group.value.data, block.topk_group.value.data
+        y = x.copy()
+        for t, h in enumerate(self.normed(block, x)):
+            logits = h @ router
+            if block.scoring.data == "sigmoid":
+                scores = 1 / (1 + np.exp(-logits))
+            else:
+                scores = np.exp(logits - logits.max())
+                scores = scores / scores.sum()
+            chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
+            total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
+            for e in chosen:
+                share = scores[e] / total * block.routed_scaling_factor.value.data
+                y[t] += share * swiglu(h, gate[e], up[e], down[e])
+            if block.n_shared_experts.value.data:
+                y[t] += swiglu(h, *(self.weight(block, f"shared.{n}_proj.weight") for n in SWIGLU))
+        return y
+
+    def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:
+        """Final norm and the logits of every token."""
+        if block.tied is None:
+            projection = self.weight(block, "proj.weight")
+        else:
+            projection = self.environment.weights[block.tied.data].astype(self.compute).T
+        logits: Array = self.normed(block, x) @ projection
+        return logits

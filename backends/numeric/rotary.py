@@ -1,0 +1,110 @@
+"""Rotary position embedding: frequencies with the Hugging Face scalings, and the rotation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .errors import Array, NumericError
+
+Scaling = Mapping[str, float | int | str | bool]
+"""The fields of a Hugging Face `rope_scaling`."""
+
+
+def rope(
+    x: Array,
+    head_dim: int,
+    theta: float,
+    interleaved: bool,
+    q_len: int,
+    kv_len: int,
+    scaling: Scaling | None = None,
+) -> Array:
+    """x [batch*q_len, heads*head_dim] with every head rotated; row b*q_len + i stands at kv_len - q_len + i.
+
+    Pairs are columns (2j, 2j+1) when `interleaved`, else (j, j + head_dim/2); a pair turns by position *
+    frequency j (Su et al., RoFormer, equation 34).
+    """
+    frequencies, factor = rope_frequencies(head_dim, theta, scaling)
+    positions = np.tile(np.arange(kv_len - q_len, kv_len), x.shape[0] // q_len)
+    angles = positions[:, None, None] * frequencies
+    cos, sin = (np.asarray(f(angles) * factor, x.dtype) for f in (np.cos, np.sin))
+    heads = x.reshape(x.shape[0], -1, head_dim)
+    half = head_dim // 2
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
+    )
+    y = np.empty_like(heads)
+    y[..., first] = heads[..., first] * cos - heads[..., second] * sin
+    y[..., second] = heads[..., second] * cos + heads[..., first] * sin
+    return y.reshape(x.shape)
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> tuple[Array, float]:
+    """The head_dim/2 angular frequencies (radians per position) and the factor on cos and sin."""
+    plain = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if not scaling:
+        return plain, 1.0
+    kind = scaling.get("rope_type", scaling.get("type"))
+    match kind:
+        case "default":
+            return plain, 1.0
+        case "llama3":
+            return _llama3(plain, scaling), 1.0
+        case "yarn":
+            return _yarn(plain, head_dim, theta, scaling), _yarn_factor(scaling)
+        case _:
+            raise NumericError(
+                f"rope scaling {kind!r} has no numeric semantics, must be default, llama3 or yarn"
+            )
+
+
+def _number(scaling: Scaling, name: str, default: float | None = None) -> float:
+    value = scaling.get(name, default)
+    if not isinstance(value, int | float):
+        raise NumericError(f"rope scaling needs the number '{name}', found {value!r}")
+    return float(value)
+
+
+def _llama3(plain: Array, scaling: Scaling) -> Array:
+    """Long wavelengths are stretched by `factor`, short ones kept, those between blended (Llama 3.1)."""
+    factor = _number(scaling, "factor")
+    low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
+    turns = _number(scaling, "original_max_position_embeddings") * plain / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return plain * (kept + (1 - kept) / factor)
+
+
+def _yarn(plain: Array, head_dim: int, theta: float, scaling: Scaling) -> Array:
+    """NTK-by-parts interpolation (Peng et al., YaRN, section 3.2), bounds rounded as Hugging Face does."""
+    length = _number(scaling, "original_max_position_embeddings")
+
+    def dim_of_turns(turns: float) -> float:
+        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = dim_of_turns(_number(scaling, "beta_fast", 32.0))
+    high = dim_of_turns(_number(scaling, "beta_slow", 1.0))
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001
+    interpolated = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
+    blended: Array = plain * (1 - interpolated) + plain / _number(scaling, "factor") * interpolated
+    return blended
+
+
+def _yarn_factor(scaling: Scaling) -> float:
+    """The factor on cos and sin, which scales the logits by its square (YaRN, equation 15; DeepSeek)."""
+    if "attention_factor" in scaling:
+        return _number(scaling, "attention_factor")
+    factor = _number(scaling, "factor")
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return mscale(_number(scaling, "mscale")) / mscale(_number(scaling, "mscale_all_dim"))
+    return mscale(1.0)

@@ -1,0 +1,138 @@
+"""What the dense tensor operations compute: pure functions of arrays and plain parameters.
+
+The interpreters of all levels share these, on whole tensors, on shards and on tiles alike.  Layouts are those
+of the `layer` dialect: tokens flat in rows, heads adjacent in columns, caches [batch, kv_len, width].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import Array
+
+
+def matmul(x: Array, w: Array) -> Array:
+    """y[.., n] = sum_k x[.., k] w[k, n]."""
+    result: Array = np.matmul(x, w)
+    return result
+
+
+def grouped_matmul(x: Array, w: Array) -> Array:
+    """y[e, c, n] = sum_k x[e, c, k] w[e, k, n]."""
+    result: Array = np.matmul(x, w)
+    return result
+
+
+def head_matmul(x: Array, w: Array, group: int, transpose: bool) -> Array:
+    """One matmul per head with w [R, heads*group].
+
+    Plain: x [T, heads*R] -> [T, heads*group]; transposed: x [T, heads*group] -> [T, heads*R].
+    """
+    rank, width = w.shape
+    blocks = w.reshape(rank, width // group, group).transpose(1, 0, 2)
+    if transpose:
+        blocks = blocks.transpose(0, 2, 1)
+    rows = x.reshape(x.shape[0], width // group, -1).transpose(1, 0, 2)
+    result: Array = np.matmul(rows, blocks).transpose(1, 0, 2).reshape(x.shape[0], -1)
+    return result
+
+
+def attention(
+    q: Sequence[Array],
+    k: Sequence[Array],
+    v: Array,
+    qk_dims: Sequence[int],
+    v_dim: int,
+    scale: float,
+    causal: bool,
+) -> Array:
+    """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
+
+    q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i], v [batch, kv_len, kv_heads*v_dim];
+    query head h reads key head h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i.
+    """
+    batch, kv_len = v.shape[:2]
+    heads = q[0].shape[1] // qk_dims[0]
+    q_len = q[0].shape[0] // batch
+    scores = sum(
+        np.matmul(
+            query.reshape(batch, q_len, heads, dim).transpose(0, 2, 1, 3),
+            _heads(key, dim, heads).transpose(0, 2, 3, 1),
+        )
+        for query, key, dim in zip(q, k, qk_dims, strict=True)
+    )
+    scores = np.asarray(scores) * scalar_like(scale, v)
+    if causal:
+        visible: Array = np.tri(q_len, kv_len, kv_len - q_len, dtype=bool)
+        scores = np.where(visible, scores, scalar_like(-np.inf, v))
+    y = np.matmul(softmax(scores), _heads(v, v_dim, heads).transpose(0, 2, 1, 3))
+    result: Array = y.transpose(0, 2, 1, 3).reshape(batch * q_len, heads * v_dim)
+    return result
+
+
+def scalar_like(value: float, like: Array) -> Array:
+    """A scalar in the element type of `like`, so that it does not widen what it multiplies."""
+    return np.asarray(value, like.dtype)
+
+
+def _heads(cache: Array, dim: int, heads: int) -> Array:
+    """cache [batch, kv_len, kv_heads*dim] as [batch, kv_len, heads, dim], key heads repeated."""
+    split = cache.reshape(*cache.shape[:2], -1, dim)
+    return np.repeat(split, heads // split.shape[2], axis=2)
+
+
+def softmax(x: Array) -> Array:
+    """exp(x) / sum(exp(x)) over the last dim, shifted by the maximum; -inf gives 0."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    result: Array = e / e.sum(axis=-1, keepdims=True)
+    return result
+
+
+def rms_norm(x: Array, w: Array, eps: float, group: int) -> Array:
+    """x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (Zhang and Sennrich, equation 4)."""
+    rows = x.reshape(*x.shape[:-1], -1, group)
+    mean = np.mean(rows * rows, axis=-1, keepdims=True)
+    result: Array = (rows / np.sqrt(mean + scalar_like(eps, x)) * w).reshape(x.shape)
+    return result
+
+
+def silu_mul(gate: Array, up: Array) -> Array:
+    """gate * sigmoid(gate) * up (SwiGLU: Shazeer, GLU variants)."""
+    result: Array = gate * sigmoid(gate) * up
+    return result
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), without overflow for large |x|."""
+    return np.exp(-np.logaddexp(np.zeros_like(x), -x))
+
+
+def embedding(tokens: Array, table: Array, first_row: int = 0) -> Array:
+    """Rows of the table by token id: [T, width].
+
+    `table` holds ids first_row .. first_row + rows; ids outside (of other vocabulary shards) give zero rows.
+    """
+    rows = tokens - first_row
+    held = (rows >= 0) & (rows < table.shape[0])
+    return np.where(held[:, None], table[np.where(held, rows, 0)], np.zeros((), table.dtype))
+
+
+def column_slice(x: Array, group: int, offset: int, size: int) -> Array:
+    """Columns offset .. offset+size of every `group` columns."""
+    return x.reshape(*x.shape[:-1], -1, group)[..., offset : offset + size].reshape(*x.shape[:-1], -1)
+
+
+def last_token(x: Array, q_len: int) -> Array:
+    """The row of the last query of every sequence: [batch*q_len, W] -> [batch, W]."""
+    return x[q_len - 1 :: q_len]
+
+
+def kv_append(cache: Array, new: Array) -> Array:
+    """A copy of cache [batch, kv_len, W] whose last q_len positions hold new [batch*q_len, W]."""
+    batch, kv_len, width = cache.shape
+    q_len = new.shape[0] // batch
+    y = cache.copy()
+    y[:, kv_len - q_len :] = new.reshape(batch, q_len, width)
+    return y

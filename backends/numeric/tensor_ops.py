@@ -1,0 +1,255 @@
+"""The table from the tensor ops of the `layer` dialect to their semantics.
+
+An op is given semantics by one function here, on the arrays of its operands:
+
+    @implements(layer.MatmulOp)
+    def _matmul(op: layer.MatmulOp, operands: Operands, context: Context) -> Results: ...
+
+The interpreters of whole programs and of one rank's program both run ops through `run_tensor_op`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
+from xdsl.ir import Attribute, Operation
+
+from ...dialects import layer
+from ...dialects.assembly import PmcOp
+from ...dialects.expr import Expr
+from ...dialects.tensor import tensor
+from . import routing, semantics
+from .environment import evaluate_dims
+from .errors import Array, NumericError, require_finite
+from .precision import Precision
+from .rotary import Scaling, rope
+
+Operands = Sequence[Array]
+Results = tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an op's semantics may depend on besides its operands."""
+
+    bindings: Mapping[str, int]
+    precision: Precision
+
+    def integer(self, value: Expr, op: Operation) -> int:
+        """The value of an expression under the bindings."""
+        return evaluate_dims([value], self.bindings, where(op))[0]
+
+
+OpT = TypeVar("OpT", bound=PmcOp)
+Semantics = Callable[[Any, Operands, Context], Results]
+
+TENSOR_OPS: dict[type[Operation], Semantics] = {}
+"""The semantics of every tensor op, by op class."""
+
+
+def implements(
+    kind: type[OpT],
+) -> Callable[[Callable[[OpT, Operands, Context], Results]], Callable[[OpT, Operands, Context], Results]]:
+    """Register the decorated function as the semantics of `kind`."""
+
+    def register(function: Callable[[OpT, Operands, Context], Results]) -> Callable[..., Results]:
+        TENSOR_OPS[kind] = function
+        return function
+
+    return register
+
+
+def where(op: Operation) -> str:
+    """`layer.matmul at 'blocks.mlp.up_proj'`: how every error names an op."""
+    return f"{op.name} at '{op.path.data}'" if isinstance(op, PmcOp) else op.name
+
+
+def run_tensor_op(op: Operation, operands: Operands, context: Context) -> Results:
+    """The results of one op, each of the shape that its type says and rounded as its storage asks.
+
+    Raises NumericError, naming op and path: no semantics, wrong shape, or a result that is not finite.
+    """
+    function = TENSOR_OPS.get(type(op))
+    if function is None:
+        raise NumericError(f"{where(op)}: the op has no numeric semantics")
+    try:
+        results = function(op, operands, context)
+    except NumericError as error:
+        raise NumericError(f"{where(op)}: {error}") from None
+    except (ValueError, IndexError) as error:
+        shapes = ", ".join(str(list(o.shape)) for o in operands)
+        raise NumericError(f"{where(op)}: operands {shapes} do not fit: {error}") from None
+    return tuple(stored(op, index, values, context) for index, values in enumerate(results))
+
+
+def stored(op: Operation, index: int, values: Array, context: Context) -> Array:
+    """Result `index` of `op` after the checks on shape and finiteness, in its storage type."""
+    kind = tensor(op.results[index])
+    shape = evaluate_dims(kind.dims, context.bindings, where(op))
+    if values.shape != shape:
+        raise NumericError(
+            f"{where(op)}: result {index} is {list(values.shape)}, its type says {list(shape)}"
+        )
+    result = context.precision.store(values, kind.element_type)
+    require_finite(result, f"{where(op)}: result {index}")
+    return result
+
+
+# -- matrix ops ---------------------------------------------------------------------------------------------
+
+
+@implements(layer.MatmulOp)
+def _matmul(op: layer.MatmulOp, operands: Operands, context: Context) -> Results:
+    return (semantics.matmul(*operands),)
+
+
+@implements(layer.GroupedMatmulOp)
+def _grouped_matmul(op: layer.GroupedMatmulOp, operands: Operands, context: Context) -> Results:
+    return (semantics.grouped_matmul(*operands),)
+
+
+@implements(layer.HeadMatmulOp)
+def _head_matmul(op: layer.HeadMatmulOp, operands: Operands, context: Context) -> Results:
+    x, w = operands
+    return (semantics.head_matmul(x, w, op.group.value.data, bool(op.transpose)),)
+
+
+@implements(layer.AttentionOp)
+def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> Results:
+    pieces = len(op.q)
+    y = semantics.attention(
+        operands[:pieces],
+        operands[pieces : 2 * pieces],
+        operands[2 * pieces],
+        op.piece_dims(),
+        op.v_dim.value.data,
+        op.scale.value.data,
+        bool(op.causal),
+    )
+    return (y,)
+
+
+# -- row-wise ops -------------------------------------------------------------------------------------------
+
+
+@implements(layer.EmbeddingOp)
+def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> Results:
+    tokens, table = operands
+    if op.vocab_axis is not None:
+        raise NumericError(
+            "the vocabulary is sharded: only the interpreter of a mesh knows the rows of this rank"
+        )
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < table.shape[0]):
+        raise NumericError(
+            f"token ids are {int(tokens.min())} to {int(tokens.max())}, "
+            f"the vocabulary has 0 to {table.shape[0] - 1}"
+        )
+    return (semantics.embedding(tokens, table),)
+
+
+@implements(layer.RmsNormOp)
+def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Results:
+    x, w = operands
+    return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
+
+
+@implements(layer.RopeOp)
+def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
+    y = rope(
+        operands[0],
+        op.head_dim.value.data,
+        op.theta.value.data,
+        bool(op.interleaved),
+        context.integer(op.q_len.data, op),
+        context.integer(op.kv_len.data, op),
+        None if op.scaling is None else scaling_fields(op.scaling),
+    )
+    return (y,)
+
+
+def scaling_fields(scaling: DictionaryAttr) -> Scaling:
+    """The fields of a `rope_scaling` attribute as Python values."""
+    return {name: _field(name, value) for name, value in scaling.data.items()}
+
+
+def _field(name: str, value: Attribute) -> float | int | str | bool:
+    match value:
+        case StringAttr():
+            return value.data
+        case IntegerAttr():
+            integer = cast(IntegerAttr[IntegerType], value)
+            return bool(integer.value.data) if integer.type == IntegerType(1) else integer.value.data
+        case FloatAttr():
+            return value.value.data
+        case _:
+            raise NumericError(
+                f"rope scaling field '{name}' is {value}, must be a number, a string or a boolean"
+            )
+
+
+@implements(layer.SiluMulOp)
+def _silu_mul(op: layer.SiluMulOp, operands: Operands, context: Context) -> Results:
+    return (semantics.silu_mul(*operands),)
+
+
+@implements(layer.AddOp)
+def _add(op: layer.AddOp, operands: Operands, context: Context) -> Results:
+    return (operands[0] + operands[1],)
+
+
+@implements(layer.QuantizeOp)
+def _quantize(op: layer.QuantizeOp, operands: Operands, context: Context) -> Results:
+    return (operands[0],)  # the rounding is that of storing any result
+
+
+# -- views and state ----------------------------------------------------------------------------------------
+
+
+@implements(layer.SliceOp)
+def _slice(op: layer.SliceOp, operands: Operands, context: Context) -> Results:
+    group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))
+    return (semantics.column_slice(operands[0], group, offset, size),)
+
+
+@implements(layer.LastTokenOp)
+def _last_token(op: layer.LastTokenOp, operands: Operands, context: Context) -> Results:
+    return (semantics.last_token(operands[0], context.integer(op.q_len.data, op)),)
+
+
+@implements(layer.KvAppendOp)
+def _kv_append(op: layer.KvAppendOp, operands: Operands, context: Context) -> Results:
+    return (semantics.kv_append(*operands),)
+
+
+# -- mixture of experts -------------------------------------------------------------------------------------
+
+
+@implements(layer.RouterTopkOp)
+def _router_topk(op: layer.RouterTopkOp, operands: Operands, context: Context) -> Results:
+    scoring: Literal["softmax", "sigmoid"] = "softmax" if op.scoring.data == "softmax" else "sigmoid"
+    return routing.router_topk(
+        operands[0],
+        operands[1] if op.bias is not None else None,
+        op.top_k.value.data,
+        scoring,
+        op.groups.value.data,
+        op.top_groups.value.data,
+        bool(op.normalize),
+        op.scale.value.data,
+    )
+
+
+@implements(layer.DispatchOp)
+def _dispatch(op: layer.DispatchOp, operands: Operands, context: Context) -> Results:
+    x, indices = operands
+    experts, capacity = (context.integer(d, op) for d in tensor(op.y).dims[:2])
+    return (routing.dispatch(x, indices, experts, capacity),)
+
+
+@implements(layer.CombineOp)
+def _combine(op: layer.CombineOp, operands: Operands, context: Context) -> Results:
+    y_experts, indices, weights = operands
+    return (routing.combine(y_experts, indices, weights),)
