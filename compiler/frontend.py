@@ -1,8 +1,8 @@
 """Hugging Face configurations to the `model` dialect.
 
-A field is read when the architecture's modeling code in `transformers` reads it, with the meaning it has there.  A
-missing or mistyped field is an error.  Where a comment says "absent = X", that is the default of the Hugging Face
-configuration class, which the published files rely on; there are no other defaults.
+A field is read when the architecture's modeling code in `transformers` reads it, with the meaning it has
+there.  A missing or mistyped field is an error.  Where a comment says "absent = X", that is the default of
+the Hugging Face configuration class, which the published files rely on; there are no other defaults.
 """
 
 from __future__ import annotations
@@ -332,7 +332,8 @@ def _mixtral(fields: Fields) -> _Layers:
 
 
 def _deepseek_v3(fields: Fields) -> _Layers:
-    # Absent = what DeepseekV3TopkRouter does: sigmoid scores, choice with the correction bias, every layer MoE.
+    # Absent = what DeepseekV3TopkRouter does: sigmoid scores, choice with the correction bias, every layer
+    # MoE.
     fields.unsupported_unless("scoring_func", "sigmoid")
     fields.unsupported_unless("topk_method", "noaux_tc")
     fields.unsupported_unless("moe_layer_freq", 1)

@@ -1,10 +1,10 @@
 """The `model` dialect: one op is one block of the architecture, free of hardware, phase and number format.
 
-    %y = model.gqa(%x) {num_attention_heads = 32, ..} at "blocks.dense.gqa" : !layer.tensor<[batch*q_len, 4096], bf16>
+    %y = model.ffn(%x) {intermediate_size = 14336, ..} at "blocks.dense.ffn" : !layer.tensor<[..], bf16>
 
-Properties carry the names of the Hugging Face config.  Attention and feed-forward blocks include their pre-norm and
-residual: y = x + f(norm(x)); `model.lm_head` includes the final norm.  `BlockOp.weights` lists the parameters of a
-block once: the parameter counts and the expand-blocks pass both read that list.
+Properties carry the names of the Hugging Face config.  Attention and feed-forward blocks include their
+pre-norm and residual: y = x + f(norm(x)); `model.lm_head` includes the final norm.  `BlockOp.weights` lists
+the parameters of a block once: the parameter counts and the expand-blocks pass both read that list.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from .assembly import PmcOp
 from .tensor import TensorType, tensor
 
 LATENT_NORM_EPS = 1e-6
-"""Epsilon of MLA's norms of the query and KV latents: DeepseekV3RMSNorm's default, which the config does not set."""
+"""Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
 
 SCORINGS = ("softmax", "sigmoid")
 """What turns router logits into scores."""
@@ -52,7 +52,7 @@ SCORINGS = ("softmax", "sigmoid")
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """A parameter tensor of a block: its name below the block's path, dims, and the logical axis of each dim."""
+    """A parameter of a block: its name below the block's path, its dims and the logical axis of each dim."""
 
     name: str
     dims: tuple[int, ...]
@@ -68,7 +68,7 @@ class WeightSpec:
         return prod(self.dims)
 
 
-# -- structure --------------------------------------------------------------------------------------------------
+# -- structure -----------------------------------------------------------------------------------------------
 
 
 @irdl_op_definition
@@ -142,7 +142,7 @@ class RepeatOp(PmcOp):
         return self.count.value.data
 
 
-# -- blocks -----------------------------------------------------------------------------------------------------
+# -- blocks --------------------------------------------------------------------------------------------------
 
 
 class BlockOp(PmcOp):
@@ -210,7 +210,7 @@ class EmbeddingOp(BlockOp):
 
 @irdl_op_definition
 class LmHeadOp(BlockOp):
-    """Final norm and projection to the vocabulary; `tied` uses the transpose of the embedding table at `tied`."""
+    """Final norm and projection to the vocabulary, by the transpose of the parameter at `tied` if given."""
 
     name = "model.lm_head"
     rms_norm_eps = prop_def(FloatAttr)
@@ -283,7 +283,7 @@ class GqaOp(AttentionBlockOp):
 
 @irdl_op_definition
 class MlaOp(AttentionBlockOp):
-    """Multi-head latent attention (DeepSeek-V2 report, section 2.1): keys and values from one latent per token."""
+    """Multi-head latent attention (DeepSeek-V2 report, section 2.1): one latent per token is cached."""
 
     name = "model.mla"
     POSITIVE: ClassVar[tuple[str, ...]] = (
@@ -320,7 +320,7 @@ class MlaOp(AttentionBlockOp):
         )
 
     def weights(self) -> list[WeightSpec]:
-        """Norm, query projection (through a latent or direct), KV latent and its expansion, output projection."""
+        """Norm, query projection (direct or by a latent), KV latent and its expansion, output projection."""
         hidden, heads, rank = self.width, self.heads, self.kv_lora_rank.value.data
         nope, rope, v = self.head_dims
         queries = heads * (nope + rope)
@@ -452,7 +452,7 @@ class MoeOp(BlockOp):
         )
 
 
-# -- counts -----------------------------------------------------------------------------------------------------
+# -- counts --------------------------------------------------------------------------------------------------
 
 
 def parameter_count(module: ModuleOp) -> int:
@@ -464,7 +464,7 @@ def parameter_count(module: ModuleOp) -> int:
 
 
 def active_parameter_count(module: ModuleOp) -> int:
-    """The parameters that one token is multiplied with: top-k of the routed experts, one row of the embedding."""
+    """The parameters that one token uses: top-k of the routed experts, one row of the embedding table."""
     return sum(count * block.active_parameters() for block, count in model_blocks(module))
 
 

@@ -21,14 +21,14 @@ from .base import PassError, PmcPass
 class BindSymbolsPass(PmcPass):
     """Give the symbols of a module their values: every dim becomes an integer.
 
-        %y = layer.last_token(%x) {q_len = <q_len>} at "lm_head.last_token" : !layer.tensor<[batch, 4096], bf16>
+        %y = layer.last_token(%x) {q_len = <q_len>} at "lm_head.last_token" : !layer.tensor<[batch, 64], bf16>
 
     becomes, with `bind-symbols{batch=8 q-len=1 kv-len=4096}`,
 
-        %y = layer.last_token(%x) {q_len = <1>} at "lm_head.last_token" : !layer.tensor<[8, 4096], bf16>
+        %y = layer.last_token(%x) {q_len = <1>} at "lm_head.last_token" : !layer.tensor<[8, 64], bf16>
 
-    `kv_len` counts the current queries, so it is at least `q_len`.  Every symbol that the module uses must be given;
-    one that it does not use may be left out.
+    `kv_len` counts the current queries, so it is at least `q_len`.  Every symbol that the module uses must be
+    given; one that it does not use may be left out.
     """
 
     name = "bind-symbols"
@@ -45,7 +45,8 @@ class BindSymbolsPass(PmcPass):
                 raise PassError(f"{self.name}: {symbol} is {value}, must be at least 1")
         if self.q_len is not None and self.kv_len is not None and self.kv_len < self.q_len:
             raise PassError(
-                f"{self.name}: kv_len {self.kv_len} is less than q_len {self.q_len}; kv_len counts the current queries"
+                f"{self.name}: kv_len {self.kv_len} is less than q_len {self.q_len}; "
+                "kv_len counts the current queries too"
             )
 
     def bindings(self) -> dict[str, int]:
@@ -98,7 +99,7 @@ class _Binder:
                 return bound
             case TensorType():
                 dims = [d.substitute(self.bindings) for d in attribute.dims]
-                self._require_bound(frozenset().union(*(d.symbols for d in dims)))
+                self._require_bound(frozenset(symbol for d in dims for symbol in d.symbols))
                 return attribute.with_dims(dims)
             case ArrayAttr():
                 return ArrayAttr([self.bind(a) for a in attribute.data])

@@ -46,21 +46,22 @@ ELEMENT_TYPES: dict[str, Attribute] = {
 
 @dataclass(frozen=True)
 class QuantizePass(PmcPass):
-    """Set the element types of matmul weights, of the activations they are multiplied with, and of the KV cache.
+    """Set the element types of matmul weights, of their activations, and of the KV cache.
 
-        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<[8, 64], bf16>
-        %y = layer.matmul(%x, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<[batch*q_len, 64], bf16>
+        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., bf16>
+        %y = layer.matmul(%x, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<.., bf16>
 
     becomes, with `quantize{weights="f8E4M3FN" activations="f8E4M3FN"}`,
 
-        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<[..], f8E4M3FN>
-        %q = layer.quantize(%x) at "blocks.dense.ffn.norm.quantize" : !layer.tensor<[batch*q_len, 8], f8E4M3FN>
-        %y = layer.matmul(%q, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<[batch*q_len, 64], bf16>
+        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., f8E4M3FN>
+        %q = layer.quantize(%x) at "blocks.dense.ffn.norm.quantize" : !layer.tensor<.., f8E4M3FN>
+        %y = layer.matmul(%q, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<.., bf16>
 
-    One value is quantised once for all its readers; expert rows are quantised before the dispatch, which then moves
-    the short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
-    norms, router biases and the embedding table.  New cache rows are quantised before they are appended; queries
-    follow when all keys and values of an attention are 8 bits or less.  Results stay in the model's element type.
+    One value is quantised once for all its readers; expert rows are quantised before the dispatch, which then
+    moves the short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they
+    are, and so do norms, router biases and the embedding table.  New cache rows are quantised before they are
+    appended; queries follow when all keys and values of an attention have 8 bits.  Results stay in the
+    model's element type.
     """
 
     name = "quantize"
@@ -85,13 +86,12 @@ class QuantizePass(PmcPass):
             lowered = {k.lower(): k for k in known}
             near = difflib.get_close_matches(name.lower(), list(lowered), n=1)
             hint = f"; did you mean '{lowered[near[0]]}'?" if near else ""
-            raise PassError(
-                f"{self.name}: {option.replace('_', '-')} is '{name}', must be one of {', '.join(known)}{hint}"
-            )
+            option = option.replace("_", "-")
+            raise PassError(f"{self.name}: {option} is '{name}', must be one of {', '.join(known)}{hint}")
         return ELEMENT_TYPES[name]
 
     def run(self, module: ModuleOp) -> None:
-        """Caches first, because what they hold may need no conversion any more; then products; then queries."""
+        """Caches first, because what they hold may need no conversion later; then products; then queries."""
         weights, activations = self._element_type("weights"), self._element_type("activations")
         cache = self._element_type("kv_cache")
         ops = list(module.walk())
@@ -113,7 +113,7 @@ class QuantizePass(PmcPass):
                 _convert_queries(attention, converter)
 
     def _quantised(self, product: _Product) -> bool:
-        """Whether the weight of a product is stored in the quantised type; a tied one shares the embedding table."""
+        """Whether the weight of a product is quantised; a tied one is the embedding table, which is not."""
         parameter = _parameter(product.w)
         if parameter is None or parameter.transpose_of is not None:
             return False
@@ -155,7 +155,7 @@ def _insert_quantize(value: SSAValue, element_type: Attribute) -> SSAValue:
 
 
 def _convert_activations(products: list[_Product], element_type: Attribute, converter: _Converter) -> None:
-    """Convert the activation of every product, before the dispatch where all experts' products take it short."""
+    """Convert the activation of every product, before the dispatch if all products behind it are quantised."""
     quantised: set[Operation] = set(products)
     for product in products:
         dispatch = product.x.owner
@@ -167,7 +167,7 @@ def _convert_activations(products: list[_Product], element_type: Attribute, conv
 
 
 def _convert_queries(attention: layer.AttentionOp, converter: _Converter) -> None:
-    """With all keys and values of 8 bits the products run at that rate: the queries take the type of their keys."""
+    """Queries take the type of their keys where all keys and values have 8 bits: the rate of the product."""
     if all(element_bits(tensor(v).element_type) == 8 for v in (*attention.k, attention.v)):
         for query, key in zip(list(attention.q), attention.k, strict=True):
             converter.convert_operand(attention, query, tensor(key).element_type)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.rewriter import Rewriter
 
 from ...dialects import model
 from ...dialects.levels import Level
@@ -30,9 +31,10 @@ class ExpandBlocksPass(PmcPass):
           ..
           %y = layer.add(%x, %d) at "blocks.dense.ffn.residual" : !layer.tensor<..>
 
-    `phase`: prefill computes the logits of the last token of each sequence and expands the KV latent of MLA; decode
-    computes the logits of all tokens and, with `absorb-mla`, attends over the latent itself.  `capacity` sizes the
-    expert buffers: `balanced` for their mean load (cost models), `worst` so that no token is dropped (numerics).
+    `phase`: prefill computes the logits of the last token of each sequence and expands the KV latent of MLA;
+    decode computes the logits of all tokens and, with `absorb-mla`, attends over the latent itself.
+    `capacity` sizes the expert buffers: `balanced` for their mean load (cost models), `worst` so that no
+    token is dropped (numerics).
     """
 
     name = "expand-blocks"
@@ -57,5 +59,4 @@ class ExpandBlocksPass(PmcPass):
         for op in list(module.ops):
             if isinstance(op, model.LlmOp):
                 module.body.block.insert_op_before(expand_llm(op, step), op)
-                op.detach()
-                op.erase()
+                Rewriter.erase_op(op)

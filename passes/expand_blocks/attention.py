@@ -14,7 +14,7 @@ from .block_builder import Q_LEN, BlockBuilder
 
 
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
-    """y = x + o_proj(attention(rope(q), cached rope(k), cached v)), heads normalised before rope if `qk_norm`."""
+    """y = x + o_proj(attention(rope(q), cached rope(k), cached v)); `qk_norm` acts before rope."""
     d = op.head_dim.value.data
     normed = build.norm(x, "norm", op.rms_norm_eps)
     q, k, v = (build.matmul(normed, name) for name in ("q_proj", "k_proj", "v_proj"))
@@ -25,15 +25,16 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
         for h, name in ((q, "q_rope"), (k, "k_rope"))
     )
     keys, values = build.appended("k", k, "kv_heads"), build.appended("v", v, "kv_heads")
-    attended = _attention(build, [q], [keys], values, [d], d, op.heads, d**-0.5)
+    attended = _attention(build, [q], [keys], values, [d], d, op.heads, 1 / math.sqrt(d))
     return build.add(x, build.matmul(attended, "o_proj"), "residual")
 
 
 def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool) -> SSAValue:
     """y = x + o_proj(attention); the caches hold the normalised latent and the rotated shared key.
 
-    Expanded: keys and values of every cached token are computed from its latent (kv_b).  Absorbed (DeepSeek-V2
-    report, section 2.1.2): kv_b's key half moves to the queries and its value half behind the attention.
+    Expanded: keys and values of every cached token are computed from its latent (kv_b).  Absorbed
+    (DeepSeek-V2 report, section 2.1.2): kv_b's key half moves to the queries and its value half behind the
+    attention.
     """
     (nope, rope, v_dim), rank = op.head_dims, op.kv_lora_rank.value.data
     normed = build.norm(x, "norm", op.rms_norm_eps)
@@ -98,7 +99,7 @@ def _mla_rope(build: BlockBuilder, x: SSAValue, name: str, op: model.MlaOp) -> S
 def _head_matmul(
     build: BlockBuilder, x: SSAValue, w: SSAValue, name: str, group: int, width: int, transpose: bool
 ) -> SSAValue:
-    result = build.type(tensor(x).dims[0], width)
+    result = build.tensor_type(tensor(x).dims[0], width)
     return build.op(layer.HeadMatmulOp, [x, w], name, result, {"group": group, "transpose": transpose})
 
 
@@ -113,7 +114,7 @@ def _attention(
     scale: float,
 ) -> SSAValue:
     """Causal attention of the current queries over all keys of their sequence."""
-    result = build.type(tensor(q[0]).dims[0], heads * v_dim)
+    result = build.tensor_type(tensor(q[0]).dims[0], heads * v_dim)
     return build.op(
         layer.AttentionOp,
         [q, k, v],
@@ -130,10 +131,12 @@ def _attention(
 
 
 def mla_softmax_scale(qk_head_dim: int, scaling: DictionaryAttr | None) -> float:
-    """qk_head_dim**-0.5, times mscale**2 when yarn sets `mscale_all_dim` (DeepseekV3Attention of transformers)."""
-    scale = qk_head_dim**-0.5
-    fields = {} if scaling is None else scaling.data
-    all_dim, factor = fields.get("mscale_all_dim"), fields.get("factor")
+    """qk_head_dim**-0.5, times mscale**2 when yarn sets `mscale_all_dim` (as in DeepseekV3Attention)."""
+    scale = 1 / math.sqrt(qk_head_dim)
+    if scaling is None:
+        return scale
+    all_dim, factor = scaling.data.get("mscale_all_dim"), scaling.data.get("factor")
     if isinstance(all_dim, FloatAttr) and isinstance(factor, FloatAttr) and factor.value.data > 1:
-        scale *= (0.1 * all_dim.value.data * math.log(factor.value.data) + 1.0) ** 2
+        mscale = 0.1 * all_dim.value.data * math.log(factor.value.data) + 1.0
+        scale *= mscale * mscale
     return scale

@@ -29,7 +29,7 @@ class BlockBuilder:
         """The path of `name` below the block; the block itself for ''."""
         return f"{self.source.path.data}.{name}" if name else self.source.path.data
 
-    def type(self, *dims: Expr | int, element_type: Attribute | None = None) -> TensorType:
+    def tensor_type(self, *dims: Expr | int, element_type: Attribute | None = None) -> TensorType:
         """A tensor of the model's element type, or of another one."""
         return TensorType.of(dims, element_type or self.source.dtype)
 
@@ -57,7 +57,7 @@ class BlockBuilder:
         """Append an op of one result."""
         return self.ops(kind, operands, name, [result], properties)[0]
 
-    # -- sources ------------------------------------------------------------------------------------------------
+    # -- sources ---------------------------------------------------------------------------------------------
 
     def weight(self, name: str) -> SSAValue:
         """The parameter of that name, defined at its first use."""
@@ -67,24 +67,24 @@ class BlockBuilder:
                 "axes": _axes(spec.axes),
                 "transpose_of": spec.transpose_of,
             }
-            result = self.type(*spec.dims, element_type=spec.element_type)
+            result = self.tensor_type(*spec.dims, element_type=spec.element_type)
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
         return self.weights[name]
 
     def appended(self, name: str, new: SSAValue, axis: str) -> SSAValue:
-        """The cache [batch, kv_len, width] with the rows of the current tokens; `axis` is that of its columns."""
-        cache_type = self.type(BATCH, KV_LEN, tensor(new).dims[1])
+        """The cache [batch, kv_len, width] with the current rows appended; `axis` is that of its columns."""
+        cache_type = self.tensor_type(BATCH, KV_LEN, tensor(new).dims[1])
         axes = {"axes": _axes(("batch", "", axis))}
         cache = self.op(layer.StateOp, [], f"{name}_cache", cache_type, axes)
         return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
 
-    # -- tensor ops ---------------------------------------------------------------------------------------------
+    # -- tensor ops ------------------------------------------------------------------------------------------
 
     def matmul(self, x: SSAValue, name: str, element_type: Attribute | None = None) -> SSAValue:
         """x times the weight of projection `name`, which may be one per expert."""
         w = self.weight(f"{name}.weight")
         kind = layer.GroupedMatmulOp if len(tensor(w).dims) == 3 else layer.MatmulOp
-        result = self.type(*tensor(x).dims[:-1], tensor(w).dims[-1], element_type=element_type)
+        result = self.tensor_type(*tensor(x).dims[:-1], tensor(w).dims[-1], element_type=element_type)
         return self.op(kind, [x, w], name, result)
 
     def norm(self, x: SSAValue, name: str, eps: PropertyValue) -> SSAValue:
@@ -98,7 +98,7 @@ class BlockBuilder:
         dims = tensor(x).dims
         width = dims[-1].constant // group * size
         properties = {"group": group, "offset": offset, "size": size}
-        result = self.type(*dims[:-1], width, element_type=tensor(x).element_type)
+        result = self.tensor_type(*dims[:-1], width, element_type=tensor(x).element_type)
         return self.op(layer.SliceOp, [x], name, result, properties)
 
     def rope(

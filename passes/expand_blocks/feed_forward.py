@@ -28,8 +28,8 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
         [logits, *bias],
         "topk",
         [
-            build.type(TOKENS, op.top_k, element_type=Float32Type()),
-            build.type(TOKENS, op.top_k, element_type=i32),
+            build.tensor_type(TOKENS, op.top_k, element_type=Float32Type()),
+            build.tensor_type(TOKENS, op.top_k, element_type=i32),
         ],
         {
             "top_k": op.num_experts_per_tok,
@@ -40,7 +40,7 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scale": op.routed_scaling_factor,
         },
     )
-    slots = build.type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
+    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
     rows = build.op(layer.DispatchOp, [normed, indices], "dispatch", slots, {"capacity": capacity})
     routed = build.op(
         layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type

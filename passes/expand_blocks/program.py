@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xdsl.ir import Block, Region, SSAValue
 
 from ...dialects import layer, model
+from ...dialects.assembly import PropertyValue
 from ...dialects.tensor import tensor
 from ..base import PassError
 from .attention import expand_gqa, expand_mla
@@ -37,7 +38,7 @@ def expand_llm(llm: model.LlmOp, step: Step) -> layer.ProgramOp:
     block = Block(arg_types=[a.type for a in source.args])
     results = _expand_into(block, source, step)
     block.add_op(layer.ReturnOp.make([results], [], path, like=llm))
-    properties = {"sym_name": llm.sym_name, "phase": step.phase}
+    properties: dict[str, PropertyValue] = {"sym_name": llm.sym_name, "phase": step.phase}
     return layer.ProgramOp.make([], [], path, properties, [Region(block)], like=llm)
 
 
@@ -90,6 +91,6 @@ def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Ste
 def _expand_lm_head(build: BlockBuilder, x: SSAValue, op: model.LmHeadOp, step: Step) -> SSAValue:
     """Logits of every token, in prefill only of the last one of each sequence: the others are prompt."""
     if step.phase == "prefill":
-        last = build.type(BATCH, tensor(x).dims[1])
+        last = build.tensor_type(BATCH, tensor(x).dims[1])
         x = build.op(layer.LastTokenOp, [x], "last_token", last, {"q_len": Q_LEN})
     return build.matmul(build.norm(x, "norm", op.rms_norm_eps), "proj")
