@@ -1,0 +1,524 @@
+"""The `g5` dialect: accelerator commands, one op per command template, with loops kept as loops.
+
+A `g5.stream` is one step of one rank.  A `g5.program` in it is what all cores run for one kernel: each core has its own
+value of the symbol `core` and its own engines `ENGINES`, which take their commands in program order, one in flight.
+A program ends with a barrier: all commands of all cores have finished, and ids restart.
+
+    g5.program() {cores = 64, op_name = "layer.matmul"} at "blocks.moe.mla.q_a_proj" {
+      g5.loop k < <14> at ".." {
+        g5.gdma {direction = "load", dram = <core*512 + 4096>, lmem = <mod(k.seq, 2)*32768>, ..} after [tiu-1] at ".."
+        g5.tiu {acc = #g5.lmem<0, pitch 8, f32>, .., accumulate = <k>} after [gdma-0] at ".."
+
+The id of a command is its ordinal, from 1, on its engine, core and program.  `after [gdma-1]` means: wait until all
+but the last 1 of the commands that GDMA was given before this one, in program order, have finished.  The absolute id
+to wait for is (commands given to that engine so far) - lag, satisfied when not positive.  One text so serves every
+iteration, also of loops whose trip counts differ between cores.  Addresses are bytes, shapes and strides elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
+from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
+from xdsl.irdl import (
+    irdl_attr_definition,
+    irdl_op_definition,
+    opt_prop_def,
+    param_def,
+    prop_def,
+    region_def,
+    traits_def,
+)
+from xdsl.parser import AttrParser, Parser
+from xdsl.printer import Printer
+from xdsl.traits import IsolatedFromAbove, NoTerminator
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
+
+from .assembly import PmcOp, parse_properties, print_properties
+from .expr import Expr, ExprAttr, parse_expr
+from .g5_table import TableAttr
+from .tensor import ShapeAttr, shape_text
+from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, running_count
+
+ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
+"""The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
+
+GDMA_RANK = 4
+"""The number of dims of a GDMA descriptor."""
+
+# -- attributes -------------------------------------------------------------------------------------------------
+
+
+@irdl_attr_definition
+class AfterAttr(Data[tuple[tuple[str, int], ...]]):
+    """The dependencies of a command: pairs of engine and lag, in the order of `ENGINES`."""
+
+    name: ClassVar[str] = "g5.after"
+
+    @classmethod
+    def parse_list(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
+        """Parse `[engine-lag, ..]`."""
+
+        def pair() -> tuple[str, int]:
+            position = parser.pos
+            engine = parser.parse_identifier()
+            if engine not in ENGINES:
+                parser.raise_error(f"unknown engine '{engine}', expected one of {', '.join(ENGINES)}", position)
+            parser.parse_punctuation("-")
+            return engine, parser.parse_integer(allow_negative=False)
+
+        return tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, pair))
+
+    @property
+    def text(self) -> str:
+        """`[engine-lag, ..]`."""
+        return f"[{', '.join(f'{engine}-{lag}' for engine, lag in self.data)}]"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
+        """Parse `<[engine-lag, ..]>`."""
+        with parser.in_angle_brackets():
+            return cls.parse_list(parser)
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print `<[engine-lag, ..]>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(self.text)
+
+
+@irdl_attr_definition
+class LmemAttr(ParametrizedAttribute):
+    """A matrix in LMEM: `#g5.lmem<mod(k.seq, 2)*32768, pitch 512, f8E4M3FN>`.
+
+    Address of its first element in bytes, distance of its rows in elements, element type.
+    """
+
+    name: ClassVar[str] = "g5.lmem"
+    address: ExprAttr = param_def()
+    pitch: IntegerAttr = param_def()
+    element_type: Attribute = param_def()
+
+    @classmethod
+    def of(cls, address: Expr | int, pitch: int, element_type: Attribute) -> Self:
+        """The matrix at `address` with rows `pitch` elements apart."""
+        return cls(ExprAttr.of(address), IntegerAttr(pitch, i64), element_type)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<address, pitch n, element>`."""
+        with parser.in_angle_brackets():
+            address = ExprAttr(parse_expr(parser))
+            parser.parse_punctuation(",")
+            parser.parse_keyword("pitch")
+            pitch = IntegerAttr(parser.parse_integer(), i64)
+            parser.parse_punctuation(",")
+            return [address, pitch, parser.parse_type()]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<address, pitch n, element>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(f"{self.address.data}, pitch {self.pitch.value.data}, ")
+            printer.print_attribute(self.element_type)
+
+
+@irdl_attr_definition
+class DramAttr(ParametrizedAttribute):
+    """A strided array in DRAM: `#g5.dram<layer*8192 + 4096, [64, 128], strides [128, 1], bf16>`.
+
+    Address of its first element in bytes, shape and strides in elements.
+    """
+
+    name: ClassVar[str] = "g5.dram"
+    address: ExprAttr = param_def()
+    shape: ShapeAttr = param_def()
+    strides: ShapeAttr = param_def()
+    element_type: Attribute = param_def()
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims, which are integers at this level."""
+        return tuple(d.constant for d in self.shape.data)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The strides in elements."""
+        return tuple(s.constant for s in self.strides.data)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<address, [dim, ..], strides [..], element>`."""
+        with parser.in_angle_brackets():
+            address = ExprAttr(parse_expr(parser))
+            parser.parse_punctuation(",")
+            shape = ShapeAttr(ShapeAttr.parse_parameter(parser))
+            parser.parse_punctuation(",")
+            parser.parse_keyword("strides")
+            strides = ShapeAttr(ShapeAttr.parse_parameter(parser))
+            parser.parse_punctuation(",")
+            return [address, shape, strides, parser.parse_type()]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<address, [dim, ..], strides [..], element>`."""
+        with printer.in_angle_brackets():
+            shape, strides = shape_text(self.shape.data), shape_text(self.strides.data)
+            printer.print_string(f"{self.address.data}, {shape}, strides {strides}, ")
+            printer.print_attribute(self.element_type)
+
+
+# -- structure --------------------------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class StreamOp(PmcOp):
+    """One step of one rank: its DRAM arrays, then the programs and chip commands that run one after the other."""
+
+    name = "g5.stream"
+    sym_name = prop_def(StringAttr)
+    phase = prop_def(StringAttr)
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove(), NoTerminator())
+
+    def verify_(self) -> None:
+        """Every expression uses only the symbols of the bodies around it."""
+        _check_symbols(self.body.block, frozenset())
+
+
+@irdl_op_definition
+class ArrayOp(PmcOp):
+    """An array in DRAM, named by its path; `kind`, `layers` and `sharding` as in `tile.global`."""
+
+    name = "g5.array"
+    kind = prop_def(StringAttr)
+    layers = prop_def(BoolAttr)
+    address = prop_def(IntegerAttr)
+    """In bytes."""
+    sharding = opt_prop_def(Attribute)
+    type = prop_def(MemRefType)
+
+
+@irdl_op_definition
+class StageOp(BodyOp):
+    """The part of the stream that pipeline stage `index` runs."""
+
+    name = "g5.stage"
+    index = prop_def(IntegerAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+
+@irdl_op_definition
+class RepeatOp(BodyOp):
+    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
+
+    name = "g5.repeat"
+    symbol = prop_def(StringAttr)
+    count = prop_def(IntegerAttr)
+    first = prop_def(IntegerAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The layer number."""
+        return (self.symbol.data,)
+
+
+@irdl_op_definition
+class ProgramOp(BodyOp):
+    """The commands of one kernel, run by each of `cores` cores; ends with a barrier.
+
+    The body holds loops and commands, or after `unroll-commands` only one queue per engine.
+    """
+
+    name = "g5.program"
+    cores = prop_def(IntegerAttr)
+    op_name = prop_def(StringAttr)
+    """The tensor op that the program computes, `layer.matmul`."""
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The core number."""
+        return (CORE,)
+
+    def verify_(self) -> None:
+        """Loops and commands, or queues."""
+        for op in self.body.block.ops:
+            if not isinstance(op, (LoopOp, CommandOp, QueueOp)):
+                raise VerifyException(f"g5.program at '{self.path.data}': {op.name} cannot stand in a program")
+
+
+@irdl_op_definition
+class LoopOp(BodyOp):
+    """The body runs for `symbol` = 0 .. count-1; `symbol.seq` counts all runs of the body on this core so far."""
+
+    name = "g5.loop"
+    symbol = prop_def(StringAttr)
+    count = prop_def(ExprAttr)
+    traits = traits_def(NoTerminator())
+    body = region_def("single_block")
+
+    def defined_symbols(self) -> tuple[str, ...]:
+        """The iteration number and the running count."""
+        return (self.symbol.data, running_count(self.symbol.data))
+
+    def print(self, printer: Printer) -> None:
+        """Print `k < <count> at "path" { .. }`."""
+        printer.print_string(f" {self.symbol.data} < <{self.count.data}> at ")
+        printer.print_string_literal(self.path.data)
+        printer.print_string(" ")
+        printer.print_region(self.body)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse what `print` prints."""
+        symbol = parser.parse_identifier()
+        parser.parse_punctuation("<")
+        count = ExprAttr(ExprAttr.parse_parameter(parser))
+        parser.parse_keyword("at")
+        path = parser.parse_str_literal()
+        return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
+
+
+@irdl_op_definition
+class QueueOp(PmcOp):
+    """All commands of one engine of one core in one program, as a table (see `g5_table`).
+
+    Column `op` numbers the entries of `paths`, column `params` those of `params`.
+    """
+
+    name = "g5.queue"
+    engine = prop_def(StringAttr)
+    core = prop_def(IntegerAttr)
+    paths = prop_def(ArrayAttr[StringAttr])
+    params = prop_def(ArrayAttr[DictionaryAttr])
+    table = prop_def(TableAttr)
+
+
+# -- commands ---------------------------------------------------------------------------------------------------
+
+
+class CommandOp(PmcOp):
+    """One command template: `g5.tiu {..} after [gdma-0] at "path"`."""
+
+    ENGINE: ClassVar[str]
+    after = opt_prop_def(AfterAttr)
+
+    @property
+    def dependencies(self) -> tuple[tuple[str, int], ...]:
+        """Pairs of engine and lag."""
+        return () if self.after is None else self.after.data
+
+    def print(self, printer: Printer) -> None:
+        """Print the properties, the dependencies and the path."""
+        names = (n for n in self.get_irdl_definition().properties if n in self.properties)
+        print_properties(printer, {n: self.properties[n] for n in names if n not in ("path", "after")})
+        if self.after is not None:
+            printer.print_string(f" after {self.after.text}")
+        printer.print_string(" at ")
+        printer.print_string_literal(self.path.data)
+        printer.print_op_attributes(self.attributes, print_keyword=True)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        """Parse what `print` prints."""
+        properties = parse_properties(parser)
+        if parser.parse_optional_keyword("after") is not None:
+            properties["after"] = AfterAttr(AfterAttr.parse_list(parser))
+        parser.parse_keyword("at")
+        properties["path"] = StringAttr(parser.parse_str_literal())
+        attributes: dict[str, Attribute] = {}
+        if parser.parse_optional_keyword("attributes") is not None:
+            attributes = parser.parse_optional_dictionary_attr_dict()
+        return cls.create(properties=properties, attributes=attributes)
+
+
+@irdl_op_definition
+class GdmaOp(CommandOp):
+    """A strided copy between DRAM and LMEM; `direction` is `load` (DRAM -> LMEM) or `store`."""
+
+    name = "g5.gdma"
+    ENGINE: ClassVar[str] = "gdma"
+    after = opt_prop_def(AfterAttr)
+    direction = prop_def(StringAttr)
+    dram = prop_def(ExprAttr)
+    lmem = prop_def(ExprAttr)
+    shape = prop_def(ArrayAttr[ExprAttr])
+    dram_strides = prop_def(ArrayAttr[ExprAttr])
+    lmem_strides = prop_def(ArrayAttr[ExprAttr])
+    element_type = prop_def(Attribute)
+
+    def verify_(self) -> None:
+        """A known direction; one stride per dim, at most `GDMA_RANK` dims."""
+        if self.direction.data not in ("load", "store"):
+            raise VerifyException(f"g5.gdma at '{self.path.data}': direction must be load or store")
+        rank = len(self.shape.data)
+        if not 1 <= rank <= GDMA_RANK:
+            raise VerifyException(f"g5.gdma at '{self.path.data}': 1 to {GDMA_RANK} dims, found {rank}")
+        if len(self.dram_strides.data) != rank or len(self.lmem_strides.data) != rank:
+            raise VerifyException(f"g5.gdma at '{self.path.data}': needs {rank} strides on both sides")
+
+
+@irdl_op_definition
+class GatherOp(CommandOp):
+    """Rows of a DRAM array by index: lmem[r] = dram[index[0, r] - base], zeros outside 0..rows-1.
+
+    `count` rows of `columns` elements; rows of the array are `stride` elements apart.  The base is `rows` times the
+    coordinate of the rank on `base_axis`, 0 without one.
+    """
+
+    name = "g5.gather"
+    ENGINE: ClassVar[str] = "gdma"
+    after = opt_prop_def(AfterAttr)
+    dram = prop_def(ExprAttr)
+    rows = prop_def(IntegerAttr)
+    stride = prop_def(IntegerAttr)
+    index = prop_def(LmemAttr)
+    lmem = prop_def(LmemAttr)
+    count = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+    base_axis = opt_prop_def(StringAttr)
+
+
+@irdl_op_definition
+class TiuOp(CommandOp):
+    """MM2: acc[:m, :n] (+)= a[:m, :k] b[:k, :n], with `transpose_b` b[:n, :k]; adds where `accumulate` is not zero."""
+
+    name = "g5.tiu"
+    ENGINE: ClassVar[str] = "tiu"
+    after = opt_prop_def(AfterAttr)
+    acc = prop_def(LmemAttr)
+    a = prop_def(LmemAttr)
+    b = prop_def(LmemAttr)
+    m = prop_def(ExprAttr)
+    n = prop_def(ExprAttr)
+    k = prop_def(ExprAttr)
+    accumulate = prop_def(ExprAttr)
+    transpose_b = prop_def(BoolAttr)
+
+
+class VectorCommandOp(CommandOp):
+    """A row-wise operation of the kinds in `tile.VECTOR_KINDS` on the first `rows` x `columns` of its matrices."""
+
+    kind = prop_def(StringAttr)
+    ins = prop_def(ArrayAttr[LmemAttr])
+    outs = prop_def(ArrayAttr[LmemAttr])
+    updates = prop_def(ArrayAttr[LmemAttr])
+    rows = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+    params = prop_def(DictionaryAttr)
+
+    @property
+    def matrices(self) -> tuple[LmemAttr, ...]:
+        """Inputs, outputs and updates."""
+        return (*self.ins.data, *self.outs.data, *self.updates.data)
+
+    def verify_(self) -> None:
+        """A known kind with its number of matrices."""
+        counts = (len(self.ins.data), len(self.outs.data), len(self.updates.data))
+        if VECTOR_KINDS.get(self.kind.data) != counts:
+            raise VerifyException(
+                f"{self.name} '{self.kind.data}' at '{self.path.data}': "
+                f"takes {VECTOR_KINDS.get(self.kind.data)} inputs, outputs and updates, found {counts}"
+            )
+
+
+@irdl_op_definition
+class VecOp(VectorCommandOp):
+    """A command of the vector unit."""
+
+    name = "g5.vec"
+    ENGINE: ClassVar[str] = "vec"
+
+
+@irdl_op_definition
+class HauOp(VectorCommandOp):
+    """A command of the sort and top-k unit."""
+
+    name = "g5.hau"
+    ENGINE: ClassVar[str] = "hau"
+
+
+HAU_KINDS = frozenset({"router_topk"})
+"""The vector kinds that the sort and top-k unit executes."""
+
+
+class ChipCommandOp(CommandOp):
+    """A movement that the chip does as a whole between two programs; `kind` and `params` as in `tile.collective`."""
+
+    kind = prop_def(StringAttr)
+    ins = prop_def(ArrayAttr[DramAttr])
+    outs = prop_def(ArrayAttr[DramAttr])
+    params = prop_def(DictionaryAttr)
+
+
+@irdl_op_definition
+class SdmaOp(ChipCommandOp):
+    """A movement inside the DRAM of one chip."""
+
+    name = "g5.sdma"
+    ENGINE: ClassVar[str] = "sdma"
+
+
+@irdl_op_definition
+class CdmaOp(ChipCommandOp):
+    """A movement between chips."""
+
+    name = "g5.cdma"
+    ENGINE: ClassVar[str] = "cdma"
+
+
+# -- symbols ----------------------------------------------------------------------------------------------------
+
+
+def symbols_used(attribute: Attribute) -> Iterator[str]:
+    """The symbols of all expressions in an attribute, nested ones included."""
+    if isinstance(attribute, ExprAttr):
+        yield from attribute.data.symbols
+    elif isa(attribute, ArrayAttr[Attribute]):
+        for item in attribute.data:
+            yield from symbols_used(item)
+    elif isinstance(attribute, DictionaryAttr):
+        for item in attribute.data.values():
+            yield from symbols_used(item)
+    elif isinstance(attribute, (LmemAttr, DramAttr)):
+        yield from attribute.address.data.symbols
+
+
+def _check_symbols(block: Block, scope: frozenset[str]) -> None:
+    for op in block.ops:
+        for name, value in op.properties.items():
+            # A vector command's params may use symbols of its own, as the row number; its kind says which.
+            unknown = frozenset[str]() if name == "params" else frozenset(symbols_used(value)) - scope
+            if unknown:
+                raise VerifyException(f"{op.name} at '{_path(op)}': '{sorted(unknown)[0]}' in '{name}' is not in scope")
+        if isinstance(op, BodyOp):
+            _check_symbols(op.body.block, scope | frozenset(op.defined_symbols()))
+
+
+def _path(op: Operation) -> str:
+    return op.path.data if isinstance(op, PmcOp) else ""
+
+
+G5 = Dialect(
+    "g5",
+    [
+        StreamOp,
+        ArrayOp,
+        StageOp,
+        RepeatOp,
+        ProgramOp,
+        LoopOp,
+        QueueOp,
+        GdmaOp,
+        GatherOp,
+        TiuOp,
+        VecOp,
+        HauOp,
+        SdmaOp,
+        CdmaOp,
+    ],
+    [AfterAttr, LmemAttr, DramAttr, TableAttr],
+)

@@ -1,0 +1,160 @@
+"""All commands of a `g5.program`, for any set of cores, as numpy arrays: the meaning of its loops.
+
+The loop nest is walked once, not once per iteration: each level is the arrays of the symbols of all its iterations,
+ordered by core and then by time.  A first walk, from the inside out, counts the commands of every iteration per engine;
+a second, from the outside in, gives every command its ordinals, which are its id and its dependencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.ir import Block
+
+from .expr import Expr
+from .g5 import ENGINES, CommandOp, LoopOp, ProgramOp
+from .tile import CORE, running_count
+
+Ints = npt.NDArray[np.int64]
+
+ENGINE_NUMBER = {engine: number for number, engine in enumerate(ENGINES)}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of one command: entry i of every array is run i, ordered by core, then by time."""
+
+    op: CommandOp
+    symbols: Mapping[str, Ints | int]
+    issued: Ints
+    """[runs, engines]: commands given to each engine of the core before this one."""
+
+    @property
+    def count(self) -> int:
+        """The number of runs."""
+        return len(self.issued)
+
+    @property
+    def core(self) -> Ints:
+        """The core of each run."""
+        return self.value(Expr({(CORE,): 1}))
+
+    @property
+    def order(self) -> Ints:
+        """The ordinal of each run among all commands of its core, from 0."""
+        total: Ints = self.issued.sum(axis=1)
+        return total
+
+    @property
+    def ids(self) -> Ints:
+        """The ordinal of each run on its engine, from 1."""
+        ids: Ints = self.issued[:, ENGINE_NUMBER[self.op.ENGINE]] + 1
+        return ids
+
+    def dependencies(self) -> Ints:
+        """[runs, engines]: the id to wait for on each engine, 0 for none."""
+        ids = np.zeros_like(self.issued)
+        for engine, lag in self.op.dependencies:
+            number = ENGINE_NUMBER[engine]
+            np.maximum(self.issued[:, number] - lag, 0, out=ids[:, number])
+        return ids
+
+    def value(self, expression: Expr) -> Ints:
+        """The value of an expression for every run."""
+        value = np.asarray(expression.evaluate(self.symbols), np.int64)
+        return np.broadcast_to(value, (self.count,))
+
+
+@dataclass
+class _Level:
+    """All runs of one block: their symbols, which of them ran inside run i of the block around, and the inner loops."""
+
+    block: Block
+    symbols: Mapping[str, Ints | int]
+    count: int
+    parents: Ints
+    starts: Ints
+    """For run i of the block around: its first run here; one entry more than there are such runs."""
+    inner: list[_Level]
+    sizes: Ints
+    """[runs, engines]: commands given to each engine in one run."""
+
+
+def expand(program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int]) -> list[Runs]:
+    """Every command of `program` on `cores`; `symbols` are those around the program (the layer number).
+
+    Commands come in the order of the text.  Work and memory grow with the number of commands, not of cores times ops.
+    """
+    count = len(cores)
+    level = _measure(
+        program.body.block,
+        {**symbols, CORE: np.asarray(cores, np.int64)},
+        count,
+        np.arange(count),
+        np.arange(count + 1),
+    )
+    runs: list[Runs] = []
+    _place(level, np.zeros((count, len(ENGINES)), np.int64), runs)
+    return runs
+
+
+def _measure(block: Block, symbols: Mapping[str, Ints | int], count: int, parents: Ints, starts: Ints) -> _Level:
+    """The iterations of all loops in `block` and the commands of every run."""
+    sizes = np.zeros((count, len(ENGINES)), np.int64)
+    inner: list[_Level] = []
+    for op in block.ops:
+        if isinstance(op, LoopOp):
+            level = _iterate(op, symbols, count)
+            inner.append(level)
+            totals = np.concatenate([np.zeros((1, len(ENGINES)), np.int64), level.sizes.cumsum(axis=0)])
+            sizes += totals[level.starts[1:]] - totals[level.starts[:-1]]
+        elif isinstance(op, CommandOp):
+            sizes[:, ENGINE_NUMBER[op.ENGINE]] += 1
+    return _Level(block, symbols, count, parents, starts, inner, sizes)
+
+
+def _iterate(loop: LoopOp, symbols: Mapping[str, Ints | int], count: int) -> _Level:
+    trips = np.maximum(np.broadcast_to(np.asarray(loop.count.data.evaluate(symbols), np.int64), (count,)), 0)
+    starts = np.concatenate([[0], trips.cumsum()])
+    total = int(starts[-1])
+    parents = np.repeat(np.arange(count), trips)
+    running = np.arange(total)
+    inside: dict[str, Ints | int] = {
+        name: value[parents] if isinstance(value, np.ndarray) else value for name, value in symbols.items()
+    }
+    core = np.asarray(inside[CORE])
+    new_core = np.concatenate([[True], core[1:] != core[:-1]])[:total]
+    first = np.maximum.accumulate(np.where(new_core, running, 0))
+    name = loop.symbol.data
+    inside[name] = running - starts[:-1][parents]
+    inside[running_count(name)] = running - first
+    return _measure(loop.body.block, inside, total, parents, starts)
+
+
+def _place(level: _Level, issued: Ints, runs: list[Runs]) -> None:
+    """Number the commands of `level`, whose run i starts after `issued[i]` commands per engine."""
+    inner = iter(level.inner)
+    issued = issued.copy()
+    for op in level.block.ops:
+        if isinstance(op, LoopOp):
+            nested = next(inner)
+            before = np.concatenate([np.zeros((1, len(ENGINES)), np.int64), nested.sizes.cumsum(axis=0)])
+            first = before[nested.starts[:-1]]
+            _place(nested, issued[nested.parents] + before[:-1] - first[nested.parents], runs)
+            issued += before[nested.starts[1:]] - first
+        elif isinstance(op, CommandOp):
+            runs.append(Runs(op, level.symbols, issued.copy()))
+            issued[:, ENGINE_NUMBER[op.ENGINE]] += 1
+
+
+def loops_and_commands(block: Block) -> Iterator[LoopOp | CommandOp]:
+    """The ops of a program's body, inner ones included, in the order of the text."""
+    for op in block.ops:
+        if isinstance(op, LoopOp):
+            yield op
+            yield from loops_and_commands(op.body.block)
+        elif isinstance(op, CommandOp):
+            yield op

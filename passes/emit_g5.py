@@ -1,0 +1,303 @@
+"""`emit-g5`: buffers become addresses, ops become commands that wait for each other; loops stay loops.
+
+    %a = tile.alloc() {slots = 2, address = 0} at ".." : !tile.buffer<[64, 512], f8E4M3FN>
+    tile.load(%x, %a) {offsets = [<0>, <k*512>], sizes = [<64>, <512>], ..} at ".."
+    tile.mma(%c, %a, %b) {m = <64>, n = <8>, k = <512>, accumulate = <k>, ..} at ".."
+
+becomes
+
+    g5.gdma {direction = "load", dram = <k*512 + 4096>, lmem = <mod(k.seq, 2)*32768>, ..} after [tiu-1] at ".."
+    g5.tiu {acc = #g5.lmem<..>, a = #g5.lmem<mod(k.seq, 2)*32768, ..>, ..} after [gdma-0] at ".."
+
+Every `tile.global` and `tile.alloc` must have its address (allocate-dram, allocate-lmem).  Views disappear: their
+strides and offsets are in the addresses.  A collective along a mesh axis becomes a CDMA command, any other an SDMA
+command.  What a command waits for is derived in `hazards`; DRAM needs no waits, as one engine per core uses it and
+programs end with a barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from ..dialects import g5, tile
+from ..dialects.expr import Expr, ExprAttr, expr, mod
+from ..dialects.levels import Level
+from ..dialects.tensor import element_bits
+from .base import PassError, PmcPass
+from .hazards import Buffer, Command, Item, Loop, lags
+
+
+@dataclass(frozen=True)
+class EmitG5Pass(PmcPass):
+    """Tile kernels -> command programs."""
+
+    name: ClassVar[str] = "emit-g5"
+    READS: ClassVar[tuple[Level, ...]] = ("tile",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Replace every `tile.program` by a `g5.stream`."""
+        for op in list(module.ops):
+            if isinstance(op, tile.ProgramOp):
+                block = Block()
+                block.add_ops(_Stream().steps(op.body.block))
+                stream = g5.StreamOp.make(
+                    [],
+                    [],
+                    op.path.data,
+                    {"sym_name": op.sym_name, "phase": op.phase},
+                    [Region(block)],
+                    like=op,
+                )
+                module.body.block.insert_op_before(stream, op)
+                op.detach()
+                op.erase()
+
+
+class _Stream:
+    """Emits what stands around and between kernels; knows where every DRAM array is."""
+
+    def __init__(self) -> None:
+        self.bases: dict[SSAValue, int] = {}
+
+    def steps(self, block: Block) -> list[Operation]:
+        """The ops of the stream for the ops of a body outside kernels."""
+        out: list[Operation] = []
+        for op in block.ops:
+            match op:
+                case tile.GlobalOp():
+                    out.append(self.array(op))
+                case tile.ViewOp():
+                    self.bases[op.result] = self.base(op.source, op)
+                case tile.KernelOp():
+                    out.append(_Kernel(self).program(op))
+                case tile.CollectiveOp():
+                    out.append(self.collective(op))
+                case tile.RepeatOp():
+                    out.append(self.nested(g5.RepeatOp, op, op.body.block, ("symbol", "count", "first")))
+                case tile.StageOp():
+                    out.append(self.nested(g5.StageOp, op, op.body.block, ("index",)))
+                case _:
+                    raise PassError(f"emit-g5: {op.name} cannot stand outside a tile.kernel")
+        return out
+
+    def nested(
+        self, kind: type[g5.RepeatOp | g5.StageOp], op: tile.BodyOp, body: Block, names: Sequence[str]
+    ) -> Operation:
+        """A repeat or a stage with its body."""
+        block = Block()
+        block.add_ops(self.steps(body))
+        properties = {name: op.properties[name] for name in names}
+        return kind.make([], [], op.path.data, properties, [Region(block)], like=op)
+
+    def array(self, op: tile.GlobalOp) -> g5.ArrayOp:
+        """The array at its address."""
+        if op.address is None:
+            raise PassError(f"emit-g5: tile.global at '{op.path.data}' has no address, run allocate-dram first")
+        self.bases[op.result] = op.address.value.data
+        properties: dict[str, Attribute | None] = {
+            "kind": op.kind,
+            "layers": op.layers,
+            "address": op.address,
+            "sharding": op.sharding,
+            "type": op.result.type,
+        }
+        return g5.ArrayOp.make([], [], op.path.data, properties, like=op)
+
+    def base(self, value: SSAValue, user: tile.ViewOp | tile.CommandOp) -> int:
+        """The byte address of the array that `value` is a view of."""
+        if value not in self.bases:
+            raise PassError(f"emit-g5: {user.name} at '{user.path.data}' uses an array of another program")
+        return self.bases[value]
+
+    def collective(self, op: tile.CollectiveOp) -> g5.ChipCommandOp:
+        """A command of the chip, between chips where the movement has a mesh axis or a peer."""
+
+        def dram(value: SSAValue) -> g5.DramAttr:
+            type_ = tile.memref_type(value)
+            address = self.base(value, op) + type_.offset.data * element_bytes(type_.element_type, op)
+            return g5.DramAttr(ExprAttr(address), type_.shape, type_.strides, type_.element_type)
+
+        local = op.kind.data == "local_slice" or not {"axis", "peer"} & op.params.data.keys()
+        kind = g5.SdmaOp if local else g5.CdmaOp
+        ins, outs = ArrayAttr([dram(v) for v in op.ins]), ArrayAttr([dram(v) for v in op.outs])
+        properties = {"kind": op.kind, "ins": ins, "outs": outs, "params": op.params}
+        return kind.make([], [], op.path.data, properties, like=op)
+
+
+@dataclass
+class _Allocation:
+    """A buffer of the kernel: where its current slot is, and what hazards see of it."""
+
+    address: Expr
+    pitch: int
+    element_type: Attribute
+    buffer: Buffer
+
+
+class _Kernel:
+    """Emits one kernel: its ops first, then what each command waits for."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self.stream = stream
+        self.allocations: dict[SSAValue, _Allocation] = {}
+        self.commands: dict[Command, g5.CommandOp] = {}
+
+    def program(self, op: tile.KernelOp) -> g5.ProgramOp:
+        """The program of a kernel."""
+        block, items = self.body(op.body.block, ())
+        for command, waits in lags(items).items():
+            if waits:
+                after = tuple((engine, waits[engine]) for engine in g5.ENGINES if engine in waits)
+                self.commands[command].properties["after"] = g5.AfterAttr(after)
+        properties = {"cores": op.cores, "op_name": op.op_name}
+        return g5.ProgramOp.make([], [], op.path.data, properties, [Region(block)], like=op)
+
+    def body(self, block: Block, loops: tuple[str, ...]) -> tuple[Block, list[Item]]:
+        """The commands of a body inside `loops`, and the same as `hazards` sees them."""
+        out: list[Operation] = []
+        items: list[Item] = []
+        for op in block.ops:
+            match op:
+                case tile.AllocOp():
+                    self.allocate(op, loops)
+                case tile.ViewOp():
+                    self.stream.bases[op.result] = self.stream.base(op.source, op)
+                case tile.ForOp():
+                    inner, inner_items = self.body(op.body.block, (*loops, op.symbol.data))
+                    properties = {"symbol": op.symbol, "count": op.count}
+                    out.append(g5.LoopOp.make([], [], op.path.data, properties, [Region(inner)], like=op))
+                    count = op.count.data
+                    items.append(Loop(max(count.constant, 0) if count.is_constant else 0, inner_items))
+                case tile.CommandOp():
+                    emitted = self.command(op)
+                    out.append(emitted)
+                    command = Command(emitted.ENGINE, self.buffers(op.reads()), self.buffers(op.writes()))
+                    if isinstance(op, tile.MmaOp) and op.accumulate.data == 0:
+                        command.reads = self.buffers((op.a, op.b))
+                    items.append(command)
+                    self.commands[command] = emitted
+                case _:
+                    raise PassError(f"emit-g5: {op.name} cannot stand in a tile.kernel")
+        result = Block()
+        result.add_ops(out)
+        return result, items
+
+    def allocate(self, op: tile.AllocOp, loops: tuple[str, ...]) -> None:
+        """Note where the buffer is."""
+        if op.address is None:
+            raise PassError(f"emit-g5: tile.alloc at '{op.path.data}' has no address, run allocate-lmem first")
+        type_ = tile.buffer_type(op.result)
+        start, slots = op.address.value.data, op.slots.value.data
+        size = type_.bytes
+        address = expr(start)
+        if slots > 1 and loops:
+            address = address + mod(expr(tile.running_count(loops[-1])), slots) * size
+        buffer = Buffer(start, start + slots * size, slots, len(loops))
+        self.allocations[op.result] = _Allocation(address, type_.dims[1], type_.element_type, buffer)
+
+    def buffers(self, values: Sequence[SSAValue]) -> list[Buffer]:
+        """The LMEM among `values`."""
+        return [self.allocations[v].buffer for v in values if v in self.allocations]
+
+    def matrix(self, value: SSAValue) -> g5.LmemAttr:
+        """A buffer as an operand."""
+        allocation = self.allocations[value]
+        return g5.LmemAttr.of(allocation.address, allocation.pitch, allocation.element_type)
+
+    def command(self, op: tile.CommandOp) -> g5.CommandOp:
+        """The command of an op."""
+        match op:
+            case tile.LoadOp() | tile.StoreOp():
+                return self.transfer(op)
+            case tile.GatherOp():
+                return self.gather(op)
+            case tile.MmaOp():
+                properties = {name: op.properties[name] for name in ("m", "n", "k", "accumulate", "transpose_b")}
+                matrices = {"acc": self.matrix(op.acc), "a": self.matrix(op.a), "b": self.matrix(op.b)}
+                return g5.TiuOp.make([], [], op.path.data, {**matrices, **properties}, like=op)
+            case tile.VectorOp():
+                kind = g5.HauOp if op.kind.data in g5.HAU_KINDS else g5.VecOp
+                groups = {"ins": op.ins, "outs": op.outs, "updates": op.updates}
+                matrices = {name: ArrayAttr([self.matrix(v) for v in values]) for name, values in groups.items()}
+                properties = {name: op.properties[name] for name in ("kind", "rows", "columns", "params")}
+                return kind.make([], [], op.path.data, {**matrices, **properties}, like=op)
+            case _:
+                raise PassError(f"emit-g5: {op.name} at '{op.path.data}' is no command of a core")
+
+    def transfer(self, op: tile.LoadOp | tile.StoreOp) -> g5.GdmaOp:
+        """A strided copy; dims of size 1 are dropped."""
+        type_, allocation = tile.memref_type(op.memref), self.allocations[op.buffer]
+        if type_.element_type != allocation.element_type:
+            raise PassError(
+                f"emit-g5: {op.name} at '{op.path.data}' moves {type_.element_type} to "
+                f"{allocation.element_type}, both must be one type"
+            )
+        size = element_bytes(type_.element_type, op)
+        element = type_.offset.data
+        for offset, stride in zip(op.offsets.data, type_.strides.data, strict=True):
+            element = element + offset.data * stride
+        lmem = allocation.address + (op.row.data * allocation.pitch + op.column.data) * size
+        sizes = [s.data for s in op.sizes.data]
+        # All dims but the last are rows of the buffer, one after the other.
+        lmem_strides = [expr(1)]
+        row = expr(allocation.pitch)
+        for rows in reversed(sizes[:-1]):
+            lmem_strides.insert(0, row)
+            row = row * rows
+        kept = [i for i, s in enumerate(sizes) if s != 1] or [len(sizes) - 1]
+        if len(kept) > g5.GDMA_RANK:
+            raise PassError(
+                f"emit-g5: {op.name} at '{op.path.data}' moves a block of {len(kept)} dims, "
+                f"a GDMA descriptor has {g5.GDMA_RANK}"
+            )
+        properties = {
+            "direction": _direction(isinstance(op, tile.LoadOp)),
+            "dram": ExprAttr(self.stream.base(op.memref, op) + element * size),
+            "lmem": ExprAttr(lmem),
+            "shape": _exprs([sizes[i] for i in kept]),
+            "dram_strides": _exprs([type_.strides.data[i] for i in kept]),
+            "lmem_strides": _exprs([lmem_strides[i] for i in kept]),
+            "element_type": type_.element_type,
+        }
+        return g5.GdmaOp.make([], [], op.path.data, properties, like=op)
+
+    def gather(self, op: tile.GatherOp) -> g5.GatherOp:
+        """A gather of rows by an index in LMEM."""
+        type_ = tile.memref_type(op.memref)
+        size = element_bytes(type_.element_type, op)
+        rows, (stride, _) = type_.dims[0], type_.steps
+        address = self.stream.base(op.memref, op) + (type_.offset.data + op.column.data) * size
+        properties = {
+            "dram": ExprAttr(address),
+            "rows": IntegerAttr(rows, i64),
+            "stride": IntegerAttr(stride, i64),
+            "index": self.matrix(op.index),
+            "lmem": self.matrix(op.buffer),
+            "count": op.count,
+            "columns": op.columns,
+            "base_axis": op.base_axis,
+        }
+        return g5.GatherOp.make([], [], op.path.data, properties, like=op)
+
+
+@cache
+def _direction(load: bool) -> StringAttr:
+    return StringAttr("load" if load else "store")
+
+
+def _exprs(values: Sequence[Expr]) -> ArrayAttr[ExprAttr]:
+    return ArrayAttr([ExprAttr(v) for v in values])
+
+
+def element_bytes(element_type: Attribute, op: tile.CommandOp) -> int:
+    """The size of an element in bytes; packed elements have no byte address of their own."""
+    bits = element_bits(element_type)
+    if bits % 8:
+        raise PassError(f"emit-g5: {op.name} at '{op.path.data}': {element_type} elements are not whole bytes")
+    return bits // 8

@@ -1,0 +1,155 @@
+"""Which earlier commands a command must wait for, derived from the buffers that both use.
+
+Engines take their commands in order but run independently.  Two commands on different engines conflict when both use
+bytes of LMEM that one of them writes; the later one must wait for the earlier.  The wait is stated as a *lag*: how many
+commands of the other engine may still be unfinished, counted back from the waiting command in program order.  For
+commands Y before X with c commands of Y's engine in between, any lag <= c makes X wait for Y; the largest such lag lets
+the engines run furthest ahead.  In a loop nest c depends on the iteration, so the lag is the smallest c of any pair of
+runs of Y and X that use the same bytes:
+
+    in one run of all loops around both     Y ... X                    (when Y stands before X)
+    d runs of the innermost such loop apart  Y ... | (d-1) bodies | ... X
+
+where d is the number of slots of the buffer when that loop rotates it, and 1 when every run uses the same bytes.
+Runs further apart, or in different runs of an outer loop, have at least as many commands in between.  Loops that lie in
+between count with their smallest trip count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Bytes `start` to `stop` of LMEM, all slots together."""
+
+    start: int
+    stop: int
+    slots: int
+    depth: int
+    """How many loops are around its allocation; the innermost of them rotates the slots."""
+
+
+@dataclass(eq=False)
+class Command:
+    """A command template and the buffers it uses (an update is in both)."""
+
+    engine: str
+    reads: Sequence[Buffer]
+    writes: Sequence[Buffer]
+
+
+@dataclass(eq=False)
+class Loop:
+    """A loop whose body runs at least `trips` times."""
+
+    trips: int
+    body: list[Command | Loop] = field(default_factory=list["Command | Loop"])
+
+
+Item = Command | Loop
+Counts = dict[str, int]
+
+
+@dataclass(eq=False)
+class _Block:
+    """One body: commands per engine before each of its items; the last entry is for the whole body."""
+
+    prefix: list[Counts]
+
+    def before(self, index: int, engine: str) -> int:
+        return self.prefix[index].get(engine, 0)
+
+    def after(self, index: int, engine: str) -> int:
+        return self.prefix[-1].get(engine, 0) - self.prefix[index + 1].get(engine, 0)
+
+
+@dataclass(eq=False)
+class _Place:
+    """A command with its position in every body around it, outermost first."""
+
+    command: Command
+    blocks: tuple[_Block, ...]
+    indices: tuple[int, ...]
+
+    def before(self, level: int, engine: str) -> int:
+        """Commands from the start of the body at `level` to this one, inner loops entered at once."""
+        return sum(b.before(i, engine) for b, i in zip(self.blocks[level:], self.indices[level:], strict=True))
+
+    def after(self, level: int, engine: str) -> int:
+        """Commands from this one to the end of the body at `level`, inner loops left at once."""
+        return sum(b.after(i, engine) for b, i in zip(self.blocks[level:], self.indices[level:], strict=True))
+
+
+def lags(body: Sequence[Item]) -> dict[Command, dict[str, int]]:
+    """For every command in `body` the lag per engine that it must wait for, in the order of the text."""
+    places: list[_Place] = []
+    _collect(body, (), (), places)
+    users: dict[Buffer, list[tuple[_Place, bool]]] = {}
+    for place in places:
+        for buffer in dict.fromkeys((*place.command.reads, *place.command.writes)):
+            users.setdefault(buffer, []).append((place, buffer in place.command.writes))
+    result: dict[Command, dict[str, int]] = {place.command: {} for place in places}
+    buffers = sorted(users, key=lambda b: b.start)
+    for number, buffer in enumerate(buffers):
+        _conflicts(users[buffer], users[buffer], buffer, result)
+        for other in buffers[number + 1 :]:
+            if other.start >= buffer.stop:
+                break
+            _conflicts(users[buffer], users[other], None, result)
+            _conflicts(users[other], users[buffer], None, result)
+    return result
+
+
+def _collect(
+    body: Sequence[Item], blocks: tuple[_Block, ...], indices: tuple[int, ...], places: list[_Place]
+) -> Counts:
+    """Place all commands of `body`; the commands per engine of one run of it."""
+    block = _Block([{}])
+    for index, item in enumerate(body):
+        inside = (*blocks, block), (*indices, index)
+        if isinstance(item, Loop):
+            counts, times = _collect(item.body, *inside, places), item.trips
+        else:
+            places.append(_Place(item, *inside))
+            counts, times = {item.engine: 1}, 1
+        total = dict(block.prefix[-1])
+        for engine, count in counts.items():
+            total[engine] = total.get(engine, 0) + times * count
+        block.prefix.append(total)
+    return block.prefix[-1]
+
+
+def _conflicts(
+    earlier: Sequence[tuple[_Place, bool]],
+    later: Sequence[tuple[_Place, bool]],
+    buffer: Buffer | None,
+    result: dict[Command, dict[str, int]],
+) -> None:
+    """Let all of `later` wait for all of `earlier`; `buffer` is the one they share, None for two that overlap."""
+    for y, y_writes in earlier:
+        engine = y.command.engine
+        for x, x_writes in later:
+            if x.command.engine == engine or not (x_writes or y_writes):
+                continue
+            lag = _smallest_lag(y, x, buffer)
+            if lag is not None:
+                waits = result[x.command]
+                waits[engine] = min(lag, waits.get(engine, lag))
+
+
+def _smallest_lag(y: _Place, x: _Place, buffer: Buffer | None) -> int | None:
+    """The fewest commands of y's engine between two runs of y and x that use the same bytes; None if there are none."""
+    engine = y.command.engine
+    level = next(i for i, (a, b) in enumerate(zip(y.indices, x.indices, strict=False)) if a != b)
+    block = y.blocks[level]
+    if y.indices[level] < x.indices[level]:
+        between = block.before(x.indices[level], engine) - block.before(y.indices[level] + 1, engine)
+        return between + y.after(level + 1, engine) + x.before(level + 1, engine)
+    if level == 0:
+        return None
+    distance = buffer.slots if buffer is not None and buffer.depth == level else 1
+    whole_bodies = (distance - 1) * block.prefix[-1].get(engine, 0)
+    return y.after(level, engine) + whole_bodies + x.before(level, engine)

@@ -1,0 +1,180 @@
+"""`unroll-commands`: the loops of every program become flat tables, one per engine, of one core.
+
+    g5.program() {..} at "mm" { g5.loop k < <14> at "mm" { g5.gdma {..} after [tiu-1] at "mm" .. } }
+
+becomes
+
+    g5.program() {..} at "mm" {
+      g5.queue() {engine = "gdma", core = 0, .., table = #g5.table<[id, tiu, .., dram, lmem, ..], 28 rows, ..>} at "mm"
+
+Columns: `id`; `order`, the ordinal among all commands of the core; one column per engine with the id to wait for; `op`,
+which command of the program's text the row is a run of; then the operands, all numbers.  Inside a repeat the
+addresses are those of layer `layer`.  Without `full` a table keeps only its first and last rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
+from xdsl.ir import Attribute, Block
+
+from ..dialects import g5
+from ..dialects.expr import ExprAttr
+from ..dialects.g5_expand import Ints, Runs, expand
+from ..dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
+from ..dialects.levels import Level
+from .base import PassError, PmcPass
+
+Columns = dict[str, Ints | int]
+
+
+@dataclass(frozen=True)
+class UnrollCommandsPass(PmcPass):
+    """Command programs -> command tables of core `core`."""
+
+    name: ClassVar[str] = "unroll-commands"
+    READS: ClassVar[tuple[Level, ...]] = ("commands",)
+    core: int = 0
+    layer: int = -1
+    """The iteration of every repeat that the addresses are for; -1 is its first."""
+    full: bool = False
+
+    def run(self, module: ModuleOp) -> None:
+        """Unroll every program of every stream."""
+        for op in module.ops:
+            if isinstance(op, g5.StreamOp):
+                self.steps(op.body.block, {})
+
+    def steps(self, block: Block, symbols: Mapping[str, int]) -> None:
+        """Unroll the programs of a body; `symbols` are the layer numbers around it."""
+        for op in block.ops:
+            if isinstance(op, g5.RepeatOp):
+                first, count = op.first.value.data, op.count.value.data
+                layer = first if self.layer < 0 else self.layer
+                if not first <= layer < first + count:
+                    raise PassError(
+                        f"{self.name}: layer {layer} is outside {first}..{first + count - 1} of the repeat "
+                        f"at '{op.path.data}'"
+                    )
+                self.steps(op.body.block, {**symbols, op.symbol.data: layer})
+            elif isinstance(op, g5.StageOp):
+                self.steps(op.body.block, symbols)
+            elif isinstance(op, g5.ProgramOp):
+                self.program(op, symbols)
+
+    def program(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
+        """Replace the body of a program by its queues."""
+        cores = program.cores.value.data
+        if not 0 <= self.core < cores:
+            raise PassError(f"{self.name}: core {self.core} is outside 0..{cores - 1} of '{program.path.data}'")
+        if any(isinstance(op, g5.QueueOp) for op in program.body.block.ops):
+            raise PassError(f"{self.name}: the program at '{program.path.data}' is unrolled already")
+        runs = expand(program, [self.core], symbols)
+        queues = [self.queue(program, engine, runs) for engine in g5.ENGINES]
+        for op in reversed(list(program.body.block.ops)):
+            op.detach()
+            op.erase()
+        program.body.block.add_ops([queue for queue in queues if queue is not None])
+
+    def queue(self, program: g5.ProgramOp, engine: str, all_runs: list[Runs]) -> g5.QueueOp | None:
+        """The queue of one engine; None when the program does not use it."""
+        runs = [(number, r) for number, r in enumerate(all_runs) if engine == r.op.ENGINE]
+        if not runs:
+            return None
+        params: dict[DictionaryAttr, int] = {}
+        parts = [(columns_of(number, r, params), r.count) for number, r in runs]
+        # Templates of one engine may have different columns (gather among copies); a missing one is 0.
+        names = list(dict.fromkeys(name for columns, _ in parts for name in columns))
+        names = [n for n in names if n not in _LAST] + [n for n in names if n in _LAST]
+        merged = {
+            name: np.concatenate([np.broadcast_to(columns.get(name, 0), (count,)) for columns, count in parts])
+            for name in names
+        }
+        by_id = np.argsort(merged["id"], kind="stable")
+        table = CommandTable.of({n: v[by_id] for n, v in merged.items()}, len(by_id))
+        return g5.QueueOp.make(
+            [],
+            [],
+            program.path.data,
+            {
+                "engine": engine,
+                "core": self.core,
+                "paths": ArrayAttr([StringAttr(r.op.path.data) for r in all_runs]),
+                "params": ArrayAttr(list(params)),
+                "table": TableAttr(table if self.full else table.reduced()),
+            },
+        )
+
+
+_LAST = ("params",)
+
+
+def columns_of(number: int, runs: Runs, params: dict[DictionaryAttr, int]) -> Columns:
+    """The columns of all runs of one command; expressions in `params` get columns of their own."""
+    op = runs.op
+    waits = runs.dependencies()
+    columns: Columns = {"id": runs.ids, "order": runs.order}
+    columns |= {engine: waits[:, index] for index, engine in enumerate(g5.ENGINES)}
+    columns["op"] = number
+    match op:
+        case g5.GdmaOp():
+            columns["direction:direction"] = _code("direction", op.direction.data)
+            columns |= {"dram": runs.value(op.dram.data), "lmem": runs.value(op.lmem.data)}
+            missing = g5.GDMA_RANK - len(op.shape.data)
+            for name, values, filler in (
+                ("n", op.shape, 1),
+                ("dram_stride", op.dram_strides, 0),
+                ("lmem_stride", op.lmem_strides, 0),
+            ):
+                columns |= {f"{name}{i}": filler for i in range(missing)}
+                columns |= {f"{name}{missing + i}": runs.value(v.data) for i, v in enumerate(values.data)}
+            columns["element:element"] = _element(op.element_type, op)
+        case g5.GatherOp():
+            columns["direction:direction"] = _code("direction", "gather")
+            columns |= {"dram": runs.value(op.dram.data), "lmem": runs.value(op.lmem.address.data)}
+            columns |= {"n2": runs.value(op.count.data), "n3": runs.value(op.columns.data)}
+            columns |= {"n0": 1, "n1": 1, "dram_stride2": op.stride.value.data, "dram_stride3": 1}
+            columns |= {"lmem_stride2": op.lmem.pitch.value.data, "lmem_stride3": 1}
+            columns["element:element"] = _element(op.lmem.element_type, op)
+            columns["index"] = runs.value(op.index.address.data)
+        case g5.TiuOp():
+            for name, matrix in (("acc", op.acc), ("a", op.a), ("b", op.b)):
+                columns |= _matrix(name, matrix, runs)
+            columns |= {n: runs.value(e.data) for n, e in (("m", op.m), ("n", op.n), ("k", op.k))}
+            columns["accumulate"] = (runs.value(op.accumulate.data) != 0).astype(np.int64)
+            columns["transpose_b"] = int(bool(op.transpose_b))
+        case g5.VectorCommandOp():
+            columns["kind:vector"] = _code("vector", op.kind.data)
+            for index, matrix in enumerate(op.matrices):
+                columns |= _matrix(f"x{index}", matrix, runs)
+            columns |= {"rows": runs.value(op.rows.data), "columns": runs.value(op.columns.data)}
+            columns["params"] = params.setdefault(op.params, len(params))
+            for name, value in op.params.data.items():
+                if isinstance(value, ExprAttr) and value.data.symbols <= runs.symbols.keys():
+                    columns[f"p_{name}"] = runs.value(value.data)
+        case _:
+            raise PassError(f"unroll-commands: {op.name} at '{op.path.data}' has no columns")
+    return columns
+
+
+def _matrix(name: str, matrix: g5.LmemAttr, runs: Runs) -> Columns:
+    return {
+        name: runs.value(matrix.address.data),
+        f"{name}_pitch": matrix.pitch.value.data,
+        f"{name}_type:element": _element(matrix.element_type, runs.op),
+    }
+
+
+def _element(element_type: Attribute, op: g5.CommandOp) -> int:
+    name = str(element_type)
+    if name not in ELEMENT_TYPES:
+        raise PassError(f"unroll-commands: {op.name} at '{op.path.data}': no code for element type {name}")
+    return ELEMENT_TYPES.index(name)
+
+
+def _code(enum: str, name: str) -> int:
+    return ENUMS[enum].index(name)
