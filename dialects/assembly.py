@@ -10,6 +10,7 @@ came from.  Operand types are not repeated: operands must be defined before they
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import (
@@ -18,6 +19,7 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     FloatAttr,
     IntegerAttr,
+    IntegerType,
     StringAttr,
     i1,
     i32,
@@ -32,6 +34,7 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser, UnresolvedOperand
 from xdsl.printer import Printer
+from xdsl.utils.hints import isa
 
 from .expr import Expr, ExprAttr, parse_expr
 
@@ -63,13 +66,13 @@ def print_value(printer: Printer, value: Attribute) -> None:
     """Print a property value in its short form."""
     if isinstance(value, ExprAttr):
         value.print_parameter(printer)
-    elif isinstance(value, IntegerAttr) and value.type == i64:
+    elif isa(value, IntegerAttr[IntegerType]) and value.type == i64:
         printer.print_string(str(value.value.data))
     elif isinstance(value, FloatAttr):
         printer.print_string(float_text(value.value.data))
-    elif isinstance(value, ArrayAttr):
+    elif isa(value, ArrayAttr[Attribute]):
         with printer.in_square_brackets():
-            printer.print_list(value.data, lambda v: print_value(printer, v))
+            printer.print_list(value.data, partial(print_value, printer))
     else:
         printer.print_attribute(value)
 
@@ -230,9 +233,7 @@ class PmcOp(IRDLOperation):
             if index:
                 parser.parse_punctuation(",")
             if isinstance(kind, VarOperandDef):
-                group = parser.parse_comma_separated_list(
-                    parser.Delimiter.SQUARE, lambda: parse_value_use(parser)
-                )
+                group = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_value_use(parser))
             else:
                 group = [parse_value_use(parser)]
             operands.extend(group)
@@ -251,5 +252,9 @@ class PmcOp(IRDLOperation):
             properties[SEGMENTS] = DenseArrayBase.from_list(i32, sizes)
         regions = [parser.parse_region() for _ in definition.regions]
         return cls.create(
-            operands=operands, result_types=types, properties=properties, attributes=attributes, regions=regions
+            operands=operands,
+            result_types=types,
+            properties=properties,
+            attributes=attributes,
+            regions=regions,
         )

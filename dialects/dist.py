@@ -311,7 +311,11 @@ class DispatchOp(CollectiveOp):
         """Every row of the tokens is read, every slot of the experts written."""
         base = super().work()
         return Work(
-            base.flops, base.bytes_read + tensor(self.indices).bytes, base.bytes_written, base.unit, base.dtype
+            base.flops,
+            base.bytes_read + tensor(self.indices).bytes,
+            base.bytes_written,
+            base.unit,
+            base.dtype,
         )
 
     def link_bytes(self, size: int) -> Expr:

@@ -249,7 +249,7 @@ def call(function: str, args: Sequence[Expr]) -> Expr:
         if function == "mod":
             whole = expr(0)
         if rest.is_constant:
-            return whole + _apply(function, [rest.constant, divisor])
+            return whole + int(_apply(function, [rest.constant, divisor]))
         nested = _nested_division(function, rest, divisor)
         return whole + (nested if nested is not None else Expr({(Call(function, (rest, b)),): 1}))
     if a == b:

@@ -255,7 +255,13 @@ class RepeatOp(PmcOp):
 
     @classmethod
     def build_with(
-        cls, count: int, inits: Sequence[SSAValue], body: Region, path: str, first: int = 0, total: int | None = None
+        cls,
+        count: int,
+        inits: Sequence[SSAValue],
+        body: Region,
+        path: str,
+        first: int = 0,
+        total: int | None = None,
     ) -> Self:
         """Repeat `body`, whose block takes and yields values of the types of `inits`."""
         return cls.make(
@@ -343,8 +349,8 @@ class MatmulOp(MatrixOp):
     def verify_(self) -> None:
         """x [.., K], w [K, N], y [.., N]."""
         x, w = tensor(self.x).dims, tensor(self.w).dims
-        self.fail_unless(len(w) == 2 and len(x) >= 2, "x must be [.., K] and w [K, N]")
-        self.require_shape(self.w, (x[-1], w[1]), "w")
+        self.fail_unless(len(x) > 1 and len(w) == 2, "x must be [.., K] and w [K, N]")
+        self.require_shape(self.w, (*x[-1:], w[1]), "w")
         self.require_shape(self.y, (*x[:-1], w[1]), "y")
 
     def flops(self) -> Expr:
@@ -399,10 +405,9 @@ class HeadMatmulOp(MatrixOp):
 
     def verify_(self) -> None:
         """The widths of x and y are heads times the two sides of w's head block."""
-        x, w, y = (tensor(v).dims for v in (self.x, self.w, self.y))
-        group = self.group.value.data
-        inner, outer = (y, x) if self.transpose else (x, y)
-        self.fail_unless(outer[-1] * w[0] == inner[-1] * group, "the widths of x, w and y do not agree")
+        wide_in, rank, wide_out = tensor(self.x).dims[-1], tensor(self.w).dims[0], tensor(self.y).dims[-1]
+        of_rank, of_group = (wide_out, wide_in) if self.transpose else (wide_in, wide_out)
+        self.fail_unless(of_group * rank == of_rank * self.group.value.data, "the widths of x, w and y do not agree")
 
     def flops(self) -> Expr:
         """2 T heads R group."""
@@ -631,7 +636,7 @@ class SliceOp(LayerOp):
     def verify_(self) -> None:
         """The slice lies inside the group and the width of x is whole groups."""
         group, offset, size = (p.value.data for p in (self.group, self.offset, self.size))
-        self.fail_unless(0 <= offset and size > 0 and offset + size <= group, "the slice leaves its group")
+        self.fail_unless(offset >= 0 and size > 0 and offset + size <= group, "the slice leaves its group")
         x, y = tensor(self.x).dims, tensor(self.y).dims
         self.fail_unless(x[-1] * size == y[-1] * group, "the width of y is not size per group of x")
 
@@ -684,7 +689,8 @@ class KvAppendOp(LayerOp):
         """The cache keeps its type; widths and element types agree."""
         self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
         self.fail_unless(
-            tensor(self.new).element_type == tensor(self.cache).element_type, "new rows need the type of the cache"
+            tensor(self.new).element_type == tensor(self.cache).element_type,
+            "new rows need the type of the cache",
         )
 
     def bytes_read(self) -> Expr:
@@ -699,7 +705,9 @@ class KvAppendOp(LayerOp):
     def sharding_rule(self) -> ShardingRule:
         """Sequences and key heads follow the cache."""
         return ShardingRule(
-            ((SEQUENCES, WHOLE, HEAD), (SEQUENCES, HEAD)), ((SEQUENCES, WHOLE, HEAD),), stationary=frozenset({0})
+            ((SEQUENCES, WHOLE, HEAD), (SEQUENCES, HEAD)),
+            ((SEQUENCES, WHOLE, HEAD),),
+            stationary=frozenset({0}),
         )
 
 

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import IntegerType, NoneAttr
+from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Attribute, Data, ParametrizedAttribute, SSAValue, TypeAttribute
-from xdsl.irdl import irdl_attr_definition, param_def
+from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
@@ -56,9 +56,9 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     """A tensor of symbolic dims: `!layer.tensor<[batch*q_len, 7168], bf16>`, after sharding with an encoding."""
 
     name: ClassVar[str] = "layer.tensor"
-    shape: ShapeAttr = param_def()
-    element_type: Attribute = param_def()
-    encoding: Attribute = param_def()
+    shape: ShapeAttr
+    element_type: Attribute
+    encoding: Attribute
 
     @classmethod
     def of(cls, dims: Sequence[Expr | int | str], element_type: Attribute, encoding: Attribute | None = None) -> Self:
@@ -121,8 +121,6 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
 
 def element_bits(element_type: Attribute) -> int:
     """The storage size of one element in bits."""
-    if isinstance(element_type, IntegerType):
-        return element_type.width.data
     bits: object = getattr(element_type, "bitwidth", None)
     if not isinstance(bits, int):
         raise VerifyException(f"{element_type} has no storage size")

@@ -31,7 +31,6 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_prop_def,
-    param_def,
     prop_def,
     region_def,
     result_def,
@@ -67,10 +66,10 @@ class MemRefType(ParametrizedAttribute, TypeAttribute):
     """
 
     name: ClassVar[str] = "tile.memref"
-    shape: ShapeAttr = param_def()
-    element_type: Attribute = param_def()
-    strides: ShapeAttr = param_def()
-    offset: ExprAttr = param_def()
+    shape: ShapeAttr
+    element_type: Attribute
+    strides: ShapeAttr
+    offset: ExprAttr
 
     @classmethod
     def of(
@@ -140,8 +139,8 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
     """A dense [rows, columns] array in the LMEM of a core: `!tile.buffer<[64, 512], f8E4M3FN>`."""
 
     name: ClassVar[str] = "tile.buffer"
-    shape: ShapeAttr = param_def()
-    element_type: Attribute = param_def()
+    shape: ShapeAttr
+    element_type: Attribute
 
     @classmethod
     def of(cls, rows: int, columns: int, element_type: Attribute) -> Self:
@@ -188,9 +187,9 @@ class PlanAttr(ParametrizedAttribute):
     """
 
     name: ClassVar[str] = "tile.plan"
-    cores: ArrayAttr[IntegerAttr] = param_def()
-    tile: ArrayAttr[IntegerAttr] = param_def()
-    order: StringAttr = param_def()
+    cores: ArrayAttr[IntegerAttr]
+    tile: ArrayAttr[IntegerAttr]
+    order: StringAttr
 
     @classmethod
     def of(cls, cores: Sequence[int], tile: Sequence[int], order: str) -> Self:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
 
 from ..dialects.errors import PmcError
 from ..dialects.levels import Level, level_of
@@ -44,6 +45,4 @@ class PmcPass(ModulePass):
 def history(module: ModuleOp) -> list[StringAttr]:
     """The passes that `module` has been through, first to last."""
     recorded = module.attributes.get(HISTORY)
-    if not isinstance(recorded, ArrayAttr):
-        return []
-    return [entry for entry in recorded.data if isinstance(entry, StringAttr)]
+    return list(recorded.data) if isa(recorded, ArrayAttr[StringAttr]) else []

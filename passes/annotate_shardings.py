@@ -1,0 +1,385 @@
+"""The pass `annotate-shardings`: a sharding on every value, a `dist.reshard` wherever two disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+
+from ..dialects import dist, layer
+from ..dialects.assembly import PmcOp
+from ..dialects.dist import Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from ..dialects.expr import Expr, product
+from ..dialects.interfaces import SEQUENCES, WHOLE, ShardingRule
+from ..dialects.levels import MESH, Level
+from ..dialects.tensor import TensorType, tensor
+from .base import PassError, PmcPass
+
+
+@dataclass(frozen=True)
+class AnnotateShardingsPass(PmcPass):
+    """Shard a layer program over a mesh by the rules of Megatron-LM.
+
+    The logical axes of weights and caches are mapped to mesh axes: heads, ffn and vocab to tp, experts to ep, the
+    width of an expert to moe_tp, sequences to dp; a latent of MLA has no axis and is replicated.  Shardings then
+    flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations move.  A
+    contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as well.
+
+        %y = layer.matmul(%x, %w) : !layer.tensor<[batch*q_len, 7168], bf16>
+        %z = layer.add(%r, %y) ..
+    becomes
+        %y = layer.matmul(%x, %w) : !layer.tensor<[..], bf16, #dist.sharding<[[dp], []], partial [tp]>>
+        %s = dist.reshard(%y) : !layer.tensor<[..], bf16, #dist.sharding<[[dp], []]>>
+        %z = layer.add(%r, %s) ..
+
+    Ranks are numbered from the inside out: tp, then ep (the same chips as dp), pp, or without experts tp, pp, dp.
+    Assumes a symbolic `batch` when dp > 1.
+    """
+
+    name = "annotate-shardings"
+    READS: ClassVar[tuple[Level, ...]] = ("layer",)
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    moe_tp: int = 1
+    sp: bool = False
+
+    def run(self, module: ModuleOp) -> None:
+        """Shard every program of the module."""
+        programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
+        mesh = self._mesh(programs)
+        for program in programs:
+            _Sharder(mesh, self.sp).program(program)
+        module.attributes[MESH] = MeshAttr(mesh)
+
+    def _mesh(self, programs: Sequence[layer.ProgramOp]) -> Mesh:
+        for option in ("tp", "pp", "dp", "ep", "moe_tp"):
+            if getattr(self, option) < 1:
+                raise PassError(f"{self.name}: {option} is {getattr(self, option)}, must be at least 1")
+        tp, dp, stage = self.tp, self.dp, self.tp * self.dp
+        ops = [op for program in programs for op in program.walk()]
+        experts = any(isinstance(op, layer.DispatchOp) for op in ops)
+        if experts and stage != self.moe_tp * self.ep:
+            raise PassError(
+                f"{self.name}: dp*tp = {dp}*{tp} = {stage} must equal moe_tp*ep = {self.moe_tp}*{self.ep} = "
+                f"{self.moe_tp * self.ep}: attention and experts share the ranks of a stage"
+            )
+        if not experts and self.ep * self.moe_tp > 1:
+            raise PassError(f"{self.name}: ep = {self.ep}, moe_tp = {self.moe_tp}, but the model has no experts")
+        # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
+        dp_stride, pp_stride = (tp, stage) if experts else (tp * self.pp, tp)
+        axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
+        if experts:
+            axes += [Axis("moe_tp", self.moe_tp, 1), Axis("ep", self.ep, self.moe_tp)]
+        kv_heads = _fewest_kv_heads(ops)
+        if kv_heads is not None and kv_heads < tp:
+            if tp % kv_heads:
+                raise PassError(f"{self.name}: tp = {tp} is not a multiple of the {kv_heads} key heads it exceeds")
+            # Fewer key heads than ranks: neighbours hold the same head.
+            axes.append(Axis("tp_kv", kv_heads, tp // kv_heads))
+        return Mesh(stage * self.pp, tuple(axes))
+
+
+def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
+    """The number of key heads that are sharded with the query heads, if any attention has such."""
+    counts = [
+        op.kv_heads(piece)
+        for op in ops
+        if isinstance(op, layer.AttentionOp)
+        for piece in range(len(op.k))
+        if isinstance(op.k[piece].owner, layer.KvAppendOp) and op.kv_heads(piece) > 1
+    ]
+    return min(counts, default=None)
+
+
+@dataclass
+class _Sharder:
+    """Rebuilds one program with shardings; `values` maps old values to new ones."""
+
+    mesh: Mesh
+    sp: bool
+    values: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
+    resharded: dict[tuple[SSAValue, Sharding], SSAValue] = field(
+        default_factory=dict[tuple[SSAValue, Sharding], SSAValue]
+    )
+    block: Block = field(default_factory=Block)
+
+    def __post_init__(self) -> None:
+        names = {axis.name for axis in self.mesh.axes if axis.size > 1}
+        self.dp = ("dp",) if "dp" in names else ()
+        self.tp = ("tp",) if "tp" in names else ()
+        self.ep = ("ep",) if "ep" in names else ()
+        # Experts split over exactly the tp ranks use the tp axis itself, so that their partial sums meet those of
+        # the shared expert; otherwise the token copies of the moe_tp ranks are gathered.
+        same_plane = all(a in names for a in ("tp", "moe_tp")) and (
+            self.mesh.axis("tp").size == self.mesh.axis("moe_tp").size
+        )
+        self.expert_plane = same_plane or not names & {"tp", "moe_tp"}
+        self.moe_tp = self.tp if same_plane else ("moe_tp",) if "moe_tp" in names else ()
+        kv = ("tp_kv",) if "tp_kv" in (a.name for a in self.mesh.axes) else self.tp
+        kv = () if kv == ("tp_kv",) and "tp_kv" not in names else kv
+        self.axis_of = {
+            "": (),
+            "batch": self.dp,
+            "heads": self.tp,
+            "kv_heads": kv,
+            "ffn": self.tp,
+            "vocab": self.tp,
+            "expert": self.ep,
+            "expert_ffn": self.moe_tp,
+        }
+        self.tokens = (*self.dp, *self.tp) if self.sp else self.dp
+
+    # -- structure ----------------------------------------------------------------------------------------------
+
+    def program(self, program: layer.ProgramOp) -> None:
+        """Replace the body of `program`."""
+        old = program.body.block
+        self.block = Block(arg_types=[_encoded(a, Sharding((self.dp,))) for a in old.args])
+        for before, after in zip(old.args, self.block.args, strict=True):
+            after.name_hint = before.name_hint
+            self.values[before] = after
+            self._check_sequences(before.type, program.path.data)
+        self._ops(old)
+        body = program.detach_region(program.body)
+        program.add_region(Region(self.block))
+        body.drop_all_references()
+
+    def _check_sequences(self, type_: object, path: str) -> None:
+        if self.dp and isinstance(type_, TensorType) and "batch" not in type_.dims[0].symbols:
+            raise PassError(
+                f"annotate-shardings: '{path}' has no symbol 'batch' for dp = {self.mesh.axis('dp').size} to divide; "
+                "run this pass before bind-symbols"
+            )
+
+    def _ops(self, block: Block) -> None:
+        handlers: dict[type[Operation], Callable[[Operation], None]] = {
+            layer.RepeatOp: self._repeat,
+            layer.YieldOp: self._yield,
+            layer.ReturnOp: self._return,
+            layer.WeightOp: self._source,
+            layer.StateOp: self._source,
+            layer.DispatchOp: self._dispatch,
+            layer.CombineOp: self._combine,
+        }
+        for op in block.ops:
+            handlers.get(type(op), self._by_rule)(op)
+
+    def _repeat(self, op: Operation) -> None:
+        assert isinstance(op, layer.RepeatOp)
+        inits = [self._settled(v, op) for v in op.inits]
+        outer, outer_cache = self.block, self.resharded
+        self.block, self.resharded = Block(arg_types=[v.type for v in inits]), {}
+        for before, after in zip(op.body.block.args, self.block.args, strict=True):
+            after.name_hint = before.name_hint
+            self.values[before] = after
+        self._ops(op.body.block)
+        body, self.block, self.resharded = Region(self.block), outer, outer_cache
+        new = layer.RepeatOp.build_with(
+            op.trip_count, inits, body, op.path.data, op.first.value.data, op.total.value.data
+        )
+        self._add(op, new)
+
+    def _yield(self, op: Operation) -> None:
+        assert isinstance(op, layer.YieldOp)
+        values = [
+            self._reshard(self.values[v], sharding_of(tensor(argument)), op)
+            for v, argument in zip(op.values, self.block.args, strict=True)
+        ]
+        self._add(op, layer.YieldOp.make([values], [], op.path.data, like=op))
+
+    def _return(self, op: Operation) -> None:
+        assert isinstance(op, layer.ReturnOp)
+        values: list[SSAValue] = []
+        for value in op.values:
+            rank = len(tensor(value).dims)
+            values.append(self._reshard(self.values[value], Sharding((self.dp, *((),) * (rank - 1))), op))
+        self._add(op, layer.ReturnOp.make([values], [], op.path.data, like=op))
+
+    # -- ops ----------------------------------------------------------------------------------------------------
+
+    def _source(self, op: Operation) -> None:
+        assert isinstance(op, layer.SourceOp)
+        dims: list[tuple[str, ...]] = []
+        for name, dim in zip(op.axis_names(), tensor(op.result).dims, strict=True):
+            if name not in self.axis_of:
+                known = ", ".join(a for a in self.axis_of if a)
+                raise PassError(f"annotate-shardings: '{op.path.data}' has the unknown axis '{name}' (known: {known})")
+            axes = self.axis_of[name]
+            dims.append(axes)
+            if name == "batch":
+                self._check_sequences(op.result.type, op.path.data)
+            else:
+                self._check_divides(dim, axes, name, op.path.data)
+        self._rebuild(op, [], [Sharding(tuple(dims))])
+
+    def _check_divides(self, dim: Expr, axes: Sequence[str], what: str, path: str) -> None:
+        size = product(self.mesh.axis(a).size for a in axes).constant
+        if dim.is_constant and dim.constant % size:
+            raise PassError(
+                f"annotate-shardings: the {what} dim of '{path}' has {dim} elements, "
+                f"not divisible by {'*'.join(axes)} = {size}"
+            )
+
+    def _by_rule(self, op: Operation) -> None:
+        if not isinstance(op, layer.LayerOp):
+            raise PassError(f"annotate-shardings: {op.name} is not an op of the layer level")
+        if isinstance(op, layer.AttentionOp):
+            self._check_heads(op)
+        rule = op.sharding_rule()
+        operands = [self.values[v] for v in op.operands]
+        partials = {sharding_of(tensor(v)).partial for v in operands}
+        keep_partial = len(partials) == 1 and partials != {()} and len(rule.linear) == len(operands)
+        shardings = [sharding_of(tensor(v)) if keep_partial else self._settled_sharding(v) for v in operands]
+        axes = self._factor_axes(rule, shardings)
+        kept = partials.pop() if keep_partial else ()
+        wanted = [Sharding(_dims(factors, axes), kept) for factors in rule.operands]
+        operands = [self._reshard(v, s, op) for v, s in zip(operands, wanted, strict=True)]
+        surviving = {f for factors in rule.results for f in factors} | rule.aligned
+        contracted = tuple(a for f, names in axes.items() if f not in surviving for a in names)
+        results = [Sharding(_dims(factors, axes), (*kept, *contracted)) for factors in rule.results]
+        self._rebuild(op, operands, results)
+
+    def _factor_axes(self, rule: ShardingRule, shardings: Sequence[Sharding]) -> dict[str, tuple[str, ...]]:
+        """The mesh axes of every factor: stationary operands first, no axis twice."""
+        chosen: dict[str, tuple[str, ...]] = {WHOLE: ()}
+        order = sorted(range(len(shardings)), key=lambda i: i not in rule.stationary)
+        for index in order:
+            for factor, axes in zip(rule.operands[index], shardings[index].dims, strict=True):
+                if factor in chosen:
+                    continue
+                taken = {a for f, names in chosen.items() if f not in rule.aligned for a in names}
+                free = () if factor in rule.aligned else taken
+                allowed = [a for a in axes if a not in free and (factor != SEQUENCES or a in self.dp)]
+                chosen[factor] = tuple(allowed)
+        return chosen
+
+    def _check_heads(self, op: layer.AttentionOp) -> None:
+        size = self.mesh.axis("tp").size
+        if op.heads % size:
+            raise PassError(
+                f"annotate-shardings: the {op.heads} heads of '{op.path.data}' are not divisible by tp = {size}"
+            )
+        for piece in range(len(op.k)):
+            heads = op.kv_heads(piece)
+            if heads > size and heads % size:
+                raise PassError(
+                    f"annotate-shardings: the {heads} key heads of '{op.path.data}' are not divisible by tp = {size}"
+                )
+
+    # -- experts ------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, op: Operation) -> None:
+        """Tokens meet their experts.
+
+        On the expert plane (moe_tp is tp, or neither is used) every tp rank already has the tokens of its dp rank, and
+        each copy goes to the expert shard with the same tp coordinate.  Otherwise each tp rank takes its part of the
+        tokens, and the slots arrive split over moe_tp, to be gathered before the expert.
+        """
+        assert isinstance(op, layer.DispatchOp)
+        rows = self._expert_token_axes()
+        operands = [self._reshard(self.values[v], Sharding((rows, ())), op) for v in op.operands]
+        experts, capacity, width = tensor(op.y).dims
+        self._check_divides(experts, self.ep, "expert", op.path.data)
+        slots = () if self.expert_plane else self.moe_tp
+        if op.capacity.data == "worst":
+            # No rank can be sent more than all padded tokens of its group.
+            local = dist.local_dim(tensor(op.x).dims[0], rows, self.mesh)
+            capacity = local * product(self.mesh.axis(a).size for a in (*self.ep, *slots))
+        type_ = TensorType.of((experts, capacity, width), tensor(op.y).element_type)
+        self._rebuild(op, operands, [Sharding((self.ep, slots, ()))], [type_])
+
+    def _combine(self, op: Operation) -> None:
+        """The inverse: on the expert plane partial sums of the experts stay partial sums of the tokens."""
+        assert isinstance(op, layer.CombineOp)
+        rows = self._expert_token_axes()
+        experts = self.values[op.y_experts]
+        slots = () if self.expert_plane else self.moe_tp
+        partial = sharding_of(tensor(experts)).partial if self.expert_plane else ()
+        moved = [self._reshard(experts, Sharding((self.ep, slots, ()), partial), op)]
+        moved += [self._reshard(self.values[v], Sharding((rows, ())), op) for v in (op.indices, op.weights)]
+        self._rebuild(op, moved, [Sharding((rows, ()), partial)])
+
+    def _expert_token_axes(self) -> tuple[str, ...]:
+        return self.dp if self.expert_plane else (*self.dp, *self.tp)
+
+    # -- values -------------------------------------------------------------------------------------------------
+
+    def _settled_sharding(self, value: SSAValue) -> Sharding:
+        """The sharding in which a value is used when it may not be partial: with sp a sum is scattered over tokens."""
+        sharding = sharding_of(tensor(value))
+        if not sharding.partial:
+            return sharding
+        rows = self.tokens if len(sharding.dims) == 2 else sharding.dims[0]
+        return Sharding((rows, *sharding.dims[1:]))
+
+    def _settled(self, value: SSAValue, user: Operation) -> SSAValue:
+        return self._reshard(self.values[value], self._settled_sharding(self.values[value]), user)
+
+    def _reshard(self, value: SSAValue, wanted: Sharding, user: Operation) -> SSAValue:
+        """`value` in the sharding `wanted`; one reshard serves all uses."""
+        if sharding_of(tensor(value)) == wanted:
+            return value
+        known = self.resharded.get((value, wanted))
+        if known is None:
+            path = value.owner.path.data if isinstance(value.owner, PmcOp) else _path(user)
+            op = dist.ReshardOp.make([value], [_encoded(value, wanted)], path, like=user)
+            self.block.add_op(op)
+            known = self.resharded[value, wanted] = op.y
+        return known
+
+    def _rebuild(
+        self,
+        op: Operation,
+        operands: Sequence[SSAValue],
+        shardings: Sequence[Sharding],
+        types: Sequence[TensorType] | None = None,
+    ) -> None:
+        """The same op on new operands, its results with shardings."""
+        plain = types or [self._resized(op, index, operands) for index in range(len(op.results))]
+        new = type(op).create(
+            operands=operands,
+            result_types=[t.with_encoding(ShardingAttr(s)) for t, s in zip(plain, shardings, strict=True)],
+            properties=op.properties,
+            attributes=op.attributes,
+            location=op.location,
+        )
+        self._add(op, new)
+
+    def _resized(self, op: Operation, result: int, operands: Sequence[SSAValue]) -> TensorType:
+        """The type of a result whose expert capacity may have changed: dims of one factor are of one size."""
+        type_ = tensor(op.results[result])
+        if not isinstance(op, layer.LayerOp) or len(type_.dims) != 3 or not operands:
+            return type_
+        rule = op.sharding_rule()
+        dims = list(type_.dims)
+        for position, factor in enumerate(rule.results[result]):
+            for factors, before, after in zip(rule.operands, op.operands, operands, strict=True):
+                if factor in factors and factor != WHOLE:
+                    at = factors.index(factor)
+                    if tensor(before).dims[at] == dims[position]:
+                        dims[position] = tensor(after).dims[at]
+                        break
+        return type_.with_dims(dims)
+
+    def _add(self, old: Operation, new: Operation) -> None:
+        self.block.add_op(new)
+        for before, after in zip(old.results, new.results, strict=True):
+            after.name_hint = before.name_hint
+            self.values[before] = after
+
+
+def _encoded(value: SSAValue, sharding: Sharding) -> TensorType:
+    return tensor(value).with_encoding(ShardingAttr(sharding))
+
+
+def _dims(factors: Sequence[str], axes: dict[str, tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(axes.get(factor, ()) for factor in factors)
+
+
+def _path(op: Operation) -> str:
+    return op.path.data if isinstance(op, PmcOp) else ""

@@ -1,0 +1,143 @@
+"""The pass `insert-collectives`: every change of sharding becomes the collectives that bring it about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.pattern_rewriter import (
+    GreedyRewritePatternApplier,
+    PatternRewriter,
+    PatternRewriteWalker,
+    RewritePattern,
+    op_type_rewrite_pattern,
+)
+
+from ..dialects import dist, layer
+from ..dialects.dist import Sharding, ShardingAttr, sharding_of
+from ..dialects.levels import Level
+from ..dialects.tensor import tensor
+from .base import PmcPass
+
+
+@dataclass(frozen=True)
+class InsertCollectivesPass(PmcPass):
+    """Lower `dist.reshard` to collectives, and MoE dispatch over a sharded expert dim to all-to-all.
+
+    A reshard is done in three moves: reduce the partial sums, gather the dims that lose an axis, slice those that gain
+    one.  A sum whose result is split along the same axis becomes one reduce_scatter; no value is both all-reduced
+    and scattered.
+
+        %s = dist.reshard(%y) : partial [tp] -> [[dp], []]
+    becomes
+        %s = dist.all_reduce(%y) {axis = "tp"}
+    and `partial [tp] -> [[dp, tp], []]` becomes `dist.reduce_scatter(%y) {axis = "tp", dim = 0}`.
+
+    Assumes the shardings of annotate-shardings.
+    """
+
+    name = "insert-collectives"
+    READS: ClassVar[tuple[Level, ...]] = ("dist",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Rewrite all reshards, dispatches and combines."""
+        patterns = GreedyRewritePatternApplier([LowerReshard(), DispatchToAllToAll(), CombineToAllToAll()])
+        PatternRewriteWalker(patterns, apply_recursively=False).rewrite_module(module)
+
+
+class LowerReshard(RewritePattern):
+    """Reduce, gather, slice."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: dist.ReshardOp, rewriter: PatternRewriter) -> None:
+        """Replace the reshard by its collectives."""
+        chain = _Chain(op)
+        target = sharding_of(tensor(op.y))
+        for axis in [a for a in chain.sharding.partial if a not in target.partial]:
+            chain.reduce(axis, target)
+        for dim in range(len(target.dims)):
+            while not _is_prefix(chain.sharding.dims[dim], target.dims[dim]):
+                chain.gather(dim)
+        for dim, axes in enumerate(target.dims):
+            for axis in axes[len(chain.sharding.dims[dim]) :]:
+                chain.slice(axis, dim)
+        rewriter.replace(op, chain.ops, [chain.value])
+
+
+def _is_prefix(axes: tuple[str, ...], of: tuple[str, ...]) -> bool:
+    return of[: len(axes)] == axes
+
+
+class _Chain:
+    """Collectives one after the other, each with the sharding it leaves."""
+
+    def __init__(self, op: dist.ReshardOp) -> None:
+        self.op = op
+        self.value: SSAValue = op.x
+        self.sharding = sharding_of(tensor(op.x))
+        self.ops: list[Operation] = []
+
+    def reduce(self, axis: str, target: Sharding) -> None:
+        """Sum over `axis`, scattered where the target wants the result split next by that axis."""
+        rest = tuple(a for a in self.sharding.partial if a != axis)
+        for dim, axes in enumerate(target.dims):
+            now = self.sharding.dims[dim]
+            if axes[: len(now) + 1] == (*now, axis):
+                self._append(dist.ReduceScatterOp, axis, self._with(dim, (*now, axis), rest), dim)
+                return
+        self._append(dist.AllReduceOp, axis, Sharding(self.sharding.dims, rest), None)
+
+    def gather(self, dim: int) -> None:
+        """Undo the innermost axis of a dim."""
+        *kept, axis = self.sharding.dims[dim]
+        self._append(dist.AllGatherOp, axis, self._with(dim, tuple(kept), self.sharding.partial), dim)
+
+    def slice(self, axis: str, dim: int) -> None:
+        """Keep the own part of a dim."""
+        now = (*self.sharding.dims[dim], axis)
+        self._append(dist.LocalSliceOp, axis, self._with(dim, now, self.sharding.partial), dim)
+
+    def _with(self, dim: int, axes: tuple[str, ...], partial: tuple[str, ...]) -> Sharding:
+        dims = list(self.sharding.dims)
+        dims[dim] = axes
+        return Sharding(tuple(dims), partial)
+
+    def _append(self, kind: type[dist.CollectiveOp], axis: str, sharding: Sharding, dim: int | None) -> None:
+        type_ = tensor(self.value).with_encoding(ShardingAttr(sharding))
+        op = kind.make([self.value], [type_], self.op.path.data, {"axis": axis, "dim": dim}, like=self.op)
+        self.ops.append(op)
+        self.value, self.sharding = op.y, sharding
+
+
+class DispatchToAllToAll(RewritePattern):
+    """A dispatch into experts that an axis splits sends tokens over that axis."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: layer.DispatchOp, rewriter: PatternRewriter) -> None:
+        """Replace layer.dispatch by dist.dispatch."""
+        axes = sharding_of(tensor(op.y)).dims[0]
+        if axes:
+            rewriter.replace(
+                op,
+                dist.DispatchOp.make(
+                    [op.x, op.indices],
+                    [op.y.type],
+                    op.path.data,
+                    {"axis": axes[0], "capacity": op.capacity},
+                    like=op,
+                ),
+            )
+
+
+class CombineToAllToAll(RewritePattern):
+    """A combine from experts that an axis splits brings the rows back over that axis."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: layer.CombineOp, rewriter: PatternRewriter) -> None:
+        """Replace layer.combine by dist.combine."""
+        axes = sharding_of(tensor(op.y_experts)).dims[0]
+        if axes:
+            operands = [op.y_experts, op.indices, op.weights]
+            rewriter.replace(op, dist.CombineOp.make(operands, [op.y.type], op.path.data, {"axis": axes[0]}, like=op))

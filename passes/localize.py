@@ -1,0 +1,75 @@
+"""The pass `localize`: from whole tensors with shardings to the shapes of one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.rewriter import Rewriter
+
+from ..dialects import dist, layer
+from ..dialects.dist import SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
+from ..dialects.levels import MESH, Level
+from ..dialects.tensor import TensorType
+from .base import PassError, PmcPass
+
+
+@dataclass(frozen=True)
+class LocalizePass(PmcPass):
+    """Replace every type by that of the shard of one rank; all ranks run the same program.
+
+        %w = layer.weight() : !layer.tensor<[7168, 24576], bf16, #dist.sharding<[[], [tp]]>>
+    becomes, with tp = 8,
+        %w = layer.weight() attributes {dist.sharding = ..} : !layer.tensor<[7168, 3072], bf16>
+
+    Weights, caches, arguments and results keep their sharding as an attribute, which says what part of the whole
+    they are.  Partial sums stay marked in the type.  Assumes that no `dist.reshard` is left.
+    """
+
+    name = "localize"
+    READS: ClassVar[tuple[Level, ...]] = ("dist",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Rewrite the types of all values."""
+        mesh_attribute = module.attributes[MESH]
+        assert isinstance(mesh_attribute, MeshAttr)
+        mesh = mesh_attribute.data
+        for op in module.walk():
+            if isinstance(op, dist.ReshardOp):
+                raise PassError(f"{self.name}: dist.reshard at '{op.path.data}' is left; run insert-collectives first")
+            self._record_shardings(op)
+        for op in module.walk():
+            for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
+                type_ = _local_type(value.type, mesh)
+                if type_ != value.type:
+                    Rewriter.replace_value_with_new_type(value, type_)
+
+    def _record_shardings(self, op: Operation) -> None:
+        """Keep what the types are about to lose where tensors enter and leave the program."""
+        if isinstance(op, layer.SourceOp):
+            op.attributes[SHARDING] = self._sharding(op.result, op.path.data)
+        elif isinstance(op, layer.ProgramOp):
+            block = op.body.block
+            op.attributes["dist.argument_shardings"] = ArrayAttr([self._sharding(a, op.path.data) for a in block.args])
+        elif isinstance(op, layer.ReturnOp):
+            op.attributes["dist.result_shardings"] = ArrayAttr([self._sharding(v, op.path.data) for v in op.values])
+        elif isinstance(op, layer.EmbeddingOp):
+            axes = self._sharding(op.table, op.path.data).data.dims[0]
+            if axes:
+                op.properties["vocab_axis"] = StringAttr(axes[0])
+
+    def _sharding(self, value: SSAValue, path: str) -> ShardingAttr:
+        encoding = value.type.encoding if isinstance(value.type, TensorType) else None
+        if not isinstance(encoding, ShardingAttr):
+            raise PassError(f"{self.name}: '{path}' has no sharding; run annotate-shardings first")
+        return encoding
+
+
+def _local_type(type_: Attribute, mesh: Mesh) -> Attribute:
+    if not isinstance(type_, TensorType) or not isinstance(type_.encoding, ShardingAttr):
+        return type_
+    sharding = type_.encoding.data
+    dims = [local_dim(dim, axes, mesh) for dim, axes in zip(type_.dims, sharding.dims, strict=True)]
+    return type_.with_dims(dims).with_encoding(PartialAttr(sharding.partial) if sharding.partial else None)

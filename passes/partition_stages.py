@@ -1,0 +1,165 @@
+"""The pass `partition-stages`: pipeline parallelism as stages with send and recv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+
+from ..dialects import dist, layer
+from ..dialects.assembly import PmcOp
+from ..dialects.dist import MeshAttr
+from ..dialects.levels import MESH, Level
+from .base import PassError, PmcPass
+
+
+@dataclass(frozen=True)
+class PartitionStagesPass(PmcPass):
+    """Split a local program into as many `dist.stage`s as the mesh axis pp has coordinates.
+
+    The layers of all repeats, in order, are dealt to the stages in contiguous runs of equal length; the layers left
+    over go to the inner stages, because the first also embeds and the last also computes logits.  A repeat that a
+    boundary cuts becomes two repeats over parts of the same stored layers.
+
+        %y = layer.repeat 32 from 0 of 32 (%h = %x) {..}
+    becomes, with pp = 2,
+        dist.stage {index = 0} { %a = layer.repeat 16 from 0 of 32 (%h = %x) {..}  dist.send(%a) {peer = 1, ..} }
+        dist.stage {index = 1} { %b = dist.recv() ..  %y = layer.repeat 16 from 16 of 32 (%h = %b) {..} }
+
+    Weights are repeated in the stages that use them.  With pp = 1 the program stays as it is.
+    """
+
+    name = "partition-stages"
+    READS: ClassVar[tuple[Level, ...]] = ("dist",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Partition every program."""
+        mesh = module.attributes[MESH]
+        assert isinstance(mesh, MeshAttr)
+        stages = mesh.data.axis("pp").size
+        if stages == 1:
+            return
+        for op in module.ops:
+            if isinstance(op, layer.ProgramOp):
+                self._partition(op, stages)
+
+    def _partition(self, program: layer.ProgramOp, stages: int) -> None:
+        block = program.body.block
+        if any(isinstance(op, dist.StageOp) for op in block.ops):
+            raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
+        layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp))
+        if layers < stages:
+            raise PassError(f"{self.name}: pp = {stages} stages for {layers} layers; at most one stage per layer")
+        quotas = stage_lengths(layers, stages)
+        splitter = _Splitter(quotas)
+        for op in list(block.ops):
+            splitter.add(op)
+        new = Block(splitter.finish(), arg_types=[])
+        for argument in list(block.args):
+            moved = new.insert_arg(argument.type, len(new.args))
+            moved.name_hint = argument.name_hint
+            argument.replace_all_uses_with(moved)
+        old = program.detach_region(program.body)
+        program.add_region(Region(new))
+        old.drop_all_references()
+
+
+def stage_lengths(layers: int, stages: int) -> list[int]:
+    """Layers per stage; the stages from the second on take the remainder first, then the last, then the first."""
+    base, extra = divmod(layers, stages)
+    order = [*range(1, stages - 1), stages - 1, 0]
+    longer = set(order[:extra])
+    return [base + (stage in longer) for stage in range(stages)]
+
+
+class _Splitter:
+    """Deals the ops of a program to stages; a value needed from an earlier stage is sent on."""
+
+    def __init__(self, quotas: list[int]) -> None:
+        self.quotas = quotas
+        self.stages = [Block() for _ in quotas]
+        self.stage: int = 0
+        self.used: int = 0
+        self.values: list[dict[SSAValue, SSAValue]] = [{} for _ in quotas]
+        self.home: dict[SSAValue, int] = {}
+        self.sources: dict[SSAValue, Operation] = {}
+        self.channel = 0
+
+    def add(self, op: Operation) -> None:
+        """Give `op` to the current stage; a repeat may go on in the next ones."""
+        if isinstance(op, layer.SourceOp):
+            self.sources[op.result] = op
+            return
+        if not isinstance(op, layer.RepeatOp):
+            self._emit(op)
+            return
+        done = 0
+        inits: list[SSAValue] = list(op.inits)
+        while done < op.trip_count:
+            if self.used == self.quotas[self.stage]:
+                self.stage, self.used = self.stage + 1, 0
+            count = min(self.quotas[self.stage] - self.used, op.trip_count - done)
+            part = layer.RepeatOp.build_with(
+                count,
+                [self._here(v) for v in inits],
+                op.body.clone(),
+                op.path.data,
+                op.first.value.data + done,
+                op.total.value.data,
+            )
+            self.stages[self.stage].add_op(part)
+            for before, after in zip(op.results, part.results, strict=True):
+                after.name_hint = before.name_hint
+                self._define(before, after)
+            inits = list(op.results)
+            done += count
+            self.used += count
+
+    def _emit(self, op: Operation) -> None:
+        mapping = {v: self._here(v) for v in op.operands}
+        new = op.clone(value_mapper=mapping)
+        self.stages[self.stage].add_op(new)
+        for before, after in zip(op.results, new.results, strict=True):
+            self._define(before, after)
+
+    def _define(self, old: SSAValue, new: SSAValue) -> None:
+        self.values[self.stage][old] = new
+        self.home[old] = self.stage
+
+    def _here(self, value: SSAValue) -> SSAValue:
+        """`value` in the current stage: received from the one that has it, or a source named again."""
+        known = self.values[self.stage].get(value)
+        if known is not None:
+            return known
+        if value in self.sources:
+            copy = self.sources[value].clone()
+            self.stages[self.stage].add_op(copy)
+            self.values[self.stage][value] = copy.results[0]
+            return copy.results[0]
+        if value not in self.home:
+            return value  # an argument of the program, which every rank has
+        return self._received(value, self.stage)
+
+    def _received(self, value: SSAValue, stage: int) -> SSAValue:
+        """Hand `value` on from stage to stage up to `stage`."""
+        known = self.values[stage].get(value)
+        if known is not None:
+            return known
+        sent = self._received(value, stage - 1)
+        owner = value.owner
+        path = owner.path.data if isinstance(owner, PmcOp) else ""
+        self.stages[stage - 1].add_op(dist.SendOp.make([sent], [], path, {"peer": stage, "channel": self.channel}))
+        recv = dist.RecvOp.make([], [value.type], path, {"peer": stage - 1, "channel": self.channel})
+        self.channel += 1
+        self.stages[stage].add_op(recv)
+        recv.y.name_hint = value.name_hint
+        self.values[stage][value] = recv.y
+        return recv.y
+
+    def finish(self) -> list[dist.StageOp]:
+        """The stages in order."""
+        return [
+            dist.StageOp.make([], [], "", {"index": index}, [Region(block)]) for index, block in enumerate(self.stages)
+        ]
