@@ -76,7 +76,7 @@ class Fields:
 
     def _get(self, name: str, expected: str) -> object:
         if name not in self.config:
-            raise self.fail(name, f"missing, expected {expected}{did_you_mean(name, list(self.config))}")
+            raise self.fail(name, f"missing, expected {expected}")
         return self.config[name]
 
     def present(self, name: str) -> bool:
@@ -173,7 +173,7 @@ class _Import:
         embedding = model.EmbeddingOp.make(
             [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
         )
-        x = self.add(body, embedding).results[0]
+        x: SSAValue = self.add(body, embedding).results[0]
         for kind, count, blocks in ARCHITECTURES[self.architecture](fields):
             x = self.repeat(body, x, f"blocks.{kind}", count, blocks)
         # Absent = false in the configuration classes of all supported architectures.

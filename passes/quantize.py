@@ -48,12 +48,12 @@ ELEMENT_TYPES: dict[str, Attribute] = {
 class QuantizePass(PmcPass):
     """Set the element types of matmul weights, of their activations, and of the KV cache.
 
-        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., bf16>
+        %w = layer.weight() {..} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., bf16>
         %y = layer.matmul(%x, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<.., bf16>
 
     becomes, with `quantize{weights="f8E4M3FN" activations="f8E4M3FN"}`,
 
-        %w = layer.weight() {axes = ["", "ffn"]} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., f8E4M3FN>
+        %w = layer.weight() {..} at "blocks.dense.ffn.up_proj.weight" : !layer.tensor<.., f8E4M3FN>
         %q = layer.quantize(%x) at "blocks.dense.ffn.norm.quantize" : !layer.tensor<.., f8E4M3FN>
         %y = layer.matmul(%q, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<.., bf16>
 
@@ -155,7 +155,7 @@ def _insert_quantize(value: SSAValue, element_type: Attribute) -> SSAValue:
 
 
 def _convert_activations(products: list[_Product], element_type: Attribute, converter: _Converter) -> None:
-    """Convert the activation of every product, before the dispatch if all products behind it are quantised."""
+    """Convert the activation of every product, before the dispatch if all products behind it want it."""
     quantised: set[Operation] = set(products)
     for product in products:
         dispatch = product.x.owner

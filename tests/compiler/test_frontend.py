@@ -1,0 +1,248 @@
+"""Hugging Face configs to the model dialect."""
+
+from typing import Any
+
+import pytest
+from xdsl.dialects.builtin import FileLineColLoc, StringAttr
+
+from pmc.compiler.config import ConfigError
+from pmc.compiler.frontend import import_hf
+from pmc.dialects import model
+
+COMMON: dict[str, Any] = {
+    "hidden_size": 64,
+    "vocab_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "torch_dtype": "bfloat16",
+    "hidden_act": "silu",
+}
+LLAMA: dict[str, Any] = {
+    **COMMON,
+    "architectures": ["LlamaForCausalLM"],
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+}
+QWEN3: dict[str, Any] = {**LLAMA, "architectures": ["Qwen3ForCausalLM"], "head_dim": 32}
+MIXTRAL: dict[str, Any] = {
+    **LLAMA,
+    "architectures": ["MixtralForCausalLM"],
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": None,
+}
+DEEPSEEK: dict[str, Any] = {
+    **COMMON,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "intermediate_size": 128,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 1,
+}
+YARN: dict[str, Any] = {
+    "type": "yarn",
+    "factor": 40,
+    "original_max_position_embeddings": 4096,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+
+
+def blocks(config: dict[str, Any]) -> dict[str, model.BlockOp]:
+    module = import_hf(config, "config.json", "tiny")
+    module.verify()
+    return {b.path.data: b for b, _ in model.model_blocks(module)}
+
+
+def layers(config: dict[str, Any]) -> dict[str, int]:
+    module = import_hf(config, "config.json", "tiny")
+    return {op.path.data: op.trip_count for op in module.walk() if isinstance(op, model.RepeatOp)}
+
+
+def test_llama() -> None:
+    gqa = blocks(LLAMA)["blocks.dense.gqa"]
+    assert isinstance(gqa, model.GqaOp)
+    assert (gqa.heads, gqa.kv_heads, gqa.head_dim.value.data, bool(gqa.qk_norm)) == (4, 2, 16, False)
+    assert gqa.rope_scaling is None
+    assert layers(LLAMA) == {"blocks.dense": 4}
+    assert list(blocks(LLAMA)) == ["embed", "blocks.dense.gqa", "blocks.dense.ffn", "lm_head"]
+
+
+def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None:
+    config = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "rope_theta")}
+    gqa = blocks({**config, "head_dim": None})["blocks.dense.gqa"]
+    assert isinstance(gqa, model.GqaOp)
+    assert gqa.kv_heads == 4
+    assert gqa.head_dim.value.data == 16
+    assert gqa.rope_theta.value.data == 10000.0
+
+
+def test_qwen3_normalises_heads_of_its_own_width() -> None:
+    gqa = blocks(QWEN3)["blocks.dense.gqa"]
+    assert isinstance(gqa, model.GqaOp)
+    assert gqa.qk_norm
+    shapes = {w.name: w.dims for w in gqa.weights()}
+    assert shapes["q_norm.weight"] == shapes["k_norm.weight"] == (32,)
+    assert shapes["q_proj.weight"] == (64, 128)
+
+
+def test_mixtral() -> None:
+    moe = blocks(MIXTRAL)["blocks.moe.moe"]
+    assert isinstance(moe, model.MoeOp)
+    assert (moe.experts, moe.top_k, moe.n_shared_experts.value.data) == (8, 2, 0)
+    assert moe.scoring.data == "softmax"
+    assert moe.norm_topk_prob
+    assert not moe.correction_bias
+    assert {w.name for w in moe.weights()} == {
+        "norm.weight",
+        "router.weight",
+        "experts.gate_proj.weight",
+        "experts.up_proj.weight",
+        "experts.down_proj.weight",
+    }
+
+
+def test_deepseek_v3() -> None:
+    assert layers(DEEPSEEK) == {"blocks.dense": 1, "blocks.moe": 3}
+    found = blocks(DEEPSEEK)
+    mla, moe = found["blocks.moe.mla"], found["blocks.moe.moe"]
+    assert isinstance(mla, model.MlaOp)
+    assert isinstance(moe, model.MoeOp)
+    assert mla.head_dims == (16, 8, 16)
+    assert mla.rope_interleave
+    assert moe.correction_bias
+    assert moe.scoring.data == "sigmoid"
+    shapes = {w.name: w.dims for w in moe.weights()}
+    assert shapes["shared.up_proj.weight"] == (64, 64)  # two shared experts of 32 side by side
+
+
+def test_deepseek_v3_without_query_latent_or_dense_layers() -> None:
+    config = {**DEEPSEEK, "q_lora_rank": None, "first_k_dense_replace": 0}
+    assert layers(config) == {"blocks.moe": 4}
+    names = [w.name for w in blocks(config)["blocks.moe.mla"].weights()]
+    assert "q_proj.weight" in names
+    assert "q_a_proj.weight" not in names
+    assert layers({**DEEPSEEK, "first_k_dense_replace": 4}) == {"blocks.dense": 4}
+
+
+def test_rope_scaling_is_normalised() -> None:
+    mla = blocks({**DEEPSEEK, "rope_scaling": YARN})["blocks.moe.mla"]
+    assert isinstance(mla, model.MlaOp)
+    assert mla.rope_scaling is not None
+    fields = mla.rope_scaling.data
+    assert fields["rope_type"] == StringAttr("yarn")
+    # beta_fast and beta_slow are absent above: transformers takes 32 and 1.
+    assert str(fields["beta_fast"]) == "3.200000e+01 : f64"
+    assert str(fields["beta_slow"]) == "1.000000e+00 : f64"
+    assert str(fields["factor"]) == "4.000000e+01 : f64"
+    for none in (None, {"rope_type": "default"}):
+        gqa = blocks({**LLAMA, "rope_scaling": none})["blocks.dense.gqa"]
+        assert isinstance(gqa, model.GqaOp)
+        assert gqa.rope_scaling is None
+
+
+def test_location_is_the_name_of_the_file_not_its_folder() -> None:
+    module = import_hf(LLAMA, "/some/folder/config.json", "tiny")
+    places = {op.location for op in module.walk() if op.name.startswith("model.")}
+    assert len(places) == 1
+    (place,) = places
+    assert isinstance(place, FileLineColLoc)
+    assert place.filename.data == "config.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (LLAMA, {"hidden_size": ...}, "hidden_size: missing, expected an integer of at least 1"),
+        (LLAMA, {"hidden_size": "64"}, "hidden_size: expected an integer of at least 1, found '64'"),
+        (LLAMA, {"hidden_size": True}, "hidden_size: expected an integer of at least 1, found True"),
+        (LLAMA, {"num_hidden_layers": 0}, "num_hidden_layers: expected an integer of at least 1, found 0"),
+        (LLAMA, {"rms_norm_eps": ...}, "rms_norm_eps: missing, expected a positive number"),
+        (LLAMA, {"rms_norm_eps": "1e-5"}, "rms_norm_eps: expected a positive number, found '1e-5'"),
+        (LLAMA, {"rms_norm_eps": -1.0}, "rms_norm_eps: expected a positive number, found -1.0"),
+        (LLAMA, {"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
+        (
+            LLAMA,
+            {"torch_dtype": "int8"},
+            "torch_dtype: expected one of bfloat16, float16, float32, found 'int8'",
+        ),
+        (LLAMA, {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only 'silu' is"),
+        (LLAMA, {"attention_bias": True}, "attention_bias: True is not supported, only False is"),
+        (LLAMA, {"mlp_bias": True}, "mlp_bias: True is not supported, only False is"),
+        (
+            LLAMA,
+            {"num_attention_heads": 5},
+            "num_attention_heads: 5 does not divide hidden_size 64, and no head_dim is given",
+        ),
+        (
+            LLAMA,
+            {"num_key_value_heads": 3},
+            "model.gqa at 'blocks.dense.gqa': num_attention_heads 4 is not a multiple of num_key_value_heads 3",
+        ),
+        (QWEN3, {"head_dim": ...}, "head_dim: missing, expected an integer of at least 1"),
+        (QWEN3, {"use_sliding_window": True}, "use_sliding_window: True is not supported, only False is"),
+        (MIXTRAL, {"sliding_window": 4096}, "sliding_window: 4096 is not supported, only None is"),
+        (MIXTRAL, {"rope_theta": ...}, "rope_theta: missing, expected a positive number"),
+        (DEEPSEEK, {"q_lora_rank": ...}, "q_lora_rank: missing, expected an integer of at least 1"),
+        (
+            DEEPSEEK,
+            {"first_k_dense_replace": 5},
+            "first_k_dense_replace: 5 is more than num_hidden_layers 4",
+        ),
+        (DEEPSEEK, {"scoring_func": "softmax"}, "scoring_func: 'softmax' is not supported, only 'sigmoid' is"),
+        (DEEPSEEK, {"moe_layer_freq": 2}, "moe_layer_freq: 2 is not supported, only 1 is"),
+        (
+            DEEPSEEK,
+            {"n_group": 3},
+            "model.moe at 'blocks.moe.moe': n_routed_experts 8 is not a multiple of n_group 3",
+        ),
+        (LLAMA, {"rope_scaling": 2}, "rope_scaling: expected a block of fields or null, found 2"),
+        (
+            LLAMA,
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling.rope_type: expected one of llama3, yarn, default, found 'linear'",
+        ),
+        (
+            LLAMA,
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "rope_scaling.low_freq_factor: missing, expected a positive number",
+        ),
+        (
+            DEEPSEEK,
+            {"rope_scaling": {**YARN, "beta_fats": 32}},
+            "rope_scaling.beta_fats: unknown field of 'yarn'; did you mean 'beta_fast'?",
+        ),
+        (
+            LLAMA,
+            {"architectures": ["GptNeoXForCausalLM"]},
+            "architectures: 'GptNeoXForCausalLM' is not supported; supported are LlamaForCausalLM, "
+            "DeepseekV3ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM",
+        ),
+        (
+            LLAMA,
+            {"architectures": ...},
+            "architectures: expected a list of one of LlamaForCausalLM, DeepseekV3ForCausalLM, "
+            "Qwen3ForCausalLM, MixtralForCausalLM, found None",
+        ),
+    ],
+)
+def test_bad_fields_are_one_line_with_file_and_field(
+    config: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    changed = {k: v for k, v in {**config, **changes}.items() if v is not ...}
+    with pytest.raises(ConfigError) as error:
+        import_hf(changed, "tiny.json", "tiny")
+    assert str(error.value) == f"tiny.json: {message}"
