@@ -65,9 +65,7 @@ class Environment:
             held = self.weights if source.kind == "weight" else self.states
             values = held.get(source.path)
             if values is None:
-                raise NumericError(
-                    f"no array for {source.kind} '{source.path}', must be {list(source.shape)}"
-                )
+                raise NumericError(f"no array for {source.kind} '{source.path}', must be {list(source.shape)}")
             if values.shape != source.shape:
                 raise NumericError(
                     f"{source.kind} '{source.path}' is {list(values.shape)}, must be {list(source.shape)}"
@@ -78,9 +76,7 @@ class Environment:
         """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len]."""
         batch = self.bindings["batch"]
         if len(tokens) % batch or not len(tokens):
-            raise NumericError(
-                f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple"
-            )
+            raise NumericError(f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple")
         q_len = len(tokens) // batch
         grown = {path: _with_room(values, q_len) for path, values in states.items()}
         kv_len = self.bindings["kv_len"] + q_len

@@ -128,9 +128,7 @@ class _Machine:
         """Bind the tokens and run the body."""
         block = program.body.block
         if len(block.args) != 1:
-            raise NumericError(
-                f"{where(program)}: the body takes {len(block.args)} values, must be the token ids"
-            )
+            raise NumericError(f"{where(program)}: the body takes {len(block.args)} values, must be the token ids")
         shape = evaluate_dims(tensor(block.args[0]).dims, self.environment.bindings, where(program))
         if self.environment.tokens.shape != shape:
             raise NumericError(
@@ -184,8 +182,6 @@ class _Machine:
         """Keep the new content of the cache that `op` appends to."""
         path = self.cache_of.get(op.cache)
         if path is None:
-            raise NumericError(
-                f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append"
-            )
+            raise NumericError(f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append")
         self.cache_of[op.y] = path
         self.states[path][self.iteration] = cache

@@ -37,7 +37,7 @@ class ModelRun:
 
 
 def cache_widths(block: model.BlockOp) -> dict[str, int]:
-    """The caches of a block, name below its path and width of a row: rotated keys, values, normalised latents."""
+    """The caches of a block, name and row width: keys are rotated, the MLA latent is normalised."""
     match block:
         case model.GqaOp():
             width = block.kv_heads * block.head_dim.value.data
@@ -222,9 +222,7 @@ class _Reference:
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
     def __post_init__(self) -> None:
-        self.batch, self.q_len, self.kv_len = (
-            self.environment.bindings[s] for s in ("batch", "q_len", "kv_len")
-        )
+        self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
         self.blocks: dict[type[model.BlockOp], Callable[[Any, Array], Array]] = {
             model.EmbeddingOp: self.embedding,

@@ -33,9 +33,7 @@ def rope(
     cos, sin = (np.asarray(f(angles) * factor, x.dtype) for f in (np.cos, np.sin))
     heads = x.reshape(x.shape[0], -1, head_dim)
     half = head_dim // 2
-    first, second = (
-        (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
-    )
+    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
     y = np.empty_like(heads)
     y[..., first] = heads[..., first] * cos - heads[..., second] * sin
     y[..., second] = heads[..., second] * cos + heads[..., first] * sin
@@ -56,9 +54,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> tu
         case "yarn":
             return _yarn(plain, head_dim, theta, scaling), _yarn_factor(scaling)
         case _:
-            raise NumericError(
-                f"rope scaling {kind!r} has no numeric semantics, must be default, llama3 or yarn"
-            )
+            raise NumericError(f"rope scaling {kind!r} has no numeric semantics, must be default, llama3 or yarn")
 
 
 def _number(scaling: Scaling, name: str, default: float | None = None) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
@@ -76,7 +77,9 @@ def run_tensor_op(op: Operation, operands: Operands, context: Context) -> Result
     if function is None:
         raise NumericError(f"{where(op)}: the op has no numeric semantics")
     try:
-        results = function(op, operands, context)
+        # Overflows are found below, with the op's path.
+        with np.errstate(all="ignore"):
+            results = function(op, operands, context)
     except NumericError as error:
         raise NumericError(f"{where(op)}: {error}") from None
     except (ValueError, IndexError) as error:
@@ -90,9 +93,7 @@ def stored(op: Operation, index: int, values: Array, context: Context) -> Array:
     kind = tensor(op.results[index])
     shape = evaluate_dims(kind.dims, context.bindings, where(op))
     if values.shape != shape:
-        raise NumericError(
-            f"{where(op)}: result {index} is {list(values.shape)}, its type says {list(shape)}"
-        )
+        raise NumericError(f"{where(op)}: result {index} is {list(values.shape)}, its type says {list(shape)}")
     result = context.precision.store(values, kind.element_type)
     require_finite(result, f"{where(op)}: result {index}")
     return result
@@ -139,13 +140,10 @@ def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> R
 def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> Results:
     tokens, table = operands
     if op.vocab_axis is not None:
-        raise NumericError(
-            "the vocabulary is sharded: only the interpreter of a mesh knows the rows of this rank"
-        )
+        raise NumericError("the vocabulary is sharded: only the interpreter of a mesh knows the rows of this rank")
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < table.shape[0]):
         raise NumericError(
-            f"token ids are {int(tokens.min())} to {int(tokens.max())}, "
-            f"the vocabulary has 0 to {table.shape[0] - 1}"
+            f"token ids are {int(tokens.min())} to {int(tokens.max())}, the vocabulary has 0 to {table.shape[0] - 1}"
         )
     return (semantics.embedding(tokens, table),)
 
@@ -185,9 +183,7 @@ def _field(name: str, value: Attribute) -> float | int | str | bool:
         case FloatAttr():
             return value.value.data
         case _:
-            raise NumericError(
-                f"rope scaling field '{name}' is {value}, must be a number, a string or a boolean"
-            )
+            raise NumericError(f"rope scaling field '{name}' is {value}, must be a number, a string or a boolean")
 
 
 @implements(layer.SiluMulOp)

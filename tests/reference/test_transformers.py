@@ -5,7 +5,7 @@ Both sides read one Hugging Face config; the seeded weights of pmc are copied in
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -117,11 +117,11 @@ def pmc_path(name: str, kind: str, attention: str) -> str:
 
 def torch_model(config: dict[str, object], weights: dict[str, Array]) -> Any:
     """The PyTorch module of `config` with every parameter set from `weights`."""
-    (architecture,) = config["architectures"]  # type: ignore[misc]
-    config_class = getattr(transformers, str(architecture).replace("ForCausalLM", "Config"))
-    module = getattr(transformers, str(architecture))(config_class(**config)).float().eval()
+    (architecture,) = cast("list[str]", config["architectures"])
+    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    module = getattr(transformers, architecture)(config_class(**config)).float().eval()
     attention = "mla" if "kv_lora_rank" in config else "gqa"
-    dense = config.get("first_k_dense_replace", 0)
+    dense = cast(int, config.get("first_k_dense_replace", 0))
     has_experts = "num_experts_per_tok" in config
 
     def values(name: str) -> Array:
@@ -130,23 +130,20 @@ def torch_model(config: dict[str, object], weights: dict[str, Array]) -> Any:
         if name == "model.norm.weight":
             return weights["lm_head.norm.weight"]
         if name == "lm_head.weight":
-            return (
-                weights["embed.weight"] if config["tie_word_embeddings"] else weights["lm_head.proj.weight"].T
-            )
+            return weights["embed.weight"] if config["tie_word_embeddings"] else weights["lm_head.proj.weight"].T
         _, _, number, inner = name.split(".", 3)
         layer = int(number)
-        kind = "moe" if has_experts and layer >= int(str(dense)) else "dense"
-        layer -= int(str(dense)) if kind == "moe" else 0
+        kind = "moe" if has_experts and layer >= dense else "dense"
+        layer -= dense if kind == "moe" else 0
         path = pmc_path(inner, kind, attention)
         if path.endswith(".gate_up_proj"):
             pair = (weights[f"{path[: -len('gate_up_proj')]}{n}_proj.weight"][layer] for n in ("gate", "up"))
             return np.concatenate(list(pair), axis=-1).swapaxes(-1, -2)
         array = weights[path if path.endswith(("weight", "bias")) else f"{path}.weight"][layer]
-        return array.swapaxes(-1, -2) if array.ndim > 1 else array
+        transposed: Array = array.swapaxes(-1, -2) if array.ndim > 1 else array
+        return transposed
 
-    state = {
-        n: torch.tensor(np.ascontiguousarray(values(n)), dtype=torch.float32) for n in module.state_dict()
-    }
+    state = {n: torch.tensor(np.ascontiguousarray(values(n)), dtype=torch.float32) for n in module.state_dict()}
     module.load_state_dict(state, strict=True)
     return module
 

@@ -1,0 +1,229 @@
+"""The model-level reference: its equations, its agreement with the layer level, and the KV cache of both."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+
+from pmc.backends.numeric.environment import Environment
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
+from pmc.backends.numeric.model import (
+    Rotary,
+    attend,
+    choose_experts,
+    rms_norm,
+    run_model,
+    seeded_model_environment,
+    swiglu,
+)
+from pmc.compiler.frontend import import_hf
+from pmc.passes.expand_blocks import ExpandBlocksPass
+
+COMMON: dict[str, object] = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "vocab_size": 37,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+}
+PRESETS: dict[str, dict[str, object]] = {
+    "llama-3.1-8b": {**COMMON, "head_dim": 6},
+    "deepseek-v3": {
+        **COMMON,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 10,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 6,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 5,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 14,
+        "n_group": 4,
+        "topk_group": 2,
+    },
+}
+"""Presets with small dims in place of their own."""
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "gqa": ("llama-3.1-8b", {}),
+    "mqa-tied": ("llama-3.1-8b", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "qk-norm": ("llama-3.1-8b", {"architectures": ["Qwen3ForCausalLM"], "rope_scaling": None}),
+    "moe": (
+        "llama-3.1-8b",
+        {
+            "architectures": ["MixtralForCausalLM"],
+            "rope_scaling": None,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "mla-moe": ("deepseek-v3", {}),
+    "mla-moe-no-shared": ("deepseek-v3", {"n_shared_experts": 0, "rope_interleave": False}),
+    "mla-direct-q": ("deepseek-v3", {"q_lora_rank": None, "rope_scaling": None, "n_group": 1, "topk_group": 1}),
+}
+
+
+def small_model(name: str) -> ModuleOp:
+    preset, changes = VARIANTS[name]
+    text = resources.files("pmc.configs").joinpath(f"models/{preset}.json").read_text()
+    config = cast("dict[str, object]", json.loads(text))
+    return import_hf({**config, **PRESETS[preset], **changes}, preset, "small")
+
+
+def layers_of(module: ModuleOp, phase: str, absorb_mla: bool = True) -> ModuleOp:
+    copy = module.clone()
+    ExpandBlocksPass(phase, absorb_mla, capacity="worst").apply(Context(), copy)
+    copy.verify()
+    return copy
+
+
+def close(actual: Array, expected: Array) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-11)
+
+
+# -- equations --------------------------------------------------------------------------------------------------
+
+
+def test_equations_on_numbers_worked_by_hand() -> None:
+    close(rms_norm(np.array([[3.0, 4.0]]), np.array([1.0, 2.0]), 0.0), np.array([[3, 8]]) / np.sqrt(12.5))
+    one = np.ones((1, 1))
+    close(swiglu(2 * one, one, 3 * one, 5 * one), 2 / (1 + np.exp(-2)) * 6 * 5 * one)
+    # Two queries over three keys: the first sees two, of which the second scores ln 3 more.
+    q, k = np.array([[1.0], [0.0]]), np.array([[0.0], [np.log(3)], [7.0]])
+    v = np.array([[4.0], [8.0], [0.0]])
+    close(attend(q, k, v, 1.0), np.array([[(4 + 3 * 8) / 4], [4.0]]))
+
+
+def test_rotation_by_a_quarter_turn() -> None:
+    # theta chosen so that pair 1 of 2 turns pi/2 per position: theta**(-1/2) = pi/2.
+    rotary = Rotary((2 / np.pi) ** 2, {}, interleaved=True)
+    x = np.array([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]])
+    close(rotary.rotate(x, 0), np.array([[0, 0, 1, 2], [0, 0, -2, 1]]))
+    halves = Rotary((2 / np.pi) ** 2, {}, interleaved=False)
+    close(halves.rotate(np.array([[0.0, 1.0, 0.0, 2.0]]), 1), np.array([[0, -2, 0, 1]]))
+
+
+def test_expert_choice_opens_the_groups_with_the_best_pair() -> None:
+    scores = np.array([0.9, 0.1, 0.05, 0.6, 0.6, 0.3])
+    assert choose_experts(scores, np.zeros(6), 2, 1, 1) == [0, 3]
+    assert choose_experts(scores, np.zeros(6), 2, 2, 1) == [3, 4]
+    assert choose_experts(scores, np.array([0, 0, 9.0, 0, 0, 0]), 2, 2, 1) == [2, 0]
+
+
+# -- agreement of the levels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), [(5, 5), (1, 7), (3, 8)])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_layer_level_computes_the_same_logits_and_caches(name: str, q_len: int, kv_len: int) -> None:
+    module = small_model(name)
+    bindings = {"batch": 2, "q_len": q_len, "kv_len": kv_len}
+    environment = seeded_model_environment(module, bindings, 11)
+    expected = run_model(module, environment)
+    assert np.ptp(expected.logits) > 1
+    for phase, absorb in (("prefill", True), ("decode", True), ("decode", False)):
+        lowered = layers_of(module, phase, absorb)
+        inputs = seeded_layer_environment(lowered, bindings, 11)
+        for held, other in ((inputs.weights, environment.weights), (inputs.states, environment.states)):
+            assert held.keys() == other.keys()
+            assert all(np.array_equal(held[path], other[path]) for path in held)
+        run = run_layer(lowered, inputs)
+        rows = expected.logits[q_len - 1 :: q_len] if phase == "prefill" else expected.logits
+        close(run.outputs[0], rows)
+        for path, cache in expected.states.items():
+            close(run.states[path], cache)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
+    module, batch, prompt, steps = small_model(name), 2, 4, 3
+    whole = seeded_model_environment(module, {"batch": batch, "q_len": prompt + steps, "kv_len": prompt + steps}, 2)
+    expected = run_model(module, whole)
+    logits = expected.logits.reshape(batch, prompt + steps, -1)
+    tokens = whole.tokens.reshape(batch, -1)
+
+    bindings = {"batch": batch, "q_len": prompt, "kv_len": prompt}
+    empty = seeded_model_environment(module, bindings, 2)
+    start = Environment(bindings, tokens[:, :prompt].reshape(-1), whole.weights, empty.states)
+    prefill, decode = layers_of(module, "prefill"), layers_of(module, "decode")
+    reference, lowered = run_model(module, start), run_layer(prefill, start)
+    close(reference.logits.reshape(batch, prompt, -1)[:, -1], logits[:, prompt - 1])
+    close(lowered.outputs[0], logits[:, prompt - 1])
+    model_inputs = layer_inputs = start
+    for step in range(prompt, prompt + steps):
+        new = tokens[:, step]
+        model_inputs = model_inputs.next_step(new, reference.states)
+        layer_inputs = layer_inputs.next_step(new, lowered.states)
+        reference, lowered = run_model(module, model_inputs), run_layer(decode, layer_inputs)
+        close(reference.logits, logits[:, step])
+        close(lowered.outputs[0], logits[:, step])
+    for path, cache in expected.states.items():
+        close(reference.states[path], cache)
+        close(lowered.states[path], cache)
+
+
+def test_past_keys_change_the_logits() -> None:
+    """The agreement of caches would mean nothing if they were not read."""
+    module = small_model("mla-moe")
+    environment = seeded_model_environment(module, {"batch": 1, "q_len": 1, "kv_len": 4}, 0)
+    base = run_model(module, environment).logits
+    for path, cache in environment.states.items():
+        states = {**environment.states, path: cache * 1.5}
+        changed = Environment(environment.bindings, environment.tokens, environment.weights, states)
+        assert np.abs(run_model(module, changed).logits - base).max() > 1e-3, path
+
+
+def test_values_hold_the_rows_after_every_block_and_layer() -> None:
+    module = small_model("gqa")
+    environment = seeded_model_environment(module, {"batch": 1, "q_len": 2, "kv_len": 2}, 0)
+    run = run_model(module, environment)
+    assert {path: len(rows) for path, rows in run.values.items()} == {
+        "embed": 1,
+        "blocks.dense.gqa": 3,
+        "blocks.dense.ffn": 3,
+        "lm_head": 1,
+    }
+    lowered = run_layer(layers_of(module, "decode"), environment, record=True)
+    recorded = {key.path: values for key, values in lowered.values.items()}
+    for layer in range(3):
+        close(recorded["blocks.dense.gqa.residual"][layer], run.values["blocks.dense.gqa"][layer])
+
+
+# -- bad input --------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_bad_inputs_are_named() -> None:
+    module = small_model("gqa")
+    good = seeded_model_environment(module, {"batch": 1, "q_len": 2, "kv_len": 3}, 0)
+
+    def run(**changes: Any) -> None:
+        fields: dict[str, Any] = {
+            "bindings": good.bindings,
+            "tokens": good.tokens,
+            "weights": good.weights,
+            "states": good.states,
+        }
+        run_model(module, Environment(**{**fields, **changes}))
+
+    with pytest.raises(NumericError, match=r"no array for state 'blocks.dense.gqa.k_cache', must be \[3, 1, 3, 12\]"):
+        run(states={})
+    nan = {**good.weights, "lm_head.norm.weight": np.full(24, np.nan)}
+    with pytest.raises(NumericError, match=r"weight 'lm_head.norm.weight': element \[0\] is nan, must be finite"):
+        run(weights=nan)
+    with pytest.raises(NumericError, match=r"tokens are int64\[3\], must be integers \[2\] \(batch 1 \* q_len 2\)"):
+        run(tokens=np.array([1, 2, 3]))
+    with pytest.raises(NumericError, match=r"'embed': token ids are 1 to 37, the vocabulary has 0 to 36"):
+        run(tokens=np.array([1, 37]))
+    with pytest.raises(NumericError, match=r"3 new tokens for a batch of 2, must be a positive multiple"):
+        Environment({"batch": 2, "q_len": 1, "kv_len": 1}, np.array([0, 0]), {}).next_step(np.zeros(3, int), {})
