@@ -1,0 +1,110 @@
+"""The bind-symbols pass."""
+
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.ir import SSAValue
+from xdsl.parser import Parser
+
+from pmc.compiler.config import load_model_config
+from pmc.compiler.frontend import import_hf
+from pmc.dialects import layer, model
+from pmc.dialects.tensor import TensorType
+from pmc.passes.base import PassError
+from pmc.passes.bind_symbols import BindSymbolsPass
+from pmc.passes.expand_blocks import ExpandBlocksPass
+
+SYMBOLS = ("batch", "q_len", "kv_len")
+
+
+def context() -> Context:
+    ctx = Context()
+    for dialect in (Builtin, model.Model, layer.Layer):
+        ctx.load_dialect(dialect)
+    return ctx
+
+
+def imported(name: str) -> ModuleOp:
+    config, source = load_model_config(name)
+    return import_hf(config, source, name)
+
+
+def expanded(name: str, phase: str) -> ModuleOp:
+    module = imported(name)
+    ExpandBlocksPass(phase).apply(context(), module)
+    return module
+
+
+def values(module: ModuleOp) -> list[SSAValue]:
+    found: list[SSAValue] = []
+    for op in module.walk():
+        found.extend(op.results)
+        found.extend(a for region in op.regions for block in region.blocks for a in block.args)
+    return found
+
+
+def work(module: ModuleOp, **bindings: int) -> list[tuple[int, int, int]]:
+    return [
+        tuple(e.evaluate(bindings) for e in (w.flops, w.bytes_read, w.bytes_written))
+        for op in module.walk()
+        if isinstance(op, layer.LayerOp)
+        for w in (op.work(),)
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_binding_gives_the_work_that_evaluation_gives(name: str, phase: str) -> None:
+    """Substitution before or after the work formulas is the same, for uneven values."""
+    module = expanded(name, phase)
+    symbolic = work(module, batch=5, q_len=3, kv_len=17)
+    BindSymbolsPass(5, 3, 17).apply(context(), module)
+    module.verify()
+    assert work(module) == symbolic
+    for value in values(module):
+        assert isinstance(value.type, TensorType)
+        assert all(d.is_constant for d in value.type.dims)
+    printed = str(module)
+    assert not any(f"<{symbol}>" in printed for symbol in SYMBOLS)
+    parsed = Parser(context(), printed).parse_module()
+    parsed.verify()
+    assert str(parsed) == printed
+
+
+def test_model_level() -> None:
+    module = imported("llama-3.1-8b")
+    BindSymbolsPass(batch=2, q_len=3).apply(context(), module)
+    module.verify()
+    assert str(values(module)[0].type) == "!layer.tensor<[6], i32>"
+
+
+def test_properties_are_bound() -> None:
+    module = expanded("llama-3.1-8b", "decode")
+    BindSymbolsPass(2, 3, 7).apply(context(), module)
+    ropes = [op for op in module.walk() if isinstance(op, layer.RopeOp)]
+    assert len(ropes) == 2
+    assert {(str(r.q_len.data), str(r.kv_len.data)) for r in ropes} == {("3", "7")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch is 0, must be at least 1"),
+        ({"kv_len": -4}, "kv_len is -4, must be at least 1"),
+        (
+            {"q_len": 8, "kv_len": 7},
+            "kv_len 7 is less than q_len 8; kv_len counts the current queries too",
+        ),
+    ],
+)
+def test_values_are_checked(options: dict[str, int], message: str) -> None:
+    with pytest.raises(PassError) as error:
+        BindSymbolsPass(**options)
+    assert str(error.value) == f"bind-symbols: {message}"
+
+
+def test_symbols_left_unbound_are_named_with_their_place() -> None:
+    module = expanded("llama-3.1-8b", "decode")
+    with pytest.raises(PassError) as error:
+        BindSymbolsPass(batch=2, q_len=1).apply(context(), module)
+    assert str(error.value) == ("bind-symbols: kv_len of 'blocks.dense.gqa.q_rope' has no value; give kv-len=..")
