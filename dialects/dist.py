@@ -304,6 +304,7 @@ class DispatchOp(CollectiveOp):
     """
 
     name = "dist.dispatch"
+    x = operand_def(TensorType)
     indices = operand_def(TensorType)
     capacity = prop_def(StringAttr)
 
@@ -331,6 +332,7 @@ class CombineOp(CollectiveOp):
     """Expert rows back to the ranks of their tokens and summed with the router's weights; inverse of dispatch."""
 
     name = "dist.combine"
+    x = operand_def(TensorType)
     indices = operand_def(TensorType)
     weights = operand_def(TensorType)
 

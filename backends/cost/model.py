@@ -1,0 +1,157 @@
+"""The one interface of all cost models: an op and the values of its symbols in, an `OpCost` out.
+
+Every number may be a float or an array of floats: symbols bound to arrays give costs of the broadcast shape.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import reduce
+from typing import ClassVar
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from ...dialects.arch import Chip, ChipAttr, Topology, TopologyAttr
+from ...dialects.dist import Mesh, MeshAttr
+from ...dialects.errors import PmcError
+from ...dialects.expr import Expr
+from ...dialects.interfaces import FloatArray, IntArray
+from ...dialects.levels import MESH
+
+Number = float | FloatArray
+"""A quantity at one point, or at every point of a sweep."""
+
+Bindings = Mapping[str, int | IntArray]
+"""The value of each symbol, or its values over a sweep."""
+
+
+class Granularity(Enum):
+    """How closely the chip is looked at."""
+
+    CHIP = "chip"
+    CORE = "core"
+    TILE = "tile"
+
+
+class BottleneckTag(Enum):
+    """What an op spends most of its time on."""
+
+    COMPUTE_BOUND = "compute"
+    BW_BOUND = "bandwidth"
+    LATENCY_BOUND = "latency"
+    COMM_BOUND = "communication"
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """One execution of an op on one rank.
+
+    `time_s` is what the op takes; the other times are what it would take if nothing else limited it, so they do not
+    add up to `time_s` where parts overlap.  `latency_s` is the part of a transfer between chips that does not depend
+    on its size, `transfer_s` the part that does.
+    """
+
+    time_s: Number
+    compute_s: Number = 0.0
+    memory_s: Number = 0.0
+    latency_s: Number = 0.0
+    transfer_s: Number = 0.0
+    flops: Number = 0.0
+    bytes_read: Number = 0.0
+    bytes_written: Number = 0.0
+    link_bytes: Number = 0.0
+
+    @property
+    def comm_s(self) -> Number:
+        """The time on the network."""
+        return self.latency_s + self.transfer_s
+
+    def bottleneck(self) -> BottleneckTag:
+        """The largest part of the time, at a single point; ties go to the earlier of bandwidth, compute, network."""
+        parts = {
+            BottleneckTag.BW_BOUND: float(self.memory_s),
+            BottleneckTag.COMPUTE_BOUND: float(self.compute_s),
+            BottleneckTag.COMM_BOUND: float(self.transfer_s),
+            BottleneckTag.LATENCY_BOUND: float(self.latency_s),
+        }
+        return max(parts, key=lambda tag: parts[tag])
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a program runs on: the chip of one rank, and how ranks are connected (None for a single chip)."""
+
+    chip: Chip
+    topology: Topology | None
+    mesh: Mesh | None
+
+    @classmethod
+    def of(cls, module: ModuleOp) -> Target:
+        """The target that the attributes of `module` name.
+
+        Raises PmcError without a chip, or when the mesh has more ranks than the topology has chips.
+        """
+        chip = module.attributes.get("arch.chip")
+        topology = module.attributes.get("arch.topology")
+        mesh = module.attributes.get(MESH)
+        if not isinstance(chip, ChipAttr):
+            raise PmcError("the module has no attribute 'arch.chip', which says what chip to evaluate for")
+        target = cls(
+            chip.data,
+            topology.data if isinstance(topology, TopologyAttr) else None,
+            mesh.data if isinstance(mesh, MeshAttr) else None,
+        )
+        if target.topology is not None and target.mesh is not None and target.mesh.ranks > target.topology.chips:
+            raise PmcError(
+                f"the deployment has {target.mesh.ranks} ranks, topology {target.topology.name} "
+                f"has {target.topology.chips} chips"
+            )
+        return target
+
+
+class CostModel(ABC):
+    """Costs of ops at one granularity."""
+
+    granularity: ClassVar[Granularity]
+    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = ()
+    """The chip fields that results rest on, by dotted path."""
+    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = ()
+    """The topology fields that transfers between chips rest on."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @abstractmethod
+    def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
+        """The cost of one execution of `op`; None for an op that does nothing (views, sources, containers).
+
+        Raises PmcError for a symbol without a value, or where the target has no rate or no link for the op.
+        """
+
+    def unvalidated(self) -> tuple[str, ...]:
+        """The parameters behind this model's numbers that were never validated against silicon."""
+        chip, topology = self.target.chip, self.target.topology
+        found = [f"chip.{p}" for p in self.CHIP_PARAMETERS if chip.is_unvalidated(p)]
+        if topology is not None and self.target.mesh is not None and self.target.mesh.ranks > 1:
+            found += [f"topology.{p}" for p in self.TOPOLOGY_PARAMETERS if topology.is_unvalidated(p)]
+        return tuple(found)
+
+
+def number(value: Expr, bindings: Bindings) -> Number:
+    """The value of an expression as a float or an array of floats."""
+    return as_number(np.asarray(value.evaluate(bindings), dtype=np.float64))
+
+
+def larger(a: Number, *others: Number) -> Number:
+    """The element-wise maximum."""
+    return as_number(reduce(np.maximum, others, np.asarray(a, dtype=np.float64)))
+
+
+def as_number(array: FloatArray) -> Number:
+    """An array, or the float that an array without dims holds."""
+    return array if array.ndim else float(array)

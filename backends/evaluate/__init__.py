@@ -1,0 +1,6 @@
+"""The evaluation engine: time, traffic and bottleneck of every op of a module, and what they add up to."""
+
+from .engine import evaluate_module
+from .metrics import COLUMNS, EngineResult, StageMetrics, StepMetrics
+
+__all__ = ["COLUMNS", "EngineResult", "StageMetrics", "StepMetrics", "evaluate_module"]

@@ -1,0 +1,152 @@
+"""Walks a program, asks a cost model for every op, and adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation
+
+from ...dialects import dist, layer, tile
+from ...dialects.arch import DeploymentAttr
+from ...dialects.assembly import PmcOp
+from ...dialects.errors import PmcError
+from ...dialects.levels import level_of
+from ..cost.chip import ChipCostModel
+from ..cost.model import CostModel, Granularity, OpCost, Target
+from .metrics import EngineResult, StageMetrics, StepMetrics
+
+SYMBOLS = ("batch", "q_len", "kv_len")
+"""The symbols of the dims of a program."""
+
+_MODELS: dict[Granularity, type[CostModel]] = {model.granularity: model for model in (ChipCostModel,)}
+
+
+def evaluate_module(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
+    """The time of one step of the program in `module`, op by op.
+
+    `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), with the target
+    in its attributes `arch.chip` and, when it has a mesh, `arch.topology`.  `level` is the granularity of the cost
+    model.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the attribute `arch.deployment`.
+
+    Raises PmcError for a level or a symbol that is not known, a missing target, a symbol without a value, or an op that
+    the target cannot run.
+    """
+    granularity = _granularity(level)
+    program = _program(module)
+    target = Target.of(module)
+    values = symbol_values(module, bindings or {})
+    model = _MODELS[granularity](target)
+    costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, values)) is not None]
+    steps = _steps(costs)
+    return EngineResult(
+        program=program.sym_name.data,
+        phase=program.phase.data,
+        granularity=granularity,
+        chip=target.chip.name,
+        topology=target.topology.name if target.topology is not None else "",
+        ranks=target.mesh.ranks if target.mesh is not None else 1,
+        bindings=values,
+        steps=steps,
+        stages=_stages(steps),
+        unvalidated=model.unvalidated(),
+    )
+
+
+@dataclass(frozen=True)
+class Site:
+    """An op of the program, its pipeline stage, and how often one step runs it."""
+
+    op: Operation
+    stage: int
+    count: int
+
+
+def sites(program: Operation) -> Iterator[Site]:
+    """All ops of a program that are not containers, in program order."""
+    yield from _sites(program.regions[0].block, 0, 1)
+
+
+def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
+    for op in block.ops:
+        match op:
+            case layer.RepeatOp() | tile.RepeatOp():
+                yield from _sites(op.body.block, stage, count * op.count.value.data)
+            case dist.StageOp() | tile.StageOp():
+                yield from _sites(op.body.block, op.index.value.data, count)
+            case _:
+                yield Site(op, stage, count)
+
+
+def symbol_values(module: ModuleOp, bindings: Mapping[str, int]) -> dict[str, int]:
+    """The values of the symbols: those of the deployment, replaced by `bindings`."""
+    for name, value in bindings.items():
+        if name not in SYMBOLS:
+            raise PmcError(f"unknown symbol '{name}'; the symbols of a program are {', '.join(SYMBOLS)}")
+        if value < 1:
+            raise PmcError(f"symbol '{name}' is {value}, must be at least 1")
+    deployment = module.attributes.get("arch.deployment")
+    known = {}
+    if isinstance(deployment, DeploymentAttr):
+        data = deployment.data
+        known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
+    return {**known, **bindings}
+
+
+def _granularity(level: str) -> Granularity:
+    known = [g.value for g in _MODELS]
+    if level not in known:
+        raise PmcError(f"unknown level '{level}'; must be one of {', '.join(known)}")
+    return Granularity(level)
+
+
+def _program(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:
+    programs = [op for op in module.ops if isinstance(op, layer.ProgramOp | tile.ProgramOp)]
+    if len(programs) != 1:
+        found = f"{len(programs)} programs" if programs else f"a module at the {level_of(module)} level"
+        raise PmcError(f"expected one program at the layer, dist or tile level, found {found}")
+    return programs[0]
+
+
+def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
+    times = [float(cost.time_s) * 1e6 * site.count for site, cost in costs]
+    total = sum(times)
+    return tuple(
+        StepMetrics(
+            stage=site.stage,
+            path=site.op.path.data if isinstance(site.op, PmcOp) else "",
+            op=site.op.name,
+            count=site.count,
+            flops=int(cost.flops) * site.count,
+            bytes_read=int(cost.bytes_read) * site.count,
+            bytes_written=int(cost.bytes_written) * site.count,
+            link_bytes=int(cost.link_bytes) * site.count,
+            time_us=time_us,
+            compute_us=float(cost.compute_s) * 1e6 * site.count,
+            memory_us=float(cost.memory_s) * 1e6 * site.count,
+            comm_us=float(cost.comm_s) * 1e6 * site.count,
+            bottleneck=cost.bottleneck(),
+            share=time_us / total if total else 0.0,
+        )
+        for (site, cost), time_us in zip(costs, times, strict=True)
+    )
+
+
+def _stages(steps: tuple[StepMetrics, ...]) -> tuple[StageMetrics, ...]:
+    total = sum(step.time_us for step in steps)
+    stages: list[StageMetrics] = []
+    for index in sorted({step.stage for step in steps}):
+        own = [step for step in steps if step.stage == index]
+        time_us = sum(step.time_us for step in own)
+        stages.append(
+            StageMetrics(
+                stage=index,
+                time_us=time_us,
+                compute_us=sum(step.compute_us for step in own),
+                memory_us=sum(step.memory_us for step in own),
+                comm_us=sum(step.comm_us for step in own),
+                share=time_us / total if total else 0.0,
+            )
+        )
+    return tuple(stages)

@@ -1,0 +1,155 @@
+"""What an evaluation says, as typed results with one stable tabular form.
+
+The table has one row per op in program order; counts, bytes and times are those of all executions of the op in one
+step of one rank.  JSON holds the same rows under `steps`, keyed by column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from ..cost.model import BottleneckTag, Granularity
+
+COLUMNS: tuple[str, ...] = (
+    "stage", "path", "op", "count", "flops", "bytes_read", "bytes_written", "link_bytes",
+    "time_us", "compute_us", "memory_us", "comm_us", "bottleneck", "share",
+)  # fmt: skip
+"""The columns of `EngineResult.to_rows`, of the CSV and of the JSON rows; new ones are only ever appended."""
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One op of the program, over all its `count` executions in one step of one rank."""
+
+    stage: int
+    path: str
+    op: str
+    count: int
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    link_bytes: int
+    """Bytes that the rank sends to other ranks."""
+    time_us: float
+    compute_us: float
+    memory_us: float
+    comm_us: float
+    bottleneck: BottleneckTag
+    share: float
+    """The part of the total time."""
+
+
+@dataclass(frozen=True)
+class StageMetrics:
+    """One pipeline stage: sums over its ops."""
+
+    stage: int
+    time_us: float
+    compute_us: float
+    memory_us: float
+    comm_us: float
+    share: float
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """One step of a program on its target.
+
+    `total_us` is exactly the sum of `time_us` over `steps` in their order: with several stages, the time of one
+    micro-batch through all of them.  The pipeline itself can take a new micro-batch every `stages[bottleneck_stage]`.
+    """
+
+    program: str
+    phase: str
+    granularity: Granularity
+    chip: str
+    topology: str
+    ranks: int
+    bindings: Mapping[str, int]
+    steps: tuple[StepMetrics, ...]
+    stages: tuple[StageMetrics, ...]
+    unvalidated: tuple[str, ...]
+    """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+
+    @property
+    def total_us(self) -> float:
+        """The time of one step."""
+        return sum(step.time_us for step in self.steps)
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of one rank per stage, added over the stages."""
+        return sum(step.flops for step in self.steps)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes read from and written to DRAM."""
+        return sum(step.bytes_read + step.bytes_written for step in self.steps)
+
+    @property
+    def total_link_bytes(self) -> int:
+        """Bytes sent to other ranks."""
+        return sum(step.link_bytes for step in self.steps)
+
+    @property
+    def bottleneck_stage(self) -> int:
+        """The stage that takes longest (the first of equals)."""
+        return max(self.stages, key=lambda s: (s.time_us, -s.stage)).stage
+
+    @property
+    def bottleneck_summary(self) -> dict[BottleneckTag, float]:
+        """The time in us by what limits it, largest first."""
+        sums = {tag: sum(s.time_us for s in self.steps if s.bottleneck is tag) for tag in BottleneckTag}
+        return dict(sorted(((t, us) for t, us in sums.items() if us), key=lambda item: -item[1]))
+
+    def to_rows(self) -> list[dict[str, Cell]]:
+        """One mapping per op, keyed by `COLUMNS` in that order."""
+        return [{name: _cell(getattr(step, name)) for name in COLUMNS} for step in self.steps]
+
+    def to_csv(self) -> str:
+        """A header line with `COLUMNS`, then one line per op; floats in their shortest exact form."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.to_rows())
+        return text.getvalue()
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form: plain values, keys in a fixed order."""
+        return {
+            "program": self.program,
+            "phase": self.phase,
+            "level": self.granularity.value,
+            "chip": self.chip,
+            "topology": self.topology,
+            "ranks": self.ranks,
+            "bindings": dict(self.bindings),
+            "relative_only": bool(self.unvalidated),
+            "unvalidated": list(self.unvalidated),
+            "total_us": self.total_us,
+            "total_flops": self.total_flops,
+            "total_bytes": self.total_bytes,
+            "total_link_bytes": self.total_link_bytes,
+            "bottlenecks_us": {tag.name: us for tag, us in self.bottleneck_summary.items()},
+            "bottleneck_stage": self.bottleneck_stage,
+            "stages": [asdict(stage) for stage in self.stages],
+            "steps": self.to_rows(),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, Enum):
+        return value.name
+    assert isinstance(value, str | int | float)
+    return value
