@@ -1,0 +1,383 @@
+"""`lower-to-tiles`: the tensor program becomes kernels over explicit memory (dist -> tile).
+
+    %x = layer.weight() .. : !layer.tensor<[4096], bf16>             %w = tile.global() {kind = "weight", ..}
+    %y = layer.rms_norm(%h, %w) .. attributes {tile.plan = ..}   ->  %y = tile.global() {kind = "activation", ..}
+                                                                     tile.kernel() {cores = 64, ..} { loops }
+
+Every tensor gets an array in DRAM: one `tile.global` per weight, cache, input, output and computed value; slices are
+`tile.view`s.  Weights and caches inside a repeat have a leading layer dim, indexed by the symbol of the repeat.  The
+values that a repeat carries live in one array each: the op that yields the next value writes into it when nothing
+reads the old one afterwards, otherwise a copy kernel does.  `layer.kv_append` writes into the cache itself, its result
+is the cache.  Collectives, dispatch and combine become `tile.collective`.
+
+Needs the plans of `select-tiles` and integer shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from ..dialects import dist, layer
+from ..dialects.assembly import SEGMENTS
+from ..dialects.expr import Expr, UnboundSymbolError, expr
+from ..dialects.levels import Level
+from ..dialects.tensor import tensor
+from ..dialects.tile import (
+    CollectiveOp,
+    GlobalOp,
+    MemRefType,
+    PlanAttr,
+    ProgramOp,
+    RepeatOp,
+    StageOp,
+    ViewOp,
+    memref_type,
+)
+from .base import PassError, PmcPass
+from .select_tiles import PLAN
+from .tiling.arrays import Array
+from .tiling.carried import in_place_target
+from .tiling.code import KernelCode, path_of
+from .tiling.families import FAMILIES
+from .tiling.matmul import ints
+from .tiling.rowwise import Rows, copy_kernel, plan_rows
+from .tiling.target import Target, chip_of
+from .tiling.traffic import TrafficModel
+
+LAYER = "layer"
+"""The symbol of a `tile.repeat`."""
+
+
+@dataclass(frozen=True)
+class LowerToTilesPass(PmcPass):
+    """Replace each `layer.program` by a `tile.program`."""
+
+    name = "lower-to-tiles"
+    READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
+
+    def run(self, module: ModuleOp) -> None:
+        """Lower program by program."""
+        chip = chip_of(module, self.name)
+        target = Target(chip, TrafficModel(chip))
+        for program in [op for op in module.ops if isinstance(op, layer.ProgramOp)]:
+            try:
+                lowered = _Lowering(target).program(program)
+            except UnboundSymbolError as error:
+                raise PassError(f"{self.name}: program '{program.sym_name.data}': {error}") from None
+            block = program.parent_block()
+            assert block is not None
+            block.insert_op_before(lowered, program)
+            program.detach()
+            program.erase()
+
+
+class _Lowering:
+    """The arrays of one program and the ops that have been written; implements `tiling.kernels.Arrays`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.globals: list[Operation] = []
+        self.sources: dict[tuple[str, str], GlobalOp] = {}
+        self.arrays: dict[SSAValue, Array] = {}
+        self.dense_copies: dict[SSAValue, Array] = {}
+        self.ops: list[Operation] = []
+        self.views: list[dict[tuple[SSAValue, MemRefType], SSAValue]] = [{}]
+        self.layer: Expr | None = None
+
+    # -- structure ----------------------------------------------------------------------------------------------
+
+    def program(self, program: layer.ProgramOp) -> ProgramOp:
+        """The whole program."""
+        block = program.body.block
+        shardings = _arg_shardings(program, len(block.args))
+        for index, argument in enumerate(block.args):
+            path = argument.name_hint or f"input{index}"
+            self.arrays[argument] = Array.of_global(self._global(argument, "input", path, sharding=shardings[index]))
+        self._block(block)
+        body = Region(Block([*self.globals, *self.ops]))
+        properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
+        lowered = ProgramOp.make([], [], program.path.data, properties, [body], like=program)
+        lowered.attributes.update(program.attributes)
+        return lowered
+
+    def _block(self, block: Block) -> None:
+        for op in block.ops:
+            match op:
+                case layer.WeightOp() | layer.StateOp():
+                    self._source(op)
+                case layer.SliceOp():
+                    self.arrays[op.y] = self._slice(op)
+                case layer.RepeatOp():
+                    self._repeat(op)
+                case dist.StageOp():
+                    self._stage(op)
+                case layer.YieldOp():
+                    pass
+                case layer.ReturnOp():
+                    self._return(op)
+                case layer.DispatchOp() | layer.CombineOp():
+                    self._collective(op)
+                case _ if type(op) in FAMILIES:
+                    self._kernel(op)
+                case _ if op.name.startswith("dist."):
+                    self._collective(op)
+                case _:
+                    raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no lowering to tiles")
+
+    def _nested(self, block: Block) -> Block:
+        """Lower `block` on its own; views made inside stay inside."""
+        outside, self.ops = self.ops, []
+        self.views.append({})
+        self._block(block)
+        self.views.pop()
+        inside, self.ops = self.ops, outside
+        return Block(inside)
+
+    def _stage(self, op: dist.StageOp) -> None:
+        body = Region(self._nested(op.body.block))
+        self.ops.append(StageOp.make([], [], op.path.data, {"index": op.index}, [body], like=op))
+
+    def _repeat(self, op: layer.RepeatOp) -> None:
+        if self.layer is not None:
+            raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}' is nested, repeats must be flat")
+        block = op.body.block
+        carried: list[Array] = []
+        for init, argument in zip(op.inits, block.args, strict=True):
+            array = self._reusable(init, op, carried)
+            if array is None:
+                array = Array.of_global(self._global(argument, "activation", op.path.data))
+                self._copy(self.arrays[init], array, op.path.data, op)
+            carried.append(array)
+            self.arrays[argument] = array
+        last = block.last_op
+        assert isinstance(last, layer.YieldOp)
+        # The op that makes the next value writes where the old one is, if the old one is dead by then.
+        taken: set[Array] = set()
+        for value, argument, array in zip(last.values, block.args, carried, strict=True):
+            if value not in self.arrays and array not in taken and in_place_target(value, argument):
+                self.arrays[value] = array
+                taken.add(array)
+        self.layer = expr(LAYER)
+        outside, self.ops = self.ops, []
+        self.views.append({})
+        self._block(block)
+        self._hand_over([self.arrays[v] for v in last.values], carried, op)
+        self.views.pop()
+        inside, self.ops = self.ops, outside
+        self.layer = None
+        properties = {"symbol": LAYER, "count": op.count, "first": op.first}
+        self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
+        for result, array in zip(op.outs, carried, strict=True):
+            self.arrays[result] = array
+
+    def _reusable(self, init: SSAValue, op: layer.RepeatOp, carried: Sequence[Array]) -> Array | None:
+        """The array of `init` itself, when it is an activation that only this repeat reads."""
+        array = self.arrays[init]
+        owner = array.base.owner
+        whole = isinstance(owner, GlobalOp) and array.memref() == owner.result.type
+        if not whole or not isinstance(owner, GlobalOp) or owner.kind.data != "activation":
+            return None
+        if array in carried or any(
+            a.base is array.base and _read_from(v, op, op if v is init else None) for v, a in self.arrays.items()
+        ):
+            return None
+        return array if list(op.inits).count(init) == 1 else None
+
+    def _hand_over(self, new: Sequence[Array], old: Sequence[Array], op: Operation) -> None:
+        """Copy yielded values into the carried arrays, all reads before the writes that would spoil them."""
+        moves = [(n, o) for n, o in zip(new, old, strict=True) if not n.same_memory(o)]
+        written = {o.base for _, o in moves}
+        staged = [(self._dense(n, path_of(op), op) if n.base in written else n, o) for n, o in moves]
+        for source, destination in staged:
+            self._copy(source, destination, path_of(op), op)
+
+    def _return(self, op: layer.ReturnOp) -> None:
+        """Results become outputs: their own array where it is an activation, a copy otherwise."""
+        for value in op.values:
+            array = self.arrays[value]
+            owner = array.base.owner
+            if (
+                isinstance(owner, GlobalOp)
+                and owner.kind.data == "activation"
+                and array.memref() == owner.result.type
+                and array.dims == ints(value)
+            ):
+                owner.kind = StringAttr("output")
+            else:
+                output = Array.of_global(self._global(value, "output", path_of(op)))
+                self._copy(array, output, path_of(op), op)
+
+    # -- arrays -------------------------------------------------------------------------------------------------
+
+    def _global(
+        self,
+        value: SSAValue,
+        kind: str,
+        path: str,
+        layers: int | None = None,
+        sharding: Attribute | None = None,
+        like: Operation | None = None,
+    ) -> SSAValue:
+        type_ = tensor(value)
+        dims = ints(value) if layers is None else (layers, *ints(value))
+        properties = {"kind": kind, "layers": layers is not None, "sharding": sharding}
+        op = GlobalOp.make([], [MemRefType.of(dims, type_.element_type)], path, properties, like=like)
+        self.globals.append(op)
+        return op.results[0]
+
+    def _source(self, op: layer.WeightOp | layer.StateOp) -> None:
+        """One global per path, however often the program names it."""
+        kind = "weight" if isinstance(op, layer.WeightOp) else "state"
+        repeat = op.parent_op()
+        layers = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
+        found = self.sources.get((kind, op.path.data))
+        if found is None:
+            value = self._global(
+                op.result, kind, op.path.data, layers, op.attributes.get(dist.SHARDING), like=op
+            )
+            assert isinstance(value.owner, GlobalOp)
+            found = self.sources[(kind, op.path.data)] = value.owner
+        expected = ints(op.result) if layers is None else (layers, *ints(op.result))
+        if memref_type(found.result).dims != expected:
+            raise PassError(
+                f"lower-to-tiles: {op.name} at '{op.path.data}' is used with shapes "
+                f"{list(memref_type(found.result).dims)} and {list(expected)}, it must have one"
+            )
+        self.arrays[op.result] = Array.of_global(found.result, None if layers is None else self.layer)
+
+    def _slice(self, op: layer.SliceOp) -> Array:
+        group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))
+        view = self.arrays[op.x].columns(group, offset, size)
+        if view is None:
+            view = self.array(op.x, *ints(op.x)).columns(group, offset, size)
+        assert view is not None
+        return view
+
+    def array(self, value: SSAValue, *dims: int) -> Array:
+        """Where `value` is, as an array of `dims` (those of its type by default); a copy where strides cannot say it."""
+        wanted = dims or ints(value)
+        array = self.arrays[value].reshape(wanted)
+        if array is not None:
+            return array
+        if value not in self.dense_copies:
+            owner = value.owner
+            assert isinstance(owner, Operation)
+            self.dense_copies[value] = self._dense(self.arrays[value], path_of(owner), owner)
+        copied = self.dense_copies[value].reshape(wanted)
+        assert copied is not None
+        return copied
+
+    def whole(self, value: SSAValue) -> Array:
+        """Where `value` is without leading dims: a part of a repeated array is copied out first."""
+        array = self.array(value)
+        if not array.leads:
+            return array
+        owner = value.owner
+        assert isinstance(owner, Operation)
+        return self._dense(array, path_of(owner), owner)
+
+    def result(self, value: SSAValue, *dims: int) -> Array:
+        """Where the op must write its result."""
+        if value not in self.arrays:
+            owner = value.owner
+            assert isinstance(owner, Operation)
+            if isinstance(owner, layer.KvAppendOp):
+                self.arrays[value] = self._appended(owner)
+            else:
+                self.arrays[value] = Array.of_global(
+                    self._global(value, "activation", path_of(owner), like=owner)
+                )
+        array = self.arrays[value].reshape(dims or ints(value))
+        assert array is not None, "an array that an op writes is dense"
+        return array
+
+    def _appended(self, op: layer.KvAppendOp) -> Array:
+        """The cache, which the op updates in place."""
+        if _read_from(op.cache, op, op):
+            raise PassError(
+                f"lower-to-tiles: the cache of kv_append at '{op.path.data}' is read after the update, "
+                "only the result of kv_append may be"
+            )
+        return self.arrays[op.cache]
+
+    def _place(self, array: Array) -> SSAValue:
+        """The SSA value of an array, a view where it is not a whole global."""
+        type_ = array.memref()
+        if type_ == array.base.type:
+            return array.base
+        for scope in reversed(self.views):
+            if (array.base, type_) in scope:
+                return scope[array.base, type_]
+        owner = array.base.owner
+        assert isinstance(owner, GlobalOp)
+        view = ViewOp.make([array.base], [type_], owner.path.data, like=owner)
+        self.ops.append(view)
+        self.views[-1][array.base, type_] = view.result
+        return view.result
+
+    # -- ops ----------------------------------------------------------------------------------------------------
+
+    def code(self, op: Operation) -> KernelCode:
+        """An empty kernel for `op`."""
+        return KernelCode(self._place, op.name, path_of(op), op)
+
+    def _kernel(self, op: Operation) -> None:
+        plan = op.attributes.get(PLAN)
+        if not isinstance(plan, PlanAttr):
+            raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no plan, run select-tiles before")
+        kernel = FAMILIES[type(op)].lower(op, plan, self, self.target)
+        self.ops.append(kernel)
+
+    def _collective(self, op: Operation) -> None:
+        ins = [self._place(self.whole(v)) for v in op.operands]
+        outs = [self._place(self.result(v)) for v in op.results]
+        params = {n: v for n, v in op.properties.items() if n not in ("path", SEGMENTS)}
+        properties = {"kind": op.name.partition(".")[2], "params": DictionaryAttr(params)}
+        self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
+
+    def _dense(self, array: Array, path: str, like: Operation) -> Array:
+        """A dense copy of an array."""
+        type_ = MemRefType.of(array.dims, array.element_type)
+        op = GlobalOp.make([], [type_], path, {"kind": "activation", "layers": False}, like=like)
+        self.globals.append(op)
+        copy = Array.of_global(op.results[0])
+        self._copy(array, copy, path, like)
+        return copy
+
+    def _copy(self, source: Array, destination: Array, path: str, like: Operation) -> None:
+        """A kernel that copies one array into another of as many elements."""
+        rows = _copy_rows(source, destination)
+        view = rows.dims(rows.width)
+        code = KernelCode(self._place, "copy", path, like)
+        plan = plan_rows(rows, self.target, "copy", path)
+        parts = source.reshape(view), destination.reshape(view)
+        assert parts[0] is not None and parts[1] is not None
+        self.ops.append(copy_kernel(code, plan, rows, *parts))
+
+
+def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:
+    """Whether `value` is read by `op` or anything after it in its block, apart from `besides` itself."""
+    block = op.parent_block()
+    assert block is not None
+    for use in value.uses:
+        reader = block.find_ancestor_op_in_block(use.operation)
+        if reader is not None and use.operation is not besides and (reader is op or op.is_before_in_block(reader)):
+            return True
+    return False
+
+
+def _copy_rows(source: Array, destination: Array) -> Rows:
+    """Both arrays as [outer, inner, width]: the strided one decides what is adjacent."""
+    *leading, width = (destination if source.is_dense else source).dims
+    *outer, inner = leading if len(leading) > 1 else (*leading, 1)
+    return Rows(prod(outer), inner, width, ((source.element_type, width),))
+
+
+def _arg_shardings(program: layer.ProgramOp, count: int) -> Sequence[Attribute | None]:
+    return [None] * count

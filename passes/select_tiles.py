@@ -1,0 +1,76 @@
+"""`select-tiles`: how every tensor op is spread over the cores and cut into tiles.
+
+    %y = layer.matmul(%x, %w) at "p" : ..
+    -> %y = layer.matmul(%x, %w) at "p" attributes {tile.plan = #tile.plan<cores [1, 4, 16], tile [..], order "gmnk">}
+
+The search goes over core partitions, tile sizes and loop orders that fit the LMEM budget of the chip and takes the
+fastest under a cost model: DRAM traffic against aligned arithmetic here, a better one where the driver overrides
+`cost_model`.  An op that already has a plan keeps it.  Symbols must be bound.  Ops of equal types share one search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from ..dialects.arch import Chip
+from ..dialects.expr import UnboundSymbolError
+from ..dialects.interfaces import TileCostModel
+from ..dialects.levels import Level
+from ..dialects.tile import PlanAttr
+from .base import PassError, PmcPass
+from .tiling.code import path_of
+from .tiling.families import FAMILIES
+from .tiling.rowwise import contiguous_columns, is_view
+from .tiling.target import Target, chip_of
+from .tiling.traffic import TrafficModel
+
+PLAN = "tile.plan"
+"""The attribute that holds the plan of an op."""
+
+
+@dataclass(frozen=True)
+class SelectTilesPass(PmcPass):
+    """Attach a `tile.plan` to every op that becomes a kernel."""
+
+    name = "select-tiles"
+    READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
+
+    def cost_model(self, chip: Chip) -> TileCostModel:
+        """What the search minimises."""
+        return TrafficModel(chip)
+
+    def run(self, module: ModuleOp) -> None:
+        """Plan every op once per distinct shape."""
+        chip = chip_of(module, self.name)
+        target = Target(chip, self.cost_model(chip))
+        found: dict[Hashable, PlanAttr] = {}
+        for op in module.walk():
+            family = FAMILIES.get(type(op))
+            if family is None or PLAN in op.attributes:
+                continue
+            key = _shape_key(op)
+            if key not in found:
+                try:
+                    found[key] = family.plan(op, target)
+                except UnboundSymbolError as error:
+                    raise PassError(
+                        f"{self.name}: {op.name} at '{path_of(op)}': {error} (run bind-symbols before)"
+                    ) from None
+            op.attributes[PLAN] = found[key]
+
+
+def _shape_key(op: Operation) -> Hashable:
+    """Everything a plan depends on: types, properties, which operands are equal, which are views."""
+    operands = list(op.operands)
+    return (
+        op.name,
+        tuple(v.type for v in (*operands, *op.results)),
+        tuple(sorted((name, value) for name, value in op.properties.items() if name != "path")),
+        tuple(operands.index(v) for v in operands),
+        tuple(contiguous_columns(v) if is_view(v) else 0 for v in operands),
+    )

@@ -1,0 +1,43 @@
+"""Whether the op that computes the next value of a loop may overwrite the old one."""
+
+from __future__ import annotations
+
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from ...dialects import dist, layer
+from .rowwise import is_view
+
+ELEMENTWISE = (layer.AddOp, layer.SiluMulOp, layer.QuantizeOp, layer.RmsNormOp, layer.RopeOp)
+"""Ops of which each tile reads and writes the same rows of the same core, reads first."""
+
+
+def in_place_target(value: SSAValue, argument: BlockArgument) -> bool:
+    """Whether `value`, yielded as the next `argument`, may be written into the argument's array.
+
+    True when the op that computes it stands in the body, makes an array of its own, and neither the old value nor a
+    view of it is read afterwards; the op itself may read it only element by element.
+    """
+    owner = value.owner
+    if not isinstance(owner, Operation) or owner.parent_block() is not argument.block:
+        return False
+    if isinstance(owner, layer.SliceOp | layer.KvAppendOp | layer.SourceOp | layer.RepeatOp | dist.StageOp):
+        return False
+    order = {op: i for i, op in enumerate(argument.block.ops)}
+    aliases: list[SSAValue] = [argument]
+    for alias in aliases:
+        for use in alias.uses:
+            reader = use.operation
+            if isinstance(reader, layer.SliceOp):
+                aliases.append(reader.y)
+                continue
+            place = order.get(reader)
+            if place is None or place > order[owner]:
+                return False
+            if reader is owner and not (isinstance(owner, ELEMENTWISE) and _same_rows(owner, alias)):
+                return False
+    return True
+
+
+def _same_rows(op: Operation, operand: SSAValue) -> bool:
+    """Whether `operand` has the shape and type of the result, so that a tile overwrites just what it has read."""
+    return not is_view(operand) and operand.type == op.results[0].type

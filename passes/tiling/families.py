@@ -1,0 +1,32 @@
+"""Which family tiles which op: the one place to register an op that becomes a kernel."""
+
+from __future__ import annotations
+
+from xdsl.ir import Operation
+
+from ...dialects import layer
+from .attention import AttentionFamily
+from .embedding import EmbeddingFamily
+from .kernels import Family
+from .matmul import MatmulFamily
+from .rowwise import RowFamily
+
+FAMILIES: dict[type[Operation], Family] = {
+    **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
+    **dict.fromkeys(
+        (
+            layer.RmsNormOp,
+            layer.RopeOp,
+            layer.SiluMulOp,
+            layer.AddOp,
+            layer.QuantizeOp,
+            layer.LastTokenOp,
+            layer.KvAppendOp,
+            layer.RouterTopkOp,
+        ),
+        RowFamily(),
+    ),
+    layer.AttentionOp: AttentionFamily(),
+    layer.EmbeddingOp: EmbeddingFamily(),
+}
+"""The family of every tensor op that becomes a kernel."""
