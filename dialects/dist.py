@@ -36,8 +36,9 @@ from .expr import Expr, ceildiv, expr, product
 from .interfaces import Work, WorkInterface
 from .tensor import Encoding, TensorType, element_name, size_bytes, tensor
 
-SHARDING = "dist.sharding"
-"""The attribute by which a local weight, cache, argument or result says which part of the whole it is."""
+SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
+"""The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
+whole) say which part of the whole they are."""
 
 # -- the mesh ---------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from ..dialects import dist, layer
-from ..dialects.dist import SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
+from ..dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
 from ..dialects.levels import MESH, Level
-from ..dialects.tensor import TensorType
+from ..dialects.tensor import TensorType, tensor
 from .base import PassError, PmcPass
 
 
@@ -24,8 +24,8 @@ class LocalizePass(PmcPass):
     becomes, with tp = 8,
         %w = layer.weight() attributes {dist.sharding = ..} : !layer.tensor<[7168, 3072], bf16>
 
-    Weights, caches, arguments and results keep their sharding as an attribute, which says what part of the whole
-    they are.  Partial sums stay marked in the type.  Assumes that no `dist.reshard` is left.
+    Weights, caches and arguments keep their sharding as an attribute, results the type of the whole, which says what
+    part of the whole they are.  Partial sums stay marked in the type.  Assumes that no `dist.reshard` is left.
     """
 
     name = "localize"
@@ -52,9 +52,9 @@ class LocalizePass(PmcPass):
             op.attributes[SHARDING] = self._sharding(op.result, op.path.data)
         elif isinstance(op, layer.ProgramOp):
             block = op.body.block
-            op.attributes["dist.argument_shardings"] = ArrayAttr([self._sharding(a, op.path.data) for a in block.args])
+            op.attributes[ARGUMENTS] = ArrayAttr([self._sharding(a, op.path.data) for a in block.args])
         elif isinstance(op, layer.ReturnOp):
-            op.attributes["dist.result_shardings"] = ArrayAttr([self._sharding(v, op.path.data) for v in op.values])
+            op.attributes[RESULTS] = ArrayAttr([tensor(v) for v in op.values])
         elif isinstance(op, layer.EmbeddingOp):
             axes = self._sharding(op.table, op.path.data).data.dims[0]
             if axes:

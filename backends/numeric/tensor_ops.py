@@ -21,7 +21,7 @@ from xdsl.ir import Attribute, Operation
 from ...dialects import layer
 from ...dialects.assembly import PmcOp
 from ...dialects.expr import Expr
-from ...dialects.tensor import tensor
+from ...dialects.tensor import TensorType, tensor
 from . import routing, semantics
 from .environment import evaluate_dims
 from .errors import Array, NumericError, require_finite
@@ -38,6 +38,14 @@ class Context:
 
     bindings: Mapping[str, int]
     precision: Precision
+    shape_of: Callable[[TensorType, str], tuple[int, ...]] | None = None
+    """The dims of an array of a type, for error messages at a place; by default those of the type itself."""
+
+    def shape(self, type_: TensorType, place: str) -> tuple[int, ...]:
+        """The dims that an array of this type has."""
+        if self.shape_of is not None:
+            return self.shape_of(type_, place)
+        return evaluate_dims(type_.dims, self.bindings, place)
 
     def integer(self, value: Expr, op: Operation) -> int:
         """The value of an expression under the bindings."""
@@ -91,7 +99,7 @@ def run_tensor_op(op: Operation, operands: Operands, context: Context) -> Result
 def stored(op: Operation, index: int, values: Array, context: Context) -> Array:
     """Result `index` of `op` after the checks on shape and finiteness, in its storage type."""
     kind = tensor(op.results[index])
-    shape = evaluate_dims(kind.dims, context.bindings, where(op))
+    shape = context.shape(kind, where(op))
     if values.shape != shape:
         raise NumericError(f"{where(op)}: result {index} is {list(values.shape)}, its type says {list(shape)}")
     result = context.precision.store(values, kind.element_type)

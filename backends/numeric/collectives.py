@@ -1,0 +1,141 @@
+"""What collectives compute, on the arrays of all ranks of a mesh at once.
+
+`Ranked` maps every rank that takes part to its array.  Shards are of equal size, rounded up; where the size of the
+whole is not a multiple, the last ones are padded, and gathering drops the padding again.  Padding is zero; in integer
+arrays it is `NONE`, a token or expert that does not exist: it embeds to zeros and is dispatched nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import numpy as np
+
+from ...dialects.dist import Axis, Mesh, Sharding
+from . import routing
+from .errors import Array, NumericError
+
+Ranked = Mapping[int, Array]
+
+NONE = -1
+
+
+def groups(ranks: Sequence[int], axis: Axis) -> list[tuple[int, ...]]:
+    """The groups of `axis` among `ranks`, members in coordinate order.
+
+    Raises NumericError when a member of a group is not among the ranks.
+    """
+    found = sorted({axis.group(rank) for rank in ranks})
+    present = set(ranks)
+    for group in found:
+        if not present.issuperset(group):
+            raise NumericError(f"ranks {group} of axis {axis.name} are not all part of the program")
+    return found
+
+
+def all_reduce(x: Ranked, axis: Axis) -> dict[int, Array]:
+    """The sum over every group, on all of its ranks; summed in coordinate order."""
+    result: dict[int, Array] = {}
+    for group in groups(list(x), axis):
+        total = reduce(np.add, [x[rank] for rank in group])
+        result.update(dict.fromkeys(group, total))
+    return result
+
+
+def all_gather(x: Ranked, axis: Axis, dim: int, size: int) -> dict[int, Array]:
+    """The shards of every group along `dim`, cut to `size`."""
+    result: dict[int, Array] = {}
+    for group in groups(list(x), axis):
+        whole = np.concatenate([x[rank] for rank in group], axis=dim)
+        whole = whole[(slice(None),) * dim + (slice(0, size),)]
+        result.update(dict.fromkeys(group, whole))
+    return result
+
+
+def local_slice(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
+    """The shard of every rank along `dim` of a value that it holds whole."""
+    return {rank: shard(values, axis.coordinate(rank), axis.size, dim) for rank, values in x.items()}
+
+
+def reduce_scatter(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
+    """The shard along `dim` of the sum over every group."""
+    return local_slice(all_reduce(x, axis), axis, dim)
+
+
+def shard(values: Array, index: int, count: int, dim: int) -> Array:
+    """Part `index` of `count` along `dim`, padded to the common size."""
+    size = -(-values.shape[dim] // count)
+    part = values[(slice(None),) * dim + (slice(index * size, (index + 1) * size),)]
+    padding = [(0, 0)] * values.ndim
+    padding[dim] = (0, size - part.shape[dim])
+    if part.shape[dim] == size:
+        return part
+    return np.pad(part, padding, constant_values=NONE if part.dtype.kind in "iu" else 0)
+
+
+def dispatch(x: Ranked, indices: Ranked, axis: Axis | None, experts: int, capacity: int) -> dict[int, Array]:
+    """The token rows in the slots of the `experts` local experts of every rank; no axis: each rank on its own.
+
+    Rank i of a group holds experts i*experts .. ; slots fill up by source rank, then token.
+    """
+    result: dict[int, Array] = {}
+    for group in groups(list(x), axis) if axis else [(rank,) for rank in x]:
+        rows, choices = (np.concatenate([v[rank] for rank in group]) for v in (x, indices))
+        for position, rank in enumerate(group):
+            result[rank] = routing.dispatch(rows, choices, experts, capacity, position * experts)
+    return result
+
+
+def combine(y_experts: Ranked, indices: Ranked, weights: Ranked, axis: Axis | None) -> dict[int, Array]:
+    """The weighted sum of the expert rows of every token, back on the rank of the token."""
+    result: dict[int, Array] = {}
+    for group in groups(list(y_experts), axis) if axis else [(rank,) for rank in y_experts]:
+        rows = np.concatenate([y_experts[rank] for rank in group])
+        choices, shares = (np.concatenate([v[rank] for rank in group]) for v in (indices, weights))
+        tokens = routing.combine(rows, choices, shares)
+        start = 0
+        for rank in group:
+            count = indices[rank].shape[0]
+            result[rank] = tokens[start : start + count]
+            start += count
+    return result
+
+
+# -- whole arrays and shards ------------------------------------------------------------------------------------
+
+
+def dim_shard(values: Array, dim: int, axes: Sequence[str], mesh: Mesh, rank: int, unit: int = 1) -> Array:
+    """The part of `values` along `dim` that `rank` holds; `unit` elements (the queries of a sequence) stay together.
+
+    Only dp, which comes first, splits in units: the other axes split the elements that it leaves.
+    """
+    for name in axes:
+        axis = mesh.axis(name)
+        if name == "dp" and unit > 1:
+            shape = values.shape
+            split = values.reshape(*shape[:dim], shape[dim] // unit, unit, *shape[dim + 1 :])
+            part = shard(split, axis.coordinate(rank), axis.size, dim)
+            values = part.reshape(*shape[:dim], -1, *shape[dim + 1 :])
+        else:
+            values = shard(values, axis.coordinate(rank), axis.size, dim)
+    return values
+
+
+def whole(x: Ranked, sharding: Sharding, mesh: Mesh, shapes: Sequence[Sequence[int]]) -> Array:
+    """The tensor that all ranks hold together.
+
+    `shapes[d]` are the sizes of dim d with none, one, .. of its axes applied.  Raises NumericError when ranks that
+    should hold the same values do not.
+    """
+    values: Ranked = x
+    for name in sharding.partial:
+        values = all_reduce(values, mesh.axis(name))
+    for dim, axes in enumerate(sharding.dims):
+        for position in reversed(range(len(axes))):
+            values = all_gather(values, mesh.axis(axes[position]), dim, shapes[dim][position])
+    first = next(iter(values.values()))
+    for rank, held in values.items():
+        if not np.allclose(held, first, rtol=1e-6, atol=1e-9):
+            raise NumericError(f"rank {rank} holds other values than rank {next(iter(values))} where both hold copies")
+    return first

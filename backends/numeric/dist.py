@@ -1,0 +1,435 @@
+"""Runs a program of the `dist` level: all ranks of the mesh in one process, collectives on real arrays.
+
+Every value is one array per rank, before and after `localize`: a type with a `#dist.sharding` says what part of the
+whole a rank holds, so that a sharding that is wrong computes something wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.ir import Block, Operation, SSAValue
+from xdsl.utils.hints import isa
+
+from ...dialects import dist, layer
+from ...dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr, local_dim
+from ...dialects.levels import MESH
+from ...dialects.tensor import TensorType, tensor
+from . import collectives
+from .collectives import Ranked
+from .environment import Environment, evaluate_dims
+from .errors import Array, NumericError
+from .layer import LayerRun, ValueKey, the_program
+from .precision import EXACT64, Precision
+from .semantics import embedding
+from .tensor_ops import Context, run_tensor_op, where
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks hold a value: its whole dims as expressions stand in the type, its sharding beside them."""
+
+    type: TensorType
+    sharding: Sharding
+
+
+def mesh_of(module: ModuleOp) -> Mesh:
+    """The mesh of a module at the dist level."""
+    attribute = module.attributes.get(MESH)
+    if not isinstance(attribute, MeshAttr):
+        raise NumericError("the module has no dist.mesh: it is not at the dist level")
+    return attribute.data
+
+
+def layouts(module: ModuleOp) -> dict[ValueKey, Layout]:
+    """The layout of every value of a module between annotate-shardings and localize."""
+    found: dict[ValueKey, Layout] = {}
+    for op in module.walk():
+        if isinstance(op, layer.LayerOp):
+            for index, result in enumerate(op.results):
+                type_ = tensor(result)
+                if isinstance(type_.encoding, ShardingAttr):
+                    found[ValueKey(op.path.data, op.name, index)] = Layout(type_, type_.encoding.data)
+    return found
+
+
+def run_dist(
+    module: ModuleOp,
+    environment: Environment,
+    precision: Precision = EXACT64,
+    record: Mapping[ValueKey, Layout] | None = None,
+) -> LayerRun:
+    """Run the one program of `module` on all ranks; inputs and results are those of the whole model.
+
+    `record` gives the layouts of the values to record, as whole tensors.  Errors (NumericError, one line) are those
+    of `run_layer`, and ranks that disagree on a value of which both hold a copy.
+    """
+    return _Ranks(module, environment, precision, dict(record or {})).run()
+
+
+@dataclass
+class _Ranks:
+    """The values of all ranks during one run."""
+
+    module: ModuleOp
+    environment: Environment
+    precision: Precision
+    record: dict[ValueKey, Layout]
+    iteration: tuple[int, ...] = ()
+    values: dict[SSAValue, dict[int, Array]] = field(default_factory=dict[SSAValue, dict[int, Array]])
+    states: dict[str, dict[int, Array]] = field(default_factory=dict[str, dict[int, Array]])
+    state_layouts: dict[str, tuple[Sharding, tuple[int, ...]]] = field(
+        default_factory=dict[str, tuple[Sharding, tuple[int, ...]]]
+    )
+    cache_of: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
+    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
+    recorded: dict[ValueKey, list[Array]] = field(default_factory=dict[ValueKey, list[Array]])
+    shapes: dict[TensorType, tuple[int, ...]] = field(default_factory=dict[TensorType, tuple[int, ...]])
+
+    def __post_init__(self) -> None:
+        self.mesh = mesh_of(self.module)
+        self.ranks: list[int] = list(range(self.mesh.ranks))
+        self.context = Context(self.environment.bindings, self.precision, self.local_shape)
+
+    # -- shapes -------------------------------------------------------------------------------------------------
+
+    def local_shape(self, type_: TensorType, place: str) -> tuple[int, ...]:
+        """The dims of a value on one rank: those of its type, divided where the type is that of the whole."""
+        known = self.shapes.get(type_)
+        if known is None:
+            dims: Sequence[Any] = type_.dims
+            if isinstance(type_.encoding, ShardingAttr):
+                axes = type_.encoding.data.dims
+                dims = [local_dim(d, a, self.mesh) for d, a in zip(type_.dims, axes, strict=True)]
+            known = self.shapes[type_] = evaluate_dims(dims, self.environment.bindings, place)
+        return known
+
+    def steps(self, type_: TensorType, sharding: Sharding, place: str) -> list[tuple[int, ...]]:
+        """For every dim its size with none, one, .. of its axes applied."""
+        return [
+            evaluate_dims(
+                [local_dim(d, axes[:n], self.mesh) for n in range(len(axes) + 1)], self.environment.bindings, place
+            )
+            for d, axes in zip(type_.dims, sharding.dims, strict=True)
+        ]
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self) -> LayerRun:
+        """Bind the tokens, run the body on all ranks, put the results together."""
+        program = the_program(self.module)
+        block = program.body.block
+        attribute = program.attributes.get(ARGUMENTS)
+        argument = tensor(block.args[0])
+        sharding = argument.encoding if isinstance(argument.encoding, ShardingAttr) else None
+        if isa(attribute, ArrayAttr[ShardingAttr]):
+            sharding = attribute.data[0]
+        if sharding is None:
+            raise NumericError(f"{where(program)}: the tokens have no sharding")
+        self.values[block.args[0]] = self.distribute(self.environment.tokens, sharding.data, sequences=True)
+        returned = self.run_block(block)
+        if returned is None:
+            raise NumericError(f"{where(program)}: the program does not return")
+        outputs = tuple(self.returned(returned, index) for index in range(len(returned.values)))
+        states = {path: self.whole_state(path) for path in self.states}
+        return LayerRun(outputs, states, self.recorded)
+
+    def run_block(self, block: Block) -> layer.ReturnOp | layer.YieldOp | None:
+        """Run all ops of a block on the current ranks; gives its terminator, or that of its last stage."""
+        end: layer.ReturnOp | layer.YieldOp | None = None
+        for op in block.ops:
+            match op:
+                case layer.ReturnOp() | layer.YieldOp():
+                    return op
+                case dist.StageOp():
+                    axis = self.mesh.axis("pp")
+                    everyone = self.ranks
+                    self.ranks = [r for r in everyone if axis.coordinate(r) == op.index.value.data]
+                    end = self.run_block(op.body.block) or end
+                    self.ranks = everyone
+                case layer.RepeatOp():
+                    self.repeat(op)
+                case layer.SourceOp():
+                    self.values[op.result] = self.source(op)
+                case _:
+                    self.run_op(op)
+        return end
+
+    def repeat(self, op: layer.RepeatOp) -> None:
+        """Run the body once per stored layer, each on what the one before yielded."""
+        carried = [self.values[v] for v in op.inits]
+        outer, first = self.iteration, op.first.value.data
+        for index in range(first, first + op.trip_count):
+            self.iteration = (*outer, index)
+            self.values.update(zip(op.body.block.args, carried, strict=True))
+            end = self.run_block(op.body.block)
+            if end is None:
+                raise NumericError(f"{where(op)}: the body does not yield")
+            carried = [self.values[v] for v in end.values]
+        self.iteration = outer
+        self.values.update(zip(op.results, carried, strict=True))
+
+    def run_op(self, op: Operation) -> None:
+        """Run one op: on every rank by itself, or across the ranks."""
+        across = ACROSS_RANKS.get(type(op))
+        if across is not None:
+            try:
+                results = across(op, self)
+            except NumericError as error:
+                raise NumericError(f"{where(op)}: {error}") from None
+            for result, ranked in zip(op.results, results, strict=True):
+                self.keep(op, result, ranked)
+        else:
+            self.values.update({result: {} for result in op.results})
+            for rank in self.ranks:
+                results_here = run_tensor_op(op, [self.values[v][rank] for v in op.operands], self.context)
+                for result, values in zip(op.results, results_here, strict=True):
+                    self.values[result][rank] = values
+        if isinstance(op, layer.KvAppendOp):
+            self.write_cache(op)
+        if isinstance(op, layer.LayerOp):
+            for index, result in enumerate(op.results):
+                self.note(ValueKey(op.path.data, op.name, index), result)
+
+    def keep(self, op: Operation, result: SSAValue, ranked: Ranked) -> None:
+        """Check the shapes of a result and store it in its element type."""
+        type_ = tensor(result)
+        expected = self.local_shape(type_, where(op))
+        for rank, values in ranked.items():
+            if values.shape != expected:
+                raise NumericError(
+                    f"{where(op)}: rank {rank} holds {list(values.shape)}, the type says {list(expected)}"
+                )
+        self.values[result] = {r: self.precision.store(v, type_.element_type) for r, v in ranked.items()}
+
+    def note(self, key: ValueKey, result: SSAValue) -> None:
+        """Record a value as the whole tensor."""
+        layout = self.record.get(key)
+        if layout is not None:
+            self.recorded.setdefault(key, []).append(self.put_together(self.values[result], layout, key.path))
+
+    # -- shards of inputs and results ---------------------------------------------------------------------------
+
+    def distribute(self, values: Array, sharding: Sharding, sequences: bool = False) -> dict[int, Array]:
+        """The shard of every rank; a flat token array is split into whole sequences by dp."""
+        unit = values.shape[0] // self.environment.bindings["batch"] if sequences else 1
+        held: dict[int, Array] = {}
+        for rank in self.ranks:
+            part = values
+            for dim, axes in enumerate(sharding.dims):
+                part = collectives.dim_shard(part, dim, axes, self.mesh, rank, unit if dim == 0 else 1)
+            held[rank] = part
+        return held
+
+    def put_together(self, ranked: Ranked, layout: Layout, place: str) -> Array:
+        """The whole tensor of a layout; a stage holds it alone."""
+        return collectives.whole(ranked, layout.sharding, self.mesh, self.steps(layout.type, layout.sharding, place))
+
+    def source(self, op: layer.SourceOp) -> dict[int, Array]:
+        """The shards of a weight or cache in the current iteration."""
+        path = op.path.data
+        encoding = op.attributes.get(SHARDING, tensor(op.result).encoding)
+        if not isinstance(encoding, ShardingAttr):
+            raise NumericError(f"{where(op)}: has no sharding")
+        if isinstance(op, layer.WeightOp):
+            arrays = self.environment.weights
+            name = op.transpose_of.data if op.transpose_of else path
+            if name not in arrays:
+                raise NumericError(f"{where(op)}: no array for weight '{name}'")
+            values = arrays[name].T if op.transpose_of else arrays[name][self.iteration]
+            ranked = self.distribute(values, encoding.data)
+        else:
+            ranked = self.state(op, encoding.data)
+            self.cache_of[op.result] = path
+        expected = self.local_shape(tensor(op.result), where(op))
+        for rank, values in ranked.items():
+            if values.shape != expected:
+                raise NumericError(f"{where(op)}: rank {rank} holds {list(values.shape)}, must be {list(expected)}")
+        return {r: self.precision.store(v, tensor(op.result).element_type) for r, v in ranked.items()}
+
+    def state(self, op: layer.SourceOp, sharding: Sharding) -> dict[int, Array]:
+        """The shards of a cache; all layers of the current ranks are kept from the first use on."""
+        path = op.path.data
+        stacked = self.environment.states.get(path)
+        if stacked is None:
+            raise NumericError(f"{where(op)}: no array for state '{path}'")
+        full = Sharding((*((),) * len(self.iteration), *sharding.dims))
+        self.state_layouts[path] = (full, stacked.shape)
+        held = self.states.setdefault(path, {})
+        missing = [rank for rank in self.ranks if rank not in held]
+        if missing:
+            values = np.array(stacked, self.precision.compute)
+            held.update({rank: v.copy() for rank, v in self.distribute(values, full).items() if rank in missing})
+        return {rank: held[rank][self.iteration] for rank in self.ranks}
+
+    def write_cache(self, op: layer.KvAppendOp) -> None:
+        """Keep the new content of the cache that `op` appends to."""
+        path = self.cache_of.get(op.cache)
+        if path is None:
+            raise NumericError(f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append")
+        self.cache_of[op.y] = path
+        for rank in self.ranks:
+            self.states[path][rank][self.iteration] = self.values[op.y][rank]
+
+    def whole_state(self, path: str) -> Array:
+        """A cache after the step; with stages every rank only knows its own layers."""
+        sharding, shape = self.state_layouts[path]
+        held = self.states[path]
+        sizes = [
+            tuple(_sizes(size, [self.mesh.axis(a).size for a in axes]))
+            for size, axes in zip(shape, sharding.dims, strict=True)
+        ]
+        stages: dict[int, dict[int, Array]] = {}
+        for rank, values in held.items():
+            stages.setdefault(self.mesh.axis("pp").coordinate(rank), {})[rank] = values
+        parts = [collectives.whole(ranked, sharding, self.mesh, sizes) for ranked in stages.values()]
+        before = np.array(self.environment.states[path], self.precision.compute)
+        result = before.copy()
+        for part in parts:
+            changed = part != before
+            result[changed] = part[changed]
+        return result
+
+    def returned(self, op: layer.ReturnOp | layer.YieldOp, index: int) -> Array:
+        """A result of the program as the whole tensor."""
+        value = op.values[index]
+        type_ = tensor(value)
+        attribute = op.attributes.get(RESULTS)
+        if isa(attribute, ArrayAttr[TensorType]):
+            type_ = attribute.data[index]
+        if not isinstance(type_.encoding, ShardingAttr):
+            raise NumericError(f"{where(op)}: result {index} has no sharding")
+        return self.put_together(self.values[value], Layout(type_, type_.encoding.data), where(op))
+
+
+def _sizes(size: int, ways: Sequence[int]) -> list[int]:
+    """A size with none, one, .. of its axes applied."""
+    sizes = [size]
+    for way in ways:
+        sizes.append(-(-sizes[-1] // way))
+    return sizes
+
+
+# -- ops across ranks -------------------------------------------------------------------------------------------
+
+OpT = TypeVar("OpT", bound=Operation)
+Across = Callable[[Any, _Ranks], tuple[Ranked, ...]]
+
+ACROSS_RANKS: dict[type[Operation], Across] = {}
+"""The semantics of every op in which ranks need each other, or their own coordinate."""
+
+
+def across_ranks(kind: type[OpT]) -> Callable[[Callable[[OpT, _Ranks], tuple[Ranked, ...]]], Across]:
+    """Register the decorated function as the semantics of `kind`."""
+
+    def register(function: Callable[[OpT, _Ranks], tuple[Ranked, ...]]) -> Across:
+        ACROSS_RANKS[kind] = function
+        return function
+
+    return register
+
+
+@across_ranks(dist.AllReduceOp)
+def _all_reduce(op: dist.AllReduceOp, run: _Ranks) -> tuple[Ranked, ...]:
+    return (collectives.all_reduce(run.values[op.x], run.mesh.axis(op.axis.data)),)
+
+
+@across_ranks(dist.AllGatherOp)
+def _all_gather(op: dist.AllGatherOp, run: _Ranks) -> tuple[Ranked, ...]:
+    dim = op.dim.value.data
+    size = run.local_shape(tensor(op.y), where(op))[dim]
+    return (collectives.all_gather(run.values[op.x], run.mesh.axis(op.axis.data), dim, size),)
+
+
+@across_ranks(dist.ReduceScatterOp)
+def _reduce_scatter(op: dist.ReduceScatterOp, run: _Ranks) -> tuple[Ranked, ...]:
+    return (collectives.reduce_scatter(run.values[op.x], run.mesh.axis(op.axis.data), op.dim.value.data),)
+
+
+@across_ranks(dist.LocalSliceOp)
+def _local_slice(op: dist.LocalSliceOp, run: _Ranks) -> tuple[Ranked, ...]:
+    return (collectives.local_slice(run.values[op.x], run.mesh.axis(op.axis.data), op.dim.value.data),)
+
+
+@across_ranks(dist.ReshardOp)
+def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
+    """Reduce what the target does not keep partial, make the rest whole, cut it again."""
+    x, y = dist.sharding_of(tensor(op.x)), dist.sharding_of(tensor(op.y))
+    steps = run.steps(tensor(op.x), x, where(op))
+    values: Ranked = run.values[op.x]
+    for name in x.partial:
+        if name not in y.partial:
+            values = collectives.all_reduce(values, run.mesh.axis(name))
+    for dim, axes in enumerate(x.dims):
+        for position in reversed(range(len(axes))):
+            values = collectives.all_gather(values, run.mesh.axis(axes[position]), dim, steps[dim][position])
+    unit = run.environment.bindings["q_len"] if "q_len" in tensor(op.x).dims[0].symbols else 1
+    result: dict[int, Array] = {}
+    for rank, part in values.items():
+        for dim, axes in enumerate(y.dims):
+            part = collectives.dim_shard(part, dim, axes, run.mesh, rank, unit if dim == 0 else 1)
+        result[rank] = part
+    return (result,)
+
+
+@across_ranks(layer.EmbeddingOp)
+def _embedding(op: layer.EmbeddingOp, run: _Ranks) -> tuple[Ranked, ...]:
+    encoding = tensor(op.table).encoding
+    name = op.vocab_axis.data if op.vocab_axis is not None else None
+    if isinstance(encoding, ShardingAttr) and encoding.data.dims[0]:
+        name = encoding.data.dims[0][0]
+    tokens, table = run.values[op.tokens], run.values[op.table]
+    result: dict[int, Array] = {}
+    for rank in run.ranks:
+        shard = run.mesh.axis(name).coordinate(rank) if name else 0
+        result[rank] = embedding(tokens[rank], table[rank], shard * table[rank].shape[0])
+    return (result,)
+
+
+@across_ranks(dist.DispatchOp)
+@across_ranks(layer.DispatchOp)
+def _dispatch(op: dist.DispatchOp | layer.DispatchOp, run: _Ranks) -> tuple[Ranked, ...]:
+    experts, capacity, _ = run.local_shape(tensor(op.y), where(op))
+    x, indices = run.values[op.x], run.values[op.indices]
+    return (collectives.dispatch(x, indices, _expert_axis(op, op.y, run), experts, capacity),)
+
+
+@across_ranks(dist.CombineOp)
+def _dist_combine(op: dist.CombineOp, run: _Ranks) -> tuple[Ranked, ...]:
+    x, indices, weights = (run.values[v] for v in (op.x, op.indices, op.weights))
+    return (collectives.combine(x, indices, weights, _expert_axis(op, op.x, run)),)
+
+
+@across_ranks(layer.CombineOp)
+def _combine(op: layer.CombineOp, run: _Ranks) -> tuple[Ranked, ...]:
+    x, indices, weights = (run.values[v] for v in (op.y_experts, op.indices, op.weights))
+    return (collectives.combine(x, indices, weights, _expert_axis(op, op.y_experts, run)),)
+
+
+def _expert_axis(op: Operation, experts: SSAValue, run: _Ranks) -> dist.Axis | None:
+    """The axis that splits the experts: named by the collective, or by the sharding of the expert rows."""
+    if isinstance(op, dist.CollectiveOp):
+        return run.mesh.axis(op.axis.data)
+    encoding = tensor(experts).encoding
+    axes = encoding.data.dims[0] if isinstance(encoding, ShardingAttr) else ()
+    return run.mesh.axis(axes[0]) if axes else None
+
+
+@across_ranks(dist.SendOp)
+def _send(op: dist.SendOp, run: _Ranks) -> tuple[Ranked, ...]:
+    run.channels[op.channel.value.data] = dict(run.values[op.x])
+    return ()
+
+
+@across_ranks(dist.RecvOp)
+def _recv(op: dist.RecvOp, run: _Ranks) -> tuple[Ranked, ...]:
+    """The value of the rank with the same coordinates in the other stage."""
+    sent = run.channels.pop(op.channel.value.data, None)
+    if sent is None:
+        raise NumericError(f"nothing was sent on channel {op.channel.value.data}")
+    axis = run.mesh.axis("pp")
+    return ({rank: sent[axis.group(rank)[op.peer.value.data]] for rank in run.ranks},)
