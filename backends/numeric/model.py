@@ -185,11 +185,15 @@ class Rotary:
             return 1.0
         if self.scaling.get("mscale") and self.scaling.get("mscale_all_dim"):
             return self.mscale("mscale") / self.mscale("mscale_all_dim")
-        return 0.1 * math.log(self.number("factor")) + 1.0
+        return self.mscale_of(1.0)
 
     def mscale(self, name: str) -> float:
-        """0.1 * m * ln(factor) + 1 (YaRN, equation 15, generalised by DeepSeek-V2)."""
-        return 0.1 * self.number(name) * math.log(self.number("factor")) + 1.0
+        """The attention scale with the weight in field `name`."""
+        return self.mscale_of(self.number(name))
+
+    def mscale_of(self, weight: float) -> float:
+        """0.1 * m * ln(factor) + 1 where the context is stretched (YaRN, equation 15, with DeepSeek-V2's m)."""
+        return 0.1 * weight * math.log(max(self.number("factor"), 1.0)) + 1.0
 
     def mla_scale(self) -> float:
         """The extra factor on the softmax scale of MLA: mscale_all_dim squared."""

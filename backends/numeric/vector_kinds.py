@@ -43,9 +43,7 @@ def _plain(value: Attribute) -> Any:
             return value
 
 
-def extents(
-    kind: str, rows: int, columns: int, widths: Sequence[int], params: Params
-) -> list[tuple[int, int]]:
+def extents(kind: str, rows: int, columns: int, widths: Sequence[int], params: Params) -> list[tuple[int, int]]:
     """Rows and columns that the command uses of its inputs, outputs and updates; `widths` are those of the buffers."""
     tile = (rows, columns)
     match kind:

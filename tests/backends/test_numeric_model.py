@@ -173,6 +173,15 @@ def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
         close(lowered.states[path], cache)
 
 
+def test_seeded_arrays_of_equal_shape_differ() -> None:
+    """Else a program that swaps K and V, or gate and up, would go unseen."""
+    environment = seeded_model_environment(small_model("gqa"), {"batch": 1, "q_len": 1, "kv_len": 4}, 0)
+    arrays = [*environment.weights.values(), *environment.states.values()]
+    for i, a in enumerate(arrays):
+        for b in arrays[:i]:
+            assert a.shape != b.shape or not np.array_equal(a, b)
+
+
 def test_past_keys_change_the_logits() -> None:
     """The agreement of caches would mean nothing if they were not read."""
     module = small_model("mla-moe")

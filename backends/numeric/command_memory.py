@@ -1,0 +1,127 @@
+"""Byte-addressed memory of the command simulator: the DRAM of some ranks and the LMEM of their cores.
+
+Ranks run the same commands at the same addresses, so every access is done for all of them at once: DRAM is
+[ranks, bytes], LMEM [cores, ranks, bytes], and a strided operand is a numpy view with these as leading dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import IntegerType
+from xdsl.ir import Attribute
+
+from .errors import Array, NumericError
+from .precision import STORAGE, round_to
+
+Bytes = npt.NDArray[np.uint8]
+
+POISON = 0xFF
+"""Unwritten memory: a NaN in every float format."""
+
+ALIGNMENT = 32
+"""The alignment of the operands of TIU, VEC and HAU in bytes."""
+
+CoreSet = slice | npt.NDArray[np.int64]
+"""Some cores: a range where they are adjacent, else their numbers."""
+
+
+def storage_type(element_type: Attribute) -> npt.DTypeLike:
+    """The numpy type that holds one element; raises NumericError for a type without one."""
+    name = str(element_type)
+    if name in STORAGE:
+        known: npt.DTypeLike = STORAGE[name]
+        return known
+    if isinstance(element_type, IntegerType) and element_type.width.data in (8, 16, 32, 64):
+        return np.dtype(f"i{element_type.width.data // 8}")
+    raise NumericError(f"element type {name}: no numeric storage; known are {', '.join(STORAGE)}, i8, i16, i32, i64")
+
+
+def decode(stored: Array, compute: Any) -> Array:
+    """Stored elements as numbers: floats in the compute type, integers as int64."""
+    if stored.dtype.kind in "iu":
+        return stored.astype(np.int64)
+    return stored.astype(compute)
+
+
+def encode(values: Array, element_type: Attribute) -> Array:
+    """Numbers as stored elements, rounded to nearest even; narrow floats and integers saturate."""
+    dtype = np.dtype(storage_type(element_type))
+    if dtype.kind == "i":
+        info = np.iinfo(dtype)
+        rounded = values if values.dtype.kind in "iu" else np.rint(values)
+        return np.clip(rounded, info.min, info.max).astype(dtype)
+    return round_to(values, str(element_type))
+
+
+class Lmem:
+    """The LMEM of `cores` cores of `ranks` ranks."""
+
+    def __init__(self, cores: int, ranks: int, size: int) -> None:
+        self.bytes: Bytes = np.full((cores, ranks, size), POISON, np.uint8)
+
+    def view(self, start: int, shape: Sequence[int], steps: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """[cores, ranks, *shape] elements from byte `start`, `steps` bytes apart; writing to it writes LMEM."""
+        cores, ranks, size = self.bytes.shape
+        return np.ndarray((cores, ranks, *shape), dtype, self.bytes.data, start, (ranks * size, size, *steps))
+
+
+class Dram:
+    """The DRAM of some ranks, and who wrote each byte.
+
+    `owner` is 0 where nobody wrote, 1 where an earlier program or the host did, 2 + core where a core of the current
+    program did.  It is the same for all ranks.
+    """
+
+    UNWRITTEN = 0
+    SETTLED = 1
+    CORES = 2
+
+    def __init__(self, ranks: int, size: int) -> None:
+        self.bytes: Bytes = np.full((ranks, size), POISON, np.uint8)
+        self.owner = np.zeros(size, np.int16)
+        self.fresh: list[tuple[int, int]] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of one rank."""
+        return self.bytes.shape[1]
+
+    def view(self, start: int, shape: Sequence[int], steps: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """[ranks, *shape] elements from byte `start`, `steps` bytes apart; writing to it writes DRAM."""
+        ranks, size = self.bytes.shape
+        return np.ndarray((ranks, *shape), dtype, self.bytes.data, start, (size, *steps))
+
+    def across(
+        self, start: int, core_step: int, cores: int, shape: Sequence[int], steps: Sequence[int], dtype: npt.DTypeLike
+    ) -> Array:
+        """[cores, ranks, *shape]: core i sees the block `core_step * i` bytes further on."""
+        ranks, size = self.bytes.shape
+        return np.ndarray((cores, ranks, *shape), dtype, self.bytes.data, start, (core_step, size, *steps))
+
+    def owners(
+        self, start: int, core_step: int, cores: int, shape: Sequence[int], steps: Sequence[int]
+    ) -> npt.NDArray[np.int16]:
+        """[cores, *shape]: the owner of the first byte of every element of such a block."""
+        return np.ndarray(
+            (cores, *shape),
+            np.int16,
+            self.owner.data,
+            2 * start,
+            (2 * core_step, *(2 * s for s in steps)),
+        )
+
+    def write(self, start: int, values: Array) -> None:
+        """Put [ranks, ..] elements densely at byte `start`, as the host or a finished command."""
+        flat = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+        self.bytes[:, start : start + flat.shape[1]] = flat
+        self.owner[start : start + flat.shape[1]] = self.SETTLED
+
+    def settle(self) -> None:
+        """The end of a program: what its cores wrote is there for everyone."""
+        for start, stop in self.fresh:
+            np.minimum(self.owner[start:stop], self.SETTLED, out=self.owner[start:stop])
+        self.fresh.clear()

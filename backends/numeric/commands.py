@@ -1,0 +1,399 @@
+"""A functional simulator of `g5` programs: commands move and compute real bytes in the DRAM and LMEM of all cores.
+
+All cores that run the same command with the same LMEM addresses and sizes at the same place of their program do so in
+one numpy call, for all ranks together.  Each core's commands run in program order; that no other order the engines may
+take gives another result is what `command_order` checks, once per set of cores with equal commands.  Reads of bytes
+that nobody wrote, races, addresses out of bounds or misaligned are NumericErrors naming command, engine, core and path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.ir import Attribute
+
+from ...dialects import g5
+from ...dialects.expr import ExprAttr
+from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
+from .command_memory import ALIGNMENT, CoreSet, Dram, Lmem, decode, encode, storage_type
+from .command_order import Access, CoreOrder
+from .errors import Array, NumericError
+from .vector_kinds import ROW, extents, plain_params, run_kind
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Elements in LMEM: byte address, shape, distances in bytes, type."""
+
+    start: int
+    shape: Shape
+    steps: Shape
+    element_type: Attribute
+
+    def access(self, write: bool) -> Access:
+        """The bytes for the check of the waits; elements of the last dim are adjacent."""
+        size = np.dtype(storage_type(self.element_type)).itemsize
+        if self.steps[-1] == size:
+            return Access(self.start, self.shape[:-1], self.steps[:-1], size * self.shape[-1], write)
+        return Access(self.start, self.shape, self.steps, size, write)
+
+
+@dataclass
+class Batch:
+    """One command of several cores: same place in their programs, same LMEM addresses and sizes."""
+
+    runs: Runs
+    index: Ints
+    """Which of the runs."""
+    cores: Ints
+    order: int
+    places: list[Place] = field(default_factory=list[Place])
+    accesses: list[Access] = field(default_factory=list[Access])
+
+    @property
+    def core_set(self) -> CoreSet:
+        """The cores, as a range where they are adjacent."""
+        first, count = int(self.cores[0]), len(self.cores)
+        return slice(first, first + count) if int(self.cores[-1]) - first + 1 == count else self.cores
+
+
+class ProgramRun:
+    """Runs the commands of one program on the cores of some ranks."""
+
+    def __init__(
+        self, dram: Dram, lmem_bytes: int, coordinates: Mapping[str, Sequence[int]], check_order: bool = True
+    ) -> None:
+        """`coordinates` gives every rank's coordinate on each mesh axis; `lmem_bytes` is the LMEM of a core."""
+        self.dram = dram
+        self.lmem_bytes = lmem_bytes
+        self.coordinates = coordinates
+        self.check_order = check_order
+        self.commands = 0
+        """Commands run so far, of all ranks and cores."""
+
+    def run(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
+        """Run all commands; `symbols` are the layer numbers around the program."""
+        cores = program.cores.value.data
+        ranks = len(self.dram.bytes)
+        batches = sorted(
+            (b for runs in expand(program, range(cores), symbols) for b in _batches(runs)), key=lambda b: b.order
+        )
+        used = 0
+        for batch in batches:
+            batch.places, batch.accesses = _places(batch)
+            used = max([used, *(a.stop for a in batch.accesses)])
+            self._check_places(batch)
+        if self.check_order:
+            _check_order(batches, cores, used)
+        lmem = Lmem(cores, ranks, used)
+        for batch in batches:
+            self._execute(batch, lmem)
+            self.commands += len(batch.cores) * ranks
+        self.dram.settle()
+
+    def _check_places(self, batch: Batch) -> None:
+        aligned = 1 if isinstance(batch.runs.op, g5.GdmaOp) else ALIGNMENT
+        for place, access in zip(batch.places, batch.accesses, strict=False):
+            step = max(aligned, np.dtype(storage_type(place.element_type)).itemsize)
+            if place.start % step:
+                raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")
+            if place.start < 0 or access.stop > self.lmem_bytes:
+                raise fault(batch, f"LMEM {place.start}..{access.stop - 1} is outside 0..{self.lmem_bytes - 1}")
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def _execute(self, batch: Batch, lmem: Lmem) -> None:
+        match batch.runs.op:
+            case g5.GdmaOp() as op:
+                self._gdma(op, batch, lmem)
+            case g5.GatherOp() as op:
+                self._gather(op, batch, lmem)
+            case g5.TiuOp() as op:
+                self._tiu(op, batch, lmem)
+            case g5.VectorCommandOp() as op:
+                self._vector(op, batch, lmem)
+            case op:
+                raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
+
+    def _gdma(self, op: g5.GdmaOp, batch: Batch, lmem: Lmem) -> None:
+        place = batch.places[0]
+        if 0 in place.shape:
+            return
+        dtype = np.dtype(storage_type(place.element_type))
+        steps = tuple(_one(batch, s.data) * dtype.itemsize for s in op.dram_strides.data)
+        starts = batch.runs.value(op.dram.data)[batch.index]
+        reach = sum((n - 1) * s for n, s in zip(place.shape, steps, strict=True))
+        self._check_dram(batch, starts, reach, dtype.itemsize)
+        load = op.direction.data == "load"
+        view = lmem.view(place.start, place.shape, place.steps, dtype)
+        for first, count, core_step in _progressions(starts):
+            start = int(starts[first])
+            cores = batch.cores[first : first + count]
+            there = self.dram.across(start, core_step, count, place.shape, steps, dtype)
+            owners = self.dram.owners(start, core_step, count, place.shape, steps)
+            own = (cores + Dram.CORES).reshape(-1, *[1] * len(place.shape))
+            adjacent = int(cores[-1]) - int(cores[0]) + 1 == count
+            here: CoreSet = slice(int(cores[0]), int(cores[-1]) + 1) if adjacent else cores
+            if load:
+                wrong = (owners != Dram.SETTLED) & (owners != own)
+                if wrong.any():
+                    raise self._dram_fault(batch, owners, wrong, cores, "reads")
+                view[here] = there
+            else:
+                if ((owners >= Dram.CORES) & (owners != own)).any():
+                    wrong = (owners >= Dram.CORES) & (owners != own)
+                    raise self._dram_fault(batch, owners, wrong, cores, "writes")
+                there[...] = view[here]
+                owners[...] = own
+                if (owners != own).any():
+                    raise self._dram_fault(batch, owners, owners != own, cores, "writes")
+                low = int(starts[first : first + count].min())
+                high = int(starts[first : first + count].max()) + reach + dtype.itemsize
+                self.dram.fresh.append((low, high))
+
+    def _dram_fault(
+        self, batch: Batch, owners: npt.NDArray[np.int16], wrong: npt.NDArray[np.bool_], cores: Ints, verb: str
+    ) -> NumericError:
+        position = tuple(int(i) for i in np.argwhere(wrong)[0])
+        owner = int(owners[position])
+        core = int(cores[position[0]])
+        who = "nobody wrote" if owner == Dram.UNWRITTEN else f"core {owner - Dram.CORES} wrote in the same program"
+        element = list(position[1:])
+        return fault(batch, f"{verb} element {element} of its block of DRAM, which {who}", core)
+
+    def _check_dram(self, batch: Batch, starts: Ints, reach: int, size: int) -> None:
+        for core, start in zip(batch.cores.tolist(), starts.tolist(), strict=True):
+            if start < 0 or start + reach + size > self.dram.size:
+                raise fault(batch, f"DRAM {start}..{start + reach + size - 1} is outside 0..{self.dram.size - 1}", core)
+            if start % size:
+                raise fault(batch, f"DRAM address {start} is no multiple of {size}", core)
+
+    def _gather(self, op: g5.GatherOp, batch: Batch, lmem: Lmem) -> None:
+        index_place, target = batch.places
+        dtype = np.dtype(storage_type(target.element_type))
+        rows = op.rows.value.data
+        axis = None if op.base_axis is None else op.base_axis.data
+        if axis is not None and axis not in self.coordinates:
+            raise fault(batch, f"the mesh has no axis '{axis}', it has {', '.join(self.coordinates)}")
+        ranks = len(self.dram.bytes)
+        bases = np.zeros(ranks, np.int64) if axis is None else np.asarray(self.coordinates[axis]) * rows
+        index = lmem.view(
+            index_place.start, index_place.shape, index_place.steps, storage_type(index_place.element_type)
+        )
+        row_of = index[batch.core_set][:, :, 0, :].astype(np.int64) - bases[:, None]
+        held = (row_of >= 0) & (row_of < rows)
+        step = op.stride.value.data * dtype.itemsize
+        starts = batch.runs.value(op.dram.data)[batch.index]
+        columns = target.shape[1]
+        self._check_dram(batch, starts, (rows - 1) * step + (columns - 1) * dtype.itemsize, dtype.itemsize)
+        view = lmem.view(target.start, target.shape, target.steps, dtype)
+        for position, core in enumerate(batch.cores.tolist()):
+            start = int(starts[position])
+            table = self.dram.view(start, (rows, columns), (step, dtype.itemsize), dtype)
+            if (self.dram.owners(start, 0, 1, (rows, columns), (step, dtype.itemsize)) != Dram.SETTLED).any():
+                raise fault(batch, "gathers from rows of DRAM that no earlier program wrote", core)
+            for rank in range(ranks):
+                inside = held[position, rank]
+                found = table[rank, np.where(inside, row_of[position, rank], 0)]
+                view[core, rank] = np.where(inside[:, None], found, np.zeros((), dtype))
+
+    def _tiu(self, op: g5.TiuOp, batch: Batch, lmem: Lmem) -> None:
+        acc, a, b = batch.places
+        compute = _compute_type(batch.places)
+        cores = batch.core_set
+        left = _read(lmem, a, cores, compute)
+        right = _read(lmem, b, cores, compute)
+        if op.transpose_b.value.data:
+            right = right.swapaxes(-1, -2)
+        product = np.matmul(left, right)
+        if _one(batch, op.accumulate.data):
+            product += _read(lmem, acc, cores, compute)
+        _write(lmem, acc, cores, product)
+
+    def _vector(self, op: g5.VectorCommandOp, batch: Batch, lmem: Lmem) -> None:
+        compute, cores = _compute_type(batch.places), batch.core_set
+        inputs, outputs = len(op.ins.data), len(op.outs.data)
+        ins, outs = batch.places[:inputs], batch.places[inputs : inputs + outputs]
+        updates = batch.places[inputs + outputs :]
+        params = {
+            name: _row_values(batch, value, outs[0].shape[0]) if isinstance(value, ExprAttr) else value
+            for name, value in plain_params(op.params.data).items()
+        }
+        results = run_kind(
+            op.kind.data,
+            params,
+            [_read(lmem, p, cores, compute) for p in ins],
+            [_read(lmem, p, cores, compute) for p in updates],
+            (len(batch.cores), len(self.dram.bytes), *outs[0].shape),
+        )
+        for place, result in zip([*outs, *updates], results, strict=True):
+            _write(lmem, place, cores, result)
+
+
+# -- batches ----------------------------------------------------------------------------------------------------
+
+
+def _batches(runs: Runs) -> Iterator[Batch]:
+    """The runs of one command, grouped by place in the program, LMEM addresses and sizes."""
+    if not runs.count:
+        return
+    order, core = runs.order, runs.core
+    keys = [order]
+    for value in _uniform(runs.op):
+        column = runs.value(value.data)
+        if (column != column[0]).any():
+            keys.append(column)
+    by_key = np.lexsort([core, *reversed(keys)])
+    table = np.stack(keys, axis=1)[by_key]
+    starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)]))
+    for start, stop in zip(starts, [*starts[1:], runs.count], strict=True):
+        index = by_key[start:stop]
+        yield Batch(runs, index, core[index], int(table[start, 0]))
+
+
+def _uniform(op: g5.CommandOp) -> Iterator[ExprAttr]:
+    """The expressions that must have one value in a batch."""
+    match op:
+        case g5.GdmaOp():
+            yield op.lmem
+            yield from op.shape.data
+            yield from op.dram_strides.data
+            yield from op.lmem_strides.data
+        case g5.GatherOp():
+            yield from (op.index.address, op.lmem.address, op.count, op.columns)
+        case g5.TiuOp():
+            yield from (op.acc.address, op.a.address, op.b.address, op.m, op.n, op.k, op.accumulate)
+        case g5.VectorCommandOp():
+            yield from (m.address for m in op.matrices)
+            yield from (op.rows, op.columns)
+        case _:
+            raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
+
+
+def _one(batch: Batch, expression: Any) -> int:
+    """The value of an expression that all cores of a batch share."""
+    return int(batch.runs.value(expression)[batch.index[0]])
+
+
+def _row_values(batch: Batch, value: ExprAttr, rows: int) -> Array:
+    """The value of a parameter for every core and row: [cores, 1, rows]."""
+    symbols: dict[str, Any] = {
+        name: column[batch.index][:, None, None] if isinstance(column, np.ndarray) else column
+        for name, column in batch.runs.symbols.items()
+    }
+    symbols[ROW] = np.arange(rows)
+    evaluated = np.asarray(value.data.evaluate(symbols))
+    return evaluated
+
+
+def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
+    """The LMEM operands of a batch in the order of the op, and its accesses: first one per place, in that order."""
+    op = batch.runs.op
+
+    def matrix(attribute: g5.LmemAttr, rows: int, columns: int) -> Place:
+        size = np.dtype(storage_type(attribute.element_type)).itemsize
+        pitch = attribute.pitch.value.data
+        if columns > pitch:
+            raise fault(batch, f"uses {columns} columns of rows of {pitch}")
+        start = _one(batch, attribute.address.data)
+        return Place(start, (rows, columns), (pitch * size, size), attribute.element_type)
+
+    match op:
+        case g5.GdmaOp():
+            size = np.dtype(storage_type(op.element_type)).itemsize
+            shape = tuple(_one(batch, n.data) for n in op.shape.data)
+            steps = tuple(_one(batch, s.data) * size for s in op.lmem_strides.data)
+            place = Place(_one(batch, op.lmem.data), shape, steps, op.element_type)
+            return [place], [place.access(op.direction.data == "load")]
+        case g5.GatherOp():
+            count, columns = _one(batch, op.count.data), _one(batch, op.columns.data)
+            places = [matrix(op.index, 1, count), matrix(op.lmem, count, columns)]
+            return places, [places[0].access(False), places[1].access(True)]
+        case g5.TiuOp():
+            m, n, k = (_one(batch, e.data) for e in (op.m, op.n, op.k))
+            b = (n, k) if op.transpose_b.value.data else (k, n)
+            places = [matrix(op.acc, m, n), matrix(op.a, m, k), matrix(op.b, *b)]
+            accesses = [places[0].access(True), places[1].access(False), places[2].access(False)]
+            if _one(batch, op.accumulate.data):
+                accesses.append(places[0].access(False))
+            return places, accesses
+        case g5.VectorCommandOp():
+            params = plain_params(op.params.data)
+            widths = [m.pitch.value.data for m in op.matrices]
+            rows, columns = _one(batch, op.rows.data), _one(batch, op.columns.data)
+            used = extents(op.kind.data, rows, columns, widths, params)
+            places = [matrix(m, *extent) for m, extent in zip(op.matrices, used, strict=True)]
+            inputs, written = len(op.ins.data), len(op.ins.data) + len(op.outs.data)
+            accesses = [p.access(i >= inputs) for i, p in enumerate(places)]
+            return places, [*accesses, *(p.access(False) for p in places[written:])]
+        case _:
+            raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
+
+
+def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
+    """Cut addresses into (first, count, step) of equal steps."""
+    steps = np.diff(starts)
+    first = 0
+    while first < len(starts):
+        if first == len(starts) - 1:
+            yield first, 1, 0
+            return
+        step = int(steps[first])
+        other = np.flatnonzero(steps[first:] != step)
+        count = int(other[0]) + 1 if len(other) else len(starts) - first
+        yield first, count, step
+        first += count
+
+
+def _compute_type(places: Sequence[Place]) -> Any:
+    """FP32, or FP64 where an operand is stored so."""
+    return np.float64 if any(str(p.element_type) == "f64" for p in places) else np.float32
+
+
+def _read(lmem: Lmem, place: Place, cores: CoreSet, compute: Any) -> Array:
+    dtype = storage_type(place.element_type)
+    return decode(lmem.view(place.start, place.shape, place.steps, dtype)[cores], compute)
+
+
+def _write(lmem: Lmem, place: Place, cores: CoreSet, values: Array) -> None:
+    dtype = storage_type(place.element_type)
+    lmem.view(place.start, place.shape, place.steps, dtype)[cores] = encode(values, place.element_type)
+
+
+# -- the check of the waits -------------------------------------------------------------------------------------
+
+
+def _check_order(batches: Sequence[Batch], cores: int, lmem_bytes: int) -> None:
+    """Check one core of every set of cores that run the same batches."""
+    marks = np.random.default_rng(0).integers(0, 1 << 62, len(batches), np.int64)
+    sums = np.zeros(cores, np.int64)
+    for mark, batch in zip(marks, batches, strict=True):
+        sums[batch.cores] += mark
+    bounds = {b for batch in batches for a in batch.accesses for b in (a.start, a.stop)}
+    for core in sorted(np.unique(sums, return_index=True)[1].tolist()):
+        order = CoreOrder(bounds, lmem_bytes)
+        for batch in batches:
+            position = np.flatnonzero(batch.cores == core)
+            if not len(position):
+                continue
+            run = batch.index[position[0]]
+            waits = batch.runs.dependencies[run].tolist()
+            wrong = order.command(ENGINE_NUMBER[batch.runs.op.ENGINE], waits, batch.accesses)
+            if wrong is not None:
+                raise fault(batch, wrong, core)
+
+
+def fault(batch: Batch, message: str, core: int | None = None) -> NumericError:
+    """An error of one command: engine, id, core, path."""
+    position = 0 if core is None else int(np.flatnonzero(batch.cores == core)[0])
+    op = batch.runs.op
+    number = int(batch.runs.ids[batch.index[position]])
+    return NumericError(
+        f"{op.ENGINE} command {number} of core {int(batch.cores[position])} at '{op.path.data}': {message}"
+    )
