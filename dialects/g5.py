@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
+    base,
     irdl_attr_definition,
     irdl_op_definition,
     opt_prop_def,
@@ -97,7 +98,7 @@ class LmemAttr(ParametrizedAttribute):
     """
 
     name: ClassVar[str] = "g5.lmem"
-    address: ExprAttr = param_def()
+    address: ExprAttr = param_def(base(ExprAttr))
     pitch: IntegerAttr = param_def()
     element_type: Attribute = param_def()
 
@@ -132,9 +133,9 @@ class DramAttr(ParametrizedAttribute):
     """
 
     name: ClassVar[str] = "g5.dram"
-    address: ExprAttr = param_def()
-    shape: ShapeAttr = param_def()
-    strides: ShapeAttr = param_def()
+    address: ExprAttr = param_def(base(ExprAttr))
+    shape: ShapeAttr = param_def(base(ShapeAttr))
+    strides: ShapeAttr = param_def(base(ShapeAttr))
     element_type: Attribute = param_def()
 
     @property

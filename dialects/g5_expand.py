@@ -8,7 +8,8 @@ a second, from the outside in, gives every command its ordinals, which are its i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -31,29 +32,31 @@ class Runs:
     symbols: Mapping[str, Ints | int]
     issued: Ints
     """[runs, engines]: commands given to each engine of the core before this one."""
+    _values: dict[Expr, Ints] = field(default_factory=dict["Expr", Ints], repr=False)
 
     @property
     def count(self) -> int:
         """The number of runs."""
         return len(self.issued)
 
-    @property
+    @cached_property
     def core(self) -> Ints:
         """The core of each run."""
         return self.value(Expr({(CORE,): 1}))
 
-    @property
+    @cached_property
     def order(self) -> Ints:
         """The ordinal of each run among all commands of its core, from 0."""
         total: Ints = self.issued.sum(axis=1)
         return total
 
-    @property
+    @cached_property
     def ids(self) -> Ints:
         """The ordinal of each run on its engine, from 1."""
         ids: Ints = self.issued[:, ENGINE_NUMBER[self.op.ENGINE]] + 1
         return ids
 
+    @cached_property
     def dependencies(self) -> Ints:
         """[runs, engines]: the id to wait for on each engine, 0 for none."""
         ids = np.zeros_like(self.issued)
@@ -64,8 +67,11 @@ class Runs:
 
     def value(self, expression: Expr) -> Ints:
         """The value of an expression for every run."""
-        value = np.asarray(expression.evaluate(self.symbols), np.int64)
-        return np.broadcast_to(value, (self.count,))
+        known = self._values.get(expression)
+        if known is None:
+            value = np.asarray(expression.evaluate(self.symbols), np.int64)
+            known = self._values[expression] = np.broadcast_to(value, (self.count,))
+        return known
 
 
 @dataclass

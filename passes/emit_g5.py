@@ -26,6 +26,7 @@ from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, 
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from ..dialects import g5, tile
+from ..dialects.assembly import PropertyValue
 from ..dialects.expr import Expr, ExprAttr, expr, mod
 from ..dialects.levels import Level
 from ..dialects.tensor import element_bits
@@ -55,8 +56,7 @@ class EmitG5Pass(PmcPass):
                     like=op,
                 )
                 module.body.block.insert_op_before(stream, op)
-                op.detach()
-                op.erase()
+                module.body.block.erase_op(op)
 
 
 class _Stream:
@@ -100,7 +100,7 @@ class _Stream:
         if op.address is None:
             raise PassError(f"emit-g5: tile.global at '{op.path.data}' has no address, run allocate-dram first")
         self.bases[op.result] = op.address.value.data
-        properties: dict[str, Attribute | None] = {
+        properties: dict[str, PropertyValue] = {
             "kind": op.kind,
             "layers": op.layers,
             "address": op.address,
@@ -126,7 +126,7 @@ class _Stream:
         local = op.kind.data == "local_slice" or not {"axis", "peer"} & op.params.data.keys()
         kind = g5.SdmaOp if local else g5.CdmaOp
         ins, outs = ArrayAttr([dram(v) for v in op.ins]), ArrayAttr([dram(v) for v in op.outs])
-        properties = {"kind": op.kind, "ins": ins, "outs": outs, "params": op.params}
+        properties: dict[str, PropertyValue] = {"kind": op.kind, "ins": ins, "outs": outs, "params": op.params}
         return kind.make([], [], op.path.data, properties, like=op)
 
 
@@ -155,7 +155,7 @@ class _Kernel:
             if waits:
                 after = tuple((engine, waits[engine]) for engine in g5.ENGINES if engine in waits)
                 self.commands[command].properties["after"] = g5.AfterAttr(after)
-        properties = {"cores": op.cores, "op_name": op.op_name}
+        properties: dict[str, PropertyValue] = {"cores": op.cores, "op_name": op.op_name}
         return g5.ProgramOp.make([], [], op.path.data, properties, [Region(block)], like=op)
 
     def body(self, block: Block, loops: tuple[str, ...]) -> tuple[Block, list[Item]]:
@@ -219,8 +219,8 @@ class _Kernel:
                 return self.gather(op)
             case tile.MmaOp():
                 properties = {name: op.properties[name] for name in ("m", "n", "k", "accumulate", "transpose_b")}
-                matrices = {"acc": self.matrix(op.acc), "a": self.matrix(op.a), "b": self.matrix(op.b)}
-                return g5.TiuOp.make([], [], op.path.data, {**matrices, **properties}, like=op)
+                operands = {"acc": self.matrix(op.acc), "a": self.matrix(op.a), "b": self.matrix(op.b)}
+                return g5.TiuOp.make([], [], op.path.data, {**operands, **properties}, like=op)
             case tile.VectorOp():
                 kind = g5.HauOp if op.kind.data in g5.HAU_KINDS else g5.VecOp
                 groups = {"ins": op.ins, "outs": op.outs, "updates": op.updates}
@@ -256,7 +256,7 @@ class _Kernel:
                 f"emit-g5: {op.name} at '{op.path.data}' moves a block of {len(kept)} dims, "
                 f"a GDMA descriptor has {g5.GDMA_RANK}"
             )
-        properties = {
+        properties: dict[str, PropertyValue] = {
             "direction": _direction(isinstance(op, tile.LoadOp)),
             "dram": ExprAttr(self.stream.base(op.memref, op) + element * size),
             "lmem": ExprAttr(lmem),
@@ -273,7 +273,7 @@ class _Kernel:
         size = element_bytes(type_.element_type, op)
         rows, (stride, _) = type_.dims[0], type_.steps
         address = self.stream.base(op.memref, op) + (type_.offset.data + op.column.data) * size
-        properties = {
+        properties: dict[str, PropertyValue] = {
             "dram": ExprAttr(address),
             "rows": IntegerAttr(rows, i64),
             "stride": IntegerAttr(stride, i64),

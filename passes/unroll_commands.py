@@ -76,8 +76,7 @@ class UnrollCommandsPass(PmcPass):
         runs = expand(program, [self.core], symbols)
         queues = [self.queue(program, engine, runs) for engine in g5.ENGINES]
         for op in reversed(list(program.body.block.ops)):
-            op.detach()
-            op.erase()
+            program.body.block.erase_op(op)
         program.body.block.add_ops([queue for queue in queues if queue is not None])
 
     def queue(self, program: g5.ProgramOp, engine: str, all_runs: list[Runs]) -> g5.QueueOp | None:
@@ -116,7 +115,7 @@ _LAST = ("params",)
 def columns_of(number: int, runs: Runs, params: dict[DictionaryAttr, int]) -> Columns:
     """The columns of all runs of one command; expressions in `params` get columns of their own."""
     op = runs.op
-    waits = runs.dependencies()
+    waits = runs.dependencies
     columns: Columns = {"id": runs.ids, "order": runs.order}
     columns |= {engine: waits[:, index] for index, engine in enumerate(g5.ENGINES)}
     columns["op"] = number

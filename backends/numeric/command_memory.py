@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Attribute
 
 from .errors import Array, NumericError
@@ -29,14 +28,13 @@ CoreSet = slice | npt.NDArray[np.int64]
 """Some cores: a range where they are adjacent, else their numbers."""
 
 
-def storage_type(element_type: Attribute) -> npt.DTypeLike:
+def storage_type(element_type: Attribute) -> np.dtype[Any]:
     """The numpy type that holds one element; raises NumericError for a type without one."""
     name = str(element_type)
     if name in STORAGE:
-        known: npt.DTypeLike = STORAGE[name]
-        return known
-    if isinstance(element_type, IntegerType) and element_type.width.data in (8, 16, 32, 64):
-        return np.dtype(f"i{element_type.width.data // 8}")
+        return np.dtype(STORAGE[name])
+    if name in ("i8", "i16", "i32", "i64"):
+        return np.dtype(f"int{name[1:]}")
     raise NumericError(f"element type {name}: no numeric storage; known are {', '.join(STORAGE)}, i8, i16, i32, i64")
 
 
@@ -49,7 +47,7 @@ def decode(stored: Array, compute: Any) -> Array:
 
 def encode(values: Array, element_type: Attribute) -> Array:
     """Numbers as stored elements, rounded to nearest even; narrow floats and integers saturate."""
-    dtype = np.dtype(storage_type(element_type))
+    dtype = storage_type(element_type)
     if dtype.kind == "i":
         info = np.iinfo(dtype)
         rounded = values if values.dtype.kind in "iu" else np.rint(values)
@@ -88,7 +86,7 @@ class Dram:
     @property
     def size(self) -> int:
         """Bytes of one rank."""
-        return self.bytes.shape[1]
+        return int(self.bytes.shape[1])
 
     def view(self, start: int, shape: Sequence[int], steps: Sequence[int], dtype: npt.DTypeLike) -> Array:
         """[ranks, *shape] elements from byte `start`, `steps` bytes apart; writing to it writes DRAM."""

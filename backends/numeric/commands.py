@@ -22,7 +22,7 @@ from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
 from .command_memory import ALIGNMENT, CoreSet, Dram, Lmem, decode, encode, storage_type
 from .command_order import Access, CoreOrder
 from .errors import Array, NumericError
-from .vector_kinds import ROW, extents, plain_params, run_kind
+from .vector_kinds import ROW, extents, plain_params, run_kind, starts_afresh
 
 Shape = tuple[int, ...]
 
@@ -38,7 +38,7 @@ class Place:
 
     def access(self, write: bool) -> Access:
         """The bytes for the check of the waits; elements of the last dim are adjacent."""
-        size = np.dtype(storage_type(self.element_type)).itemsize
+        size = storage_type(self.element_type).itemsize
         if self.steps[-1] == size:
             return Access(self.start, self.shape[:-1], self.steps[:-1], size * self.shape[-1], write)
         return Access(self.start, self.shape, self.steps, size, write)
@@ -100,7 +100,7 @@ class ProgramRun:
     def _check_places(self, batch: Batch) -> None:
         aligned = 1 if isinstance(batch.runs.op, g5.GdmaOp) else ALIGNMENT
         for place, access in zip(batch.places, batch.accesses, strict=False):
-            step = max(aligned, np.dtype(storage_type(place.element_type)).itemsize)
+            step = max(aligned, storage_type(place.element_type).itemsize)
             if place.start % step:
                 raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")
             if place.start < 0 or access.stop > self.lmem_bytes:
@@ -125,7 +125,7 @@ class ProgramRun:
         place = batch.places[0]
         if 0 in place.shape:
             return
-        dtype = np.dtype(storage_type(place.element_type))
+        dtype = storage_type(place.element_type)
         steps = tuple(_one(batch, s.data) * dtype.itemsize for s in op.dram_strides.data)
         starts = batch.runs.value(op.dram.data)[batch.index]
         reach = sum((n - 1) * s for n, s in zip(place.shape, steps, strict=True))
@@ -176,7 +176,7 @@ class ProgramRun:
 
     def _gather(self, op: g5.GatherOp, batch: Batch, lmem: Lmem) -> None:
         index_place, target = batch.places
-        dtype = np.dtype(storage_type(target.element_type))
+        dtype = storage_type(target.element_type)
         rows = op.rows.value.data
         axis = None if op.base_axis is None else op.base_axis.data
         if axis is not None and axis not in self.coordinates:
@@ -229,7 +229,7 @@ class ProgramRun:
             op.kind.data,
             params,
             [_read(lmem, p, cores, compute) for p in ins],
-            [_read(lmem, p, cores, compute) for p in updates],
+            [] if _fresh(batch, op) else [_read(lmem, p, cores, compute) for p in updates],
             (len(batch.cores), len(self.dram.bytes), *outs[0].shape),
         )
         for place, result in zip([*outs, *updates], results, strict=True):
@@ -272,6 +272,7 @@ def _uniform(op: g5.CommandOp) -> Iterator[ExprAttr]:
         case g5.VectorCommandOp():
             yield from (m.address for m in op.matrices)
             yield from (op.rows, op.columns)
+            yield from (v for v in (op.params.data.get("accumulate"),) if isinstance(v, ExprAttr))
         case _:
             raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 
@@ -292,12 +293,19 @@ def _row_values(batch: Batch, value: ExprAttr, rows: int) -> Array:
     return evaluated
 
 
+def _fresh(batch: Batch, op: g5.VectorCommandOp) -> bool:
+    """Whether the command writes its updates without reading them."""
+    accumulate = op.params.data.get("accumulate")
+    known = {"accumulate": _one(batch, accumulate.data)} if isinstance(accumulate, ExprAttr) else {}
+    return starts_afresh(op.kind.data, {**plain_params(op.params.data), **known})
+
+
 def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
     """The LMEM operands of a batch in the order of the op, and its accesses: first one per place, in that order."""
     op = batch.runs.op
 
     def matrix(attribute: g5.LmemAttr, rows: int, columns: int) -> Place:
-        size = np.dtype(storage_type(attribute.element_type)).itemsize
+        size = storage_type(attribute.element_type).itemsize
         pitch = attribute.pitch.value.data
         if columns > pitch:
             raise fault(batch, f"uses {columns} columns of rows of {pitch}")
@@ -306,7 +314,7 @@ def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
 
     match op:
         case g5.GdmaOp():
-            size = np.dtype(storage_type(op.element_type)).itemsize
+            size = storage_type(op.element_type).itemsize
             shape = tuple(_one(batch, n.data) for n in op.shape.data)
             steps = tuple(_one(batch, s.data) * size for s in op.lmem_strides.data)
             place = Place(_one(batch, op.lmem.data), shape, steps, op.element_type)
@@ -331,7 +339,8 @@ def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
             places = [matrix(m, *extent) for m, extent in zip(op.matrices, used, strict=True)]
             inputs, written = len(op.ins.data), len(op.ins.data) + len(op.outs.data)
             accesses = [p.access(i >= inputs) for i, p in enumerate(places)]
-            return places, [*accesses, *(p.access(False) for p in places[written:])]
+            reread = [] if _fresh(batch, op) else places[written:]
+            return places, [*accesses, *(p.access(False) for p in reread)]
         case _:
             raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 

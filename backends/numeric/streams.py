@@ -14,7 +14,7 @@ from xdsl.ir import Block
 
 from ...dialects import g5
 from ...dialects.dist import Mesh
-from .collectives import Exchange, exchange
+from .chip_commands import PIPELINE, Exchange
 from .command_memory import Dram, decode, encode, storage_type
 from .commands import ProgramRun
 from .errors import Array, NumericError, require_finite
@@ -47,7 +47,7 @@ class _Stage:
 @dataclass
 class _Stepping:
     mesh: Mesh
-    channels: dict[int, Array] = field(default_factory=dict[int, Array])
+    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
 
 
 def run_stream(
@@ -82,7 +82,7 @@ def _stages(stream: g5.StreamOp, mesh: Mesh, size: int, lmem_bytes: int, check_o
     indices = [op.index.value.data for op in stream.body.block.ops if isinstance(op, g5.StageOp)] or [0]
     stages: dict[int, _Stage] = {}
     for index in sorted(set(indices)):
-        ranks = [r for r in range(mesh.ranks) if len(indices) == 1 or mesh.axis("pp").coordinate(r) == index]
+        ranks = [r for r in range(mesh.ranks) if len(indices) == 1 or mesh.axis(PIPELINE).coordinate(r) == index]
         dram = Dram(len(ranks), size)
         coordinates = {axis.name: [axis.coordinate(r) for r in ranks] for axis in mesh.axes}
         stages[index] = _Stage(ranks, dram, ProgramRun(dram, lmem_bytes, coordinates, check_order))
@@ -104,7 +104,7 @@ def _place(op: g5.ArrayOp, arrays: Mapping[str, Array], mesh: Mesh, stages: Mapp
 
 def _collect(op: g5.ArrayOp, mesh: Mesh, stages: Mapping[int, _Stage]) -> Array:
     """The array of every rank.  A stage that does not produce an output holds poison there: only the last is read."""
-    dtype = np.dtype(storage_type(op.type.element_type))
+    dtype = storage_type(op.type.element_type)
     dims, start = op.type.dims, op.address.value.data
     steps = tuple(s * dtype.itemsize for s in op.type.steps)
     out: Array | None = None
@@ -146,7 +146,7 @@ def _steps(
 
 def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stage, stepping: _Stepping) -> None:
     def view(array: g5.DramAttr) -> Array:
-        dtype = np.dtype(storage_type(array.element_type))
+        dtype = storage_type(array.element_type)
         start, dims = int(array.address.data.evaluate(symbols)), array.dims
         steps = tuple(s * dtype.itemsize for s in array.steps)
         reach = start + sum((n - 1) * s for n, s in zip(dims, steps, strict=True)) + dtype.itemsize
@@ -158,7 +158,7 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
         return stage.dram.view(start, dims, steps, dtype)
 
     def owners(array: g5.DramAttr) -> Array:
-        dtype = np.dtype(storage_type(array.element_type))
+        dtype = storage_type(array.element_type)
         start = int(array.address.data.evaluate(symbols))
         return stage.dram.owners(start, 0, 1, array.dims, tuple(s * dtype.itemsize for s in array.steps))
 
@@ -171,7 +171,17 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
     targets = [view(a) for a in op.outs.data]
     context = Exchange(op.kind.data, op.params.data, op.path.data, stepping.mesh, stage.ranks, stepping.channels)
     shapes = [t.shape[1:] for t in targets]
-    results = exchange(context, [decode(s, np.float32) for s in sources], shapes)
-    for array, target, values in zip(op.outs.data, targets, results, strict=True):
-        target[...] = encode(values, array.element_type)
+    operands = [dict(zip(stage.ranks, decode(s, _compute_type(s)), strict=True)) for s in sources]
+    for array, target, values in zip(op.outs.data, targets, context.run(operands, shapes), strict=True):
+        for position, rank in enumerate(stage.ranks):
+            if values[rank].shape != target.shape[1:]:
+                raise NumericError(
+                    f"{op.ENGINE} command at '{op.path.data}': {op.kind.data} gives {list(values[rank].shape)} "
+                    f"for {list(target.shape[1:])}"
+                )
+            target[position] = encode(values[rank], array.element_type)
         owners(array)[...] = Dram.SETTLED
+
+
+def _compute_type(stored: Array) -> type[np.float32] | type[np.float64]:
+    return np.float64 if stored.dtype == np.float64 else np.float32

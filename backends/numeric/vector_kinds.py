@@ -1,7 +1,7 @@
 """What the vector and top-k commands compute, on tiles: the kinds of `tile.VECTOR_KINDS`.
 
 Matrices are [.., rows, columns] in the compute type; leading dims (cores, ranks) are independent of each other.
-Parameters that are expressions arrive evaluated: a number, or an array that broadcasts against [.., rows, 1].
+Parameters that are expressions arrive evaluated: a number, or an array that broadcasts against [.., rows].
 """
 
 from __future__ import annotations
@@ -110,15 +110,27 @@ def _rope(x: Array, params: Params) -> Array:
 
 
 def softmax_step(scores: Array, updates: Sequence[Array], params: Params) -> list[Array]:
-    """One block of keys of FlashAttention-2 (Dao, algorithm 1): p, then the new max, sum and output accumulator."""
-    old_max, old_sum, acc = updates
+    """One block of keys of FlashAttention-2 (Dao, algorithm 1): p, then the new max, sum and output accumulator.
+
+    `causal`: the row at `position` sees keys up to it; column c is key `key` + c.  `accumulate` 0 starts afresh.
+    """
     scaled = scores * np.asarray(params["scale"], scores.dtype)
+    if params["causal"]:
+        keys: Array = np.asarray(params["key"])[..., None] + np.arange(scores.shape[-1])
+        visible: Array = keys <= np.asarray(params["position"])[..., None]
+        scaled = np.where(visible, scaled, np.asarray(-np.inf, scores.dtype))
+    old_max, old_sum, acc = updates or (np.asarray(v, scores.dtype) for v in (-np.inf, 0, 0))
     new_max = np.maximum(old_max, scaled.max(axis=-1, keepdims=True))
     # A row that has seen no key yet has maximum -inf; its weights are zero, not exp(nan).
-    finite = np.where(np.isfinite(new_max), new_max, 0)
+    finite = np.where(np.isfinite(new_max), new_max, np.zeros((), scores.dtype))
     p = np.exp(scaled - finite)
     rescale = np.exp(old_max - finite)
     return [p, new_max, old_sum * rescale + p.sum(axis=-1, keepdims=True), acc * rescale]
+
+
+def starts_afresh(kind: str, params: Params) -> bool:
+    """Whether a command writes its updates without reading them; `params` evaluated."""
+    return kind == "softmax_step" and not np.any(params["accumulate"])
 
 
 def _router_topk(logits: Array, bias: Array, params: Params) -> list[Array]:
