@@ -44,6 +44,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from .assembly import PmcOp
 from .expr import Expr, ExprAttr, expr, parse_expr, product
+from .interfaces import Work, WorkInterface
 from .tensor import ShapeAttr, shape_text, size_bytes
 
 CORE = "core"
@@ -268,7 +269,7 @@ class GlobalOp(PmcOp):
 
 @irdl_op_definition
 class ViewOp(PmcOp):
-    """The same memory with other dims, strides and offset (in elements of the base array)."""
+    """The same memory with other dims, strides and offset, all counted in elements from the start of the global."""
 
     name = "tile.view"
     source = operand_def(MemRefType)
@@ -313,15 +314,21 @@ class StageOp(BodyOp):
 
 
 @irdl_op_definition
-class KernelOp(BodyOp):
+class KernelOp(BodyOp, WorkInterface):
     """One tensor op on `cores` cores; ends when all of them have finished."""
 
     name = "tile.kernel"
     cores = prop_def(IntegerAttr)
     op_name = prop_def(StringAttr)
-    """The tensor op that the kernel computes, `layer.matmul`."""
+    """The tensor op that the kernel computes, `layer.matmul`; `copy` moves an array."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
+
+    def work(self) -> Work:
+        """FLOPs and DRAM bytes over all cores and iterations, see `tile_work`."""
+        from .tile_work import kernel_work
+
+        return kernel_work(self)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""
@@ -365,7 +372,10 @@ class ForOp(BodyOp):
 
 @irdl_op_definition
 class AllocOp(PmcOp):
-    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.  `address` is that of the first slot."""
+    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.
+
+    `address` is the byte address of slot 0, slot i starts i times the size of the type after it.
+    """
 
     name = "tile.alloc"
     slots = prop_def(IntegerAttr)
@@ -546,18 +556,27 @@ class VectorOp(CommandOp):
 
 
 VECTOR_KINDS: dict[str, tuple[int, int, int]] = {
-    # kind: (inputs, outputs, updates).  r is a row, c a column; params in capitals.
+    # kind: (inputs, outputs, updates).  r is a row, c a column; params in capitals.  Arithmetic is FP32.
     "fill": (0, 1, 0),  # out = VALUE
     "convert": (1, 1, 0),  # out = in in the element type of out
     "add": (2, 1, 0),  # out = a + b
     "silu_mul": (2, 1, 0),  # out = silu(gate) * up
     "rms_norm": (2, 1, 0),  # x, w [1, GROUP] -> every GROUP columns normalised, EPS
-    "rope": (1, 1, 0),  # every HEAD_DIM columns rotated; row r has position POSITION(r), see lower-to-tiles
-    "softmax_step": (1, 1, 3),  # scores -> p; max, sum, output accumulator rescaled (FlashAttention-2)
-    "softmax_finish": (2, 1, 0),  # output accumulator, sum -> out = acc / sum
-    "router_topk": (2, 2, 0),  # logits, bias [1, E] -> weights, indices (layer.router_topk)
+    "rope": (1, 1, 0),  # every HEAD_DIM columns rotated by the angles of POSITION(r); THETA, INTERLEAVED, SCALING
+    "softmax_step": (1, 1, 3),  # scores -> p; max, sum, accumulator updated, see below
+    "softmax_finish": (2, 1, 0),  # accumulator, sum [rows, 1] -> out = accumulator / sum
+    "router_topk": (2, 2, 0),  # logits, bias [1, E] -> weights, indices [rows, TOP_K]; as in layer.router_topk
 }
-"""Every vector kind with its number of inputs, outputs and updated buffers."""
+"""Every vector kind with its number of inputs, outputs and updated buffers.
+
+POSITION and KEY are expressions of the symbols in scope, POSITION also of the symbol `row`, the row of the buffer.
+
+One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S [rows, columns] -> P [rows, columns], with max M [rows, 1],
+sum L [rows, 1] and accumulator O [rows, all columns of its buffer] updated.  Column c is key KEY + c; with CAUSAL keys
+beyond POSITION(r) have score -inf.  s = SCALE * S; m = max(M, max_c s); P = exp(s - m); f = exp(M - m);
+L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf, L and O with 0 before the first step; the mma after the
+step adds P V to O.
+"""
 
 
 # -- between chips and across DRAM ------------------------------------------------------------------------------

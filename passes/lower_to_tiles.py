@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from ..dialects import dist, layer
@@ -89,13 +89,14 @@ class _Lowering:
         self.ops: list[Operation] = []
         self.views: list[dict[tuple[SSAValue, MemRefType], SSAValue]] = [{}]
         self.layer: Expr | None = None
+        self.results: dict[str, Attribute] = {}
 
     # -- structure ----------------------------------------------------------------------------------------------
 
     def program(self, program: layer.ProgramOp) -> ProgramOp:
         """The whole program."""
         block = program.body.block
-        shardings = _arg_shardings(program, len(block.args))
+        shardings = _argument_shardings(program)
         for index, argument in enumerate(block.args):
             path = argument.name_hint or f"input{index}"
             self.arrays[argument] = Array.of_global(self._global(argument, "input", path, sharding=shardings[index]))
@@ -103,7 +104,9 @@ class _Lowering:
         body = Region(Block([*self.globals, *self.ops]))
         properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
         lowered = ProgramOp.make([], [], program.path.data, properties, [body], like=program)
+        # The shardings of arguments and results stay with the program: they say how its arrays relate to the whole.
         lowered.attributes.update(program.attributes)
+        lowered.attributes.update(self.results)
         return lowered
 
     def _block(self, block: Block) -> None:
@@ -199,6 +202,7 @@ class _Lowering:
 
     def _return(self, op: layer.ReturnOp) -> None:
         """Results become outputs: their own array where it is an activation, a copy otherwise."""
+        self.results.update(op.attributes)
         for value in op.values:
             array = self.arrays[value]
             owner = array.base.owner
@@ -379,5 +383,7 @@ def _copy_rows(source: Array, destination: Array) -> Rows:
     return Rows(prod(outer), inner, width, ((source.element_type, width),))
 
 
-def _arg_shardings(program: layer.ProgramOp, count: int) -> Sequence[Attribute | None]:
-    return [None] * count
+def _argument_shardings(program: layer.ProgramOp) -> Sequence[Attribute | None]:
+    """What `localize` recorded of the arguments, nothing for a program of one rank."""
+    recorded = program.attributes.get(dist.ARGUMENTS)
+    return recorded.data if isinstance(recorded, ArrayAttr) else [None] * len(program.body.block.args)

@@ -196,6 +196,9 @@ def _lower(
             code.load(array, buffer, q_at, (*q_size, d))
         acc = code.alloc(capacity, s.v_dim, f32, slots=1)
         row_max, row_sum = code.alloc(capacity, 1, f32, slots=1), code.alloc(capacity, 1, f32, slots=1)
+        code.vector("fill", rows, 1, outs=[row_max], params={"value": float("-inf")})
+        code.vector("fill", rows, 1, outs=[row_sum], params={"value": 0.0})
+        code.vector("fill", rows, s.v_dim, outs=[acc], params={"value": 0.0})
         # A causal block needs the keys up to its last query; all before the first query are cached.
         visible = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
         one_step = tile_s >= s.kv_len
@@ -218,13 +221,11 @@ def _lower(
                 code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
             p = code.alloc(capacity, tile_s, attention.p, slots=1)
             position = s.kv_len - s.q_len + unit.query + floordiv(expr("row"), tile_g)
-            params = {
-                "scale": op.scale, "causal": s.causal, "position": position, "key": key, "accumulate": si,
-            }  # fmt: skip
+            params = {"scale": op.scale, "causal": s.causal, "position": position, "key": key}
             code.vector("softmax_step", rows, keys, [scores], [p], [row_max, row_sum, acc], params)
             shared = attention.shared_piece
             v_tile = k_tiles[shared] if shared is not None else load_keys(v, attention.v_heads, s.v_dim, attention.v)
-            code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=si, transpose_b=False)
+            code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
         out = code.alloc(capacity, s.v_dim, attention.out)
         code.vector("softmax_finish", rows, s.v_dim, [acc, row_sum], [out])
         code.store(y, out, q_at, (*q_size, s.v_dim))

@@ -1,0 +1,127 @@
+"""`allocate-dram`: where every array is in the DRAM of the chip.
+
+    %w = tile.global() {kind = "weight", ..} ..   ->   %w = tile.global() {kind = "weight", .., address = 4096} ..
+
+Weights, caches, inputs and outputs have memory of their own.  Activations share: two of them may overlap when no
+kernel or collective runs between the first write of one and the last use of the other.  More than the capacity of the
+chip is an error that says by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.ir import Operation, SSAValue
+
+from ..dialects.levels import Level
+from ..dialects.tile import CollectiveOp, CommandOp, GlobalOp, KernelOp, ProgramOp, RepeatOp, ViewOp, memref_type
+from .base import PassError, PmcPass
+from .tiling.split import round_up
+from .tiling.target import chip_of
+
+
+@dataclass(frozen=True)
+class AllocateDramPass(PmcPass):
+    """Give every `tile.global` an address."""
+
+    name = "allocate-dram"
+    READS: ClassVar[tuple[Level, ...]] = ("tile",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Programs of one module share weights and caches no more than names: each has its own memory map."""
+        chip = chip_of(module, self.name)
+        for program in module.ops:
+            if isinstance(program, ProgramOp):
+                need = _allocate(program, chip.alignment_bytes)
+                if need > chip.dram_bytes:
+                    raise PassError(
+                        f"{self.name}: program '{program.sym_name.data}' needs {need} bytes of DRAM, {chip.name} has "
+                        f"{chip.dram_bytes}: {need - chip.dram_bytes} bytes too many"
+                    )
+
+
+def _allocate(program: ProgramOp, step: int) -> int:
+    """Assign the addresses and return the end of the last array."""
+    arrays = [op for op in program.walk() if isinstance(op, GlobalOp)]
+    address = 0
+    for op in arrays:
+        if op.kind.data != "activation":
+            op.address = IntegerAttr(address, i64)
+            address = round_up(address + memref_type(op.result).bytes, step)
+    lives = _lifetimes(program)
+    top = address
+    placed: list[tuple[int, int, int]] = []  # (address, end, last use) of the activations that may still be live
+    for op in sorted((a for a in arrays if a in lives), key=lambda a: lives[a][0]):
+        first, last = lives[op]
+        placed = [p for p in placed if p[2] >= first]
+        size = memref_type(op.result).bytes
+        start = address
+        for begin, end, _ in sorted(placed):
+            if start + size <= begin:
+                break
+            start = max(start, round_up(end, step))
+        op.address = IntegerAttr(start, i64)
+        placed.append((start, start + size, last))
+        top = max(top, start + size)
+    return top
+
+
+def _lifetimes(program: ProgramOp) -> dict[GlobalOp, tuple[int, int]]:
+    """First and last step at which each activation matters; steps are kernels and collectives in program order."""
+    base: dict[SSAValue, GlobalOp] = {}
+    uses: dict[GlobalOp, list[tuple[int, bool, RepeatOp | None]]] = {}
+    spans: dict[RepeatOp, tuple[int, int]] = {}
+    step = -1
+    for op in program.walk():
+        match op:
+            case GlobalOp():
+                base[op.result] = op
+                if op.kind.data == "activation":
+                    uses[op] = []
+            case ViewOp():
+                base[op.result] = base[op.source]
+            case KernelOp() | CollectiveOp():
+                step += 1
+                repeat = _repeat_around(op)
+                if repeat is not None:
+                    spans[repeat] = (spans.get(repeat, (step, step))[0], step)
+                for value, read in _accesses(op):
+                    array = base.get(value)
+                    if array in uses:
+                        uses[array].append((step, read, repeat))
+            case _:
+                pass
+    return {array: _lifetime(found, spans) for array, found in uses.items()}
+
+
+def _repeat_around(op: Operation) -> RepeatOp | None:
+    parent = op.parent_op()
+    while parent is not None and not isinstance(parent, RepeatOp):
+        parent = parent.parent_op()
+    return parent
+
+
+def _accesses(op: Operation) -> Iterable[tuple[SSAValue, bool]]:
+    """The arrays that the commands of an op use, and whether they read them."""
+    for command in op.walk():
+        if isinstance(command, CommandOp):
+            yield from ((v, True) for v in command.reads())
+            yield from ((v, False) for v in command.writes())
+
+
+def _lifetime(
+    uses: list[tuple[int, bool, RepeatOp | None]], spans: dict[RepeatOp, tuple[int, int]]
+) -> tuple[int, int]:
+    """From the first to the last use; a value that crosses iterations or leaves a repeat lives all through it."""
+    if not uses:
+        return (0, -1)
+    first, last = uses[0][0], uses[-1][0]
+    for repeat in {r: None for _, _, r in uses if r is not None}:
+        inside = [u for u in uses if u[2] is repeat]
+        read_first = any(read for step, read, _ in inside if step == inside[0][0])
+        if len(inside) < len(uses) or read_first:
+            first, last = min(first, spans[repeat][0]), max(last, spans[repeat][1])
+    return first, last

@@ -1,0 +1,86 @@
+"""`allocate-lmem`: where every buffer of a kernel is in the LMEM of its core.
+
+    %a = tile.alloc() {slots = 2} ..   ->   %a = tile.alloc() {slots = 2, address = 131072} ..
+
+Buffers follow each other, aligned as the chip asks; the slots of one buffer follow each other without gaps.  A matrix
+command loses cycles when its result starts in the bank of an operand, so a buffer that would is moved to the next
+bank as long as everything still fits.  A kernel that needs more than the tile budget of a core is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.ir import SSAValue
+
+from ..dialects.arch import Chip
+from ..dialects.levels import Level
+from ..dialects.tile import AllocOp, KernelOp, MmaOp, buffer_type
+from .base import PassError, PmcPass
+from .tiling.split import round_up
+from .tiling.target import chip_of
+
+
+@dataclass(frozen=True)
+class AllocateLmemPass(PmcPass):
+    """Give every `tile.alloc` an address."""
+
+    name = "allocate-lmem"
+    READS: ClassVar[tuple[Level, ...]] = ("tile",)
+
+    def run(self, module: ModuleOp) -> None:
+        """Allocate kernel by kernel: nothing stays in LMEM between kernels."""
+        chip = chip_of(module, self.name)
+        for op in module.walk():
+            if isinstance(op, KernelOp):
+                _allocate(op, chip)
+
+
+def lmem_bank(address: int, chip: Chip) -> int:
+    """The bank of a byte of a core: a buffer is spread over all lanes, so banks are equal parts of the LMEM."""
+    lmem = chip.commands.lmem
+    return address * lmem.banks_per_lane // lmem.bytes_per_core
+
+
+def _allocate(kernel: KernelOp, chip: Chip) -> None:
+    step, budget = chip.alignment_bytes, chip.lmem_tile_budget_bytes
+    allocs = [op for op in kernel.walk() if isinstance(op, AllocOp)]
+    sizes = [round_up(_bytes(op), step) for op in allocs]
+    if sum(sizes) > budget:
+        raise PassError(
+            f"allocate-lmem: the kernel of {kernel.op_name.data} at '{kernel.path.data}' needs {sum(sizes)} bytes "
+            f"of LMEM, the budget of a core is {budget}"
+        )
+    partners = _partners(kernel)
+    banks: dict[SSAValue, int] = {}
+    address, remaining = 0, sum(sizes)
+    bank_bytes = chip.commands.lmem.bytes_per_core // chip.commands.lmem.banks_per_lane
+    for op, size in zip(allocs, sizes, strict=True):
+        avoid = {banks[v] for v in partners.get(op.result, ()) if v in banks}
+        moved = address
+        while lmem_bank(moved, chip) in avoid:
+            moved = round_up(moved + 1, round_up(bank_bytes, step))
+        if moved + remaining <= budget:
+            address = moved
+        op.address = IntegerAttr(address, i64)
+        banks[op.result] = lmem_bank(address, chip)
+        address += size
+        remaining -= size
+
+
+def _bytes(op: AllocOp) -> int:
+    return op.slots.value.data * buffer_type(op.result).bytes
+
+
+def _partners(kernel: KernelOp) -> Mapping[SSAValue, set[SSAValue]]:
+    """For every buffer those that should start in another bank: results of matrix commands against their operands."""
+    partners: dict[SSAValue, set[SSAValue]] = {}
+    for op in kernel.walk():
+        if isinstance(op, MmaOp):
+            for operand in (op.a, op.b):
+                partners.setdefault(op.acc, set()).add(operand)
+                partners.setdefault(operand, set()).add(op.acc)
+    return partners
