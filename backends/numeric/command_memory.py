@@ -32,7 +32,8 @@ def storage_type(element_type: Attribute) -> np.dtype[Any]:
     """The numpy type that holds one element; raises NumericError for a type without one."""
     name = str(element_type)
     if name in STORAGE:
-        return np.dtype(STORAGE[name])
+        dtype: np.dtype[Any] = np.dtype(STORAGE[name])
+        return dtype
     if name in ("i8", "i16", "i32", "i64"):
         return np.dtype(f"int{name[1:]}")
     raise NumericError(f"element type {name}: no numeric storage; known are {', '.join(STORAGE)}, i8, i16, i32, i64")

@@ -116,8 +116,8 @@ def softmax_step(scores: Array, updates: Sequence[Array], params: Params) -> lis
     """
     scaled = scores * np.asarray(params["scale"], scores.dtype)
     if params["causal"]:
-        keys: Array = np.asarray(params["key"])[..., None] + np.arange(scores.shape[-1])
-        visible: Array = keys <= np.asarray(params["position"])[..., None]
+        key, position = (np.asarray(params[name], np.int64)[..., None] for name in ("key", "position"))
+        visible: Array = np.less_equal(key + np.arange(scores.shape[-1]), position)
         scaled = np.where(visible, scaled, np.asarray(-np.inf, scores.dtype))
     old_max, old_sum, acc = updates or (np.asarray(v, scores.dtype) for v in (-np.inf, 0, 0))
     new_max = np.maximum(old_max, scaled.max(axis=-1, keepdims=True))
