@@ -19,22 +19,15 @@ from ...dialects import dist, layer
 from ...dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr, local_dim
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType, tensor
-from . import collectives
+from . import collectives, shards
 from .collectives import Ranked
 from .environment import Environment, evaluate_dims
 from .errors import Array, NumericError
 from .layer import LayerRun, ValueKey, the_program
 from .precision import EXACT64, Precision
 from .semantics import embedding
+from .shards import PIPELINE, Layout
 from .tensor_ops import Context, run_tensor_op, where
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the ranks hold a value: its whole dims as expressions stand in the type, its sharding beside them."""
-
-    type: TensorType
-    sharding: Sharding
 
 
 def mesh_of(module: ModuleOp) -> Mesh:
@@ -82,9 +75,7 @@ class _Ranks:
     iteration: tuple[int, ...] = ()
     values: dict[SSAValue, dict[int, Array]] = field(default_factory=dict[SSAValue, dict[int, Array]])
     states: dict[str, dict[int, Array]] = field(default_factory=dict[str, dict[int, Array]])
-    state_layouts: dict[str, tuple[Sharding, tuple[int, ...]]] = field(
-        default_factory=dict[str, tuple[Sharding, tuple[int, ...]]]
-    )
+    state_shardings: dict[str, Sharding] = field(default_factory=dict[str, Sharding])
     cache_of: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
     channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
     recorded: dict[ValueKey, list[Array]] = field(default_factory=dict[ValueKey, list[Array]])
@@ -108,15 +99,6 @@ class _Ranks:
             known = self.shapes[type_] = evaluate_dims(dims, self.environment.bindings, place)
         return known
 
-    def steps(self, type_: TensorType, sharding: Sharding, place: str) -> list[tuple[int, ...]]:
-        """For every dim its size with none, one, .. of its axes applied."""
-        return [
-            evaluate_dims(
-                [local_dim(d, axes[:n], self.mesh) for n in range(len(axes) + 1)], self.environment.bindings, place
-            )
-            for d, axes in zip(type_.dims, sharding.dims, strict=True)
-        ]
-
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self) -> LayerRun:
@@ -130,7 +112,9 @@ class _Ranks:
             sharding = attribute.data[0]
         if sharding is None:
             raise NumericError(f"{where(program)}: the tokens have no sharding")
-        self.values[block.args[0]] = self.distribute(self.environment.tokens, sharding.data, sequences=True)
+        self.values[block.args[0]] = {
+            rank: shards.cut_tokens(self.environment, sharding.data, self.mesh, rank) for rank in self.ranks
+        }
         returned = self.run_block(block)
         if returned is None:
             raise NumericError(f"{where(program)}: the program does not return")
@@ -146,7 +130,7 @@ class _Ranks:
                 case layer.ReturnOp() | layer.YieldOp():
                     return op
                 case dist.StageOp():
-                    axis = self.mesh.axis("pp")
+                    axis = self.mesh.axis(PIPELINE)
                     everyone = self.ranks
                     self.ranks = [r for r in everyone if axis.coordinate(r) == op.index.value.data]
                     end = self.run_block(op.body.block) or end
@@ -214,20 +198,13 @@ class _Ranks:
 
     # -- shards of inputs and results ---------------------------------------------------------------------------
 
-    def distribute(self, values: Array, sharding: Sharding, sequences: bool = False) -> dict[int, Array]:
-        """The shard of every rank; a flat token array is split into whole sequences by dp."""
-        unit = values.shape[0] // self.environment.bindings["batch"] if sequences else 1
-        held: dict[int, Array] = {}
-        for rank in self.ranks:
-            part = values
-            for dim, axes in enumerate(sharding.dims):
-                part = collectives.dim_shard(part, dim, axes, self.mesh, rank, unit if dim == 0 else 1)
-            held[rank] = part
-        return held
+    def distribute(self, values: Array, sharding: Sharding) -> dict[int, Array]:
+        """The shard of every current rank."""
+        return {rank: shards.cut(values, sharding, self.mesh, rank) for rank in self.ranks}
 
     def put_together(self, ranked: Ranked, layout: Layout, place: str) -> Array:
-        """The whole tensor of a layout; a stage holds it alone."""
-        return collectives.whole(ranked, layout.sharding, self.mesh, self.steps(layout.type, layout.sharding, place))
+        """The whole value of a layout; a stage holds it alone."""
+        return shards.put_together(ranked, layout, self.mesh, self.environment.bindings, place)
 
     def source(self, op: layer.SourceOp) -> dict[int, Array]:
         """The shards of a weight or cache in the current iteration."""
@@ -258,7 +235,7 @@ class _Ranks:
         if stacked is None:
             raise NumericError(f"{where(op)}: no array for state '{path}'")
         full = Sharding((*((),) * len(self.iteration), *sharding.dims))
-        self.state_layouts[path] = (full, stacked.shape)
+        self.state_shardings[path] = full
         held = self.states.setdefault(path, {})
         missing = [rank for rank in self.ranks if rank not in held]
         if missing:
@@ -276,23 +253,9 @@ class _Ranks:
             self.states[path][rank][self.iteration] = self.values[op.y][rank]
 
     def whole_state(self, path: str) -> Array:
-        """A cache after the step; with stages every rank only knows its own layers."""
-        sharding, shape = self.state_layouts[path]
-        held = self.states[path]
-        sizes = [
-            tuple(_sizes(size, [self.mesh.axis(a).size for a in axes]))
-            for size, axes in zip(shape, sharding.dims, strict=True)
-        ]
-        stages: dict[int, dict[int, Array]] = {}
-        for rank, values in held.items():
-            stages.setdefault(self.mesh.axis("pp").coordinate(rank), {})[rank] = values
-        parts = [collectives.whole(ranked, sharding, self.mesh, sizes) for ranked in stages.values()]
+        """A cache after the step."""
         before = np.array(self.environment.states[path], self.precision.compute)
-        result = before.copy()
-        for part in parts:
-            changed = part != before
-            result[changed] = part[changed]
-        return result
+        return shards.whole_state(before, self.states[path], self.state_shardings[path], self.mesh)
 
     def returned(self, op: layer.ReturnOp | layer.YieldOp, index: int) -> Array:
         """A result of the program as the whole tensor."""
@@ -304,14 +267,6 @@ class _Ranks:
         if not isinstance(type_.encoding, ShardingAttr):
             raise NumericError(f"{where(op)}: result {index} has no sharding")
         return self.put_together(self.values[value], Layout(type_, type_.encoding.data), where(op))
-
-
-def _sizes(size: int, ways: Sequence[int]) -> list[int]:
-    """A size with none, one, .. of its axes applied."""
-    sizes = [size]
-    for way in ways:
-        sizes.append(-(-sizes[-1] // way))
-    return sizes
 
 
 # -- ops across ranks -------------------------------------------------------------------------------------------
@@ -359,7 +314,7 @@ def _local_slice(op: dist.LocalSliceOp, run: _Ranks) -> tuple[Ranked, ...]:
 def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
     """Reduce what the target does not keep partial, make the rest whole, cut it again."""
     x, y = dist.sharding_of(tensor(op.x)), dist.sharding_of(tensor(op.y))
-    steps = run.steps(tensor(op.x), x, where(op))
+    steps = shards.dim_sizes(Layout(tensor(op.x), x), run.mesh, run.environment.bindings, where(op))
     values: Ranked = run.values[op.x]
     for name in x.partial:
         if name not in y.partial:
@@ -368,12 +323,7 @@ def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
         for position in reversed(range(len(axes))):
             values = collectives.all_gather(values, run.mesh.axis(axes[position]), dim, steps[dim][position])
     unit = run.environment.bindings["q_len"] if "q_len" in tensor(op.x).dims[0].symbols else 1
-    result: dict[int, Array] = {}
-    for rank, part in values.items():
-        for dim, axes in enumerate(y.dims):
-            part = collectives.dim_shard(part, dim, axes, run.mesh, rank, unit if dim == 0 else 1)
-        result[rank] = part
-    return (result,)
+    return ({rank: shards.cut(whole, y, run.mesh, rank, unit) for rank, whole in values.items()},)
 
 
 @across_ranks(layer.EmbeddingOp)
@@ -431,5 +381,5 @@ def _recv(op: dist.RecvOp, run: _Ranks) -> tuple[Ranked, ...]:
     sent = run.channels.pop(op.channel.value.data, None)
     if sent is None:
         raise NumericError(f"nothing was sent on channel {op.channel.value.data}")
-    axis = run.mesh.axis("pp")
+    axis = run.mesh.axis(PIPELINE)
     return ({rank: sent[axis.group(rank)[op.peer.value.data]] for rank in run.ranks},)
