@@ -7,7 +7,6 @@ a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`
 import json
 import math
 from collections.abc import Callable, Hashable, Mapping
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,11 +17,11 @@ from pydantic import ValidationError
 from ..dialects.arch import Chip, Deployment, Topology
 from ..dialects.errors import PmcError
 from ..dialects.schema import Schema, did_you_mean, explain, found
+from .presets import SUFFIXES, presets
+from .presets import list_presets as list_presets
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
-KINDS = {"model": "models", "chip": "chips", "topology": "topologies", "deployment": "deployments"}
-SUFFIXES = (".yaml", ".yml", ".json")
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
@@ -32,11 +31,6 @@ class ConfigError(PmcError):
 
     def __init__(self, source: object, problem: str):
         super().__init__(" ".join(f"{source}: {problem}".split()))
-
-
-def list_presets() -> dict[str, list[str]]:
-    """Names of the presets of each kind: model, chip, topology, deployment."""
-    return {kind: sorted(_presets(kind)) for kind in KINDS}
 
 
 def load_chip(name_or_path: str | Path) -> Chip:
@@ -49,9 +43,7 @@ def load_topology(name_or_path: str | Path) -> Topology:
     return _load(Topology, "topology", name_or_path)
 
 
-def load_deployment(
-    name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None
-) -> Deployment:
+def load_deployment(name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None) -> Deployment:
     """The deployment of a preset or file with some fields replaced. Raises ConfigError.
 
     ``overrides`` maps field paths (``tp``, ``kv-len``, ``quantization.weights``) to values. None means not
@@ -79,9 +71,7 @@ def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path) -> SchemaT
     return _validate(schema, _read(file, source), source, {})
 
 
-def _validate(
-    schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Mapping[str, object]
-) -> SchemaT:
+def _validate(schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Mapping[str, object]) -> SchemaT:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -106,18 +96,12 @@ def _override(content: dict[str, Any], overrides: Mapping[str, object]) -> dict[
     return content
 
 
-def _presets(kind: str) -> dict[str, Traversable]:
-    folder = resources.files("pmc.configs") / KINDS[kind]
-    files = ((Path(f.name), f) for f in folder.iterdir())
-    return {p.stem: f for p, f in files if p.suffix in SUFFIXES and not p.name.startswith("_")}
-
-
 def _locate(kind: str, name_or_path: str | Path) -> tuple[Traversable, str]:
     """The file of a preset or path, and the name that error messages give it."""
-    presets = _presets(kind)
+    known = presets(kind)
     name = str(name_or_path)
-    if name in presets:
-        return presets[name], f"{kind} preset {name}"
+    if name in known:
+        return known[name], f"{kind} preset {name}"
     path = Path(name).expanduser()
     try:
         if kind == "model" and path.is_dir():
@@ -131,7 +115,7 @@ def _locate(kind: str, name_or_path: str | Path) -> tuple[Traversable, str]:
         raise ConfigError(path, f"expected a {kind} file, found something that is not a regular file")
     if path.suffix in SUFFIXES or len(path.parts) > 1:
         raise ConfigError(path, f"no such {kind} file")
-    hint = did_you_mean(name, presets) or f"; presets: {', '.join(sorted(presets))}"
+    hint = did_you_mean(name, known) or f"; presets: {', '.join(sorted(known))}"
     raise ConfigError(f"{kind} '{name[:80]}'", f"neither a preset nor a file{hint}")
 
 
@@ -166,9 +150,7 @@ def _check_plain(value: object, source: str, path: str, depth: int) -> None:
         case dict():
             for key, item in cast(dict[object, object], value).items():
                 if not isinstance(key, str):
-                    raise ConfigError(
-                        source, f"{path or 'top level'}: field names are text, found {found(key)}"
-                    )
+                    raise ConfigError(source, f"{path or 'top level'}: field names are text, found {found(key)}")
                 _check_plain(item, source, f"{path}.{key}" if path else key, depth + 1)
         case list():
             for index, item in enumerate(cast(list[object], value)):
@@ -178,9 +160,7 @@ def _check_plain(value: object, source: str, path: str, depth: int) -> None:
         case None | bool() | int() | float() | str():
             pass
         case _:
-            raise ConfigError(
-                source, f"{path}: expected text, a number, true, false or null, found {found(value)}"
-            )
+            raise ConfigError(source, f"{path}: expected text, a number, true, false or null, found {found(value)}")
 
 
 def _parse_json(text: str, source: str) -> object:
@@ -195,9 +175,7 @@ def _parse_json(text: str, source: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            source, f"line {error.lineno} column {error.colno}: not JSON: {error.msg}"
-        ) from None
+        raise ConfigError(source, f"line {error.lineno} column {error.colno}: not JSON: {error.msg}") from None
     except ValueError as error:  # an integer of thousands of digits
         raise ConfigError(source, f"not JSON that can be read: {error}") from None
 

@@ -1,0 +1,60 @@
+"""`pmc list`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from .output import Format, deliver
+
+EXAMPLES = """\b
+Examples:
+  pmc list
+  pmc list chips
+  pmc list passes --format json
+"""
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    MODELS = "models"
+    CHIPS = "chips"
+    TOPOLOGIES = "topologies"
+    DEPLOYMENTS = "deployments"
+    PASSES = "passes"
+    PIPELINES = "pipelines"
+
+
+def list_command(
+    kind: Annotated[Kind | None, typer.Argument(help="Without it, all presets.")] = None,
+    output_format: Annotated[Format, typer.Option("--format", help="The form of the list.")] = Format.TEXT,
+) -> None:
+    """List presets, passes or pipelines."""
+    if output_format is Format.JSON:
+        names = {kind.value: _names(kind)} if kind else {k.value: _names(k) for k in Kind}
+        deliver(json.dumps(names, indent=1) + "\n", None)
+    elif kind is not None:
+        deliver("".join(f"{name}\n" for name in _names(kind)), None)
+    else:
+        presets = (Kind.MODELS, Kind.CHIPS, Kind.TOPOLOGIES, Kind.DEPLOYMENTS)
+        deliver("".join(f"{k}:\n" + "".join(f"  {name}\n" for name in _names(k)) for k in presets), None)
+
+
+def _names(kind: Kind) -> list[str]:
+    if kind in (Kind.PASSES, Kind.PIPELINES):
+        from ..pipelines import PIPELINE, pass_names
+
+        if kind is Kind.PASSES:
+            return list(pass_names())
+        return [f"{level}: {', '.join(names) or '(nothing to run)'}" for level, names in PIPELINE.items()]
+    from ..presets import KINDS, presets
+
+    singular = next(name for name, folder in KINDS.items() if folder == kind.value)
+    return sorted(presets(singular))
+
+
+list_command.__doc__ = f"{list_command.__doc__}\n\n{EXAMPLES}"

@@ -1,0 +1,86 @@
+"""`pmc opt`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...dialects.errors import PmcError
+from ..files import check_writable_file
+from .compile import Emit
+from .output import deliver, progress
+from .target import Output
+
+EXAMPLES = """\b
+Examples:
+  pmc opt m.mlir -p "expand-blocks{phase=decode},quantize{weights=bf16}"
+  pmc opt dumps/03-annotate-shardings.mlir --resume --emit dist
+  pmc compile ... --emit layer | pmc opt - -p "canonicalize,cse"
+  pmc opt --list
+"""
+
+
+def opt_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="MLIR file; - is stdin.")] = "-",
+    passes: Annotated[str, typer.Option("--passes", "-p", metavar="PIPELINE", help='"pass{option=value},pass".')] = "",
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Run what is left of the pipeline of a dump of pmc compile.")
+    ] = False,
+    emit: Annotated[Emit | None, typer.Option(help="With --resume: the level to go to (default commands).")] = None,
+    list_passes: Annotated[bool, typer.Option("--list", help="List passes with their options.")] = False,
+    verify_diagnostics: Annotated[
+        bool, typer.Option("--verify-diagnostics", help="Print errors of passes and verifiers as the result.")
+    ] = False,
+    split_input_file: Annotated[
+        bool, typer.Option("--split-input-file", help="Process the pieces between '// -----' one by one.")
+    ] = False,
+    print_op_generic: Annotated[bool, typer.Option("--print-op-generic", help="Print MLIR's generic form.")] = False,
+    print_debuginfo: Annotated[bool, typer.Option("--print-debuginfo", help="Print locations.")] = False,
+    allow_unregistered_dialect: Annotated[
+        bool, typer.Option("--allow-unregistered-dialect", help="Accept ops of unknown dialects.")
+    ] = False,
+) -> None:
+    """Run passes on MLIR, with the conventions of mlir-opt; the passes of xDSL are there too."""
+    if list_passes:
+        deliver(_pass_list(), output)
+        return
+    if emit is not None and not resume:
+        raise PmcError("--emit needs --resume; without it, -p says which passes run")
+    check_writable_file(output)
+    args = ["-f", "mlir", "-p", passes]
+    flags = {
+        "--verify-diagnostics": verify_diagnostics,
+        "--split-input-file": split_input_file,
+        "--print-op-generic": print_op_generic,
+        "--print-debuginfo": print_debuginfo,
+        "--allow-unregistered-dialect": allow_unregistered_dialect,
+    }
+    args += [flag for flag, given in flags.items() if given]
+    source = "stdin"
+    if file != "-":
+        source = file
+        args += ["--", file]
+    with progress(f"pmc opt {file}"):
+        from ..opt import run_opt
+
+        result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None)
+    deliver(result, output)
+
+
+def _pass_list() -> str:
+    from xdsl.passes import get_pass_option_infos
+
+    from ..pipelines import pass_factories
+
+    lines: list[str] = []
+    for name, factory in pass_factories().items():
+        pass_class = factory()
+        options = ", ".join(f"{o.name.replace('_', '-')}: {o.expected_type}" for o in get_pass_option_infos(pass_class))
+        summary = (pass_class.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"{name}{f' {{{options}}}' if options else ''}\n    {summary}\n")
+    return "".join(lines)
+
+
+opt_command.__doc__ = f"{opt_command.__doc__}\n\n{EXAMPLES}"

@@ -1,0 +1,215 @@
+"""The Python API: load a model, compile it to a level, run passes, print.  Every user error is a PmcError.
+
+module = compile_model(
+    load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
+    load_deployment("dsv3-decode-ep32"), emit="dist",
+)
+print(module_text(module))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.arg_spec import ArgSpec
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+from ..dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
+from ..dialects.errors import PmcError
+from ..dialects.levels import Level, level_of
+from ..passes.base import history
+from .config import load_model_config
+from .context import make_context
+from .frontend import import_hf
+from .pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
+
+if TYPE_CHECKING:
+    from ..backends.evaluate import EngineResult
+
+CHIP = "arch.chip"
+TOPOLOGY = "arch.topology"
+
+MAX_MODULE_BYTES = 64 * 2**20
+"""A stage has under 10 000 ops, a few MB of text; more is no dump of ours and would take minutes to parse."""
+
+
+class Observer:
+    """Told before and after every pass of a run; `step` counts from 0, which is the module before any pass."""
+
+    def before(self, step: int, name: str) -> None:
+        """Pass `name` is about to run."""
+
+    def after(self, step: int, name: str, module: ModuleOp) -> None:
+        """Pass `name` (or `import`) has left this verified module."""
+
+
+def load_model(name_or_path: str | Path) -> ModuleOp:
+    """The module of a preset, a `config.json` (or its folder, or YAML), or an `.mlir` file.  Raises PmcError."""
+    if Path(name_or_path).suffix == ".mlir":
+        return load_module(name_or_path)
+    config, source = load_model_config(name_or_path)
+    return import_hf(config, source, _model_name(name_or_path))
+
+
+def _model_name(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    if path.name == "config.json":
+        return path.parent.name or "model"
+    return path.stem if path.suffix in (".json", ".yaml", ".yml") else path.name
+
+
+def load_module(path: str | Path) -> ModuleOp:
+    """The verified module in an MLIR file.  Raises PmcError."""
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_MODULE_BYTES + 1)
+    except OSError as error:
+        raise PmcError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_MODULE_BYTES:
+        raise PmcError(f"{path}: larger than {MAX_MODULE_BYTES // 2**20} MiB")
+    try:
+        return parse_module(raw.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise PmcError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def parse_module(text: str, source: str) -> ModuleOp:
+    """The verified module of MLIR text; an error says `source:line:column`.  Raises PmcError."""
+    try:
+        module = Parser(make_context(), text, source).parse_module()
+        module.verify()
+    except ParseError as error:
+        raise PmcError(parse_error_line(error)) from None
+    except VerifyException as error:
+        raise PmcError(f"{source}: {verify_error_line(error)}") from None
+    except RecursionError:
+        raise PmcError(f"{source}: nested too deeply") from None
+    return module
+
+
+def parse_error_line(error: ParseError) -> str:
+    """`file:line:column: message (at token)` in one line."""
+    message, token = " ".join(error.msg.split()), " ".join(error.span.text.split())[:40]
+    if message.startswith("in "):  # what xDSL says of a token that fits nowhere
+        message = f"unexpected text {message}"
+    return f"{error.span.get_location()}: {message} (at {repr(token) if token else 'the end of the file'})"
+
+
+def verify_error_line(error: VerifyException) -> str:
+    """What the verifier says, in one line; the IR around the op is in the notes of the exception."""
+    return " ".join(str(error).split())
+
+
+def set_target(module: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment) -> None:
+    """Write the target into the module, which from then on is all that passes read."""
+    module.attributes[CHIP] = ChipAttr(chip)
+    module.attributes[TOPOLOGY] = TopologyAttr(topology)
+    module.attributes[DEPLOYMENT] = DeploymentAttr(deployment)
+
+
+def check_target(topology: Topology, deployment: Deployment) -> None:
+    """Raises PmcError when the deployment needs more chips than the topology has."""
+    d = deployment
+    if d.ranks > topology.chips:
+        raise PmcError(
+            f"the deployment needs tp*dp*pp = {d.tp}*{d.dp}*{d.pp} = {d.ranks} chips, "
+            f"topology {topology.name} has {topology.chips}"
+        )
+
+
+def compile_model(
+    model: ModuleOp,
+    chip: Chip,
+    topology: Topology,
+    deployment: Deployment,
+    emit: Level,
+    observers: Sequence[Observer] = (),
+    extra: Sequence[ArgSpec] = (),
+) -> ModuleOp:
+    """Lower a module of the `model` level, in place, to the level `emit`; `extra` passes run last.
+
+    Raises PmcError when the target is too small, and for whatever a pass cannot do.
+    """
+    level = level_of(model)
+    if level != "model" or history(model):
+        raise PmcError(f"compile takes a module of the model level, this one is at the {level} level")
+    check_target(topology, deployment)
+    set_target(model, chip, topology, deployment)
+    run_pipeline(model, [*default_pipeline(deployment, emit), *extra], observers)
+    return model
+
+
+def resume(
+    module: ModuleOp, emit: Level, observers: Sequence[Observer] = (), extra: Sequence[ArgSpec] = ()
+) -> ModuleOp:
+    """Run what is left of the pipeline of the module's own deployment, in place.  Raises PmcError."""
+    run_pipeline(module, [*remaining_pipeline(module, emit), *extra], observers)
+    return module
+
+
+def evaluate(
+    model: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment, level: str = "chip"
+) -> EngineResult:
+    """The time of one step of one rank, op by op, of a module of the `model` level.  Raises PmcError."""
+    from ..backends.evaluate import evaluate_module
+
+    return evaluate_module(compile_model(model, chip, topology, deployment, "dist"), level)
+
+
+def evaluate_dump(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
+    """The same from a dump of `compile_model`; `bindings` replaces symbols of its deployment.  Raises PmcError."""
+    from ..backends.evaluate import evaluate_module
+
+    done = [entry.data.partition("{")[0] for entry in history(module)]
+    if bindings and "bind-symbols" in done:
+        raise PmcError(f"the symbols {', '.join(bindings)} are bound already; take a dump before bind-symbols")
+    if not set(PIPELINE["dist"]) <= set(done):
+        resume(module, "dist")
+    return evaluate_module(module, level, bindings)
+
+
+def run_pipeline(
+    module: ModuleOp,
+    specs: Sequence[ArgSpec],
+    observers: Sequence[Observer] = (),
+    verify_each: bool = True,
+) -> None:
+    """Run passes in place, verifying after each.  Raises PmcError, for a bad option before anything runs."""
+    passes = [build_pass(spec) for spec in specs]
+    context = make_context()
+    first = len(history(module))
+    if first == 0:
+        for observer in observers:
+            observer.after(0, "import", module)
+    for step, module_pass in enumerate(passes, first + 1):
+        for observer in observers:
+            observer.before(step, module_pass.name)
+        with verifier_errors(module_pass.name):
+            module_pass.apply(context, module)
+            if verify_each:
+                module.verify()
+        for observer in observers:
+            observer.after(step, module_pass.name, module)
+
+
+@contextmanager
+def verifier_errors(where: str) -> Generator[None]:
+    """Turn what a verifier says into a PmcError that begins with `where`."""
+    try:
+        yield
+    except VerifyException as error:
+        raise PmcError(f"{where}: {verify_error_line(error)}") from error
+
+
+def module_text(module: ModuleOp, generic: bool = False) -> str:
+    """The module as MLIR text that ends with a newline."""
+    stream = StringIO()
+    Printer(stream, print_generic_format=generic).print_op(module)
+    return stream.getvalue() + "\n"

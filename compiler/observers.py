@@ -1,0 +1,60 @@
+"""What can watch a pipeline run: dumps of every stage, and prints after chosen passes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from xdsl.dialects.builtin import ModuleOp
+
+from ..dialects.errors import PmcError
+from ..dialects.levels import Level
+from ..dialects.schema import did_you_mean
+from .driver import Observer, module_text
+from .files import prepare_folder, write_file
+from .pipelines import pass_names
+
+IMPORT = "import"
+"""The name of step 0, before any pass."""
+
+
+class DumpObserver(Observer):
+    """Writes `NN-<pass>.mlir` after each pass; the first line of each says how to go on from it to `emit`.
+
+    Dumps of an earlier run in the same folder are removed first, so that the folder shows one run.  Raises PmcError
+    when the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, emit: Level) -> None:
+        prepare_folder(folder)
+        self.folder = folder
+        self.emit = emit
+        ours = re.compile(rf"\d\d-({'|'.join((IMPORT, *pass_names()))})\.mlir")
+        for file in folder.iterdir():
+            if ours.fullmatch(file.name):
+                file.unlink()
+
+    def after(self, step: int, name: str, module: ModuleOp) -> None:
+        """Write the file."""
+        file = f"{step:02}-{name}.mlir"
+        comment = f"// pmc opt {file} --resume --emit {self.emit}\n"
+        write_file(self.folder / file, comment + module_text(module))
+
+
+class PrintObserver(Observer):
+    """Prints the module after some passes.  Raises PmcError for a pass that does not exist."""
+
+    def __init__(self, passes: Sequence[str], stream: TextIO) -> None:
+        known = (IMPORT, *pass_names())
+        for name in passes:
+            if name not in known:
+                raise PmcError(f"--print-ir-after: unknown pass '{name}'{did_you_mean(name, known)}")
+        self.passes = frozenset(passes)
+        self.stream = stream
+
+    def after(self, step: int, name: str, module: ModuleOp) -> None:
+        """Print, with a heading that is a comment."""
+        if name in self.passes:
+            self.stream.write(f"// ----- after {step:02} {name}\n{module_text(module)}")

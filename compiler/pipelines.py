@@ -1,0 +1,148 @@
+"""All passes, and the pipelines made of them.  Pipelines are data: pass names and what a deployment makes of options.
+
+A pass is added by one line in `PIPELINE` or `OTHER_PASSES`; its module and class follow from its name:
+`insert-collectives` is `InsertCollectivesPass` in `pmc.passes.insert_collectives`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.utils.arg_spec import ArgSpec, ParameterListType
+
+from ..dialects.arch import Deployment, DeploymentAttr
+from ..dialects.errors import PmcError
+from ..dialects.levels import LEVELS, Level
+from ..dialects.schema import did_you_mean
+from ..passes.base import PmcPass, history
+
+DEPLOYMENT = "arch.deployment"
+"""The module attribute that holds the deployment, from which a pipeline takes its options."""
+
+PIPELINE: Mapping[Level, tuple[str, ...]] = {
+    "model": (),
+    "layer": ("expand-blocks", "quantize"),
+    "dist": ("annotate-shardings", "insert-collectives", "localize", "partition-stages"),
+    "tile": ("bind-symbols", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
+    "commands": (),
+}
+"""The default pipeline: for each level the passes that lead to it from the level before."""
+
+OTHER_PASSES: tuple[str, ...] = ("unroll-commands",)
+"""Passes that run only when they are asked for."""
+
+Options = dict[str, ParameterListType]
+
+
+def _expand_blocks(d: Deployment) -> Options:
+    return {"phase": (d.phase,), "absorb_mla": (d.absorb_mla,), "capacity": (d.expert_capacity,)}
+
+
+def _quantize(d: Deployment) -> Options:
+    q = d.quantization
+    return {
+        "weights": (q.weights,),
+        "activations": (q.activations,),
+        "kv_cache": (q.kv_cache,),
+        "keep": (",".join(q.keep),),
+    }
+
+
+def _annotate_shardings(d: Deployment) -> Options:
+    return {
+        "tp": (d.tp,),
+        "pp": (d.pp,),
+        "dp": (d.dp,),
+        "ep": (d.ep,),
+        "moe_tp": (d.moe_tp,),
+        "sp": (d.sp,),
+    }
+
+
+def _bind_symbols(d: Deployment) -> Options:
+    return {"batch": (d.batch,), "q_len": (d.q_len,), "kv_len": (d.kv_len,)}
+
+
+OPTIONS: Mapping[str, Callable[[Deployment], Options]] = {
+    "expand-blocks": _expand_blocks,
+    "quantize": _quantize,
+    "annotate-shardings": _annotate_shardings,
+    "bind-symbols": _bind_symbols,
+}
+"""What a deployment says about the options of a pass; all other passes have none to fill."""
+
+
+def pass_names() -> tuple[str, ...]:
+    """All passes, those of the default pipeline first and in its order."""
+    return (*(name for level in LEVELS for name in PIPELINE[level]), *OTHER_PASSES)
+
+
+def _load_pass(name: str) -> type[PmcPass]:
+    words = name.split("-")
+    module = import_module(f"pmc.passes.{'_'.join(words)}")
+    pass_class: object = getattr(module, "".join(word.capitalize() for word in words) + "Pass")
+    assert isinstance(pass_class, type) and issubclass(pass_class, PmcPass)
+    return pass_class
+
+
+def pass_factories() -> dict[str, Callable[[], type[PmcPass]]]:
+    """For each pass a function that imports it."""
+    return {name: partial(_load_pass, name) for name in pass_names()}
+
+
+def build_pass(spec: ArgSpec) -> ModulePass:
+    """The pass that `spec` describes.  Raises PmcError for an unknown pass or option."""
+    if spec.name not in pass_names():
+        raise PmcError(f"unknown pass '{spec.name}'{did_you_mean(spec.name, pass_names())}")
+    try:
+        return _load_pass(spec.name).from_spec(spec)
+    except ValueError as error:
+        raise PmcError(f"{spec.name}: {error}") from None
+
+
+def default_pipeline(deployment: Deployment, level: Level) -> list[ArgSpec]:
+    """The passes from the `model` level to `level`, with the options that `deployment` asks for."""
+    specs: list[ArgSpec] = []
+    for reached in LEVELS[: LEVELS.index(level) + 1]:
+        for name in PIPELINE[reached]:
+            specs.append(ArgSpec(name, OPTIONS[name](deployment) if name in OPTIONS else {}))
+    return specs
+
+
+def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
+    """What is left of the default pipeline of the module's own deployment.
+
+    Raises PmcError when the module holds no deployment, or when what it has been through (`pmc.passes`) is not how
+    that pipeline begins: then only its author knows how to go on.
+    """
+    deployment = module.attributes.get(DEPLOYMENT)
+    if not isinstance(deployment, DeploymentAttr):
+        raise PmcError(
+            f"the module has no attribute {DEPLOYMENT}, which `pmc compile` writes into it; name the passes with -p"
+        )
+    specs = default_pipeline(deployment.data, level)
+    done = [entry.data for entry in history(module)]
+    for step, (recorded, spec) in enumerate(zip(done, specs, strict=False), 1):
+        expected = str(build_pass(spec))
+        if recorded != expected:
+            raise PmcError(
+                f"pass {step} of the module was {recorded}, the pipeline of its deployment has {expected}; "
+                "name the remaining passes with -p"
+            )
+    if len(done) > len(specs):
+        raise PmcError(f"the module is past the {level} level: its last pass was {done[-1]}")
+    return specs[len(done) :]
+
+
+def pipeline_text(specs: Sequence[ArgSpec]) -> str:
+    """The pipeline as `pmc opt -p` takes it."""
+    return ",".join(map(str, specs))
+
+
+def unroll_specs(core: int) -> list[ArgSpec]:
+    """What turns loops of commands into the tables of one core."""
+    return [ArgSpec("unroll-commands", {"core": (core,)})]

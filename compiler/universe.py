@@ -1,0 +1,8 @@
+"""What pmc brings to xDSL's own tools (`xdsl-opt`, `xdsl-gui`), which find it by the entry point `xdsl.universe`."""
+
+from xdsl.universe import Universe
+
+from .context import dialect_factories
+from .pipelines import pass_factories
+
+PMC_UNIVERSE = Universe(all_dialects=dialect_factories(), all_passes=dict(pass_factories()))
