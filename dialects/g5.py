@@ -23,11 +23,9 @@ from typing import ClassVar, Self
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
-    base,
     irdl_attr_definition,
     irdl_op_definition,
     opt_prop_def,
-    param_def,
     prop_def,
     region_def,
     traits_def,
@@ -98,9 +96,9 @@ class LmemAttr(ParametrizedAttribute):
     """
 
     name: ClassVar[str] = "g5.lmem"
-    address: ExprAttr = param_def(base(ExprAttr))
-    pitch: IntegerAttr = param_def()
-    element_type: Attribute = param_def()
+    address: ExprAttr
+    pitch: IntegerAttr
+    element_type: Attribute
 
     @classmethod
     def of(cls, address: Expr | int, pitch: int, element_type: Attribute) -> Self:
@@ -133,10 +131,10 @@ class DramAttr(ParametrizedAttribute):
     """
 
     name: ClassVar[str] = "g5.dram"
-    address: ExprAttr = param_def(base(ExprAttr))
-    shape: ShapeAttr = param_def(base(ShapeAttr))
-    strides: ShapeAttr = param_def(base(ShapeAttr))
-    element_type: Attribute = param_def()
+    address: ExprAttr
+    shape: ShapeAttr
+    strides: ShapeAttr
+    element_type: Attribute
 
     @property
     def dims(self) -> tuple[int, ...]:

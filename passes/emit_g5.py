@@ -55,6 +55,8 @@ class EmitG5Pass(PmcPass):
                     [Region(block)],
                     like=op,
                 )
+                # The shardings of arguments and results say how the arrays relate to the whole.
+                stream.attributes.update(op.attributes)
                 module.body.block.insert_op_before(stream, op)
                 module.body.block.erase_op(op)
 

@@ -21,9 +21,6 @@ Bytes = npt.NDArray[np.uint8]
 POISON = 0xFF
 """Unwritten memory: a NaN in every float format."""
 
-ALIGNMENT = 32
-"""The alignment of the operands of TIU, VEC and HAU in bytes."""
-
 CoreSet = slice | npt.NDArray[np.int64]
 """Some cores: a range where they are adjacent, else their numbers."""
 

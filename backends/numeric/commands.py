@@ -19,10 +19,10 @@ from xdsl.ir import Attribute
 from ...dialects import g5
 from ...dialects.expr import ExprAttr
 from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
-from .command_memory import ALIGNMENT, CoreSet, Dram, Lmem, decode, encode, storage_type
+from .command_memory import CoreSet, Dram, Lmem, decode, encode, storage_type
 from .command_order import Access, CoreOrder
 from .errors import Array, NumericError
-from .vector_kinds import ROW, extents, plain_params, run_kind, starts_afresh
+from .vector_kinds import ROW, extents, plain_params, run_kind
 
 Shape = tuple[int, ...]
 
@@ -98,9 +98,8 @@ class ProgramRun:
         self.dram.settle()
 
     def _check_places(self, batch: Batch) -> None:
-        aligned = 1 if isinstance(batch.runs.op, g5.GdmaOp) else ALIGNMENT
         for place, access in zip(batch.places, batch.accesses, strict=False):
-            step = max(aligned, storage_type(place.element_type).itemsize)
+            step = storage_type(place.element_type).itemsize
             if place.start % step:
                 raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")
             if place.start < 0 or access.stop > self.lmem_bytes:
@@ -229,7 +228,7 @@ class ProgramRun:
             op.kind.data,
             params,
             [_read(lmem, p, cores, compute) for p in ins],
-            [] if _fresh(batch, op) else [_read(lmem, p, cores, compute) for p in updates],
+            [_read(lmem, p, cores, compute) for p in updates],
             (len(batch.cores), len(self.dram.bytes), *outs[0].shape),
         )
         for place, result in zip([*outs, *updates], results, strict=True):
@@ -272,7 +271,6 @@ def _uniform(op: g5.CommandOp) -> Iterator[ExprAttr]:
         case g5.VectorCommandOp():
             yield from (m.address for m in op.matrices)
             yield from (op.rows, op.columns)
-            yield from (v for v in (op.params.data.get("accumulate"),) if isinstance(v, ExprAttr))
         case _:
             raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 
@@ -291,13 +289,6 @@ def _row_values(batch: Batch, value: ExprAttr, rows: int) -> Array:
     symbols[ROW] = np.arange(rows)
     evaluated = np.asarray(value.data.evaluate(symbols))
     return evaluated
-
-
-def _fresh(batch: Batch, op: g5.VectorCommandOp) -> bool:
-    """Whether the command writes its updates without reading them."""
-    accumulate = op.params.data.get("accumulate")
-    known = {"accumulate": _one(batch, accumulate.data)} if isinstance(accumulate, ExprAttr) else {}
-    return starts_afresh(op.kind.data, {**plain_params(op.params.data), **known})
 
 
 def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
@@ -339,8 +330,7 @@ def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
             places = [matrix(m, *extent) for m, extent in zip(op.matrices, used, strict=True)]
             inputs, written = len(op.ins.data), len(op.ins.data) + len(op.outs.data)
             accesses = [p.access(i >= inputs) for i, p in enumerate(places)]
-            reread = [] if _fresh(batch, op) else places[written:]
-            return places, [*accesses, *(p.access(False) for p in reread)]
+            return places, [*accesses, *(p.access(False) for p in places[written:])]
         case _:
             raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 

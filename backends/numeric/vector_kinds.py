@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
 from xdsl.ir import Attribute
 
@@ -110,16 +111,12 @@ def _rope(x: Array, params: Params) -> Array:
 
 
 def softmax_step(scores: Array, updates: Sequence[Array], params: Params) -> list[Array]:
-    """One block of keys of FlashAttention-2 (Dao, algorithm 1): p, then the new max, sum and output accumulator.
-
-    `causal`: the row at `position` sees keys up to it; column c is key `key` + c.  `accumulate` 0 starts afresh.
-    """
+    """One block of keys of FlashAttention-2, as `tile.VECTOR_KINDS` says: p, then the new max, sum and accumulator."""
     scaled = scores * np.asarray(params["scale"], scores.dtype)
     if params["causal"]:
-        key, position = (np.asarray(params[name], np.int64)[..., None] for name in ("key", "position"))
-        visible: Array = np.less_equal(key + np.arange(scores.shape[-1]), position)
+        visible = _visible(np.asarray(params["key"]), np.asarray(params["position"]), scores.shape[-1])
         scaled = np.where(visible, scaled, np.asarray(-np.inf, scores.dtype))
-    old_max, old_sum, acc = updates or (np.asarray(v, scores.dtype) for v in (-np.inf, 0, 0))
+    old_max, old_sum, acc = updates
     new_max = np.maximum(old_max, scaled.max(axis=-1, keepdims=True))
     # A row that has seen no key yet has maximum -inf; its weights are zero, not exp(nan).
     finite = np.where(np.isfinite(new_max), new_max, np.zeros((), scores.dtype))
@@ -128,9 +125,10 @@ def softmax_step(scores: Array, updates: Sequence[Array], params: Params) -> lis
     return [p, new_max, old_sum * rescale + p.sum(axis=-1, keepdims=True), acc * rescale]
 
 
-def starts_afresh(kind: str, params: Params) -> bool:
-    """Whether a command writes its updates without reading them; `params` evaluated."""
-    return kind == "softmax_step" and not np.any(params["accumulate"])
+def _visible(key: Array, position: Array, columns: int) -> npt.NDArray[np.bool_]:
+    """[.., rows, columns]: column c is key `key` + c, a row sees keys up to its position."""
+    visible: npt.NDArray[np.bool_] = np.less_equal(key[..., None] + np.arange(columns), position[..., None])
+    return visible
 
 
 def _router_topk(logits: Array, bias: Array, params: Params) -> list[Array]:
