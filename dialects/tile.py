@@ -571,9 +571,9 @@ VECTOR_KINDS: dict[str, tuple[int, int, int]] = {
 
 POSITION and KEY are expressions of the symbols in scope, POSITION also of the symbol `row`, the row of the buffer.
 
-One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S [rows, columns] -> P [rows, columns], with max M [rows, 1],
-sum L [rows, 1] and accumulator O [rows, all columns of its buffer] updated.  Column c is key KEY + c; with CAUSAL keys
-beyond POSITION(r) have score -inf.  s = SCALE * S; m = max(M, max_c s); P = exp(s - m); f = exp(M - m);
+One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S [rows, columns] -> P [rows, columns], with max M
+[rows, 1], sum L [rows, 1] and accumulator O [rows, all columns of its buffer] updated.  Column c is key KEY + c; with
+CAUSAL keys beyond POSITION(r) have score -inf.  s = SCALE * S; m = max(M, max_c s); P = exp(s - m); f = exp(M - m);
 L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf, L and O with 0 before the first step; the mma after the
 step adds P V to O.
 """

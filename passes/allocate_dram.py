@@ -90,7 +90,7 @@ def _lifetimes(program: ProgramOp) -> dict[GlobalOp, tuple[int, int]]:
                     spans[repeat] = (spans.get(repeat, (step, step))[0], step)
                 for value, read in _accesses(op):
                     array = base.get(value)
-                    if array in uses:
+                    if array is not None and array in uses:
                         uses[array].append((step, read, repeat))
             case _:
                 pass
@@ -112,9 +112,7 @@ def _accesses(op: Operation) -> Iterable[tuple[SSAValue, bool]]:
             yield from ((v, False) for v in command.writes())
 
 
-def _lifetime(
-    uses: list[tuple[int, bool, RepeatOp | None]], spans: dict[RepeatOp, tuple[int, int]]
-) -> tuple[int, int]:
+def _lifetime(uses: list[tuple[int, bool, RepeatOp | None]], spans: dict[RepeatOp, tuple[int, int]]) -> tuple[int, int]:
     """From the first to the last use; a value that crosses iterations or leaves a repeat lives all through it."""
     if not uses:
         return (0, -1)

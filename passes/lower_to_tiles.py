@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from ..dialects import dist, layer
-from ..dialects.assembly import SEGMENTS
+from ..dialects.assembly import SEGMENTS, PropertyValue
 from ..dialects.expr import Expr, UnboundSymbolError, expr
 from ..dialects.levels import Level
 from ..dialects.tensor import tensor
@@ -50,6 +50,8 @@ from .tiling.rowwise import Rows, copy_kernel, plan_rows
 from .tiling.target import Target, chip_of
 from .tiling.traffic import TrafficModel
 
+Properties = dict[str, PropertyValue]
+
 LAYER = "layer"
 """The symbol of a `tile.repeat`."""
 
@@ -73,8 +75,7 @@ class LowerToTilesPass(PmcPass):
             block = program.parent_block()
             assert block is not None
             block.insert_op_before(lowered, program)
-            program.detach()
-            program.erase()
+            block.erase_op(program)
 
 
 class _Lowering:
@@ -102,7 +103,7 @@ class _Lowering:
             self.arrays[argument] = Array.of_global(self._global(argument, "input", path, sharding=shardings[index]))
         self._block(block)
         body = Region(Block([*self.globals, *self.ops]))
-        properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
+        properties: Properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
         lowered = ProgramOp.make([], [], program.path.data, properties, [body], like=program)
         # The shardings of arguments and results stay with the program: they say how its arrays relate to the whole.
         lowered.attributes.update(program.attributes)
@@ -174,7 +175,7 @@ class _Lowering:
         self.views.pop()
         inside, self.ops = self.ops, outside
         self.layer = None
-        properties = {"symbol": LAYER, "count": op.count, "first": op.first}
+        properties: Properties = {"symbol": LAYER, "count": op.count, "first": op.first}
         self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
         for result, array in zip(op.outs, carried, strict=True):
             self.arrays[result] = array
@@ -230,7 +231,7 @@ class _Lowering:
     ) -> SSAValue:
         type_ = tensor(value)
         dims = ints(value) if layers is None else (layers, *ints(value))
-        properties = {"kind": kind, "layers": layers is not None, "sharding": sharding}
+        properties: Properties = {"kind": kind, "layers": layers is not None, "sharding": sharding}
         op = GlobalOp.make([], [MemRefType.of(dims, type_.element_type)], path, properties, like=like)
         self.globals.append(op)
         return op.results[0]
@@ -242,9 +243,7 @@ class _Lowering:
         layers = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
         found = self.sources.get((kind, op.path.data))
         if found is None:
-            value = self._global(
-                op.result, kind, op.path.data, layers, op.attributes.get(dist.SHARDING), like=op
-            )
+            value = self._global(op.result, kind, op.path.data, layers, op.attributes.get(dist.SHARDING), like=op)
             assert isinstance(value.owner, GlobalOp)
             found = self.sources[(kind, op.path.data)] = value.owner
         expected = ints(op.result) if layers is None else (layers, *ints(op.result))
@@ -264,7 +263,7 @@ class _Lowering:
         return view
 
     def array(self, value: SSAValue, *dims: int) -> Array:
-        """Where `value` is, as an array of `dims` (those of its type by default); a copy where strides cannot say it."""
+        """Where `value` is under other dims when given; a copy where strides cannot say them."""
         wanted = dims or ints(value)
         array = self.arrays[value].reshape(wanted)
         if array is not None:
@@ -294,9 +293,7 @@ class _Lowering:
             if isinstance(owner, layer.KvAppendOp):
                 self.arrays[value] = self._appended(owner)
             else:
-                self.arrays[value] = Array.of_global(
-                    self._global(value, "activation", path_of(owner), like=owner)
-                )
+                self.arrays[value] = Array.of_global(self._global(value, "activation", path_of(owner), like=owner))
         array = self.arrays[value].reshape(dims or ints(value))
         assert array is not None, "an array that an op writes is dense"
         return array
@@ -342,7 +339,7 @@ class _Lowering:
         ins = [self._place(self.whole(v)) for v in op.operands]
         outs = [self._place(self.result(v)) for v in op.results]
         params = {n: v for n, v in op.properties.items() if n not in ("path", SEGMENTS)}
-        properties = {"kind": op.name.partition(".")[2], "params": DictionaryAttr(params)}
+        properties: Properties = {"kind": op.name.partition(".")[2], "params": DictionaryAttr(params)}
         self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
 
     def _dense(self, array: Array, path: str, like: Operation) -> Array:
@@ -360,9 +357,9 @@ class _Lowering:
         view = rows.dims(rows.width)
         code = KernelCode(self._place, "copy", path, like)
         plan = plan_rows(rows, self.target, "copy", path)
-        parts = source.reshape(view), destination.reshape(view)
-        assert parts[0] is not None and parts[1] is not None
-        self.ops.append(copy_kernel(code, plan, rows, *parts))
+        read, written = source.reshape(view), destination.reshape(view)
+        assert read is not None and written is not None
+        self.ops.append(copy_kernel(code, plan, rows, read, written))
 
 
 def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:
@@ -386,4 +383,6 @@ def _copy_rows(source: Array, destination: Array) -> Rows:
 def _argument_shardings(program: layer.ProgramOp) -> Sequence[Attribute | None]:
     """What `localize` recorded of the arguments, nothing for a program of one rank."""
     recorded = program.attributes.get(dist.ARGUMENTS)
-    return recorded.data if isinstance(recorded, ArrayAttr) else [None] * len(program.body.block.args)
+    if not isinstance(recorded, ArrayAttr):
+        return [None] * len(program.body.block.args)
+    return cast(ArrayAttr[Attribute], recorded).data

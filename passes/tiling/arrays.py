@@ -1,4 +1,4 @@
-"""Arrays in DRAM as the lowering sees them: strided views of one global, made into `tile.view` where a kernel uses them."""
+"""Arrays in DRAM as the lowering sees them: strided views of one global, made into `tile.view` where they are used."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from ...dialects import layer
+from ...dialects.assembly import PropertyValue
 from ...dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
 from ...dialects.interfaces import AttentionPlans, AttentionShape, IntArray
 from ...dialects.tensor import element_bits, element_name, tensor
@@ -53,9 +54,7 @@ def attention_of(op: layer.AttentionOp) -> Attention:
     piece_heads = tuple(ints(k)[2] // d for k, d in zip(op.k, dims, strict=True))
     v_heads = v_width // v_dim
     kv_heads = max(*piece_heads, v_heads)
-    shared = next(
-        (i for i, k in enumerate(op.k) if k is op.v and dims[i] == v_dim and piece_heads[i] == v_heads), None
-    )
+    shared = next((i for i, k in enumerate(op.k) if k is op.v and dims[i] == v_dim and piece_heads[i] == v_heads), None)
     q_type, v_type, out = (tensor(v).element_type for v in (op.q[0], op.v, op.y))
     p_type: Attribute = f32 if v_type == f32 else bf16
     q_len = op.q_len.data.constant
@@ -169,9 +168,7 @@ def _unit(index: Expr, shape: AttentionShape, tile_q: int, tile_g: int) -> _Unit
     return _Unit(floordiv(index, blocks_q * blocks_g * shape.kv_heads), kv_head, head, query, queries)
 
 
-def _lower(
-    op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: Arrays, target: Target
-) -> KernelOp:
+def _lower(op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
     s = attention.shape
     tile_q, tile_g, tile_s = plan.tile_sizes
     total = s.sequences * s.kv_heads * (s.group // tile_g) * -(-s.q_len // tile_q)
@@ -221,7 +218,7 @@ def _lower(
                 code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
             p = code.alloc(capacity, tile_s, attention.p, slots=1)
             position = s.kv_len - s.q_len + unit.query + floordiv(expr("row"), tile_g)
-            params = {"scale": op.scale, "causal": s.causal, "position": position, "key": key}
+            params: dict[str, PropertyValue] = {"scale": op.scale, "causal": s.causal, "position": position, "key": key}
             code.vector("softmax_step", rows, keys, [scores], [p], [row_max, row_sum, acc], params)
             shared = attention.shared_piece
             v_tile = k_tiles[shared] if shared is not None else load_keys(v, attention.v_heads, s.v_dim, attention.v)

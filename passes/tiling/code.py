@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from xdsl.dialects.builtin import DictionaryAttr
@@ -32,7 +32,7 @@ class KernelCode:
         self.open[-1].append(op)
 
     @contextmanager
-    def loop(self, symbol: str, count: Expr | int) -> Iterator[Expr]:
+    def loop(self, symbol: str, count: Expr | int) -> Generator[Expr]:
         """Open a loop and give its symbol; a loop that surely runs once is left out and its symbol is 0."""
         count = expr(count)
         if count == 1:
@@ -62,14 +62,10 @@ class KernelCode:
     ) -> None:
         """Load a block of `array`."""
         memref = self.place(array)
-        op = LoadOp.transfer(
-            memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path, row, column
-        )
+        op = LoadOp.transfer(memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path, row, column)
         self.add(op)
 
-    def store(
-        self, array: Array, buffer: SSAValue, offsets: Sequence[Expr | int], sizes: Sequence[Expr | int]
-    ) -> None:
+    def store(self, array: Array, buffer: SSAValue, offsets: Sequence[Expr | int], sizes: Sequence[Expr | int]) -> None:
         """Store a block of `array`."""
         memref = self.place(array)
         self.add(StoreOp.transfer(memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path))

@@ -59,8 +59,8 @@ def matmul_of(op: Operation) -> Matmul:
             transposed = False
         case layer.GroupedMatmulOp():
             x, w, y = op.x, op.w, op.y
-            groups, rows_each, k = ints(x)
-            dims = (groups, rows_each, ints(w)[2], k)
+            experts, capacity, k = ints(x)
+            dims = (experts, capacity, ints(w)[2], k)
             transposed = False
         case layer.HeadMatmulOp():
             x, w, y = op.x, op.w, op.y
@@ -70,7 +70,9 @@ def matmul_of(op: Operation) -> Matmul:
             dims = (ints(w)[1] // group, ints(x)[0], n, k)
         case _:
             raise TypeError(f"{op.name} is no matmul")
-    return Matmul(*dims, *(tensor(v).element_type for v in (x, w, y)), transposed)
+    groups, m, n, k = dims
+    types = [tensor(v).element_type for v in (x, w, y)]
+    return Matmul(groups, m, n, k, types[0], types[1], types[2], transposed)
 
 
 def ints(value: SSAValue) -> tuple[int, ...]:
@@ -100,8 +102,8 @@ class MatmulFamily:
         # Times that differ by rounding only are equal; then fewer commands and fewer cores win.
         best = int(np.lexsort((plans.cores_g * plans.cores_m * plans.cores_n, trips, np.round(seconds * 1e12)))[0])
         cores = (plans.cores_g[best], plans.cores_m[best], plans.cores_n[best])
-        tile = (plans.tile_m[best], plans.tile_n[best], plans.tile_k[best])
-        return PlanAttr.of([int(c) for c in cores], [int(t) for t in tile], MATMUL_ORDERS[int(plans.order[best])])
+        sizes = (plans.tile_m[best], plans.tile_n[best], plans.tile_k[best])
+        return PlanAttr.of([int(c) for c in cores], [int(t) for t in sizes], MATMUL_ORDERS[int(plans.order[best])])
 
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
         """Loops g, m, n in plan order around a loop k that accumulates in one FP32 buffer."""
@@ -170,18 +172,17 @@ def lmem_bytes(mm: Matmul, plans: MatmulPlans, target: Target) -> IntArray:
     a_slots = 1 + np.where(whole_k, around_m, True)
     b_slots = 1 + np.where(whole_k, around_n, True)
     c_slots = 1 + around_mn
-    need = a_slots * size(plans.tile_m, plans.tile_k, mm.a) + b_slots * size(plans.tile_n, plans.tile_k, mm.b)
-    need = need + c_slots * size(plans.tile_m, plans.tile_n, f32)
-    if mm.out != f32:
-        need = need + c_slots * size(plans.tile_m, plans.tile_n, mm.out)
-    return need
+    a, b = a_slots * size(plans.tile_m, plans.tile_k, mm.a), b_slots * size(plans.tile_n, plans.tile_k, mm.b)
+    c = c_slots * size(plans.tile_m, plans.tile_n, f32)
+    out = c_slots * size(plans.tile_m, plans.tile_n, mm.out) if mm.out != f32 else 0
+    return np.asarray(a + b + c + out, np.int64)
 
 
 # -- the kernel -------------------------------------------------------------------------------------------------
 
 
 def _operands(op: Operation, mm: Matmul, arrays: Arrays) -> tuple[Array, Array, Array]:
-    """x as [g, m, k] or [m, g, k], w with its group dim, y like x: `_block` knows which."""
+    """x, w and y as matrices, with a group dim in front (experts) or in the middle (heads)."""
     match op:
         case layer.MatmulOp():
             return (
@@ -210,7 +211,7 @@ def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Ta
     x, w, y = _operands(op, mm, arrays)
     tile_m, tile_n, tile_k = plan.tile_sizes
     cores_g, cores_m, cores_n = plan.core_counts
-    group_dim = {layer.MatmulOp: None, layer.GroupedMatmulOp: 0, layer.HeadMatmulOp: 1}[type(op)]
+    group_dim = 0 if isinstance(op, layer.GroupedMatmulOp) else 1 if isinstance(op, layer.HeadMatmulOp) else None
 
     def block(g: Expr | int, first: Expr | int, second: Expr | int) -> list[Expr | int]:
         """Offsets or sizes of a block [first, second] of group g."""
@@ -269,4 +270,3 @@ def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Ta
                 offsets = block(g, rows.start(core_m, index["m"]), columns.start(core_n, index["n"]))
                 code.store(y, done, offsets, block(1, m_size, n_size))
     return code.kernel(groups.parts * rows.parts * columns.parts)
-

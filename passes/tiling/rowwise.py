@@ -7,7 +7,7 @@ several outer rows with all their inner rows, or part of the inner rows of one o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -183,7 +183,7 @@ class Tile:
 
 
 @contextmanager
-def row_tiles(code: KernelCode, plan: PlanAttr, outer: int, inner: int) -> Iterator[Tile]:
+def row_tiles(code: KernelCode, plan: PlanAttr, outer: int, inner: int) -> Generator[Tile]:
     """Open the loops `o` and `i` over the tiles of a core."""
     cores_o, cores_i = plan.core_counts
     tile_o, tile_i, _ = plan.tile_sizes
@@ -225,6 +225,9 @@ class RowFamily:
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
         """Resident rows first, then the loops."""
         rows = rows_of(op, target.chip.cores)
+        ins: list[SSAValue]
+        outs: list[SSAValue]
+        resident: SSAValue | None = None
         match op:
             case layer.LastTokenOp():
                 q_len = op.q_len.data.constant
@@ -241,11 +244,11 @@ class RowFamily:
             case layer.RmsNormOp():
                 ins, outs, resident = [op.x], [op.y], op.w
             case layer.RopeOp() | layer.QuantizeOp():
-                ins, outs, resident = [op.x], [op.y], None
+                ins, outs = [op.x], [op.y]
             case layer.SiluMulOp():
-                ins, outs, resident = [op.gate, op.up], [op.y], None
+                ins, outs = [op.gate, op.up], [op.y]
             case layer.AddOp():
-                ins, outs, resident = [op.a, op.b], [op.y], None
+                ins, outs = [op.a, op.b], [op.y]
             case layer.RouterTopkOp():
                 ins, outs, resident = [op.logits], [op.weights, op.indices], op.bias
             case _:

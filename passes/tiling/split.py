@@ -78,8 +78,8 @@ class Split:
         if self.parts > 1 and self.chunk % self.tile:
             bounds.append(self.chunk - index * self.tile)
         step = self.chunk if self.parts > 1 else self.total
-        if self.total % self.tile or step % self.tile:
-            # Only the last chunk can end before its tile does, unless all chunks are whole.
-            if self.parts == 1 or self.total % self.chunk:
-                bounds.append(self.total - self.start(core, index))
+        # Only the last chunk can end before its tile does, unless all chunks are whole.
+        ragged = self.total % self.tile or step % self.tile
+        if ragged and (self.parts == 1 or self.total % self.chunk):
+            bounds.append(self.total - self.start(core, index))
         return min_of(*bounds) if len(bounds) > 1 else expr(self.tile)

@@ -50,6 +50,5 @@ def chip_of(module: ModuleOp, pass_name: str) -> Chip:
 def does_not_fit(name: str, path: str, need: int, budget: int, what: str) -> PassError:
     """The error of an op whose smallest tile is larger than LMEM."""
     return PassError(
-        f"{name} at '{path}': the smallest tile ({what}) needs {need} bytes of LMEM, "
-        f"the budget of a core is {budget}"
+        f"{name} at '{path}': the smallest tile ({what}) needs {need} bytes of LMEM, the budget of a core is {budget}"
     )

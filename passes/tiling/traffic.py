@@ -8,8 +8,10 @@ several cores load in the same iteration is read once where the chip multicasts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...dialects.arch import Chip
 from ...dialects.interfaces import (
@@ -38,10 +40,12 @@ class TrafficModel:
         used = dtype if dtype in known else min(known, key=lambda d: self.chip.peak_flops_per_s(d))
         return self.chip.peak_flops_per_s(used) / self.chip.cores
 
-    def _total(self, compute: FloatArray, traffic: FloatArray) -> FloatArray:
+    def _total(self, flops: npt.NDArray[Any], dtype: str, traffic: npt.NDArray[Any]) -> FloatArray:
+        compute = flops / self.core_flops_per_s(dtype)
         memory = traffic / self.chip.dram_bytes_per_s
         hidden = self.chip.compute_dma_overlap_rate
-        return np.maximum(compute, memory) + (1 - hidden) * np.minimum(compute, memory)
+        total = np.maximum(compute, memory) + (1 - hidden) * np.minimum(compute, memory)
+        return np.asarray(total, np.float64)
 
     def _cube_k(self, dtype: str, bits: int) -> int:
         return self.chip.cube.k.get(dtype) or max(1, 256 // bits)
@@ -62,10 +66,15 @@ class TrafficModel:
             + float(shape.k * shape.n * shape.b_bits) * reads_b
             + float(shape.m * shape.n * shape.out_bits)
         ) * (shape.groups / 8)
-        return self._total(work / self.core_flops_per_s(shape.dtype), traffic)
+        return self._total(work, shape.dtype, traffic)
 
     def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
-        """Keys are read once per query block of a sequence and key head; causal blocks stop at their last query."""
+        """Keys are read once per unit, or by all cores at once that run units of one sequence and key head.
+
+        Units are dealt in contiguous runs: at any time each core has at most one unit of a sequence and key head, so
+        with multicast these units cost as many passes as the busiest core has of them.  Causal query blocks stop at
+        their last query.
+        """
         cube, cube_k = self.chip.cube, self._cube_k(shape.dtype, shape.q_bits)
         rows = _up(plans.tile_q * plans.tile_g, cube.m)
         blocks_q = -(-shape.q_len // plans.tile_q)
@@ -76,8 +85,10 @@ class TrafficModel:
         width = sum(-(-d // cube_k) * cube_k for d in shape.qk_dims) + -(-shape.v_dim // cube.n) * cube.n
         work = 2.0 * plans.units_per_core * rows * keys * width
         kv_bits = (sum(shape.qk_dims) + (0 if shape.v_is_key else shape.v_dim)) * shape.kv_bits
-        head_blocks = 1 if self.chip.gdma_multicast else -(-shape.group // plans.tile_g)
-        kv = shape.sequences * shape.kv_heads * blocks_q * head_blocks * mean * kv_bits
+        passes = blocks_q * -(-shape.group // plans.tile_g)
+        if self.chip.gdma_multicast:
+            passes = np.minimum(passes, plans.units_per_core)
+        kv = shape.sequences * shape.kv_heads * passes * mean * kv_bits
         heads = shape.sequences * shape.kv_heads * shape.group * shape.q_len
         traffic = (kv + heads * (sum(shape.qk_dims) * shape.q_bits + shape.v_dim * shape.out_bits)) / 8
-        return self._total(work / self.core_flops_per_s(shape.dtype), traffic)
+        return self._total(work, shape.dtype, traffic)
