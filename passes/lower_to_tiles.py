@@ -84,7 +84,7 @@ class _Lowering:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.globals: list[Operation] = []
-        self.sources: dict[tuple[str, str], GlobalOp] = {}
+        self.sources: dict[tuple[str, Attribute | None], SSAValue] = {}
         self.arrays: dict[SSAValue, Array] = {}
         self.dense_copies: dict[SSAValue, Array] = {}
         self.ops: list[Operation] = []
@@ -100,7 +100,9 @@ class _Lowering:
         shardings = _argument_shardings(program)
         for index, argument in enumerate(block.args):
             path = argument.name_hint or f"input{index}"
-            self.arrays[argument] = Array.of_global(self._global(argument, "input", path, sharding=shardings[index]))
+            self.arrays[argument] = Array.of_global(
+                self._global(_memref(argument), "input", path, False, shardings[index])
+            )
         self._block(block)
         body = Region(Block([*self.globals, *self.ops]))
         properties: Properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
@@ -155,7 +157,7 @@ class _Lowering:
         for init, argument in zip(op.inits, block.args, strict=True):
             array = self._reusable(init, op, carried)
             if array is None:
-                array = Array.of_global(self._global(argument, "activation", op.path.data))
+                array = Array.of_global(self._global(_memref(argument), "activation", op.path.data))
                 self._copy(self.arrays[init], array, op.path.data, op)
             carried.append(array)
             self.arrays[argument] = array
@@ -215,44 +217,49 @@ class _Lowering:
             ):
                 owner.kind = StringAttr("output")
             else:
-                output = Array.of_global(self._global(value, "output", path_of(op)))
+                output = Array.of_global(self._global(_memref(value), "output", path_of(op)))
                 self._copy(array, output, path_of(op), op)
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
     def _global(
         self,
-        value: SSAValue,
+        type_: MemRefType,
         kind: str,
         path: str,
-        layers: int | None = None,
+        layers: bool = False,
         sharding: Attribute | None = None,
         like: Operation | None = None,
     ) -> SSAValue:
-        type_ = tensor(value)
-        dims = ints(value) if layers is None else (layers, *ints(value))
-        properties: Properties = {"kind": kind, "layers": layers is not None, "sharding": sharding}
-        op = GlobalOp.make([], [MemRefType.of(dims, type_.element_type)], path, properties, like=like)
+        properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding}
+        op = GlobalOp.make([], [type_], path, properties, like=like)
         self.globals.append(op)
         return op.results[0]
 
     def _source(self, op: layer.WeightOp | layer.StateOp) -> None:
-        """One global per path, however often the program names it."""
-        kind = "weight" if isinstance(op, layer.WeightOp) else "state"
+        """One global per path and sharding, however often the program names it."""
         repeat = op.parent_op()
         layers = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
-        found = self.sources.get((kind, op.path.data))
-        if found is None:
-            value = self._global(op.result, kind, op.path.data, layers, op.attributes.get(dist.SHARDING), like=op)
-            assert isinstance(value.owner, GlobalOp)
-            found = self.sources[(kind, op.path.data)] = value.owner
-        expected = ints(op.result) if layers is None else (layers, *ints(op.result))
-        if memref_type(found.result).dims != expected:
+        path, dims, sharding = op.path.data, ints(op.result), op.attributes.get(dist.SHARDING)
+        transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
+        if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
+            path, dims = op.transpose_of.data, dims[::-1]
+            if isinstance(sharding, dist.ShardingAttr):
+                sharding = dist.ShardingAttr(dist.Sharding(sharding.data.dims[::-1]))
+        stored = dims if layers is None else (layers, *dims)
+        base = self.sources.get((path, sharding))
+        if base is None:
+            kind = "weight" if isinstance(op, layer.WeightOp) else "state"
+            element = tensor(op.result).element_type
+            base = self._global(MemRefType.of(stored, element), kind, path, layers is not None, sharding, op)
+            self.sources[path, sharding] = base
+        if memref_type(base).dims != stored:
             raise PassError(
-                f"lower-to-tiles: {op.name} at '{op.path.data}' is used with shapes "
-                f"{list(memref_type(found.result).dims)} and {list(expected)}, it must have one"
+                f"lower-to-tiles: {op.name} at '{op.path.data}' needs '{path}' as {list(stored)}, "
+                f"another op as {list(memref_type(base).dims)}; one array has one shape"
             )
-        self.arrays[op.result] = Array.of_global(found.result, None if layers is None else self.layer)
+        array = Array.of_global(base, None if layers is None else self.layer)
+        self.arrays[op.result] = array.transposed() if transposed else array
 
     def _slice(self, op: layer.SliceOp) -> Array:
         group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))
@@ -293,7 +300,9 @@ class _Lowering:
             if isinstance(owner, layer.KvAppendOp):
                 self.arrays[value] = self._appended(owner)
             else:
-                self.arrays[value] = Array.of_global(self._global(value, "activation", path_of(owner), like=owner))
+                self.arrays[value] = Array.of_global(
+                    self._global(_memref(value), "activation", path_of(owner), like=owner)
+                )
         array = self.arrays[value].reshape(dims or ints(value))
         assert array is not None, "an array that an op writes is dense"
         return array
@@ -338,16 +347,14 @@ class _Lowering:
     def _collective(self, op: Operation) -> None:
         ins = [self._place(self.whole(v)) for v in op.operands]
         outs = [self._place(self.result(v)) for v in op.results]
-        params = {n: v for n, v in op.properties.items() if n not in ("path", SEGMENTS)}
+        params = {n: v for n, v in sorted(op.properties.items()) if n not in ("path", SEGMENTS)}
         properties: Properties = {"kind": op.name.partition(".")[2], "params": DictionaryAttr(params)}
         self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
 
     def _dense(self, array: Array, path: str, like: Operation) -> Array:
         """A dense copy of an array."""
         type_ = MemRefType.of(array.dims, array.element_type)
-        op = GlobalOp.make([], [type_], path, {"kind": "activation", "layers": False}, like=like)
-        self.globals.append(op)
-        copy = Array.of_global(op.results[0])
+        copy = Array.of_global(self._global(type_, "activation", path, like=like))
         self._copy(array, copy, path, like)
         return copy
 
@@ -360,6 +367,11 @@ class _Lowering:
         read, written = source.reshape(view), destination.reshape(view)
         assert read is not None and written is not None
         self.ops.append(copy_kernel(code, plan, rows, read, written))
+
+
+def _memref(value: SSAValue) -> MemRefType:
+    """The dense array of a tensor."""
+    return MemRefType.of(ints(value), tensor(value).element_type)
 
 
 def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:

@@ -90,6 +90,10 @@ class Array:
         dims = (*self.dims[:dim], size, *self.dims[dim + 1 :])
         return replace(self, dims=dims, offset=self.offset + start * self.steps[dim])
 
+    def transposed(self) -> Array:
+        """The array with its dims in reverse order."""
+        return replace(self, dims=self.dims[::-1], steps=self.steps[::-1])
+
     def without_dim(self, dim: int) -> Array:
         """The array without a dim of one element."""
         assert self.dims[dim] == 1

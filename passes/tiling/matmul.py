@@ -208,10 +208,14 @@ def _operands(op: Operation, mm: Matmul, arrays: Arrays) -> tuple[Array, Array, 
 
 
 def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
+    group_dim = 0 if isinstance(op, layer.GroupedMatmulOp) else 1 if isinstance(op, layer.HeadMatmulOp) else None
     x, w, y = _operands(op, mm, arrays)
+    # A weight that is the transpose of a stored one is read as it is stored.
+    stored_transposed = group_dim is None and w.steps[0] == 1 and w.dims[0] > 1
+    w = w.transposed() if stored_transposed else w
+    transpose_b = mm.transpose_b or stored_transposed
     tile_m, tile_n, tile_k = plan.tile_sizes
     cores_g, cores_m, cores_n = plan.core_counts
-    group_dim = 0 if isinstance(op, layer.GroupedMatmulOp) else 1 if isinstance(op, layer.HeadMatmulOp) else None
 
     def block(g: Expr | int, first: Expr | int, second: Expr | int) -> list[Expr | int]:
         """Offsets or sizes of a block [first, second] of group g."""
@@ -243,7 +247,7 @@ def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Ta
         def load_b(ki: Expr) -> SSAValue:
             size = depth.size(expr(0), ki)
             n = (columns.start(core_n, index["n"]), columns.size(core_n, index["n"]))
-            if mm.transpose_b:
+            if transpose_b:
                 buffer = code.alloc(tile_n, tile_k, mm.b)
                 code.load(w, buffer, block(g, n[0], ki * tile_k), block(1, n[1], size))
             else:
@@ -262,7 +266,7 @@ def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Ta
                     a = stationary if stationary is not None and row_outer else load_a(ki)
                     b = stationary if stationary is not None and not row_outer else load_b(ki)
                     size = (m_size, n_size, depth.size(expr(0), ki))
-                    code.mma(acc, a, b, size, accumulate=ki, transpose_b=mm.transpose_b)
+                    code.mma(acc, a, b, size, accumulate=ki, transpose_b=transpose_b)
                 done = acc
                 if mm.out != f32:
                     done = code.alloc(tile_m, tile_n, mm.out)
