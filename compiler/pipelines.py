@@ -28,7 +28,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
     "layer": ("expand-blocks", "quantize"),
     "dist": ("annotate-shardings", "insert-collectives", "localize", "partition-stages"),
     "tile": ("bind-symbols", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
-    "commands": (),
+    "commands": ("emit-g5",),
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""
 
