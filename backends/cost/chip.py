@@ -8,7 +8,7 @@ from xdsl.ir import Operation
 
 from ...dialects.assembly import PmcOp
 from ...dialects.errors import PmcError
-from ...dialects.expr import UnboundSymbolError
+from ...dialects.expr import UnboundSymbolError, expr
 from ...dialects.interfaces import Work, WorkInterface
 from .model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
 from .network import transfer_of
@@ -36,7 +36,7 @@ class ChipCostModel(CostModel):
         if not isinstance(op, WorkInterface):
             return None
         work = op.work()
-        if (work.flops, work.bytes_read, work.bytes_written) == (0, 0, 0):
+        if all(amount == expr(0) for amount in (work.flops, work.bytes_read, work.bytes_written)):
             return None
         path = op.path.data if isinstance(op, PmcOp) else ""
         try:

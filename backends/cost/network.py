@@ -65,6 +65,13 @@ def level_of_axis(topology: Topology, mesh: Mesh, axis: Axis) -> LinkLevel:
     return slowest(topology.link_of_span(group) for group in groups)
 
 
+@lru_cache(maxsize=256)
+def span_of_subgroups(topology: Topology, mesh: Mesh, axis: Axis, size: int) -> LinkLevel:
+    """The slowest level over all runs of `size` neighbours along `axis`."""
+    groups = {axis.group(rank) for rank in range(mesh.ranks)}
+    return slowest(topology.link_of_span(g[i : i + size]) for g in groups for i in range(0, axis.size, size))
+
+
 def _level_to_peer(op: dist.SendOp, topology: Topology, mesh: Mesh) -> LinkLevel:
     """The slowest level over all pairs of a rank of this stage and its partner in stage `peer`."""
     stage = op.parent_op()

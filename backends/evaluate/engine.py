@@ -13,31 +13,39 @@ from ...dialects.arch import DeploymentAttr
 from ...dialects.assembly import PmcOp
 from ...dialects.errors import PmcError
 from ...dialects.levels import level_of
+from ..cost.accounting import Accounting, default_accounting
 from ..cost.chip import ChipCostModel
+from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
+from ..cost.tile import TileCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols of the dims of a program."""
 
-_MODELS: dict[Granularity, type[CostModel]] = {model.granularity: model for model in (ChipCostModel,)}
 
-
-def evaluate_module(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
+def evaluate_module(
+    module: ModuleOp,
+    level: str = "chip",
+    bindings: Mapping[str, int] | None = None,
+    accounting: Accounting | None = None,
+) -> EngineResult:
     """The time of one step of the program in `module`, op by op.
 
     `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), with the target
     in its attributes `arch.chip` and, when it has a mesh, `arch.topology`.  `level` is the granularity of the cost
-    model.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the attribute `arch.deployment`.
+    model: `chip`, `core` or `tile`.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the
+    attribute `arch.deployment`.  `accounting` says what the core and tile models charge; without one it is the preset
+    `physical`.
 
     Raises PmcError for a level or a symbol that is not known, a missing target, a symbol without a value, or an op that
     the target cannot run.
     """
-    granularity = _granularity(level)
+    granularity = granularity_of(level)
     program = _program(module)
     target = Target.of(module)
     values = symbol_values(module, bindings or {})
-    model = _MODELS[granularity](target)
+    model = cost_model(granularity, target, accounting or default_accounting())
     costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, values)) is not None]
     steps = _steps(costs)
     return EngineResult(
@@ -94,11 +102,23 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, int]) -> dict[str, in
     return {**known, **bindings}
 
 
-def _granularity(level: str) -> Granularity:
-    known = [g.value for g in _MODELS]
+def granularity_of(level: str) -> Granularity:
+    """The granularity of that name.  Raises PmcError for another."""
+    known = [g.value for g in Granularity]
     if level not in known:
         raise PmcError(f"unknown level '{level}'; must be one of {', '.join(known)}")
     return Granularity(level)
+
+
+def cost_model(granularity: Granularity, target: Target, accounting: Accounting) -> CostModel:
+    """The cost model of a granularity."""
+    match granularity:
+        case Granularity.CHIP:
+            return ChipCostModel(target)
+        case Granularity.CORE:
+            return CoreCostModel(target, accounting)
+        case Granularity.TILE:
+            return TileCostModel(target, accounting)
 
 
 def _program(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:

@@ -1,0 +1,165 @@
+"""The core model: the roofline of cores that work in whole waves on blocks of the matrix unit's size.
+
+It needs no tiles, so it is quick and takes arrays of symbol values; no tiling of an op can be faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from xdsl.ir import Operation
+
+from ...dialects.assembly import PmcOp
+from ...dialects.errors import PmcError
+from ...dialects.expr import UnboundSymbolError
+from ...dialects.interfaces import WorkInterface
+from .accounting import Accounting
+from .chip import ChipCostModel
+from .model import Bindings, CostModel, Granularity, Number, OpCost, Target, as_number, larger, number
+from .protocol import CommProtocol
+from .rates import CoreRates, ceil_div, round_up
+from .vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
+from .workloads import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
+
+LMEM_EFFICIENCY = ((1.0, 0.9), (2.0, 0.7), (np.inf, 0.5))
+"""Multi-core efficiency of an op whose bytes are at most so many times the LMEM of all cores."""
+
+
+class CoreCostModel(CostModel):
+    """time = max + (1 - overlap rate) * min of compute on the busiest core and DRAM traffic.
+
+    Matmul: blocks of cube m x n, contracted in steps of cube k, dealt to the cores; the contraction may be split over
+    cores, which then add up their parts.  Attention: row blocks of all heads, FlashAttention-2 with its softmax on the
+    vector units.  Collectives take what the communication protocol says.
+    """
+
+    granularity: ClassVar[Granularity] = Granularity.CORE
+    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (*ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube")
+    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
+        *ChipCostModel.TOPOLOGY_PARAMETERS,
+        "bandwidth_utilisation", "sync_us", "switch_us", "cable_us", "memory_read_us", "memory_write_us", "noc_us",
+        "die_to_die_us", "cpu_fetch_us",
+    )  # fmt: skip
+
+    def __init__(self, target: Target, accounting: Accounting) -> None:
+        super().__init__(target)
+        self.accounting = accounting
+        self.rates = CoreRates(target.chip, accounting)
+        self.roofline = ChipCostModel(target)
+        self.protocol = None if target.topology is None else CommProtocol(target.topology, accounting)
+
+    def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
+        """The cost of `op`; counts are those of the roofline."""
+        base = self.roofline.cost(op, bindings)
+        if base is None:
+            return None
+        if op.name in self.accounting.uncharged_ops:
+            return OpCost(0.0, flops=base.flops, bytes_read=base.bytes_read, bytes_written=base.bytes_written)
+        assert isinstance(op, WorkInterface)
+        comm = None if self.protocol is None else self.protocol.time_of(op, self.target, bindings)
+        if comm is not None:
+            return replace(
+                base,
+                time_s=larger(comm.total_s, base.memory_s, base.compute_s),
+                latency_s=comm.latency_s,
+                transfer_s=comm.transfer_s,
+            )
+        if op.work().unit == "none":
+            return base
+        try:
+            return self.busy(op, base, bindings)
+        except (PmcError, UnboundSymbolError) as error:
+            path = op.path.data if isinstance(op, PmcOp) else ""
+            raise PmcError(f"{op.name} at '{path}': {error}") from None
+
+    def busy(self, op: Operation, base: OpCost, bindings: Bindings) -> OpCost:
+        """The cost of an op that keeps the cores busy."""
+        match workload_of(op):
+            case MatmulWorkload() as matmul:
+                return self.matmul(matmul, base, bindings)
+            case AttentionWorkload() as attention:
+                return self.attention(attention, base, bindings)
+            case VectorWorkload() as vector:
+                return self.vector(vector, base, bindings)
+            case MoveWorkload():
+                return base
+
+    # -- families -----------------------------------------------------------------------------------------------
+
+    def matmul(self, workload: MatmulWorkload, base: OpCost, bindings: Bindings) -> OpCost:
+        """The best of all splits of the contraction: whole waves of blocks, each so many steps of cube k long."""
+        w, cube = workload, self.target.chip.cube
+        cube_k = self.rates.cube_k(w.dtype, w.a_bits)
+        groups, m, n, k = (number(e, bindings) for e in (w.groups, w.m, w.n, w.k))
+        blocks = groups * ceil_div(m, cube.m) * ceil_div(n, cube.n)
+        steps = ceil_div(k, cube_k)
+        step_s = 2.0 * cube.m * cube.n * cube_k / self.rates.core_flops_per_s(w.dtype)
+        compute_s = self._split_steps(blocks, steps, step_s) / self._efficiency(base)
+        return self._finish(base, compute_s, base.memory_s)
+
+    def _split_steps(self, blocks: Number, steps: Number, step_s: float) -> Number:
+        cores = self.rates.cores
+        if self.accounting.waves == "fractional":
+            return as_number(np.asarray(blocks * steps * step_s / np.minimum(blocks * steps, cores)))
+        best: Number = np.inf
+        seen = set[int]()
+        for parts in range(1, cores + 1):
+            side = cores // parts
+            if side in seen:
+                continue  # more parts for the same number of blocks at a time are the next ones
+            seen.add(side)
+            most = cores // side
+            reduction_s = self.reduction_floor_s(parts)
+            waves = ceil_div(blocks, side) * ceil_div(steps, most)
+            best = as_number(np.minimum(best, waves * step_s + reduction_s))
+        return best
+
+    def reduction_floor_s(self, parts: int) -> float:
+        """The least time of adding up a contraction split over `parts` cores: one message per part."""
+        if parts == 1 or self.accounting.core_reduction == "free" or self.target.chip.command_level is None:
+            return 0.0
+        return (parts - 1) * self.target.chip.commands.sdma.startup_ns * 1e-9
+
+    def attention(self, workload: AttentionWorkload, base: OpCost, bindings: Bindings) -> OpCost:
+        """Row blocks of cube m over the cores in whole waves, each against all keys that its queries see."""
+        w, cube = workload, self.target.chip.cube
+        sequences, q_len, kv_len = (number(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
+        cube_k = self.rates.cube_k(w.dtype, w.q_bits)
+        keys = kv_len - (q_len - 1) / 2 if w.causal else kv_len
+        rows = ceil_div(q_len * w.group, cube.m) * cube.m
+        blocks = sequences * w.kv_heads * rows / cube.m
+        width = round_up(sum(w.qk_dims), cube_k) + round_up(w.v_dim, cube.n)
+        gemm_s = 2.0 * cube.m * keys * width / self.rates.core_flops_per_s(w.dtype)
+        softmax = cube.m * (keys * SOFTMAX_PER_SCORE + SOFTMAX_PER_ROW)
+        softmax_s = softmax / self.rates.core_steps_per_s("bf16")
+        compute_s = self.rates.waves(blocks) * (gemm_s / self._efficiency(base) + softmax_s)
+        bytes_moved = base.bytes_read + base.bytes_written
+        if self.accounting.v_read == "apart" and w.v_is_key:
+            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.kv_bits / 8
+        if self.accounting.attention_output == "as_inputs":
+            bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
+        return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)
+
+    def vector(self, workload: VectorWorkload, base: OpCost, bindings: Bindings) -> OpCost:
+        """Steps on the busiest core; rows stay whole where something happens once per row."""
+        rows, columns = number(workload.rows, bindings), number(workload.columns, bindings)
+        aligned = round_up(columns, self.target.chip.cube.m)
+        if workload.steps_per_row:
+            steps = self.rates.waves(rows) * (aligned * workload.steps_per_element + workload.steps_per_row)
+        else:
+            steps = rows * aligned * workload.steps_per_element / self.rates.cores
+        return self._finish(base, steps / self.rates.core_steps_per_s(workload.dtype), base.memory_s)
+
+    def _finish(self, base: OpCost, compute_s: Number, memory_s: Number) -> OpCost:
+        time_s = self.rates.overlapped(compute_s, memory_s)
+        return replace(base, time_s=time_s, compute_s=compute_s, memory_s=memory_s)
+
+    def _efficiency(self, base: OpCost) -> Number:
+        if self.accounting.core_efficiency == "none" or self.target.chip.command_level is None:
+            return 1.0
+        lmem = self.target.chip.commands.lmem.bytes_per_core * self.rates.cores
+        ratio = np.asarray((base.bytes_read + base.bytes_written) / lmem)
+        limits = [ratio <= limit for limit, _ in LMEM_EFFICIENCY]
+        return as_number(np.select(limits, [np.float64(e) for _, e in LMEM_EFFICIENCY]))

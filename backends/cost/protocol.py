@@ -1,0 +1,187 @@
+"""The communication protocol: what a collective takes, latency and bandwidth apart.
+
+Source: the DS_TPU protocol as published with Tier6-Model.  D is the value (all-reduce, reduce-scatter), one shard
+(all-gather), or the rows that one rank sends (dispatch, combine); t(x) = x / (bandwidth * utilisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.ir import Operation
+
+from ...dialects import dist
+from ...dialects.arch import LinkLevel, Topology
+from ...dialects.errors import PmcError
+from ...dialects.expr import product
+from ...dialects.tensor import size_bytes, tensor
+from .accounting import Accounting
+from .model import Bindings, Number, Target, as_number, number
+from .network import network_of, span_of_subgroups, transfer_of
+
+TWO_LEVEL_GROUPS = {8: 4, 16: 2, 32: 4}
+"""Group sizes that all-reduce in two levels, and how many neighbours form the inner ring."""
+
+
+@dataclass(frozen=True)
+class CommTime:
+    """The two terms of a transfer, in seconds."""
+
+    latency_s: Number
+    transfer_s: Number
+
+    @property
+    def total_s(self) -> Number:
+        """Their sum."""
+        return self.latency_s + self.transfer_s
+
+
+@dataclass(frozen=True)
+class CommProtocolParams:
+    """The constants of the protocol, in microseconds, and what a link reaches."""
+
+    c2c_lat: float
+    ddr_r_lat: float
+    ddr_w_lat: float
+    noc_lat: float
+    d2d_lat: float
+    sync_lat: float
+    bw_urate: float
+    switch_latency: float
+    cable_latency: float
+    cpu_fetch_lat: float
+
+    @classmethod
+    def of(cls, topology: Topology) -> CommProtocolParams:
+        """The constants that a topology states."""
+        return cls(
+            c2c_lat=topology.links.c2c.latency_us,
+            ddr_r_lat=topology.memory_read_us,
+            ddr_w_lat=topology.memory_write_us,
+            noc_lat=topology.noc_us,
+            d2d_lat=topology.die_to_die_us,
+            sync_lat=topology.sync_us,
+            bw_urate=topology.bandwidth_utilisation,
+            switch_latency=topology.switch_us,
+            cable_latency=topology.cable_us,
+            cpu_fetch_lat=topology.cpu_fetch_us,
+        )
+
+    def base(self, link_latency_us: float) -> float:
+        """One message: 2 link latencies, memory read and write, NoC, and a die crossing at either end."""
+        return 2 * link_latency_us + self.ddr_r_lat + self.ddr_w_lat + self.noc_lat + 2 * self.d2d_lat
+
+
+class CommProtocol:
+    """Times of collectives on one topology under one accounting."""
+
+    def __init__(self, topology: Topology, accounting: Accounting) -> None:
+        self.topology = topology
+        self.accounting = accounting
+        self.params = CommProtocolParams.of(topology)
+
+    def transfer_s(self, volume: Number, level: LinkLevel) -> Number:
+        """Seconds that `volume` bytes take on a link of `level`."""
+        return volume / (self.topology.link(level).gb_per_s * 1e9 * self.params.bw_urate)
+
+    def message_us(self, level: LinkLevel) -> float:
+        """The latency of one message of a ring."""
+        latency = self.topology.link(level).latency_us
+        return self.params.base(latency if self.accounting.link_latency == "spanned" else self.params.c2c_lat)
+
+    def hop_us(self, level: LinkLevel) -> float:
+        """Switch and cable, which a path that leaves the board passes."""
+        return self.params.switch_latency + self.params.cable_latency if level != "c2c" else 0.0
+
+    def ring(self, volume: Number, ranks: int, level: LinkLevel) -> CommTime:
+        """t(volume) + (n-1) (base + sync)."""
+        steps_us = (ranks - 1) * (self.message_us(level) + self.params.sync_lat)
+        return CommTime(steps_us * 1e-6, self.transfer_s(volume, level))
+
+    def all_reduce(self, value: Number, ranks: int, inner: LinkLevel, outer: LinkLevel) -> CommTime:
+        """A flat ring of 2 (n-1)/n D, or for 8, 16 and 32 ranks three phases in two levels.
+
+        Ring among g neighbours of 2 (g-1)/g D, ring among the n/g groups of 2 (n/g-1)/(n/g) D, broadcast of D to the
+        neighbours.  `inner` is the level that g neighbours span, `outer` the level of the whole group.
+        """
+        if ranks not in TWO_LEVEL_GROUPS:
+            return self.ring(2 * (ranks - 1) / ranks * value, ranks, outer)
+        near = TWO_LEVEL_GROUPS[ranks]
+        far = ranks // near
+        across = self.ring(2 * (far - 1) / far * value, far, outer)
+        phases = [
+            self.ring(2 * (near - 1) / near * value, near, inner),
+            CommTime(across.latency_s + (far - 1) * self.hop_us(outer) * 1e-6, across.transfer_s),
+            self.ring(value, near, inner),
+        ]
+        if self.accounting.all_reduce_phases == "in_sequence":
+            return CommTime(sum(p.latency_s for p in phases), sum(p.transfer_s for p in phases))
+        return _longest(phases)
+
+    def all_gather(self, shard: Number, ranks: int, level: LinkLevel) -> CommTime:
+        """(n-1) shards around a ring."""
+        return self.ring((ranks - 1) * shard, ranks, level)
+
+    def reduce_scatter(self, value: Number, ranks: int, level: LinkLevel) -> CommTime:
+        """(n-1)/n of the value around a ring."""
+        return self.ring((ranks - 1) / ranks * value, ranks, level)
+
+    def exchange(self, rows_bytes: Number, level: LinkLevel) -> CommTime:
+        """Dispatch or combine: t(D) + base + 2 switch + 2 cable + the fetch of descriptors."""
+        latency_us = self.message_us(level) + 2 * self.hop_us(level) + self.params.cpu_fetch_lat
+        return CommTime(latency_us * 1e-6, self.transfer_s(rows_bytes, level))
+
+    def send(self, value: Number, level: LinkLevel) -> CommTime:
+        """One message from one rank to another: t(D) + base + switch + cable."""
+        return CommTime((self.message_us(level) + self.hop_us(level)) * 1e-6, self.transfer_s(value, level))
+
+    def time_of(self, op: Operation, target: Target, bindings: Bindings) -> CommTime | None:
+        """The time of an op between chips; None for an op that stays on its chip.
+
+        A group of one rank sends nothing and takes no time.  Raises PmcError for a collective without a protocol.
+        """
+        transfer = transfer_of(op, target)
+        if transfer is None:
+            return None
+        if transfer.ranks == 1:
+            return CommTime(0.0, 0.0)
+        ranks, level = transfer.ranks, transfer.level
+        match op:
+            case dist.AllReduceOp():
+                mesh, topology = network_of(op, target)
+                near = TWO_LEVEL_GROUPS.get(ranks, ranks)
+                inner = span_of_subgroups(topology, mesh, mesh.axis(op.axis.data), near)
+                return self.all_reduce(number(tensor(op.x).bytes, bindings), ranks, inner, level)
+            case dist.AllGatherOp():
+                return self.all_gather(number(tensor(op.x).bytes, bindings), ranks, level)
+            case dist.ReduceScatterOp():
+                return self.reduce_scatter(number(tensor(op.x).bytes, bindings), ranks, level)
+            case dist.DispatchOp() | dist.CombineOp():
+                return self.exchange(self._rows(op, ranks, bindings), level)
+            case dist.SendOp():
+                return self.send(number(tensor(op.x).bytes, bindings), level)
+            case _:
+                path = op.path.data if isinstance(op, dist.CollectiveOp) else ""
+                raise PmcError(f"{op.name} at '{path}': the communication protocol has no such collective")
+
+    def _rows(self, op: dist.DispatchOp | dist.CombineOp, ranks: int, bindings: Bindings) -> Number:
+        """One row per token and choice; without those that stay on their rank, where the accounting says so."""
+        if self.accounting.dispatch_rows == "remote":
+            return number(op.link_bytes(ranks), bindings)
+        tokens = tensor(op.x if isinstance(op, dist.DispatchOp) else op.y)
+        row = size_bytes(product(tokens.dims[1:]), tokens.element_type)
+        return number(tensor(op.indices).elements * row, bindings)
+
+
+def _longest(phases: Sequence[CommTime]) -> CommTime:
+    """At every point the phase that takes longest."""
+    totals = np.stack(np.broadcast_arrays(*(np.asarray(p.total_s, np.float64) for p in phases)))
+    pick = np.argmax(totals, axis=0)[None]
+
+    def of_longest(values: Sequence[Number]) -> Number:
+        stacked = np.stack([np.broadcast_to(np.asarray(v, np.float64), totals.shape[1:]) for v in values])
+        return as_number(np.take_along_axis(stacked, pick, axis=0)[0])
+
+    return CommTime(of_longest([p.latency_s for p in phases]), of_longest([p.transfer_s for p in phases]))

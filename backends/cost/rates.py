@@ -1,0 +1,63 @@
+"""The rates of one core, as the core and tile models use them, and the rule by which compute and DMA overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...dialects.arch import Chip
+from ...dialects.interfaces import FloatArray
+from .accounting import Accounting
+from .model import Number, as_number
+
+CUBE_BYTES = 32
+"""Bytes of an operand along the contraction of the matrix unit where the chip names no count for the type."""
+
+
+def round_up(value: Number, step: int) -> Number:
+    """`value` rounded up to a multiple of `step`."""
+    return as_number(np.ceil(np.asarray(value) / step) * step)
+
+
+def ceil_div(value: Number, parts: Number) -> Number:
+    """`value / parts` rounded up."""
+    return as_number(np.ceil(np.asarray(value, np.float64) / parts))
+
+
+@dataclass(frozen=True)
+class CoreRates:
+    """What a chip does per second under an accounting."""
+
+    chip: Chip
+    accounting: Accounting
+
+    @property
+    def cores(self) -> int:
+        """Cores of the chip."""
+        return self.chip.cores
+
+    def cube_k(self, dtype: str, bits: int) -> int:
+        """Elements of the contraction that the matrix unit takes at once."""
+        known = self.chip.cube.k.get(dtype)
+        return known if known is not None else max(1, CUBE_BYTES * 8 // bits)
+
+    def core_flops_per_s(self, dtype: str) -> float:
+        """Matrix peak of one core."""
+        return self.chip.peak_flops_per_s(dtype) / self.cores
+
+    def core_steps_per_s(self, dtype: str) -> float:
+        """Vector steps of one core."""
+        return self.chip.vector_ops_per_s(dtype) * self.accounting.vector_steps_per_cycle / self.cores
+
+    def waves(self, units: Number) -> Number:
+        """Units of work on the core that decides: the busiest one, or the mean of those that have any."""
+        if self.accounting.waves == "whole":
+            return ceil_div(units, self.cores)
+        return as_number(np.asarray(units, np.float64) / np.minimum(units, self.cores))
+
+    def overlapped(self, compute_s: Number, memory_s: Number, overlaps: bool | FloatArray = True) -> Number:
+        """max + (1 - rate) * min of compute and DMA; their sum where nothing overlaps."""
+        rate = self.chip.compute_dma_overlap_rate * np.asarray(overlaps, np.float64)
+        slow, fast = np.maximum(compute_s, memory_s), np.minimum(compute_s, memory_s)
+        return as_number(np.asarray(slow + (1.0 - rate) * fast))
