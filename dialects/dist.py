@@ -63,6 +63,10 @@ class Axis:
         base = rank - self.coordinate(rank) * self.stride
         return tuple(base + i * self.stride for i in range(self.size))
 
+    def overlaps(self, other: Axis) -> bool:
+        """Whether the coordinates of a rank along both axes depend on each other, so that no value is split by both."""
+        return self.stride < other.stride * other.size and other.stride < self.stride * self.size
+
 
 @dataclass(frozen=True)
 class Mesh:

@@ -85,15 +85,22 @@ class AnnotateShardingsPass(PmcPass):
 
 
 def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
-    """The number of key heads that are sharded with the query heads, if any attention has such."""
+    """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
     counts = [
         op.kv_heads(piece)
         for op in ops
         if isinstance(op, layer.AttentionOp)
-        for piece in range(len(op.k))
-        if isinstance(op.k[piece].owner, layer.KvAppendOp) and op.kv_heads(piece) > 1
+        for piece, cache in enumerate(op.k)
+        if _has_head_axis(cache)
     ]
     return min(counts, default=None)
+
+
+def _has_head_axis(cache: SSAValue) -> bool:
+    """Whether a key operand is a cache whose heads have a logical axis."""
+    append = cache.owner
+    state = append.cache.owner if isinstance(append, layer.KvAppendOp) else None
+    return isinstance(state, layer.StateOp) and "kv_heads" in state.axis_names()
 
 
 @dataclass
@@ -252,11 +259,18 @@ class _Sharder:
             for factor, axes in zip(rule.operands[index], shardings[index].dims, strict=True):
                 if factor in chosen:
                     continue
-                taken = {a for f, names in chosen.items() if f not in rule.aligned for a in names}
-                free = () if factor in rule.aligned else taken
-                allowed = [a for a in axes if a not in free and (factor != SEQUENCES or a in self.dp)]
-                chosen[factor] = tuple(allowed)
+                taken = [a for f, names in chosen.items() if f not in rule.aligned for a in names]
+                chosen[factor] = tuple(
+                    a
+                    for a in axes
+                    if (factor in rule.aligned or not self._overlaps_any(a, taken))
+                    and (factor != SEQUENCES or a in self.dp)
+                )
         return chosen
+
+    def _overlaps_any(self, name: str, others: Sequence[str]) -> bool:
+        axis = self.mesh.axis(name)
+        return any(axis.overlaps(self.mesh.axis(other)) for other in others)
 
     def _check_heads(self, op: layer.AttentionOp) -> None:
         size = self.mesh.axis("tp").size

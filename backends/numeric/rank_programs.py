@@ -1,0 +1,100 @@
+"""Runs the programs of ranks, at the tile level or as commands, on the arrays of a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.ir import Attribute, Operation
+from xdsl.utils.hints import isa
+
+from ...dialects import dist, g5
+from ...dialects.arch import ChipAttr
+from ...dialects.dist import Mesh, MeshAttr, ShardingAttr
+from ...dialects.levels import MESH
+from ...dialects.tensor import TensorType
+from .environment import Environment
+from .errors import Array, NumericError
+from .layer import LayerRun
+from .shards import PIPELINE, Layout, Placed, local_arrays, put_together, whole_state
+from .streams import run_stream
+
+
+OpT = TypeVar("OpT", bound=Operation)
+
+
+def run_commands(module: ModuleOp, environment: Environment) -> LayerRun:
+    """Run the one stream of `module` on all ranks; inputs and results are those of the whole model.
+
+    Raises NumericError for whatever a command does wrong, see `streams.run_stream`.
+    """
+    stream = _only(module, g5.StreamOp)
+    placed = [_placed(op.path.data, op.kind.data, op.type.dims, bool(op.layers), op.sharding) for op in _arrays(stream)]
+    mesh = _mesh(module)
+    inputs = [array for array in placed if array.kind in ("input", "weight", "state")]
+    result = run_stream(stream, local_arrays(inputs, environment, mesh), _lmem_bytes(module), mesh)
+    return _whole_run(stream, placed, result.outputs, result.states, environment, mesh)
+
+
+def _arrays(stream: g5.StreamOp) -> Iterable[g5.ArrayOp]:
+    return (op for op in stream.body.block.ops if isinstance(op, g5.ArrayOp))
+
+
+def _placed(
+    path: str, kind: str, dims: tuple[int, ...], layers: bool, sharding: Attribute | None
+) -> Placed:
+    data = sharding.data if isinstance(sharding, ShardingAttr) else None
+    return Placed(path, kind, dims, layers, data)
+
+
+def _only(module: ModuleOp, kind: type[OpT]) -> OpT:
+    """The one op of a kind at the top of the module."""
+    found = [op for op in module.ops if isinstance(op, kind)]
+    if len(found) != 1:
+        raise NumericError(f"the module holds {len(found)} {kind.name} ops, must be one")
+    return found[0]
+
+
+def _mesh(module: ModuleOp) -> Mesh:
+    attribute = module.attributes.get(MESH)
+    if not isinstance(attribute, MeshAttr):
+        raise NumericError(f"the module has no {MESH}, so its ranks are unknown")
+    return attribute.data
+
+
+def _lmem_bytes(module: ModuleOp) -> int:
+    chip = module.attributes.get("arch.chip")
+    if not isinstance(chip, ChipAttr):
+        raise NumericError("the module has no arch.chip, so the LMEM of its cores is unknown")
+    return chip.data.commands.lmem.bytes_per_core
+
+
+def _whole_run(
+    program: Operation,
+    placed: Iterable[Placed],
+    outputs: Mapping[str, Array],
+    states: Mapping[str, Array],
+    environment: Environment,
+    mesh: Mesh,
+) -> LayerRun:
+    """The results of all ranks as those of the whole model."""
+    whole_states = {
+        array.path: whole_state(
+            environment.states[array.path], dict(enumerate(states[array.path])), array.full_sharding(), mesh
+        )
+        for array in placed
+        if array.kind == "state"
+    }
+    types = program.attributes.get(dist.RESULTS)
+    if not isa(types, ArrayAttr[TensorType]):
+        raise NumericError(f"the program has no {dist.RESULTS}, which say what part of the results a rank holds")
+    axis = mesh.axis(PIPELINE)
+    last = [rank for rank in range(mesh.ranks) if axis.coordinate(rank) == axis.size - 1]
+    whole: list[Array] = []
+    for type_, (path, values) in zip(types.data, outputs.items(), strict=True):
+        layout = Layout(type_, dist.sharding_of(type_))
+        ranked = {rank: np.asarray(values[rank]) for rank in last}
+        whole.append(put_together(ranked, layout, mesh, environment.bindings, path))
+    return LayerRun(tuple(whole), whole_states, {})
