@@ -7,6 +7,7 @@ Ranks run the same commands at the same addresses, so every access is done for a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ CoreSet = slice | npt.NDArray[np.int64]
 """Some cores: a range where they are adjacent, else their numbers."""
 
 
+@cache
 def storage_type(element_type: Attribute) -> np.dtype[Any]:
     """The numpy type that holds one element; raises NumericError for a type without one."""
     name = str(element_type)
@@ -40,7 +42,17 @@ def decode(stored: Array, compute: Any) -> Array:
     """Stored elements as numbers: floats in the compute type, integers as int64."""
     if stored.dtype.kind in "iu":
         return stored.astype(np.int64)
+    if stored.dtype.itemsize == 1:
+        # A look-up is nine times as fast as the conversion of ml_dtypes.
+        decoded: Array = _byte_values(stored.dtype, np.dtype(compute))[stored.view(np.uint8)]
+        return decoded
     return stored.astype(compute)
+
+
+@cache
+def _byte_values(stored: np.dtype[Any], compute: np.dtype[Any]) -> Array:
+    """The values of all 256 bytes of an 8-bit float."""
+    return np.arange(256, dtype=np.uint8).view(stored).astype(compute)
 
 
 def encode(values: Array, element_type: Attribute) -> Array:

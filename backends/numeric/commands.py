@@ -74,6 +74,7 @@ class ProgramRun:
         self.lmem_bytes = lmem_bytes
         self.coordinates = coordinates
         self.check_order = check_order
+        self.lmem = Lmem(0, len(dram.bytes), 0)
         self.commands = 0
         """Commands run so far, of all ranks and cores."""
 
@@ -91,11 +92,17 @@ class ProgramRun:
             self._check_places(batch)
         if self.check_order:
             _check_order(batches, cores, used)
-        lmem = Lmem(cores, ranks, used)
         for batch in batches:
-            self._execute(batch, lmem)
+            self._execute(batch, self._lmem(cores, used))
             self.commands += len(batch.cores) * ranks
         self.dram.settle()
+
+    def _lmem(self, cores: int, size: int) -> Lmem:
+        """LMEM of at least that many cores and bytes; what a program left there is nobody's business, see the check."""
+        have_cores, ranks, have_size = self.lmem.bytes.shape
+        if have_cores < cores or have_size < size:
+            self.lmem = Lmem(max(cores, have_cores), ranks, max(size, have_size))
+        return self.lmem
 
     def _check_places(self, batch: Batch) -> None:
         for place, access in zip(batch.places, batch.accesses, strict=False):
@@ -248,9 +255,12 @@ def _batches(runs: Runs) -> Iterator[Batch]:
         column = runs.value(value.data)
         if (column != column[0]).any():
             keys.append(column)
+    if runs.count == 1:
+        yield Batch(runs, np.zeros(1, np.int64), core, int(order[0]))
+        return
     by_key = np.lexsort([core, *reversed(keys)])
     table = np.stack(keys, axis=1)[by_key]
-    starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)]))
+    starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)])).tolist()
     for start, stop in zip(starts, [*starts[1:], runs.count], strict=True):
         index = by_key[start:stop]
         yield Batch(runs, index, core[index], int(table[start, 0]))
@@ -352,7 +362,8 @@ def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
 
 def _compute_type(places: Sequence[Place]) -> Any:
     """FP32, or FP64 where an operand is stored so."""
-    return np.float64 if any(str(p.element_type) == "f64" for p in places) else np.float32
+    wide = any(storage_type(place.element_type) == np.float64 for place in places)
+    return np.float64 if wide else np.float32
 
 
 def _read(lmem: Lmem, place: Place, cores: CoreSet, compute: Any) -> Array:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pmc.passes.hazards import Buffer, Command, Item, Loop, lags
 
-ENGINES = ("tiu", "gdma", "vec")
+ENGINES: tuple[str, ...] = ("tiu", "gdma", "vec")
 
 
 # -- the standard nest ------------------------------------------------------------------------------------------
@@ -154,8 +154,7 @@ def unordered(stream: Sequence[Event]) -> list[tuple[Event, Event]]:
         (stream[i], later)
         for j, later in enumerate(stream)
         for i in range(j)
-        if i not in before[j]
-        and (stream[i].writes & (later.reads | later.writes) or stream[i].reads & later.writes)
+        if i not in before[j] and (stream[i].writes & (later.reads | later.writes) or stream[i].reads & later.writes)
     ]
 
 

@@ -1,0 +1,235 @@
+"""The g5 dialect: text forms round-trip, verifiers reject what is no command, loops mean what `expand` says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.ir import Block
+from xdsl.parser import Parser
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+from pmc.dialects import g5
+from pmc.dialects.g5_expand import ENGINE_NUMBER, expand
+from pmc.dialects.g5_table import CommandTable, TableAttr
+from pmc.dialects.layer import Layer
+from pmc.dialects.tile import Tile
+
+COPY = (
+    'g5.gdma {direction = "load", dram = <core*64 + k*16>, lmem = <mod(k.seq, 2)*32>, shape = [<16>], '
+    'dram_strides = [<1>], lmem_strides = [<1>], element_type = i8} after [tiu-1] at "mm"'
+)
+MM2 = (
+    "g5.tiu {acc = #g5.lmem<64, pitch 4, f32>, a = #g5.lmem<mod(k.seq, 2)*32, pitch 4, f8E4M3FN>, "
+    "b = #g5.lmem<128, pitch 4, f8E4M3FN>, m = <4>, n = <4>, k = <4>, accumulate = <k>, transpose_b = false} "
+    'after [gdma-0, vec-1] at "mm"'
+)
+REDUCE = (
+    'g5.cdma {kind = "all_reduce", ins = [#g5.dram<layer*64 + 8, [4, 4], strides [4, 1], f32>], '
+    'outs = [#g5.dram<128, [4, 4], strides [4, 1], f32>], params = {axis = "tp"}} at "mm"'
+)
+
+
+def parse(text: str) -> ModuleOp:
+    context = Context()
+    for dialect in (Builtin, Layer, Tile, g5.G5):
+        context.load_dialect(dialect)
+    return Parser(context, text).parse_module()
+
+
+def stream(*steps: str) -> str:
+    body = "\n".join(steps)
+    return f"""builtin.module {{
+      g5.stream() {{sym_name = "step", phase = "decode"}} at "" {{
+        g5.array() {{kind = "input", layers = false, address = 0, type = !tile.memref<[64], i8>}} at "x"
+        {body}
+      }}
+    }}"""
+
+
+def program(*ops: str, cores: int = 2) -> str:
+    return f'g5.program() {{cores = {cores}, op_name = "layer.matmul"}} at "mm" {{ {" ".join(ops)} }}'
+
+
+def loop(symbol: str, count: str, *ops: str) -> str:
+    return f'g5.loop {symbol} < <{count}> at "mm" {{ {" ".join(ops)} }}'
+
+
+EXAMPLE = stream(
+    'g5.repeat() {symbol = "layer", count = 2, first = 1} at "b" {',
+    program(loop("k", "core + 2", COPY, MM2)),
+    REDUCE,
+    "}",
+)
+
+
+def test_custom_and_generic_form_round_trip() -> None:
+    module = parse(EXAMPLE)
+    module.verify()
+    text = str(module)
+    for line in (COPY, MM2, REDUCE):
+        assert line in text
+    assert str(parse(text)) == text
+    from io import StringIO
+
+    from xdsl.printer import Printer
+
+    generic = StringIO()
+    Printer(generic, print_generic_format=True).print_op(module)
+    again = parse(generic.getvalue())
+    again.verify()
+    assert str(again) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (stream(program(COPY)), "'k' in 'dram' is not in scope"),
+        (stream(REDUCE), "'layer' in 'ins' is not in scope"),
+        (stream(program(loop("k", "2", COPY.replace('"load"', '"copy"')))), "direction must be load or store"),
+        (stream(program(loop("k", "2", COPY.replace("[<16>]", "[<16>, <1>]")))), "needs 2 strides on both sides"),
+        (stream(program(REDUCE.replace("layer", "core"))), None),
+        (
+            stream(program('g5.vec {kind = "add", ins = [], outs = [], updates = [], rows = <1>, columns = <1>, '
+                           'params = {}} at "mm"')),
+            "takes (2, 1, 0) inputs, outputs and updates, found (0, 0, 0)",
+        ),
+    ],
+)  # fmt: skip
+def test_the_verifier_says_what_is_wrong(text: str, message: str | None) -> None:
+    module = parse(text)
+    if message is None:
+        module.verify()
+        return
+    with pytest.raises(VerifyException) as error:
+        module.verify()
+    assert message in str(error.value)
+
+
+def test_an_unknown_engine_is_a_parse_error() -> None:
+    with pytest.raises(ParseError, match="unknown engine 'gpu', expected one of tiu, gdma"):
+        parse(EXAMPLE.replace("[tiu-1]", "[gpu-1]"))
+
+
+# -- the meaning of loops ---------------------------------------------------------------------------------------
+
+
+def random_program(pick: random.Random) -> str:
+    counter = iter(range(100))
+
+    def body(depth: int, symbols: tuple[str, ...]) -> str:
+        ops: list[str] = []
+        for _ in range(pick.randint(1, 3)):
+            if depth < 3 and pick.random() < 0.5:
+                name = f"i{next(counter)}"
+                count = pick.choice(["0", "2", "core", "3 - core", *(f"{s} + 1" for s in symbols)])
+                ops.append(loop(name, count, body(depth + 1, (*symbols, name))))
+            else:
+                address = " + ".join(["core*1000", *(f"{s}*{10**i}" for i, s in enumerate(symbols))])
+                running = " + ".join(["7", *(f"{s}.seq" for s in symbols)])
+                engine = pick.choice(["tiu-1", "gdma-0", "gdma-2"])
+                ops.append(
+                    COPY.replace("core*64 + k*16", address).replace("mod(k.seq, 2)*32", running)
+                    .replace("tiu-1", engine)
+                )  # fmt: skip
+            if pick.random() < 0.3:
+                ops.append(MM2.replace("mod(k.seq, 2)*32", "0").replace("accumulate = <k>", "accumulate = <0>"))
+        return " ".join(ops)
+
+    return stream(program(body(0, ()), cores=4))
+
+
+def interpret(block: Block, symbols: dict[str, int], issued: list[int]) -> Iterator[tuple[object, ...]]:
+    """The commands of one core by running the loops one iteration at a time."""
+    for op in block.ops:
+        if isinstance(op, g5.LoopOp):
+            name = op.symbol.data
+            for i in range(op.count.data.evaluate(symbols)):
+                symbols[name] = i
+                yield from interpret(op.body.block, symbols, issued)
+                symbols[f"{name}.seq"] += 1
+        elif isinstance(op, g5.CommandOp):
+            waits = [0] * len(g5.ENGINES)
+            for engine, lag in op.dependencies:
+                waits[ENGINE_NUMBER[engine]] = max(0, issued[ENGINE_NUMBER[engine]] - lag)
+            order = sum(issued)
+            issued[ENGINE_NUMBER[op.ENGINE]] += 1
+            address = op.dram.data.evaluate(symbols) if isinstance(op, g5.GdmaOp) else -1
+            slot = op.lmem.data.evaluate(symbols) if isinstance(op, g5.GdmaOp) else -1
+            yield order, op.ENGINE, issued[ENGINE_NUMBER[op.ENGINE]], waits, address, slot
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_expand_equals_running_the_loops(seed: int) -> None:
+    module = parse(random_program(random.Random(seed)))
+    module.verify()
+    top = next(op for op in module.walk() if isinstance(op, g5.ProgramOp))
+    names = [op.symbol.data for op in top.walk() if isinstance(op, g5.LoopOp)]
+    cores = [0, 1, 3]
+    expanded: dict[int, list[tuple[object, ...]]] = {core: [] for core in cores}
+    for runs in expand(top, cores, {}):
+        op = runs.op
+        address = runs.value(op.dram.data) if isinstance(op, g5.GdmaOp) else np.full(runs.count, -1)
+        slot = runs.value(op.lmem.data) if isinstance(op, g5.GdmaOp) else np.full(runs.count, -1)
+        columns = (runs.core, runs.order, runs.ids, runs.dependencies, address, slot)
+        for core, order, number, waits, at, where in zip(*(c.tolist() for c in columns), strict=True):
+            expanded[core].append((order, op.ENGINE, number, waits, at, where))
+    for core in cores:
+        symbols: dict[str, int] = {"core": core, **{f"{n}.seq": 0 for n in names}}
+        expected = list(interpret(top.body.block, symbols, [0] * len(g5.ENGINES)))
+        assert sorted(expanded[core], key=lambda row: str(row[0]).zfill(9)) == expected
+
+
+# -- tables -----------------------------------------------------------------------------------------------------
+
+
+def table(count: int) -> CommandTable:
+    columns: Mapping[str, np.ndarray] = {  # pyright: ignore[reportMissingTypeArgument,reportUnknownVariableType]
+        "id": np.arange(1, count + 1),
+        "kind:direction": np.arange(count) % 2,
+        "dram": np.arange(count) * 4096 - 5,
+    }
+    return CommandTable.of(columns, count)
+
+
+def test_the_text_of_a_table() -> None:
+    assert table(3).lines() == ["1 load -5; 2 store 4091; 3 load 8187"]
+    assert table(20).reduced().lines() == [
+        "1 load -5; 2 store 4091; 3 load 8187; 4 store 12283; "
+        "17 load 65531; 18 store 69627; 19 load 73723; 20 store 77819"
+    ]
+    assert table(20).reduced().digest == table(20).digest != table(21).digest
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 100])
+def test_tables_round_trip(count: int) -> None:
+    for whole in (table(count), table(count).reduced()):
+        attribute = TableAttr(whole)
+        context = Context()
+        context.load_dialect(g5.G5)
+        assert Parser(context, str(attribute)).parse_attribute() == attribute
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ("9 load", "9 store", "do not have the hash"),
+        ("9 load", "9 push", "'push' is not one of load, store, gather"),
+        ("9 load", "9", "every row needs 3 values"),
+        ("9 rows", "30 rows", "shows all or 8, found 9"),
+    ],
+)
+def test_a_table_that_was_tampered_with_is_rejected(wrong: str, right: str, message: str) -> None:
+    context = Context()
+    context.load_dialect(g5.G5)
+    text = str(TableAttr(table(9)))
+    assert wrong in text
+    with pytest.raises(ParseError, match=message):
+        Parser(context, text.replace(wrong, right, 1)).parse_attribute()

@@ -1,0 +1,108 @@
+"""`unroll-commands`: the tables of the matmul of `test_emit_g5`, and its errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.parser import Parser
+
+from pmc.dialects import g5, tile
+from pmc.dialects.layer import Layer
+from pmc.passes.base import PassError
+from pmc.passes.unroll_commands import UnrollCommandsPass
+
+NEST = """
+builtin.module {
+  g5.stream() {sym_name = "step", phase = "decode"} at "" {
+    g5.repeat() {symbol = "layer", count = 3, first = 2} at "b" {
+      g5.program() {cores = 4, op_name = "layer.matmul"} at "mm" {
+        g5.loop k < <TRIPS> at "mm" {
+          g5.gdma {direction = "load", dram = <core*64 + k*4 + layer*1000>, lmem = <mod(k.seq, 2)*32>,
+            shape = [<core + 1>, <4>], dram_strides = [<16>, <1>], lmem_strides = [<4>, <1>], element_type = i8}
+            after [tiu-1] at "mm.load"
+          g5.tiu {acc = #g5.lmem<64, pitch 4, f32>, a = #g5.lmem<mod(k.seq, 2)*32, pitch 4, f8E4M3FN>,
+            b = #g5.lmem<128, pitch 4, f8E4M3FN>, m = <4>, n = <4>, k = <4>, accumulate = <k>, transpose_b = true}
+            after [gdma-0] at "mm"
+        }
+      }
+    }
+  }
+}
+"""
+
+
+def unroll(trips: str = "3", core: int = 0, layer: int = -1, full: bool = False) -> ModuleOp:
+    context = Context()
+    for dialect in (Builtin, Layer, tile.Tile, g5.G5):
+        context.load_dialect(dialect)
+    module = Parser(context, NEST.replace("TRIPS", trips)).parse_module()
+    module.verify()
+    UnrollCommandsPass(core, layer, full).apply(context, module)
+    module.verify()
+    assert str(Parser(context, str(module)).parse_module()) == str(module)
+    return module
+
+
+def queues(module: ModuleOp) -> dict[str, g5.QueueOp]:
+    return {op.engine.data: op for op in module.walk() if isinstance(op, g5.QueueOp)}
+
+
+def test_rows_are_what_the_loop_does() -> None:
+    found = queues(unroll(core=1))
+    assert list(found) == ["tiu", "gdma"]
+    assert [p.data for p in found["gdma"].paths.data] == ["mm.load", "mm"]
+    # id order | waits tiu gdma sdma hau vec | op | direction dram lmem | shape | dram strides | lmem strides | type
+    assert found["gdma"].table.data.lines() == [
+        "1 0 0 0 0 0 0 0 load 2064 0 1 1 2 4 0 0 16 1 0 0 4 1 i8; "
+        "2 2 0 0 0 0 0 0 load 2068 32 1 1 2 4 0 0 16 1 0 0 4 1 i8; "
+        "3 4 1 0 0 0 0 0 load 2072 0 1 1 2 4 0 0 16 1 0 0 4 1 i8"
+    ]
+    # .. | acc pitch type | a pitch type | b pitch type | m n k | accumulate transpose_b
+    assert found["tiu"].table.data.lines() == [
+        "1 1 0 1 0 0 0 1 64 4 f32 0 4 f8E4M3FN 128 4 f8E4M3FN 4 4 4 0 1; "
+        "2 3 0 2 0 0 0 1 64 4 f32 32 4 f8E4M3FN 128 4 f8E4M3FN 4 4 4 1 1; "
+        "3 5 0 3 0 0 0 1 64 4 f32 0 4 f8E4M3FN 128 4 f8E4M3FN 4 4 4 1 1"
+    ]
+
+
+def test_the_layer_moves_the_addresses() -> None:
+    assert queues(unroll(core=1, layer=4))["gdma"].table.data.column("dram").tolist() == [4064, 4068, 4072]
+
+
+def test_long_tables_keep_their_ends_unless_asked() -> None:
+    short, full = (queues(unroll("100", full=f))["gdma"].table.data for f in (False, True))
+    assert short.count == full.count == 100
+    assert short.digest == full.digest
+    assert short.column("id").tolist() == [1, 2, 3, 4, 97, 98, 99, 100]
+    assert full.column("id").tolist() == list(range(1, 101))
+
+
+def test_all_commands_are_there_once_and_in_order() -> None:
+    found = queues(unroll("50", full=True))
+    orders = np.concatenate([q.table.data.column("order") for q in found.values()])
+    assert sorted(orders.tolist()) == list(range(100))
+    for queue in found.values():
+        table = queue.table.data
+        assert table.column("id").tolist() == list(range(1, 51))
+        assert (np.diff(table.column("order")) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"core": 4}, "core 4 is outside 0..3 of 'mm'"),
+        ({"layer": 5}, "layer 5 is outside 2..4 of the repeat at 'b'"),
+    ],
+)
+def test_errors_are_one_line(options: dict[str, int], message: str) -> None:
+    with pytest.raises(PassError) as error:
+        unroll("3", **options)
+    assert message in str(error.value)
+
+
+def test_unrolling_twice_is_an_error() -> None:
+    module = unroll()
+    with pytest.raises(PassError, match="the program at 'mm' is unrolled already"):
+        UnrollCommandsPass().apply(Context(), module)
