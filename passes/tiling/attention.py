@@ -27,7 +27,7 @@ from .split import Split, round_up
 from .target import Target, does_not_fit
 
 QUERY_TILES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
-KEY_TILES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+KEY_TILES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""The tile dialect: its text, its verifiers, and the work of a kernel counted by hand."""
+
+from io import StringIO
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
+
+from pmc.compiler.config import load_chip
+from pmc.compiler.context import make_context
+from pmc.dialects.arch import ChipAttr
+from pmc.dialects.tile import KernelOp, MemRefType, memref_type
+
+# Rows 0..9 in tiles of 4 over 2 cores (8 + 2 rows); core 2 has none.  B [6, 5] is read whole by every core.
+KERNEL = """
+tile.program() {sym_name = "p", phase = "decode"} at "p" {
+  %a = tile.global() {kind = "input", layers = false} at "a" : !tile.memref<[10, 6], bf16>
+  %b = tile.global() {kind = "weight", layers = true} at "b" : !tile.memref<[3, 6, 5], bf16>
+  %c = tile.global() {kind = "output", layers = false, address = 64} at "c" : !tile.memref<[10, 5], bf16>
+  %v = tile.view(%a) at "a" : !tile.memref<[10, 3], bf16, strides [6, 1], offset 3>
+  tile.repeat() {symbol = "layer", count = 2, first = 1} at "p" {
+    tile.kernel() {cores = 3, op_name = "layer.matmul"} at "mm" {
+      tile.for m < <max(ceildiv(min(8, -8*core + 10), 4), 0)> at "mm" {
+        %rows = tile.alloc() {slots = 2} at "mm" : !tile.buffer<[4, 6], bf16>
+        tile.load(%a, %rows) {offsets = [<core*8 + m*4>, <0>], sizes = [<min(4, -8*core - 4*m + 10)>, <6>],
+          row = <0>, column = <0>} at "mm"
+        %w = tile.alloc() {slots = 2, address = 32} at "mm" : !tile.buffer<[6, 5], bf16>
+        tile.load(%b, %w) {offsets = [<layer>, <0>, <0>], sizes = [<1>, <6>, <5>], row = <0>, column = <0>} at "mm"
+        %acc = tile.alloc() {slots = 2} at "mm" : !tile.buffer<[4, 5], f32>
+        tile.mma(%acc, %rows, %w) {m = <min(4, -8*core - 4*m + 10)>, n = <5>, k = <6>, accumulate = <0>,
+          transpose_b = false} at "mm"
+        %y = tile.alloc() {slots = 2} at "mm" : !tile.buffer<[4, 5], bf16>
+        tile.vector([%acc], [%y], []) {kind = "convert", rows = <min(4, -8*core - 4*m + 10)>, columns = <5>,
+          params = {}} at "mm"
+        tile.store(%c, %y) {offsets = [<core*8 + m*4>, <0>], sizes = [<min(4, -8*core - 4*m + 10)>, <5>],
+          row = <0>, column = <0>} at "mm"
+      }
+    }
+  }
+  tile.collective([%c], [%c]) {kind = "all_reduce", params = {axis = "tp"}} at "mm"
+}
+"""
+
+
+def parsed(text: str) -> ModuleOp:
+    module = Parser(make_context(), text).parse_module()
+    module.verify()
+    return module
+
+
+def printed(module: ModuleOp, generic: bool = False) -> str:
+    stream = StringIO()
+    Printer(stream, print_generic_format=generic).print_op(module)
+    return stream.getvalue()
+
+
+def kernel(module: ModuleOp) -> KernelOp:
+    return next(op for op in module.walk() if isinstance(op, KernelOp))
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_round_trip(generic: bool) -> None:
+    text = printed(parsed(KERNEL), generic)
+    assert printed(parsed(text), generic) == text
+
+
+def test_work_is_exact_at_edges_and_on_idle_cores() -> None:
+    """10 x 6 x 5 multiplies; every core reads B once per tile it has."""
+    module = parsed(KERNEL)
+    work = kernel(module).work()
+    assert (work.flops.constant, work.unit, work.dtype) == (2 * 10 * 6 * 5, "cube", "bf16")
+    assert work.bytes_written.constant == 10 * 5 * 2
+    # Without a chip B is multicast: iteration 0 is shared by both busy cores, iteration 1 runs on core 0 only.
+    assert work.bytes_read.constant == 10 * 6 * 2 + 2 * (6 * 5 * 2)
+
+
+def test_without_multicast_every_core_reads_its_own_copy() -> None:
+    module = parsed(KERNEL)
+    chip = load_chip("sg2262").model_copy(update={"gdma_multicast": False})
+    module.attributes["arch.chip"] = ChipAttr(chip)
+    assert kernel(module).work().bytes_read.constant == 10 * 6 * 2 + 3 * (6 * 5 * 2)
+
+
+def test_work_of_dependent_loops() -> None:
+    """A triangle: the inner loop runs i + 1 times, 1 + 2 + 3 commands; a vector kernel counts vector arithmetic."""
+    body = """
+tile.kernel() {cores = 2, op_name = "layer.add"} at "t" {
+  tile.for i < <3> at "t" {
+    tile.for j < <i + 1> at "t" {
+      %a = tile.alloc() {slots = 1} at "t" : !tile.buffer<[4, 8], f32>
+      tile.vector([%a, %a], [%a], []) {kind = "add", rows = <core + 1>, columns = <8>, params = {}} at "t"
+    }
+  }
+}
+"""
+    work = kernel(parsed(body)).work()
+    assert work.flops.constant == 6 * (1 + 2) * 8
+    assert work.unit == "vector"
+
+
+def test_memref_text_and_size() -> None:
+    module = parsed(KERNEL)
+    view = next(op for op in module.walk() if op.name == "tile.view").results[0]
+    assert memref_type(view).steps == (6, 1)
+    assert not memref_type(view).is_dense
+    dense = MemRefType.of([10, 6], memref_type(view).element_type)
+    assert dense.is_dense
+    assert dense.bytes == 120
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('kind = "output"', 'kind = "scratch"', "unknown kind 'scratch'"),
+        ("offsets = [<layer>, <0>, <0>]", "offsets = [<0>, <0>]", "needs 3 offsets and sizes"),
+        ('kind = "convert"', 'kind = "square"', "unknown kind 'square'"),
+        ('kind = "convert"', 'kind = "add"', "takes (2, 1, 0) inputs, outputs and updates, found (1, 1, 0)"),
+    ],
+)
+def test_verifiers(old: str, new: str, message: str) -> None:
+    assert old in KERNEL
+    with pytest.raises(VerifyException) as caught:
+        parsed(KERNEL.replace(old, new))
+    assert message in str(caught.value)

@@ -1,0 +1,308 @@
+"""The lower-to-tiles pass: work is conserved, arrays are shared safely, and the kernels compute the same tensors."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+
+from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
+from pmc.backends.numeric.rank_programs import run_commands
+from pmc.compiler.config import load_chip, load_model_config
+from pmc.compiler.context import make_context
+from pmc.compiler.frontend import import_hf
+from pmc.dialects import layer, tile
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.passes.allocate_dram import AllocateDramPass
+from pmc.passes.allocate_lmem import AllocateLmemPass
+from pmc.passes.annotate_shardings import AnnotateShardingsPass
+from pmc.passes.base import PassError
+from pmc.passes.bind_symbols import BindSymbolsPass
+from pmc.passes.emit_g5 import EmitG5Pass
+from pmc.passes.expand_blocks import ExpandBlocksPass
+from pmc.passes.insert_collectives import InsertCollectivesPass
+from pmc.passes.localize import LocalizePass
+from pmc.passes.lower_to_tiles import LowerToTilesPass
+from pmc.passes.partition_stages import PartitionStagesPass
+from pmc.passes.quantize import QuantizePass
+from pmc.passes.select_tiles import SelectTilesPass
+from pmc.passes.tiling.families import FAMILIES
+
+ONE_RANK = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "moe_tp": 1, "sp": False}
+
+TINY_LLAMA = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 50,
+    "intermediate_size": 72,
+    "torch_dtype": "float32",
+}
+TINY_DEEPSEEK = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 50,
+    "intermediate_size": 72,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 20,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "torch_dtype": "float32",
+    "num_nextn_predict_layers": 0,
+}
+
+
+def small_chip(lmem_bytes: int) -> Chip:
+    """Four cores with so little LMEM that every kernel has loops and edges."""
+    fields = load_chip("sg2262").model_dump()
+    fields["cores"] = 4
+    fields["command_level"]["noc"].update(mesh_columns=2, mesh_rows=2, cluster_columns=1, cluster_rows=1)
+    fields["command_level"]["lmem"]["bytes_per_core"] = lmem_bytes
+    return Chip.model_validate(fields)
+
+
+def local(module: ModuleOp, chip: Chip, bindings: dict[str, int], deployment: dict[str, Any] | None = None) -> ModuleOp:
+    """The module with the plans of one rank."""
+    ctx = make_context()
+    module.attributes["arch.chip"] = ChipAttr(chip)
+    for step in (
+        AnnotateShardingsPass(**{**ONE_RANK, **(deployment or {})}),
+        InsertCollectivesPass(),
+        LocalizePass(),
+        PartitionStagesPass(),
+        BindSymbolsPass(**bindings),
+        SelectTilesPass(),
+    ):
+        step.apply(ctx, module)
+    return module
+
+
+def expanded(name: str, phase: str, absorb: bool = True, capacity: str = "worst", **changes: object) -> ModuleOp:
+    config, source = load_model_config(name)
+    module = import_hf({**config, **changes}, source, name)
+    ExpandBlocksPass(phase, absorb, capacity).apply(make_context(), module)
+    return module
+
+
+def lowered(text: str, lmem_bytes: int = 2 << 20) -> ModuleOp:
+    """A handwritten program, planned and lowered."""
+    ctx = make_context()
+    module = Parser(ctx, text).parse_module()
+    module.verify()
+    module.attributes["arch.chip"] = ChipAttr(small_chip(lmem_bytes))
+    SelectTilesPass().apply(ctx, module)
+    LowerToTilesPass().apply(ctx, module)
+    module.verify()
+    return module
+
+
+def kernels(module: ModuleOp) -> list[tile.KernelOp]:
+    return [op for op in module.walk() if isinstance(op, tile.KernelOp)]
+
+
+def arrays(module: ModuleOp, kind: str) -> list[tile.GlobalOp]:
+    return [op for op in module.walk() if isinstance(op, tile.GlobalOp) and op.kind.data == kind]
+
+
+# -- the same tensors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lmem_bytes", [28672, 1 << 20])
+@pytest.mark.parametrize(
+    ("name", "phase", "bindings", "deployment", "changes"),
+    [
+        ("llama", "decode", (3, 1, 37), {}, {}),
+        ("llama", "prefill", (2, 35, 70), {}, {"num_attention_heads": 2}),
+        ("llama", "prefill", (2, 5, 5), {}, {"tie_word_embeddings": True}),
+        ("llama", "prefill", (4, 6, 37), {"tp": 2, "sp": True, "dp": 2}, {}),
+        ("llama", "prefill", (2, 6, 37), {"pp": 2}, {}),
+        ("deepseek", "decode", (3, 2, 37), {}, {}),
+        ("deepseek", "prefill", (2, 33, 44), {}, {"moe_intermediate_size": 33}),
+        ("deepseek", "decode", (4, 1, 37), {"tp": 2, "dp": 2, "ep": 4}, {}),
+    ],
+)
+def test_the_commands_of_the_kernels_compute_what_the_tensor_program_computes(
+    name: str,
+    phase: str,
+    bindings: tuple[int, int, int],
+    deployment: dict[str, Any],
+    changes: dict[str, Any],
+    lmem_bytes: int,
+) -> None:
+    tiny = ("llama-3.1-8b", TINY_LLAMA) if name == "llama" else ("deepseek-v3", TINY_DEEPSEEK)
+    # Prefill of DeepSeek expands keys and values, decode absorbs the projections.
+    module = expanded(tiny[0], phase, phase == "decode", **{**tiny[1], **changes})
+    sizes = dict(zip(("batch", "q_len", "kv_len"), bindings, strict=True))
+    environment = seeded_layer_environment(module, sizes, seed=1)
+    expected = run_layer(module, environment)
+    local(module, small_chip(lmem_bytes), sizes, deployment)
+    for step in (LowerToTilesPass(), AllocateLmemPass(), AllocateDramPass(), EmitG5Pass()):
+        step.apply(make_context(), module)
+        module.verify()
+    found = run_commands(module, environment)
+    for e, f in zip(expected.outputs, found.outputs, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-4, atol=1e-5)
+    for path, state in expected.states.items():
+        np.testing.assert_allclose(found.states[path], state, rtol=1e-4, atol=1e-5)
+
+
+# -- the same work ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "bindings", "deployment"),
+    [
+        ("deepseek-v3", "decode", (2048, 1, 4096), {"dp": 32, "ep": 32}),
+        ("deepseek-v3", "prefill", (32, 1000, 1000), {"dp": 32, "ep": 32}),
+        ("llama-3.1-8b", "decode", (7, 1, 513), {}),
+        ("llama-3.1-8b", "prefill", (1, 777, 1000), {"tp": 8}),
+    ],
+)
+def test_every_kernel_does_the_work_of_its_op(
+    name: str, phase: str, bindings: tuple[int, int, int], deployment: dict[str, Any]
+) -> None:
+    """FLOPs are those of the op (causal attention: masked parts of edge tiles on top), traffic is never less."""
+    module = expanded(name, phase, phase == "decode", "balanced")
+    if name == "deepseek-v3":
+        QuantizePass("f8E4M3FN", "f8E4M3FN", "f8E4M3FN", "").apply(make_context(), module)
+    local(module, load_chip("sg2262"), dict(zip(("batch", "q_len", "kv_len"), bindings, strict=True)), deployment)
+    expected: dict[tuple[str, str], list[layer.LayerOp]] = defaultdict(list)
+    for op in module.walk():
+        if type(op) in FAMILIES and isinstance(op, layer.LayerOp):
+            expected[op.name, op.path.data].append(op)
+    works = {key: [op.work() for op in ops] for key, ops in expected.items()}
+    causal = {key for key, ops in expected.items() if isinstance(ops[0], layer.AttentionOp) and phase == "prefill"}
+    LowerToTilesPass().apply(make_context(), module)
+    module.verify()
+    assert sum(1 for _ in module.walk()) < 1000
+    for kernel in kernels(module):
+        key = (kernel.op_name.data, kernel.path.data)
+        op_work, work = works[key].pop(0), kernel.work()
+        if key in causal:
+            assert 1 <= work.flops.constant / op_work.flops.constant < 1.25, key
+        else:
+            assert work.flops.constant == op_work.flops.constant, key
+        assert work.bytes_written.constant == op_work.bytes_written.constant, key
+        assert work.bytes_read.constant >= op_work.bytes_read.constant, key
+        assert work.unit == op_work.unit, key
+    assert not any(works.values())
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------
+
+LOOP = """
+layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
+^bb0(%x : !layer.tensor<[8, 32], bf16>, %c : !layer.tensor<[8, 32], bf16>):
+  %t = layer.add(%x, %c) at "p.in" : !layer.tensor<[8, 32], bf16>
+  %u = layer.add(%x, %x) at "p.in2" : !layer.tensor<[8, 32], bf16>
+  %y, %z = layer.repeat 2 from 1 of 4 (%h = %t, %g = %u) at "p.loop" : !layer.tensor<[8, 32], bf16>,
+      !layer.tensor<[8, 32], bf16> {{
+    {body}
+  }}
+  %r = layer.add(%y, %z) at "p.out" : !layer.tensor<[8, 32], bf16>
+  layer.return([%r]) at "p"
+}}
+"""
+WEIGHT = '%w = layer.weight() {axes = ["", ""]} at "p.w" : !layer.tensor<[32, 32], bf16>\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "copies"),
+    [
+        # The last reader of %h is the add that makes its next value: in place.
+        (
+            WEIGHT + '%m = layer.matmul(%h, %w) at "p.mm" : !layer.tensor<[8, 32], bf16>\n'
+            '%n = layer.add(%h, %m) at "p.add" : !layer.tensor<[8, 32], bf16>\n'
+            'layer.yield([%n, %g]) at "p"',
+            0,
+        ),
+        # A matmul reads rows again after it has written others: it cannot write into its operand.
+        (
+            WEIGHT + '%m = layer.matmul(%h, %w) at "p.mm" : !layer.tensor<[8, 32], bf16>\nlayer.yield([%m, %g]) at "p"',
+            1,
+        ),
+        # The old value is read after the next one is made.
+        (
+            '%n = layer.add(%h, %g) at "p.add" : !layer.tensor<[8, 32], bf16>\n'
+            '%k = layer.add(%g, %h) at "p.add2" : !layer.tensor<[8, 32], bf16>\n'
+            'layer.yield([%n, %k]) at "p"',
+            1,
+        ),
+        # A swap needs a copy of each value before either is overwritten.
+        ('layer.yield([%g, %h]) at "p"', 4),
+    ],
+)
+def test_loop_carried_values(body: str, copies: int) -> None:
+    module = lowered(LOOP.format(body=body))
+    repeat = next(op for op in module.walk() if isinstance(op, tile.RepeatOp))
+    inside = [op for op in repeat.walk() if isinstance(op, tile.KernelOp) and op.op_name.data == "copy"]
+    assert len(inside) == copies
+    assert len([k for k in kernels(module) if k.op_name.data == "copy"]) == copies  # the initial values are not copied
+    assert (repeat.symbol.data, repeat.count.value.data, repeat.first.value.data) == ("layer", 2, 1)
+    for weight in arrays(module, "weight"):
+        assert tile.memref_type(weight.result).dims == (4, 32, 32)
+        load = next(use.operation for use in weight.result.uses)
+        assert isinstance(load, tile.LoadOp)
+        assert str(load.offsets.data[0].data) == "layer"
+
+
+def test_slices_are_views_and_the_cache_is_updated_in_place() -> None:
+    module = lowered("""
+layer.program() {sym_name = "p", phase = "decode"} at "p" {
+^bb0(%x : !layer.tensor<[6, 40], bf16>):
+  %c = layer.state() {axes = ["", "", ""]} at "p.cache" : !layer.tensor<[2, 9, 16], bf16>
+  %s = layer.slice(%x) {group = 40, offset = 4, size = 16} at "p.s" : !layer.tensor<[6, 16], bf16>
+  %k = layer.kv_append(%c, %s) at "p.append" : !layer.tensor<[2, 9, 16], bf16>
+  %y = layer.attention([%s], [%k], %k) {qk_dims = [8], v_dim = 8, q_len = <3>, scale = 1.0, causal = true}
+    at "p.attention" : !layer.tensor<[6, 16], bf16>
+  layer.return([%y]) at "p"
+}""")
+    assert [k.op_name.data for k in kernels(module)] == ["layer.kv_append", "layer.attention"]
+    append = kernels(module)[0]
+    views = {op.result: tile.memref_type(op.result) for op in module.walk() if isinstance(op, tile.ViewOp)}
+    load = next(op for op in append.walk() if isinstance(op, tile.LoadOp))
+    # 16 columns from column 4 of rows that are 40 apart; 3 new positions of 2 sequences.
+    loaded = views[load.memref]
+    assert (loaded.dims, loaded.steps, loaded.offset.data) == ((2, 3, 16), (120, 40, 1), 4)
+    store = next(op for op in append.walk() if isinstance(op, tile.StoreOp))
+    stored = views[store.memref]
+    # Positions 6, 7, 8 of 9.
+    assert (stored.steps[0], stored.offset.data) == (9 * 16, 6 * 16)
+    (state,) = arrays(module, "state")
+    assert {tile.memref_type(a.result).dims for a in arrays(module, "activation")} == set()
+    assert not state.layers
+
+
+def test_reading_the_old_cache_after_the_update_is_an_error() -> None:
+    text = """
+layer.program() {sym_name = "p", phase = "decode"} at "p" {
+^bb0(%x : !layer.tensor<[2, 16], bf16>):
+  %c = layer.state() {axes = ["", "", ""]} at "p.cache" : !layer.tensor<[2, 9, 16], bf16>
+  %k = layer.kv_append(%c, %x) at "p.append" : !layer.tensor<[2, 9, 16], bf16>
+  %y = layer.attention([%x], [%c], %k) {qk_dims = [8], v_dim = 8, q_len = <1>, scale = 1.0, causal = true}
+    at "p.attention" : !layer.tensor<[2, 16], bf16>
+  layer.return([%y]) at "p"
+}"""
+    with pytest.raises(PassError, match=r"kv_append at 'p\.append' is read after the update"):
+        lowered(text)
+
+
+def test_an_op_without_a_plan_is_an_error() -> None:
+    ctx = make_context()
+    module = Parser(ctx, LOOP.format(body='layer.yield([%h, %g]) at "p"')).parse_module()
+    module.attributes["arch.chip"] = ChipAttr(small_chip(1 << 20))
+    with pytest.raises(PassError, match=r"layer\.add at 'p\.in' has no plan, run select-tiles before"):
+        LowerToTilesPass().apply(ctx, module)
