@@ -184,7 +184,13 @@ class PlanAttr(ParametrizedAttribute):
     """How `select-tiles` decided to run one op, read by `lower-to-tiles`.
 
     `#tile.plan<cores [4, 16], tile [64, 8, 512], order "mnk">`: how many cores share each parallel dim of the op, the
-    tile of every loop dim, the loop order from the outside in.  What the dims are is said by the op's lowering.
+    tile of every loop dim, the loop order from the outside in.  Cores are numbered row-major in the grid of the core
+    counts.  The dims, per family of ops (see the modules of `passes/tiling`):
+
+        matmul, grouped and head matmul   cores [group, m, n]   tile [m, n, k]               order gmnk or gnmk
+        attention                         cores [units]         tile [queries, heads, keys]  order us
+        row-wise ops, kv_append           cores [outer, inner]  tile [outer, inner, width]   order oi
+        embedding                         cores [token, n]      tile [token, n]              order tn
     """
 
     name: ClassVar[str] = "tile.plan"
