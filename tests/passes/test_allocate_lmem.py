@@ -141,6 +141,14 @@ def test_a_value_carried_by_a_repeat_lives_through_all_of_it() -> None:
     assert found["b"] == found["d"] != found["c"]
 
 
+def test_a_value_that_every_iteration_reads_keeps_its_memory_until_the_last() -> None:
+    """`a` is last used before `c` is made, but the next iteration reads it again."""
+    repeat = 'tile.repeat() {symbol = "layer", count = 3, first = 0} at "p" {'
+    inside = repeat + copy("a", "b") + copy("b", "c") + copy("c", "y") + "}"
+    found = addresses(program(copy("x", "a") + inside, "a", "b", "c"))
+    assert len({found["a"], found["b"], found["c"]}) == 3
+
+
 def test_too_little_dram_says_by_how_much() -> None:
     small = chip(capacity_gib=4096 / 2**30)
     with pytest.raises(PassError) as caught:
