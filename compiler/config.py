@@ -1,6 +1,7 @@
 """Loading of presets and configuration files; every failure is one ConfigError of one line.
 
-A chip, topology or deployment is a YAML (or JSON) file that fills its schema in ``pmc.dialects.arch``;
+A chip, topology or deployment is a YAML (or JSON) file that fills its schema in ``pmc.dialects.arch``, an accounting
+one that fills ``pmc.backends.cost.accounting``;
 a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import ValidationError
 
+from ..backends.cost.accounting import Accounting
 from ..dialects.arch import Chip, Deployment, Topology
 from ..dialects.errors import PmcError
 from ..dialects.schema import Schema, did_you_mean, explain, found
@@ -41,6 +43,11 @@ def load_chip(name_or_path: str | Path) -> Chip:
 def load_topology(name_or_path: str | Path) -> Topology:
     """The topology of a preset or file. Raises ConfigError."""
     return _load(Topology, "topology", name_or_path)
+
+
+def load_accounting(name_or_path: str | Path) -> Accounting:
+    """What the cost models charge, of a preset or file. Raises ConfigError."""
+    return _load(Accounting, "accounting", name_or_path)
 
 
 def load_deployment(name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None) -> Deployment:

@@ -4,7 +4,13 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-KINDS = {"model": "models", "chip": "chips", "topology": "topologies", "deployment": "deployments"}
+KINDS = {
+    "model": "models",
+    "chip": "chips",
+    "topology": "topologies",
+    "deployment": "deployments",
+    "accounting": "accounting",
+}
 """The kinds of configuration and their folders."""
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -18,5 +24,5 @@ def presets(kind: str) -> dict[str, Traversable]:
 
 
 def list_presets() -> dict[str, list[str]]:
-    """Names of the presets of each kind: model, chip, topology, deployment."""
+    """Names of the presets of each kind: model, chip, topology, deployment, accounting."""
     return {kind: sorted(presets(kind)) for kind in KINDS}

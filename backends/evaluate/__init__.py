@@ -2,5 +2,6 @@
 
 from .engine import evaluate_module
 from .metrics import COLUMNS, EngineResult, StageMetrics, StepMetrics
+from .sweep import SweepResult, sweep_module
 
-__all__ = ["COLUMNS", "EngineResult", "StageMetrics", "StepMetrics", "evaluate_module"]
+__all__ = ["COLUMNS", "EngineResult", "StageMetrics", "StepMetrics", "SweepResult", "evaluate_module", "sweep_module"]

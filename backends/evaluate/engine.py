@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
@@ -12,6 +14,7 @@ from ...dialects import dist, layer, tile
 from ...dialects.arch import DeploymentAttr
 from ...dialects.assembly import PmcOp
 from ...dialects.errors import PmcError
+from ...dialects.interfaces import IntArray
 from ...dialects.levels import level_of
 from ..cost.accounting import Accounting, default_accounting
 from ..cost.chip import ChipCostModel
@@ -19,6 +22,8 @@ from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
 from ..cost.tile import TileCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
+
+V = TypeVar("V", int, int | IntArray)
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols of the dims of a program."""
@@ -42,7 +47,7 @@ def evaluate_module(
     the target cannot run.
     """
     granularity = granularity_of(level)
-    program = _program(module)
+    program = program_of(module)
     target = Target.of(module)
     values = symbol_values(module, bindings or {})
     model = cost_model(granularity, target, accounting or default_accounting())
@@ -87,15 +92,16 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
                 yield Site(op, stage, count)
 
 
-def symbol_values(module: ModuleOp, bindings: Mapping[str, int]) -> dict[str, int]:
+def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int | V]:
     """The values of the symbols: those of the deployment, replaced by `bindings`."""
     for name, value in bindings.items():
         if name not in SYMBOLS:
             raise PmcError(f"unknown symbol '{name}'; the symbols of a program are {', '.join(SYMBOLS)}")
-        if value < 1:
-            raise PmcError(f"symbol '{name}' is {value}, must be at least 1")
+        least = int(np.min(value)) if np.size(value) else 0
+        if least < 1:
+            raise PmcError(f"symbol '{name}' is {least}, must be at least 1")
     deployment = module.attributes.get("arch.deployment")
-    known = {}
+    known: dict[str, int] = {}
     if isinstance(deployment, DeploymentAttr):
         data = deployment.data
         known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
@@ -121,7 +127,8 @@ def cost_model(granularity: Granularity, target: Target, accounting: Accounting)
             return TileCostModel(target, accounting)
 
 
-def _program(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:
+def program_of(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:
+    """The program of a module.  Raises PmcError unless there is exactly one."""
     programs = [op for op in module.ops if isinstance(op, layer.ProgramOp | tile.ProgramOp)]
     if len(programs) != 1:
         found = f"{len(programs)} programs" if programs else f"a module at the {level_of(module)} level"

@@ -1,0 +1,86 @@
+"""The communication protocol: each formula by hand, in microseconds, on the topology of 4 boards x 8 chips."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmc.backends.cost.protocol import CommProtocol
+from pmc.compiler.config import load_accounting, load_topology
+
+TOPOLOGY = load_topology("p1-r1-b4-c32")
+BOARD = 2 * 0.2 + 0.15 + 0.01 + 0.05 + 2 * 0.04  # 0.69 us per message
+RACK = BOARD + 2 * (0.35 - 0.2)  # board-to-board links take 0.35 us
+D = 4.0e6
+
+
+def protocol(preset: str = "physical", **options: Any) -> CommProtocol:
+    accounting = load_accounting(preset)
+    return CommProtocol(TOPOLOGY, accounting.model_copy(update=options))
+
+
+def us(volume: float, gb_per_s: float) -> float:
+    return volume / (gb_per_s * 0.95 * 1e3)
+
+
+def test_the_constants_are_those_of_the_protocol() -> None:
+    assert protocol().message_us("c2c") == pytest.approx(0.69, abs=1e-12)
+    assert protocol("ds-tpu").message_us("b2b") == pytest.approx(0.69, abs=1e-12)
+    assert protocol("physical").message_us("b2b") == pytest.approx(0.99, abs=1e-12)
+
+
+def test_a_flat_ring() -> None:
+    time = protocol().all_reduce(D, 4, "c2c", "c2c")
+    assert time.latency_s * 1e6 == pytest.approx(3 * BOARD, rel=1e-12)
+    assert time.transfer_s * 1e6 == pytest.approx(us(2 * 3 / 4 * D, 400), rel=1e-12)
+    gather = protocol().all_gather(D, 4, "b2b")
+    assert gather.total_s * 1e6 == pytest.approx(us(3 * D, 450) + 3 * RACK, rel=1e-12)
+    scatter = protocol().reduce_scatter(D, 4, "c2c")
+    assert scatter.total_s * 1e6 == pytest.approx(us(3 / 4 * D, 400) + 3 * BOARD, rel=1e-12)
+
+
+def test_two_levels_add_up_or_the_longest_hides_the_others() -> None:
+    # 32 ranks: rings of 4 neighbours, 8 groups of them.
+    near = us(2 * 3 / 4 * D, 400) + 3 * BOARD
+    far = us(2 * 7 / 8 * D, 450) + 7 * (RACK + 1.0 + 0.025)
+    last = us(D, 400) + 3 * BOARD
+    assert protocol().all_reduce(D, 32, "c2c", "b2b").total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
+    pipelined = protocol(all_reduce_phases="pipelined").all_reduce(D, 32, "c2c", "b2b")
+    assert pipelined.total_s * 1e6 == pytest.approx(max(near, far, last), rel=1e-12)
+    assert pipelined.latency_s * 1e6 == pytest.approx(7 * (RACK + 1.025), rel=1e-12)
+
+
+def test_16_ranks_pair_up() -> None:
+    near, last = us(2 * 1 / 2 * D, 400) + BOARD, us(D, 400) + BOARD
+    far = us(2 * 7 / 8 * D, 450) + 7 * (RACK + 1.025)
+    assert protocol().all_reduce(D, 16, "c2c", "b2b").total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
+
+
+def test_8_ranks_on_one_board_pass_no_switch() -> None:
+    # 4 neighbours, 2 groups of them, all on one board: the middle phase has one message and no switch.
+    time = protocol().all_reduce(D, 8, "c2c", "c2c")
+    assert time.latency_s * 1e6 == pytest.approx(3 * BOARD + BOARD + 3 * BOARD, rel=1e-12)
+
+
+def test_dispatch_and_combine_pass_two_switches() -> None:
+    time = protocol("ds-tpu").exchange(64 * 8 * 7168.0, "b2b")
+    assert time.latency_s * 1e6 == pytest.approx(2.74, abs=1e-12)
+    assert time.total_s * 1e6 == pytest.approx(11.325, abs=5e-4)
+    assert protocol("ds-tpu").exchange(64 * 8 * 7168 * 2.0, "b2b").total_s * 1e6 == pytest.approx(19.91, abs=5e-3)
+
+
+def test_a_send_is_one_message() -> None:
+    assert protocol().send(D, "b2b").total_s * 1e6 == pytest.approx(us(D, 450) + RACK + 1.025, rel=1e-12)
+
+
+def test_arrays_give_what_their_points_give() -> None:
+    sizes = np.array([1.0, 1e4, 1e6, 1e9])
+    for ranks, outer in ((4, "c2c"), (8, "c2c"), (32, "b2b")):
+        for phases in ("in_sequence", "pipelined"):
+            one = protocol(all_reduce_phases=phases)
+            swept = one.all_reduce(sizes, ranks, "c2c", outer)  # type: ignore[arg-type]
+            points = [one.all_reduce(float(s), ranks, "c2c", outer) for s in sizes]  # type: ignore[arg-type]
+            assert np.broadcast_to(swept.total_s, 4).tolist() == pytest.approx([p.total_s for p in points], rel=1e-12)
+            assert np.broadcast_to(swept.transfer_s, 4).tolist() == pytest.approx([p.transfer_s for p in points])
