@@ -6,7 +6,7 @@ Ranks run the same commands at the same addresses, so every access is done for a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,11 @@ def storage_type(element_type: Attribute) -> np.dtype[Any]:
     if name in ("i8", "i16", "i32", "i64"):
         return np.dtype(f"int{name[1:]}")
     raise NumericError(f"element type {name}: no numeric storage; known are {', '.join(STORAGE)}, i8, i16, i32, i64")
+
+
+def compute_type(stored: Iterable[np.dtype[Any]]) -> type[np.float32] | type[np.float64]:
+    """What a command computes in: FP32, or FP64 where an operand is stored so."""
+    return np.float64 if any(dtype == np.float64 for dtype in stored) else np.float32
 
 
 def decode(stored: Array, compute: Any) -> Array:

@@ -19,7 +19,7 @@ from xdsl.ir import Attribute
 from ...dialects import g5
 from ...dialects.expr import ExprAttr
 from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
-from .command_memory import CoreSet, Dram, Lmem, decode, encode, storage_type
+from .command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
 from .command_order import Access, CoreOrder
 from .errors import Array, NumericError
 from .vector_kinds import ROW, extents, plain_params, run_kind
@@ -360,10 +360,8 @@ def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
         first += count
 
 
-def _compute_type(places: Sequence[Place]) -> Any:
-    """FP32, or FP64 where an operand is stored so."""
-    wide = any(storage_type(place.element_type) == np.float64 for place in places)
-    return np.float64 if wide else np.float32
+def _compute_type(places: Sequence[Place]) -> type[np.float32] | type[np.float64]:
+    return compute_type(storage_type(place.element_type) for place in places)
 
 
 def _read(lmem: Lmem, place: Place, cores: CoreSet, compute: Any) -> Array:

@@ -14,8 +14,9 @@ from xdsl.ir import Block
 
 from ...dialects import g5
 from ...dialects.dist import Mesh
+from ...dialects.tile import MemRefType
 from .chip_commands import PIPELINE, Exchange
-from .command_memory import Dram, decode, encode, storage_type
+from .command_memory import Dram, compute_type, decode, encode, storage_type
 from .commands import ProgramRun
 from .errors import Array, NumericError, require_finite
 
@@ -90,16 +91,21 @@ def _stages(stream: g5.StreamOp, mesh: Mesh, size: int, lmem_bytes: int, check_o
 
 
 def _place(op: g5.ArrayOp, arrays: Mapping[str, Array], mesh: Mesh, stages: Mapping[int, _Stage]) -> None:
-    path, shape = op.path.data, (mesh.ranks, *op.type.dims)
+    values = host_array(op.path.data, op.kind.data, op.type, arrays, mesh)
+    for stage in stages.values():
+        stage.dram.write(op.address.value.data, values[stage.ranks])
+
+
+def host_array(path: str, kind: str, type_: MemRefType, arrays: Mapping[str, Array], mesh: Mesh) -> Array:
+    """The array of a path as it is stored, [ranks, *dims]; NumericError unless it is there, of its shape and finite."""
+    shape = (mesh.ranks, *type_.dims)
     values = arrays.get(path)
     if values is None:
-        raise NumericError(f"no array for {op.kind.data} '{path}', must be {list(shape)}")
+        raise NumericError(f"no array for {kind} '{path}', must be {list(shape)}")
     if values.shape != shape:
-        raise NumericError(f"{op.kind.data} '{path}' is {list(values.shape)}, must be {list(shape)}")
-    require_finite(values, f"{op.kind.data} '{path}'")
-    stored = encode(values, op.type.element_type)
-    for stage in stages.values():
-        stage.dram.write(op.address.value.data, stored[stage.ranks])
+        raise NumericError(f"{kind} '{path}' is {list(values.shape)}, must be {list(shape)}")
+    require_finite(values, f"{kind} '{path}'")
+    return encode(values, type_.element_type)
 
 
 def _collect(op: g5.ArrayOp, mesh: Mesh, stages: Mapping[int, _Stage]) -> Array:
@@ -171,7 +177,7 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
     targets = [view(a) for a in op.outs.data]
     context = Exchange(op.kind.data, op.params.data, op.path.data, stepping.mesh, stage.ranks, stepping.channels)
     shapes = [t.shape[1:] for t in targets]
-    operands = [dict(zip(stage.ranks, decode(s, _compute_type(s)), strict=True)) for s in sources]
+    operands = [dict(zip(stage.ranks, decode(s, compute_type([s.dtype])), strict=True)) for s in sources]
     for array, target, values in zip(op.outs.data, targets, context.run(operands, shapes), strict=True):
         for position, rank in enumerate(stage.ranks):
             if values[rank].shape != target.shape[1:]:
@@ -181,7 +187,3 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
                 )
             target[position] = encode(values[rank], array.element_type)
         owners(array)[...] = Dram.SETTLED
-
-
-def _compute_type(stored: Array) -> type[np.float32] | type[np.float64]:
-    return np.float64 if stored.dtype == np.float64 else np.float32

@@ -90,15 +90,15 @@ def test_all_commands_are_there_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("core", "layer", "message"),
     [
-        ({"core": 4}, "core 4 is outside 0..3 of 'mm'"),
-        ({"layer": 5}, "layer 5 is outside 2..4 of the repeat at 'b'"),
+        (4, -1, "core 4 is outside 0..3 of 'mm'"),
+        (0, 5, "layer 5 is outside 2..4 of the repeat at 'b'"),
     ],
 )
-def test_errors_are_one_line(options: dict[str, int], message: str) -> None:
+def test_errors_are_one_line(core: int, layer: int, message: str) -> None:
     with pytest.raises(PassError) as error:
-        unroll("3", **options)
+        unroll("3", core, layer)
     assert message in str(error.value)
 
 

@@ -1,0 +1,242 @@
+"""Runs tile programs: every core's loops one iteration at a time, all ranks together, buffers as numpy arrays.
+
+A buffer is fresh, filled with NaN, whenever its allocation runs: what an earlier iteration left in a slot is not
+there to be relied upon.  DRAM arrays hold their storage types; arithmetic is FP32, FP64 where an operand is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from xdsl.ir import Block, SSAValue
+
+from ...dialects import tile
+from ...dialects.dist import Mesh
+from ...dialects.expr import Expr, ExprAttr
+from .chip_commands import PIPELINE, Exchange
+from .command_memory import POISON, compute_type, decode, encode, storage_type
+from .errors import Array, NumericError
+from .streams import HOST_KINDS, RESULT_KINDS, SINGLE, StreamResult, host_array
+from .vector_kinds import ROW, extents, plain_params, run_kind
+
+
+def run_tiles(program: tile.ProgramOp, arrays: Mapping[str, Array], mesh: Mesh = SINGLE) -> StreamResult:
+    """Run one step on local arrays by path, as `streams.run_stream` does with commands; `commands` counts tile ops."""
+    run = _Ranks(mesh, arrays)
+    run.steps(program.body.block, {}, list(range(mesh.ranks)))
+    results: dict[str, dict[str, Array]] = {kind: {} for kind in RESULT_KINDS}
+    for op in program.body.block.ops:
+        if isinstance(op, tile.GlobalOp) and op.kind.data in RESULT_KINDS:
+            dims = tile.memref_type(op.result).dims
+            values = decode(run.memory[op.result].reshape(mesh.ranks, *dims), np.float64)
+            results[op.kind.data][op.path.data] = values
+    return StreamResult(results["output"], results["state"], run.commands)
+
+
+def poison(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Memory that nobody wrote."""
+    return np.full((prod(shape) * dtype.itemsize,), POISON, np.uint8).view(dtype).reshape(shape)
+
+
+@dataclass
+class _Ranks:
+    """The DRAM of all ranks: for every global, and every view of it, its elements as [ranks, elements]."""
+
+    mesh: Mesh
+    arrays: Mapping[str, Array]
+    memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
+    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
+    commands: int = 0
+
+    def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
+        """Run a body outside kernels on some ranks."""
+        for op in block.ops:
+            match op:
+                case tile.GlobalOp():
+                    self.memory[op.result] = self.hold(op)
+                case tile.ViewOp():
+                    self.memory[op.result] = self.memory[op.source]
+                case tile.RepeatOp():
+                    first = op.first.value.data
+                    for layer in range(first, first + op.count.value.data):
+                        self.steps(op.body.block, {**symbols, op.symbol.data: layer}, ranks)
+                case tile.StageOp():
+                    axis, index = self.mesh.axis(PIPELINE), op.index.value.data
+                    self.steps(op.body.block, symbols, [r for r in ranks if axis.coordinate(r) == index])
+                case tile.KernelOp():
+                    for core in range(op.cores.value.data):
+                        _Core(self, ranks, {**symbols, tile.CORE: core}).body(op.body.block)
+                case tile.CollectiveOp():
+                    self.collective(op, symbols, ranks)
+                case _:
+                    raise NumericError(f"{op.name} has no numeric semantics outside a kernel")
+
+    def hold(self, op: tile.GlobalOp) -> Array:
+        """The elements of a global."""
+        type_ = tile.memref_type(op.result)
+        if op.kind.data in HOST_KINDS:
+            values = host_array(op.path.data, op.kind.data, type_, self.arrays, self.mesh)
+        else:
+            values = poison((self.mesh.ranks, *type_.dims), storage_type(type_.element_type))
+        return values.reshape(self.mesh.ranks, -1)
+
+    def block(
+        self, memref: SSAValue, offsets: Sequence[int], sizes: Sequence[int], symbols: Mapping[str, int], where: str
+    ) -> Array:
+        """[all ranks, *sizes] elements of an array from `offsets`; writing to it writes DRAM."""
+        type_, base = tile.memref_type(memref), self.memory[memref]
+        if any(o < 0 or s < 0 or o + s > d for o, s, d in zip(offsets, sizes, type_.dims, strict=True)):
+            raise NumericError(f"{where}: block {list(sizes)} at {list(offsets)} leaves the array {list(type_.dims)}")
+        first = int(type_.offset.data.evaluate(symbols)) + sum(o * s for o, s in zip(offsets, type_.steps, strict=True))
+        last = first + sum((n - 1) * s for n, s in zip(sizes, type_.steps, strict=True))
+        if prod(sizes) and not 0 <= first <= last < base.shape[1]:
+            raise NumericError(f"{where}: elements {first}..{last} of an array of {base.shape[1]}")
+        size = base.itemsize
+        steps = (base.shape[1] * size, *(s * size for s in type_.steps))
+        return np.ndarray((base.shape[0], *sizes), base.dtype, base.data, first * size, steps)
+
+    def collective(self, op: tile.CollectiveOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
+        """A movement of the chip, on whole arrays."""
+        where = f"{op.name} at '{op.path.data}'"
+
+        def whole(value: SSAValue) -> Array:
+            dims = tile.memref_type(value).dims
+            return self.block(value, (0,) * len(dims), dims, symbols, where)
+
+        exchange = Exchange(op.kind.data, op.params.data, op.path.data, self.mesh, ranks, self.channels)
+        sources = [whole(v) for v in op.ins]
+        targets = [whole(v) for v in op.outs]
+        operands = [{r: decode(s[r], compute_type([s.dtype])) for r in ranks} for s in sources]
+        results = exchange.run(operands, [t.shape[1:] for t in targets])
+        for value, target, result in zip(op.outs, targets, results, strict=True):
+            for rank in ranks:
+                if result[rank].shape != target.shape[1:]:
+                    raise NumericError(f"{where}: gives {list(result[rank].shape)} for {list(target.shape[1:])}")
+                target[rank] = encode(result[rank], tile.memref_type(value).element_type)
+
+
+class _Core:
+    """One core of some ranks while it runs one kernel."""
+
+    def __init__(self, dram: _Ranks, ranks: list[int], symbols: dict[str, int]) -> None:
+        self.dram = dram
+        self.ranks = ranks
+        self.symbols = symbols
+        self.buffers: dict[SSAValue, Array] = {}
+
+    def value(self, expression: Expr) -> int:
+        """The value of an expression in this iteration."""
+        return int(expression.evaluate(self.symbols))
+
+    def body(self, block: Block) -> None:
+        """Run the ops of a kernel or of one iteration of a loop."""
+        for op in block.ops:
+            match op:
+                case tile.ForOp():
+                    symbol, running = op.symbol.data, tile.running_count(op.symbol.data)
+                    self.symbols.setdefault(running, 0)
+                    for iteration in range(self.value(op.count.data)):
+                        self.symbols[symbol] = iteration
+                        self.body(op.body.block)
+                        self.symbols[running] += 1
+                case tile.AllocOp():
+                    type_ = tile.buffer_type(op.result)
+                    shape = (len(self.ranks), *type_.dims)
+                    self.buffers[op.result] = poison(shape, storage_type(type_.element_type))
+                case tile.CommandOp():
+                    self.command(op)
+                    self.dram.commands += len(self.ranks)
+                case _:
+                    raise NumericError(f"{op.name} has no numeric semantics in a kernel")
+
+    def command(self, op: tile.CommandOp) -> None:
+        """Run one op."""
+        match op:
+            case tile.LoadOp():
+                memory, rows = self.transfer(op)
+                rows[...] = memory[self.ranks].reshape(rows.shape)
+            case tile.StoreOp():
+                memory, rows = self.transfer(op)
+                memory[self.ranks] = rows.reshape(len(self.ranks), *memory.shape[1:])
+            case tile.GatherOp():
+                self.gather(op)
+            case tile.MmaOp():
+                self.mma(op)
+            case tile.VectorOp():
+                self.vector(op)
+            case _:
+                raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a kernel")
+
+    def part(
+        self, buffer: SSAValue, rows: int, columns: int, op: tile.CommandOp, row: int = 0, column: int = 0
+    ) -> Array:
+        """[ranks, rows, columns] of a buffer."""
+        held = self.buffers[buffer]
+        if row < 0 or column < 0 or row + rows > held.shape[1] or column + columns > held.shape[2]:
+            raise NumericError(
+                f"{op.name} at '{op.path.data}': [{rows}, {columns}] at [{row}, {column}] leaves the buffer "
+                f"{list(held.shape[1:])}"
+            )
+        return held[:, row : row + rows, column : column + columns]
+
+    def transfer(self, op: tile.LoadOp | tile.StoreOp) -> tuple[Array, Array]:
+        """The block in DRAM, of all ranks, and its place in the buffer, of the running ones."""
+        sizes = [self.value(s.data) for s in op.sizes.data]
+        offsets = [self.value(o.data) for o in op.offsets.data]
+        memory = self.dram.block(op.memref, offsets, sizes, self.symbols, f"{op.name} at '{op.path.data}'")
+        row, column = self.value(op.row.data), self.value(op.column.data)
+        return memory, self.part(op.buffer, prod(sizes[:-1]), sizes[-1], op, row, column)
+
+    def gather(self, op: tile.GatherOp) -> None:
+        """Rows by index; rows of other shards are zero."""
+        count, column, columns = (self.value(e.data) for e in (op.count, op.column, op.columns))
+        rows = tile.memref_type(op.memref).dims[0]
+        where = f"{op.name} at '{op.path.data}'"
+        table = self.dram.block(op.memref, (0, column), (rows, columns), self.symbols, where)
+        index = self.part(op.index, 1, count, op)[:, 0].astype(np.int64)
+        target = self.part(op.buffer, count, columns, op)
+        axis = None if op.base_axis is None else self.dram.mesh.axis(op.base_axis.data)
+        for position, rank in enumerate(self.ranks):
+            local = index[position] - (0 if axis is None else axis.coordinate(rank) * rows)
+            held = (local >= 0) & (local < rows)
+            found = table[rank, np.where(held, local, 0)]
+            target[position] = np.where(held[:, None], found, np.zeros((), table.dtype))
+
+    def mma(self, op: tile.MmaOp) -> None:
+        """acc (+)= a b."""
+        m, n, k = (self.value(e.data) for e in (op.m, op.n, op.k))
+        acc, a = self.part(op.acc, m, n, op), self.part(op.a, m, k, op)
+        b = self.part(op.b, n, k, op).swapaxes(1, 2) if op.transpose_b.value.data else self.part(op.b, k, n, op)
+        compute = compute_type([acc.dtype, a.dtype, b.dtype])
+        product = np.matmul(decode(a, compute), decode(b, compute))
+        if self.value(op.accumulate.data):
+            product += decode(acc, compute)
+        acc[...] = encode(product, tile.buffer_type(op.acc).element_type)
+
+    def vector(self, op: tile.VectorOp) -> None:
+        """A vector kind on parts of the buffers."""
+        rows, columns = self.value(op.rows.data), self.value(op.columns.data)
+        plain = plain_params(op.params.data)
+        operands = [*op.ins, *op.outs, *op.updates]
+        widths = [tile.buffer_type(v).dims[1] for v in operands]
+        used = extents(op.kind.data, rows, columns, widths, plain)
+        parts = [self.part(v, *extent, op) for v, extent in zip(operands, used, strict=True)]
+        symbols = {**self.symbols, ROW: np.arange(rows)}
+        params = {
+            name: np.asarray(v.data.evaluate(symbols)) if isinstance(v, ExprAttr) else v for name, v in plain.items()
+        }
+        compute = compute_type([part.dtype for part in parts])
+        inputs, written = len(op.ins), len(op.ins) + len(op.outs)
+        results = run_kind(
+            op.kind.data,
+            params,
+            [decode(part, compute) for part in parts[:inputs]],
+            [decode(part, compute) for part in parts[written:]],
+            parts[inputs].shape,
+        )
+        for value, part, result in zip(operands[inputs:], parts[inputs:], results, strict=True):
+            part[...] = encode(result, tile.buffer_type(value).element_type)
