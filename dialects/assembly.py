@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import (
+    AnyFloat,
     ArrayAttr,
     BoolAttr,
     DenseArrayBase,
     FloatAttr,
+    IndexType,
     IntegerAttr,
     IntegerType,
     StringAttr,
+    f64,
     i1,
     i32,
     i64,
@@ -32,7 +36,7 @@ from xdsl.irdl import (
     VarOperandDef,
     prop_def,
 )
-from xdsl.parser import Parser, UnresolvedOperand
+from xdsl.parser import AttrParser, Parser, UnresolvedOperand
 from xdsl.printer import Printer
 from xdsl.utils.hints import isa
 
@@ -68,7 +72,7 @@ def print_value(printer: Printer, value: Attribute) -> None:
         value.print_parameter(printer)
     elif isa(value, IntegerAttr[IntegerType]) and value.type == i64:
         printer.print_string(str(value.value.data))
-    elif isinstance(value, FloatAttr):
+    elif isinstance(value, FloatAttr) and value.type == f64 and isfinite(value.value.data):
         printer.print_string(float_text(value.value.data))
     elif isa(value, ArrayAttr[Attribute]):
         with printer.in_square_brackets():
@@ -84,9 +88,30 @@ def float_text(value: float) -> str:
     return text if "." in mantissa else f"{mantissa}.0{exponent}{rest}"
 
 
+def parse_optional_text(parser: AttrParser) -> str | None:
+    """Parse a string literal, if present; xDSL takes one with escaped bytes, as of any non-ASCII text, for bytes."""
+    text = parser.parse_optional_str_literal()
+    if text is not None:
+        return text
+    position = parser.pos
+    raw = parser.parse_optional_bytes_literal()
+    try:
+        return None if raw is None else raw.decode()
+    except UnicodeDecodeError:
+        parser.raise_error("the text is not UTF-8", position)
+
+
+def parse_text(parser: AttrParser) -> str:
+    """Parse a string literal."""
+    text = parse_optional_text(parser)
+    if text is None:
+        parser.raise_error("string literal expected")
+    return text
+
+
 def parse_value(parser: Parser) -> Attribute:
     """Parse the short form that `print_value` prints."""
-    text = parser.parse_optional_str_literal()
+    text = parse_optional_text(parser)
     if text is not None:
         return StringAttr(text)
     if parser.parse_optional_punctuation("<") is not None:
@@ -101,9 +126,24 @@ def parse_value(parser: Parser) -> Attribute:
     if parser.parse_optional_keyword("false") is not None:
         return IntegerAttr(0, i1)
     number = parser.parse_optional_number()
-    if number is not None:
-        return IntegerAttr(number, i64) if isinstance(number, int) else FloatAttr(number, 64)
-    return parser.parse_attribute()
+    if number is None:
+        return parser.parse_attribute()
+    if parser.parse_optional_punctuation(":") is not None:
+        return _typed_number(parser, number)
+    return IntegerAttr(number, i64) if isinstance(number, int) else FloatAttr(number, 64)
+
+
+def _typed_number(parser: Parser, number: int | float) -> Attribute:
+    """The attribute of a number that is not i64 or f64: `7 : i32`, `0x7F800000 : f32` for what is not finite."""
+    position = parser.pos
+    kind = parser.parse_type()
+    if isinstance(kind, AnyFloat):
+        if isinstance(number, int):
+            number = kind.unpack(number.to_bytes(kind.size, "little"), 1)[0]
+        return FloatAttr(number, kind)
+    if isinstance(number, int) and isinstance(kind, (IntegerType, IndexType)):
+        return IntegerAttr(number, kind)
+    parser.raise_error(f"{number} is no value of the type {kind}", position)
 
 
 def print_properties(printer: Printer, properties: Mapping[str, Attribute]) -> None:
@@ -241,7 +281,7 @@ class PmcOp(IRDLOperation):
         parser.parse_punctuation(")")
         properties = parse_properties(parser)
         parser.parse_keyword("at")
-        properties["path"] = StringAttr(parser.parse_str_literal())
+        properties["path"] = StringAttr(parse_text(parser))
         attributes: dict[str, Attribute] = {}
         if parser.parse_optional_keyword("attributes") is not None:
             attributes = parser.parse_optional_dictionary_attr_dict()

@@ -36,7 +36,7 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
-from .assembly import PmcOp, parse_properties, print_properties
+from .assembly import PmcOp, parse_properties, parse_text, print_properties
 from .expr import Expr, ExprAttr, parse_expr
 from .g5_table import TableAttr
 from .tensor import ShapeAttr, shape_text
@@ -277,7 +277,7 @@ class LoopOp(BodyOp):
         parser.parse_punctuation("<")
         count = ExprAttr(ExprAttr.parse_parameter(parser))
         parser.parse_keyword("at")
-        path = parser.parse_str_literal()
+        path = parse_text(parser)
         return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
 
 
@@ -327,7 +327,7 @@ class CommandOp(PmcOp):
         if parser.parse_optional_keyword("after") is not None:
             properties["after"] = AfterAttr(AfterAttr.parse_list(parser))
         parser.parse_keyword("at")
-        properties["path"] = StringAttr(parser.parse_str_literal())
+        properties["path"] = StringAttr(parse_text(parser))
         attributes: dict[str, Attribute] = {}
         if parser.parse_optional_keyword("attributes") is not None:
             attributes = parser.parse_optional_dictionary_attr_dict()

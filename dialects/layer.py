@@ -43,7 +43,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, OpTrait, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp, parse_value_use
+from .assembly import PmcOp, parse_text, parse_value_use
 from .expr import Expr, ExprAttr, expr, product
 from .interfaces import SEQUENCES, WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
 from .tensor import ShapeAttr, TensorType, element_bits, element_name, shape_text, tensor
@@ -309,7 +309,7 @@ class RepeatOp(PmcOp):
 
         parser.parse_comma_separated_list(parser.Delimiter.PAREN, entry)
         parser.parse_keyword("at")
-        path = parser.parse_str_literal()
+        path = parse_text(parser)
         attributes: dict[str, Attribute] = {}
         if parser.parse_optional_keyword("attributes") is not None:
             attributes = parser.parse_optional_dictionary_attr_dict()

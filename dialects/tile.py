@@ -42,7 +42,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp
+from .assembly import PmcOp, parse_text
 from .expr import Expr, ExprAttr, expr, parse_expr, product
 from .interfaces import Work, WorkInterface
 from .tensor import ShapeAttr, shape_text, size_bytes
@@ -369,7 +369,7 @@ class ForOp(BodyOp):
         parser.parse_punctuation("<")
         count = ExprAttr(ExprAttr.parse_parameter(parser))
         parser.parse_keyword("at")
-        path = parser.parse_str_literal()
+        path = parse_text(parser)
         return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
 
 
