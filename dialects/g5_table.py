@@ -9,7 +9,7 @@ text of 1e5 rows serves nobody, reduced to its first and last rows; row count an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -49,12 +49,9 @@ class CommandTable:
         self.digest = digest
 
     @classmethod
-    def of(cls, columns: Mapping[str, npt.ArrayLike], count: int) -> CommandTable:
-        """The whole table of `count` rows; a column may be one number for all rows."""
-        rows = np.empty((count, len(columns)), np.int64)
-        for index, values in enumerate(columns.values()):
-            rows[:, index] = values
-        return cls(tuple(columns), rows, count, digest_of(columns, rows))
+    def of(cls, columns: Sequence[str], rows: Rows) -> CommandTable:
+        """The whole table of `rows`, [count, columns]."""
+        return cls(columns, rows, len(rows), digest_of(columns, rows))
 
     @property
     def is_whole(self) -> bool:
@@ -101,10 +98,10 @@ class CommandTable:
         return [str(v) for v in values] if names is None else [names[v] for v in values]
 
 
-def digest_of(columns: Sequence[str] | Mapping[str, npt.ArrayLike], rows: Rows) -> str:
-    """The first 16 hex digits of the SHA-256 of the column names and the rows as little-endian int64."""
+def digest_of(columns: Sequence[str], rows: Rows) -> str:
+    """The first 16 hex digits of the SHA-256 of the column names and the columns as little-endian int64."""
     digest = hashlib.sha256(" ".join(columns).encode())
-    digest.update(np.ascontiguousarray(rows, "<i8").tobytes())
+    digest.update(np.ascontiguousarray(rows.T, "<i8").data)
     return digest.hexdigest()[:16]
 
 

@@ -89,12 +89,13 @@ class UnrollCommandsPass(PmcPass):
         # Templates of one engine may have different columns (gather among copies); a missing one is 0.
         names = list(dict.fromkeys(name for columns, _ in parts for name in columns))
         names = [n for n in names if n not in _LAST] + [n for n in names if n in _LAST]
-        merged = {
-            name: np.concatenate([np.broadcast_to(columns.get(name, 0), (count,)) for columns, count in parts])
-            for name in names
-        }
-        by_id = np.argsort(merged["id"], kind="stable")
-        table = CommandTable.of({n: v[by_id] for n, v in merged.items()}, len(by_id))
+        count = sum(c for _, c in parts)
+        rows = np.zeros((count, len(names)), np.int64, order="F")
+        for columns, _ in parts:
+            place = np.asarray(columns["id"]) - 1
+            for index, name in enumerate(names):
+                rows[place, index] = columns.get(name, 0)
+        table = CommandTable.of(names, rows)
         return g5.QueueOp.make(
             [],
             [],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -191,12 +191,8 @@ def test_expand_equals_running_the_loops(seed: int) -> None:
 
 
 def table(count: int) -> CommandTable:
-    columns: Mapping[str, np.ndarray] = {  # pyright: ignore[reportMissingTypeArgument,reportUnknownVariableType]
-        "id": np.arange(1, count + 1),
-        "kind:direction": np.arange(count) % 2,
-        "dram": np.arange(count) * 4096 - 5,
-    }
-    return CommandTable.of(columns, count)
+    rows = np.stack([np.arange(1, count + 1), np.arange(count) % 2, np.arange(count) * 4096 - 5], axis=1)
+    return CommandTable.of(["id", "kind:direction", "dram"], rows)
 
 
 def test_the_text_of_a_table() -> None:
