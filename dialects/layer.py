@@ -56,7 +56,8 @@ class SumsBeforeUse(OpTrait):
 
     def verify(self, op: Operation) -> None:
         """Check the partial axes of operands and results."""
-        if not isinstance(op, LayerOp):
+        # Traits are verified before shapes are: without partial sums the op's rule is not asked for.
+        if not isinstance(op, LayerOp) or not any(tensor(value).partial_axes for value in op.operands):
             return
         linear = op.sharding_rule().linear
         partial = {tensor(value).partial_axes for i, value in enumerate(op.operands) if i in linear}
@@ -477,11 +478,11 @@ class AttentionOp(MatrixOp):
         return ShardingRule((*q, *k), ((SEQUENCES, HEAD),), aligned=frozenset({"g"}))
 
     def _keyed(self) -> list[tuple[SSAValue, int]]:
-        return [*zip(self.k, self.piece_dims(), strict=True), (self.v, self.v_dim.value.data)]
+        return [*zip(self.k, self.piece_dims(), strict=False), (self.v, self.v_dim.value.data)]
 
     @staticmethod
     def _follows_heads(value: SSAValue, head_dim: int) -> bool:
-        return tensor(value).dims[2] != expr(head_dim)
+        return tensor(value).dims[-1] != expr(head_dim)
 
 
 # -- row-wise ops -----------------------------------------------------------------------------------------------

@@ -60,6 +60,11 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     element_type: Attribute
     encoding: Attribute
 
+    def verify(self) -> None:
+        """At least one dim: ops speak of the rows and columns of their tensors."""
+        if not self.shape.data:
+            raise VerifyException("a tensor has at least one dim")
+
     @classmethod
     def of(cls, dims: Sequence[Expr | int | str], element_type: Attribute, encoding: Attribute | None = None) -> Self:
         """The type with these dims."""

@@ -1,0 +1,370 @@
+"""The layer dialect: work by hand, what verifiers refuse, sharding rules, text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from xdsl.dialects.builtin import ArrayAttr, Float8E4M3FNType, IntegerAttr, ModuleOp, StringAttr, bf16, f32, i32, i64
+from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.test_value import create_ssa_value
+
+from pmc.compiler.driver import module_text, parse_module
+from pmc.dialects import layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.dist import PartialAttr, Sharding, ShardingAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.interfaces import Work
+from pmc.dialects.tensor import TensorType
+
+F8 = Float8E4M3FNType()
+BATCH, Q, KV = expr("batch"), expr("q_len"), expr("kv_len")
+TOKENS = BATCH * Q
+PATH = "blocks.dense.block"
+
+
+def value(*dims: Expr | int, element: Attribute = bf16, encoding: Attribute | None = None) -> SSAValue:
+    return create_ssa_value(TensorType.of(dims, element, encoding))
+
+
+def op(kind: type[Any], operands: Sequence[Any], *results: SSAValue, **properties: Any) -> Any:
+    """An op whose results have the types of the values in `results`."""
+    return kind.make(operands, [r.type for r in results], PATH, properties)
+
+
+def ints(*values: int) -> ArrayAttr[IntegerAttr]:
+    return ArrayAttr([IntegerAttr(v, i64) for v in values])
+
+
+def names(*values: str) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(v) for v in values])
+
+
+def numbers(work: Work, **bindings: int) -> tuple[int, int, int, str, str]:
+    counts = [e.evaluate(bindings) for e in (work.flops, work.bytes_read, work.bytes_written)]
+    return (counts[0], counts[1], counts[2], work.unit, work.dtype)
+
+
+AT = {"batch": 3, "q_len": 2, "kv_len": 11}
+
+ROUTER = dict(top_k=2, scoring="sigmoid", groups=1, top_groups=1, normalize=True, scale=1.0)
+
+
+def attention(causal: bool, kv_heads: int = 2, shared_v: bool = False) -> layer.AttentionOp:
+    """4 query heads of width 8; values of width 8, or the keys themselves."""
+    k = value(BATCH, KV, kv_heads * 8)
+    v = k if shared_v else value(BATCH, KV, kv_heads * 8)
+    found: layer.AttentionOp = op(
+        layer.AttentionOp, [[value(TOKENS, 32)], [k], v], value(TOKENS, 32),
+        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal,
+    )  # fmt: skip
+    return found
+
+
+CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
+    # 6 tokens (3 sequences of 2), 16 -> 24
+    (
+        op(layer.MatmulOp, [value(TOKENS, 16), value(16, 24)], value(TOKENS, 24)),
+        (2 * 6 * 16 * 24, (6 * 16 + 16 * 24) * 2, 6 * 24 * 2, "cube", "bf16"),
+    ),
+    (  # FP8 weights: the rate is that of the wider operand
+        op(layer.MatmulOp, [value(TOKENS, 16), value(16, 24, element=F8)], value(TOKENS, 24)),
+        (2 * 6 * 16 * 24, 6 * 16 * 2 + 16 * 24, 6 * 24 * 2, "cube", "bf16"),
+    ),
+    (
+        op(layer.GroupedMatmulOp, [value(5, BATCH, 16), value(5, 16, 24)], value(5, BATCH, 24)),
+        (2 * 5 * 3 * 16 * 24, 5 * (3 * 16 + 16 * 24) * 2, 5 * 3 * 24 * 2, "cube", "bf16"),
+    ),
+    (  # 4 heads, 8 -> rank 16
+        op(layer.HeadMatmulOp, [value(TOKENS, 32), value(16, 32)], value(TOKENS, 64), group=8, transpose=True),
+        (2 * 6 * 4 * 8 * 16, (6 * 32 + 16 * 32) * 2, 6 * 64 * 2, "cube", "bf16"),
+    ),
+    (  # all 2 queries see all 11 keys
+        attention(causal=False),
+        (3 * 2 * 11 * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # query 0 sees 10 keys, query 1 sees 11
+        attention(causal=True),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # keys that are also the values are read once
+        attention(causal=True, kv_heads=1, shared_v=True),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 3 * 11 * 8) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # ids and the rows they name, not the table
+        op(layer.EmbeddingOp, [value(TOKENS, element=i32), value(1000, 16)], value(TOKENS, 16)),
+        (0, 6 * 4 + 6 * 16 * 2, 6 * 16 * 2, "none", "i32"),
+    ),
+    (
+        op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
+        (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False, q_len=Q,
+           kv_len=KV),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
+        (5 * 96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
+        (96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.QuantizeOp, [value(TOKENS, 16)], value(TOKENS, 16, element=F8)),
+        (96, 96 * 2, 96, "vector", "bf16"),
+    ),
+    (
+        op(layer.SliceOp, [value(TOKENS, 16)], value(TOKENS, 8), group=8, offset=4, size=4),
+        (0, 0, 0, "none", "bf16"),
+    ),
+    (
+        op(layer.LastTokenOp, [value(TOKENS, 16)], value(BATCH, 16), q_len=Q),
+        (0, 3 * 16 * 2, 3 * 16 * 2, "none", "bf16"),
+    ),
+    (
+        op(layer.RouterTopkOp, [value(TOKENS, 10, element=f32), []], value(TOKENS, 2, element=f32),
+           value(TOKENS, 2, element=i32), **ROUTER),
+        (60 * 7, 60 * 4, 6 * 2 * 4 * 2, "vector", "f32"),
+    ),
+    (
+        op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2, element=i32)], value(5, TOKENS, 16),
+           capacity="worst"),
+        (0, 96 * 2 + 12 * 4, 5 * 96 * 2, "none", "bf16"),
+    ),
+    (
+        op(layer.CombineOp, [value(5, TOKENS, 16), value(TOKENS, 2, element=i32), value(TOKENS, 2, element=f32)],
+           value(TOKENS, 16)),
+        (2 * 96 * 2, 5 * 96 * 2 + 12 * 4 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
+    (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "", "")), (0, 0, 0, "none", "bf16")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "expected"), CASES, ids=[c.name.partition(".")[2] for c, _ in CASES])
+def test_work_by_hand(found: layer.LayerOp, expected: tuple[int, int, int, str, str]) -> None:
+    found.verify()
+    assert numbers(found.work(), **AT) == expected
+
+
+def test_appending_moves_the_new_rows_only() -> None:
+    cache, new = value(BATCH, KV, 16), value(TOKENS, 16)
+    append = op(layer.KvAppendOp, [cache, new], cache)
+    append.verify()
+    assert numbers(append.work(), **AT) == (0, 6 * 16 * 2, 6 * 16 * 2, "none", "bf16")
+
+
+def test_every_op_has_its_work_in_this_file() -> None:
+    structure = {layer.ProgramOp, layer.ReturnOp, layer.YieldOp, layer.RepeatOp}
+    tested = {type(found) for found, _ in CASES} | {layer.KvAppendOp} | structure
+    assert tested == set(layer.Layer.operations)
+
+
+# -- verifiers --------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("matmul k", op(layer.MatmulOp, [value(TOKENS, 16), value(17, 24)], value(TOKENS, 24)),
+     "w is [17, 24], must be [16, 24]"),
+    ("matmul y", op(layer.MatmulOp, [value(TOKENS, 16), value(16, 24)], value(BATCH, 24)),
+     "y is [batch, 24], must be [batch*q_len, 24]"),
+    ("matmul rank", op(layer.MatmulOp, [value(TOKENS, 16), value(16, 24, 2)], value(TOKENS, 24)),
+     "x must be [.., K] and w [K, N]"),
+    ("grouped", op(layer.GroupedMatmulOp, [value(5, BATCH, 16), value(6, 16, 24)], value(5, BATCH, 24)),
+     "w is [6, 16, 24], must be [5, 16, 24]"),
+    ("heads", op(layer.HeadMatmulOp, [value(TOKENS, 32), value(16, 32)], value(TOKENS, 63), group=8, transpose=True),
+     "the widths of x, w and y do not agree"),
+    ("pieces", op(layer.AttentionOp, [[value(TOKENS, 32)], [], value(BATCH, KV, 16)], value(TOKENS, 32),
+                  qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "as many q as k pieces as qk_dims"),
+    ("keys", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(TOKENS, 16)], value(BATCH, KV, 16)],
+                value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "keys and values must be [batch, kv_len, width]"),
+    ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
+     "w is [8], must be [16]"),
+    ("silu", op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16)),
+     "up is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("add", op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 8)),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("quantize", op(layer.QuantizeOp, [value(TOKENS, 16)], value(TOKENS, 8, element=F8)),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("slice end", op(layer.SliceOp, [value(TOKENS, 16)], value(TOKENS, 8), group=8, offset=6, size=4),
+     "the slice leaves its group"),
+    ("slice width", op(layer.SliceOp, [value(TOKENS, 16)], value(TOKENS, 4), group=8, offset=4, size=4),
+     "the width of y is not size per group of x"),
+    ("append type", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16)], value(BATCH, KV, 8)),
+     "the result must have the type of the cache"),
+    ("append element", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16, element=f32)],
+                          value(BATCH, KV, 16)),
+     "new rows need the type of the cache"),
+    ("router", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 3), value(TOKENS, 2), **ROUTER),
+     "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
+    ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),
+                   **{**ROUTER, "scoring": "relu"}),
+     "scoring must be softmax or sigmoid"),
+    ("capacity", op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2)], value(5, 6, 16), capacity="some"),
+     "capacity must be balanced or worst"),
+    ("dispatch", op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2)], value(TOKENS, 16), capacity="worst"),
+     "y must be [E, C, H]"),
+    ("axes", op(layer.WeightOp, [], value(16, 16), axes=names("ffn")), "1 axes for a tensor of 2 dims"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "message"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_a_wrong_op_says_what_is_wrong_and_where(found: PmcOp, message: str) -> None:
+    with pytest.raises(VerifyException) as error:
+        found.verify()
+    assert f"{found.name} at '{PATH}': {message}" in str(error.value)
+
+
+def test_an_operand_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(VerifyException, match="operand 'x' at position 0 does not verify"):
+        op(layer.QuantizeOp, [create_ssa_value(bf16)], value(4)).verify()
+
+
+# -- partial sums -----------------------------------------------------------------------------------------------
+
+
+def partial(*dims: Expr | int, axes: tuple[str, ...] = ("tp",)) -> SSAValue:
+    return value(*dims, encoding=PartialAttr(axes))
+
+
+def test_a_partial_sum_must_be_reduced_before_a_norm() -> None:
+    found = op(layer.RmsNormOp, [partial(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16)
+    with pytest.raises(VerifyException) as error:
+        found.verify()
+    message = f"layer.rms_norm at '{PATH}': operand 0 is a partial sum over tp; reduce it first"
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        op(layer.SiluMulOp, [value(TOKENS, 16), partial(TOKENS, 16)], value(TOKENS, 16)),
+        op(layer.MatmulOp, [partial(TOKENS, 16), value(16, 24)], partial(TOKENS, 24)),
+        op(layer.QuantizeOp, [partial(TOKENS, 16)], partial(TOKENS, 16)),
+        op(layer.KvAppendOp, [value(BATCH, KV, 16), partial(TOKENS, 16)], value(BATCH, KV, 16)),
+        op(layer.RopeOp, [partial(TOKENS, 16)], partial(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False,
+           q_len=Q, kv_len=KV),
+    ],
+    ids=lambda found: found.name,
+)  # fmt: skip
+def test_only_linear_ops_take_partial_sums(found: PmcOp) -> None:
+    with pytest.raises(VerifyException, match="is a partial sum over tp; reduce it first"):
+        found.verify()
+
+
+def test_a_partial_operand_of_the_wrong_shape_is_refused_like_any_other() -> None:
+    shapes = [[value(TOKENS, 32)], [partial(TOKENS, 16), value(BATCH, KV, 16)], value(BATCH, KV, 16)]
+    found = op(layer.AttentionOp, shapes, value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True)
+    with pytest.raises(VerifyException, match=r"layer.attention at '.*': operand 1 is a partial sum over tp"):
+        found.verify()
+
+
+def test_a_sum_of_partial_sums_is_one_too() -> None:
+    op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16)], partial(TOKENS, 16)).verify()
+    with pytest.raises(VerifyException, match="the result of a partial sum over tp is partial too"):
+        op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16)], value(TOKENS, 16)).verify()
+    with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
+        op(layer.AddOp, [partial(TOKENS, 16), value(TOKENS, 16)], partial(TOKENS, 16)).verify()
+    with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
+        op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16, axes=("ep",))], partial(TOKENS, 16)).verify()
+
+
+def test_a_sharding_says_that_a_value_is_partial_too() -> None:
+    sharding = ShardingAttr(Sharding((("dp",), ()), ("tp",)))
+    x, w = value(TOKENS, 16, encoding=sharding), value(16, encoding=ShardingAttr(Sharding(((),))))
+    with pytest.raises(VerifyException, match="operand 0 is a partial sum over tp"):
+        op(layer.RmsNormOp, [x, w], value(TOKENS, 16, encoding=sharding), eps=1e-5, group=16).verify()
+
+
+# -- sharding rules ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("found", "expected"), CASES, ids=[c.name.partition(".")[2] for c, _ in CASES])
+def test_a_rule_names_a_factor_for_every_dim(found: layer.LayerOp, expected: object) -> None:
+    rule = found.sharding_rule()
+    for values, factors in ((found.operands, rule.operands), (found.results, rule.results)):
+        assert [len(f) for f in factors] == [len(v.type.dims) for v in values if isinstance(v.type, TensorType)]
+    assert rule.linear <= set(range(len(found.operands))) and rule.stationary <= set(range(len(found.operands)))
+
+
+def test_heads_of_a_shared_key_are_not_split() -> None:
+    split, shared = attention(True).sharding_rule(), attention(True, kv_heads=1).sharding_rule()
+    assert split.operands[1][2] == "g" and shared.operands[1][2] == "_"
+
+
+def test_a_row_that_is_normalised_whole_is_not_split() -> None:
+    whole = op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16)
+    heads = op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=8)
+    assert whole.sharding_rule().operands[0] == ("t", "_") and heads.sharding_rule().operands[0] == ("t", "h")
+
+
+# -- programs ---------------------------------------------------------------------------------------------------
+
+ROW = "!layer.tensor<[batch*q_len, 16], bf16>"
+
+
+def program(body: str) -> str:
+    return (
+        'builtin.module {\n  layer.program() {sym_name = "tiny", phase = "decode"} at "tiny" {\n'
+        f"  ^bb0(%x : {ROW}):\n{body}\n  }}\n}}\n"
+    )
+
+
+REPEAT = f"""
+    %y = layer.repeat 2 from 1 of 4 (%h = %x) at "blocks" : {ROW} {{
+      %w = layer.weight() {{axes = ["", "ffn"]}} at "blocks.w" : !layer.tensor<[16, 16], bf16>
+      %z = layer.matmul(%h, %w) at "blocks.up" : {ROW}
+      layer.yield([%z]) at "blocks"
+    }}
+    layer.return([%y]) at "tiny"
+"""
+
+
+def test_a_repeat_reads_and_prints() -> None:
+    module = parse_module(program(REPEAT), "repeat.mlir")
+    repeat = next(o for o in module.walk() if isinstance(o, layer.RepeatOp))
+    assert (repeat.trip_count, repeat.first.value.data, repeat.total.value.data) == (2, 1, 4)
+    for generic in (False, True):
+        again = parse_module(module_text(module, generic), "again.mlir")
+        assert again.is_structurally_equivalent(module)
+    assert "layer.repeat 2 from 1 of 4 (%h = %x) at" in module_text(module)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("2 from 1 of 4", "0 from 1 of 4", "layer.repeat at 'blocks': iterations 1..1 of 4 stored layers"),
+        ("2 from 1 of 4", "4 from 1 of 4", "layer.repeat at 'blocks': iterations 1..5 of 4 stored layers"),
+        ('      layer.yield([%z]) at "blocks"\n', "", "layer.matmul terminates block"),
+        ("layer.yield([%z])", "layer.return([%z])", "layer.repeat at 'blocks': the body must end in layer.yield"),
+        ("!layer.tensor<[16, 16], bf16>", "!layer.tensor<[], bf16>", "a tensor has at least one dim"),
+        ("layer.yield([%z])", "layer.yield([])", "yielded values have types"),
+        ('    layer.return([%y]) at "tiny"\n', "", "layer.program 'tiny': the body must end in layer.return"),
+        (f'"blocks" : {ROW}', '"blocks" : !layer.tensor<[3], bf16>', "the result types of layer.repeat must be"),
+        ("layer.matmul(%h", "layer.matmul(%v", "value %v is used before its definition"),
+        (f'"blocks.up" : {ROW}', '"blocks.up" : !layer.tensor<[batch*q_len, 8], bf16>',
+         "layer.matmul at 'blocks.up': y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ],
+)  # fmt: skip
+def test_a_malformed_program_is_one_line_with_its_place(old: str, new: str, message: str) -> None:
+    assert old in program(REPEAT)
+    with pytest.raises(PmcError) as error:
+        parse_module(program(REPEAT).replace(old, new, 1), "bad.mlir")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith("bad.mlir:")
+
+
+def test_repeat_built_in_python_takes_its_types_from_the_initial_values() -> None:
+    weight = op(layer.WeightOp, [], value(16, 16), axes=names("", ""))
+    block = Block(arg_types=[weight.result.type])
+    block.add_op(layer.YieldOp.make([block.args], [], PATH))
+    repeat = layer.RepeatOp.build_with(3, [weight.result], Region(block), PATH)
+    ModuleOp([weight, repeat]).verify()
+    assert repeat.total.value.data == 3 and repeat.outs[0].type == weight.result.type
