@@ -8,13 +8,14 @@ differs from what the levels above computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import VerifyException
 
 from ..backends.numeric.dist import layouts, run_dist
@@ -22,14 +23,22 @@ from ..backends.numeric.environment import Environment
 from ..backends.numeric.errors import Array
 from ..backends.numeric.layer import LayerRun, ValueKey, run_layer
 from ..backends.numeric.model import run_model, seeded_model_environment
-from ..backends.numeric.rank_programs import run_commands
+from ..backends.numeric.rank_programs import run_commands, run_tiles
 from ..backends.numeric.shards import Layout
 from ..dialects.arch import Chip, Deployment, Topology
 from ..dialects.errors import PmcError
-from ..dialects.levels import level_of
+from ..dialects.levels import Level, level_of
 from .context import make_context
-from .driver import set_target
+from .driver import check_target, compile_model, set_target
+from .frontend import import_hf
 from .pipelines import build_pass, default_pipeline
+from .shrink import shrink_chip, shrink_config, shrink_deployment
+
+LAST_EXACT_LEVEL: Level = "dist"
+LAST_LEVEL: Level = "commands"
+
+FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": ()}
+"""A quantization that keeps everything in the type of the small models."""
 
 TOLERANCE = 1e-9
 """Levels above the tiles compute in FP64; they differ by the order of sums only."""
@@ -67,8 +76,11 @@ class PassCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The checks of one deployment, up to the first pass that fails."""
+    """The checks of one phase, up to the first pass that fails."""
 
+    phase: str
+    types: str
+    """The element type of the weights."""
     checks: tuple[PassCheck, ...]
     seed: int
     bindings: Mapping[str, int]
@@ -104,11 +116,12 @@ def check_model(
     deployment: Deployment,
     seed: int = 0,
     mutate: Mutation | None = None,
+    emit: Level = "commands",
 ) -> CheckResult:
-    """Compile a small `model` with a small `deployment` (see compiler/shrink.py), running it after every pass.
+    """Compile a small `model` with a small `deployment` (see compiler/shrink.py) to `emit`, running it after each pass.
 
-    Weight and activation types are checked as the deployment has them where storage does not matter, and as FP32
-    from the tiles on, where it does.
+    Down to the dist level arithmetic is FP64 whatever the element types say.  Tiles and commands store them, so they
+    can be compared with the model only where all are FP32.
     """
     bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
     environment = seeded_model_environment(model, bindings, seed)
@@ -121,7 +134,7 @@ def check_model(
     checks: list[PassCheck] = []
     runner = _Runner(environment)
     context = make_context()
-    for spec in default_pipeline(deployment, "commands"):
+    for spec in default_pipeline(deployment, emit):
         module_pass = build_pass(spec)
         start = perf_counter()
         try:
@@ -133,9 +146,7 @@ def check_model(
             run = runner.run(model)
         except (PmcError, VerifyException) as error:
             failure = " ".join(str(error).split())
-            checks.append(
-                PassCheck(module_pass.name, level_of(model), np.inf, perf_counter() - start, failure=failure)
-            )
+            checks.append(PassCheck(module_pass.name, level_of(model), np.inf, perf_counter() - start, failure=failure))
             break
         difference, error_size = _compare(expected, run, _tolerance(model))
         seconds = perf_counter() - start
@@ -144,7 +155,74 @@ def check_model(
             break
         if run.values:
             expected = _Expected(logits, reference.states, run.values)
-    return CheckResult(tuple(checks), seed, bindings)
+    return CheckResult(deployment.phase, deployment.quantization.weights, tuple(checks), seed, bindings)
+
+
+def check_small(
+    config: Mapping[str, Any],
+    source: str,
+    chip: Chip,
+    topology: Topology,
+    deployment: Deployment,
+    layers: int = 4,
+    seed: int = 0,
+    mutate: Mutation | None = None,
+) -> tuple[CheckResult, ...]:
+    """Shrink everything and check prefill, decode, and a decode step on the caches that a prefill left.
+
+    `config` is a Hugging Face config from `source`.  Each phase is compiled twice: with the element types of the
+    deployment down to the dist level, and with FP32 down to commands.  Stops at the first failure.
+    """
+    check_target(topology, deployment)
+    small_chip = shrink_chip(chip)
+    results: list[CheckResult] = []
+
+    def model(small: Deployment) -> ModuleOp:
+        return import_hf(shrink_config(config, small, max(layers, small.pp)), source, "small")
+
+    for phase in ("prefill", "decode"):
+        typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
+        plain = shrink_deployment(typed, quantization=FP32)
+        targets: list[tuple[Deployment, Level]] = [(typed, LAST_EXACT_LEVEL), (plain, LAST_LEVEL)]
+        for small, emit in targets:
+            results.append(check_model(model(small), small_chip, topology, small, seed, mutate, emit))
+            if not results[-1].passed:
+                return tuple(results)
+    small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
+    results.append(_check_sequence(partial(model, small), small_chip, topology, small, seed))
+    return tuple(results)
+
+
+def _check_sequence(
+    model: Callable[[], ModuleOp], chip: Chip, topology: Topology, small: Deployment, seed: int
+) -> CheckResult:
+    """A prefill and one decode step, both as commands, against one longer prefill of the model."""
+    start = perf_counter()
+    past = small.kv_len
+    reference = model()
+    bindings = {"batch": small.batch, "q_len": past + 1, "kv_len": past + 1}
+    longer = seeded_model_environment(reference, bindings, seed)
+    expected = run_model(reference, longer)
+    tokens = longer.tokens.reshape(small.batch, past + 1)
+    step = Environment(
+        {"batch": small.batch, "q_len": past, "kv_len": past},
+        tokens[:, :past].reshape(-1),
+        longer.weights,
+        {path: values[..., :past, :] for path, values in longer.states.items()},
+    )
+    run: LayerRun | None = None
+    for phase, q_len, kv_len in (("prefill", past, past), ("decode", 1, past + 1)):
+        changes: dict[str, object] = {"phase": phase, "q_len": q_len, "kv_len": kv_len}
+        here = small.model_copy(update=changes)
+        module = compile_model(model(), chip, topology, here, "commands")
+        if run is not None:
+            step = step.next_step(tokens[:, past:].reshape(-1), run.states)
+        run = run_commands(module, step)
+    assert run is not None
+    outcome = _Expected(expected.logits[past :: past + 1], expected.states, {})
+    difference, error = _compare(outcome, run, COMMAND_TOLERANCE)
+    check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference)
+    return CheckResult("sequence", small.quantization.weights, (check,), seed, bindings)
 
 
 def _tolerance(module: ModuleOp) -> float:
@@ -167,9 +245,9 @@ class _Runner:
         if level == "dist":
             self.known = self.known or layouts(module)
             return run_dist(module, self.environment, record=self.known)
-        if level == "commands":
-            return run_commands(module, self.environment)
-        raise PmcError(f"a module of the {level} level cannot be run here")
+        if level == "tile":
+            return run_tiles(module, self.environment, self.known)
+        return run_commands(module, self.environment)
 
 
 def _compare(expected: _Expected, run: LayerRun, tolerance: float) -> tuple[Difference | None, float]:

@@ -36,12 +36,17 @@ def _try_to_write(folder: Path, shown: Path) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: no reader ever sees half a file.  Raises PmcError."""
+    """Write `text` as UTF-8, see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then rename: no reader ever sees half a file.  Raises PmcError."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
             os.chmod(name, 0o666 & ~_umask())  # mkstemp gives 0600
             os.replace(name, path)
         except BaseException:

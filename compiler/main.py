@@ -12,10 +12,12 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ..dialects.errors import PmcError
+from .cli.check import check_command
 from .cli.compile import compile_command
 from .cli.evaluate import evaluate_command
 from .cli.listing import list_command
 from .cli.opt import opt_command
+from .cli.run import run_command
 
 app = typer.Typer(
     name="pmc",
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("opt")(opt_command)
 app.command("evaluate")(evaluate_command)
+app.command("run")(run_command)
+app.command("check")(check_command)
 app.command("list")(list_command)
 
 

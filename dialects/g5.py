@@ -187,7 +187,7 @@ class StreamOp(PmcOp):
 
 @irdl_op_definition
 class ArrayOp(PmcOp):
-    """An array in DRAM, named by its path; `kind`, `layers` and `sharding` as in `tile.global`."""
+    """An array in DRAM, named by its path; `kind`, `layers`, `sharding` and `axes` as in `tile.global`."""
 
     name = "g5.array"
     kind = prop_def(StringAttr)
@@ -195,6 +195,7 @@ class ArrayOp(PmcOp):
     address = prop_def(IntegerAttr)
     """In bytes."""
     sharding = opt_prop_def(Attribute)
+    axes = opt_prop_def(ArrayAttr[StringAttr])
     type = prop_def(MemRefType)
 
 

@@ -263,6 +263,8 @@ class GlobalOp(PmcOp):
     layers = prop_def(BoolAttr)
     """Whether the first dim counts the layers of an enclosing repeat."""
     sharding = opt_prop_def(Attribute)
+    axes = opt_prop_def(ArrayAttr[StringAttr])
+    """The logical axis of each dim of one layer, of weights and caches."""
     address = opt_prop_def(IntegerAttr)
     """The DRAM byte address, once allocated."""
     result = result_def(MemRefType)

@@ -107,6 +107,7 @@ class _Stream:
             "layers": op.layers,
             "address": op.address,
             "sharding": op.sharding,
+            "axes": op.axes,
             "type": op.result.type,
         }
         return g5.ArrayOp.make([], [], op.path.data, properties, like=op)

@@ -230,8 +230,9 @@ class _Lowering:
         layers: bool = False,
         sharding: Attribute | None = None,
         like: Operation | None = None,
+        axes: Attribute | None = None,
     ) -> SSAValue:
-        properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding}
+        properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding, "axes": axes}
         op = GlobalOp.make([], [type_], path, properties, like=like)
         self.globals.append(op)
         return op.results[0]
@@ -241,9 +242,10 @@ class _Lowering:
         repeat = op.parent_op()
         layers = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
         path, dims, sharding = op.path.data, ints(op.result), op.attributes.get(dist.SHARDING)
+        axes = op.axes
         transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
         if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
-            path, dims = op.transpose_of.data, dims[::-1]
+            path, dims, axes = op.transpose_of.data, dims[::-1], ArrayAttr(axes.data[::-1])
             if isinstance(sharding, dist.ShardingAttr):
                 sharding = dist.ShardingAttr(dist.Sharding(sharding.data.dims[::-1]))
         stored = dims if layers is None else (layers, *dims)
@@ -251,7 +253,8 @@ class _Lowering:
         if base is None:
             kind = "weight" if isinstance(op, layer.WeightOp) else "state"
             element = tensor(op.result).element_type
-            base = self._global(MemRefType.of(stored, element), kind, path, layers is not None, sharding, op)
+            type_ = MemRefType.of(stored, element)
+            base = self._global(type_, kind, path, layers is not None, sharding, op, axes)
             self.sources[path, sharding] = base
         if memref_type(base).dims != stored:
             raise PassError(

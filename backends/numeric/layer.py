@@ -59,7 +59,7 @@ def layer_sources(program: layer.ProgramOp, bindings: dict[str, int]) -> list[So
         if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
             source = Source(op.transpose_of.data, kind, dims[::-1], axes[::-1])
         else:
-            source = Source(op.path.data, kind, (*_layers_around(op), *dims), axes)
+            source = Source(op.path.data, kind, (*layers_around(op), *dims), axes)
         known = found.setdefault(source.path, source)
         if known.shape != source.shape or known.kind != kind:
             raise NumericError(
@@ -69,7 +69,7 @@ def layer_sources(program: layer.ProgramOp, bindings: dict[str, int]) -> list[So
     return list(found.values())
 
 
-def _layers_around(op: Operation) -> tuple[int, ...]:
+def layers_around(op: Operation) -> tuple[int, ...]:
     """The stored layers of every repeat around `op`, outermost first."""
     totals: list[int] = []
     parent = op.parent_op()

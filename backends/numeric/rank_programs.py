@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import TypeVar
 
 import numpy as np
@@ -10,17 +11,17 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir import Attribute, Operation
 from xdsl.utils.hints import isa
 
-from ...dialects import dist, g5
+from ...dialects import dist, g5, tile
 from ...dialects.arch import ChipAttr
 from ...dialects.dist import Mesh, MeshAttr, ShardingAttr
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType
+from . import tile as tiles
 from .environment import Environment
 from .errors import Array, NumericError
-from .layer import LayerRun
-from .shards import PIPELINE, Layout, Placed, local_arrays, put_together, whole_state
-from .streams import run_stream
-
+from .layer import LayerRun, ValueKey
+from .shards import PIPELINE, Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
+from .streams import HOST_KINDS, run_stream
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -33,18 +34,41 @@ def run_commands(module: ModuleOp, environment: Environment) -> LayerRun:
     stream = _only(module, g5.StreamOp)
     placed = [_placed(op.path.data, op.kind.data, op.type.dims, bool(op.layers), op.sharding) for op in _arrays(stream)]
     mesh = _mesh(module)
-    inputs = [array for array in placed if array.kind in ("input", "weight", "state")]
+    inputs = [array for array in placed if array.kind in HOST_KINDS]
     result = run_stream(stream, local_arrays(inputs, environment, mesh), _lmem_bytes(module), mesh)
     return _whole_run(stream, placed, result.outputs, result.states, environment, mesh)
+
+
+def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueKey, Layout] | None = None) -> LayerRun:
+    """Run the one tile program of `module` on all ranks, as `run_commands` does.
+
+    `record` gives the layouts of the values to record, as whole tensors, where kernels write them.
+    """
+    program = _only(module, tile.ProgramOp)
+    found = [op for op in program.body.block.ops if isinstance(op, tile.GlobalOp)]
+    placed = [
+        _placed(op.path.data, op.kind.data, tile.memref_type(op.result).dims, bool(op.layers), op.sharding)
+        for op in found
+    ]
+    mesh = _mesh(module)
+    inputs = local_arrays([array for array in placed if array.kind in HOST_KINDS], environment, mesh)
+    result = tiles.run_tiles(program, inputs, mesh, record=bool(record))
+    run = _whole_run(program, placed, result.outputs, result.states, environment, mesh)
+    for key, layout in (record or {}).items():
+        sizes = dim_sizes(layout, mesh, environment.bindings, key.path)
+        local = tuple(steps[-1] for steps in sizes)
+        for ranked in result.values.get(key, ()):
+            if all(values.size == prod(local) for values in ranked.values()):
+                whole = {rank: values.reshape(local) for rank, values in ranked.items()}
+                run.values.setdefault(key, []).append(put_together(whole, layout, mesh, environment.bindings, key.path))
+    return run
 
 
 def _arrays(stream: g5.StreamOp) -> Iterable[g5.ArrayOp]:
     return (op for op in stream.body.block.ops if isinstance(op, g5.ArrayOp))
 
 
-def _placed(
-    path: str, kind: str, dims: tuple[int, ...], layers: bool, sharding: Attribute | None
-) -> Placed:
+def _placed(path: str, kind: str, dims: tuple[int, ...], layers: bool, sharding: Attribute | None) -> Placed:
     data = sharding.data if isinstance(sharding, ShardingAttr) else None
     return Placed(path, kind, dims, layers, data)
 

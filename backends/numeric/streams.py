@@ -19,6 +19,7 @@ from .chip_commands import PIPELINE, Exchange
 from .command_memory import Dram, compute_type, decode, encode, storage_type
 from .commands import ProgramRun
 from .errors import Array, NumericError, require_finite
+from .layer import ValueKey
 
 SINGLE = Mesh(1, ())
 """The mesh of one rank."""
@@ -34,6 +35,8 @@ class StreamResult:
     outputs: dict[str, Array]
     states: dict[str, Array]
     commands: int
+    values: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
+    """If recorded: what each kernel wrote, execution by execution, by rank."""
 
 
 @dataclass

@@ -20,13 +20,16 @@ from ...dialects.expr import Expr, ExprAttr
 from .chip_commands import PIPELINE, Exchange
 from .command_memory import POISON, compute_type, decode, encode, storage_type
 from .errors import Array, NumericError
+from .layer import ValueKey
 from .streams import HOST_KINDS, RESULT_KINDS, SINGLE, StreamResult, host_array
 from .vector_kinds import ROW, extents, plain_params, run_kind
 
 
-def run_tiles(program: tile.ProgramOp, arrays: Mapping[str, Array], mesh: Mesh = SINGLE) -> StreamResult:
+def run_tiles(
+    program: tile.ProgramOp, arrays: Mapping[str, Array], mesh: Mesh = SINGLE, record: bool = False
+) -> StreamResult:
     """Run one step on local arrays by path, as `streams.run_stream` does with commands; `commands` counts tile ops."""
-    run = _Ranks(mesh, arrays)
+    run = _Ranks(mesh, arrays, record)
     run.steps(program.body.block, {}, list(range(mesh.ranks)))
     results: dict[str, dict[str, Array]] = {kind: {} for kind in RESULT_KINDS}
     for op in program.body.block.ops:
@@ -34,7 +37,7 @@ def run_tiles(program: tile.ProgramOp, arrays: Mapping[str, Array], mesh: Mesh =
             dims = tile.memref_type(op.result).dims
             values = decode(run.memory[op.result].reshape(mesh.ranks, *dims), np.float64)
             results[op.kind.data][op.path.data] = values
-    return StreamResult(results["output"], results["state"], run.commands)
+    return StreamResult(results["output"], results["state"], run.commands, run.written)
 
 
 def poison(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -48,9 +51,11 @@ class _Ranks:
 
     mesh: Mesh
     arrays: Mapping[str, Array]
+    record: bool
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
     commands: int = 0
+    written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
     def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """Run a body outside kernels on some ranks."""
@@ -70,10 +75,21 @@ class _Ranks:
                 case tile.KernelOp():
                     for core in range(op.cores.value.data):
                         _Core(self, ranks, {**symbols, tile.CORE: core}).body(op.body.block)
+                    if self.record:
+                        self.note(op, symbols, ranks)
                 case tile.CollectiveOp():
                     self.collective(op, symbols, ranks)
                 case _:
                     raise NumericError(f"{op.name} has no numeric semantics outside a kernel")
+
+    def note(self, kernel: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
+        """Record the arrays that a kernel has stored to, in the order of its first stores."""
+        stores = (op for op in kernel.body.block.walk() if isinstance(op, tile.StoreOp))
+        for result, memref in enumerate(dict.fromkeys(op.memref for op in stores)):
+            dims = tile.memref_type(memref).dims
+            values = decode(self.block(memref, (0,) * len(dims), dims, symbols, kernel.name), np.float64)
+            key = ValueKey(kernel.path.data, kernel.op_name.data, result)
+            self.written.setdefault(key, []).append({rank: values[rank] for rank in ranks})
 
     def hold(self, op: tile.GlobalOp) -> Array:
         """The elements of a global."""

@@ -1,0 +1,187 @@
+"""Runs a module of any level, on given or seeded inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute
+
+from ...dialects import g5, layer, tile
+from ...dialects.arch import DeploymentAttr
+from ...dialects.dist import SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr
+from ...dialects.levels import MESH, level_of
+from ...dialects.tensor import tensor
+from ...dialects.tile import memref_type
+from .dist import run_dist
+from .environment import SYMBOLS, Environment, Source, evaluate_dims, seeded_environment
+from .errors import Array, NumericError
+from .layer import LayerRun, layers_around, run_layer, seeded_layer_environment
+from .model import run_model, seeded_model_environment
+from .precision import EXACT64, Precision
+from .rank_programs import run_commands, run_tiles
+
+MAX_ELEMENTS = 2**28
+"""Inputs beyond this take minutes and more memory than a small machine has (2 GiB in FP64)."""
+
+
+def run_module(module: ModuleOp, environment: Environment, precision: Precision = EXACT64) -> LayerRun:
+    """Logits and caches after one step of a module of any level.
+
+    `precision` is that of the levels down to dist; tiles and commands store the element types of their arrays.
+    Raises NumericError.
+    """
+    match level_of(module):
+        case "model":
+            run = run_model(module, environment, precision.compute)
+            return LayerRun((run.logits,), run.states, {})
+        case "layer":
+            return run_layer(module, environment, precision)
+        case "dist":
+            return run_dist(module, environment, precision)
+        case "tile":
+            return run_tiles(module, environment)
+        case "commands":
+            return run_commands(module, environment)
+        case "empty":
+            raise NumericError("the module holds no program")
+
+
+def bindings_of(module: ModuleOp, given: Mapping[str, int]) -> dict[str, int]:
+    """The symbol values: those given, else those of the deployment that the module was compiled for."""
+    deployment = module.attributes.get("arch.deployment")
+    known: dict[str, int] = {}
+    if isinstance(deployment, DeploymentAttr):
+        d = deployment.data
+        known = {"batch": d.batch, "q_len": d.q_len, "kv_len": d.kv_len}
+    bindings = {**known, **given}
+    missing = [symbol for symbol in SYMBOLS if symbol not in bindings]
+    if missing:
+        raise NumericError(f"no value for {', '.join(missing)}, and the module has no deployment to take it from")
+    return bindings
+
+
+def seeded_inputs(module: ModuleOp, bindings: Mapping[str, int], seed: int) -> Environment:
+    """Deterministic inputs of the whole model for a module of any level; the same at every level of one model."""
+    match level_of(module):
+        case "model":
+            return seeded_model_environment(module, dict(bindings), seed)
+        case "layer":
+            return seeded_layer_environment(module, dict(bindings), seed)
+        case "empty":
+            raise NumericError("the module holds no program")
+        case _:
+            sources = _whole_sources(module, bindings)
+    _refuse_large(sources)
+    vocabularies = [s.shape[s.stacked] for s in sources if s.axes[:1] == ("vocab",)]
+    if not vocabularies:
+        raise NumericError("no weight with a vocabulary dim, so the range of token ids is unknown")
+    return seeded_environment(sources, vocabularies[0], bindings, seed)
+
+
+def _refuse_large(sources: Iterable[Source]) -> None:
+    elements = sum(prod(source.shape) for source in sources)
+    if elements > MAX_ELEMENTS:
+        raise NumericError(
+            f"the inputs have {elements} elements, at most {MAX_ELEMENTS} are run; `pmc check` shrinks a model"
+        )
+
+
+@dataclass(frozen=True)
+class _Local:
+    """A weight or cache as one rank holds it: `stacked` leading dims count stored layers."""
+
+    path: str
+    kind: Literal["weight", "state"]
+    stacked: tuple[int, ...]
+    dims: tuple[int, ...]
+    axes: tuple[str, ...]
+    sharding: Attribute | None
+
+    def whole(self, mesh: Mesh, bindings: Mapping[str, int]) -> Source:
+        """The array of all ranks: a dim that dp splits is the batch, every other is split without rest."""
+        if not isinstance(self.sharding, ShardingAttr):
+            raise NumericError(f"{self.kind} '{self.path}' has no sharding")
+        dims = [
+            bindings["batch"] if "dp" in axes else size * prod(mesh.axis(a).size for a in axes)
+            for size, axes in zip(self.dims, self.sharding.data.dims, strict=True)
+        ]
+        return Source(self.path, self.kind, (*self.stacked, *dims), self.axes)
+
+
+def _whole_sources(module: ModuleOp, bindings: Mapping[str, int]) -> list[Source]:
+    """The weights and caches of a program of ranks, each path once, in the sizes of the whole model."""
+    attribute = module.attributes.get(MESH)
+    if not isinstance(attribute, MeshAttr):
+        raise NumericError(f"the module has no {MESH}, so the size of the whole model is unknown")
+    found: dict[str, Source] = {}
+    for local in _local_sources(module, bindings):
+        if local.path not in found:
+            found[local.path] = local.whole(attribute.data, bindings)
+    return list(found.values())
+
+
+def _local_sources(module: ModuleOp, bindings: Mapping[str, int]) -> Iterable[_Local]:
+    for op in module.walk():
+        match op:
+            case layer.SourceOp():
+                dims = evaluate_dims(tensor(op.result).dims, bindings, op.path.data)
+                # Before localize the dims are those of the whole, which is what an unsharded rank holds.
+                whole = ShardingAttr(Sharding(tuple(() for _ in dims)))
+                kind: Literal["weight", "state"] = "weight" if isinstance(op, layer.WeightOp) else "state"
+                sharding = op.attributes.get(SHARDING, whole)
+                yield _Local(op.path.data, kind, layers_around(op), dims, op.axis_names(), sharding)
+            case tile.GlobalOp() if op.kind.data in ("weight", "state"):
+                yield _stored(op, memref_type(op.result).dims)
+            case g5.ArrayOp() if op.kind.data in ("weight", "state"):
+                yield _stored(op, op.type.dims)
+            case _:
+                pass
+
+
+def _stored(op: tile.GlobalOp | g5.ArrayOp, dims: tuple[int, ...]) -> _Local:
+    layers = bool(op.layers)
+    axes = tuple(axis.data for axis in op.axes.data) if op.axes is not None else ()
+    kind: Literal["weight", "state"] = "weight" if op.kind.data == "weight" else "state"
+    return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, op.sharding)
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+TOKENS, WEIGHTS, STATES = "tokens", "weights/", "states/"
+
+
+def load_inputs(path: Path, bindings: Mapping[str, int]) -> Environment:
+    """Inputs from an `.npz` file: `tokens`, `weights/PATH`, `states/PATH`.  Raises NumericError."""
+    try:
+        with np.load(path) as file:
+            arrays: dict[str, Array] = {name: file[name] for name in file.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise NumericError(f"{path}: not a readable .npz file: {error}") from None
+    if TOKENS not in arrays:
+        raise NumericError(f"{path}: has no array '{TOKENS}'")
+    groups = {
+        prefix: {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+        for prefix in (WEIGHTS, STATES)
+    }
+    return Environment(dict(bindings), arrays[TOKENS], groups[WEIGHTS], groups[STATES])
+
+
+def input_arrays(environment: Environment) -> dict[str, Array]:
+    """The arrays of an environment by the names that `load_inputs` reads."""
+    return {
+        TOKENS: environment.tokens,
+        **{WEIGHTS + path: values for path, values in environment.weights.items()},
+        **{STATES + path: values for path, values in environment.states.items()},
+    }
+
+
+def result_arrays(run: LayerRun) -> dict[str, Array]:
+    """The arrays of a run: `logits` and `states/PATH`."""
+    return {"logits": run.outputs[0], **{STATES + path: values for path, values in run.states.items()}}

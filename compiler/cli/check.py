@@ -1,0 +1,78 @@
+"""`pmc check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..files import check_writable_file
+from .output import Format, deliver, progress
+from .target import Output, TargetOptions, takes_target
+
+if TYPE_CHECKING:
+    from ..check import CheckResult
+
+EXAMPLES = """\b
+Examples:
+  pmc check deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
+      --tp 2 --dp 4 --ep 8
+  pmc check llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-70b-decode-tp8 --sp --seed 3
+"""
+
+
+@takes_target
+def check_command(
+    model: Annotated[str, typer.Argument(help="Preset, config.json (or its folder) or YAML file.")],
+    *,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the small model.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    output: Output = None,
+    output_format: Annotated[Format, typer.Option("--format", help="The form of the table.")] = Format.TEXT,
+    target: TargetOptions,
+) -> None:
+    """Prove by execution that every pass keeps the meaning of a model.
+
+    The model, the chip and the lengths are shrunk, the structure and the mesh are kept.  Prefill and decode are
+    compiled down to commands, and after each pass logits and caches are compared with those of the model.  Exit
+    code 1 names the first pass that changes them.
+    """
+    check_writable_file(output)
+    with progress(f"checking {model}"):
+        from ..check import check_small
+        from ..config import load_model_config
+
+        config, source = load_model_config(model)
+        results = check_small(config, source, *target.load(), layers=layers, seed=seed)
+    deliver(_json(results) if output_format is Format.JSON else _text(results), output)
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _text(results: tuple[CheckResult, ...]) -> str:
+    lines: list[str] = []
+    for result in results:
+        sizes = ", ".join(f"{name} {value}" for name, value in result.bindings.items())
+        lines.append(f"{result.phase}: {sizes}, weights {result.types}, seed {result.seed}")
+        for check in result.checks:
+            verdict = "same" if check.passed else "DIFFERENT" if check.difference else "FAILED"
+            lines.append(f"  {check.name:20} {check.level:9} {verdict:10} max error {check.max_error:.1e}")
+            if check.difference is not None:
+                where = check.difference.path or "the result"
+                lines.append(f"    first at '{where}': {check.difference.what}, {check.difference.max_error:.1e}")
+            if check.failure is not None:
+                lines.append(f"    {check.failure}")
+    guilty = [result.guilty for result in results if result.guilty is not None]
+    lines.append(f"{guilty[0].name} changes the meaning" if guilty else "every pass keeps the meaning")
+    return "\n".join(lines) + "\n"
+
+
+def _json(results: tuple[CheckResult, ...]) -> str:
+    import json
+    from dataclasses import asdict
+
+    data = [{**asdict(result), "passed": result.passed} for result in results]
+    return json.dumps({"passed": all(r.passed for r in results), "phases": data}, indent=2, default=str) + "\n"
+
+
+check_command.__doc__ = f"{check_command.__doc__}\n\n{EXAMPLES}"

@@ -1,0 +1,125 @@
+"""`pmc run`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...dialects.errors import PmcError
+from ..files import check_writable_file
+from .output import Format, deliver, progress
+
+if TYPE_CHECKING:
+    from ...backends.numeric.environment import Environment
+    from ...backends.numeric.errors import Array
+    from ...backends.numeric.layer import LayerRun
+
+EXAMPLES = """\b
+Examples:
+  pmc run ./tiny/config.json --batch 2 --q-len 4 --kv-len 4 --seed 1
+  pmc run dumps/07-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
+  pmc run dumps/12-emit-g5.mlir --inputs inputs.npz --format json
+"""
+
+
+class PrecisionName(StrEnum):
+    """How floats are kept between ops, from the model level down to dist."""
+
+    EXACT64 = "exact64"
+    EXACT32 = "exact32"
+    EMULATED = "emulated"
+
+
+def run_command(
+    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    *,
+    batch: Annotated[int | None, typer.Option(help="Sequences; a dump knows its own.")] = None,
+    q_len: Annotated[int | None, typer.Option(help="New tokens per sequence.")] = None,
+    kv_len: Annotated[int | None, typer.Option(help="Tokens attended to, the new ones included.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Inputs as .npz: tokens, weights/PATH, states/PATH. Without: seeded."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="emulated rounds every value to its element type.")
+    ] = PrecisionName.EXACT64,
+    save_inputs: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the inputs as .npz.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write logits and caches as .npz.")
+    ] = None,
+    output_format: Annotated[Format, typer.Option("--format", help="The form of the summary on stdout.")] = Format.TEXT,
+) -> None:
+    """Execute a module of any level on numpy and print its results.
+
+    Inputs are those of the whole model at every level; programs of ranks run on all ranks in one process.
+    """
+    for path in (save_inputs, output):
+        check_writable_file(path)
+    given = {"batch": batch, "q_len": q_len, "kv_len": kv_len}
+    with progress(f"running {model}"):
+        environment, run = _run(model, {k: v for k, v in given.items() if v is not None}, inputs, seed, precision)
+    from ...backends.numeric.run import input_arrays, result_arrays
+
+    results = result_arrays(run)
+    if save_inputs is not None:
+        _save(save_inputs, input_arrays(environment))
+    if output is not None:
+        _save(output, results)
+    deliver(_json(results) if output_format is Format.JSON else _text(results), None)
+
+
+def _run(
+    model: str, bindings: dict[str, int], inputs: Path | None, seed: int, precision: PrecisionName
+) -> tuple[Environment, LayerRun]:
+    from ...backends.numeric.precision import EMULATED, EXACT32, EXACT64
+    from ...backends.numeric.run import bindings_of, load_inputs, run_module, seeded_inputs
+    from ..driver import load_model
+
+    module = load_model(model)
+    known = bindings_of(module, bindings)
+    environment = load_inputs(inputs, known) if inputs is not None else seeded_inputs(module, known, seed)
+    precisions = {p.name: p for p in (EXACT64, EXACT32, EMULATED)}
+    if precision.value not in precisions:
+        raise PmcError(f"--precision: {precision.value} is not one of {', '.join(precisions)}")
+    return environment, run_module(module, environment, precisions[precision.value])
+
+
+def _save(path: Path, arrays: dict[str, Array]) -> None:
+    from io import BytesIO
+
+    import numpy as np
+
+    from ..files import write_bytes
+
+    buffer = BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _text(arrays: dict[str, Array]) -> str:
+    import numpy as np
+
+    lines: list[str] = []
+    for name, values in arrays.items():
+        lines.append(f"{name} {list(values.shape)} mean {values.mean():.6g} max |x| {np.abs(values).max():.6g}")
+    lines.append(np.array2string(arrays["logits"], precision=6, threshold=64, edgeitems=3))
+    return "\n".join(lines) + "\n"
+
+
+def _json(arrays: dict[str, Array]) -> str:
+    import json
+
+    import numpy as np
+
+    summary = {
+        name: {"shape": list(v.shape), "mean": float(v.mean()), "max_abs": float(np.abs(v).max())}
+        for name, v in arrays.items()
+    }
+    return json.dumps({"results": summary, "logits": arrays["logits"].tolist()}, indent=2) + "\n"
+
+
+run_command.__doc__ = f"{run_command.__doc__}\n\n{EXAMPLES}"
