@@ -287,8 +287,9 @@ class RepeatOp(PmcOp):
         printer.print_string(" at ")
         printer.print_string_literal(self.path.data)
         printer.print_op_attributes(self.attributes, print_keyword=True)
-        printer.print_string(" : ")
-        printer.print_list(self.result_types, printer.print_attribute)
+        if self.results:
+            printer.print_string(" : ")
+            printer.print_list(self.result_types, printer.print_attribute)
         printer.print_string(" ")
         printer.print_region(self.body, print_entry_block_args=False)
 
@@ -314,8 +315,9 @@ class RepeatOp(PmcOp):
         attributes: dict[str, Attribute] = {}
         if parser.parse_optional_keyword("attributes") is not None:
             attributes = parser.parse_optional_dictionary_attr_dict()
-        parser.parse_punctuation(":")
-        types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
+        types: list[Attribute] = []
+        if parser.parse_optional_punctuation(":") is not None:
+            types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
         arguments = [n.resolve(v.type) for n, v in zip(names, inits, strict=True)]
         body = parser.parse_region(arguments)
         op = cls.build_with(count, inits, body, path, first, total)

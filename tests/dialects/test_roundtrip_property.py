@@ -1,0 +1,740 @@
+"""Random modules of every dialect: they verify, and parse(print(m)) == m in the custom and the generic form.
+
+Every op class has a builder here, a test holds that; sizes, types, properties and nesting are random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    Float8E4M3FNType,
+    FloatAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    bf16,
+    f32,
+    i32,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from pmc.compiler.driver import module_text, parse_module
+from pmc.dialects import dist, g5, layer, model, tile
+from pmc.dialects.assembly import attribute
+from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
+from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
+from pmc.dialects.g5_table import CommandTable, TableAttr
+from pmc.dialects.tensor import TensorType
+from pmc.dialects.tile import BufferType, MemRefType, PlanAttr
+
+ELEMENTS = (bf16, f32, i32, Float8E4M3FNType())
+DIMS = ("batch", "q_len", "kv_len")
+
+
+def ints(values: Sequence[int]) -> ArrayAttr[Attribute]:
+    return ArrayAttr([IntegerAttr(v, i64) for v in values])
+
+
+class Maker:
+    """Builds random ops at the end of a block that is open; `symbols` are those in scope."""
+
+    def __init__(self, rng: Random, symbols: Sequence[str] = ()) -> None:
+        self.rng = rng
+        self.symbols = list(symbols)
+        self.ops: list[Operation] = []
+        self.depth = 0
+
+    def unique(self) -> str:
+        """A symbol name that the block does not have yet."""
+        return f"step{len(self.ops)}"
+
+    # -- attributes ---------------------------------------------------------------------------------------------
+
+    def size(self) -> int:
+        return self.rng.randint(1, 64)
+
+    def flag(self) -> bool:
+        return self.rng.random() < 0.5
+
+    def path(self) -> str:
+        return self.rng.choice(["embed", "blocks.moe.mla.q_a_proj", "", 'a "b" \\c'])
+
+    def expr(self, depth: int = 2) -> Expr:
+        if depth == 0 or not self.symbols:
+            leaves: list[Expr | int] = [self.size(), *(expr(s) for s in self.symbols)]
+            return expr(self.rng.choice(leaves))
+        a, b, n = self.expr(depth - 1), self.expr(depth - 1), self.size()
+        return self.rng.choice(
+            [a + b, a * b, a - b, ceildiv(a, n), floordiv(a, n), mod(a, n), min_of(a, b), max_of(a, n)]
+        )
+
+    def expr_attr(self) -> ExprAttr:
+        return ExprAttr(self.expr())
+
+    def exprs(self, count: int) -> ArrayAttr[ExprAttr]:
+        return ArrayAttr([self.expr_attr() for _ in range(count)])
+
+    def element(self) -> Attribute:
+        return self.rng.choice(ELEMENTS)
+
+    def dims(self, count: int) -> tuple[Expr, ...]:
+        scope, self.symbols = self.symbols, list(DIMS)
+        found = tuple(self.expr() for _ in range(count))
+        self.symbols = scope
+        return found
+
+    def text(self) -> StringAttr:
+        return StringAttr(self.rng.choice(["tp", "decode", "a b", "", '"', "\t"]))
+
+    def params(self) -> DictionaryAttr:
+        entries: dict[str, Attribute] = {
+            "eps": FloatAttr(self.rng.uniform(-1, 1), 64),
+            "group": IntegerAttr(self.size(), i64),
+            "causal": attribute(self.flag()),
+            "position": self.expr_attr(),
+            "scaling": DictionaryAttr({"factor": FloatAttr(8.0, 64)}),
+        }
+        return DictionaryAttr({k: v for k, v in entries.items() if self.flag()})
+
+    def type(self, dims: Sequence[Expr | int], element: Attribute | None = None) -> TensorType:
+        return TensorType.of(dims, element or self.element())
+
+    # -- ops ----------------------------------------------------------------------------------------------------
+
+    def add(self, op: type[Any], operands: Sequence[Any], types: Sequence[Attribute], /, **properties: Any) -> Any:
+        regions = properties.pop("regions", ())
+        made = op.make(operands, types, self.path(), properties, regions)
+        self.ops.append(made)
+        return made
+
+    def source(self, dims: Sequence[Expr | int], element: Attribute | None = None) -> SSAValue:
+        """A tensor from memory."""
+        axes = ArrayAttr([StringAttr(self.rng.choice(["", "heads", "batch"])) for _ in dims])
+        kind = self.rng.choice([layer.WeightOp, layer.StateOp])
+        value: SSAValue = self.add(kind, [], [self.type(dims, element)], axes=axes).result
+        value.name_hint = self.rng.choice([None, "w", "cache"])
+        return value
+
+    def nested(self, build: Callable[[Maker], None], symbols: Sequence[str] = ()) -> list[Operation]:
+        """The ops that `build` makes in a block of their own."""
+        inner = Maker(self.rng, [*self.symbols, *symbols])
+        inner.depth = self.depth + 1
+        build(inner)
+        return inner.ops
+
+    def some(self, table: Sequence[Callable[[Maker], None]], most: int = 5) -> None:
+        for _ in range(self.rng.randint(0, most)):
+            self.rng.choice(table)(self)
+
+
+# -- model ------------------------------------------------------------------------------------------------------
+
+
+class Blocks:
+    """A chain of model blocks on rows of one type."""
+
+    def __init__(self, make: Maker, x: SSAValue) -> None:
+        self.make = make
+        self.x = x
+
+    def block(self, kind: type[Any], result: Attribute | None = None, **properties: Any) -> None:
+        self.x = self.make.add(kind, [self.x], [result or self.x.type], **properties).y
+
+
+def gqa(b: Blocks) -> None:
+    kv, rng = b.make.size(), b.make.rng
+    b.block(
+        model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
+        rope_theta=rng.choice([1e4, 5e5]), rms_norm_eps=1e-5, qk_norm=b.make.flag(),
+        rope_scaling=b.make.params() if b.make.flag() else None,
+    )  # fmt: skip
+
+
+def mla(b: Blocks) -> None:
+    size = b.make.size
+    b.block(
+        model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
+        qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(), rope_interleave=b.make.flag(),
+        rope_theta=1e4, rms_norm_eps=1e-6,
+    )  # fmt: skip
+
+
+def ffn(b: Blocks) -> None:
+    b.block(model.FfnOp, intermediate_size=b.make.size(), rms_norm_eps=1e-5)
+
+
+def moe(b: Blocks) -> None:
+    groups, rng = b.make.rng.randint(1, 4), b.make.rng
+    top_groups, each = rng.randint(1, groups), rng.randint(1, 8)
+    b.block(
+        model.MoeOp, n_routed_experts=groups * each, n_shared_experts=rng.randint(0, 2),
+        num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
+        scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
+        routed_scaling_factor=2.5, correction_bias=b.make.flag(), rms_norm_eps=1e-6,
+    )  # fmt: skip
+
+
+def model_repeat(b: Blocks) -> None:
+    def body(make: Maker) -> None:
+        inner = Blocks(make, block.args[0])
+        blocks(inner, 2)
+        make.add(model.YieldOp, [[inner.x]], [])
+
+    block = Block(arg_types=[b.x.type])
+    block.add_ops(b.make.nested(body))
+    count = b.make.rng.randint(1, 61)
+    repeat = b.make.add(model.RepeatOp, [[b.x]], [b.x.type], count=count, regions=[Region(block)])
+    b.x = repeat.outs[0]
+
+
+BLOCKS = {model.GqaOp: gqa, model.MlaOp: mla, model.FfnOp: ffn, model.MoeOp: moe, model.RepeatOp: model_repeat}
+
+
+def blocks(b: Blocks, most: int) -> None:
+    for _ in range(b.make.rng.randint(0, most)):
+        shallow = [build for kind, build in BLOCKS.items() if kind is not model.RepeatOp or b.make.depth < 2]
+        b.make.rng.choice(shallow)(b)
+
+
+def llm(make: Maker) -> None:
+    element, vocabulary, hidden = bf16, make.size(), make.size()
+    tokens = expr("batch") * expr("q_len")
+    block = Block(arg_types=[TensorType.of([tokens], i32)])
+
+    def body(inner: Maker) -> None:
+        b = Blocks(inner, block.args[0])
+        b.block(model.EmbeddingOp, TensorType.of([tokens, hidden], element), vocab_size=vocabulary)
+        blocks(b, 3)
+        tied = "embed.weight" if inner.flag() else None
+        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), rms_norm_eps=1e-5, tied=tied)
+        inner.add(model.YieldOp, [[b.x]], [])
+
+    block.add_ops(make.nested(body))
+    make.add(
+        model.LlmOp, [], [], sym_name=make.unique(), architecture="LlamaForCausalLM", hidden_size=hidden,
+        vocab_size=vocabulary, dtype=element, mtp_layers=make.rng.randint(0, 1), regions=[Region(block)],
+    )  # fmt: skip
+
+
+MODEL: dict[type[Operation], Any] = {
+    **BLOCKS, model.LlmOp: llm, model.YieldOp: llm, model.EmbeddingOp: llm, model.LmHeadOp: llm,
+}  # fmt: skip
+
+
+# -- layer ------------------------------------------------------------------------------------------------------
+
+
+def source(make: Maker) -> None:
+    make.source(make.dims(make.rng.randint(1, 3)))
+
+
+def matmul(make: Maker) -> None:
+    (t, k, n), e = make.dims(3), make.element()
+    make.add(layer.MatmulOp, [make.source([t, k], e), make.source([k, n])], [make.type([t, n])])
+
+
+def grouped_matmul(make: Maker) -> None:
+    e, c, k, n = make.dims(4)
+    make.add(layer.GroupedMatmulOp, [make.source([e, c, k]), make.source([e, k, n])], [make.type([e, c, n])])
+
+
+def head_matmul(make: Maker) -> None:
+    heads, rank, group, t = make.size(), make.size(), make.size(), make.dims(1)[0]
+    wide, narrow = heads * rank, heads * group
+    transpose = make.flag()
+    x, y = (narrow, wide) if transpose else (wide, narrow)
+    operands = [make.source([t, x]), make.source([rank, heads * group])]
+    make.add(layer.HeadMatmulOp, operands, [make.type([t, y])], group=group, transpose=transpose)
+
+
+def attention(make: Maker) -> None:
+    heads, pieces = make.size(), [make.size() for _ in range(make.rng.randint(1, 3))]
+    t, batch, kv = make.dims(3)
+    q = [make.source([t, heads * d]) for d in pieces]
+    k = [make.source([batch, kv, d]) for d in pieces]
+    v = k[0] if make.flag() else make.source([batch, kv, make.size()])
+    width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
+    make.add(
+        layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
+        q_len=make.dims(1)[0], scale=make.rng.uniform(0, 1), causal=make.flag(),
+    )  # fmt: skip
+
+
+def embedding(make: Maker) -> None:
+    t, v, n = make.dims(3)
+    axis = "tp" if make.flag() else None
+    make.add(layer.EmbeddingOp, [make.source([t]), make.source([v, n])], [make.type([t, n])], vocab_axis=axis)
+
+
+def rms_norm(make: Maker) -> None:
+    dims, group = (make.dims(1)[0], make.size()), make.size()
+    operands = [make.source(dims), make.source([group])]
+    make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
+
+
+def rope(make: Maker) -> None:
+    dims = make.dims(2)
+    make.add(
+        layer.RopeOp, [make.source(dims)], [make.type(dims)], head_dim=make.size(), theta=make.rng.uniform(1, 1e6),
+        interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0],
+        scaling=make.params() if make.flag() else None,
+    )  # fmt: skip
+
+
+def binary(kind: type[Any]) -> Callable[[Maker], None]:
+    def build(make: Maker) -> None:
+        dims = make.dims(make.rng.randint(2, 2 if kind is layer.AddOp else 3))
+        a = make.source(dims)
+        make.add(kind, [a, a if make.flag() else make.source(dims)], [make.type(dims)])
+
+    return build
+
+
+def quantize(make: Maker) -> None:
+    dims = make.dims(2)
+    make.add(layer.QuantizeOp, [make.source(dims)], [make.type(dims)])
+
+
+def slice_(make: Maker) -> None:
+    size, before, after, heads = make.size(), make.rng.randint(0, 9), make.rng.randint(0, 9), make.size()
+    group, t = before + size + after, make.dims(1)[0]
+    x, y = make.source([t, heads * group]), make.type([t, heads * size])
+    make.add(layer.SliceOp, [x], [y], group=group, offset=before, size=size)
+
+
+def last_token(make: Maker) -> None:
+    t, n = make.dims(2)
+    make.add(layer.LastTokenOp, [make.source([t, n])], [make.type([t, n])], q_len=make.dims(1)[0])
+
+
+def kv_append(make: Maker) -> None:
+    batch, kv, t, width = make.dims(4)
+    cache = make.source([batch, kv, width])
+    assert isinstance(cache.type, TensorType)
+    make.add(layer.KvAppendOp, [cache, make.source([t, width], cache.type.element_type)], [cache.type])
+
+
+def router(make: Maker) -> None:
+    t, k = make.dims(1)[0], make.size()
+    bias = [make.source([make.size()])] if make.flag() else []
+    make.add(
+        layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k])], top_k=k,
+        scoring=make.rng.choice(["softmax", "sigmoid"]), groups=1, top_groups=1, normalize=make.flag(),
+        scale=make.rng.random(),
+    )  # fmt: skip
+
+
+def experts(make: Maker) -> None:
+    t, e, c, h = make.dims(4)
+    indices, weights = make.source([t, 4]), make.source([t, 4])
+    kind: Any = make.rng.choice(["balanced", "worst"])
+    slots = make.add(layer.DispatchOp, [make.source([t, h]), indices], [make.type([e, c, h])], capacity=kind).y
+    make.add(layer.CombineOp, [slots, indices, weights], [make.type([t, h])])
+
+
+def repeat(make: Maker) -> None:
+    inits = [make.source(make.dims(2)) for _ in range(make.rng.randint(0, 2))]
+    block = Block(arg_types=[v.type for v in inits])
+
+    def body(inner: Maker) -> None:
+        inner.some([build for kind, build in LAYER.items() if kind not in STRUCTURE], 2)
+        inner.add(layer.YieldOp, [list(block.args)], [])
+
+    block.add_ops(make.nested(body))
+    first, count = make.rng.randint(0, 3), make.rng.randint(1, 9)
+    total = first + count + make.rng.randint(0, 2)
+    make.ops.append(layer.RepeatOp.build_with(count, inits, Region(block), make.path(), first, total))
+
+
+def program(make: Maker) -> None:
+    block = Block(arg_types=[make.type(make.dims(1), i32)])
+
+    def body(inner: Maker) -> None:
+        table = [build for kind, build in LAYER.items() if kind not in STRUCTURE or kind is layer.RepeatOp]
+        inner.some(table)
+        inner.add(layer.ReturnOp, [[block.args[0]]], [])
+
+    block.add_ops(make.nested(body))
+    op = make.add(layer.ProgramOp, [], [], sym_name=make.unique(), phase="decode", regions=[Region(block)])
+    op.attributes["dist.arguments"] = ArrayAttr([ShardingAttr(Sharding((("dp",),)))])
+
+
+LAYER: dict[type[Operation], Callable[[Maker], None]] = {
+    layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
+    layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention, layer.EmbeddingOp: embedding,
+    layer.RmsNormOp: rms_norm, layer.RopeOp: rope, layer.SiluMulOp: binary(layer.SiluMulOp),
+    layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
+    layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
+    layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
+    layer.ProgramOp: program, layer.ReturnOp: program,
+}  # fmt: skip
+STRUCTURE = (layer.ProgramOp, layer.ReturnOp, layer.RepeatOp, layer.YieldOp)
+
+
+# -- dist -------------------------------------------------------------------------------------------------------
+
+
+def encoding(make: Maker, rank: int, partial: bool) -> ShardingAttr:
+    def axes() -> tuple[str, ...]:
+        return tuple(make.rng.sample(["dp", "tp", "ep"], make.rng.randint(0, 2)))
+
+    return ShardingAttr(Sharding(tuple(axes() for _ in range(rank)), axes() if partial else ()))
+
+
+def sharded(make: Maker, partial: bool = True) -> tuple[SSAValue, TensorType]:
+    type_ = make.type(make.dims(2))
+    whole = type_.with_encoding(encoding(make, 2, partial) if make.flag() else PartialAttr(("tp",)))
+    axes = ArrayAttr([StringAttr("")] * 2)
+    return make.add(layer.WeightOp, [], [whole], axes=axes).result, type_
+
+
+def reshard(make: Maker) -> None:
+    type_ = make.type(make.dims(2))
+    before = encoding(make, 2, True)
+    after = Sharding(encoding(make, 2, False).data.dims, before.data.partial[: make.rng.randint(0, 1)])
+    x = make.add(layer.WeightOp, [], [type_.with_encoding(before)], axes=ArrayAttr([StringAttr("")] * 2)).result
+    make.add(dist.ReshardOp, [x], [type_.with_encoding(ShardingAttr(after))])
+
+
+def collective(kind: type[dist.CollectiveOp], has_dim: bool) -> Callable[[Maker], None]:
+    def build(make: Maker) -> None:
+        x, type_ = sharded(make)
+        dim = {"dim": make.rng.randint(0, 1)} if has_dim else {}
+        make.add(kind, [x], [type_.with_encoding(encoding(make, 2, False))], axis="tp", **dim)
+
+    return build
+
+
+def all_to_all(make: Maker) -> None:
+    indices, weights = make.source(make.dims(2)), make.source(make.dims(2))
+    slots = make.add(
+        dist.DispatchOp, [make.source(make.dims(2)), indices], [make.type(make.dims(3))], axis="ep", capacity="worst"
+    ).y
+    make.add(dist.CombineOp, [slots, indices, weights], [make.type(make.dims(2))], axis="ep")
+
+
+def send(make: Maker) -> None:
+    make.add(dist.SendOp, [make.source(make.dims(2))], [], peer=make.size(), channel=make.size())
+
+
+def recv(make: Maker) -> None:
+    make.add(dist.RecvOp, [], [make.type(make.dims(2))], peer=make.size(), channel=make.size())
+
+
+def dist_stage(make: Maker) -> None:
+    table = [build for kind, build in DIST.items() if kind is not dist.StageOp]
+    block = Block(make.nested(lambda inner: inner.some(table, 3)))
+    make.add(dist.StageOp, [], [], index=make.rng.randint(0, 7), regions=[Region(block)])
+
+
+DIST: dict[type[Operation], Callable[[Maker], None]] = {
+    dist.ReshardOp: reshard, dist.AllReduceOp: collective(dist.AllReduceOp, False),
+    dist.AllGatherOp: collective(dist.AllGatherOp, True), dist.StageOp: dist_stage,
+    dist.ReduceScatterOp: collective(dist.ReduceScatterOp, True),
+    dist.LocalSliceOp: collective(dist.LocalSliceOp, True), dist.DispatchOp: all_to_all,
+    dist.CombineOp: all_to_all, dist.SendOp: send, dist.RecvOp: recv,
+}  # fmt: skip
+
+
+# -- tile -------------------------------------------------------------------------------------------------------
+
+
+def memref(make: Maker, rank: int) -> MemRefType:
+    dims = [make.size() for _ in range(rank)]
+    strides = [make.size() for _ in range(rank)] if make.flag() else None
+    return MemRefType.of(dims, make.element(), strides, make.rng.choice([0, 64]) if strides else 0)
+
+
+def array(make: Maker, rank: int = 2) -> SSAValue:
+    kind = make.rng.choice(["weight", "state", "input", "output", "activation"])
+    found: SSAValue = make.add(
+        tile.GlobalOp, [], [memref(make, rank)], kind=kind, layers=make.flag(),
+        sharding=encoding(make, rank, False) if make.flag() else None, address=4096 if make.flag() else None,
+    ).result  # fmt: skip
+    return found
+
+
+def view(make: Maker) -> None:
+    make.add(tile.ViewOp, [array(make)], [memref(make, 3)])
+
+
+def tile_collective(make: Maker) -> None:
+    ins, outs = ([array(make) for _ in range(make.rng.randint(0, 2))] for _ in range(2))
+    make.add(tile.CollectiveOp, [ins, outs], [], kind="all_reduce", params=make.params())
+
+
+def tile_body(kind: type[Any], build: Callable[[Maker], None], **properties: Any) -> Callable[[Maker], None]:
+    def body(make: Maker) -> None:
+        op = make.add(kind, [], [], **properties, regions=[Region(Block())])
+        op.body.block.add_ops(make.nested(build, op.defined_symbols()))
+
+    return body
+
+
+def tile_for(make: Maker) -> None:
+    symbol = make.rng.choice(["k", "n", "o"])
+    op = make.add(tile.ForOp, [], [], symbol=symbol, count=make.expr(), regions=[Region(Block())])
+    op.body.block.add_ops(make.nested(kernel_body, op.defined_symbols()))
+
+
+def buffer(make: Maker, rows: int = 0) -> SSAValue:
+    type_ = BufferType.of(rows or make.size(), make.size(), make.element())
+    address = 32768 if make.flag() else None
+    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=make.rng.randint(1, 3), address=address).result
+    return found
+
+
+def transfer(make: Maker) -> None:
+    rank = make.rng.randint(1, 3)
+    kind = make.rng.choice([tile.LoadOp, tile.StoreOp])
+    make.add(
+        kind, [array(make, rank), buffer(make)], [], offsets=make.exprs(rank), sizes=make.exprs(rank),
+        row=make.expr(), column=make.expr(),
+    )  # fmt: skip
+
+
+def tile_gather(make: Maker) -> None:
+    operands = [array(make), buffer(make), buffer(make)]
+    axis = "tp" if make.flag() else None
+    make.add(
+        tile.GatherOp, operands, [], count=make.expr(), column=make.expr(), columns=make.expr(), base_axis=axis
+    )  # fmt: skip
+
+
+def mma(make: Maker) -> None:
+    make.add(
+        tile.MmaOp, [buffer(make), buffer(make), buffer(make)], [], m=make.expr(), n=make.expr(), k=make.expr(),
+        accumulate=make.expr(), transpose_b=make.flag(),
+    )  # fmt: skip
+
+
+def tile_vector(make: Maker) -> None:
+    kind = make.rng.choice(sorted(tile.VECTOR_KINDS))
+    operands = [[buffer(make) for _ in range(count)] for count in tile.VECTOR_KINDS[kind]]
+    make.add(tile.VectorOp, operands, [], kind=kind, rows=make.expr(), columns=make.expr(), params=make.params())
+
+
+KERNEL: dict[type[Operation], Callable[[Maker], None]] = {
+    tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
+    tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.ForOp: tile_for,
+}  # fmt: skip
+
+
+def kernel_body(make: Maker) -> None:
+    make.some([b for kind, b in KERNEL.items() if kind is not tile.ForOp or make.depth < 5], 3)
+
+
+kernel = tile_body(tile.KernelOp, kernel_body, cores=64, op_name="layer.matmul")
+
+
+def tile_parts(make: Maker) -> None:
+    make.some([array, view, tile_collective, kernel], 3)
+
+
+tile_repeat = tile_body(tile.RepeatOp, tile_parts, symbol="layer", count=3, first=1)
+tile_stage = tile_body(tile.StageOp, tile_parts, index=1)
+
+
+def tile_program(make: Maker) -> None:
+    block = Block(
+        make.nested(lambda inner: inner.some([array, view, tile_collective, kernel, tile_repeat, tile_stage]))
+    )
+    op = make.add(tile.ProgramOp, [], [], sym_name=make.unique(), phase="prefill", regions=[Region(block)])
+    op.attributes["tile.plan"] = PlanAttr.of([1, make.size()], [64, make.size()], "gmnk")
+
+
+TILE: dict[type[Operation], Any] = {
+    **KERNEL, tile.ProgramOp: tile_program, tile.GlobalOp: array, tile.ViewOp: view, tile.RepeatOp: tile_repeat,
+    tile.StageOp: tile_stage, tile.KernelOp: kernel, tile.CollectiveOp: tile_collective,
+}  # fmt: skip
+
+
+# -- g5 ---------------------------------------------------------------------------------------------------------
+
+
+def lmem(make: Maker) -> g5.LmemAttr:
+    return g5.LmemAttr.of(make.expr(), make.size(), make.element())
+
+
+def dram(make: Maker) -> g5.DramAttr:
+    shapes = [layer.ShapeAttr(tuple(expr(make.size()) for _ in range(2))) for _ in range(2)]
+    return g5.DramAttr(make.expr_attr(), *shapes, make.element())
+
+
+def after(make: Maker) -> g5.AfterAttr | None:
+    engines = [e for e in g5.ENGINES if make.flag()]
+    return g5.AfterAttr(tuple((e, make.rng.randint(0, 9)) for e in engines)) if engines else None
+
+
+def g5_array(make: Maker) -> None:
+    make.add(
+        g5.ArrayOp, [], [], kind="weight", layers=make.flag(), address=make.size(), type=memref(make, 2),
+        sharding=encoding(make, 2, False) if make.flag() else None,
+    )  # fmt: skip
+
+
+def gdma(make: Maker) -> None:
+    rank = make.rng.randint(1, g5.GDMA_RANK)
+    make.add(
+        g5.GdmaOp, [], [], after=after(make), direction=make.rng.choice(["load", "store"]), dram=make.expr(),
+        lmem=make.expr(), shape=make.exprs(rank), dram_strides=make.exprs(rank), lmem_strides=make.exprs(rank),
+        element_type=make.element(),
+    )  # fmt: skip
+
+
+def g5_gather(make: Maker) -> None:
+    make.add(
+        g5.GatherOp, [], [], after=after(make), dram=make.expr(), rows=make.size(), stride=make.size(),
+        index=lmem(make), lmem=lmem(make), count=make.expr(), columns=make.expr(),
+        base_axis="tp" if make.flag() else None,
+    )  # fmt: skip
+
+
+def tiu(make: Maker) -> None:
+    make.add(
+        g5.TiuOp, [], [], after=after(make), acc=lmem(make), a=lmem(make), b=lmem(make), m=make.expr(),
+        n=make.expr(), k=make.expr(), accumulate=make.expr(), transpose_b=make.flag(),
+    )  # fmt: skip
+
+
+def vector_command(kind: type[Any], names: Sequence[str]) -> Callable[[Maker], None]:
+    def build(make: Maker) -> None:
+        name = make.rng.choice(names)
+        ins, outs, updates = (ArrayAttr([lmem(make) for _ in range(n)]) for n in tile.VECTOR_KINDS[name])
+        make.add(
+            kind, [], [], after=after(make), kind=name, ins=ins, outs=outs, updates=updates, rows=make.expr(),
+            columns=make.expr(), params=make.params(),
+        )  # fmt: skip
+
+    return build
+
+
+def g5_loop(make: Maker) -> None:
+    symbol = make.rng.choice(["k", "n"])
+    op = make.add(g5.LoopOp, [], [], symbol=symbol, count=make.expr(), regions=[Region(Block())])
+    op.body.block.add_ops(make.nested(program_body, op.defined_symbols()))
+
+
+def queue(make: Maker) -> None:
+    count = make.rng.randint(0, 20)
+    kinds = [make.rng.randint(0, 2) for _ in range(count)]
+    rows = np.array([[i + 1, kind, make.rng.randint(0, 2**40)] for i, kind in enumerate(kinds)], np.int64)
+    table = CommandTable.of(("id", "kind:direction", "dram"), rows.reshape(count, 3))
+    make.add(
+        g5.QueueOp, [], [], engine="gdma", core=make.size(), paths=ArrayAttr([StringAttr("a"), StringAttr("b.c")]),
+        params=ArrayAttr([make.params()]), table=TableAttr(table.reduced() if make.flag() else table),
+    )  # fmt: skip
+
+
+PROGRAM: dict[type[Operation], Callable[[Maker], None]] = {
+    g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu,
+    g5.VecOp: vector_command(g5.VecOp, sorted(set(tile.VECTOR_KINDS) - g5.HAU_KINDS)),
+    g5.HauOp: vector_command(g5.HauOp, sorted(g5.HAU_KINDS)), g5.LoopOp: g5_loop,
+}  # fmt: skip
+
+
+def program_body(make: Maker) -> None:
+    make.some([b for kind, b in PROGRAM.items() if kind is not g5.LoopOp or make.depth < 5], 3)
+
+
+def g5_program(make: Maker) -> None:
+    build = program_body if make.flag() else (lambda inner: inner.some([queue], 2))
+    tile_body(g5.ProgramOp, build, cores=64, op_name="layer.add")(make)
+
+
+def chip_command(kind: type[Any]) -> Callable[[Maker], None]:
+    def build(make: Maker) -> None:
+        ins, outs = (ArrayAttr([dram(make) for _ in range(make.rng.randint(0, 2))]) for _ in range(2))
+        make.add(
+            kind, [], [], after=after(make), kind=make.rng.choice(["all_reduce", "combine"]), ins=ins, outs=outs,
+            params=make.params(),
+        )  # fmt: skip
+
+    return build
+
+
+CHIP = {g5.SdmaOp: chip_command(g5.SdmaOp), g5.CdmaOp: chip_command(g5.CdmaOp)}
+
+
+def stream_parts(make: Maker) -> None:
+    make.some([*CHIP.values(), g5_program], 3)
+
+
+g5_repeat = tile_body(g5.RepeatOp, stream_parts, symbol="layer", count=58, first=0)
+g5_stage = tile_body(g5.StageOp, stream_parts, index=0)
+
+
+def stream(make: Maker) -> None:
+    block = Block(make.nested(lambda inner: inner.some([g5_array, g5_repeat, g5_stage, g5_program, *CHIP.values()])))
+    make.add(g5.StreamOp, [], [], sym_name=make.unique(), phase="decode", regions=[Region(block)])
+
+
+G5: dict[type[Operation], Any] = {
+    **PROGRAM, **CHIP, g5.StreamOp: stream, g5.ArrayOp: g5_array, g5.StageOp: g5_stage, g5.RepeatOp: g5_repeat,
+    g5.ProgramOp: g5_program, g5.QueueOp: queue,
+}  # fmt: skip
+
+
+# -- the tests --------------------------------------------------------------------------------------------------
+
+LEVELS: dict[str, list[Callable[[Maker], None]]] = {
+    "model": [llm],
+    "layer": [program],
+    "dist": [program, *DIST.values()],
+    "tile": [tile_program],
+    "g5": [stream],
+}
+
+
+def random_module(rng: Random, level: str) -> ModuleOp:
+    make = Maker(rng)
+    for _ in range(rng.randint(1, 3)):
+        rng.choice(LEVELS[level])(make)
+    module = ModuleOp(make.ops)
+    if level == "dist":
+        module.attributes["dist.mesh"] = MeshAttr(Mesh(8, (Axis("tp", 2, 1), Axis("dp", 4, 2))))
+    return module
+
+
+def check(rng: Random, level: str) -> None:
+    module = random_module(rng, level)
+    module.verify()
+    for generic in (False, True):
+        text = module_text(module, generic)
+        again = parse_module(text, "printed.mlir")
+        assert again.is_structurally_equivalent(module), text
+        assert module_text(again, generic) == text
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rng=st.randoms(use_true_random=False))
+def test_a_random_module_reads_back(level: str, rng: Random) -> None:
+    check(rng, level)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("level", sorted(LEVELS))
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rng=st.randoms(use_true_random=False))
+def test_many_random_modules_read_back(level: str, rng: Random) -> None:
+    check(rng, level)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "builders"),
+    [(model.Model, MODEL), (layer.Layer, LAYER), (dist.Dist, DIST), (tile.Tile, TILE), (g5.G5, G5)],
+    ids=lambda found: getattr(found, "name", None),
+)
+def test_every_op_of_a_dialect_has_a_builder(dialect: Any, builders: dict[type[Operation], Any]) -> None:
+    assert set(dialect.operations) == set(builders)
