@@ -10,23 +10,15 @@ GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias, TypeVar, cast, get_args
+from typing import Annotated, Literal, TypeAlias, cast, get_args
 
-from pydantic import Field, ValidationError, model_validator
-from xdsl.dialects.builtin import (
-    ArrayAttr,
-    DictionaryAttr,
-    FloatAttr,
-    IntegerAttr,
-    IntegerType,
-    NoneType,
-    StringAttr,
-)
-from xdsl.ir import Attribute, Data, Dialect
+from pydantic import Field, model_validator
+from xdsl.ir import Data, Dialect
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
+from .calibration import CalibrationAttr
 from .errors import PmcError
 from .schema import (
     Bytes,
@@ -45,9 +37,9 @@ from .schema import (
     Share,
     Tokens,
     Us,
-    explain,
     models_in,
 )
+from .schema_text import parse_schema, print_schema
 
 DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
 """Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""
@@ -501,63 +493,6 @@ def _check_path(schema: type[Schema], path: str) -> None:
             raise ValueError(f"unvalidated: '{path}' names no field")
 
 
-SchemaT = TypeVar("SchemaT", bound=Schema)
-
-
-def _print(printer: Printer, schema: Schema) -> None:
-    printer.print_string(f"<{_text(schema.model_dump())}>")
-
-
-def _text(value: object) -> str:
-    """MLIR attribute syntax; a float is its shortest exact form, with the point that MLIR asks for."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case float():
-            mantissa, exponent, power = repr(value).partition("e")
-            return (mantissa if "." in mantissa else mantissa + ".0") + exponent + power
-        case str():
-            return f'"{value}"'  # schemas admit no text that needs escapes
-        case dict():
-            entries = cast(dict[str, object], value)
-            return "{" + ", ".join(f"{k} = {_text(v)}" for k, v in entries.items()) + "}"
-        case _:
-            return "[" + ", ".join(map(_text, cast(Sequence[object], value))) + "]"
-
-
-def _parse(parser: AttrParser, schema: type[SchemaT]) -> SchemaT:
-    with parser.in_angle_brackets():
-        start = parser.pos
-        attribute = parser.parse_attribute()
-        try:
-            return schema.model_validate(_value(attribute))
-        except ValidationError as error:
-            parser.raise_error(explain(error, schema)[1], start)
-
-
-def _value(attribute: Attribute) -> object:
-    match attribute:
-        case DictionaryAttr():
-            return {key: _value(item) for key, item in attribute.data.items()}
-        case ArrayAttr():
-            return [_value(item) for item in attribute]
-        case StringAttr():
-            return attribute.data
-        case FloatAttr():
-            return attribute.value.data
-        case IntegerAttr():
-            value = attribute.value.data
-            return bool(value) if attribute.type == IntegerType(1) else value
-        case NoneType():
-            return None
-        case _:
-            return attribute  # no schema takes it: the error names the field
-
-
 @irdl_attr_definition
 class ChipAttr(Data[Chip]):
     """``#arch.chip<{...}>``: the chip the module is compiled for."""
@@ -567,11 +502,11 @@ class ChipAttr(Data[Chip]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> Chip:
         """Parses and validates; an error names the field."""
-        return _parse(parser, Chip)
+        return parse_schema(parser, Chip)
 
     def print_parameter(self, printer: Printer) -> None:
         """Prints every field, so that parsing gives an equal attribute."""
-        _print(printer, self.data)
+        print_schema(printer, self.data)
 
 
 @irdl_attr_definition
@@ -583,11 +518,11 @@ class TopologyAttr(Data[Topology]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> Topology:
         """Parses and validates; an error names the field."""
-        return _parse(parser, Topology)
+        return parse_schema(parser, Topology)
 
     def print_parameter(self, printer: Printer) -> None:
         """Prints every field, so that parsing gives an equal attribute."""
-        _print(printer, self.data)
+        print_schema(printer, self.data)
 
 
 @irdl_attr_definition
@@ -599,11 +534,11 @@ class DeploymentAttr(Data[Deployment]):
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> Deployment:
         """Parses and validates; an error names the field."""
-        return _parse(parser, Deployment)
+        return parse_schema(parser, Deployment)
 
     def print_parameter(self, printer: Printer) -> None:
         """Prints every field, so that parsing gives an equal attribute."""
-        _print(printer, self.data)
+        print_schema(printer, self.data)
 
 
-Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr])
+Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, CalibrationAttr])

@@ -16,7 +16,8 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from ...dialects.arch import Chip, ChipAttr, Topology, TopologyAttr
+from ...dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr, Zipf
+from ...dialects.calibration import Calibration, CalibrationAttr
 from ...dialects.dist import Mesh, MeshAttr
 from ...dialects.errors import PmcError
 from ...dialects.expr import Expr
@@ -89,6 +90,9 @@ class Target:
     chip: Chip
     topology: Topology | None
     mesh: Mesh | None
+    calibration: Calibration | None = None
+    zipf: float | None = None
+    """How unequal experts are, as the Zipf exponent of their popularity (0 is uniform); None where nothing is known."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> Target:
@@ -101,10 +105,18 @@ class Target:
         mesh = module.attributes.get(MESH)
         if not isinstance(chip, ChipAttr):
             raise PmcError("the module has no attribute 'arch.chip', which says what chip to evaluate for")
+        calibration = module.attributes.get("arch.calibration")
+        deployment = module.attributes.get("arch.deployment")
+        zipf: float | None = None
+        if isinstance(deployment, DeploymentAttr):
+            routing = deployment.data.routing
+            zipf = routing.zipf if isinstance(routing, Zipf) else 0.0
         target = cls(
             chip.data,
             topology.data if isinstance(topology, TopologyAttr) else None,
             mesh.data if isinstance(mesh, MeshAttr) else None,
+            calibration.data if isinstance(calibration, CalibrationAttr) else None,
+            zipf,
         )
         if target.topology is not None and target.mesh is not None and target.mesh.ranks > target.topology.chips:
             raise PmcError(

@@ -21,6 +21,7 @@ from ..cost.chip import ChipCostModel
 from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
 from ..cost.tile import TileCostModel
+from .calibration import CalibratedCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
 
 V = TypeVar("V", int, int | IntArray)
@@ -48,23 +49,43 @@ def evaluate_module(
     """
     granularity = granularity_of(level)
     program = program_of(module)
-    target = Target.of(module)
-    values = symbol_values(module, bindings or {})
-    model = cost_model(granularity, target, accounting or default_accounting())
-    costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, values)) is not None]
-    steps = _steps(costs)
-    return EngineResult(
-        program=program.sym_name.data,
-        phase=program.phase.data,
-        granularity=granularity,
-        chip=target.chip.name,
-        topology=target.topology.name if target.topology is not None else "",
-        ranks=target.mesh.ranks if target.mesh is not None else 1,
-        bindings=values,
-        steps=steps,
-        stages=_stages(steps),
-        unvalidated=model.unvalidated(),
-    )
+    model = cost_model(granularity, Target.of(module), accounting or default_accounting())
+    return cost_program(program, model, symbol_values(module, bindings or {})).result(granularity)
+
+
+@dataclass(frozen=True)
+class CostedProgram:
+    """A program and what each of its ops costs, in program order; ops that do nothing are left out."""
+
+    program: layer.ProgramOp | tile.ProgramOp
+    model: CostModel
+    bindings: Mapping[str, int]
+    costs: list[tuple[Site, OpCost]]
+
+    def result(self, granularity: Granularity) -> EngineResult:
+        """The costs as a table, one op after the other."""
+        target = self.model.target
+        steps = _steps(self.costs)
+        return EngineResult(
+            program=self.program.sym_name.data,
+            phase=self.program.phase.data,
+            granularity=granularity,
+            chip=target.chip.name,
+            topology=target.topology.name if target.topology is not None else "",
+            ranks=target.mesh.ranks if target.mesh is not None else 1,
+            bindings=self.bindings,
+            steps=steps,
+            stages=_stages(steps),
+            unvalidated=self.model.unvalidated(),
+        )
+
+
+def cost_program(
+    program: layer.ProgramOp | tile.ProgramOp, model: CostModel, bindings: Mapping[str, int]
+) -> CostedProgram:
+    """Ask `model` for every op of `program`, with every symbol bound to one value.  Raises PmcError as it does."""
+    costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, bindings)) is not None]
+    return CostedProgram(program, model, bindings, costs)
 
 
 @dataclass(frozen=True)
@@ -117,14 +138,16 @@ def granularity_of(level: str) -> Granularity:
 
 
 def cost_model(granularity: Granularity, target: Target, accounting: Accounting) -> CostModel:
-    """The cost model of a granularity."""
+    """The cost model of a granularity, calibrated where the target says how."""
+    model: CostModel
     match granularity:
         case Granularity.CHIP:
-            return ChipCostModel(target)
+            model = ChipCostModel(target)
         case Granularity.CORE:
-            return CoreCostModel(target, accounting)
+            model = CoreCostModel(target, accounting)
         case Granularity.TILE:
-            return TileCostModel(target, accounting)
+            model = TileCostModel(target, accounting)
+    return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 
 def program_of(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:
