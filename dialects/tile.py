@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr
-from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
+from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_attr_definition,
@@ -342,6 +342,27 @@ class KernelOp(BodyOp, WorkInterface):
         """The core number."""
         return (CORE,)
 
+    def verify_(self) -> None:
+        """Buffers that are in use at the same time, those of one body and of the bodies around it, share no byte."""
+        self._verify_disjoint(self.body.block, [])
+
+    def _verify_disjoint(self, block: Block, around: Sequence[AllocOp]) -> None:
+        held = list(around)
+        for op in block.ops:
+            if isinstance(op, AllocOp) and op.address is not None:
+                for other in held:
+                    if op.byte_range.start < other.byte_range.stop and other.byte_range.start < op.byte_range.stop:
+                        raise VerifyException(
+                            f"tile.kernel at '{self.path.data}': buffers at {_span(op)} and {_span(other)} overlap"
+                        )
+                held.append(op)
+            elif isinstance(op, ForOp):
+                self._verify_disjoint(op.body.block, held)
+
+
+def _span(op: AllocOp) -> str:
+    return f"{op.byte_range.start}..{op.byte_range.stop - 1}"
+
 
 @irdl_op_definition
 class ForOp(BodyOp):
@@ -389,6 +410,12 @@ class AllocOp(PmcOp):
     slots = prop_def(IntegerAttr)
     address = opt_prop_def(IntegerAttr)
     result = result_def(BufferType)
+
+    @property
+    def byte_range(self) -> range:
+        """The LMEM bytes of all slots, once allocated; from 0 before."""
+        start = 0 if self.address is None else self.address.value.data
+        return range(start, start + self.slots.value.data * buffer_type(self.result).bytes)
 
 
 class CommandOp(PmcOp):

@@ -241,7 +241,8 @@ class _Ranks:
         if missing:
             values = np.array(stacked, self.precision.compute)
             held.update({rank: v.copy() for rank, v in self.distribute(values, full).items() if rank in missing})
-        return {rank: held[rank][self.iteration] for rank in self.ranks}
+        # Copies: a value keeps its content when a later kv_append writes to the cache.
+        return {rank: held[rank][self.iteration].copy() for rank in self.ranks}
 
     def write_cache(self, op: layer.KvAppendOp) -> None:
         """Keep the new content of the cache that `op` appends to."""

@@ -176,7 +176,8 @@ class _Machine:
             values = weights[op.transpose_of.data].T if op.transpose_of else weights[path][self.iteration]
             return stored(op, 0, values, self.context)
         self.cache_of[op.result] = path
-        return stored(op, 0, self.states[path][self.iteration], self.context)
+        # A copy: a value keeps its content when a later kv_append writes to the cache.
+        return stored(op, 0, self.states[path][self.iteration].copy(), self.context)
 
     def write_cache(self, op: layer.KvAppendOp, cache: Array) -> None:
         """Keep the new content of the cache that `op` appends to."""

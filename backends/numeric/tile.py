@@ -35,9 +35,13 @@ def run_tiles(
     for op in program.body.block.ops:
         if isinstance(op, tile.GlobalOp) and op.kind.data in RESULT_KINDS:
             dims = tile.memref_type(op.result).dims
-            values = decode(run.memory[op.result].reshape(mesh.ranks, *dims), np.float64)
+            values = decode(run.memory[op.result].copy().reshape(mesh.ranks, *dims), np.float64)
             results[op.kind.data][op.path.data] = values
     return StreamResult(results["output"], results["state"], run.commands, run.written)
+
+
+DRAM_ALIGNMENT = 8
+"""Rows of bytes start at a multiple of the widest element."""
 
 
 def poison(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -55,6 +59,7 @@ class _Ranks:
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
     commands: int = 0
+    shared: Array | None = None
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
     def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
@@ -62,7 +67,7 @@ class _Ranks:
         for op in block.ops:
             match op:
                 case tile.GlobalOp():
-                    self.memory[op.result] = self.hold(op)
+                    self.memory[op.result] = self.hold(op, block)
                 case tile.ViewOp():
                     self.memory[op.result] = self.memory[op.source]
                 case tile.RepeatOp():
@@ -91,14 +96,31 @@ class _Ranks:
             key = ValueKey(kernel.path.data, kernel.op_name.data, result)
             self.written.setdefault(key, []).append({rank: values[rank] for rank in ranks})
 
-    def hold(self, op: tile.GlobalOp) -> Array:
-        """The elements of a global."""
+    def hold(self, op: tile.GlobalOp, program: Block) -> Array:
+        """The elements of a global [ranks, elements]: memory of its own until allocate-dram gives it an address."""
         type_ = tile.memref_type(op.result)
+        dtype, size = storage_type(type_.element_type), prod(type_.dims)
+        if op.address is None:
+            held = poison((self.mesh.ranks, size), dtype)
+        else:
+            start = op.address.value.data
+            held = self.dram(program)[:, start : start + size * dtype.itemsize].view(dtype)
         if op.kind.data in HOST_KINDS:
             values = host_array(op.path.data, op.kind.data, type_, self.arrays, self.mesh)
-        else:
-            values = poison((self.mesh.ranks, *type_.dims), storage_type(type_.element_type))
-        return values.reshape(self.mesh.ranks, -1)
+            held[:] = values.reshape(self.mesh.ranks, size)
+        return held
+
+    def dram(self, program: Block) -> Array:
+        """The bytes of all ranks, which arrays with an address share."""
+        if self.shared is None:
+            ends = [
+                op.address.value.data + tile.memref_type(op.result).bytes
+                for op in program.ops
+                if isinstance(op, tile.GlobalOp) and op.address is not None
+            ]
+            aligned = -(-max(ends) // DRAM_ALIGNMENT) * DRAM_ALIGNMENT
+            self.shared = np.full((self.mesh.ranks, aligned), POISON, np.uint8)
+        return self.shared
 
     def block(
         self, memref: SSAValue, offsets: Sequence[int], sizes: Sequence[int], symbols: Mapping[str, int], where: str
@@ -111,9 +133,8 @@ class _Ranks:
         last = first + sum((n - 1) * s for n, s in zip(sizes, type_.steps, strict=True))
         if prod(sizes) and not 0 <= first <= last < base.shape[1]:
             raise NumericError(f"{where}: elements {first}..{last} of an array of {base.shape[1]}")
-        size = base.itemsize
-        steps = (base.shape[1] * size, *(s * size for s in type_.steps))
-        return np.ndarray((base.shape[0], *sizes), base.dtype, base.data, first * size, steps)
+        steps = (base.strides[0], *(s * base.itemsize for s in type_.steps))
+        return np.lib.stride_tricks.as_strided(base[:, first:], (base.shape[0], *sizes), steps)
 
     def collective(self, op: tile.CollectiveOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """A movement of the chip, on whole arrays."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_model_config
 from pmc.dialects.arch import Chip, Deployment
 
@@ -33,8 +34,10 @@ def cases(draw: st.DrawFn) -> Case:
     ways = tp * dp
     moe_tp = draw(st.sampled_from([n for n in range(1, ways + 1) if ways % n == 0])) if moe else 1
     ep = ways // moe_tp if moe else 1
-    config = draw(deepseek(tp, pp, ep, moe_tp, kind)) if kind.startswith("deepseek") else draw(
-        llama(tp, pp, ep, moe_tp, kind)
+    config = (
+        draw(deepseek(tp, pp, ep, moe_tp, kind))
+        if kind.startswith("deepseek")
+        else draw(llama(tp, pp, ep, moe_tp, kind))
     )
     deployment = draw(deployments(tp, dp, pp, ep, moe_tp))
     return Case(config, deployment, draw(chips()), draw(st.integers(0, 1000)))
@@ -108,7 +111,6 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
     """A phase with lengths that divide nothing; a prefill may continue a cache."""
     phase = draw(st.sampled_from(["prefill", "decode"]))
     q_len = draw(st.integers(1, 7)) if phase == "prefill" else 1
-    quantization = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": []}
     return Deployment.model_validate(
         {
             **load_deployment("llama-8b-decode").model_dump(),
@@ -124,7 +126,7 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
             "kv_len": q_len + draw(st.integers(0, 40)),
             "absorb_mla": draw(st.booleans()),
             "expert_capacity": "worst",
-            "quantization": quantization,
+            "quantization": FP32,
         }
     )
 

@@ -1,0 +1,252 @@
+"""Ways to break the compiler on purpose, each as a change of the module that one pass has left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import Rewriter
+
+from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.expr import ExprAttr, expr
+from pmc.dialects.tensor import tensor
+
+OpT = TypeVar("OpT", bound=Operation)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault in the result of `guilty`; `phase` and `model` are those of a deployment that has the code."""
+
+    name: str
+    guilty: str
+    change: Callable[[ModuleOp], None]
+    model: str = "deepseek"
+    phase: str = "decode"
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(
+    guilty: str, model: str = "deepseek", phase: str = "decode"
+) -> Callable[[Callable[[ModuleOp], None]], Callable[[ModuleOp], None]]:
+    """Register the decorated change as a fault of the pass `guilty`."""
+
+    def register(change: Callable[[ModuleOp], None]) -> Callable[[ModuleOp], None]:
+        MUTANTS.append(Mutant(change.__name__, guilty, change, model, phase))
+        return change
+
+    return register
+
+
+def ops(module: ModuleOp, kind: type[OpT], path: str = "") -> list[OpT]:
+    """All ops of a kind whose path ends in `path`; there must be one."""
+    found = [
+        op for op in module.walk() if isinstance(op, kind) and isinstance(op, PmcOp) and op.path.data.endswith(path)
+    ]
+    assert found, f"no {kind.name} at '..{path}'"
+    return found
+
+
+def first(module: ModuleOp, kind: type[OpT], path: str = "") -> OpT:
+    """The first op of a kind at a path."""
+    return ops(module, kind, path)[0]
+
+
+def bypass(op: Operation, value: SSAValue) -> None:
+    """Remove `op`, whose users see `value` instead, with the type they expect."""
+    type_ = op.results[0].type
+    op.results[0].replace_all_uses_with(value)
+    parent = op.parent_block()
+    assert parent is not None
+    parent.erase_op(op)
+    Rewriter.replace_value_with_new_type(value, type_)
+
+
+# -- expand-blocks ----------------------------------------------------------------------------------------------
+
+
+@mutant("expand-blocks", model="llama")
+def swaps_keys_and_values(module: ModuleOp) -> None:
+    op = first(module, layer.AttentionOp)
+    keys = op.k[0]
+    op.operands[1], op.operands[2] = op.v, keys
+
+
+@mutant("expand-blocks")
+def skips_the_softmax_scale(module: ModuleOp) -> None:
+    first(module, layer.AttentionOp).properties["scale"] = FloatAttr(1.0, 64)
+
+
+@mutant("expand-blocks", phase="prefill")
+def forgets_the_causal_mask(module: ModuleOp) -> None:
+    first(module, layer.AttentionOp).properties["causal"] = BoolAttr.from_bool(False)
+
+
+@mutant("expand-blocks")
+def pairs_the_wrong_rotary_columns(module: ModuleOp) -> None:
+    op = first(module, layer.RopeOp)
+    op.properties["interleaved"] = BoolAttr.from_bool(not op.interleaved)
+
+
+@mutant("expand-blocks")
+def attends_to_the_old_cache(module: ModuleOp) -> None:
+    op = first(module, layer.KvAppendOp, "c_kv_append")
+    op.y.replace_uses_with_if(op.cache, lambda use: not isinstance(use.operation, layer.KvAppendOp))
+
+
+@mutant("expand-blocks")
+def adds_the_routed_experts_twice(module: ModuleOp) -> None:
+    op = first(module, layer.AddOp, "add_shared")
+    op.operands[1] = op.a
+
+
+@mutant("expand-blocks")
+def does_not_normalize_the_router_weights(module: ModuleOp) -> None:
+    first(module, layer.RouterTopkOp).properties["normalize"] = BoolAttr.from_bool(False)
+
+
+@mutant("expand-blocks")
+def drops_the_residual(module: ModuleOp) -> None:
+    op = first(module, layer.AddOp, "mla.residual")
+    op.operands[0] = op.b
+
+
+# -- sharding ---------------------------------------------------------------------------------------------------
+
+
+@mutant("annotate-shardings")
+def shards_a_projection_by_rows(module: ModuleOp) -> None:
+    """The weight after the heads is cut along its columns instead."""
+    op = first(module, layer.MatmulOp, "o_proj")
+    weight = op.w
+    sharding = dist.sharding_of(tensor(weight))
+    wrong = dist.Sharding(sharding.dims[::-1])
+    Rewriter.replace_value_with_new_type(weight, tensor(weight).with_encoding(dist.ShardingAttr(wrong)))
+
+
+@mutant("insert-collectives")
+def drops_the_all_reduce_after_o_proj(module: ModuleOp) -> None:
+    op = first(module, dist.AllReduceOp, "o_proj")
+    bypass(op, op.x)
+
+
+@mutant("insert-collectives")
+def reduces_twice(module: ModuleOp) -> None:
+    op = first(module, dist.AllReduceOp, "mla.o_proj")
+    again = dist.AllReduceOp.make([op.y], [op.y.type], op.path.data, {"axis": op.axis})
+    block = op.parent_block()
+    assert block is not None
+    block.insert_op_after(again, op)
+    op.y.replace_uses_with_if(again.y, lambda use: use.operation is not again)
+
+
+@mutant("insert-collectives")
+def dispatches_twice(module: ModuleOp) -> None:
+    """Every expert row comes back, is sent again and is combined again."""
+    op = first(module, dist.CombineOp)
+    again = dist.DispatchOp.make([op.y, op.indices], [op.x.type], op.path.data, {"axis": op.axis, "capacity": "worst"})
+    combined = dist.CombineOp.make([again.y, op.indices, op.weights], [op.y.type], op.path.data, {"axis": op.axis})
+    block = op.parent_block()
+    assert block is not None
+    block.insert_ops_after([again, combined], op)
+    op.y.replace_uses_with_if(combined.y, lambda use: use.operation is not again)
+
+
+@mutant("localize")
+def gives_the_heads_to_other_ranks(module: ModuleOp) -> None:
+    """dp has the size of tp, but numbers the ranks otherwise."""
+    op = first(module, layer.WeightOp, "q_b_proj.weight")
+    op.attributes[dist.SHARDING] = dist.ShardingAttr(dist.Sharding(((), ("dp",))))
+
+
+@mutant("partition-stages", model="llama")
+def repeats_the_first_layers_in_every_stage(module: ModuleOp) -> None:
+    repeats = [op for op in ops(module, layer.RepeatOp) if op.first.value.data > 0]
+    repeats[0].properties["first"] = IntegerAttr(0, 64)
+
+
+# -- tiles ------------------------------------------------------------------------------------------------------
+
+
+@mutant("lower-to-tiles")
+def shifts_a_tile_bound(module: ModuleOp) -> None:
+    kernel = first(module, tile.KernelOp, "o_proj")
+    load = next(op for op in kernel.walk() if isinstance(op, tile.LoadOp) and len(op.offsets.data) == 3)
+    load.properties["offsets"] = ArrayAttr(
+        [*load.offsets.data[:-1], ExprAttr(expr(0))]  # every core loads the columns of the first
+    )
+
+
+@mutant("lower-to-tiles")
+def drops_the_last_partial_tile(module: ModuleOp) -> None:
+    loops = [op for kernel in ops(module, tile.KernelOp, "proj") for op in kernel.walk() if isinstance(op, tile.ForOp)]
+    loop = next(op for op in loops if op.count.data.is_constant and op.count.data.constant > 1)
+    loop.properties["count"] = ExprAttr(loop.count.data - 1)
+
+
+@mutant("lower-to-tiles")
+def skips_the_softmax(module: ModuleOp) -> None:
+    """Every key gets the same weight."""
+    op = next(op for op in ops(module, tile.VectorOp) if op.kind.data == "softmax_step")
+    op.properties["params"] = DictionaryAttr({**op.params.data, "scale": FloatAttr(0.0, 64)})
+
+
+@mutant("lower-to-tiles")
+def starts_each_contraction_anew(module: ModuleOp) -> None:
+    op = next(op for op in ops(module, tile.MmaOp) if op.accumulate.data != 0)
+    op.properties["accumulate"] = ExprAttr(expr(0))
+
+
+@mutant("allocate-lmem")
+def frees_a_buffer_too_early(module: ModuleOp) -> None:
+    """Two operands of one mma share their bytes."""
+    kernel = first(module, tile.KernelOp, "o_proj")
+    mma = next(op for op in kernel.walk() if isinstance(op, tile.MmaOp))
+    a, b = mma.a.owner, mma.b.owner
+    assert isinstance(a, tile.AllocOp) and isinstance(b, tile.AllocOp)
+    b.properties["address"] = a.properties["address"]
+
+
+@mutant("allocate-dram")
+def reuses_an_array_that_is_still_read(module: ModuleOp) -> None:
+    activations = [op for op in ops(module, tile.GlobalOp) if op.kind.data == "activation"]
+    residual = next(op for op in activations if op.path.data.endswith("mla.residual"))
+    other = next(op for op in activations if op.path.data.endswith("moe.norm") or op.path.data.endswith("ffn.norm"))
+    other.properties["address"] = residual.properties["address"]
+
+
+# -- commands ---------------------------------------------------------------------------------------------------
+
+
+@mutant("emit-g5")
+def forgets_a_dependency(module: ModuleOp) -> None:
+    """A matmul does not wait for the loads of its operands."""
+    op = first(module, g5.TiuOp, "o_proj")
+    del op.properties["after"]
+
+
+@mutant("emit-g5")
+def multiplies_the_wrong_rows(module: ModuleOp) -> None:
+    op = first(module, g5.TiuOp, "o_proj")
+    op.properties["m"] = ExprAttr(expr(1))
+
+
+@mutant("emit-g5")
+def reads_the_weights_of_the_first_layer(module: ModuleOp) -> None:
+    """The address of a weight does not follow the layer."""
+    load = next(op for op in ops(module, g5.GdmaOp, "o_proj") if "layer" in op.dram.data.symbols)
+    load.properties["dram"] = ExprAttr(load.dram.data.substitute({"layer": 0}))
+
+
+@mutant("emit-g5")
+def forgets_a_store(module: ModuleOp) -> None:
+    stores = [op for op in ops(module, g5.GdmaOp, "norm") if op.direction == StringAttr("store")]
+    block = stores[0].parent_block()
+    assert block is not None
+    block.erase_op(stores[0])

@@ -1,0 +1,75 @@
+"""`pmc check` passes on the presets for all kinds of meshes, and finds every fault that is put into the compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+
+from pmc.compiler.check import FP32, CheckResult, check_model, check_small
+from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.dialects.arch import Deployment
+
+from .mutants import MUTANTS, Mutant
+
+CHIP = load_chip("sg2262")
+TOPOLOGY = load_topology("p1-r1-b4-c32")
+MODELS = {"deepseek": "deepseek-v3", "llama": "llama-3.1-8b"}
+
+
+def deployment(**changes: Any) -> Deployment:
+    """A deployment with these fields, the rest without parallelism."""
+    base = {**load_deployment("llama-8b-decode").model_dump(), **changes}
+    return Deployment.model_validate(base)
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh"),
+    [
+        ("llama-3.1-8b", {"tp": 1}),
+        ("llama-3.1-8b", {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
+        ("llama-3.1-70b", {"tp": 8}),
+        ("llama-3.1-70b", {"tp": 16}),  # twice as many ranks as key heads
+        ("deepseek-v3", {"tp": 2, "dp": 4, "ep": 8}),
+        ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "pp": 2}),
+        ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 1, "moe_tp": 4, "sp": True}),
+    ],
+    ids=str,
+)
+def test_every_pass_keeps_the_meaning(model: str, mesh: dict[str, Any]) -> None:
+    config, source = load_model_config(model)
+    results = check_small(config, source, CHIP, TOPOLOGY, deployment(**mesh))
+    assert [(r.phase, r.guilty) for r in results] == [
+        ("prefill", None),
+        ("prefill", None),
+        ("decode", None),
+        ("decode", None),
+        ("sequence", None),
+    ]
+    assert [c.name for c in results[1].checks][-1] == "emit-g5"
+
+
+def check_mutant(mutant: Mutant) -> CheckResult:
+    """The check of a small model with the fault in place."""
+    mesh = {"tp": 2, "dp": 2, "ep": 4} if mutant.model == "deepseek" else {"tp": 2}
+    if mutant.guilty == "partition-stages":
+        mesh["pp"] = 2
+    target = shrink_deployment(deployment(phase=mutant.phase, **mesh), quantization=FP32)
+    config, source = load_model_config(MODELS[mutant.model])
+    model = import_hf(shrink_config(config, target, 4), source, "small")
+
+    def mutate(name: str, module: ModuleOp) -> None:
+        if name == mutant.guilty:
+            mutant.change(module)
+
+    return check_model(model, shrink_chip(CHIP), TOPOLOGY, target, mutate=mutate)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_every_fault_is_found_and_its_pass_named(mutant: Mutant) -> None:
+    guilty = check_mutant(mutant).guilty
+    assert guilty is not None, "the fault went unnoticed"
+    assert guilty.name == mutant.guilty, guilty
