@@ -1,0 +1,1 @@
+"""What an evaluated program is made of: its ops, its collectives, the links they use, its price."""

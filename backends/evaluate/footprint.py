@@ -1,0 +1,223 @@
+"""What the DRAM of one rank holds, per pipeline stage, and whether it fits: the typed result of `memory`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from ...dialects.errors import PmcError
+from .analyses.table import Analysis, Row
+
+PARTS = ("weights", "states", "activations", "communication", "reserve")
+"""What DRAM holds."""
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What the footprint of a program assumes beside the program.  Raises PmcError outside of the ranges."""
+
+    reserve_fraction: float
+    """Part of the DRAM capacity that stays free (runtime, fragmentation), 0 to 1."""
+    reserve_bytes: int
+    """Bytes that stay free in addition."""
+    kv_block_tokens: int
+    """Tokens of a block of a paged cache: every sequence occupies whole blocks.  1 is a cache without pages."""
+    micro_batches: int
+    """Parts into which the batch is cut: caches are those of all sequences, activations those of one part."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reserve_fraction < 1:
+            raise PmcError(f"reserve_fraction is {self.reserve_fraction}, must be at least 0 and less than 1")
+        for name, least in (("reserve_bytes", 0), ("kv_block_tokens", 1), ("micro_batches", 1)):
+            if getattr(self, name) < least:
+                raise PmcError(f"{name} is {getattr(self, name)}, must be at least {least}")
+
+    def reserve_of(self, capacity_bytes: int) -> int:
+        """Bytes that stay free in a DRAM of that capacity, rounded up."""
+        return math.ceil(self.reserve_fraction * capacity_bytes) + self.reserve_bytes
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A `StoredTensor` at a point."""
+
+    path: str
+    kind: str
+    element_type: str
+    shape: str
+    """The dims of one layer on this rank; of a cache as written in the program, without pages."""
+    layers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StageFootprint:
+    """The DRAM of a rank of one pipeline stage, in bytes."""
+
+    stage: int
+    weights: tuple[StoredRow, ...]
+    states: tuple[StoredRow, ...]
+    activation_bytes: int
+    """The most that is alive at once, see `liveness`."""
+    activation_path: str
+    """The op during which it is."""
+    communication_bytes: int
+    """The send and receive buffers, see `communication_sizes`."""
+    communication_path: str
+    """The collective or transfer that needs them largest."""
+    reserve_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights."""
+        return sum(row.bytes for row in self.weights)
+
+    @property
+    def state_bytes(self) -> int:
+        """All caches."""
+        return sum(row.bytes for row in self.states)
+
+    @property
+    def states_by_kind(self) -> dict[str, int]:
+        """Bytes of caches by what they hold."""
+        return {k: sum(r.bytes for r in self.states if r.kind == k) for k in dict.fromkeys(r.kind for r in self.states)}
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part, in the order of `PARTS`."""
+        values = (
+            self.weight_bytes, self.state_bytes, self.activation_bytes, self.communication_bytes, self.reserve_bytes,
+        )  # fmt: skip
+        return dict(zip(PARTS, values, strict=True))
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class MemoryFootprint(Analysis):
+    """The DRAM of every stage, and the answer whether the program fits: the fullest stage decides."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "stage", "part", "path", "kind", "element_type", "shape", "layers", "bytes", "share",
+    )  # fmt: skip
+
+    program: str
+    phase: str
+    chip: str
+    ranks: int
+    bindings: Mapping[str, int]
+    options: MemoryOptions
+    capacity_bytes: int
+    stages: tuple[StageFootprint, ...]
+    largest_batch: int | None
+    """The largest batch that fits, 0 where none does; None where the program has no symbol `batch` to vary."""
+
+    @property
+    def fullest(self) -> StageFootprint:
+        """The stage that needs most (the first of equals)."""
+        return max(self.stages, key=lambda s: (s.total_bytes, -s.stage))
+
+    @property
+    def excess_bytes(self) -> int:
+        """By how much the fullest stage exceeds the capacity; 0 or less where it fits."""
+        return self.fullest.total_bytes - self.capacity_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage fits."""
+        return self.excess_bytes <= 0
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one line: what exceeds, by how much, and the largest batch that fits."""
+        stage, parts = self.fullest, self.fullest.parts
+        listed = ", ".join(f"{name} {size}" for name, size in parts.items() if size)
+        need = f"stage {stage.stage} needs {stage.total_bytes} bytes ({listed}), {self.chip} has {self.capacity_bytes}"
+        if self.largest_batch is None:
+            batch = ""
+        elif self.largest_batch:
+            batch = f"; the largest batch that fits is {self.largest_batch}"
+        else:
+            batch = "; no batch fits"
+        if self.fits:
+            return f"fits: {need}, {-self.excess_bytes} bytes are free{batch}"
+        alone = [name for name, size in parts.items() if size > self.capacity_bytes]
+        culprit = f", {' and '.join(alone)} alone exceed the capacity" if alone else ""
+        return f"does not fit: {need}: {self.excess_bytes} bytes too many{culprit}{batch}"
+
+    def to_rows(self) -> list[Row]:
+        """Per stage one row per weight and cache and one for each other part; `share` is that of the capacity."""
+        rows: list[Row] = []
+        for stage in self.stages:
+            for part, stored in (("weights", stage.weights), ("states", stage.states)):
+                rows += [self._row(stage, part, s.bytes, s) for s in stored]
+            rows += [
+                self._row(stage, "activations", stage.activation_bytes, path=stage.activation_path),
+                self._row(stage, "communication", stage.communication_bytes, path=stage.communication_path),
+                self._row(stage, "reserve", stage.reserve_bytes),
+            ]
+        return rows
+
+    def _row(self, stage: StageFootprint, part: str, size: int, stored: StoredRow | None = None, path: str = "") -> Row:
+        return {
+            "stage": stage.stage,
+            "part": part,
+            "path": stored.path if stored else path,
+            "kind": stored.kind if stored else None,
+            "element_type": stored.element_type if stored else None,
+            "shape": stored.shape if stored else None,
+            "layers": stored.layers if stored else None,
+            "bytes": size,
+            "share": size / self.capacity_bytes,
+        }
+
+    def summary(self) -> dict[str, object]:
+        """Conditions, the answer, and the parts of every stage."""
+        return {
+            "program": self.program,
+            "phase": self.phase,
+            "chip": self.chip,
+            "ranks": self.ranks,
+            "bindings": dict(self.bindings),
+            "options": asdict(self.options),
+            "capacity_bytes": self.capacity_bytes,
+            "fits": self.fits,
+            "excess_bytes": self.excess_bytes,
+            "largest_batch": self.largest_batch,
+            "verdict": self.verdict,
+            "stages": [
+                {
+                    "stage": stage.stage,
+                    "total_bytes": stage.total_bytes,
+                    **{f"{part}_bytes": size for part, size in stage.parts.items()},
+                    "states_by_kind_bytes": stage.states_by_kind,
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def headline(self) -> str:
+        """Program, point, chip and options."""
+        symbols = ", ".join(f"{name} {value}" for name, value in self.bindings.items())
+        o = self.options
+        return (
+            f"{self.program}: DRAM of one rank of {self.ranks}, {self.phase}, {symbols}; {self.chip}, reserve "
+            f"{o.reserve_fraction:g} + {o.reserve_bytes} bytes, blocks of {o.kv_block_tokens} tokens, "
+            f"{o.micro_batches} micro-batches"
+        )
+
+    def notes(self) -> list[str]:
+        """The parts of each stage and the answer."""
+        lines: list[str] = []
+        for stage in self.stages:
+            parts = ", ".join(f"{name} {size / 2**30:.3f}" for name, size in stage.parts.items())
+            kinds = ", ".join(f"{name} {size / 2**30:.3f}" for name, size in stage.states_by_kind.items())
+            lines.append(
+                f"stage {stage.stage}: {stage.total_bytes / 2**30:.3f} GiB: {parts} (states: {kinds or 'none'})"
+            )
+        return [*lines, self.verdict]
