@@ -3,8 +3,9 @@
     %y = layer.matmul(%x, %w) {a = 1, b = "text", c = <q_len>} at "blocks.moe.q_a_proj" : !layer.tensor<..>
 
 Operands stand in the order of the op's definition; a variadic group stands in brackets.  Properties are printed
-without types: integers are i64, floats f64, `<..>` is an expression.  Every op names the `path` of the model block it
-came from.  Operand types are not repeated: operands must be defined before they are used.
+without types, integers are i64, floats f64, `<..>` is an expression; one that has its default value is left out.
+Every op names the `path` of the model block it came from.  Operand types are not repeated: operands must be defined
+before they are used.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     BoolAttr,
     DenseArrayBase,
+    Float64Type,
     FloatAttr,
     IndexType,
     IntegerAttr,
     IntegerType,
     StringAttr,
-    f64,
     i1,
     i32,
     i64,
@@ -72,7 +73,7 @@ def print_value(printer: Printer, value: Attribute) -> None:
         value.print_parameter(printer)
     elif isa(value, IntegerAttr[IntegerType]) and value.type == i64:
         printer.print_string(str(value.value.data))
-    elif isinstance(value, FloatAttr) and value.type == f64 and isfinite(value.value.data):
+    elif isa(value, FloatAttr[Float64Type]) and isfinite(value.value.data):
         printer.print_string(float_text(value.value.data))
     elif isa(value, ArrayAttr[Attribute]):
         with printer.in_square_brackets():
@@ -141,7 +142,9 @@ def _typed_number(parser: Parser, number: int | float) -> Attribute:
         if isinstance(number, int):
             number = kind.unpack(number.to_bytes(kind.size, "little"), 1)[0]
         return FloatAttr(number, kind)
-    if isinstance(number, int) and isinstance(kind, (IntegerType, IndexType)):
+    if isinstance(number, int) and isa(kind, IntegerType):
+        return IntegerAttr(number, kind)
+    if isinstance(number, int) and isinstance(kind, IndexType):
         return IntegerAttr(number, kind)
     parser.raise_error(f"{number} is no value of the type {kind}", position)
 
@@ -250,7 +253,13 @@ class PmcOp(IRDLOperation):
                 elif isinstance(value, SSAValue):
                     printer.print_operand(value)
         order = [name for name in definition.properties if name in self.properties]
-        shown = {n: self.properties[n] for n in order if n not in self.HIDDEN and n != SEGMENTS}
+        shown = {
+            name: self.properties[name]
+            for name in order
+            if name not in self.HIDDEN
+            and name != SEGMENTS
+            and self.properties[name] != definition.properties[name].default_value
+        }
         print_properties(printer, shown)
         printer.print_string(" at ")
         printer.print_string_literal(self.path.data)
@@ -280,6 +289,9 @@ class PmcOp(IRDLOperation):
             sizes.append(len(group))
         parser.parse_punctuation(")")
         properties = parse_properties(parser)
+        for name, definition_of in definition.properties.items():
+            if definition_of.default_value is not None:
+                properties.setdefault(name, definition_of.default_value)
         parser.parse_keyword("at")
         properties["path"] = StringAttr(parse_text(parser))
         attributes: dict[str, Attribute] = {}

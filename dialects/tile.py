@@ -449,8 +449,8 @@ class TransferOp(CommandOp):
 
     offsets = prop_def(ArrayAttr[ExprAttr])
     sizes = prop_def(ArrayAttr[ExprAttr])
-    row = prop_def(ExprAttr)
-    column = prop_def(ExprAttr)
+    row = prop_def(ExprAttr, default_value=ExprAttr.of(0))
+    column = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     memref = operand_def(MemRefType)
     buffer = operand_def(BufferType)
 

@@ -6,6 +6,7 @@ Every op class has a builder here, a test holds that; sizes, types, properties a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -487,9 +488,13 @@ def tile_for(make: Maker) -> None:
     op.body.block.add_ops(make.nested(kernel_body, op.defined_symbols()))
 
 
+ADDRESSES = count(0, 1 << 24)
+"""Start addresses so far apart that no two buffers overlap."""
+
+
 def buffer(make: Maker, rows: int = 0) -> SSAValue:
     type_ = BufferType.of(rows or make.size(), make.size(), make.element())
-    address = 32768 if make.flag() else None
+    address = next(ADDRESSES) if make.flag() else None
     found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=make.rng.randint(1, 3), address=address).result
     return found
 
