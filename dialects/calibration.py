@@ -55,7 +55,7 @@ class TimeParameter(Parameter, frozen=True):
 
 
 class Calibration(Schema, frozen=True):
-    """Corrections of modelled times (the CalibrationConfig of seeds/001).
+    """Corrections of modelled times (the CalibrationConfig of Tier6-Model).
 
     An op on the chip takes t / compute_efficiency, a transfer between chips
     t * congestion / bandwidth_factor + startup_us; of the time that overlap saves, overlap_efficiency is really saved.

@@ -13,7 +13,7 @@ from .streams import Stream, stream_of
 
 
 class CalibratedCostModel(CostModel):
-    """Another model's times, corrected (formulas of seeds/001).
+    """Another model's times, corrected (formulas of Tier6-Model).
 
     On the chip t / compute_efficiency, whatever bounds the op; between chips
     t * congestion / bandwidth_factor + startup, where anything is sent.  Counts stay as they are.

@@ -23,6 +23,7 @@ from ..cost.model import CostModel, Granularity, OpCost, Target
 from ..cost.tile import TileCostModel
 from .calibration import CalibratedCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
+from .streams import stream_of
 
 V = TypeVar("V", int, int | IntArray)
 
@@ -178,6 +179,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
             comm_us=float(cost.comm_s) * 1e6 * site.count,
             bottleneck=cost.bottleneck(),
             share=time_us / total if total else 0.0,
+            stream=stream_of(site.op),
         )
         for (site, cost), time_us in zip(costs, times, strict=True)
     )

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from ..cost.model import BottleneckTag, Granularity
+from .streams import Stream
 
 COLUMNS: tuple[str, ...] = (
     "stage", "path", "op", "count", "flops", "bytes_read", "bytes_written", "link_bytes",
-    "time_us", "compute_us", "memory_us", "comm_us", "bottleneck", "share",
+    "time_us", "compute_us", "memory_us", "comm_us", "bottleneck", "share", "stream", "wait_us", "relative_only",
 )  # fmt: skip
 """The columns of `EngineResult.to_rows`, of the CSV and of the JSON rows; new ones are only ever appended."""
 
@@ -44,6 +45,10 @@ class StepMetrics:
     bottleneck: BottleneckTag
     share: float
     """The part of the total time."""
+    stream: Stream = Stream.COMPUTE
+    """What the op occupies."""
+    wait_us: float = 0.0
+    """How long its stream waited for its operands; 0 where all ops run one after the other."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,9 @@ class EngineResult:
 
     def to_rows(self) -> list[dict[str, Cell]]:
         """One mapping per op, keyed by `COLUMNS` in that order."""
-        return [{name: _cell(getattr(step, name)) for name in COLUMNS} for step in self.steps]
+        relative = {"relative_only": bool(self.unvalidated)}
+        own = [name for name in COLUMNS if name not in relative]
+        return [{**{name: _cell(getattr(step, name)) for name in own}, **relative} for step in self.steps]
 
     def to_csv(self) -> str:
         """A header line with `COLUMNS`, then one line per op; floats in their shortest exact form."""

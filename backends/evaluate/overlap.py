@@ -1,0 +1,165 @@
+"""What overlaps in a step, and the evaluation of a step under it.
+
+`none`: one op after the other.  `streams`: transfers run beside computation as far as dependencies allow, such as
+dispatch and combine beside the shared expert.  `two-batch`: the batch is split into two micro-batches, of which one
+computes while the other communicates (DeepSeek-V3 report, section 3.4); both pay for their smaller matmuls and read
+the weights on their own, so it can lose.  Overlap inside an op is in the tile model; ring attention needs context
+parallelism, which deployments do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from xdsl.dialects.builtin import ModuleOp
+
+from ...dialects.errors import PmcError
+from ..cost.accounting import Accounting, default_accounting
+from ..cost.model import Target
+from .engine import CostedProgram, cost_model, cost_program, granularity_of, program_of, symbol_values
+from .metrics import EngineResult, StageMetrics, StepMetrics
+from .schedule import Schedule, Wait, serial_schedule, stream_schedule
+
+
+class Overlap(Enum):
+    """What may run at the same time."""
+
+    NONE = "none"
+    STREAMS = "streams"
+    TWO_BATCH = "two-batch"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of a program: its ops, and the schedule that says how long they take together.  Times in us."""
+
+    ops: EngineResult
+    overlap: Overlap
+    schedule: Schedule
+
+    @property
+    def total_us(self) -> float:
+        """The time of one step: of one micro-batch through all stages."""
+        return self.schedule.total_us
+
+    @property
+    def comm_us(self) -> float:
+        """All transfers, hidden or not."""
+        return sum(stage.comm_us for stage in self.schedule.stages)
+
+    @property
+    def exposed_us(self) -> float:
+        """Transfers that no computation hides."""
+        return sum(stage.exposed_us for stage in self.schedule.stages)
+
+    @property
+    def wait_us(self) -> float:
+        """How long the cores wait for transfers."""
+        return sum(stage.compute_wait_us for stage in self.schedule.stages)
+
+
+class StepEvaluator:
+    """Evaluates one program at many points; what a cost model has searched once it keeps."""
+
+    def __init__(
+        self,
+        module: ModuleOp,
+        level: str = "chip",
+        accounting: Accounting | None = None,
+        overlap: Overlap = Overlap.NONE,
+    ) -> None:
+        """Raises PmcError for an unknown level, a module without one program, or one without a target."""
+        self.module = module
+        self.granularity = granularity_of(level)
+        self.program = program_of(module)
+        self.accounting = accounting or default_accounting()
+        self.target = Target.of(module)
+        self.model = cost_model(self.granularity, self.target, self.accounting)
+        self.overlap = overlap
+
+    @property
+    def stages(self) -> int:
+        """The pipeline stages of the program."""
+        mesh = self.target.mesh
+        return 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == "pp"), 1)
+
+    @property
+    def efficiency(self) -> float:
+        """The part of the ideal saving by overlap that is reached."""
+        calibration = self.target.calibration
+        return 1.0 if calibration is None else calibration.overlap_efficiency.value
+
+    def step(self, bindings: Mapping[str, int] | None = None) -> StepResult:
+        """One step with the symbols of the deployment replaced by `bindings`.
+
+        Raises PmcError for a symbol without a value, an op that the target cannot run, or two-batch overlap of a
+        single sequence.
+        """
+        values = symbol_values(self.module, bindings or {})
+        if self.overlap is not Overlap.TWO_BATCH:
+            program = cost_program(self.program, self.model, values)
+            schedule = (
+                serial_schedule(program)
+                if self.overlap is Overlap.NONE
+                else stream_schedule([program], self.efficiency)
+            )
+            return StepResult(_with_waits(self._result(program), [program], schedule.waits), self.overlap, schedule)
+        halves = self._halves(values)
+        schedule = stream_schedule(halves, self.efficiency)
+        merged = replace(_merged([self._result(half) for half in halves]), bindings=values)
+        return StepResult(_with_waits(merged, halves, schedule.waits), self.overlap, schedule)
+
+    def _halves(self, values: Mapping[str, int]) -> list[CostedProgram]:
+        batch = values.get("batch", 1)
+        if batch < 2:
+            raise PmcError(f"two-batch overlap splits the batch in two: batch is {batch}, must be at least 2")
+        large = cost_program(self.program, self.model, {**values, "batch": batch - batch // 2})
+        if batch % 2 == 0:
+            return [large, large]
+        return [large, cost_program(self.program, self.model, {**values, "batch": batch // 2})]
+
+    def _result(self, program: CostedProgram) -> EngineResult:
+        return program.result(self.granularity)
+
+
+def evaluate_step(
+    module: ModuleOp,
+    level: str = "chip",
+    bindings: Mapping[str, int] | None = None,
+    accounting: Accounting | None = None,
+    overlap: Overlap = Overlap.NONE,
+) -> StepResult:
+    """`evaluate_module`, scheduled: with `Overlap.NONE` the total is the sum of the ops.  Raises PmcError as that."""
+    return StepEvaluator(module, level, accounting, overlap).step(bindings)
+
+
+def _with_waits(result: EngineResult, programs: Sequence[CostedProgram], waits: Wait) -> EngineResult:
+    """The table with the wait of every op."""
+    ops = [site.op for site, _ in programs[0].costs]
+    steps = tuple(replace(step, wait_us=waits.of(op)) for step, op in zip(result.steps, ops, strict=True))
+    return replace(result, steps=steps)
+
+
+_TIMES = ("time_us", "compute_us", "memory_us", "comm_us")
+_SUMS = ("count", "flops", "bytes_read", "bytes_written", "link_bytes", *_TIMES)
+
+
+def _merged(results: Sequence[EngineResult]) -> EngineResult:
+    """The ops of all micro-batches, one row per op."""
+    total = sum(result.total_us for result in results)
+
+    def step(rows: Sequence[StepMetrics]) -> StepMetrics:
+        sums = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+        return replace(rows[0], **sums, share=sums["time_us"] / total if total else 0.0)
+
+    def stage(rows: Sequence[StageMetrics]) -> StageMetrics:
+        sums = {name: sum(getattr(row, name) for row in rows) for name in _TIMES}
+        return replace(rows[0], **sums, share=sums["time_us"] / total if total else 0.0)
+
+    return replace(
+        results[0],
+        steps=tuple(map(step, zip(*(r.steps for r in results), strict=True))),
+        stages=tuple(map(stage, zip(*(r.stages for r in results), strict=True))),
+    )

@@ -1,0 +1,246 @@
+"""A whole request: prefill of the prompt, then one decode step per token over a growing KV cache.
+
+All sequences of the batch are in the same phase: the batch is prefilled, then decoded, as in a serving system that
+separates the phases.  Queueing, chunked prefill and the host are not modelled.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ...dialects.errors import PmcError
+from ...dialects.interfaces import FloatArray
+from .aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
+from .overlap import StepEvaluator, StepResult
+from .pipeline import micro_batches_of
+
+CSV_COLUMNS: tuple[str, ...] = ("phase", "metric", "value", "relative_only")
+"""The columns of `RequestResult.to_csv`; new metrics are only ever appended to a phase."""
+
+
+@dataclass(frozen=True)
+class PhaseAggregates:
+    """One phase of a request.  Times in us; work is that of one chip, the mean over pipeline stages."""
+
+    steps: int
+    micro_batches: int
+    """Parts of the batch that follow each other through the pipeline stages in every step."""
+    time_us: float
+    compute_us: float
+    """The time of ops on the cores, of one chip."""
+    comm_us: float
+    """The time of transfers, of one chip."""
+    exposed_us: float
+    """Transfers that no computation hides."""
+    wait_us: float
+    """How long the cores wait for transfers that run beside them."""
+    bubble: float
+    """The part of the time in which a chip has no micro-batch to work on."""
+    flops: float
+    dram_bytes: float
+    link_bytes: float
+    mfu: float
+    """flops / time / matrix peak (Tier6-Model)."""
+    mbu: float
+    """dram_bytes / time / DRAM bandwidth (Tier6-Model)."""
+    tps_per_chip: float
+    """Tokens read (prefill) or written (decode) per second, over all chips, per chip."""
+    bottlenecks_us: Mapping[str, float]
+    interpolation_error_us: float
+    """The most by which time_us can be off because lengths between samples were interpolated."""
+
+
+@dataclass(frozen=True)
+class RequestResult:
+    """What the sequences of one batch see, and what the chips do meanwhile.
+
+    `ttft_us` is the time of prefill, which gives the first token (Tier6-Model).  `tpot_us` is the mean time of the
+    other tokens, decode time / (osl - 1); Tier6-Model divides by osl, which counts the first token twice.  `itl_*_us`
+    are single gaps between tokens.  They are None for a single token.  `tps_per_user` = 1 / TPOT; `tps_per_chip` is all
+    tokens written over the whole time, per chip.
+    """
+
+    model: str
+    chip: str
+    topology: str
+    level: str
+    overlap: str
+    accounting: str
+    ranks: int
+    batch: int
+    isl: int
+    osl: int
+    ttft_us: float
+    tpot_us: float | None
+    itl_first_us: float | None
+    itl_last_us: float | None
+    e2e_us: float
+    tps_per_user: float | None
+    tps_per_chip: float
+    memory_peak_bytes: int | None
+    """The most that any chip holds at the end of the request; None where it was not asked for."""
+    prefill: PhaseAggregates
+    decode: PhaseAggregates | None
+    unvalidated: tuple[str, ...]
+    """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form: plain values, keys in a fixed order; new keys are only ever appended."""
+        return {"relative_only": bool(self.unvalidated), **asdict(self), "unvalidated": list(self.unvalidated)}
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_rows(self) -> list[dict[str, object]]:
+        """One mapping per figure, keyed by `CSV_COLUMNS`; a figure that does not exist has no row."""
+        phases = {"request": self.figures(), "prefill": _figures(self.prefill)}
+        if self.decode is not None:
+            phases["decode"] = _figures(self.decode)
+        relative = bool(self.unvalidated)
+        return [
+            dict(zip(CSV_COLUMNS, (phase, metric, value, relative), strict=True))
+            for phase, figures in phases.items()
+            for metric, value in figures.items()
+            if value is not None
+        ]
+
+    def figures(self) -> dict[str, float | None]:
+        """The figures of the whole request."""
+        names = (
+            "batch", "isl", "osl", "ranks", "ttft_us", "tpot_us", "itl_first_us", "itl_last_us", "e2e_us",
+            "tps_per_user", "tps_per_chip", "memory_peak_bytes",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def to_csv(self) -> str:
+        """A header with `CSV_COLUMNS`, then one line per figure; floats in their shortest exact form."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.to_rows())
+        return text.getvalue()
+
+
+def _figures(phase: PhaseAggregates) -> dict[str, float | None]:
+    figures = asdict(phase)
+    bottlenecks = figures.pop("bottlenecks_us")
+    return {**figures, **{f"bottleneck_{name.lower()}_us": us for name, us in bottlenecks.items()}}
+
+
+def evaluate_request(
+    prefill: StepEvaluator,
+    decode: StepEvaluator,
+    batch: int,
+    isl: int,
+    osl: int,
+    micro_batches: int | None = None,
+    memory_peak_bytes: int | None = None,
+) -> RequestResult:
+    """Prefill of `isl` tokens and `osl` tokens of output of `batch` sequences (over all ranks).
+
+    Both programs are of one deployment.  The first token comes out of prefill; token i > 1 takes a decode step in which
+    isl + i - 1 tokens are attended to.  With pipeline stages the batch is split into `micro_batches`, by default the
+    most that divide it, up to one per stage.  Raises PmcError for lengths below 1, a number of micro-batches that does
+    not divide the batch, or programs of other phases.
+    """
+    for name, value in (("batch", batch), ("isl", isl), ("osl", osl)):
+        if value < 1:
+            raise PmcError(f"{name} is {value}, must be at least 1")
+    for evaluator, phase in ((prefill, "prefill"), (decode, "decode")):
+        if evaluator.program.phase.data != phase:
+            raise PmcError(f"expected a {phase} program, found one of phase {evaluator.program.phase.data}")
+    parts = micro_batches_of(batch, prefill.stages, micro_batches)
+    part = batch // parts
+    prompt = {"batch": part, "q_len": isl, "kv_len": isl}
+    read = totals_of(prefill.step(prompt))
+    ttft_us = float(read.pipeline.stream_us(parts)[0])
+    first = _aggregates(prefill, prompt, read, np.asarray([ttft_us]), parts, batch * isl)
+    rest: PhaseAggregates | None = None
+    gaps = np.zeros(0)
+    unvalidated = prefill.model.unvalidated()
+    if osl > 1:
+        step = {"batch": part, "q_len": 1, "kv_len": isl + 1}
+        written = totals_over(decode, step, np.arange(isl + 1, isl + osl, dtype=np.int64))
+        gaps = written.pipeline.decode_us(parts)
+        rest = _aggregates(decode, step, written, gaps, parts, batch * (osl - 1))
+        unvalidated = (*unvalidated, *(p for p in decode.model.unvalidated() if p not in unvalidated))
+    e2e_us = ttft_us + float(gaps.sum())
+    ranks, target = ranks_of(prefill.target), prefill.target
+    tpot_us = float(gaps.mean()) if len(gaps) else None
+    return RequestResult(
+        model=prefill.program.sym_name.data,
+        chip=target.chip.name,
+        topology=target.topology.name if target.topology is not None else "",
+        level=prefill.granularity.value,
+        overlap=prefill.overlap.value,
+        accounting=prefill.accounting.name,
+        ranks=ranks,
+        batch=batch,
+        isl=isl,
+        osl=osl,
+        ttft_us=ttft_us,
+        tpot_us=tpot_us,
+        itl_first_us=float(gaps[0]) if len(gaps) else None,
+        itl_last_us=float(gaps[-1]) if len(gaps) else None,
+        e2e_us=e2e_us,
+        tps_per_user=1e6 / tpot_us if tpot_us else None,
+        tps_per_chip=batch * osl / (e2e_us * 1e-6) / ranks,
+        memory_peak_bytes=memory_peak_bytes,
+        prefill=first,
+        decode=rest,
+        unvalidated=unvalidated,
+    )
+
+
+def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregates:
+    """The figures of one step of one micro-batch; its tokens are those that it reads (prefill) or writes (decode)."""
+    totals = totals_of(step)
+    bindings = step.ops.bindings
+    tokens = bindings.get("batch", 1) * bindings.get("q_len", 1)
+    return _aggregates(evaluator, bindings, totals, totals.pipeline.once_us, 1, tokens)
+
+
+def _aggregates(
+    evaluator: StepEvaluator,
+    bindings: Mapping[str, int],
+    totals: StepTotals,
+    step_us: FloatArray,
+    parts: int,
+    tokens: int,
+) -> PhaseAggregates:
+    """The figures of a phase whose steps take `step_us` each, with `parts` micro-batches through all stages."""
+    stages = len(totals.stage_us)
+    time_us = float(step_us.sum())
+
+    def of_chip(per_micro_batch: FloatArray) -> float:
+        return float(per_micro_batch.sum()) * parts / stages
+
+    busy_us = of_chip(totals.stage_us)
+    flops, dram_bytes = of_chip(totals.flops), of_chip(totals.dram_bytes)
+    peak = peak_flops_per_s(evaluator, bindings)
+    error = totals.interpolation_error_us * (parts if stages > 1 else 1)
+    return PhaseAggregates(
+        steps=len(step_us),
+        micro_batches=parts,
+        time_us=time_us,
+        compute_us=of_chip(totals.compute_us),
+        comm_us=of_chip(totals.comm_us),
+        exposed_us=of_chip(totals.exposed_us),
+        wait_us=of_chip(totals.wait_us),
+        bubble=max(0.0, 1.0 - busy_us / time_us) if time_us else 0.0,
+        flops=flops,
+        dram_bytes=dram_bytes,
+        link_bytes=of_chip(totals.link_bytes),
+        mfu=utilisation(flops, time_us, peak),
+        mbu=utilisation(dram_bytes, time_us, evaluator.target.chip.dram_bytes_per_s),
+        tps_per_chip=tokens / (time_us * 1e-6) / ranks_of(evaluator.target) if time_us else 0.0,
+        bottlenecks_us={tag.name: of_chip(us) for tag, us in totals.bottlenecks_us.items()},
+        interpolation_error_us=error,
+    )
