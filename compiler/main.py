@@ -12,7 +12,9 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ..dialects.errors import PmcError
+from .cli.analyze import analyze_command
 from .cli.check import check_command
+from .cli.compare import compare_command
 from .cli.compile import compile_command
 from .cli.evaluate import evaluate_command
 from .cli.listing import list_command
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("opt")(opt_command)
 app.command("evaluate")(evaluate_command)
+app.command("analyze")(analyze_command)
+app.command("compare")(compare_command)
 app.command("run")(run_command)
 app.command("check")(check_command)
 app.command("list")(list_command)

@@ -36,6 +36,7 @@ def memory_footprint(
 
     `module` holds one `layer.program` of one rank's shapes (after localize, with or without stages; or never sharded)
     and the attribute `arch.chip`.  Symbols take the values of `bindings`, else of the attribute `arch.deployment`.
+    Expert buffers are as large as the capacity that the program was expanded with, balanced or worst.
     Raises PmcError for another module, or a symbol without a value.
     """
     plan = FootprintPlan.of(module, options)

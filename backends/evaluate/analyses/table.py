@@ -8,6 +8,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from ..metrics import EngineResult
+
 Cell = str | int | float | bool | None
 """One entry of a table; None, an empty field in CSV, where a column does not apply to a row."""
 
@@ -51,3 +53,18 @@ class Analysis(ABC):
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def conditions_of(result: EngineResult) -> str:
+    """Program, point, target and level of an evaluation in one line."""
+    symbols = ", ".join(f"{name} {value}" for name, value in result.bindings.items())
+    network = f" ({result.topology})" if result.topology else ""
+    return (
+        f"{result.program}: one {result.phase} step of one rank of {result.ranks}, {symbols}; "
+        f"{result.chip}{network}, level {result.granularity.value}"
+    )
+
+
+def unvalidated_notes(parameters: tuple[str, ...]) -> list[str]:
+    """The line that marks numbers as relative only, if any parameter behind them was never validated."""
+    return [f"relative only, never validated against silicon: {', '.join(parameters)}"] if parameters else []

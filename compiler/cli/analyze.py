@@ -1,0 +1,195 @@
+"""`pmc analyze`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...dialects.errors import PmcError
+from ..files import check_writable_file
+from .analysis_output import analysis_text
+from .compiled import rank_program
+from .output import TableFormat, deliver, progress
+from .target import Output, TargetOptions, takes_target
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
+    from ...backends.evaluate.analyses.table import Analysis
+    from ...backends.evaluate.footprint import MemoryFootprint
+
+EXAMPLES = """\b
+Examples:
+  pmc analyze deepseek-v3 --what memory --reserve-fraction 0.05 --kv-block-tokens 16 \\
+      --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
+  pmc analyze deepseek-v3 --what links --board-wiring full-mesh \\
+      --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
+  pmc analyze dumps/06-partition-stages.mlir --what ops --level core --depth 2 --format csv
+"""
+
+
+class What(StrEnum):
+    """The analyses."""
+
+    OPS = "ops"
+    MEMORY = "memory"
+    COMM = "comm"
+    LINKS = "links"
+    COST = "cost"
+
+
+class Board(StrEnum):
+    """How chips of one board are connected."""
+
+    RING = "ring"
+    FULL_MESH = "full-mesh"
+
+
+USES: dict[What, tuple[str, ...]] = {
+    What.OPS: ("level", "depth"),
+    What.MEMORY: ("reserve_fraction", "reserve_bytes", "kv_block_tokens", "micro_batches"),
+    What.COMM: (),
+    What.LINKS: ("board_wiring",),
+    What.COST: ("level", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
+}
+"""The options that each analysis has."""
+
+REQUIRED: dict[What, tuple[str, ...]] = {
+    What.MEMORY: ("reserve_fraction",),
+    What.LINKS: ("board_wiring",),
+    What.COST: ("dollars_per_chip_hour",),
+}
+"""Those of them that no analysis can guess."""
+
+_OPS: dict[str, Any] = {"rich_help_panel": "Analyses ops and cost"}
+_MEMORY: dict[str, Any] = {"rich_help_panel": "Analysis memory"}
+_LINKS: dict[str, Any] = {"rich_help_panel": "Analysis links"}
+
+
+@takes_target
+def analyze_command(
+    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    *,
+    what: Annotated[What, typer.Option(help="What to count.")],
+    output: Output = None,
+    output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
+    level: Annotated[str | None, typer.Option(help="The cost model: chip (if not given), core, tile.", **_OPS)] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="ops: names of a path that make a block (3 if not given).", **_OPS)
+    ] = None,
+    dollars_per_chip_hour: Annotated[float | None, typer.Option(help="cost: price of a chip.", **_OPS)] = None,
+    watts_per_chip: Annotated[
+        float | None, typer.Option(help="cost: mean power, where energy is paid apart.", **_OPS)
+    ] = None,
+    dollars_per_kwh: Annotated[float | None, typer.Option(help="cost: price of that energy.", **_OPS)] = None,
+    reserve_fraction: Annotated[
+        float | None, typer.Option(help="Part of DRAM to keep free, 0 to 1.", **_MEMORY)
+    ] = None,
+    reserve_bytes: Annotated[
+        int | None, typer.Option(help="Bytes to keep free in addition (0 if not given).", **_MEMORY)
+    ] = None,
+    kv_block_tokens: Annotated[
+        int | None, typer.Option(help="Tokens per block of a paged cache (1, no pages, if not given).", **_MEMORY)
+    ] = None,
+    micro_batches: Annotated[
+        int | None, typer.Option(help="Parts that the batch runs in (1 if not given).", **_MEMORY)
+    ] = None,
+    board_wiring: Annotated[Board | None, typer.Option(help="How chips of a board are connected.", **_LINKS)] = None,
+    target: TargetOptions,
+) -> None:
+    """Count what a program is made of: its ops, memory, collectives, links, or the price of its tokens.
+
+    memory answers whether the program fits: exit code 1 says it does not, what exceeds by how much, and the largest
+    batch that fits.  A dump holds its own target; only --batch, --q-len and --kv-len may be given with it.
+    """
+    check_writable_file(output)
+    options: dict[str, Any] = {
+        "level": level,
+        "depth": depth,
+        "dollars_per_chip_hour": dollars_per_chip_hour,
+        "watts_per_chip": watts_per_chip,
+        "dollars_per_kwh": dollars_per_kwh,
+        "reserve_fraction": reserve_fraction,
+        "reserve_bytes": reserve_bytes,
+        "kv_block_tokens": kv_block_tokens,
+        "micro_batches": micro_batches,
+        "board_wiring": board_wiring,
+    }
+    _check_options(what, options)
+    with progress(f"analysing {model}"):
+        module, bindings = rank_program(model, target)
+        analysis = _analysis(what, options, module, bindings)
+    deliver(analysis_text(analysis, output_format), output)
+    if what is What.MEMORY and not _fits(analysis):
+        raise typer.Exit(1)
+
+
+def _check_options(what: What, options: dict[str, Any]) -> None:
+    foreign = [name for name, value in options.items() if value is not None and name not in USES[what]]
+    if foreign:
+        raise PmcError(f"--what {what.value} does not use {_flags(foreign)}; its options are {_flags(USES[what])}")
+    missing = [name for name in REQUIRED.get(what, ()) if options[name] is None]
+    if missing:
+        raise PmcError(f"--what {what.value} needs {_flags(missing)}")
+
+
+def _flags(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names) or "none"
+
+
+def _fits(analysis: Analysis) -> bool:
+    from ...backends.evaluate.footprint import MemoryFootprint
+
+    assert isinstance(analysis, MemoryFootprint)
+    return analysis.fits
+
+
+def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
+    match what:
+        case What.OPS:
+            from ...backends.evaluate import evaluate_module
+            from ...backends.evaluate.analyses.ops_breakdown import ops_breakdown
+
+            depth = 3 if options["depth"] is None else options["depth"]
+            return ops_breakdown(module, evaluate_module(module, options["level"] or "chip", bindings), depth)
+        case What.MEMORY:
+            return _memory(options, module, bindings)
+        case What.COMM:
+            from ...backends.evaluate.analyses.comm_pattern import comm_pattern
+
+            return comm_pattern(module, bindings)
+        case What.LINKS:
+            from ...backends.evaluate.analyses.link_traffic import link_traffic
+
+            return link_traffic(module, "ring" if options["board_wiring"] is Board.RING else "full_mesh", bindings)
+        case What.COST:
+            return _cost(options, module, bindings)
+
+
+def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> MemoryFootprint:
+    from ...backends.evaluate.footprint import MemoryOptions
+    from ...backends.evaluate.memory import memory_footprint
+
+    assumed = {"reserve_bytes": 0, "kv_block_tokens": 1, "micro_batches": 1}
+    given = {name: value for name in USES[What.MEMORY] if (value := options[name]) is not None}
+    return memory_footprint(module, MemoryOptions(**{**assumed, **given}), bindings)
+
+
+def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
+    """One step after the other, with one batch in flight: the stages of a pipeline wait for each other."""
+    from ...backends.evaluate import evaluate_module
+    from ...backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
+
+    prices = CostOptions(*(options[name] for name in ("dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh")))
+    result = evaluate_module(module, options["level"] or "chip", bindings)
+    absent = [name for name in ("batch", "q_len") if name not in result.bindings]
+    if absent:
+        raise PmcError(f"the tokens of a step are batch*q_len, and {', '.join(absent)} has no value")
+    tokens = result.bindings["batch"] * result.bindings["q_len"]
+    name = f"{result.program} {result.phase}, level {result.granularity.value}"
+    return cost_per_token(name, result.total_us, tokens, result.ranks, prices, result.unvalidated)
+
+
+analyze_command.__doc__ = f"{analyze_command.__doc__}\n\n{EXAMPLES}"

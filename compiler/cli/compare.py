@@ -1,0 +1,81 @@
+"""`pmc compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...dialects.errors import PmcError
+from ..files import check_writable_file
+from .analysis_output import analysis_text
+from .compiled import rank_program
+from .output import TableFormat, deliver, progress
+from .target import Output, TargetOptions, takes_target
+
+if TYPE_CHECKING:
+    from ...backends.evaluate import EngineResult
+
+VARIED = ("chip", "topology", "deployment")
+"""The parts of a target that A and B may be."""
+
+EXAMPLES = """\b
+Examples:
+  pmc compare sg2262 h100-sxm --model llama-3.1-8b --topology p1-r1-b1-c8 --deployment llama-8b-decode
+  pmc compare tp8.yaml tp4-dp2.yaml --model llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --level core
+  pmc compare before/06-partition-stages.mlir after/06-partition-stages.mlir --format csv
+"""
+
+
+@takes_target
+def compare_command(
+    a: Annotated[str, typer.Argument(help="Chip, topology or deployment (preset or file); or a dump (.mlir).")],
+    b: Annotated[str, typer.Argument(help="The other one, of the same kind.")],
+    *,
+    model: Annotated[str | None, typer.Option(help="Preset, config.json or YAML; not with dumps.")] = None,
+    level: Annotated[str, typer.Option(help="The cost model: chip, core or tile.")] = "chip",
+    output: Output = None,
+    output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
+    target: TargetOptions,
+) -> None:
+    """Evaluate a model on two targets and set the times side by side, op by op.
+
+    A and B are what --chip, --topology and --deployment leave open: give two of the three.  Or they are two dumps,
+    which hold their own targets and may be of different models.
+    """
+    check_writable_file(output)
+    from ...backends.evaluate.analyses.compare import compare
+
+    with progress(f"comparing {a} and {b}"):
+        results = [_evaluate(program, own, level) for program, own in _sides(a, b, model, target)]
+        comparison = compare(results[0], results[1], (a, b))
+    deliver(analysis_text(comparison, output_format), output)
+
+
+def _sides(a: str, b: str, model: str | None, target: TargetOptions) -> list[tuple[str, TargetOptions]]:
+    """Both programs with their targets."""
+    dumps = [name.endswith(".mlir") for name in (a, b)]
+    if all(dumps):
+        if model is not None:
+            raise PmcError("--model cannot be given with two dumps: each holds its own")
+        return [(a, target), (b, target)]
+    if any(dumps):
+        raise PmcError(f"{a} and {b}: one is a dump (.mlir), the other is not; compare two of a kind")
+    if model is None:
+        raise PmcError(f"--model is missing: {a} and {b} are no dumps, which would hold their models")
+    open_parts = [part for part in VARIED if getattr(target, part) is None]
+    if len(open_parts) != 1:
+        given = ", ".join(f"--{part}" for part in VARIED if part not in open_parts) or "none"
+        raise PmcError(f"give two of --chip, --topology and --deployment, A and B are the third; found {given}")
+    return [(model, replace(target, **{open_parts[0]: name})) for name in (a, b)]
+
+
+def _evaluate(program: str, target: TargetOptions, level: str) -> EngineResult:
+    from ...backends.evaluate import evaluate_module
+
+    module, bindings = rank_program(program, target)
+    return evaluate_module(module, level, bindings)
+
+
+compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

@@ -1,0 +1,39 @@
+"""A model or a dump, as a program of one rank that the backends can look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...dialects.errors import PmcError
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
+    from .target import TargetOptions
+
+
+def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:
+    """The module at the dist level, and the symbols that the options replace in a dump.
+
+    A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
+    Raises PmcError.
+    """
+    from ...passes.base import history
+    from ..driver import compile_model, load_model, resume
+    from ..pipelines import DEPLOYMENT, PIPELINE
+
+    module = load_model(model)
+    if DEPLOYMENT not in module.attributes:
+        return compile_model(module, *target.load(), "dist"), {}
+    symbols = {"batch": target.batch, "q_len": target.q_len, "kv_len": target.kv_len}
+    bindings = {name: value for name, value in symbols.items() if value is not None}
+    given = [name for name in target.given() if name not in symbols]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise PmcError(f"{model} holds its own target: {options} cannot be changed any more")
+    done = [entry.data.partition("{")[0] for entry in history(module)]
+    if bindings and "bind-symbols" in done:
+        raise PmcError(f"the symbols {', '.join(bindings)} are bound already; take a dump before bind-symbols")
+    if not set(PIPELINE["dist"]) <= set(done):
+        resume(module, "dist")
+    return module, bindings
