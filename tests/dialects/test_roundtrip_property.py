@@ -126,14 +126,14 @@ class Maker:
         value.name_hint = self.rng.choice([None, "w", "cache"])
         return value
 
-    def nested(self, build: Callable[[Maker], None], symbols: Sequence[str] = ()) -> list[Operation]:
+    def nested(self, build: Callable[[Maker], object], symbols: Sequence[str] = ()) -> list[Operation]:
         """The ops that `build` makes in a block of their own."""
         inner = Maker(self.rng, [*self.symbols, *symbols])
         inner.depth = self.depth + 1
         build(inner)
         return inner.ops
 
-    def some(self, table: Sequence[Callable[[Maker], None]], most: int = 5) -> None:
+    def some(self, table: Sequence[Callable[[Maker], object]], most: int = 5) -> None:
         for _ in range(self.rng.randint(0, most)):
             self.rng.choice(table)(self)
 
@@ -292,7 +292,7 @@ def rope(make: Maker) -> None:
     )  # fmt: skip
 
 
-def binary(kind: type[Any]) -> Callable[[Maker], None]:
+def binary(kind: type[Any]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
         dims = make.dims(make.rng.randint(2, 2 if kind is layer.AddOp else 3))
         a = make.source(dims)
@@ -370,7 +370,7 @@ def program(make: Maker) -> None:
     op.attributes["dist.arguments"] = ArrayAttr([ShardingAttr(Sharding((("dp",),)))])
 
 
-LAYER: dict[type[Operation], Callable[[Maker], None]] = {
+LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
     layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention, layer.EmbeddingOp: embedding,
     layer.RmsNormOp: rms_norm, layer.RopeOp: rope, layer.SiluMulOp: binary(layer.SiluMulOp),
@@ -407,7 +407,7 @@ def reshard(make: Maker) -> None:
     make.add(dist.ReshardOp, [x], [type_.with_encoding(ShardingAttr(after))])
 
 
-def collective(kind: type[dist.CollectiveOp], has_dim: bool) -> Callable[[Maker], None]:
+def collective(kind: type[dist.CollectiveOp], has_dim: bool) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
         x, type_ = sharded(make)
         dim = {"dim": make.rng.randint(0, 1)} if has_dim else {}
@@ -438,7 +438,7 @@ def dist_stage(make: Maker) -> None:
     make.add(dist.StageOp, [], [], index=make.rng.randint(0, 7), regions=[Region(block)])
 
 
-DIST: dict[type[Operation], Callable[[Maker], None]] = {
+DIST: dict[type[Operation], Callable[[Maker], object]] = {
     dist.ReshardOp: reshard, dist.AllReduceOp: collective(dist.AllReduceOp, False),
     dist.AllGatherOp: collective(dist.AllGatherOp, True), dist.StageOp: dist_stage,
     dist.ReduceScatterOp: collective(dist.ReduceScatterOp, True),
@@ -474,7 +474,7 @@ def tile_collective(make: Maker) -> None:
     make.add(tile.CollectiveOp, [ins, outs], [], kind="all_reduce", params=make.params())
 
 
-def tile_body(kind: type[Any], build: Callable[[Maker], None], **properties: Any) -> Callable[[Maker], None]:
+def tile_body(kind: type[Any], build: Callable[[Maker], object], **properties: Any) -> Callable[[Maker], object]:
     def body(make: Maker) -> None:
         op = make.add(kind, [], [], **properties, regions=[Region(Block())])
         op.body.block.add_ops(make.nested(build, op.defined_symbols()))
@@ -529,7 +529,7 @@ def tile_vector(make: Maker) -> None:
     make.add(tile.VectorOp, operands, [], kind=kind, rows=make.expr(), columns=make.expr(), params=make.params())
 
 
-KERNEL: dict[type[Operation], Callable[[Maker], None]] = {
+KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
     tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
     tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.ForOp: tile_for,
 }  # fmt: skip
@@ -572,8 +572,8 @@ def lmem(make: Maker) -> g5.LmemAttr:
 
 
 def dram(make: Maker) -> g5.DramAttr:
-    shapes = [layer.ShapeAttr(tuple(expr(make.size()) for _ in range(2))) for _ in range(2)]
-    return g5.DramAttr(make.expr_attr(), *shapes, make.element())
+    shape, strides = (layer.ShapeAttr((expr(make.size()), expr(make.size()))) for _ in range(2))
+    return g5.DramAttr(make.expr_attr(), shape, strides, make.element())
 
 
 def after(make: Maker) -> g5.AfterAttr | None:
@@ -612,7 +612,7 @@ def tiu(make: Maker) -> None:
     )  # fmt: skip
 
 
-def vector_command(kind: type[Any], names: Sequence[str]) -> Callable[[Maker], None]:
+def vector_command(kind: type[Any], names: Sequence[str]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
         name = make.rng.choice(names)
         ins, outs, updates = (ArrayAttr([lmem(make) for _ in range(n)]) for n in tile.VECTOR_KINDS[name])
@@ -641,7 +641,7 @@ def queue(make: Maker) -> None:
     )  # fmt: skip
 
 
-PROGRAM: dict[type[Operation], Callable[[Maker], None]] = {
+PROGRAM: dict[type[Operation], Callable[[Maker], object]] = {
     g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu,
     g5.VecOp: vector_command(g5.VecOp, sorted(set(tile.VECTOR_KINDS) - g5.HAU_KINDS)),
     g5.HauOp: vector_command(g5.HauOp, sorted(g5.HAU_KINDS)), g5.LoopOp: g5_loop,
@@ -652,12 +652,16 @@ def program_body(make: Maker) -> None:
     make.some([b for kind, b in PROGRAM.items() if kind is not g5.LoopOp or make.depth < 5], 3)
 
 
+def queues(make: Maker) -> None:
+    make.some([queue], 2)
+
+
 def g5_program(make: Maker) -> None:
-    build = program_body if make.flag() else (lambda inner: inner.some([queue], 2))
+    build = program_body if make.flag() else queues
     tile_body(g5.ProgramOp, build, cores=64, op_name="layer.add")(make)
 
 
-def chip_command(kind: type[Any]) -> Callable[[Maker], None]:
+def chip_command(kind: type[Any]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
         ins, outs = (ArrayAttr([dram(make) for _ in range(make.rng.randint(0, 2))]) for _ in range(2))
         make.add(
@@ -692,7 +696,7 @@ G5: dict[type[Operation], Any] = {
 
 # -- the tests --------------------------------------------------------------------------------------------------
 
-LEVELS: dict[str, list[Callable[[Maker], None]]] = {
+LEVELS: dict[str, list[Callable[[Maker], object]]] = {
     "model": [llm],
     "layer": [program],
     "dist": [program, *DIST.values()],

@@ -265,7 +265,7 @@ def test_split_experts_off_the_tp_ranks_gather_their_slots() -> None:
         (dict(dp=1, ep=1), 17),
     ],
 )
-def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, int], capacity: int) -> None:
+def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any], capacity: int) -> None:
     module = annotated("deepseek-v3", **mesh)
     dispatch = next(op for op in module.walk() if isinstance(op, layer.DispatchOp))
     assert tensor(dispatch.y).dims[1].evaluate({"batch": 17, "q_len": 1}) == capacity
