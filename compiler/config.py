@@ -1,7 +1,7 @@
 """Loading of presets and configuration files; every failure is one ConfigError of one line.
 
-A chip, topology or deployment is a YAML (or JSON) file that fills its schema in ``pmc.dialects.arch``, an accounting
-one that fills ``pmc.backends.cost.accounting``;
+A chip, topology, deployment or calibration is a YAML (or JSON) file that fills its schema in ``pmc.dialects``, an
+accounting one that fills ``pmc.backends.cost.accounting``;
 a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
 """
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ..backends.cost.accounting import Accounting
 from ..dialects.arch import Chip, Deployment, Topology
+from ..dialects.calibration import Calibration
 from ..dialects.errors import PmcError
 from ..dialects.schema import Schema, did_you_mean, explain, found
 from .presets import SUFFIXES, presets
@@ -48,6 +49,11 @@ def load_topology(name_or_path: str | Path) -> Topology:
 def load_accounting(name_or_path: str | Path) -> Accounting:
     """What the cost models charge, of a preset or file. Raises ConfigError."""
     return _load(Accounting, "accounting", name_or_path)
+
+
+def load_calibration(name_or_path: str | Path) -> Calibration:
+    """How far a target is from its model, of a preset or file. Raises ConfigError."""
+    return _load(Calibration, "calibration", name_or_path)
 
 
 def load_deployment(name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None) -> Deployment:

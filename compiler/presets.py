@@ -10,6 +10,7 @@ KINDS = {
     "topology": "topologies",
     "deployment": "deployments",
     "accounting": "accounting",
+    "calibration": "calibrations",
 }
 """The kinds of configuration and their folders."""
 
@@ -24,5 +25,5 @@ def presets(kind: str) -> dict[str, Traversable]:
 
 
 def list_presets() -> dict[str, list[str]]:
-    """Names of the presets of each kind: model, chip, topology, deployment, accounting."""
+    """Names of the presets of each kind: model, chip, topology, deployment, accounting, calibration."""
     return {kind: sorted(presets(kind)) for kind in KINDS}

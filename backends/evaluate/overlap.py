@@ -10,7 +10,7 @@ parallelism, which deployments do not have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from xdsl.dialects.builtin import ModuleOp
@@ -58,6 +58,23 @@ class StepResult:
     def wait_us(self) -> float:
         """How long the cores wait for transfers."""
         return sum(stage.compute_wait_us for stage in self.schedule.stages)
+
+
+    def schedule_dict(self) -> dict[str, object]:
+        """The JSON form of the schedule: totals, then every stage; new keys are only ever appended."""
+        stages = [
+            {**asdict(stage), "serial_us": stage.serial_us, "exposed_us": stage.exposed_us}
+            for stage in self.schedule.stages
+        ]
+        return {
+            "overlap": self.overlap.value,
+            "total_us": self.total_us,
+            "serial_us": sum(stage.serial_us for stage in self.schedule.stages),
+            "comm_us": self.comm_us,
+            "exposed_us": self.exposed_us,
+            "wait_us": self.wait_us,
+            "stages": stages,
+        }
 
 
 class StepEvaluator:

@@ -17,6 +17,8 @@ import numpy as np
 from ...dialects.errors import PmcError
 from ...dialects.interfaces import FloatArray
 from .aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
+from .footprint import MemoryOptions
+from .memory import FootprintPlan
 from .overlap import StepEvaluator, StepResult
 from .pipeline import micro_batches_of
 
@@ -55,6 +57,10 @@ class PhaseAggregates:
     interpolation_error_us: float
     """The most by which time_us can be off because lengths between samples were interpolated."""
 
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form: plain values, keys in a fixed order; new keys are only ever appended."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class RequestResult:
@@ -83,8 +89,10 @@ class RequestResult:
     e2e_us: float
     tps_per_user: float | None
     tps_per_chip: float
-    memory_peak_bytes: int | None
-    """The most that any chip holds at the end of the request; None where it was not asked for."""
+    memory_peak_bytes: int
+    """The most that any chip holds, in prefill or with the full cache; without any reserve."""
+    memory_capacity_bytes: int
+    """The DRAM of a chip."""
     prefill: PhaseAggregates
     decode: PhaseAggregates | None
     unvalidated: tuple[str, ...]
@@ -115,7 +123,7 @@ class RequestResult:
         """The figures of the whole request."""
         names = (
             "batch", "isl", "osl", "ranks", "ttft_us", "tpot_us", "itl_first_us", "itl_last_us", "e2e_us",
-            "tps_per_user", "tps_per_chip", "memory_peak_bytes",
+            "tps_per_user", "tps_per_chip", "memory_peak_bytes", "memory_capacity_bytes",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -141,7 +149,6 @@ def evaluate_request(
     isl: int,
     osl: int,
     micro_batches: int | None = None,
-    memory_peak_bytes: int | None = None,
 ) -> RequestResult:
     """Prefill of `isl` tokens and `osl` tokens of output of `batch` sequences (over all ranks).
 
@@ -192,11 +199,22 @@ def evaluate_request(
         e2e_us=e2e_us,
         tps_per_user=1e6 / tpot_us if tpot_us else None,
         tps_per_chip=batch * osl / (e2e_us * 1e-6) / ranks,
-        memory_peak_bytes=memory_peak_bytes,
+        memory_peak_bytes=max(
+            _memory_bytes(prefill, {"batch": batch, "q_len": isl, "kv_len": isl}, parts),
+            _memory_bytes(decode, {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1}, parts),
+        ),
+        memory_capacity_bytes=target.chip.dram_bytes,
         prefill=first,
         decode=rest,
         unvalidated=unvalidated,
     )
+
+
+def _memory_bytes(evaluator: StepEvaluator, bindings: Mapping[str, int], parts: int) -> int:
+    """The DRAM of the fullest stage, with caches of all sequences and activations of one micro-batch."""
+    options = MemoryOptions(reserve_fraction=0.0, reserve_bytes=0, kv_block_tokens=1, micro_batches=parts)
+    plan = FootprintPlan.of(evaluator.module, options)
+    return int(plan.needs({name: np.asarray(v) for name, v in bindings.items()}, evaluator.target.chip.dram_bytes))
 
 
 def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregates:

@@ -61,7 +61,8 @@ class StageSchedule:
     @property
     def exposed_us(self) -> float:
         """Transfers that no computation hides: something runs at any time, so what is no computation is exposed."""
-        return max(0.0, self.total_us - self.compute_us)
+        exposed = self.total_us - self.compute_us
+        return exposed if exposed > 1e-12 * self.total_us else 0.0  # else the rounding of two sums
 
 
 @dataclass(frozen=True)

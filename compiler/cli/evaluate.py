@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +13,17 @@ from .output import TableFormat, deliver, progress
 from .target import Output, TargetOptions, takes_target
 
 if TYPE_CHECKING:
-    from ...backends.evaluate import EngineResult
+    from ...backends.evaluate.overlap import StepEvaluator, StepResult
+    from ...backends.evaluate.request import RequestResult
+    from ..evaluation import EvaluationOptions
 
 EXAMPLES = """\b
 Examples:
   pmc evaluate llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
   pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
       --batch 1024 --format csv -o table.csv
+  pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
+      --level tile --overlap two-batch --isl 4096 --osl 1024
   pmc evaluate dumps/06-partition-stages.mlir --kv-len 8192
 """
 
@@ -27,43 +32,101 @@ Examples:
 def evaluate_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
     *,
-    level: Annotated[str, typer.Option(help="The cost model: chip is a roofline per op.")] = "chip",
+    level: Annotated[
+        str, typer.Option(help="The cost model: chip (a roofline per op), core, or tile (the fastest tiling).")
+    ] = "chip",
+    isl: Annotated[int | None, typer.Option(help="Evaluate whole requests with so many tokens in; with --osl.")] = None,
+    osl: Annotated[int | None, typer.Option(help="Tokens out of a request; with --isl.")] = None,
+    overlap: Annotated[
+        str,
+        typer.Option(help="none; streams: transfers beside computation; two-batch: two micro-batches in turn."),
+    ] = "none",
+    accounting: Annotated[str, typer.Option(help="What the models charge: preset or YAML file.")] = "physical",
+    calibration: Annotated[
+        str | None, typer.Option(help="Corrections of the modelled times: preset or YAML file.")
+    ] = None,
+    micro_batches: Annotated[
+        int | None,
+        typer.Option(help="Parts of the batch in the pipeline; without it the most that divide it, up to one a stage."),
+    ] = None,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
 ) -> None:
-    """Tell how long one step of one rank takes, op by op, and what limits each op.
+    """Tell how long one step of one rank takes, op by op, and what limits each op; or how long whole requests take.
 
     A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
+    With --isl and --osl, prefill and decode of the deployment are both compiled, and its phase and lengths are ignored.
     """
     check_writable_file(output)
     with progress(f"evaluating {model}"):
-        result = _evaluate(model, level, target)
-    if output_format is TableFormat.CSV:
-        text = result.to_csv()
-    elif output_format is TableFormat.JSON:
-        text = result.to_json()
-    else:
-        from .table import result_table
+        from ..config import load_accounting, load_calibration
+        from ..evaluation import EvaluationOptions, overlap_of
 
-        text = result_table(result)
+        options = EvaluationOptions(
+            level,
+            load_accounting(accounting),
+            overlap_of(overlap),
+            None if calibration is None else load_calibration(calibration),
+        )
+        if isl is None and osl is None:
+            if micro_batches is not None:
+                raise PmcError("--micro-batches is about requests: give --isl and --osl")
+            text = _step_text(*_step(model, options, target), output_format)
+        else:
+            if isl is None or osl is None:
+                raise PmcError(f"a request needs both lengths: --{'isl' if isl is None else 'osl'} is missing")
+            text = _request_text(_request(model, isl, osl, micro_batches, options, target), output_format)
     deliver(text, output)
 
 
-def _evaluate(model: str, level: str, target: TargetOptions) -> EngineResult:
-    from ..driver import evaluate, evaluate_dump, load_model
+def _step(model: str, options: EvaluationOptions, target: TargetOptions) -> tuple[StepEvaluator, StepResult]:
+    from .compiled import rank_program
+
+    module, bindings = rank_program(model, target)
+    evaluator = options.evaluator(module)
+    return evaluator, evaluator.step(bindings)
+
+
+def _request(
+    model: str, isl: int, osl: int, micro_batches: int | None, options: EvaluationOptions, target: TargetOptions
+) -> RequestResult:
+    from ..driver import load_model
+    from ..evaluation import evaluate_request
     from ..pipelines import DEPLOYMENT
 
     module = load_model(model)
     if DEPLOYMENT in module.attributes:
-        symbols = {"batch": target.batch, "q_len": target.q_len, "kv_len": target.kv_len}
-        bindings = {name: value for name, value in symbols.items() if value is not None}
-        given = {name: value for name, value in target.given().items() if name not in symbols}
-        if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise PmcError(f"{model} holds its own target: {options} cannot be changed any more")
-        return evaluate_dump(module, level, bindings)
-    return evaluate(module, *target.load(), level)
+        raise PmcError(f"{model} is a dump of one phase: --isl and --osl need a model, whose phases are both compiled")
+    for name, value in (("phase", target.phase), ("q-len", target.q_len), ("kv-len", target.kv_len)):
+        if value is not None:
+            raise PmcError(f"--{name} does not go with --isl and --osl, which say it for both phases")
+    return evaluate_request(module, *target.load(), isl, osl, options, micro_batches)
+
+
+def _step_text(evaluator: StepEvaluator, step: StepResult, output_format: TableFormat) -> str:
+    if output_format is TableFormat.CSV:
+        return step.ops.to_csv()
+    from ...backends.evaluate.request import aggregate_step
+
+    figures = aggregate_step(evaluator, step)
+    if output_format is TableFormat.JSON:
+        document = {**step.ops.to_dict(), "schedule": step.schedule_dict(), "aggregates": figures.to_dict()}
+        return json.dumps(document, indent=2) + "\n"
+    from .request_table import step_lines
+    from .table import result_table
+
+    return result_table(step.ops) + "".join(f"{line}\n" for line in step_lines(step, figures))
+
+
+def _request_text(result: RequestResult, output_format: TableFormat) -> str:
+    if output_format is TableFormat.CSV:
+        return result.to_csv()
+    if output_format is TableFormat.JSON:
+        return result.to_json()
+    from .request_table import request_table
+
+    return request_table(result)
 
 
 evaluate_command.__doc__ = f"{evaluate_command.__doc__}\n\n{EXAMPLES}"

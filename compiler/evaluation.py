@@ -1,0 +1,79 @@
+"""Evaluation from the Python API and the command line: one step, or a whole request.
+
+result = evaluate_request(
+    load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
+    load_deployment("dsv3-decode-ep32"), isl=4096, osl=1024, options=EvaluationOptions("tile"),
+)
+print(result.ttft_us, result.tpot_us)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+
+from ..backends.cost.accounting import Accounting
+from ..backends.evaluate.overlap import Overlap, StepEvaluator
+from ..backends.evaluate.request import RequestResult
+from ..backends.evaluate.request import evaluate_request as evaluate_programs
+from ..dialects.arch import Chip, Deployment, Topology
+from ..dialects.calibration import Calibration, CalibrationAttr
+from ..dialects.errors import PmcError
+from .driver import compile_model
+
+CALIBRATION = "arch.calibration"
+"""The module attribute that holds the calibration."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to look at a program: cost model, what it charges, what overlaps, how far the target is from the model."""
+
+    level: str = "chip"
+    accounting: Accounting | None = None
+    overlap: Overlap = Overlap.NONE
+    calibration: Calibration | None = None
+
+    def evaluator(self, module: ModuleOp) -> StepEvaluator:
+        """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError."""
+        if self.calibration is not None:
+            module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
+        return StepEvaluator(module, self.level, self.accounting, self.overlap)
+
+
+def overlap_of(name: str) -> Overlap:
+    """The overlap of that name.  Raises PmcError for another."""
+    known = [overlap.value for overlap in Overlap]
+    if name not in known:
+        raise PmcError(f"unknown overlap '{name}'; must be one of {', '.join(known)}")
+    return Overlap(name)
+
+
+def evaluate_request(
+    model: ModuleOp,
+    chip: Chip,
+    topology: Topology,
+    deployment: Deployment,
+    isl: int,
+    osl: int,
+    options: EvaluationOptions,
+    micro_batches: int | None = None,
+) -> RequestResult:
+    """A request of `isl` tokens in and `osl` out under `deployment`, whose phase and lengths it replaces.
+
+    Compiles a prefill and a decode program from copies of `model`, a module of the model level.  Raises PmcError.
+    """
+    for name, value in (("isl", isl), ("osl", osl)):
+        if value < 1:
+            raise PmcError(f"{name} is {value}, must be at least 1")
+    prefill, decode = (
+        compile_model(
+            model.clone(), chip, topology,
+            deployment.model_copy(update={"phase": phase, "q_len": q_len, "kv_len": kv_len}), "dist",
+        )
+        for phase, q_len, kv_len in (("prefill", isl, isl), ("decode", 1, isl + osl - 1))
+    )  # fmt: skip
+    return evaluate_programs(
+        options.evaluator(prefill), options.evaluator(decode), deployment.batch, isl, osl, micro_batches
+    )
