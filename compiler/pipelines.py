@@ -81,11 +81,18 @@ def pass_names() -> tuple[str, ...]:
     return (*(name for level in LEVELS for name in PIPELINE[level]), *OTHER_PASSES)
 
 
+INJECTED: Mapping[str, tuple[str, str]] = {
+    "select-tiles": ("pmc.compiler.tile_selection", "CostedSelectTilesPass"),
+}
+"""Passes that the compiler gives what they must not import: the module and class to use in their place."""
+
+
 def _load_pass(name: str) -> type[PmcPass]:
     words = name.split("-")
-    module = import_module(f"pmc.passes.{'_'.join(words)}")
-    pass_class: object = getattr(module, "".join(word.capitalize() for word in words) + "Pass")
-    assert isinstance(pass_class, type) and issubclass(pass_class, PmcPass)
+    convention = f"pmc.passes.{'_'.join(words)}", "".join(word.capitalize() for word in words) + "Pass"
+    module, class_name = INJECTED.get(name, convention)
+    pass_class = getattr(import_module(module), class_name)
+    assert issubclass(pass_class, PmcPass)
     return pass_class
 
 
