@@ -146,6 +146,9 @@ class _Sharder:
     def program(self, program: layer.ProgramOp) -> None:
         """Replace the body of `program`."""
         old = program.body.block
+        for op in old.walk():
+            if isinstance(op, layer.AttentionOp):
+                self._check_heads(op)
         self.block = Block(arg_types=[_encoded(a, Sharding((self.dp,))) for a in old.args])
         for before, after in zip(old.args, self.block.args, strict=True):
             after.name_hint = before.name_hint
@@ -235,8 +238,6 @@ class _Sharder:
     def _by_rule(self, op: Operation) -> None:
         if not isinstance(op, layer.LayerOp):
             raise PassError(f"annotate-shardings: {op.name} is not an op of the layer level")
-        if isinstance(op, layer.AttentionOp):
-            self._check_heads(op)
         rule = op.sharding_rule()
         operands = [self.values[v] for v in op.operands]
         partials = {sharding_of(tensor(v)).partial for v in operands}
