@@ -8,9 +8,10 @@ differs from what the levels above computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from typing import Any
 
@@ -257,14 +258,22 @@ def _compare(expected: _Expected, run: LayerRun, tolerance: float) -> tuple[Diff
     worst = max(_error(before, after) for _, before, after in results)
     if worst <= tolerance:
         return None, worst
-    for key, values in expected.values.items():
-        for before, after in zip(values, run.values.get(key, ()), strict=False):
-            error = _error(before, after)
-            if before.shape == after.shape and error > tolerance:
-                return Difference(key.path, f"{key.op} result {key.result}", error), worst
-    name, before, after = next(r for r in results if _error(r[1], r[2]) > tolerance)
+    for key, execution in _in_execution_order(expected.values):
+        before, found = expected.values[key][execution], run.values.get(key, ())
+        after = found[execution] if execution < len(found) else None
+        if after is not None and before.shape == after.shape and _error(before, after) > tolerance:
+            return Difference(key.path, f"{key.op} result {key.result}", _error(before, after)), worst
+    name, error = next((name, _error(a, b)) for name, a, b in results if _error(a, b) > tolerance)
     what = "logits" if name == "logits" else "the cache after the step"
-    return Difference("" if name == "logits" else name, what, _error(before, after)), worst
+    return Difference("" if name == "logits" else name, what, error), worst
+
+
+def _in_execution_order(values: Mapping[ValueKey, Sequence[Array]]) -> Iterator[tuple[ValueKey, int]]:
+    """Every value and which of its executions: the ops of repeated layers run one layer after the other."""
+    for _, group in groupby(values, key=lambda key: key.path.split(".")[:2]):
+        keys = list(group)
+        for execution in range(max(len(values[key]) for key in keys)):
+            yield from ((key, execution) for key in keys if execution < len(values[key]))
 
 
 def _error(before: Array, after: Array | None) -> float:

@@ -91,7 +91,7 @@ def _load_pass(name: str) -> type[PmcPass]:
     words = name.split("-")
     convention = f"pmc.passes.{'_'.join(words)}", "".join(word.capitalize() for word in words) + "Pass"
     module, class_name = INJECTED.get(name, convention)
-    pass_class = getattr(import_module(module), class_name)
+    pass_class: type[PmcPass] = getattr(import_module(module), class_name)
     assert issubclass(pass_class, PmcPass)
     return pass_class
 

@@ -35,8 +35,11 @@ def dim_sizes(layout: Layout, mesh: Mesh, bindings: Mapping[str, int], place: st
 
 
 def put_together(ranked: Ranked, layout: Layout, mesh: Mesh, bindings: Mapping[str, int], place: str) -> Array:
-    """The whole value of a layout, from the ranks of one stage."""
-    return collectives.whole(ranked, layout.sharding, mesh, dim_sizes(layout, mesh, bindings, place))
+    """The whole value of a layout, from the ranks of one stage.  Raises NumericError, naming `place`."""
+    try:
+        return collectives.whole(ranked, layout.sharding, mesh, dim_sizes(layout, mesh, bindings, place))
+    except NumericError as error:
+        raise NumericError(f"'{place}': {error}") from None
 
 
 def cut(values: Array, sharding: Sharding, mesh: Mesh, rank: int, unit: int = 1) -> Array:

@@ -27,18 +27,20 @@ class Mutant:
     change: Callable[[ModuleOp], None]
     model: str = "deepseek"
     phase: str = "decode"
+    path: str = ""
+    """Where the check must see the first difference, where it can tell."""
 
 
 MUTANTS: list[Mutant] = []
 
 
 def mutant(
-    guilty: str, model: str = "deepseek", phase: str = "decode"
+    guilty: str, model: str = "deepseek", phase: str = "decode", path: str = ""
 ) -> Callable[[Callable[[ModuleOp], None]], Callable[[ModuleOp], None]]:
     """Register the decorated change as a fault of the pass `guilty`."""
 
     def register(change: Callable[[ModuleOp], None]) -> Callable[[ModuleOp], None]:
-        MUTANTS.append(Mutant(change.__name__, guilty, change, model, phase))
+        MUTANTS.append(Mutant(change.__name__, guilty, change, model, phase, path))
         return change
 
     return register
@@ -130,13 +132,13 @@ def shards_a_projection_by_rows(module: ModuleOp) -> None:
     Rewriter.replace_value_with_new_type(weight, tensor(weight).with_encoding(dist.ShardingAttr(wrong)))
 
 
-@mutant("insert-collectives")
+@mutant("insert-collectives", path="mla.residual")
 def drops_the_all_reduce_after_o_proj(module: ModuleOp) -> None:
     op = first(module, dist.AllReduceOp, "o_proj")
     bypass(op, op.x)
 
 
-@mutant("insert-collectives")
+@mutant("insert-collectives", path="mla.residual")
 def reduces_twice(module: ModuleOp) -> None:
     op = first(module, dist.AllReduceOp, "mla.o_proj")
     again = dist.AllReduceOp.make([op.y], [op.y.type], op.path.data, {"axis": op.axis})
@@ -146,7 +148,7 @@ def reduces_twice(module: ModuleOp) -> None:
     op.y.replace_uses_with_if(again.y, lambda use: use.operation is not again)
 
 
-@mutant("insert-collectives")
+@mutant("insert-collectives", path="moe.add_shared")
 def dispatches_twice(module: ModuleOp) -> None:
     """Every expert row comes back, is sent again and is combined again."""
     op = first(module, dist.CombineOp)
@@ -174,7 +176,7 @@ def repeats_the_first_layers_in_every_stage(module: ModuleOp) -> None:
 # -- tiles ------------------------------------------------------------------------------------------------------
 
 
-@mutant("lower-to-tiles")
+@mutant("lower-to-tiles", path="mla.o_proj")
 def shifts_a_tile_bound(module: ModuleOp) -> None:
     kernel = first(module, tile.KernelOp, "o_proj")
     load = next(op for op in kernel.walk() if isinstance(op, tile.LoadOp) and len(op.offsets.data) == 3)
@@ -190,7 +192,7 @@ def drops_the_last_partial_tile(module: ModuleOp) -> None:
     loop.properties["count"] = ExprAttr(loop.count.data - 1)
 
 
-@mutant("lower-to-tiles")
+@mutant("lower-to-tiles", path="mla.attention")
 def skips_the_softmax(module: ModuleOp) -> None:
     """Every key gets the same weight."""
     op = next(op for op in ops(module, tile.VectorOp) if op.kind.data == "softmax_step")

@@ -73,3 +73,5 @@ def test_every_fault_is_found_and_its_pass_named(mutant: Mutant) -> None:
     guilty = check_mutant(mutant).guilty
     assert guilty is not None, "the fault went unnoticed"
     assert guilty.name == mutant.guilty, guilty
+    where = guilty.difference.path if guilty.difference is not None else guilty.failure
+    assert where is not None and mutant.path in where
