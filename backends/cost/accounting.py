@@ -13,7 +13,7 @@ from ...dialects.schema import Name, Paths, Schema
 
 
 class Accounting(Schema, frozen=True):
-    """Options of the core and tile models and of the communication protocol.  The chip roofline has none."""
+    """Options of the core and tile models and of the protocol; the chip roofline has only `expert_load`."""
 
     name: Name = Field(description="Name of the preset")
     waves: Literal["whole", "fractional"] = Field(
@@ -40,6 +40,9 @@ class Accounting(Schema, frozen=True):
     )
     dispatch_rows: Literal["remote", "all"] = Field(
         description="Whether dispatch and combine send only rows that leave their rank"
+    )
+    expert_load: Literal["busiest", "balanced"] = Field(
+        description="Rows per expert: as expected on the rank with most of them, or as many on every rank"
     )
     link_latency: Literal["spanned", "board"] = Field(
         description="Latency per message: of the slowest link that the group spans, or of a link on one board"

@@ -22,6 +22,7 @@ from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
 from ..cost.tile import TileCostModel
 from .calibration import CalibratedCostModel
+from .expert_load import BusiestRankCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
 from .streams import stream_of
 
@@ -139,7 +140,7 @@ def granularity_of(level: str) -> Granularity:
 
 
 def cost_model(granularity: Granularity, target: Target, accounting: Accounting) -> CostModel:
-    """The cost model of a granularity, calibrated where the target says how."""
+    """The cost model of a granularity, with experts as loaded as the accounting says, calibrated where there is how."""
     model: CostModel
     match granularity:
         case Granularity.CHIP:
@@ -148,6 +149,8 @@ def cost_model(granularity: Granularity, target: Target, accounting: Accounting)
             model = CoreCostModel(target, accounting)
         case Granularity.TILE:
             model = TileCostModel(target, accounting)
+    if accounting.expert_load == "busiest" and target.zipf is not None:
+        model = BusiestRankCostModel(model, target.zipf)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 

@@ -59,7 +59,6 @@ class StepResult:
         """How long the cores wait for transfers."""
         return sum(stage.compute_wait_us for stage in self.schedule.stages)
 
-
     def schedule_dict(self) -> dict[str, object]:
         """The JSON form of the schedule: totals, then every stage; new keys are only ever appended."""
         stages = [

@@ -24,6 +24,7 @@ from .streams import Stream, stream_of
 MAX_ITERATIONS = 12
 """Iterations of a repeat after which the schedule is taken to be steady, if it does not show before."""
 
+
 @dataclass(frozen=True)
 class Wait:
     """How long the ops of a program kept their stream waiting, over all iterations, in us."""

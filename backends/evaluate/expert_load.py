@@ -1,0 +1,169 @@
+"""A cost model in which the busiest rank decides how long the experts take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from xdsl.ir import Block, Operation, SSAValue
+
+from ...dialects import dist, layer
+from ...dialects.expr import Expr, expr
+from ...dialects.interfaces import IntArray
+from ...dialects.tensor import TensorType, tensor
+from ..cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
+from .routing import ExpertLoad, Routing
+
+HIT, ROWS = "experts_hit", "expert_rows"
+"""Symbols that stand for the experts of the busiest rank with any row, and for the rows of each."""
+
+
+class BusiestRankCostModel(CostModel):
+    """Another model's costs, with experts as the busiest rank sees them (see `routing`).
+
+    An op on expert slots is costed with the expected number of experts that are hit, in place of all local ones, and
+    with the rows of the busiest rank shared by them; between two whole numbers of experts the cost is interpolated.
+    Dispatch and combine move the rows of that rank.  FLOPs stay those of the mean rank, so that they add up over ranks.
+    """
+
+    def __init__(self, model: CostModel, zipf: float) -> None:
+        super().__init__(model.target)
+        self.model = model
+        self.zipf = zipf
+        self.sources: dict[SSAValue, Operation | None] = {}
+        self.busy: dict[Operation, Operation] = {}
+        self.blocks: list[Block] = []
+        """Own the operands of the ops in `busy`."""
+
+    def unvalidated(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return self.model.unvalidated()
+
+    def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
+        """The cost of `op` on the busiest rank."""
+        base = self.model.cost(op, bindings)
+        if base is None or "batch" not in bindings or "q_len" not in bindings:
+            return base
+        dispatch = self._dispatch_of(op)
+        if dispatch is None:
+            return base
+        slots = _Slots.of(dispatch, self.target, self.zipf, bindings)
+        found = self._interpolated(op, slots, bindings)
+        if isinstance(op, dist.DispatchOp | dist.CombineOp):
+            transfer_s = found.transfer_s * slots.imbalance
+            comm_s = np.where(np.asarray(base.comm_s) > 0.0, found.latency_s + transfer_s, 0.0)
+            found = replace(
+                found, transfer_s=transfer_s, time_s=larger(as_number(comm_s), found.memory_s, found.compute_s)
+            )
+        return replace(found, flops=base.flops * slots.mean_fill, link_bytes=base.link_bytes)
+
+    def _interpolated(self, op: Operation, slots: _Slots, bindings: Bindings) -> OpCost:
+        """The cost between the whole numbers of hit experts below and above the expected one."""
+        busy = self.busy.get(op)
+        if busy is None:
+            busy = self.busy[op] = self._rebuilt(op, slots)
+        few = np.maximum(1, np.floor(slots.load.hit)).astype(np.int64)
+        part = np.maximum(0.0, slots.load.hit - few)
+        costs: list[OpCost] = []
+        for hit in (few, few + (part > 0)):
+            rows = np.ceil(slots.load.rows / hit * slots.part_of_rows(op, bindings)).astype(np.int64)
+            point: dict[str, int | IntArray] = {HIT: _plain(hit), ROWS: _plain(np.maximum(1, rows))}
+            cost = self.model.cost(busy, {**bindings, **point})
+            assert cost is not None
+            costs.append(cost)
+            if not part.any():
+                return cost
+        low, high = costs
+        mixed: dict[str, Number] = {
+            f.name: getattr(low, f.name) * as_number(1 - part) + getattr(high, f.name) * as_number(part)
+            for f in fields(OpCost)
+        }
+        for name in ("bytes_read", "bytes_written"):  # whole, as all counts are
+            mixed[name] = as_number(np.round(mixed[name]))
+        return OpCost(**mixed)
+
+    # -- which ops work on slots of experts ---------------------------------------------------------------------
+
+    def _dispatch_of(self, op: Operation) -> Operation | None:
+        """The dispatch whose slots an op fills, works on or empties."""
+        if isinstance(op, layer.DispatchOp | dist.DispatchOp):
+            return op
+        if not isinstance(op, layer.LayerOp | dist.CollectiveOp):
+            return None
+        return next((d for value in op.operands if (d := self._source(value)) is not None), None)
+
+    def _source(self, value: SSAValue) -> Operation | None:
+        """The dispatch behind a value, None behind a combine."""
+        if value not in self.sources:
+            owner = value.owner
+            found: Operation | None = None
+            if isinstance(owner, Operation) and not isinstance(owner, layer.CombineOp | dist.CombineOp):
+                found = self._dispatch_of(owner)
+            self.sources[value] = found
+        return self.sources[value]
+
+    def _rebuilt(self, op: Operation, slots: _Slots) -> Operation:
+        """`op` on the hit experts only, with rows for each as a symbol."""
+
+        def busy(value: SSAValue) -> TensorType:
+            type_, dims = tensor(value), tensor(value).dims
+            if self._source(value) is not None:
+                return type_.with_dims((expr(HIT), expr(ROWS), *dims[2:]))
+            if len(dims) == 3 and dims[0] == slots.local_experts:  # weights of the experts
+                return type_.with_dims((expr(HIT), *dims[1:]))
+            return type_
+
+        values = list(dict.fromkeys(op.operands))
+        block = Block(arg_types=[busy(value) for value in values])
+        self.blocks.append(block)
+        arguments = dict(zip(values, block.args, strict=True))
+        return type(op).create(
+            operands=[arguments[value] for value in op.operands],
+            result_types=[busy(value) for value in op.results],
+            properties=dict(op.properties),
+            attributes=dict(op.attributes),
+        )
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The slots of a dispatch and the load that they carry at the points of some bindings."""
+
+    local_experts: Expr
+    capacity: Number
+    """Rows of an expert that the program has room for."""
+    load: ExpertLoad
+    mean_fill: Number
+    """Rows per slot, on average over experts."""
+
+    @classmethod
+    def of(cls, dispatch: Operation, target: Target, zipf: float, bindings: Bindings) -> _Slots:
+        assert isinstance(dispatch, layer.DispatchOp | dist.DispatchOp)
+        local = tensor(dispatch.y).dims[0]
+        ranks = 1
+        if isinstance(dispatch, dist.DispatchOp) and target.mesh is not None:
+            ranks = target.mesh.axis(dispatch.axis.data).size
+        tokens = np.asarray(bindings["batch"], np.int64) * np.asarray(bindings["q_len"], np.int64)
+        experts, top_k = local.constant * ranks, tensor(dispatch.indices).dims[1].constant
+        worst = dispatch.capacity.data == "worst"
+        capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(tokens * top_k / experts))
+        # Balanced slots differ from the mean load by rounding only, which FLOPs are charged with everywhere.
+        fill = top_k / experts if worst else 1.0
+        return cls(local, capacity, Routing(experts, top_k, ranks, zipf).load(tokens), fill)
+
+    @property
+    def imbalance(self) -> Number:
+        """Rows of the busiest rank over those of the mean rank."""
+        return as_number(self.load.rows / self.load.mean_rows)
+
+    def part_of_rows(self, op: Operation, bindings: Bindings) -> Number:
+        """The part of an expert's rows that an op has where ranks of tensor parallelism share them."""
+        for value in (*op.results, *op.operands):
+            dims = tensor(value).dims
+            if len(dims) == 3 and dims[0] == self.local_experts:
+                return as_number(np.minimum(1.0, number(dims[1], bindings) / np.asarray(self.capacity)))
+        return 1.0
+
+
+def _plain(value: IntArray) -> int | IntArray:
+    return int(value) if np.ndim(value) == 0 else value
