@@ -68,7 +68,18 @@ def _sides(a: str, b: str, model: str | None, target: TargetOptions) -> list[tup
     if len(open_parts) != 1:
         given = ", ".join(f"--{part}" for part in VARIED if part not in open_parts) or "none"
         raise PmcError(f"give two of --chip, --topology and --deployment, A and B are the third; found {given}")
-    return [(model, replace(target, **{open_parts[0]: name})) for name in (a, b)]
+    return [(model, _with(target, open_parts[0], name)) for name in (a, b)]
+
+
+def _with(target: TargetOptions, part: str, name: str) -> TargetOptions:
+    """The target with one of its open parts filled in."""
+    match part:
+        case "chip":
+            return replace(target, chip=name)
+        case "topology":
+            return replace(target, topology=name)
+        case _:
+            return replace(target, deployment=name)
 
 
 def _evaluate(program: str, target: TargetOptions, level: str) -> EngineResult:
