@@ -31,12 +31,16 @@ def run_commands(module: ModuleOp, environment: Environment) -> LayerRun:
 
     Raises NumericError for whatever a command does wrong, see `streams.run_stream`.
     """
-    stream = _only(module, g5.StreamOp)
-    placed = [_placed(op.path.data, op.kind.data, op.type.dims, bool(op.layers), op.sharding) for op in _arrays(stream)]
-    mesh = _mesh(module)
-    inputs = [array for array in placed if array.kind in HOST_KINDS]
-    result = run_stream(stream, local_arrays(inputs, environment, mesh), _lmem_bytes(module), mesh)
-    return _whole_run(stream, placed, result.outputs, result.states, environment, mesh)
+    stream, arrays, lmem_bytes, mesh = stream_inputs(module, environment)
+    result = run_stream(stream, arrays, lmem_bytes, mesh)
+    return _whole_run(stream, _placed_arrays(stream), result.outputs, result.states, environment, mesh)
+
+
+def stream_inputs(module: ModuleOp, environment: Environment) -> tuple[g5.StreamOp, dict[str, Array], int, Mesh]:
+    """What `streams.run_stream` takes: the stream, the inputs of all ranks, the LMEM of a core in bytes, the mesh."""
+    stream, mesh = _only(module, g5.StreamOp), _mesh(module)
+    inputs = [array for array in _placed_arrays(stream) if array.kind in HOST_KINDS]
+    return stream, local_arrays(inputs, environment, mesh), _lmem_bytes(module), mesh
 
 
 def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueKey, Layout] | None = None) -> LayerRun:
@@ -64,8 +68,12 @@ def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueK
     return run
 
 
-def _arrays(stream: g5.StreamOp) -> Iterable[g5.ArrayOp]:
-    return (op for op in stream.body.block.ops if isinstance(op, g5.ArrayOp))
+def _placed_arrays(stream: g5.StreamOp) -> list[Placed]:
+    return [
+        _placed(op.path.data, op.kind.data, op.type.dims, bool(op.layers), op.sharding)
+        for op in stream.body.block.ops
+        if isinstance(op, g5.ArrayOp)
+    ]
 
 
 def _placed(path: str, kind: str, dims: tuple[int, ...], layers: bool, sharding: Attribute | None) -> Placed:
