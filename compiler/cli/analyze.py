@@ -17,6 +17,7 @@ from .target import Output, TargetOptions, takes_target
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
+    from ...backends.evaluate import EngineResult
     from ...backends.evaluate.analyses.table import Analysis
     from ...backends.evaluate.footprint import MemoryFootprint
 
@@ -48,11 +49,11 @@ class Board(StrEnum):
 
 
 USES: dict[What, tuple[str, ...]] = {
-    What.OPS: ("level", "depth"),
+    What.OPS: ("level", "accounting", "depth"),
     What.MEMORY: ("reserve_fraction", "reserve_bytes", "kv_block_tokens", "micro_batches"),
     What.COMM: (),
     What.LINKS: ("board_wiring",),
-    What.COST: ("level", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
+    What.COST: ("level", "accounting", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
 }
 """The options that each analysis has."""
 
@@ -76,6 +77,9 @@ def analyze_command(
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     level: Annotated[str | None, typer.Option(help="The cost model: chip (if not given), core, tile.", **_OPS)] = None,
+    accounting: Annotated[
+        str | None, typer.Option(help="What the models charge: preset (physical if not given) or file.", **_OPS)
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(help="ops: names of a path that make a block (3 if not given).", **_OPS)
     ] = None,
@@ -107,6 +111,7 @@ def analyze_command(
     check_writable_file(output)
     options: dict[str, Any] = {
         "level": level,
+        "accounting": accounting,
         "depth": depth,
         "dollars_per_chip_hour": dollars_per_chip_hour,
         "watts_per_chip": watts_per_chip,
@@ -149,11 +154,10 @@ def _fits(analysis: Analysis) -> bool:
 def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     match what:
         case What.OPS:
-            from ...backends.evaluate import evaluate_module
             from ...backends.evaluate.analyses.ops_breakdown import ops_breakdown
 
             depth = 3 if options["depth"] is None else options["depth"]
-            return ops_breakdown(module, evaluate_module(module, options["level"] or "chip", bindings), depth)
+            return ops_breakdown(module, _evaluated(options, module, bindings), depth)
         case What.MEMORY:
             return _memory(options, module, bindings)
         case What.COMM:
@@ -168,6 +172,14 @@ def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: d
             return _cost(options, module, bindings)
 
 
+def _evaluated(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> EngineResult:
+    from ...backends.evaluate import evaluate_module
+    from ..config import load_accounting
+
+    accounting = load_accounting(options["accounting"] or "physical")
+    return evaluate_module(module, options["level"] or "chip", bindings, accounting)
+
+
 def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> MemoryFootprint:
     from ...backends.evaluate.footprint import MemoryOptions
     from ...backends.evaluate.memory import memory_footprint
@@ -179,11 +191,10 @@ def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int])
 
 def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     """One step after the other, with one batch in flight: the stages of a pipeline wait for each other."""
-    from ...backends.evaluate import evaluate_module
     from ...backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
 
     prices = CostOptions(*(options[name] for name in ("dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh")))
-    result = evaluate_module(module, options["level"] or "chip", bindings)
+    result = _evaluated(options, module, bindings)
     absent = [name for name in ("batch", "q_len") if name not in result.bindings]
     if absent:
         raise PmcError(f"the tokens of a step are batch*q_len, and {', '.join(absent)} has no value")

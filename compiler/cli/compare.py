@@ -15,6 +15,7 @@ from .output import TableFormat, deliver, progress
 from .target import Output, TargetOptions, takes_target
 
 if TYPE_CHECKING:
+    from ...backends.cost.accounting import Accounting
     from ...backends.evaluate import EngineResult
 
 VARIED = ("chip", "topology", "deployment")
@@ -35,6 +36,7 @@ def compare_command(
     *,
     model: Annotated[str | None, typer.Option(help="Preset, config.json or YAML; not with dumps.")] = None,
     level: Annotated[str, typer.Option(help="The cost model: chip, core or tile.")] = "chip",
+    accounting: Annotated[str, typer.Option(help="What the models charge: preset or YAML file.")] = "physical",
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -46,9 +48,11 @@ def compare_command(
     """
     check_writable_file(output)
     from ...backends.evaluate.analyses.compare import compare
+    from ..config import load_accounting
 
     with progress(f"comparing {a} and {b}"):
-        results = [_evaluate(program, own, level) for program, own in _sides(a, b, model, target)]
+        charged = load_accounting(accounting)
+        results = [_evaluate(program, own, level, charged) for program, own in _sides(a, b, model, target)]
         comparison = compare(results[0], results[1], (a, b))
     deliver(analysis_text(comparison, output_format), output)
 
@@ -82,11 +86,11 @@ def _with(target: TargetOptions, part: str, name: str) -> TargetOptions:
             return replace(target, deployment=name)
 
 
-def _evaluate(program: str, target: TargetOptions, level: str) -> EngineResult:
+def _evaluate(program: str, target: TargetOptions, level: str, accounting: Accounting) -> EngineResult:
     from ...backends.evaluate import evaluate_module
 
     module, bindings = rank_program(program, target)
-    return evaluate_module(module, level, bindings)
+    return evaluate_module(module, level, bindings, accounting)
 
 
 compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

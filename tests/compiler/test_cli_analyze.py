@@ -14,6 +14,7 @@ from pmc.compiler.main import main
 from .tiny import LLAMA, MIXTRAL, SMALL, TARGET, write_config
 
 MEMORY = ("--what", "memory", "--reserve-fraction", "0.05")
+LLAMA_8B = ("--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode")
 
 
 class Run:
@@ -92,6 +93,16 @@ def test_what_does_not_fit_is_an_answer_and_no_error(pmc: Run) -> None:
     assert pmc(*split, "--batch", largest + 1, code=1).endswith(f"the largest batch that fits is {largest}\n")
 
 
+def test_the_accounting_changes_what_is_charged(pmc: Run, tiny: Path) -> None:
+    command = ("analyze", tiny, *TARGET, *SMALL, "--what", "ops", "--level", "core", "--format", "json")
+    physical, other = (json.loads(pmc(*command, "--accounting", name)) for name in ("physical", "ds-tpu"))
+    assert json.loads(pmc(*command)) == physical
+    assert other["total_us"] < physical["total_us"] and other["total_flops"] == physical["total_flops"]
+    sides = ("compare", "sg2262", "sg2262", "--model", tiny, *LLAMA_8B, *SMALL, "--level", "core", "--format", "json")
+    times = [json.loads(pmc(*sides, "--accounting", name))["a"]["total_us"] for name in ("physical", "ds-tpu")]
+    assert times == [physical["total_us"], other["total_us"]]
+
+
 def test_the_answer_goes_to_a_file_too(pmc: Run, tmp_path: Path) -> None:
     output = tmp_path / "memory.json"
     command = ("analyze", "llama-3.1-70b", *TARGET, *MEMORY, "--format", "json")
@@ -126,8 +137,6 @@ def test_wrong_options_are_named(pmc: Run, tiny: Path, options: tuple[str, ...],
 
 
 # -- compare ----------------------------------------------------------------------------------------------------
-
-LLAMA_8B = ("--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode")
 
 
 def test_two_chips_side_by_side(pmc: Run, tiny: Path) -> None:
