@@ -49,13 +49,17 @@ class BusiestRankCostModel(CostModel):
             return base
         slots = _Slots.of(dispatch, self.target, self.zipf, bindings)
         found = self._interpolated(op, slots, bindings)
+        if isinstance(op, layer.CombineOp | dist.CombineOp):
+            fill: Number = 1.0  # works on tokens, however many slots there are
+        else:
+            fill = slots.mean_fill
         if isinstance(op, dist.DispatchOp | dist.CombineOp):
             transfer_s = found.transfer_s * slots.imbalance
             comm_s = np.where(np.asarray(base.comm_s) > 0.0, found.latency_s + transfer_s, 0.0)
             found = replace(
                 found, transfer_s=transfer_s, time_s=larger(as_number(comm_s), found.memory_s, found.compute_s)
             )
-        return replace(found, flops=base.flops * slots.mean_fill, link_bytes=base.link_bytes)
+        return replace(found, flops=base.flops * fill, link_bytes=base.link_bytes)
 
     def _interpolated(self, op: Operation, slots: _Slots, bindings: Bindings) -> OpCost:
         """The cost between the whole numbers of hit experts below and above the expected one."""

@@ -64,7 +64,8 @@ class Routing:
         points = np.unique(np.concatenate([_around(int(t)) for t in np.unique(wanted)]))
         drawn = np.asarray([_expected(self, int(t)) for t in points])
         mean_rows = wanted * self.top_k / self.ranks
-        rows = np.maximum(np.interp(wanted, points, drawn[:, 0]), mean_rows)
+        most = wanted * min(self.top_k, self.experts // self.ranks)
+        rows = np.clip(np.interp(wanted, points, drawn[:, 0]), mean_rows, most)
         return ExpertLoad(np.asarray(rows), np.asarray(mean_rows), np.asarray(np.interp(wanted, points, drawn[:, 1])))
 
 

@@ -1,0 +1,147 @@
+"""The busiest rank: expectations against published draws and exact enumeration, and what they do to costs."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pmc.backends.cost.accounting import default_accounting
+from pmc.backends.evaluate import evaluate_module
+from pmc.backends.evaluate.routing import Routing
+from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.driver import compile_model, load_model
+from pmc.dialects.errors import PmcError
+
+# Expected distinct experts hit on the busiest of ep ranks, uniform top 8 of 256, 10 000 draws (Tier6-Model).
+EP = (1, 2, 4, 8, 16, 32, 64)
+PUBLISHED = {
+    4: (30.51, 17.34, 10.37, 6.58, 4.45, 3.18, 2.33),
+    16: (101.98, 54.10, 29.54, 16.71, 9.87, 6.06, 3.81),
+    64: (222.42, 113.35, 58.33, 30.30, 15.84, 8, 4),
+    256: (255.93, 128.00, 64, 32, 16, 8, 4),
+}
+
+
+@pytest.mark.parametrize("tokens", PUBLISHED)
+def test_the_published_table(tokens: int) -> None:
+    found = [float(Routing(256, 8, ep).load(tokens).hit) for ep in EP]
+    # The counts vary by at most about 4 between draws: 3 standard errors of our 2000 draws are below 0.27, and of the
+    # narrow distributions at many ranks (deviation about 1) below 0.1.
+    for value, published, ep in zip(found, PUBLISHED[tokens], EP, strict=True):
+        assert value == pytest.approx(published, abs=0.27 if ep < 4 else 0.1)
+
+
+def test_small_cases_against_all_routings() -> None:
+    for experts, top_k, ranks, tokens in ((4, 1, 2, 3), (4, 2, 2, 2), (6, 2, 3, 2)):
+        choices = list(itertools.combinations(range(experts), top_k))
+        rows, hits = [], []
+        for routing in itertools.product(choices, repeat=tokens):
+            counts = np.bincount([e for choice in routing for e in choice], minlength=experts).reshape(ranks, -1)
+            rows.append(counts.sum(axis=1).max())
+            hits.append((counts > 0).sum(axis=1).max())
+        load = Routing(experts, top_k, ranks).load(tokens)
+        assert float(load.rows) == pytest.approx(np.mean(rows), abs=0.06)
+        assert float(load.hit) == pytest.approx(np.mean(hits), abs=0.06)
+
+
+def test_few_and_many_tokens_meet() -> None:
+    # 255 tokens are drawn one by one, 256 are normal.
+    for zipf, ranks in itertools.product((0.0, 0.8), (2, 32)):
+        few, many = (Routing(256, 8, ranks, zipf).load(tokens) for tokens in (255, 256))
+        assert float(few.rows) == pytest.approx(float(many.rows), rel=0.03)
+        assert float(few.hit) == pytest.approx(float(many.hit), rel=0.01)
+
+
+def test_limits() -> None:
+    tokens = np.array([1, 2, 5, 30, 100, 300, 2048, 10**6])
+    one_rank = Routing(256, 8, 1).load(tokens)
+    assert one_rank.rows == pytest.approx(tokens * 8, rel=1e-9) and one_rank.hit[0] == 8
+    spread = Routing(256, 8, 32).load(tokens)
+    assert (spread.rows >= spread.mean_rows).all() and (np.diff(spread.rows / spread.mean_rows) < 0).all()
+    assert (np.diff(spread.hit) >= 0).all() and spread.hit[-1] == 8
+    assert spread.rows[-1] == pytest.approx(spread.mean_rows[-1], rel=0.01)
+    # Popular experts make their rank busier; an exponent of 0 is uniform.
+    steep = [float(Routing(256, 8, 32, zipf).load(512).rows) for zipf in (0.0, 0.5, 1.0, 1.5)]
+    assert steep == sorted(steep) and steep[-1] > 2 * steep[0]
+    assert float(Routing(8, 8, 4).load(100).rows) == 200.0, "with all experts chosen nothing varies"
+
+
+def test_arrays_give_what_their_points_give_and_draws_are_seeded() -> None:
+    tokens = np.array([[3, 77], [255, 5000]])
+    found = Routing(256, 8, 16, 0.6).load(tokens)
+    for index in np.ndindex(2, 2):
+        point = Routing(256, 8, 16, 0.6).load(int(tokens[index]))
+        assert (found.rows[index], found.hit[index]) == (float(point.rows), float(point.hit))
+
+
+def test_weights_of_experts_that_are_not_hit_are_not_read() -> None:
+    module_ = compile_model(
+        load_model("deepseek-v3"),
+        load_chip("sg2262"),
+        load_topology("p1-r1-b4-c32"),
+        load_deployment("dsv3-decode-ep32", {"batch": 4, "dp": 32, "ep": 32}),
+        "dist",
+    )
+    rows = {row.path: row for row in evaluate_module(module_, "chip").steps}
+    expert = 7168 * 2048
+    read = rows["blocks.moe.moe.experts.gate_proj"].bytes_read / 58
+    hit = float(Routing(256, 8, 32).load(4).hit)
+    assert read == pytest.approx(hit * expert, rel=0.001)
+    assert hit == pytest.approx(3.18, abs=0.1)
+
+
+def test_the_busiest_rank_decides_times_but_not_flops() -> None:
+    accounting = default_accounting()
+    balanced = accounting.model_copy(update={"expert_load": "balanced"})
+    module = compile_model(
+        load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
+        load_deployment("dsv3-decode-ep32"), "dist",
+    )  # fmt: skip
+    load = Routing(256, 8, 32).load(2048)
+    for level in ("chip", "core", "tile"):
+        busy, even = (evaluate_module(module, level, accounting=a) for a in (accounting, balanced))
+        assert busy.total_flops == even.total_flops and busy.total_link_bytes == even.total_link_bytes
+        for a, b in zip(busy.steps, even.steps, strict=True):
+            if ".experts." in a.path or a.path.endswith((".dispatch", ".combine")):
+                assert a.time_us > b.time_us
+            else:
+                assert a == b or a.time_us == b.time_us
+    by_path = {row.path: row for row in evaluate_module(module, "chip").steps}
+    dispatch = by_path["blocks.moe.moe.dispatch"]
+    sent = dispatch.link_bytes * float(load.rows / load.mean_rows)
+    assert dispatch.time_us == pytest.approx(sent / 450e9 * 1e6, rel=1e-9)
+    gate = by_path["blocks.moe.moe.experts.gate_proj"]
+    rows = np.ceil(float(load.rows) / 8) * 8  # whole rows of each of the 8 experts
+    assert gate.compute_us / 58 == pytest.approx(2 * rows * 7168 * 2048 / 786.432e12 * 1e6, rel=1e-9)
+
+
+def test_capacity_is_room_and_does_not_change_the_load() -> None:
+    results = [
+        evaluate_module(
+            compile_model(
+                load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
+                load_deployment("dsv3-decode-ep32", {"expert_capacity": capacity}), "dist",
+            ),
+            "core",
+        )
+        for capacity in ("balanced", "worst")
+    ]  # fmt: skip
+    assert results[0].total_us == pytest.approx(results[1].total_us, rel=1e-12)
+    assert results[0].total_flops == pytest.approx(results[1].total_flops, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tokens", "message"),
+    [
+        ((256, 8, 3), 1, "256 experts cannot be dealt to 3 ranks evenly"),
+        ((8, 9, 1), 1, "top_k is 9, must be in 1..8"),
+        ((8, 2, 1, -0.1), 1, "the Zipf exponent is -0.1, must be at least 0"),
+        ((8, 2, 1), 0, "the number of tokens is 0, must be at least 1"),
+    ],
+)
+def test_bad_input(arguments: tuple[int, int, int], tokens: int, message: str) -> None:
+    with pytest.raises(PmcError) as caught:
+        Routing(*arguments).load(tokens)
+    assert str(caught.value) == message
