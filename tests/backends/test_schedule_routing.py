@@ -36,11 +36,12 @@ def test_the_published_table(tokens: int) -> None:
 def test_small_cases_against_all_routings() -> None:
     for experts, top_k, ranks, tokens in ((4, 1, 2, 3), (4, 2, 2, 2), (6, 2, 3, 2)):
         choices = list(itertools.combinations(range(experts), top_k))
-        rows, hits = [], []
+        rows: list[int] = []
+        hits: list[int] = []
         for routing in itertools.product(choices, repeat=tokens):
             counts = np.bincount([e for choice in routing for e in choice], minlength=experts).reshape(ranks, -1)
-            rows.append(counts.sum(axis=1).max())
-            hits.append((counts > 0).sum(axis=1).max())
+            rows.append(int(counts.sum(axis=1).max()))
+            hits.append(int((counts > 0).sum(axis=1).max()))
         load = Routing(experts, top_k, ranks).load(tokens)
         assert float(load.rows) == pytest.approx(np.mean(rows), abs=0.06)
         assert float(load.hit) == pytest.approx(np.mean(hits), abs=0.06)
