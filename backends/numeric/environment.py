@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,9 @@ from .errors import Array, NumericError, require_finite
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols that every program depends on; `kv_len` counts the current queries too."""
+
+MAX_ELEMENTS = 2**28
+"""Inputs beyond this take minutes and more memory than a small machine has (2 GiB in FP64)."""
 
 _CACHE_POSITION = 1
 """The dim of one layer's cache that counts positions: [batch, kv_len, width]."""
@@ -118,6 +122,12 @@ def seeded_environment(
     Tokens are uniform over `vocabulary`.  Caches hold values at positions before kv_len - q_len, zeros after.
     """
     check_bindings(bindings)
+    sources = list(sources)
+    elements = sum(prod(source.shape) for source in sources)
+    if elements > MAX_ELEMENTS:
+        raise NumericError(
+            f"the inputs have {elements} elements, at most {MAX_ELEMENTS} are run; `pmc check` shrinks a model"
+        )
     arrays: dict[str, dict[str, Array]] = {"weight": {}, "state": {}}
     for source in sources:
         values = seeded_array(source, seed)

@@ -27,9 +27,6 @@ from .model import run_model, seeded_model_environment
 from .precision import EXACT64, Precision
 from .rank_programs import run_commands, run_tiles
 
-MAX_ELEMENTS = 2**28
-"""Inputs beyond this take minutes and more memory than a small machine has (2 GiB in FP64)."""
-
 
 def run_module(module: ModuleOp, environment: Environment, precision: Precision = EXACT64) -> LayerRun:
     """Logits and caches after one step of a module of any level.
@@ -78,19 +75,10 @@ def seeded_inputs(module: ModuleOp, bindings: Mapping[str, int], seed: int) -> E
             raise NumericError("the module holds no program")
         case _:
             sources = _whole_sources(module, bindings)
-    _refuse_large(sources)
     vocabularies = [s.shape[s.stacked] for s in sources if s.axes[:1] == ("vocab",)]
     if not vocabularies:
         raise NumericError("no weight with a vocabulary dim, so the range of token ids is unknown")
     return seeded_environment(sources, vocabularies[0], bindings, seed)
-
-
-def _refuse_large(sources: Iterable[Source]) -> None:
-    elements = sum(prod(source.shape) for source in sources)
-    if elements > MAX_ELEMENTS:
-        raise NumericError(
-            f"the inputs have {elements} elements, at most {MAX_ELEMENTS} are run; `pmc check` shrinks a model"
-        )
 
 
 @dataclass(frozen=True)
