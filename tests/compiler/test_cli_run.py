@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +83,45 @@ def test_emulated_storage_rounds_the_logits(tmp_path: Path) -> None:
     assert np.abs(logits - exact).max() > 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda a: a.pop("tokens"), "has no array 'tokens'"),
-        (lambda a: a.update(tokens=a["tokens"][:2]), "tokens are int64[2], must be integers [3]"),
-        (lambda a: a.pop("weights/embed.weight"), "no array for weight 'embed.weight'"),
-        (
-            lambda a: a.update({"weights/lm_head.norm.weight": np.ones(3)}),
-            "weight 'lm_head.norm.weight' is [3], must be",
-        ),
-        (lambda a: a["weights/embed.weight"].fill(np.nan), "weight 'embed.weight'"),
-    ],
-    ids=["no tokens", "few tokens", "no weight", "wrong shape", "not finite"],
-)
-def test_bad_inputs_are_named(change: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+Arrays = dict[str, Any]
+
+
+def without(arrays: Arrays, name: str) -> Arrays:
+    """All arrays but one."""
+    return {key: values for key, values in arrays.items() if key != name}
+
+
+def changed(arrays: Arrays, name: str, values: Any) -> Arrays:
+    """All arrays, one of them replaced."""
+    return {**arrays, name: values}
+
+
+BAD_INPUTS: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
+    "no tokens": (partial(without, name="tokens"), "has no array 'tokens'"),
+    "few tokens": (
+        partial(changed, name="tokens", values=np.zeros(2, np.int64)),
+        "tokens are int64[2], must be integers [3]",
+    ),
+    "no weight": (partial(without, name="weights/embed.weight"), "no array for weight 'embed.weight'"),
+    "wrong shape": (
+        partial(changed, name="weights/lm_head.norm.weight", values=np.ones(3)),
+        "weight 'lm_head.norm.weight' is [3], must be [36]",
+    ),
+    "not finite": (
+        partial(changed, name="weights/lm_head.norm.weight", values=np.full(36, np.nan)),
+        "weight 'lm_head.norm.weight'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_bad_inputs_are_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, message = BAD_INPUTS[kind]
     model, inputs = str(small_config(tmp_path)), tmp_path / "inputs.npz"
     assert main(["run", model, *SIZES, "--save-inputs", str(inputs)]) == 0
     with np.load(inputs) as file:
         arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    change(arrays)
-    np.savez(inputs, **arrays)
+    np.savez(inputs, **change(arrays))
     capsys.readouterr()
     output = tmp_path / "out.npz"
     assert main(["run", model, *SIZES, "--inputs", str(inputs), "-o", str(output)]) == 2
