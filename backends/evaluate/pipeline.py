@@ -34,7 +34,7 @@ class Pipeline:
     @property
     def bottleneck_us(self) -> FloatArray:
         """The slowest stage or transfer: what the pipeline takes per micro-batch once it is full."""
-        return np.concatenate([self.stage_us, self.transfer_us]).max(axis=0)
+        return np.asarray(np.concatenate([self.stage_us, self.transfer_us]).max(axis=0))
 
     def stream_us(self, micro_batches: int) -> FloatArray:
         """`micro_batches` equal ones one behind the other, first in to last out: once + (m - 1) bottleneck.
