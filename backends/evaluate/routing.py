@@ -61,7 +61,7 @@ class Routing:
         wanted = np.asarray(tokens, np.int64)
         if wanted.size and wanted.min() < 1:
             raise PmcError(f"the number of tokens is {wanted.min()}, must be at least 1")
-        points = np.unique(np.concatenate([_around(int(t)) for t in np.unique(wanted)]))
+        points = _around(wanted)
         drawn = np.asarray([_expected(self, int(t)) for t in points])
         mean_rows = wanted * self.top_k / self.ranks
         most = wanted * min(self.top_k, self.experts // self.ranks)
@@ -69,13 +69,15 @@ class Routing:
         return ExpertLoad(np.asarray(rows), np.asarray(mean_rows), np.asarray(np.interp(wanted, points, drawn[:, 1])))
 
 
-def _around(tokens: int) -> IntArray:
-    """The numbers of tokens, drawn for, next to `tokens`."""
-    octave = max(0, tokens.bit_length() - 1)
+def _around(tokens: IntArray) -> IntArray:
+    """The numbers of tokens, drawn for, next to any of `tokens`: a number that is drawn for needs no other."""
+    wanted = np.unique(tokens)
+    octaves = np.unique(np.frexp(wanted.astype(np.float64))[1] - 1)
     steps = np.arange(POINTS_PER_OCTAVE + 1) / POINTS_PER_OCTAVE
-    points = np.unique(np.round(2.0 ** (octave + steps)).astype(np.int64))
-    above = int(np.searchsorted(points, tokens))
-    return points[above : above + 1] if points[above] == tokens else points[above - 1 : above + 1]
+    points = np.unique(np.round(2.0 ** (octaves[:, None] + steps)).astype(np.int64))
+    above = np.searchsorted(points, wanted)
+    below = above - (points[above] != wanted)
+    return np.unique(points[np.concatenate([below, above])])
 
 
 @lru_cache(maxsize=4096)
