@@ -199,6 +199,14 @@ def test_two_batches_hide_transfers_but_pay_for_their_smaller_matmuls() -> None:
     assert winning.total_us < evaluate_step(program, "core", {"batch": 16384}, overlap=Overlap.STREAMS).total_us
 
 
+def test_micro_batches_take_turns_at_transfers() -> None:
+    moe = evaluate_step(compiled("deepseek-v3", "dsv3-decode-ep32"), "core", overlap=Overlap.TWO_BATCH)
+    assert moe.exposed_us == pytest.approx(0, abs=1e-6), "transfers are shorter than what runs beside them"
+    dense = evaluate_step(compiled("llama-3.1-70b", "llama-70b-decode-tp8"), "core", overlap=Overlap.TWO_BATCH)
+    # A layer has two all-reduces per half; no more than those of one layer is exposed, at the start and at the end.
+    assert dense.exposed_us <= dense.comm_us / 80
+
+
 def test_halves_do_the_flops_of_the_whole() -> None:
     program = compiled("deepseek-v3", "dsv3-decode-ep32")
     flops = {
