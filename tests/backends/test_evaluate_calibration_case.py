@@ -5,6 +5,9 @@ Targets are the published figures of CHIPMathica / DS_TPU and the run of Tier6-M
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
@@ -73,3 +76,14 @@ def test_the_difference_to_the_physical_accounting_is_explained(module: ModuleOp
     assert total == pytest.approx(found.other.total_us, rel=1e-12)
     assert abs(found.together_us) < 0.01 * found.other.total_us, "hardly anything hides in interactions"
     assert set(effects["uncharged_ops:layer.add"].ops_us) == {s.path for s in found.base.steps if s.op == "layer.add"}
+
+
+def test_the_guide_shows_these_numbers(module: ModuleOp, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    benchmark = runpy.run_path(str(root / "benchmarks" / "calibration.py"))
+    found = attribute_difference(module, load_accounting("ds-tpu"), load_accounting("physical"))
+    benchmark["print_ops"](found.base, found.other)
+    benchmark["print_differences"](found)
+    printed = capsys.readouterr().out.splitlines()
+    shown = set((root / "docs" / "accuracy.md").read_text(encoding="utf-8").splitlines())
+    assert [line for line in printed if line not in shown] == []
