@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -63,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (PmcError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        if message:  # no message: help was asked for by giving no command
-            print(f"pmc: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"pmc: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of stdout has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (typer.Abort, KeyboardInterrupt):
         return 130

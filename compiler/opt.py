@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute
 from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
@@ -20,11 +21,15 @@ from .driver import parse_error_line, resume, verify_error_line
 class PmcOpt(xDSLOptMain):
     """`xdsl-opt`, which knows pmc by the entry point `xdsl.universe`, and what it lacks.
 
-    With `resume_to` it runs what is left of the module's own pipeline before the passes of `-p`.
+    It first writes the attributes `target` into modules that have none of them; with `resume_to` it then runs what is
+    left of the module's own pipeline; then come the passes of `-p`.
     """
 
-    def __init__(self, args: Sequence[str], resume_to: Level | None = None) -> None:
+    def __init__(
+        self, args: Sequence[str], resume_to: Level | None = None, target: Mapping[str, Attribute] | None = None
+    ) -> None:
         self.resume_to: Level | None = resume_to
+        self.target = target or {}
         super().__init__("pmc opt", args)
 
     def setup_pipeline(self) -> None:
@@ -44,6 +49,10 @@ class PmcOpt(xDSLOptMain):
         What a pass cannot do is a diagnostic, which `--verify-diagnostics` expects.
         """
         try:
+            for name, attribute in self.target.items():
+                if name in prog.attributes:
+                    raise PmcError(f"the module has its own {name}, which other attributes and ops may rest on")
+                prog.attributes[name] = attribute
             if self.resume_to is not None:
                 prog.verify()
                 resume(prog, self.resume_to)
@@ -56,13 +65,18 @@ class PmcOpt(xDSLOptMain):
         return super().output_resulting_program(prog).rstrip("\n") + "\n"
 
 
-def run_opt(args: Sequence[str], source: str, resume_to: Level | None = None) -> str:
+def run_opt(
+    args: Sequence[str],
+    source: str,
+    resume_to: Level | None = None,
+    target: Mapping[str, Attribute] | None = None,
+) -> str:
     """What `xdsl-opt` with these arguments prints.  Raises PmcError; then nothing is printed.
 
     `source` is the name of the input in errors.
     """
     output = io.StringIO()
-    tool = PmcOpt(args, resume_to)
+    tool = PmcOpt(args, resume_to, target)
     try:
         with redirect_stdout(output):
             tool.run()  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,15 @@ from .compile import Emit
 from .output import deliver, progress
 from .target import Output
 
+if TYPE_CHECKING:
+    from xdsl.ir import Attribute
+
 EXAMPLES = """\b
 Examples:
   pmc opt m.mlir -p "expand-blocks{phase=decode},quantize{weights=bf16}"
   pmc opt dumps/03-annotate-shardings.mlir --resume --emit dist
   pmc compile ... --emit layer | pmc opt - -p "canonicalize,cse"
+  pmc opt kernel.mlir --chip sg2262 -p select-tiles,lower-to-tiles,allocate-lmem
   pmc opt --list
 """
 
@@ -29,6 +33,8 @@ def opt_command(
         bool, typer.Option("--resume", help="Run what is left of the pipeline of a dump of pmc compile.")
     ] = False,
     emit: Annotated[Emit | None, typer.Option(help="With --resume: the level to go to (default commands).")] = None,
+    chip: Annotated[str | None, typer.Option(help="Chip for modules that name none: preset or YAML file.")] = None,
+    topology: Annotated[str | None, typer.Option(help="Topology for modules that name none.")] = None,
     list_passes: Annotated[bool, typer.Option("--list", help="List passes with their options.")] = False,
     verify_diagnostics: Annotated[
         bool, typer.Option("--verify-diagnostics", help="Print errors of passes and verifiers as the result.")
@@ -65,8 +71,22 @@ def opt_command(
     with progress(f"pmc opt {file}"):
         from ..opt import run_opt
 
-        result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None)
+        target = _target(chip, topology)
+        result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None, target)
     deliver(result, output)
+
+
+def _target(chip: str | None, topology: str | None) -> dict[str, Attribute]:
+    from ...dialects.arch import ChipAttr, TopologyAttr
+    from ..config import load_chip, load_topology
+    from ..driver import CHIP, TOPOLOGY
+
+    target: dict[str, Attribute] = {}
+    if chip is not None:
+        target[CHIP] = ChipAttr(load_chip(chip))
+    if topology is not None:
+        target[TOPOLOGY] = TopologyAttr(load_topology(topology))
+    return target
 
 
 def _pass_list() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
@@ -27,11 +28,14 @@ class TableFormat(StrEnum):
 
 def deliver(text: str, path: Path | None) -> None:
     """The result, to a file or to stdout."""
-    if path is None:
+    if path is not None:
+        write_file(path, text)
+        return
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    else:
-        write_file(path, text)
+    except BrokenPipeError:  # the reader has left, as `head` does; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(text: str) -> AbstractContextManager[object]:
