@@ -44,7 +44,13 @@ class UnrollCommandsPass(PmcPass):
     full: bool = False
 
     def run(self, module: ModuleOp) -> None:
-        """Unroll every program of every stream."""
+        """Unroll every program of every stream; one that does not use the core is left empty."""
+        programs = [op for op in module.walk() if isinstance(op, g5.ProgramOp)]
+        if programs:
+            widest = max(programs, key=lambda program: program.cores.value.data)
+            cores = widest.cores.value.data
+            if not 0 <= self.core < cores:
+                raise PassError(f"{self.name}: core {self.core} is outside 0..{cores - 1} of '{widest.path.data}'")
         for op in module.ops:
             if isinstance(op, g5.StreamOp):
                 self.steps(op.body.block, {})
@@ -68,12 +74,9 @@ class UnrollCommandsPass(PmcPass):
 
     def program(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
         """Replace the body of a program by its queues."""
-        cores = program.cores.value.data
-        if not 0 <= self.core < cores:
-            raise PassError(f"{self.name}: core {self.core} is outside 0..{cores - 1} of '{program.path.data}'")
         if any(isinstance(op, g5.QueueOp) for op in program.body.block.ops):
             raise PassError(f"{self.name}: the program at '{program.path.data}' is unrolled already")
-        runs = expand(program, [self.core], symbols)
+        runs = expand(program, [self.core], symbols) if self.core < program.cores.value.data else []
         queues = [self.queue(program, engine, runs) for engine in g5.ENGINES]
         for op in reversed(list(program.body.block.ops)):
             program.body.block.erase_op(op)
