@@ -6,7 +6,5 @@ TOPS = ("compiler", "dialects", "passes", "backends", "configs")
 
 setup(
     package_dir={f"pmc.{top}": top for top in TOPS},
-    packages=[
-        f"pmc.{name}" for top in TOPS for name in (top, *(f"{top}.{sub}" for sub in find_packages(top)))
-    ],
+    packages=[f"pmc.{name}" for top in TOPS for name in (top, *(f"{top}.{sub}" for sub in find_packages(top)))],
 )

@@ -187,9 +187,7 @@ class _Import:
         logits = self.add(body, head).results[0]
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
         # Absent = no multi-token prediction.
-        mtp = (
-            fields.integer("num_nextn_predict_layers", 0) if fields.present("num_nextn_predict_layers") else 0
-        )
+        mtp = fields.integer("num_nextn_predict_layers", 0) if fields.present("num_nextn_predict_layers") else 0
         llm = model.LlmOp.make(
             [],
             [],
@@ -343,9 +341,7 @@ def _deepseek_v3(fields: Fields) -> _Layers:
     mla: Properties = {
         "num_attention_heads": fields.integer("num_attention_heads"),
         # Null = queries are projected without a latent (DeepSeek-V2-Lite).
-        "q_lora_rank": fields.integer("q_lora_rank")
-        if fields.config.get("q_lora_rank", 0) is not None
-        else None,
+        "q_lora_rank": fields.integer("q_lora_rank") if fields.config.get("q_lora_rank", 0) is not None else None,
         "kv_lora_rank": fields.integer("kv_lora_rank"),
         "qk_nope_head_dim": fields.integer("qk_nope_head_dim"),
         "qk_rope_head_dim": fields.integer("qk_rope_head_dim"),

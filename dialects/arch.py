@@ -91,9 +91,7 @@ class Cube(Schema, frozen=True):
 class VectorUnits(Schema, frozen=True):
     """Element operations that the vector units of one lane start per cycle, by element width."""
 
-    bits_8: Count = Field(
-        description="Vector units per lane for 8-bit (and narrower) elements; from the data sheet"
-    )
+    bits_8: Count = Field(description="Vector units per lane for 8-bit (and narrower) elements; from the data sheet")
     bits_16: Count = Field(description="Vector units per lane for 16-bit elements; from the data sheet")
     bits_32: Count = Field(description="Vector units per lane for 32-bit elements; from the data sheet")
 
@@ -103,9 +101,7 @@ class Dram(Schema, frozen=True):
 
     capacity_gib: GiB = Field(description="DRAM capacity; from the data sheet")
     bandwidth_gb_per_s: GbPerS = Field(description="Peak DRAM bandwidth of the chip; from the data sheet")
-    latency_ns: Ns = Field(
-        description="DRAM latency in the chip-level model; measured or from the data sheet"
-    )
+    latency_ns: Ns = Field(description="DRAM latency in the chip-level model; measured or from the data sheet")
     command_latency_ns: Ns | None = Field(
         description="DRAM latency of one command, page miss; null on a chip without a command level"
     )
@@ -128,9 +124,7 @@ class ChipToChip(Schema, frozen=True):
     lanes_per_port: Count = Field(description="Lanes per port one way; from the data sheet")
     gbit_per_s_per_lane: GbitPerS = Field(description="Line rate of a lane one way; from the data sheet")
     max_chips: Count = Field(description="Largest number of chips in one network; from the data sheet")
-    max_cluster_chips: Count = Field(
-        description="Largest cluster at the first network level; from the data sheet"
-    )
+    max_cluster_chips: Count = Field(description="Largest cluster at the first network level; from the data sheet")
 
     @property
     def bytes_per_s(self) -> float:
@@ -142,28 +136,18 @@ class Lmem(Schema, frozen=True):
     """Core-local SRAM."""
 
     bytes_per_core: Bytes = Field(description="LMEM capacity of one core; from the data sheet")
-    bytes_per_cycle: Bytes = Field(
-        description="LMEM bandwidth of one core per chip cycle; from the data sheet"
-    )
+    bytes_per_cycle: Bytes = Field(description="LMEM bandwidth of one core per chip cycle; from the data sheet")
     latency_ns: Ns = Field(description="LMEM latency; from the data sheet")
     banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")
-    tile_budget_fraction: Ratio = Field(
-        description="Part of LMEM that tiles may occupy; from the compiler's rule"
-    )
+    tile_budget_fraction: Ratio = Field(description="Part of LMEM that tiles may occupy; from the compiler's rule")
 
 
 class Tiu(Schema, frozen=True):
     """Start-up of matrix commands, by which operands are transposed."""
 
-    startup_cycles_nn: Cycles = Field(
-        description="Start of MM2, no operand transposed; from the command manual"
-    )
-    startup_cycles_nt: Cycles = Field(
-        description="Start of MM2, right operand transposed; from the command manual"
-    )
-    startup_cycles_tt: Cycles = Field(
-        description="Start of MM2, both operands transposed; from the command manual"
-    )
+    startup_cycles_nn: Cycles = Field(description="Start of MM2, no operand transposed; from the command manual")
+    startup_cycles_nt: Cycles = Field(description="Start of MM2, right operand transposed; from the command manual")
+    startup_cycles_tt: Cycles = Field(description="Start of MM2, both operands transposed; from the command manual")
 
 
 class Dma(Schema, frozen=True):
@@ -244,12 +228,8 @@ class Chip(Schema, frozen=True):
     macs_per_lane_per_cycle: PerDType = Field(description="Dense multiply-accumulates; from the data sheet")
     vector_eus_per_lane: VectorUnits = Field(description="Vector units")
     dram: Dram = Field(description="Off-chip memory")
-    compute_dma_overlap_rate: Share = Field(
-        description="Part of the shorter of compute and DMA that is hidden; fitted"
-    )
-    gdma_multicast: bool = Field(
-        description="One DRAM read serves all cores that need it; from the data sheet"
-    )
+    compute_dma_overlap_rate: Share = Field(description="Part of the shorter of compute and DMA that is hidden; fitted")
+    gdma_multicast: bool = Field(description="One DRAM read serves all cores that need it; from the data sheet")
     alignment_bytes: Bytes = Field(description="Row alignment in memory; from the instruction set")
     die_to_die: DieToDie | None = Field(description="Link between dies; null on a single-die chip")
     c2c: ChipToChip = Field(description="Ports to other chips")
@@ -270,15 +250,11 @@ class Chip(Schema, frozen=True):
         if self.command_level is not None:
             noc = self.command_level.noc
             if noc.mesh_columns * noc.mesh_rows != self.cores:
-                raise ValueError(
-                    f"command_level.noc: {noc.mesh_columns} x {noc.mesh_rows} is not {self.cores} cores"
-                )
+                raise ValueError(f"command_level.noc: {noc.mesh_columns} x {noc.mesh_rows} is not {self.cores} cores")
             if noc.mesh_columns % noc.cluster_columns or noc.mesh_rows % noc.cluster_rows:
                 raise ValueError("command_level.noc: clusters must tile the mesh")
             if self.dram.command_latency_ns is None or self.dram.page_hit_latency_ns is None:
-                raise ValueError(
-                    "dram: command_latency_ns and page_hit_latency_ns are needed with command_level"
-                )
+                raise ValueError("dram: command_latency_ns and page_hit_latency_ns are needed with command_level")
         return self
 
     def peak_flops_per_s(self, dtype: str) -> float:
@@ -289,9 +265,7 @@ class Chip(Schema, frozen=True):
         macs = self.macs_per_lane_per_cycle.get(dtype)
         if macs is None:
             has = ", ".join(self.macs_per_lane_per_cycle.supported())
-            raise PmcError(
-                f"chip {self.name}: the matrix unit has no rate for element type '{dtype}'; it has {has}"
-            )
+            raise PmcError(f"chip {self.name}: the matrix unit has no rate for element type '{dtype}'; it has {has}")
         return macs * 2.0 * self.lanes_per_core * self.cores * self.clocks.tiu_ghz * 1e9
 
     def vector_ops_per_s(self, dtype: str) -> float:
@@ -364,9 +338,7 @@ class Topology(Schema, frozen=True):
     boards_per_rack: Count = Field(description="Boards per rack; a choice of the installation")
     chips_per_board: Count = Field(description="Chips per board; from the data sheet")
     links: Links = Field(description="Bandwidth and latency of each level")
-    bandwidth_utilisation: Ratio = Field(
-        description="Part of a link's bandwidth that payload reaches; measured"
-    )
+    bandwidth_utilisation: Ratio = Field(description="Part of a link's bandwidth that payload reaches; measured")
     sync_us: Us = Field(description="Synchronisation per step; measured")
     switch_us: Us = Field(description="Latency of one switch; from the data sheet")
     cable_us: Us = Field(description="Latency of one cable; from its length")

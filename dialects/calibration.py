@@ -19,7 +19,7 @@ from xdsl.printer import Printer
 from .schema import Name, Ratio, Schema, Share, Us
 from .schema_text import parse_schema, print_schema
 
-Source = Annotated[str, Field(pattern=r'^[ !#-\[\]-~]+$')]
+Source = Annotated[str, Field(pattern=r"^[ !#-\[\]-~]+$")]
 """Where a parameter is from: one line of printable ASCII without quotes and backslashes."""
 
 

@@ -186,9 +186,7 @@ class BlockOp(PmcOp):
 
     def require_residual(self) -> None:
         """The result of a block with a residual has the type of its input."""
-        self.require(
-            self.x.type == self.y.type, f"the result is {self.y.type}, must be as the input {self.x.type}"
-        )
+        self.require(self.x.type == self.y.type, f"the result is {self.y.type}, must be as the input {self.x.type}")
 
 
 @irdl_op_definition
@@ -447,8 +445,7 @@ class MoeOp(BlockOp):
     def active_parameters(self) -> int:
         """Of the routed experts, only those that a token is sent to."""
         return sum(
-            w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements
-            for w in self.weights()
+            w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements for w in self.weights()
         )
 
 

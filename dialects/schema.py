@@ -54,9 +54,7 @@ def found(value: object) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    kind = (
-        "true or false" if value is True or value is False else _NAMES.get(type(value), type(value).__name__)
-    )
+    kind = "true or false" if value is True or value is False else _NAMES.get(type(value), type(value).__name__)
     return f"{reprlib.repr(value)} ({kind})"
 
 
@@ -82,9 +80,7 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> tuple[str, str]:
             where = f"{path}: " if path else ""
             message = f"{where}expected {expected(field)}, found {found(first['input'])}"
     others = sum(d["type"] == "missing" for d in details) - 1
-    return path, message + (
-        f"; {others} more fields are missing" if first["type"] == "missing" and others else ""
-    )
+    return path, message + (f"; {others} more fields are missing" if first["type"] == "missing" and others else "")
 
 
 def expected(annotation: object) -> str:

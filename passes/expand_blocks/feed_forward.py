@@ -42,9 +42,7 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
     )
     slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
     rows = build.op(layer.DispatchOp, [normed, indices], "dispatch", slots, {"capacity": capacity})
-    routed = build.op(
-        layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type
-    )
+    routed = build.op(layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type)
     if op.n_shared_experts.value.data:
         routed = build.add(routed, _swiglu(build, normed, "shared."), "add_shared")
     return build.add(x, routed, "residual")

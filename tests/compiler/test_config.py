@@ -100,9 +100,7 @@ def test_overrides_replace_fields() -> None:
     assert deployment.quantization.weights == "f8E4M3FN"
     assert deployment.model_dump()["routing"] == {"zipf": 1.1}
     assert deployment.ranks == 32
-    assert load_deployment(None, load_deployment("llama-8b-decode").model_dump()) == load_deployment(
-        "llama-8b-decode"
-    )
+    assert load_deployment(None, load_deployment("llama-8b-decode").model_dump()) == load_deployment("llama-8b-decode")
 
 
 @pytest.mark.parametrize(
@@ -238,9 +236,7 @@ def test_bad_model_files(tmp_path: Path, name: str, content: bytes, part: str) -
 
 
 def test_unknown_names() -> None:
-    assert (
-        refused(load_chip, "sg2226") == "chip 'sg2226': neither a preset nor a file; did you mean 'sg2262'?"
-    )
+    assert refused(load_chip, "sg2226") == "chip 'sg2226': neither a preset nor a file; did you mean 'sg2262'?"
     assert "did you mean 'deepseek-v3'?" in refused(load_model_config, "deepseek-v2")
     assert refused(load_topology, "ring").endswith("presets: nvlink-8, p1-r1-b1-c8, p1-r1-b4-c32")
     assert refused(load_chip, "no/such.yaml") == "no/such.yaml: no such chip file"

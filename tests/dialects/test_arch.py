@@ -42,9 +42,7 @@ def presets() -> list[ChipAttr | TopologyAttr | DeploymentAttr]:
     ]
 
 
-@pytest.mark.parametrize(
-    "attribute", presets(), ids=lambda a: f"{a.name}-{getattr(a.data, 'name', a.data)}"[:40]
-)
+@pytest.mark.parametrize("attribute", presets(), ids=lambda a: f"{a.name}-{getattr(a.data, 'name', a.data)}"[:40])
 def test_every_preset_survives_print_and_parse(attribute: ChipAttr | TopologyAttr | DeploymentAttr) -> None:
     again = parse(str(attribute))
     assert again == attribute
@@ -133,9 +131,7 @@ def test_the_matrix_peak_follows_the_matrix_clock_only() -> None:
 
 @pytest.mark.parametrize("dtype", ["f32", "fp8", "get", ""])
 def test_a_type_without_matrix_rate_is_an_error(dtype: str) -> None:
-    with pytest.raises(
-        PmcError, match=f"sg2262: .* no rate for element type '{dtype}'; it has i4, i8, f8E4M3FN"
-    ):
+    with pytest.raises(PmcError, match=f"sg2262: .* no rate for element type '{dtype}'; it has i4, i8, f8E4M3FN"):
         load_chip("sg2262").peak_flops_per_s(dtype)
 
 
