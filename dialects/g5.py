@@ -40,7 +40,7 @@ from .assembly import PmcOp, parse_properties, parse_text, print_properties
 from .expr import Expr, ExprAttr, parse_expr
 from .g5_table import TableAttr
 from .tensor import ShapeAttr, shape_text
-from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, running_count
+from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, StoredOp, running_count
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 """The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
@@ -186,8 +186,11 @@ class StreamOp(PmcOp):
 
 
 @irdl_op_definition
-class ArrayOp(PmcOp):
-    """An array in DRAM, named by its path; `kind`, `layers`, `sharding` and `axes` as in `tile.global`."""
+class ArrayOp(StoredOp):
+    """An array in DRAM, named by its path; the properties are those of `tile.global`.
+
+    An array in a `g5.stage` is in the DRAM of the ranks of that stage only.
+    """
 
     name = "g5.array"
     kind = prop_def(StringAttr)
@@ -198,10 +201,15 @@ class ArrayOp(PmcOp):
     axes = opt_prop_def(ArrayAttr[StringAttr])
     type = prop_def(MemRefType)
 
+    @property
+    def memref(self) -> MemRefType:
+        """The type of the array."""
+        return self.type
+
 
 @irdl_op_definition
 class StageOp(BodyOp):
-    """The part of the stream that pipeline stage `index` runs."""
+    """The arrays that the ranks of pipeline stage `index` have for themselves, and the part of the stream they run."""
 
     name = "g5.stage"
     index = prop_def(IntegerAttr)

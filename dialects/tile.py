@@ -250,12 +250,54 @@ class ProgramOp(PmcOp):
     traits = traits_def(IsolatedFromAbove(), NoTerminator())
 
 
+class StoredOp(PmcOp):
+    """An array in the DRAM of a rank.  Of repeated layers it may hold a part: the pipeline stage that it stands in."""
+
+    first = opt_prop_def(IntegerAttr)
+    """The layer of the model that the array begins with; left out with `total`."""
+    total = opt_prop_def(IntegerAttr)
+    """How many layers of this path the whole model stores, when the array holds fewer; else left out."""
+
+    @property
+    def memref(self) -> MemRefType:
+        """The type of the array."""
+        raise NotImplementedError
+
+    @property
+    def all_dims(self) -> tuple[int, ...]:
+        """The dims with all layers of the model."""
+        dims = self.memref.dims
+        return dims if self.total is None else (self.total.value.data, *dims[1:])
+
+    @property
+    def held(self) -> slice:
+        """The part of the leading dim of `all_dims` that the array holds."""
+        if self.first is None:
+            return slice(None)
+        return slice(self.first.value.data, self.first.value.data + self.memref.dims[0])
+
+    def verify_(self) -> None:
+        """A part of the layers is inside all of them."""
+        if (self.first is None) != (self.total is None):
+            raise VerifyException(f"{self.name} at '{self.path.data}': first and total must stand together")
+        if self.first is None or self.total is None:
+            return
+        layers = self.properties["layers"]
+        if layers != BoolAttr.from_bool(True):
+            raise VerifyException(f"{self.name} at '{self.path.data}': first and total need a layer dim")
+        if not 0 <= self.held.start < self.held.stop <= self.total.value.data:
+            raise VerifyException(
+                f"{self.name} at '{self.path.data}': layers {self.held.start}..{self.held.stop - 1} of "
+                f"{self.total.value.data}"
+            )
+
+
 @irdl_op_definition
-class GlobalOp(PmcOp):
+class GlobalOp(StoredOp):
     """An array in DRAM: a weight, a cache (`state`), an input, an output or an activation.
 
     Weights and caches of repeated layers have a leading layer dim.  `sharding` says which part of the model's array
-    the rank holds.
+    the rank holds.  An array in a `tile.stage` is in the DRAM of the ranks of that stage only.
     """
 
     name = "tile.global"
@@ -269,8 +311,14 @@ class GlobalOp(PmcOp):
     """The DRAM byte address, once allocated."""
     result = result_def(MemRefType)
 
+    @property
+    def memref(self) -> MemRefType:
+        """The type of the array."""
+        return memref_type(self.result)
+
     def verify_(self) -> None:
-        """A known kind."""
+        """A known kind, and layers that exist."""
+        super().verify_()
         if self.kind.data not in ("weight", "state", "input", "output", "activation"):
             raise VerifyException(f"tile.global at '{self.path.data}': unknown kind '{self.kind.data}'")
 
@@ -313,7 +361,7 @@ class RepeatOp(BodyOp):
 
 @irdl_op_definition
 class StageOp(BodyOp):
-    """The part of the program that pipeline stage `index` runs."""
+    """The arrays that the ranks of pipeline stage `index` have for themselves, and the part of the program they run."""
 
     name = "tile.stage"
     index = prop_def(IntegerAttr)

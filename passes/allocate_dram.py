@@ -3,21 +3,22 @@
     %w = tile.global() {kind = "weight", ..} ..   ->   %w = tile.global() {kind = "weight", .., address = 4096} ..
 
 Weights, caches, inputs and outputs have memory of their own.  Activations share: two of them may overlap when no
-kernel or collective runs between the first write of one and the last use of the other.  More than the capacity of the
-chip is an error that says by how much.
+kernel or collective runs between the first write of one and the last use of the other.  Pipeline stages run on ranks of
+their own: each has its arrays after those of the program, where the other stages have theirs.  More than the capacity
+of the chip is an error that says by how much, and in which stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from ..dialects.levels import Level
-from ..dialects.tile import CollectiveOp, CommandOp, GlobalOp, KernelOp, ProgramOp, RepeatOp, ViewOp, memref_type
+from ..dialects.tile import CollectiveOp, CommandOp, GlobalOp, KernelOp, ProgramOp, RepeatOp, StageOp, ViewOp
 from .base import PassError, PmcPass
 from .tiling.split import round_up
 from .tiling.target import chip_of
@@ -35,29 +36,45 @@ class AllocateDramPass(PmcPass):
         chip = chip_of(module, self.name)
         for program in module.ops:
             if isinstance(program, ProgramOp):
-                need = _allocate(program, chip.alignment_bytes)
-                if need > chip.dram_bytes:
-                    raise PassError(
-                        f"{self.name}: program '{program.sym_name.data}' needs {need} bytes of DRAM, {chip.name} has "
-                        f"{chip.dram_bytes}: {need - chip.dram_bytes} bytes too many"
-                    )
+                for place, need in _allocate_program(program, chip.alignment_bytes):
+                    if need > chip.dram_bytes:
+                        raise PassError(
+                            f"{self.name}: {place} needs {need} bytes of DRAM, {chip.name} has "
+                            f"{chip.dram_bytes}: {need - chip.dram_bytes} bytes too many"
+                        )
 
 
-def _allocate(program: ProgramOp, step: int) -> int:
-    """Assign the addresses and return the end of the last array."""
-    arrays = [op for op in program.walk() if isinstance(op, GlobalOp)]
-    address = 0
+def _allocate_program(program: ProgramOp, step: int) -> list[tuple[str, int]]:
+    """Assign all addresses; what one rank needs in bytes, for the program or for each of its stages."""
+    lives = _lifetimes(program)
+    name = f"program '{program.sym_name.data}'"
+    shared = _allocate(_arrays(program.body.block), lives, 0, step)
+    stages = [op for op in program.body.block.ops if isinstance(op, StageOp)]
+    if not stages:
+        return [(name, shared)]
+    base = round_up(shared, step)
+    return [
+        (f"stage {stage.index.value.data} of {name}", _allocate(_arrays(stage.body.block), lives, base, step))
+        for stage in stages
+    ]
+
+
+def _arrays(block: Block) -> list[GlobalOp]:
+    return [op for op in block.ops if isinstance(op, GlobalOp)]
+
+
+def _allocate(arrays: Sequence[GlobalOp], lives: Mapping[GlobalOp, tuple[int, int]], address: int, step: int) -> int:
+    """Assign the addresses from `address` on and return the end of the last array."""
     for op in arrays:
         if op.kind.data != "activation":
             op.address = IntegerAttr(address, i64)
-            address = round_up(address + memref_type(op.result).bytes, step)
-    lives = _lifetimes(program)
+            address = round_up(address + op.memref.bytes, step)
     top = address
     placed: list[tuple[int, int, int]] = []  # (address, end, last use) of the activations that may still be live
     for op in sorted((a for a in arrays if a in lives), key=lambda a: lives[a][0]):
         first, last = lives[op]
         placed = [p for p in placed if p[2] >= first]
-        size = memref_type(op.result).bytes
+        size = op.memref.bytes
         start = address
         for begin, end, _ in sorted(placed):
             if start + size <= begin:

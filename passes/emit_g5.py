@@ -109,6 +109,8 @@ class _Stream:
             "sharding": op.sharding,
             "axes": op.axes,
             "type": op.result.type,
+            "first": op.first,
+            "total": op.total,
         }
         return g5.ArrayOp.make([], [], op.path.data, properties, like=op)
 

@@ -10,6 +10,8 @@ values that a repeat carries live in one array each: the op that yields the next
 reads the old one afterwards, otherwise a copy kernel does.  `layer.kv_append` writes into the cache itself, its result
 is the cache.  Collectives, dispatch and combine become `tile.collective`.
 
+Every pipeline stage has arrays of its own, with the layers that it runs; only the inputs of the program stand outside.
+
 Needs the plans of `select-tiles` and integer shapes.
 """
 
@@ -37,7 +39,6 @@ from ..dialects.tile import (
     RepeatOp,
     StageOp,
     ViewOp,
-    memref_type,
 )
 from .base import PassError, PmcPass
 from .select_tiles import PLAN
@@ -90,6 +91,8 @@ class _Lowering:
         self.ops: list[Operation] = []
         self.views: list[dict[tuple[SSAValue, MemRefType], SSAValue]] = [{}]
         self.layer: Expr | None = None
+        self.stage_layers: dict[tuple[str, Attribute | None], range] | None = None
+        """Inside a stage: the layers that it runs of every path and sharding."""
         self.results: dict[str, Attribute] = {}
 
     # -- structure ----------------------------------------------------------------------------------------------
@@ -136,17 +139,23 @@ class _Lowering:
                 case _:
                     raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no lowering to tiles")
 
-    def _nested(self, block: Block) -> Block:
+    def _nested(self, block: Block) -> list[Operation]:
         """Lower `block` on its own; views made inside stay inside."""
         outside, self.ops = self.ops, []
         self.views.append({})
         self._block(block)
         self.views.pop()
         inside, self.ops = self.ops, outside
-        return Block(inside)
+        return inside
 
     def _stage(self, op: dist.StageOp) -> None:
-        body = Region(self._nested(op.body.block))
+        """A stage: its ranks share no memory with those of other stages."""
+        outside, self.globals = self.globals, []
+        self.sources, self.dense_copies = {}, {}
+        self.stage_layers = _layers_run(op.body.block)
+        ops = self._nested(op.body.block)
+        body = Region(Block([*self.globals, *ops]))
+        self.globals, self.stage_layers = outside, None
         self.ops.append(StageOp.make([], [], op.path.data, {"index": op.index}, [body], like=op))
 
     def _repeat(self, op: layer.RepeatOp) -> None:
@@ -231,37 +240,46 @@ class _Lowering:
         sharding: Attribute | None = None,
         like: Operation | None = None,
         axes: Attribute | None = None,
+        part: Properties | None = None,
     ) -> SSAValue:
-        properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding, "axes": axes}
+        properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding, "axes": axes, **(part or {})}
         op = GlobalOp.make([], [type_], path, properties, like=like)
         self.globals.append(op)
         return op.results[0]
 
     def _source(self, op: layer.WeightOp | layer.StateOp) -> None:
-        """One global per path and sharding, however often the program names it."""
+        """One global per path and sharding, however often the program or the stage names it."""
         repeat = op.parent_op()
-        layers = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
-        path, dims, sharding = op.path.data, ints(op.result), op.attributes.get(dist.SHARDING)
-        axes = op.axes
+        total = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
+        dims, axes = ints(op.result), op.axes
+        path, sharding = key = _stored_as(op)
         transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
-        if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
-            path, dims, axes = op.transpose_of.data, dims[::-1], ArrayAttr(axes.data[::-1])
-            if isinstance(sharding, dist.ShardingAttr):
-                sharding = dist.ShardingAttr(dist.Sharding(sharding.data.dims[::-1]))
-        stored = dims if layers is None else (layers, *dims)
-        base = self.sources.get((path, sharding))
+        if transposed:
+            dims, axes = dims[::-1], ArrayAttr(axes.data[::-1])
+        every = dims if total is None else (total, *dims)
+        base = self.sources.get(key)
         if base is None:
             kind = "weight" if isinstance(op, layer.WeightOp) else "state"
-            element = tensor(op.result).element_type
-            type_ = MemRefType.of(stored, element)
-            base = self._global(type_, kind, path, layers is not None, sharding, op, axes)
-            self.sources[path, sharding] = base
-        if memref_type(base).dims != stored:
+            part: Properties = {}
+            stored = every
+            if total is not None and self.stage_layers is not None and len(self.stage_layers[key]) < total:
+                run = self.stage_layers[key]
+                stored = (len(run), *dims)
+                part.update(first=run.start, total=total)
+            type_ = MemRefType.of(stored, tensor(op.result).element_type)
+            base = self._global(type_, kind, path, total is not None, sharding, op, axes, part)
+            self.sources[key] = base
+        held = base.owner
+        assert isinstance(held, GlobalOp)
+        if held.all_dims != every:
             raise PassError(
-                f"lower-to-tiles: {op.name} at '{op.path.data}' needs '{path}' as {list(stored)}, "
-                f"another op as {list(memref_type(base).dims)}; one array has one shape"
+                f"lower-to-tiles: {op.name} at '{op.path.data}' needs '{path}' as {list(every)}, "
+                f"another op as {list(held.all_dims)}; one array has one shape"
             )
-        array = Array.of_global(base, None if layers is None else self.layer)
+        index = None
+        if total is not None and self.layer is not None:
+            index = self.layer - (held.held.start or 0)
+        array = Array.of_global(base, index)
         self.arrays[op.result] = array.transposed() if transposed else array
 
     def _slice(self, op: layer.SliceOp) -> Array:
@@ -375,6 +393,29 @@ class _Lowering:
 def _memref(value: SSAValue) -> MemRefType:
     """The dense array of a tensor."""
     return MemRefType.of(ints(value), tensor(value).element_type)
+
+
+def _stored_as(op: layer.SourceOp) -> tuple[str, Attribute | None]:
+    """Path and sharding of the array that an op names: a transposed weight is the array it is the transpose of."""
+    sharding = op.attributes.get(dist.SHARDING)
+    if not isinstance(op, layer.WeightOp) or op.transpose_of is None:
+        return op.path.data, sharding
+    if isinstance(sharding, dist.ShardingAttr):
+        sharding = dist.ShardingAttr(dist.Sharding(sharding.data.dims[::-1]))
+    return op.transpose_of.data, sharding
+
+
+def _layers_run(stage: Block) -> dict[tuple[str, Attribute | None], range]:
+    """The layers of every repeated array that a stage runs, from the first to the last."""
+    found: dict[tuple[str, Attribute | None], range] = {}
+    for repeat in stage.ops:
+        if isinstance(repeat, layer.RepeatOp):
+            run = range(repeat.first.value.data, repeat.first.value.data + repeat.trip_count)
+            for op in repeat.body.block.ops:
+                if isinstance(op, layer.SourceOp):
+                    known = found.setdefault(_stored_as(op), run)
+                    found[_stored_as(op)] = range(min(known.start, run.start), max(known.stop, run.stop))
+    return found
 
 
 def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Operation
 from xdsl.utils.hints import isa
 
 from ...dialects import dist, g5, tile
@@ -21,7 +21,7 @@ from .environment import Environment
 from .errors import Array, NumericError
 from .layer import LayerRun, ValueKey
 from .shards import PIPELINE, Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
-from .streams import HOST_KINDS, run_stream
+from .streams import HOST_KINDS, run_stream, stored_arrays
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -49,11 +49,7 @@ def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueK
     `record` gives the layouts of the values to record, as whole tensors, where kernels write them.
     """
     program = _only(module, tile.ProgramOp)
-    found = [op for op in program.body.block.ops if isinstance(op, tile.GlobalOp)]
-    placed = [
-        _placed(op.path.data, op.kind.data, tile.memref_type(op.result).dims, bool(op.layers), op.sharding)
-        for op in found
-    ]
+    placed = _placed_arrays(program)
     mesh = _mesh(module)
     inputs = local_arrays([array for array in placed if array.kind in HOST_KINDS], environment, mesh)
     result = tiles.run_tiles(program, inputs, mesh, record=bool(record))
@@ -68,17 +64,14 @@ def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueK
     return run
 
 
-def _placed_arrays(stream: g5.StreamOp) -> list[Placed]:
-    return [
-        _placed(op.path.data, op.kind.data, op.type.dims, bool(op.layers), op.sharding)
-        for op in stream.body.block.ops
-        if isinstance(op, g5.ArrayOp)
-    ]
+def _placed_arrays(program: tile.ProgramOp | g5.StreamOp) -> list[Placed]:
+    """The arrays of a program, once where several stages have one."""
+    return list(dict.fromkeys(_placed(op) for op in stored_arrays(program)))
 
 
-def _placed(path: str, kind: str, dims: tuple[int, ...], layers: bool, sharding: Attribute | None) -> Placed:
-    data = sharding.data if isinstance(sharding, ShardingAttr) else None
-    return Placed(path, kind, dims, layers, data)
+def _placed(op: tile.GlobalOp | g5.ArrayOp) -> Placed:
+    sharding = op.sharding.data if isinstance(op.sharding, ShardingAttr) else None
+    return Placed(op.path.data, op.kind.data, op.all_dims, bool(op.layers), sharding)
 
 
 def _only(module: ModuleOp, kind: type[OpT]) -> OpT:

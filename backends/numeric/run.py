@@ -18,7 +18,6 @@ from ...dialects.arch import DeploymentAttr
 from ...dialects.dist import SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr
 from ...dialects.levels import MESH, level_of
 from ...dialects.tensor import tensor
-from ...dialects.tile import memref_type
 from .dist import run_dist
 from .environment import SYMBOLS, Environment, Source, evaluate_dims, seeded_environment
 from .errors import Array, NumericError
@@ -125,16 +124,14 @@ def _local_sources(module: ModuleOp, bindings: Mapping[str, int]) -> Iterable[_L
                 kind: Literal["weight", "state"] = "weight" if isinstance(op, layer.WeightOp) else "state"
                 sharding = op.attributes.get(SHARDING, whole)
                 yield _Local(op.path.data, kind, layers_around(op), dims, op.axis_names(), sharding)
-            case tile.GlobalOp() if op.kind.data in ("weight", "state"):
-                yield _stored(op, memref_type(op.result).dims)
-            case g5.ArrayOp() if op.kind.data in ("weight", "state"):
-                yield _stored(op, op.type.dims)
+            case tile.GlobalOp() | g5.ArrayOp() if op.kind.data in ("weight", "state"):
+                yield _stored(op)
             case _:
                 pass
 
 
-def _stored(op: tile.GlobalOp | g5.ArrayOp, dims: tuple[int, ...]) -> _Local:
-    layers = bool(op.layers)
+def _stored(op: tile.GlobalOp | g5.ArrayOp) -> _Local:
+    layers, dims = bool(op.layers), op.all_dims
     axes = tuple(axis.data for axis in op.axes.data) if op.axes is not None else ()
     kind: Literal["weight", "state"] = "weight" if op.kind.data == "weight" else "state"
     return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, op.sharding)

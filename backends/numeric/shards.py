@@ -88,7 +88,10 @@ def _sizes(size: int, ways: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Placed:
-    """An array in the DRAM of every rank, as a `tile.global` or `g5.array` describes it."""
+    """An array of every rank, as the `tile.global`s or `g5.array`s of a path describe it.
+
+    `dims` count all layers of the model: a pipeline stage has a part of them in its DRAM.
+    """
 
     path: str
     kind: str

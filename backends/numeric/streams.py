@@ -1,20 +1,20 @@
 """Runs whole `g5` streams: programs on the cores, movements of the chip, and transfers between the ranks.
 
 All ranks run one stream in step, as the program is the same for each of them.  Ranks of one pipeline stage share a
-`Dram`; with stages the stage of a rank is its coordinate on the mesh axis `pp`.
+`Dram`, which holds the arrays of the stream and of that stage; the stage of a rank is its coordinate on the mesh axis
+`pp`.  Outside, an array has all layers of the model on every rank, of which a stage takes those that it stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from xdsl.ir import Block
 
-from ...dialects import g5
+from ...dialects import g5, tile
 from ...dialects.dist import Mesh
-from ...dialects.tile import MemRefType
 from .chip_commands import PIPELINE, Exchange
 from .command_memory import Dram, compute_type, decode, encode, storage_type
 from .commands import ProgramRun
@@ -30,7 +30,10 @@ RESULT_KINDS = ("state", "output")
 
 @dataclass
 class StreamResult:
-    """What a step leaves behind: arrays by path, [ranks, *dims] in float64 or int64, and the commands that ran."""
+    """What a step leaves behind: arrays by path, [ranks, *dims] in float64 or int64, and the commands that ran.
+
+    Of a cache, layers that a rank does not store are as they were given; an output is 0 where a stage does not make it.
+    """
 
     outputs: dict[str, Array]
     states: dict[str, Array]
@@ -66,64 +69,88 @@ def run_stream(
     `lmem_bytes` is the LMEM of one core.  Raises NumericError for missing, misshapen or non-finite arrays and for
     whatever a command does wrong.
     """
-    held = [op for op in stream.body.block.walk() if isinstance(op, g5.ArrayOp)]
-    size = max((op.address.value.data + op.type.bytes for op in held), default=0)
-    stages = _stages(stream, mesh, size, lmem_bytes, check_order)
+    held = [op for op in stored_arrays(stream) if isinstance(op, g5.ArrayOp)]
+    stages = _stages(stream, held, mesh, lmem_bytes, check_order)
     for op in held:
         if op.kind.data in HOST_KINDS:
-            _place(op, arrays, mesh, stages)
+            values = host_array(op, arrays, mesh)
+            for stage in _holders(op, stages):
+                stage.dram.write(op.address.value.data, values[stage.ranks])
     stepping = _Stepping(mesh)
     _steps(stream.body.block, {}, list(stages.values()), stages, stepping)
     results: dict[str, dict[str, Array]] = {"output": {}, "state": {}}
     for op in held:
         if op.kind.data in RESULT_KINDS:
-            results[op.kind.data][op.path.data] = _collect(op, mesh, stages)
+            dtype = storage_type(op.type.element_type)
+            steps = tuple(s * dtype.itemsize for s in op.type.steps)
+            for stage in _holders(op, stages):
+                values = stage.dram.view(op.address.value.data, op.type.dims, steps, dtype)
+                collect(results[op.kind.data], op, values, stage.ranks, arrays, mesh)
     commands = sum(stage.run.commands for stage in stages.values())
     return StreamResult(results["output"], results["state"], commands)
 
 
-def _stages(stream: g5.StreamOp, mesh: Mesh, size: int, lmem_bytes: int, check_order: bool) -> dict[int, _Stage]:
+def stored_arrays(program: tile.ProgramOp | g5.StreamOp) -> list[tile.GlobalOp | g5.ArrayOp]:
+    """The arrays of a program, and of its stages in order."""
+    return [op for op in program.body.block.walk() if isinstance(op, tile.GlobalOp | g5.ArrayOp)]
+
+
+def _stage_of(op: g5.ArrayOp) -> int | None:
+    """The stage that has the array, None for all of them."""
+    parent = op.parent_op()
+    return parent.index.value.data if isinstance(parent, g5.StageOp) else None
+
+
+def _holders(op: g5.ArrayOp, stages: Mapping[int, _Stage]) -> list[_Stage]:
+    """The stages that have the array in their DRAM."""
+    index = _stage_of(op)
+    return list(stages.values()) if index is None else [stages[index]]
+
+
+def _stages(
+    stream: g5.StreamOp, held: Sequence[g5.ArrayOp], mesh: Mesh, lmem_bytes: int, check_order: bool
+) -> dict[int, _Stage]:
     indices = [op.index.value.data for op in stream.body.block.ops if isinstance(op, g5.StageOp)] or [0]
     stages: dict[int, _Stage] = {}
     for index in sorted(set(indices)):
         ranks = [r for r in range(mesh.ranks) if len(indices) == 1 or mesh.axis(PIPELINE).coordinate(r) == index]
-        dram = Dram(len(ranks), size)
+        ends = (op.address.value.data + op.type.bytes for op in held if _stage_of(op) in (None, index))
+        dram = Dram(len(ranks), max(ends, default=0))
         coordinates = {axis.name: [axis.coordinate(r) for r in ranks] for axis in mesh.axes}
         stages[index] = _Stage(ranks, dram, ProgramRun(dram, lmem_bytes, coordinates, check_order))
     return stages
 
 
-def _place(op: g5.ArrayOp, arrays: Mapping[str, Array], mesh: Mesh, stages: Mapping[int, _Stage]) -> None:
-    values = host_array(op.path.data, op.kind.data, op.type, arrays, mesh)
-    for stage in stages.values():
-        stage.dram.write(op.address.value.data, values[stage.ranks])
+def host_array(op: tile.GlobalOp | g5.ArrayOp, arrays: Mapping[str, Array], mesh: Mesh) -> Array:
+    """What ranks store of the array of a path, [ranks, *dims].
 
-
-def host_array(path: str, kind: str, type_: MemRefType, arrays: Mapping[str, Array], mesh: Mesh) -> Array:
-    """The array of a path as it is stored, [ranks, *dims]; NumericError unless it is there, of its shape and finite."""
-    shape = (mesh.ranks, *type_.dims)
+    Raises NumericError unless the array is there, with all layers and finite.
+    """
+    kind, path = op.kind.data, op.path.data
+    shape = (mesh.ranks, *op.all_dims)
     values = arrays.get(path)
     if values is None:
         raise NumericError(f"no array for {kind} '{path}', must be {list(shape)}")
     if values.shape != shape:
         raise NumericError(f"{kind} '{path}' is {list(values.shape)}, must be {list(shape)}")
     require_finite(values, f"{kind} '{path}'")
-    return encode(values, type_.element_type)
+    return encode(values[:, op.held], op.memref.element_type)
 
 
-def _collect(op: g5.ArrayOp, mesh: Mesh, stages: Mapping[int, _Stage]) -> Array:
-    """The array of every rank.  A stage that does not produce an output holds poison there: only the last is read."""
-    dtype = storage_type(op.type.element_type)
-    dims, start = op.type.dims, op.address.value.data
-    steps = tuple(s * dtype.itemsize for s in op.type.steps)
-    out: Array | None = None
-    for stage in stages.values():
-        values = decode(stage.dram.view(start, dims, steps, dtype), np.float64)
-        if out is None:
-            out = np.zeros((mesh.ranks, *dims), values.dtype)
-        out[stage.ranks] = values
-    assert out is not None
-    return out
+def collect(
+    found: dict[str, Array],
+    op: tile.GlobalOp | g5.ArrayOp,
+    stored: Array,
+    ranks: Sequence[int],
+    arrays: Mapping[str, Array],
+    mesh: Mesh,
+) -> None:
+    """Put what `ranks` have `stored` of an array, [their number, *dims], into what is `found` of its path."""
+    values, path = decode(stored, np.float64), op.path.data
+    if path not in found:
+        given = arrays[path] if op.kind.data == "state" else np.zeros((mesh.ranks, *op.all_dims))
+        found[path] = given.astype(values.dtype)
+    found[path][ranks, op.held] = values
 
 
 def _steps(

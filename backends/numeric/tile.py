@@ -6,13 +6,13 @@ there to be relied upon.  DRAM arrays hold their storage types; arithmetic is FP
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from ...dialects import tile
 from ...dialects.dist import Mesh
@@ -21,7 +21,7 @@ from .chip_commands import PIPELINE, Exchange
 from .command_memory import POISON, compute_type, decode, encode, storage_type
 from .errors import Array, NumericError
 from .layer import ValueKey
-from .streams import HOST_KINDS, RESULT_KINDS, SINGLE, StreamResult, host_array
+from .streams import HOST_KINDS, RESULT_KINDS, SINGLE, StreamResult, collect, host_array, stored_arrays
 from .vector_kinds import ROW, extents, plain_params, run_kind
 
 
@@ -29,14 +29,15 @@ def run_tiles(
     program: tile.ProgramOp, arrays: Mapping[str, Array], mesh: Mesh = SINGLE, record: bool = False
 ) -> StreamResult:
     """Run one step on local arrays by path, as `streams.run_stream` does with commands; `commands` counts tile ops."""
-    run = _Ranks(mesh, arrays, record)
+    held = stored_arrays(program)
+    run = _Ranks(mesh, arrays, record, _dram(held, mesh))
     run.steps(program.body.block, {}, list(range(mesh.ranks)))
     results: dict[str, dict[str, Array]] = {kind: {} for kind in RESULT_KINDS}
-    for op in program.body.block.ops:
+    for op in held:
         if isinstance(op, tile.GlobalOp) and op.kind.data in RESULT_KINDS:
-            dims = tile.memref_type(op.result).dims
-            values = decode(run.memory[op.result].copy().reshape(mesh.ranks, *dims), np.float64)
-            results[op.kind.data][op.path.data] = values
+            ranks = run.stage_ranks(op.parent_op(), list(range(mesh.ranks)))
+            values = run.memory[op.result][ranks].reshape(len(ranks), *op.memref.dims)
+            collect(results[op.kind.data], op, values, ranks, arrays, mesh)
     return StreamResult(results["output"], results["state"], run.commands, run.written)
 
 
@@ -49,6 +50,17 @@ def poison(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.full((prod(shape) * dtype.itemsize,), POISON, np.uint8).view(dtype).reshape(shape)
 
 
+def _dram(held: Iterable[Operation], mesh: Mesh) -> Array:
+    """[ranks, bytes] up to the end of the last array, which nobody wrote."""
+    ends = [
+        op.address.value.data + op.memref.bytes
+        for op in held
+        if isinstance(op, tile.GlobalOp) and op.address is not None
+    ]
+    size = -(-max(ends, default=0) // DRAM_ALIGNMENT) * DRAM_ALIGNMENT
+    return np.full((mesh.ranks, size), POISON, np.uint8)
+
+
 @dataclass
 class _Ranks:
     """The DRAM of all ranks: for every global, and every view of it, its elements as [ranks, elements]."""
@@ -56,10 +68,11 @@ class _Ranks:
     mesh: Mesh
     arrays: Mapping[str, Array]
     record: bool
+    dram: Array
+    """The bytes of all ranks, which arrays with an address share."""
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
     commands: int = 0
-    shared: Array | None = None
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
     def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
@@ -67,7 +80,7 @@ class _Ranks:
         for op in block.ops:
             match op:
                 case tile.GlobalOp():
-                    self.memory[op.result] = self.hold(op, block)
+                    self.memory[op.result] = self.hold(op, ranks)
                 case tile.ViewOp():
                     self.memory[op.result] = self.memory[op.source]
                 case tile.RepeatOp():
@@ -75,8 +88,7 @@ class _Ranks:
                     for layer in range(first, first + op.count.value.data):
                         self.steps(op.body.block, {**symbols, op.symbol.data: layer}, ranks)
                 case tile.StageOp():
-                    axis, index = self.mesh.axis(PIPELINE), op.index.value.data
-                    self.steps(op.body.block, symbols, [r for r in ranks if axis.coordinate(r) == index])
+                    self.steps(op.body.block, symbols, self.stage_ranks(op, ranks))
                 case tile.KernelOp():
                     for core in range(op.cores.value.data):
                         _Core(self, ranks, {**symbols, tile.CORE: core}).body(op.body.block)
@@ -87,6 +99,13 @@ class _Ranks:
                 case _:
                     raise NumericError(f"{op.name} has no numeric semantics outside a kernel")
 
+    def stage_ranks(self, stage: Operation | None, ranks: list[int]) -> list[int]:
+        """Those of `ranks` that run a stage; all of them for another op."""
+        if not isinstance(stage, tile.StageOp):
+            return ranks
+        axis, index = self.mesh.axis(PIPELINE), stage.index.value.data
+        return [r for r in ranks if axis.coordinate(r) == index]
+
     def note(self, kernel: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """Record the arrays that a kernel has stored to, in the order of its first stores."""
         stores = (op for op in kernel.body.block.walk() if isinstance(op, tile.StoreOp))
@@ -96,31 +115,22 @@ class _Ranks:
             key = ValueKey(kernel.path.data, kernel.op_name.data, result)
             self.written.setdefault(key, []).append({rank: values[rank] for rank in ranks})
 
-    def hold(self, op: tile.GlobalOp, program: Block) -> Array:
-        """The elements of a global [ranks, elements]: memory of its own until allocate-dram gives it an address."""
-        type_ = tile.memref_type(op.result)
+    def hold(self, op: tile.GlobalOp, ranks: list[int]) -> Array:
+        """The elements of a global [all ranks, elements]: memory of its own until allocate-dram gives it an address.
+
+        Only `ranks` have the array; what other ranks store at its address is left alone.
+        """
+        type_ = op.memref
         dtype, size = storage_type(type_.element_type), prod(type_.dims)
         if op.address is None:
             held = poison((self.mesh.ranks, size), dtype)
         else:
             start = op.address.value.data
-            held = self.dram(program)[:, start : start + size * dtype.itemsize].view(dtype)
+            held = self.dram[:, start : start + size * dtype.itemsize].view(dtype)
         if op.kind.data in HOST_KINDS:
-            values = host_array(op.path.data, op.kind.data, type_, self.arrays, self.mesh)
-            held[:] = values.reshape(self.mesh.ranks, size)
+            values = host_array(op, self.arrays, self.mesh)
+            held[ranks] = values[ranks].reshape(len(ranks), size)
         return held
-
-    def dram(self, program: Block) -> Array:
-        """The bytes of all ranks, which arrays with an address share."""
-        if self.shared is None:
-            ends = [
-                op.address.value.data + tile.memref_type(op.result).bytes
-                for op in program.ops
-                if isinstance(op, tile.GlobalOp) and op.address is not None
-            ]
-            aligned = -(-max(ends) // DRAM_ALIGNMENT) * DRAM_ALIGNMENT
-            self.shared = np.full((self.mesh.ranks, aligned), POISON, np.uint8)
-        return self.shared
 
     def block(
         self, memref: SSAValue, offsets: Sequence[int], sizes: Sequence[int], symbols: Mapping[str, int], where: str

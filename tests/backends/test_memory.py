@@ -24,7 +24,7 @@ from pmc.dialects.arch import Chip, ChipAttr, Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import element_bits, tensor
-from pmc.dialects.tile import GlobalOp, memref_type
+from pmc.dialects.tile import GlobalOp, StageOp
 
 SG2262 = load_chip("sg2262")
 PLAIN = MemoryOptions(reserve_fraction=0.0, reserve_bytes=0, kv_block_tokens=1, micro_batches=1)
@@ -279,33 +279,68 @@ views into dense ones, and places arrays first-fit: up to half as much again as 
         ("llama-70b-prefill-tp8", "llama-3.1-70b", {}),
         ("dsv3-decode-ep32", "deepseek-v3", {}),
         ("dsv3-prefill-ep32", "deepseek-v3", {"tp": 2, "dp": 4, "ep": 4, "moe_tp": 2}),
+        ("llama-8b-decode", "llama-3.1-8b", {"pp": 3}),
+        ("llama-70b-prefill-tp8", "llama-3.1-70b", {"tp": 4, "pp": 2, "sp": True}),
+        ("dsv3-decode-ep32", "deepseek-v3", {"tp": 2, "dp": 2, "ep": 4, "pp": 2}),
     ],
 )
 def test_the_allocation_of_a_shrunk_model_is_near_the_estimate(
     deployment: str, model: str, mesh: dict[str, Any]
 ) -> None:
-    estimate = memory_footprint(small(deployment, model, **mesh), PLAIN).stages[0]
-    _check_allocation(
-        small(deployment, model, "tile", **mesh),
-        estimate.weight_bytes + estimate.state_bytes,
-        estimate.activation_bytes,
-    )
+    estimate = memory_footprint(small(deployment, model, **mesh), PLAIN)
+    assert len(estimate.stages) == mesh.get("pp", 1)
+    _check_allocation(small(deployment, model, "tile", **mesh), estimate)
 
 
 def test_the_allocation_of_llama_8b_is_near_the_estimate() -> None:
-    estimate = memory_footprint(compiled("llama-3.1-8b", "llama-8b-decode"), PLAIN).stages[0]
-    tiles = compiled("llama-3.1-8b", "llama-8b-decode", "tile")
-    _check_allocation(tiles, estimate.weight_bytes + estimate.state_bytes, estimate.activation_bytes)
+    estimate = memory_footprint(compiled("llama-3.1-8b", "llama-8b-decode"), PLAIN)
+    _check_allocation(compiled("llama-3.1-8b", "llama-8b-decode", "tile"), estimate)
 
 
-def _check_allocation(tiles: ModuleOp, stored: int, activations: int) -> None:
-    arrays = [op for op in tiles.walk() if isinstance(op, GlobalOp)]
-    kept = sum(memref_type(op.result).bytes for op in arrays if op.kind.data in ("weight", "state"))
-    assert kept == stored
-    ends = [op.address.value.data + memref_type(op.result).bytes for op in arrays if op.address is not None]
-    assert len(ends) == len(arrays)
-    padding = 32 * len(arrays)
-    assert stored + activations <= max(ends) <= stored + TILE_BOUND * activations + padding
+LLAMA_70B_PARAMETERS = 70_553_706_496
+"""As counted by transformers."""
+
+
+def test_two_stages_hold_llama_70b_where_one_chip_does_not() -> None:
+    """The weights take 2 x 70.55 GB, and a chip has 137 GB: half the layers fit, and either the table or the head."""
+    bf16: dict[str, Any] = {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16", "keep": []}
+    changes: dict[str, Any] = {"tp": 1, "pp": 2, "batch": 8, "quantization": bf16}
+    estimate = memory_footprint(compiled("llama-3.1-70b", "llama-70b-decode-tp8", **changes), PLAIN)
+    tiles = compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **changes)
+    caches = 2 * 80 * 8 * 4096 * 8 * 128 * 2  # keys and values, layers, sequences, tokens, heads, dims, bytes
+    for arrays, stage in zip(_stages(tiles), estimate.stages, strict=True):
+        assert _stored_bytes(arrays) == stage.weight_bytes + stage.state_bytes
+        assert max(map(_end, arrays)) == pytest.approx((2 * LLAMA_70B_PARAMETERS + caches) / 2, rel=0.01)
+    compiled("llama-3.1-70b", "llama-70b-decode-tp8", "commands", **changes)
+    with pytest.raises(PmcError, match=r"allocate-dram: program 'llama-3.1-70b' needs .* bytes too many"):
+        compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **{**changes, "pp": 1})
+
+
+def _stages(tiles: ModuleOp) -> list[list[GlobalOp]]:
+    """The arrays of every stage, or of the program where it has none."""
+    bodies = [op for op in tiles.walk() if isinstance(op, StageOp)] or [tiles]
+    return [[op for op in body.walk() if isinstance(op, GlobalOp)] for body in bodies]
+
+
+def _end(array: GlobalOp) -> int:
+    assert array.address is not None
+    return array.address.value.data + array.memref.bytes
+
+
+def _stored_bytes(arrays: list[GlobalOp]) -> int:
+    return sum(op.memref.bytes for op in arrays if op.kind.data in ("weight", "state"))
+
+
+def _check_allocation(tiles: ModuleOp, estimate: MemoryFootprint) -> None:
+    inputs = [op for op in tiles.walk() if isinstance(op, GlobalOp) and op.kind.data == "input"]
+    for arrays, stage in zip(_stages(tiles), estimate.stages, strict=True):
+        stored = stage.weight_bytes + stage.state_bytes
+        assert _stored_bytes(arrays) == stored
+        padding = 32 * len(arrays)
+        if len(estimate.stages) > 1:  # the inputs, which every rank has, stand outside the stages
+            padding += sum(op.memref.bytes + 32 for op in inputs)
+        needed = stored + stage.activation_bytes
+        assert needed <= max(map(_end, arrays)) <= stored + TILE_BOUND * stage.activation_bytes + padding
 
 
 # -- feasibility ------------------------------------------------------------------------------------------------

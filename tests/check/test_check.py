@@ -31,6 +31,7 @@ def deployment(**changes: Any) -> Deployment:
     [
         ("llama-3.1-8b", {"tp": 1}),
         ("llama-3.1-8b", {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
+        ("llama-3.1-8b", {"dp": 2, "pp": 3}),
         ("llama-3.1-70b", {"tp": 8}),
         ("llama-3.1-70b", {"tp": 16}),  # twice as many ranks as key heads
         ("deepseek-v3", {"tp": 2, "dp": 4, "ep": 8}),

@@ -28,9 +28,9 @@ def small_config(folder: Path) -> Path:
     return path
 
 
-def compile_dumps(model: Path, folder: Path) -> list[Path]:
+def compile_dumps(model: Path, folder: Path, pp: int = 1) -> list[Path]:
     """A dump after each pass down to commands."""
-    mesh = ["--tp", "2", "--dp", "2", "--ep", "4", "--expert-capacity", "worst"]
+    mesh = ["--tp", "2", "--dp", "2", "--ep", "4", "--pp", str(pp), "--expert-capacity", "worst"]
     types = ["--weights", "f32", "--activations", "f32", "--kv-cache", "f32"]
     target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "dsv3-decode-ep32"]
     arguments = ["compile", str(model), *target, *mesh, *types, *SIZES, "--emit", "commands"]
@@ -46,9 +46,10 @@ def run(*arguments: str) -> dict[str, Any]:
         return {name: file[name] for name in file.files}
 
 
-def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pp", [1, 2])
+def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Path, pp: int) -> None:
     model = small_config(tmp_path)
-    dumps = compile_dumps(model, tmp_path / "dumps")
+    dumps = compile_dumps(model, tmp_path / "dumps", pp)
     assert len(dumps) == 13
     expected = run(str(model), *SIZES, "--seed", "5", "-o", str(tmp_path / "model.npz"))
     for dump in dumps:

@@ -456,10 +456,17 @@ def memref(make: Maker, rank: int) -> MemRefType:
     return MemRefType.of(dims, make.element(), strides, make.rng.choice([0, 64]) if strides else 0)
 
 
+def layers(make: Maker, type_: MemRefType) -> dict[str, Any]:
+    """Whether an array has a layer dim, and which layers it holds."""
+    first = make.rng.randint(0, 3)
+    part = {"first": first, "total": first + type_.dims[0] + make.rng.randint(0, 3)}
+    return {"layers": True, **(part if make.flag() else {})} if make.flag() else {"layers": False}
+
+
 def array(make: Maker, rank: int = 2) -> SSAValue:
-    kind = make.rng.choice(["weight", "state", "input", "output", "activation"])
+    kind, type_ = make.rng.choice(["weight", "state", "input", "output", "activation"]), memref(make, rank)
     found: SSAValue = make.add(
-        tile.GlobalOp, [], [memref(make, rank)], kind=kind, layers=make.flag(),
+        tile.GlobalOp, [], [type_], kind=kind, **layers(make, type_),
         sharding=encoding(make, rank, False) if make.flag() else None, address=4096 if make.flag() else None,
     ).result  # fmt: skip
     return found
@@ -582,8 +589,9 @@ def after(make: Maker) -> g5.AfterAttr | None:
 
 
 def g5_array(make: Maker) -> None:
+    type_ = memref(make, 2)
     make.add(
-        g5.ArrayOp, [], [], kind="weight", layers=make.flag(), address=make.size(), type=memref(make, 2),
+        g5.ArrayOp, [], [], kind="weight", **layers(make, type_), address=make.size(), type=type_,
         sharding=encoding(make, 2, False) if make.flag() else None,
     )  # fmt: skip
 

@@ -84,6 +84,9 @@ def test_a_kernel_reads_and_prints() -> None:
     ("old", "new", "message"),
     [
         ('kind = "weight"', 'kind = "wight"', "tile.global at 'w': unknown kind 'wight'"),
+        ("layers = true", "layers = true, first = 2", "tile.global at 'w': first and total must stand together"),
+        ("layers = true", "layers = false, first = 0, total = 6", "first and total need a layer dim"),
+        ("layers = true", "layers = true, first = 4, total = 6", "tile.global at 'w': layers 4..6 of 6"),
         ("sizes = [<1>, <8>, <4>]", "sizes = [<8>, <4>]", "tile.load at 'p': needs 3 offsets and sizes"),
         ('kind = "convert"', 'kind = "conv"', "tile.vector at 'p': unknown kind 'conv'"),
         ('kind = "convert"', 'kind = "add"', "tile.vector 'add' at 'p': takes (2, 1, 0) inputs, outputs and updates"),
