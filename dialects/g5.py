@@ -39,6 +39,7 @@ from xdsl.utils.hints import isa
 from .assembly import PmcOp, parse_properties, parse_text, print_properties
 from .expr import Expr, ExprAttr, parse_expr
 from .g5_table import TableAttr
+from .interfaces import Work, WorkInterface
 from .tensor import ShapeAttr, shape_text
 from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, StoredOp, running_count
 
@@ -234,7 +235,7 @@ class RepeatOp(BodyOp):
 
 
 @irdl_op_definition
-class ProgramOp(BodyOp):
+class ProgramOp(BodyOp, WorkInterface):
     """The commands of one kernel, run by each of `cores` cores; ends with a barrier.
 
     The body holds loops and commands, or after `unroll-commands` only one queue per engine.
@@ -246,6 +247,12 @@ class ProgramOp(BodyOp):
     """The tensor op that the program computes, `layer.matmul`."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
+
+    def work(self) -> Work:
+        """FLOPs and DRAM bytes over all cores and loops, see `g5_work`."""
+        from .g5_work import program_work
+
+        return program_work(self)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""

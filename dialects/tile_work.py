@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerAttr
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
 from xdsl.ir import Attribute, Operation
 
 from .arch import ChipAttr
@@ -139,15 +139,20 @@ def kernel_work(kernel: KernelOp) -> Work:
 
 
 def _vector_flops(op: VectorOp) -> int:
-    kind = op.kind.data
+    elements = op.rows.data * op.columns.data
+    each = vector_flops_per_element(op.kind.data, op.params)
+    return each * iterations(op, [elements]).sum(elements) if each else 0
+
+
+def vector_flops_per_element(kind: str, params: DictionaryAttr) -> int:
+    """The arithmetic of a vector kind per element."""
     if kind in UNCOUNTED:
         return 0
-    elements = op.rows.data * op.columns.data
     if kind == "router_topk":
-        top_k = op.params.data["top_k"]
+        top_k = params.data["top_k"]
         assert isinstance(top_k, IntegerAttr)
-        return iterations(op, [elements]).sum(elements) * (5 + top_k.value.data)
-    return iterations(op, [elements]).sum(elements) * FLOPS_PER_ELEMENT[kind]
+        return 5 + top_k.value.data
+    return FLOPS_PER_ELEMENT[kind]
 
 
 def transfer_bytes(op: CommandOp, multicast: bool) -> int:

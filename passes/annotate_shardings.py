@@ -149,7 +149,7 @@ class _Sharder:
         for op in old.walk():
             if isinstance(op, layer.AttentionOp):
                 self._check_heads(op)
-        self.block = Block(arg_types=[_encoded(a, Sharding((self.dp,))) for a in old.args])
+        self.block = Block(arg_types=[_encoded(a, self._by_sequences(a)) for a in old.args])
         for before, after in zip(old.args, self.block.args, strict=True):
             after.name_hint = before.name_hint
             self.values[before] = after
@@ -158,6 +158,10 @@ class _Sharder:
         body = program.detach_region(program.body)
         program.add_region(Region(self.block))
         body.drop_all_references()
+
+    def _by_sequences(self, value: SSAValue) -> Sharding:
+        """Split by dp along the first dim."""
+        return Sharding((self.dp, *((),) * (len(tensor(value).dims) - 1)))
 
     def _check_sequences(self, type_: object, path: str) -> None:
         if self.dp and isinstance(type_, TensorType) and "batch" not in type_.dims[0].symbols:
@@ -204,10 +208,7 @@ class _Sharder:
 
     def _return(self, op: Operation) -> None:
         assert isinstance(op, layer.ReturnOp)
-        values: list[SSAValue] = []
-        for value in op.values:
-            rank = len(tensor(value).dims)
-            values.append(self._reshard(self.values[value], Sharding((self.dp, *((),) * (rank - 1))), op))
+        values = [self._reshard(self.values[v], self._by_sequences(v), op) for v in op.values]
         self._add(op, layer.ReturnOp.make([values], [], op.path.data, like=op))
 
     # -- ops ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
-from ...dialects import dist, layer, tile
+from ...dialects import dist, g5, layer, tile
 from ...dialects.arch import DeploymentAttr
 from ...dialects.assembly import PmcOp
 from ...dialects.errors import PmcError
@@ -20,6 +20,7 @@ from ..cost.accounting import Accounting, default_accounting
 from ..cost.chip import ChipCostModel
 from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
+from ..cost.movements import collective_of
 from ..cost.tile import TileCostModel
 from .calibration import CalibratedCostModel
 from .expert_load import BusiestRankCostModel
@@ -27,6 +28,12 @@ from .metrics import EngineResult, StageMetrics, StepMetrics
 from .streams import stream_of
 
 V = TypeVar("V", int, int | IntArray)
+
+MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
+"""Said of a program of tiles or commands, whose kernels have fixed sizes."""
+
+Program = layer.ProgramOp | tile.ProgramOp | g5.StreamOp
+"""The container of a program at any level that can be evaluated."""
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols of the dims of a program."""
@@ -40,17 +47,22 @@ def evaluate_module(
 ) -> EngineResult:
     """The time of one step of the program in `module`, op by op.
 
-    `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), with the target
-    in its attributes `arch.chip` and, when it has a mesh, `arch.topology`.  `level` is the granularity of the cost
-    model: `chip`, `core` or `tile`.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the
-    attribute `arch.deployment`.  `accounting` says what the core and tile models charge; without one it is the preset
-    `physical`.
+    `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), or what it was
+    lowered to, with the target in its attributes `arch.chip` and, when it has a mesh, `arch.topology`.  `level` is the
+    granularity of the cost model: `chip`, and above the tiles `core` or `tile`.  Symbols take the values of `bindings`
+    (batch, q_len, kv_len), else of the attribute `arch.deployment`.  `accounting` says what the core and tile models
+    charge; without one it is the preset `physical`.
 
     Raises PmcError for a level or a symbol that is not known, a missing target, a symbol without a value, or an op that
     the target cannot run.
     """
     granularity = granularity_of(level)
     program = program_of(module)
+    if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):
+        raise PmcError(
+            f"a program at the {level_of(module)} level is tiled already: it is evaluated at the level chip, "
+            f"the level {level} takes one at the dist level"
+        )
     model = cost_model(granularity, Target.of(module), accounting or default_accounting())
     return cost_program(program, model, symbol_values(module, bindings or {})).result(granularity)
 
@@ -59,7 +71,7 @@ def evaluate_module(
 class CostedProgram:
     """A program and what each of its ops costs, in program order; ops that do nothing are left out."""
 
-    program: layer.ProgramOp | tile.ProgramOp
+    program: Program
     model: CostModel
     bindings: Mapping[str, int]
     costs: list[tuple[Site, OpCost]]
@@ -79,12 +91,17 @@ class CostedProgram:
             steps=steps,
             stages=_stages(steps),
             unvalidated=self.model.unvalidated(),
+            assumptions=self._assumptions(),
         )
 
+    def _assumptions(self) -> tuple[str, ...]:
+        """What the numbers take for granted: lowered experts have the slots of the mean load."""
+        lowered = not isinstance(self.program, layer.ProgramOp)
+        experts = any(isinstance(site.op, dist.DispatchOp | layer.DispatchOp) for site, _ in self.costs)
+        return (MEAN_LOAD,) if lowered and experts else ()
 
-def cost_program(
-    program: layer.ProgramOp | tile.ProgramOp, model: CostModel, bindings: Mapping[str, int]
-) -> CostedProgram:
+
+def cost_program(program: Program, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:
     """Ask `model` for every op of `program`, with every symbol bound to one value.  Raises PmcError as it does."""
     costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, bindings)) is not None]
     return CostedProgram(program, model, bindings, costs)
@@ -107,10 +124,12 @@ def sites(program: Operation) -> Iterator[Site]:
 def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
     for op in block.ops:
         match op:
-            case layer.RepeatOp() | tile.RepeatOp():
+            case layer.RepeatOp() | tile.RepeatOp() | g5.RepeatOp():
                 yield from _sites(op.body.block, stage, count * op.count.value.data)
-            case dist.StageOp() | tile.StageOp():
+            case dist.StageOp() | tile.StageOp() | g5.StageOp():
                 yield from _sites(op.body.block, op.index.value.data, count)
+            case tile.CollectiveOp() | g5.ChipCommandOp():
+                yield Site(collective_of(op, stage), stage, count)
             case _:
                 yield Site(op, stage, count)
 
@@ -154,12 +173,12 @@ def cost_model(granularity: Granularity, target: Target, accounting: Accounting)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 
-def program_of(module: ModuleOp) -> layer.ProgramOp | tile.ProgramOp:
+def program_of(module: ModuleOp) -> Program:
     """The program of a module.  Raises PmcError unless there is exactly one."""
-    programs = [op for op in module.ops if isinstance(op, layer.ProgramOp | tile.ProgramOp)]
+    programs = [op for op in module.ops if isinstance(op, layer.ProgramOp | tile.ProgramOp | g5.StreamOp)]
     if len(programs) != 1:
         found = f"{len(programs)} programs" if programs else f"a module at the {level_of(module)} level"
-        raise PmcError(f"expected one program at the layer, dist or tile level, found {found}")
+        raise PmcError(f"expected one program at the layer level or below, found {found}")
     return programs[0]
 
 

@@ -82,6 +82,8 @@ class EngineResult:
     stages: tuple[StageMetrics, ...]
     unvalidated: tuple[str, ...]
     """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+    assumptions: tuple[str, ...] = ()
+    """What the numbers take for granted about this program, in words."""
 
     @property
     def total_us(self) -> float:
@@ -148,6 +150,7 @@ class EngineResult:
             "bottleneck_stage": self.bottleneck_stage,
             "stages": [asdict(stage) for stage in self.stages],
             "steps": self.to_rows(),
+            "assumptions": list(self.assumptions),
         }
 
     def to_json(self) -> str:

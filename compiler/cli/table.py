@@ -70,6 +70,7 @@ def _summary(result: EngineResult) -> list[str]:
     if len(result.stages) > 1:
         times = ", ".join(f"{stage.stage}: {stage.time_us:.3f} us" for stage in result.stages)
         lines.append(f"by stage: {times}; the slowest is {result.bottleneck_stage}")
+    lines += result.assumptions
     if result.unvalidated:
         lines.append(f"relative only, never validated against silicon: {', '.join(result.unvalidated)}")
     return lines

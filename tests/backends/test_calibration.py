@@ -143,7 +143,9 @@ def test_overlap_efficiency_scales_the_saving() -> None:
     for efficiency in (0.0, 0.5, 1.0):
         beside = parse_module(program, "m.mlir")
         beside.attributes.update(base.attributes)
-        beside.attributes["arch.calibration"] = CalibrationAttr(calibration(**identity, overlap_efficiency=efficiency))
+        beside.attributes["arch.calibration"] = CalibrationAttr(
+            calibration(validated=True, **identity, overlap_efficiency=efficiency)
+        )
         step = evaluate_step(beside, "core", {"batch": 2048}, overlap=Overlap.STREAMS)
         totals[efficiency], serial = step.total_us, step.ops.total_us
     assert totals[0.0] == pytest.approx(serial, rel=1e-12)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
 
 from pmc.backends.numeric.dist import layouts, run_dist
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
@@ -435,3 +436,18 @@ def test_paths_and_locations_survive() -> None:
         (op.name, op.path.data) for op in module.walk() if isinstance(op, PmcOp) and not isinstance(op, dist.ReshardOp)
     ]
     assert after == before
+
+
+def test_an_argument_with_columns_is_split_by_its_rows() -> None:
+    body = """
+    layer.program() {sym_name = "p", phase = "decode"} at "p" {
+    ^bb0(%x: !layer.tensor<[batch*q_len, 8], bf16>):
+      %w = layer.weight() {axes = ["", "ffn"]} at "w" : !layer.tensor<[8, 4], bf16>
+      %y = layer.matmul(%x, %w) at "y" : !layer.tensor<[batch*q_len, 4], bf16>
+      layer.return([%y]) at "p"
+    }
+    """
+    module = Parser(make_context(), body).parse_module()
+    AnnotateShardingsPass(tp=2, dp=2, sp=True).apply(make_context(), module)
+    module.verify()
+    assert at(module, "y", "layer.matmul") == Sharding((("dp",), ("tp",)))
