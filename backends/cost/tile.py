@@ -25,6 +25,8 @@ class TilePlanCost:
     """The `TileCostModel` of one chip under one accounting: seconds of the plans that `select-tiles` proposes."""
 
     def __init__(self, rates: CoreRates) -> None:
+        commands = rates.chip.command_level
+        self.load_startup_s = 0.0 if commands is None else commands.gdma.startup_ns * 1e-9
         self.matmuls = MatmulTiles(rates)
         self.attentions = AttentionTiles(rates)
 
@@ -48,8 +50,11 @@ class TilePlanCost:
         a_stays = self.matmuls.traffic(granules, partition, (mt, nt, kt), "n")
         b_stays = self.matmuls.traffic(granules, partition, (mt, nt, kt), "m")
         traffic = np.where(kt > 1, again, np.where(plans.order == 0, a_stays, b_stays))
-        overlaps = np.asarray(plans.chunk_g * mt * nt * kt > 1, np.float64)
-        return self.matmuls.time(granules, partition, traffic, overlaps).total_s
+        # GDMA takes its commands in order: the loads of the next result wait behind the store of this one, so only the
+        # steps along K after the first run beside the matrix unit.
+        overlaps = (kt - 1) / kt
+        loads = plans.chunk_g * (mt * nt * kt + np.where(kt > 1, mt * nt * kt, np.where(plans.order == 0, mt, nt)))
+        return self.matmuls.time(granules, partition, traffic, overlaps).total_s + loads * self.load_startup_s
 
     def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
         """The time of an attention under each plan."""

@@ -11,8 +11,9 @@ builtin.module {
   }
 }
 
-// Every core gets 1024 / 64 columns and their whole K: the weights are read once, the few rows by all cores.
-// CHECK: layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64], tile [{{[0-9]+}}, 16, 4096], order "{{[gmnk]+}}">}
+// Every core gets all rows of 1024 / 64 columns, so the weights are read once; of K it loads one half while it multiplies
+// the other.
+// CHECK: layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64], tile [64, 16, 2048], order "{{[gmnk]+}}">}
 
 // CHIP: select-tiles: {{.*}}arch.chip
 

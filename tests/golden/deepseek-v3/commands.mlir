@@ -17,13 +17,11 @@
       }
       g5.cdma {kind = "dispatch", ins = [#g5.dram<47710019840, [64, 7168], strides [7168, 1], f8E4M3FN>, #g5.dram<47709169920, [64, 8], strides [8, 1], i32>], outs = [#g5.dram<47710478592, [8, 64, 7168], strides [458752, 7168, 1], f8E4M3FN>], params = {axis = "ep", capacity = "balanced"}} at "blocks.moe.moe.dispatch"
       g5.program() {cores = 64, op_name = "layer.grouped_matmul"} at "blocks.moe.moe.experts.gate_proj" {
-        g5.loop g < <8> at "blocks.moe.moe.experts.gate_proj" {
-          g5.gdma {direction = "load", dram = <core*32 + g*14680064 + layer*117440512 + 23775045888>, lmem = <mod(g.seq, 2)*229376>, shape = [<7168>, <32>], dram_strides = [<2048>, <1>], lmem_strides = [<32>, <1>], element_type = f8E4M3FN} after [tiu-2] at "blocks.moe.moe.experts.gate_proj"
-          g5.loop m < <2> at "blocks.moe.moe.experts.gate_proj" {
-            g5.gdma {direction = "load", dram = <g*458752 + m*229376 + 47710478592>, lmem = <mod(m.seq, 2)*229376 + 466944>, shape = [<32>, <7168>], dram_strides = [<7168>, <1>], lmem_strides = [<7168>, <1>], element_type = f8E4M3FN} after [tiu-1] at "blocks.moe.moe.experts.gate_proj"
-            g5.tiu {acc = #g5.lmem<mod(m.seq, 2)*4096 + 458752, pitch 32, f32>, a = #g5.lmem<mod(m.seq, 2)*229376 + 466944, pitch 7168, f8E4M3FN>, b = #g5.lmem<mod(g.seq, 2)*229376, pitch 32, f8E4M3FN>, m = <32>, n = <32>, k = <7168>, accumulate = <0>, transpose_b = false} after [gdma-0, vec-1] at "blocks.moe.moe.experts.gate_proj"
-            g5.vec {kind = "convert", ins = [#g5.lmem<mod(m.seq, 2)*4096 + 458752, pitch 32, f32>], outs = [#g5.lmem<mod(m.seq, 2)*2048 + 925696, pitch 32, bf16>], updates = [], rows = <32>, columns = <32>, params = {}} after [tiu-0, gdma-3] at "blocks.moe.moe.experts.gate_proj"
-            g5.gdma {direction = "store", dram = <core*64 + g*262144 + m*131072 + 47714148608>, lmem = <mod(m.seq, 2)*2048 + 925696>, shape = [<32>, <32>], dram_strides = [<2048>, <1>], lmem_strides = [<32>, <1>], element_type = bf16} after [vec-0] at "blocks.moe.moe.experts.gate_proj"
-          }
+        g5.loop k < <7> at "blocks.moe.moe.experts.gate_proj" {
+          g5.gdma {direction = "load", dram = <floordiv(core, 8)*458752 + k*1024 + 47710478592>, lmem = <mod(k.seq, 2)*65536 + 131072>, shape = [<64>, <1024>], dram_strides = [<7168>, <1>], lmem_strides = [<1024>, <1>], element_type = f8E4M3FN} after [tiu-1] at "blocks.moe.moe.experts.gate_proj"
+          g5.gdma {direction = "load", dram = <floordiv(core, 8)*14680064 + k*2097152 + layer*117440512 + mod(core, 8)*256 + 23775045888>, lmem = <mod(k.seq, 2)*262144 + 262144>, shape = [<1024>, <256>], dram_strides = [<2048>, <1>], lmem_strides = [<256>, <1>], element_type = f8E4M3FN} after [tiu-1] at "blocks.moe.moe.experts.gate_proj"
+          g5.tiu {acc = #g5.lmem<0, pitch 256, f32>, a = #g5.lmem<mod(k.seq, 2)*65536 + 131072, pitch 1024, f8E4M3FN>, b = #g5.lmem<mod(k.seq, 2)*262144 + 262144, pitch 256, f8E4M3FN>, m = <64>, n = <256>, k = <1024>, accumulate = <k>, transpose_b = false} after [gdma-0] at "blocks.moe.moe.experts.gate_proj"
         }
+        g5.vec {kind = "convert", ins = [#g5.lmem<0, pitch 256, f32>], outs = [#g5.lmem<786432, pitch 256, bf16>], updates = [], rows = <64>, columns = <256>, params = {}} after [tiu-0] at "blocks.moe.moe.experts.gate_proj"
+        g5.gdma {direction = "store", dram = <floordiv(core, 8)*262144 + mod(core, 8)*512 + 47714148608>, lmem = <786432>, shape = [<64>, <256>], dram_strides = [<2048>, <1>], lmem_strides = [<256>, <1>], element_type = bf16} after [vec-0] at "blocks.moe.moe.experts.gate_proj"
       }

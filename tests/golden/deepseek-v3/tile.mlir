@@ -27,17 +27,15 @@
       }
       tile.collective([%80, %85], [%86]) {kind = "dispatch", params = {axis = "ep", capacity = "balanced"}} at "blocks.moe.moe.dispatch"
       tile.kernel() {cores = 64, op_name = "layer.grouped_matmul"} at "blocks.moe.moe.experts.gate_proj" {
-        tile.for g < <8> at "blocks.moe.moe.experts.gate_proj" {
-          %360 = tile.alloc() {slots = 2, address = 0} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[7168, 32], f8E4M3FN>
-          tile.load(%87, %360) {offsets = [<layer>, <g>, <0>, <core*32>], sizes = [<1>, <1>, <7168>, <32>]} at "blocks.moe.moe.experts.gate_proj"
-          tile.for m < <2> at "blocks.moe.moe.experts.gate_proj" {
-            %361 = tile.alloc() {slots = 2, address = 458752} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[32, 32], f32>
-            %362 = tile.alloc() {slots = 2, address = 466944} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[32, 7168], f8E4M3FN>
-            tile.load(%86, %362) {offsets = [<g>, <m*32>, <0>], sizes = [<1>, <32>, <7168>]} at "blocks.moe.moe.experts.gate_proj"
-            tile.mma(%361, %362, %360) {m = <32>, n = <32>, k = <7168>, accumulate = <0>, transpose_b = false} at "blocks.moe.moe.experts.gate_proj"
-            %363 = tile.alloc() {slots = 2, address = 925696} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[32, 32], bf16>
-            tile.vector([%361], [%363], []) {kind = "convert", rows = <32>, columns = <32>, params = {}} at "blocks.moe.moe.experts.gate_proj"
-            tile.store(%88, %363) {offsets = [<g>, <m*32>, <core*32>], sizes = [<1>, <32>, <32>]} at "blocks.moe.moe.experts.gate_proj"
-          }
+        %360 = tile.alloc() {slots = 1, address = 0} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[64, 256], f32>
+        tile.for k < <7> at "blocks.moe.moe.experts.gate_proj" {
+          %361 = tile.alloc() {slots = 2, address = 131072} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[64, 1024], f8E4M3FN>
+          tile.load(%86, %361) {offsets = [<floordiv(core, 8)>, <0>, <k*1024>], sizes = [<1>, <64>, <1024>]} at "blocks.moe.moe.experts.gate_proj"
+          %362 = tile.alloc() {slots = 2, address = 262144} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[1024, 256], f8E4M3FN>
+          tile.load(%87, %362) {offsets = [<layer>, <floordiv(core, 8)>, <k*1024>, <mod(core, 8)*256>], sizes = [<1>, <1>, <1024>, <256>]} at "blocks.moe.moe.experts.gate_proj"
+          tile.mma(%360, %361, %362) {m = <64>, n = <256>, k = <1024>, accumulate = <k>, transpose_b = false} at "blocks.moe.moe.experts.gate_proj"
         }
+        %363 = tile.alloc() {slots = 1, address = 786432} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[64, 256], bf16>
+        tile.vector([%360], [%363], []) {kind = "convert", rows = <64>, columns = <256>, params = {}} at "blocks.moe.moe.experts.gate_proj"
+        tile.store(%88, %363) {offsets = [<floordiv(core, 8)>, <0>, <mod(core, 8)*256>], sizes = [<1>, <64>, <256>]} at "blocks.moe.moe.experts.gate_proj"
       }

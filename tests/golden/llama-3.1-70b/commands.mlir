@@ -16,16 +16,14 @@
           }
         }
         g5.program() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.ffn.down_proj" {
-          g5.loop m < <2> at "blocks.dense.ffn.down_proj" {
-            g5.loop n < <4> at "blocks.dense.ffn.down_proj" {
-              g5.loop k < <112> at "blocks.dense.ffn.down_proj" {
-                g5.gdma {direction = "load", dram = <floordiv(core, 8)*7340032 + k*128 + m*3670016 + 17891082240>, lmem = <mod(k.seq, 2)*32768 + 524288>, shape = [<256>, <64>], dram_strides = [<7168>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
-                g5.gdma {direction = "load", dram = <k*1048576 + layer*117440512 + mod(core, 8)*2048 + n*512 + 13109575680>, lmem = <mod(k.seq, 2)*32768 + 589824>, shape = [<64>, <256>], dram_strides = [<8192>, <1>], lmem_strides = [<256>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
-                g5.tiu {acc = #g5.lmem<mod(n.seq, 2)*262144, pitch 256, f32>, a = #g5.lmem<mod(k.seq, 2)*32768 + 524288, pitch 64, bf16>, b = #g5.lmem<mod(k.seq, 2)*32768 + 589824, pitch 256, bf16>, m = <256>, n = <256>, k = <64>, accumulate = <k>, transpose_b = false} after [gdma-0, vec-1] at "blocks.dense.ffn.down_proj"
-              }
-              g5.vec {kind = "convert", ins = [#g5.lmem<mod(n.seq, 2)*262144, pitch 256, f32>], outs = [#g5.lmem<mod(n.seq, 2)*131072 + 655360, pitch 256, bf16>], updates = [], rows = <256>, columns = <256>, params = {}} after [tiu-0, gdma-449] at "blocks.dense.ffn.down_proj"
-              g5.gdma {direction = "store", dram = <floordiv(core, 8)*8388608 + m*4194304 + mod(core, 8)*2048 + n*512 + 17949802496>, lmem = <mod(n.seq, 2)*131072 + 655360>, shape = [<256>, <256>], dram_strides = [<8192>, <1>], lmem_strides = [<256>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
+          g5.loop n < <11> at "blocks.dense.ffn.down_proj" {
+            g5.loop k < <38> at "blocks.dense.ffn.down_proj" {
+              g5.gdma {direction = "load", dram = <floordiv(core, 4)*3670016 + k*384 + 17891082240>, lmem = <mod(k.seq, 2)*98304 + 393216>, shape = [<256>, <min(-k*192 + 7168, 192)>], dram_strides = [<7168>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
+              g5.gdma {direction = "load", dram = <k*3145728 + layer*117440512 + mod(core, 4)*4096 + n*384 + 13109575680>, lmem = <mod(k.seq, 2)*73728 + 589824>, shape = [<min(-k*192 + 7168, 192)>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
+              g5.tiu {acc = #g5.lmem<mod(n.seq, 2)*196608, pitch 192, f32>, a = #g5.lmem<mod(k.seq, 2)*98304 + 393216, pitch 192, bf16>, b = #g5.lmem<mod(k.seq, 2)*73728 + 589824, pitch 192, bf16>, m = <256>, n = <min(-n*192 + 2048, 192)>, k = <min(-k*192 + 7168, 192)>, accumulate = <k>, transpose_b = false} after [gdma-0, vec-1] at "blocks.dense.ffn.down_proj"
             }
+            g5.vec {kind = "convert", ins = [#g5.lmem<mod(n.seq, 2)*196608, pitch 192, f32>], outs = [#g5.lmem<mod(n.seq, 2)*98304 + 737280, pitch 192, bf16>], updates = [], rows = <256>, columns = <min(-n*192 + 2048, 192)>, params = {}} after [tiu-0, gdma-153] at "blocks.dense.ffn.down_proj"
+            g5.gdma {direction = "store", dram = <floordiv(core, 4)*4194304 + mod(core, 4)*4096 + n*384 + 17949802496>, lmem = <mod(n.seq, 2)*98304 + 737280>, shape = [<256>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
           }
         }
         g5.cdma {kind = "reduce_scatter", ins = [#g5.dram<17949802496, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17807196160, [1024, 8192], strides [8192, 1], bf16>], params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
@@ -47,16 +45,14 @@
           }
         }
         g5.program() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.ffn.down_proj" {
-          g5.loop m < <2> at "blocks.dense.ffn.down_proj" {
-            g5.loop n < <4> at "blocks.dense.ffn.down_proj" {
-              g5.loop k < <112> at "blocks.dense.ffn.down_proj" {
-                g5.gdma {direction = "load", dram = <floordiv(core, 8)*7340032 + k*128 + m*3670016 + 17857800704>, lmem = <mod(k.seq, 2)*32768 + 524288>, shape = [<256>, <64>], dram_strides = [<7168>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
-                g5.gdma {direction = "load", dram = <k*1048576 + layer*117440512 + mod(core, 8)*2048 + n*512 + 7886618624>, lmem = <mod(k.seq, 2)*32768 + 589824>, shape = [<64>, <256>], dram_strides = [<8192>, <1>], lmem_strides = [<256>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
-                g5.tiu {acc = #g5.lmem<mod(n.seq, 2)*262144, pitch 256, f32>, a = #g5.lmem<mod(k.seq, 2)*32768 + 524288, pitch 64, bf16>, b = #g5.lmem<mod(k.seq, 2)*32768 + 589824, pitch 256, bf16>, m = <256>, n = <256>, k = <64>, accumulate = <k>, transpose_b = false} after [gdma-0, vec-1] at "blocks.dense.ffn.down_proj"
-              }
-              g5.vec {kind = "convert", ins = [#g5.lmem<mod(n.seq, 2)*262144, pitch 256, f32>], outs = [#g5.lmem<mod(n.seq, 2)*131072 + 655360, pitch 256, bf16>], updates = [], rows = <256>, columns = <256>, params = {}} after [tiu-0, gdma-449] at "blocks.dense.ffn.down_proj"
-              g5.gdma {direction = "store", dram = <floordiv(core, 8)*8388608 + m*4194304 + mod(core, 8)*2048 + n*512 + 17916520960>, lmem = <mod(n.seq, 2)*131072 + 655360>, shape = [<256>, <256>], dram_strides = [<8192>, <1>], lmem_strides = [<256>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
+          g5.loop n < <11> at "blocks.dense.ffn.down_proj" {
+            g5.loop k < <38> at "blocks.dense.ffn.down_proj" {
+              g5.gdma {direction = "load", dram = <floordiv(core, 4)*3670016 + k*384 + 17857800704>, lmem = <mod(k.seq, 2)*98304 + 393216>, shape = [<256>, <min(-k*192 + 7168, 192)>], dram_strides = [<7168>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
+              g5.gdma {direction = "load", dram = <k*3145728 + layer*117440512 + mod(core, 4)*4096 + n*384 + 7886618624>, lmem = <mod(k.seq, 2)*73728 + 589824>, shape = [<min(-k*192 + 7168, 192)>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.ffn.down_proj"
+              g5.tiu {acc = #g5.lmem<mod(n.seq, 2)*196608, pitch 192, f32>, a = #g5.lmem<mod(k.seq, 2)*98304 + 393216, pitch 192, bf16>, b = #g5.lmem<mod(k.seq, 2)*73728 + 589824, pitch 192, bf16>, m = <256>, n = <min(-n*192 + 2048, 192)>, k = <min(-k*192 + 7168, 192)>, accumulate = <k>, transpose_b = false} after [gdma-0, vec-1] at "blocks.dense.ffn.down_proj"
             }
+            g5.vec {kind = "convert", ins = [#g5.lmem<mod(n.seq, 2)*196608, pitch 192, f32>], outs = [#g5.lmem<mod(n.seq, 2)*98304 + 737280, pitch 192, bf16>], updates = [], rows = <256>, columns = <min(-n*192 + 2048, 192)>, params = {}} after [tiu-0, gdma-153] at "blocks.dense.ffn.down_proj"
+            g5.gdma {direction = "store", dram = <floordiv(core, 4)*4194304 + mod(core, 4)*4096 + n*384 + 17916520960>, lmem = <mod(n.seq, 2)*98304 + 737280>, shape = [<256>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
           }
         }
         g5.cdma {kind = "reduce_scatter", ins = [#g5.dram<17916520960, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17824246272, [1024, 8192], strides [8192, 1], bf16>], params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"

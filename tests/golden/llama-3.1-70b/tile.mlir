@@ -25,20 +25,18 @@
           }
         }
         tile.kernel() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.ffn.down_proj" {
-          tile.for m < <2> at "blocks.dense.ffn.down_proj" {
-            tile.for n < <4> at "blocks.dense.ffn.down_proj" {
-              %102 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 256], f32>
-              tile.for k < <112> at "blocks.dense.ffn.down_proj" {
-                %103 = tile.alloc() {slots = 2, address = 524288} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 64], bf16>
-                tile.load(%29, %103) {offsets = [<floordiv(core, 8)*512 + m*256>, <k*64>], sizes = [<256>, <64>]} at "blocks.dense.ffn.down_proj"
-                %104 = tile.alloc() {slots = 2, address = 589824} at "blocks.dense.ffn.down_proj" : !tile.buffer<[64, 256], bf16>
-                tile.load(%30, %104) {offsets = [<layer>, <k*64>, <mod(core, 8)*1024 + n*256>], sizes = [<1>, <64>, <256>]} at "blocks.dense.ffn.down_proj"
-                tile.mma(%102, %103, %104) {m = <256>, n = <256>, k = <64>, accumulate = <k>, transpose_b = false} at "blocks.dense.ffn.down_proj"
-              }
-              %105 = tile.alloc() {slots = 2, address = 655360} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 256], bf16>
-              tile.vector([%102], [%105], []) {kind = "convert", rows = <256>, columns = <256>, params = {}} at "blocks.dense.ffn.down_proj"
-              tile.store(%31, %105) {offsets = [<floordiv(core, 8)*512 + m*256>, <mod(core, 8)*1024 + n*256>], sizes = [<256>, <256>]} at "blocks.dense.ffn.down_proj"
+          tile.for n < <11> at "blocks.dense.ffn.down_proj" {
+            %102 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], f32>
+            tile.for k < <38> at "blocks.dense.ffn.down_proj" {
+              %103 = tile.alloc() {slots = 2, address = 393216} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], bf16>
+              tile.load(%29, %103) {offsets = [<floordiv(core, 4)*256>, <k*192>], sizes = [<256>, <min(-k*192 + 7168, 192)>]} at "blocks.dense.ffn.down_proj"
+              %104 = tile.alloc() {slots = 2, address = 589824} at "blocks.dense.ffn.down_proj" : !tile.buffer<[192, 192], bf16>
+              tile.load(%30, %104) {offsets = [<layer>, <k*192>, <mod(core, 4)*2048 + n*192>], sizes = [<1>, <min(-k*192 + 7168, 192)>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
+              tile.mma(%102, %103, %104) {m = <256>, n = <min(-n*192 + 2048, 192)>, k = <min(-k*192 + 7168, 192)>, accumulate = <k>, transpose_b = false} at "blocks.dense.ffn.down_proj"
             }
+            %105 = tile.alloc() {slots = 2, address = 737280} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], bf16>
+            tile.vector([%102], [%105], []) {kind = "convert", rows = <256>, columns = <min(-n*192 + 2048, 192)>, params = {}} at "blocks.dense.ffn.down_proj"
+            tile.store(%31, %105) {offsets = [<floordiv(core, 4)*256>, <mod(core, 4)*2048 + n*192>], sizes = [<256>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
           }
         }
         tile.collective([%31], [%32]) {kind = "reduce_scatter", params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
@@ -69,20 +67,18 @@
           }
         }
         tile.kernel() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.ffn.down_proj" {
-          tile.for m < <2> at "blocks.dense.ffn.down_proj" {
-            tile.for n < <4> at "blocks.dense.ffn.down_proj" {
-              %214 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 256], f32>
-              tile.for k < <112> at "blocks.dense.ffn.down_proj" {
-                %215 = tile.alloc() {slots = 2, address = 524288} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 64], bf16>
-                tile.load(%136, %215) {offsets = [<floordiv(core, 8)*512 + m*256>, <k*64>], sizes = [<256>, <64>]} at "blocks.dense.ffn.down_proj"
-                %216 = tile.alloc() {slots = 2, address = 589824} at "blocks.dense.ffn.down_proj" : !tile.buffer<[64, 256], bf16>
-                tile.load(%137, %216) {offsets = [<layer - 40>, <k*64>, <mod(core, 8)*1024 + n*256>], sizes = [<1>, <64>, <256>]} at "blocks.dense.ffn.down_proj"
-                tile.mma(%214, %215, %216) {m = <256>, n = <256>, k = <64>, accumulate = <k>, transpose_b = false} at "blocks.dense.ffn.down_proj"
-              }
-              %217 = tile.alloc() {slots = 2, address = 655360} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 256], bf16>
-              tile.vector([%214], [%217], []) {kind = "convert", rows = <256>, columns = <256>, params = {}} at "blocks.dense.ffn.down_proj"
-              tile.store(%138, %217) {offsets = [<floordiv(core, 8)*512 + m*256>, <mod(core, 8)*1024 + n*256>], sizes = [<256>, <256>]} at "blocks.dense.ffn.down_proj"
+          tile.for n < <11> at "blocks.dense.ffn.down_proj" {
+            %214 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], f32>
+            tile.for k < <38> at "blocks.dense.ffn.down_proj" {
+              %215 = tile.alloc() {slots = 2, address = 393216} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], bf16>
+              tile.load(%136, %215) {offsets = [<floordiv(core, 4)*256>, <k*192>], sizes = [<256>, <min(-k*192 + 7168, 192)>]} at "blocks.dense.ffn.down_proj"
+              %216 = tile.alloc() {slots = 2, address = 589824} at "blocks.dense.ffn.down_proj" : !tile.buffer<[192, 192], bf16>
+              tile.load(%137, %216) {offsets = [<layer - 40>, <k*192>, <mod(core, 4)*2048 + n*192>], sizes = [<1>, <min(-k*192 + 7168, 192)>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
+              tile.mma(%214, %215, %216) {m = <256>, n = <min(-n*192 + 2048, 192)>, k = <min(-k*192 + 7168, 192)>, accumulate = <k>, transpose_b = false} at "blocks.dense.ffn.down_proj"
             }
+            %217 = tile.alloc() {slots = 2, address = 737280} at "blocks.dense.ffn.down_proj" : !tile.buffer<[256, 192], bf16>
+            tile.vector([%214], [%217], []) {kind = "convert", rows = <256>, columns = <min(-n*192 + 2048, 192)>, params = {}} at "blocks.dense.ffn.down_proj"
+            tile.store(%138, %217) {offsets = [<floordiv(core, 4)*256>, <mod(core, 4)*2048 + n*192>], sizes = [<256>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
           }
         }
         tile.collective([%138], [%139]) {kind = "reduce_scatter", params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"

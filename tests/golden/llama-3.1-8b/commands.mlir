@@ -1,11 +1,11 @@
       g5.program() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.gqa.q_proj" {
-        g5.gdma {direction = "load", dram = <core*128 + layer*33554432 + 1050935424>, lmem = <0>, shape = [<4096>, <64>], dram_strides = [<4096>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} at "blocks.dense.gqa.q_proj"
-        g5.loop m < <2> at "blocks.dense.gqa.q_proj" {
-          g5.gdma {direction = "load", dram = <m*131072 + 33248862336>, lmem = <mod(m.seq, 2)*131072 + 655360>, shape = [<16>, <4096>], dram_strides = [<4096>, <1>], lmem_strides = [<4096>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.gqa.q_proj"
-          g5.tiu {acc = #g5.lmem<mod(m.seq, 2)*4096 + 524288, pitch 64, f32>, a = #g5.lmem<mod(m.seq, 2)*131072 + 655360, pitch 4096, bf16>, b = #g5.lmem<0, pitch 64, bf16>, m = <16>, n = <64>, k = <4096>, accumulate = <0>, transpose_b = false} after [gdma-0, vec-1] at "blocks.dense.gqa.q_proj"
-          g5.vec {kind = "convert", ins = [#g5.lmem<mod(m.seq, 2)*4096 + 524288, pitch 64, f32>], outs = [#g5.lmem<mod(m.seq, 2)*2048 + 917504, pitch 64, bf16>], updates = [], rows = <16>, columns = <64>, params = {}} after [tiu-0, gdma-3] at "blocks.dense.gqa.q_proj"
-          g5.gdma {direction = "store", dram = <core*128 + m*131072 + 33249124480>, lmem = <mod(m.seq, 2)*2048 + 917504>, shape = [<16>, <64>], dram_strides = [<4096>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.gqa.q_proj"
+        g5.loop k < <3> at "blocks.dense.gqa.q_proj" {
+          g5.gdma {direction = "load", dram = <k*3072 + 33248862336>, lmem = <mod(k.seq, 2)*98304 + 131072>, shape = [<32>, <min(-k*1536 + 4096, 1536)>], dram_strides = [<4096>, <1>], lmem_strides = [<1536>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.gqa.q_proj"
+          g5.gdma {direction = "load", dram = <core*128 + k*12582912 + layer*33554432 + 1050935424>, lmem = <mod(k.seq, 2)*196608 + 327680>, shape = [<min(-k*1536 + 4096, 1536)>, <64>], dram_strides = [<4096>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.gqa.q_proj"
+          g5.tiu {acc = #g5.lmem<0, pitch 64, f32>, a = #g5.lmem<mod(k.seq, 2)*98304 + 131072, pitch 1536, bf16>, b = #g5.lmem<mod(k.seq, 2)*196608 + 327680, pitch 64, bf16>, m = <32>, n = <64>, k = <min(-k*1536 + 4096, 1536)>, accumulate = <k>, transpose_b = false} after [gdma-0] at "blocks.dense.gqa.q_proj"
         }
+        g5.vec {kind = "convert", ins = [#g5.lmem<0, pitch 64, f32>], outs = [#g5.lmem<720896, pitch 64, bf16>], updates = [], rows = <32>, columns = <64>, params = {}} after [tiu-0] at "blocks.dense.gqa.q_proj"
+        g5.gdma {direction = "store", dram = <core*128 + 33249124480>, lmem = <720896>, shape = [<32>, <64>], dram_strides = [<4096>, <1>], lmem_strides = [<64>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.gqa.q_proj"
       }
       g5.program() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
         g5.loop u < <4> at "blocks.dense.gqa.attention" {

@@ -1,15 +1,15 @@
       tile.kernel() {cores = 64, op_name = "layer.matmul"} at "blocks.dense.gqa.q_proj" {
-        %37 = tile.alloc() {slots = 1, address = 0} at "blocks.dense.gqa.q_proj" : !tile.buffer<[4096, 64], bf16>
-        tile.load(%5, %37) {offsets = [<layer>, <0>, <core*64>], sizes = [<1>, <4096>, <64>]} at "blocks.dense.gqa.q_proj"
-        tile.for m < <2> at "blocks.dense.gqa.q_proj" {
-          %38 = tile.alloc() {slots = 2, address = 524288} at "blocks.dense.gqa.q_proj" : !tile.buffer<[16, 64], f32>
-          %39 = tile.alloc() {slots = 2, address = 655360} at "blocks.dense.gqa.q_proj" : !tile.buffer<[16, 4096], bf16>
-          tile.load(%4, %39) {offsets = [<m*16>, <0>], sizes = [<16>, <4096>]} at "blocks.dense.gqa.q_proj"
-          tile.mma(%38, %39, %37) {m = <16>, n = <64>, k = <4096>, accumulate = <0>, transpose_b = false} at "blocks.dense.gqa.q_proj"
-          %40 = tile.alloc() {slots = 2, address = 917504} at "blocks.dense.gqa.q_proj" : !tile.buffer<[16, 64], bf16>
-          tile.vector([%38], [%40], []) {kind = "convert", rows = <16>, columns = <64>, params = {}} at "blocks.dense.gqa.q_proj"
-          tile.store(%6, %40) {offsets = [<m*16>, <core*64>], sizes = [<16>, <64>]} at "blocks.dense.gqa.q_proj"
+        %37 = tile.alloc() {slots = 1, address = 0} at "blocks.dense.gqa.q_proj" : !tile.buffer<[32, 64], f32>
+        tile.for k < <3> at "blocks.dense.gqa.q_proj" {
+          %38 = tile.alloc() {slots = 2, address = 131072} at "blocks.dense.gqa.q_proj" : !tile.buffer<[32, 1536], bf16>
+          tile.load(%4, %38) {offsets = [<0>, <k*1536>], sizes = [<32>, <min(-k*1536 + 4096, 1536)>]} at "blocks.dense.gqa.q_proj"
+          %39 = tile.alloc() {slots = 2, address = 327680} at "blocks.dense.gqa.q_proj" : !tile.buffer<[1536, 64], bf16>
+          tile.load(%5, %39) {offsets = [<layer>, <k*1536>, <core*64>], sizes = [<1>, <min(-k*1536 + 4096, 1536)>, <64>]} at "blocks.dense.gqa.q_proj"
+          tile.mma(%37, %38, %39) {m = <32>, n = <64>, k = <min(-k*1536 + 4096, 1536)>, accumulate = <k>, transpose_b = false} at "blocks.dense.gqa.q_proj"
         }
+        %40 = tile.alloc() {slots = 1, address = 720896} at "blocks.dense.gqa.q_proj" : !tile.buffer<[32, 64], bf16>
+        tile.vector([%37], [%40], []) {kind = "convert", rows = <32>, columns = <64>, params = {}} at "blocks.dense.gqa.q_proj"
+        tile.store(%6, %40) {offsets = [<0>, <core*64>], sizes = [<32>, <64>]} at "blocks.dense.gqa.q_proj"
       }
       tile.kernel() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
         tile.for u < <4> at "blocks.dense.gqa.attention" {
