@@ -93,33 +93,37 @@ def _expected(routing: Routing, tokens: int) -> tuple[float, float]:
 
 
 def _draw_few(routing: Routing, tokens: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Rows and hits [draw, expert] of tokens drawn one by one, with the experts placed anew in every draw."""
+    """Rows and hits [draw, expert] of tokens drawn one by one."""
     draws = min(DRAWS, max(1, CHOICES_AT_ONCE // (tokens * routing.top_k)))
     if routing.zipf == 0.0 and routing.top_k**2 <= 2 * routing.experts:
         choices = _uniform(routing, draws * tokens, random).reshape(draws, -1)
     else:
         choices = _pool(routing)[random.integers(TOKEN_POOL, size=(draws, tokens))].reshape(draws, -1)
-    places = _placements(draws, routing.experts, random)
-    cells = np.take_along_axis(places, choices, axis=1) + np.arange(draws)[:, None] * routing.experts
+    cells = choices + np.arange(draws)[:, None] * routing.experts
     rows = np.bincount(cells.ravel(), minlength=draws * routing.experts).reshape(draws, routing.experts)
-    return rows.astype(np.float64), (rows > 0).astype(np.float64)
+    return _placed(routing, rows.astype(np.float64), (rows > 0).astype(np.float64), random)
 
 
 def _draw_many(routing: Routing, tokens: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Rows and hits [draw, expert] of so many tokens that the rows of an expert are normal."""
     chance = _chances(routing)
-    places = _placements(DRAWS, routing.experts, random)
     variance = tokens * chance * (1.0 - chance)
     noise = np.sqrt(variance) * random.standard_normal((DRAWS, routing.experts))
     if variance.sum() > 0.0:  # tokens * top_k rows in all: what is too many goes where rows vary most
         noise -= noise.sum(axis=1, keepdims=True) * variance / variance.sum()
     rows = np.maximum(0.0, tokens * chance + noise)
     hit = random.random((DRAWS, routing.experts)) < 1.0 - (1.0 - chance) ** tokens
-    return np.take_along_axis(rows, places, axis=1), np.take_along_axis(hit, places, axis=1).astype(np.float64)
+    return _placed(routing, rows, hit.astype(np.float64), random)
 
 
-def _placements(draws: int, experts: int, random: np.random.Generator) -> IntArray:
-    return random.permuted(np.tile(np.arange(experts), (draws, 1)), axis=1)
+def _placed(
+    routing: Routing, rows: FloatArray, hit: FloatArray, random: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Rows and hits with the experts on ranks regardless of their popularity; equal ones need no shuffling."""
+    if routing.zipf == 0.0:
+        return rows, hit
+    places = random.permuted(np.tile(np.arange(routing.experts), (len(rows), 1)), axis=1)
+    return np.take_along_axis(rows, places, axis=1), np.take_along_axis(hit, places, axis=1)
 
 
 def _uniform(routing: Routing, tokens: int, random: np.random.Generator) -> IntArray:
