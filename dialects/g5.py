@@ -41,7 +41,7 @@ from .expr import Expr, ExprAttr, parse_expr
 from .g5_table import TableAttr
 from .interfaces import Work, WorkInterface
 from .tensor import ShapeAttr, shape_text
-from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, StoredOp, running_count
+from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, NamedLoopOp, StoredOp
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 """The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
@@ -266,35 +266,11 @@ class ProgramOp(BodyOp, WorkInterface):
 
 
 @irdl_op_definition
-class LoopOp(BodyOp):
-    """The body runs for `symbol` = 0 .. count-1; `symbol.seq` counts all runs of the body on this core so far."""
+class LoopOp(NamedLoopOp):
+    """A loop of commands; `symbol.seq` counts all runs of the body on this core so far."""
 
     name = "g5.loop"
-    symbol = prop_def(StringAttr)
-    count = prop_def(ExprAttr)
     traits = traits_def(NoTerminator())
-    body = region_def("single_block")
-
-    def defined_symbols(self) -> tuple[str, ...]:
-        """The iteration number and the running count."""
-        return (self.symbol.data, running_count(self.symbol.data))
-
-    def print(self, printer: Printer) -> None:
-        """Print `k < <count> at "path" { .. }`."""
-        printer.print_string(f" {self.symbol.data} < <{self.count.data}> at ")
-        printer.print_string_literal(self.path.data)
-        printer.print_string(" ")
-        printer.print_region(self.body)
-
-    @classmethod
-    def parse(cls, parser: Parser) -> Self:
-        """Parse what `print` prints."""
-        symbol = parser.parse_identifier()
-        parser.parse_punctuation("<")
-        count = ExprAttr(ExprAttr.parse_parameter(parser))
-        parser.parse_keyword("at")
-        path = parse_text(parser)
-        return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
 
 
 @irdl_op_definition

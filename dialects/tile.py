@@ -20,6 +20,7 @@ that loads of one iteration may run while the previous iteration computes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
@@ -250,7 +251,7 @@ class ProgramOp(PmcOp):
     traits = traits_def(IsolatedFromAbove(), NoTerminator())
 
 
-class StoredOp(PmcOp):
+class StoredOp(PmcOp, ABC):
     """An array in the DRAM of a rank.  Of repeated layers it may hold a part: the pipeline stage that it stands in."""
 
     first = opt_prop_def(IntegerAttr)
@@ -259,9 +260,9 @@ class StoredOp(PmcOp):
     """How many layers of this path the whole model stores, when the array holds fewer; else left out."""
 
     @property
+    @abstractmethod
     def memref(self) -> MemRefType:
         """The type of the array."""
-        raise NotImplementedError
 
     @property
     def all_dims(self) -> tuple[int, ...]:
@@ -412,15 +413,11 @@ def _span(op: AllocOp) -> str:
     return f"{op.byte_range.start}..{op.byte_range.stop - 1}"
 
 
-@irdl_op_definition
-class ForOp(BodyOp):
-    """The body runs for `symbol` = 0 .. count-1: `tile.for k < <14> at "path" { .. }`."""
+class NamedLoopOp(BodyOp):
+    """The body runs for `symbol` = 0 .. count-1: `k < <14> at "path" { .. }`."""
 
-    name = "tile.for"
     symbol = prop_def(StringAttr)
     count = prop_def(ExprAttr)
-    traits = traits_def(NoTerminator())
-    body = region_def("single_block")
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The iteration number and the running count."""
@@ -442,6 +439,14 @@ class ForOp(BodyOp):
         parser.parse_keyword("at")
         path = parse_text(parser)
         return cls.make([], [], path, {"symbol": symbol, "count": count}, [parser.parse_region()])
+
+
+@irdl_op_definition
+class ForOp(NamedLoopOp):
+    """A loop of a kernel; `symbol.seq` counts all runs of the body on this core so far."""
+
+    name = "tile.for"
+    traits = traits_def(NoTerminator())
 
 
 # -- inside a kernel --------------------------------------------------------------------------------------------
