@@ -10,6 +10,7 @@ print(result.ttft_us, result.tpot_us)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -34,12 +35,13 @@ class EvaluationOptions:
     accounting: Accounting | None = None
     overlap: Overlap = Overlap.NONE
     calibration: Calibration | None = None
+    tile_cache: Path | None = None
 
     def evaluator(self, module: ModuleOp) -> StepEvaluator:
         """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError."""
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
-        return StepEvaluator(module, self.level, self.accounting, self.overlap)
+        return StepEvaluator(module, self.level, self.accounting, self.overlap, self.tile_cache)
 
 
 def overlap_of(name: str) -> Overlap:

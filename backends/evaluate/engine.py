@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..cost.core import CoreCostModel
 from ..cost.model import CostModel, Granularity, OpCost, Target
 from ..cost.movements import collective_of
 from ..cost.tile import TileCostModel
+from ..cost.tile_cache import TileCache
 from .calibration import CalibratedCostModel
 from .expert_load import BusiestRankCostModel
 from .metrics import EngineResult, StageMetrics, StepMetrics
@@ -57,12 +59,7 @@ def evaluate_module(
     the target cannot run.
     """
     granularity = granularity_of(level)
-    program = program_of(module)
-    if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):
-        raise PmcError(
-            f"a program at the {level_of(module)} level is tiled already: it is evaluated at the level chip, "
-            f"the level {level} takes one at the dist level"
-        )
+    program = program_at(module, granularity)
     model = cost_model(granularity, Target.of(module), accounting or default_accounting())
     return cost_program(program, model, symbol_values(module, bindings or {})).result(granularity)
 
@@ -158,8 +155,13 @@ def granularity_of(level: str) -> Granularity:
     return Granularity(level)
 
 
-def cost_model(granularity: Granularity, target: Target, accounting: Accounting) -> CostModel:
-    """The cost model of a granularity, with experts as loaded as the accounting says, calibrated where there is how."""
+def cost_model(
+    granularity: Granularity, target: Target, accounting: Accounting, tile_cache: Path | None = None
+) -> CostModel:
+    """The cost model of a granularity, with experts as loaded as the accounting says, calibrated where there is how.
+
+    Results of tile searches are kept in the folder `tile_cache`, if one is given.
+    """
     model: CostModel
     match granularity:
         case Granularity.CHIP:
@@ -167,7 +169,7 @@ def cost_model(granularity: Granularity, target: Target, accounting: Accounting)
         case Granularity.CORE:
             model = CoreCostModel(target, accounting)
         case Granularity.TILE:
-            model = TileCostModel(target, accounting)
+            model = TileCostModel(target, accounting, TileCache(tile_cache))
     if accounting.expert_load == "busiest" and target.zipf is not None:
         model = BusiestRankCostModel(model, target.zipf)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
@@ -180,6 +182,17 @@ def program_of(module: ModuleOp) -> Program:
         found = f"{len(programs)} programs" if programs else f"a module at the {level_of(module)} level"
         raise PmcError(f"expected one program at the layer level or below, found {found}")
     return programs[0]
+
+
+def program_at(module: ModuleOp, granularity: Granularity) -> Program:
+    """The program of a module.  Raises PmcError also when it is tiled already but `granularity` chooses tiles."""
+    program = program_of(module)
+    if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):
+        raise PmcError(
+            f"a program at the {level_of(module)} level is tiled already: it is evaluated at the level chip, "
+            f"the level {granularity.value} takes one at the dist level"
+        )
+    return program
 
 
 def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:

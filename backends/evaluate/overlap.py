@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
 from ...dialects.errors import PmcError
 from ..cost.accounting import Accounting, default_accounting
 from ..cost.model import Target
-from .engine import CostedProgram, cost_model, cost_program, granularity_of, program_of, symbol_values
+from .engine import CostedProgram, cost_model, cost_program, granularity_of, program_at, symbol_values
 from .metrics import EngineResult, StageMetrics, StepMetrics
 from .schedule import Schedule, Wait, serial_schedule, stream_schedule
 
@@ -85,14 +86,18 @@ class StepEvaluator:
         level: str = "chip",
         accounting: Accounting | None = None,
         overlap: Overlap = Overlap.NONE,
+        tile_cache: Path | None = None,
     ) -> None:
-        """Raises PmcError for an unknown level, a module without one program, or one without a target."""
+        """Raises PmcError for an unknown level, a module without one program, or one without a target.
+
+        Tile searches are kept in the folder `tile_cache`, if one is given.
+        """
         self.module = module
         self.granularity = granularity_of(level)
-        self.program = program_of(module)
+        self.program = program_at(module, self.granularity)
         self.accounting = accounting or default_accounting()
         self.target = Target.of(module)
-        self.model = cost_model(self.granularity, self.target, self.accounting)
+        self.model = cost_model(self.granularity, self.target, self.accounting, tile_cache)
         self.overlap = overlap
 
     @property

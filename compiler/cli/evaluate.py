@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...dialects.errors import PmcError
-from ..files import check_writable_file
+from ..files import check_writable_file, prepare_folder
 from .output import TableFormat, deliver, progress
 from .target import Output, TargetOptions, takes_target
 
@@ -49,6 +50,9 @@ def evaluate_command(
         int | None,
         typer.Option(help="Parts of the batch in the pipeline; without it the most that divide it, up to one a stage."),
     ] = None,
+    tile_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the results of tile searches here, for the next time.")
+    ] = None,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -59,6 +63,8 @@ def evaluate_command(
     With --isl and --osl, prefill and decode of the deployment are both compiled, and its phase and lengths are ignored.
     """
     check_writable_file(output)
+    if tile_cache is not None:
+        prepare_folder(tile_cache)
     with progress(f"evaluating {model}"):
         from ..config import load_accounting, load_calibration
         from ..evaluation import EvaluationOptions, overlap_of
@@ -68,6 +74,7 @@ def evaluate_command(
             load_accounting(accounting),
             overlap_of(overlap),
             None if calibration is None else load_calibration(calibration),
+            tile_cache,
         )
         if isl is None and osl is None:
             if micro_batches is not None:
