@@ -62,9 +62,8 @@ def main() -> None:
     repeats: int = parser.parse_args().repeats
     print(ROW.format("4-layer MLA + MoE on 8 ranks", "measured", "limit", "reached"))
     seconds = min(check_seconds() for _ in range(repeats))
-    print(
-        ROW.format("pmc check, all levels, both phases (s)", f"{seconds:.1f}", CHECK_LIMIT_S, seconds < CHECK_LIMIT_S)
-    )
+    reached = "yes" if seconds < CHECK_LIMIT_S else "NO"
+    print(ROW.format("pmc check, all levels, both phases (s)", f"{seconds:.1f}", CHECK_LIMIT_S, reached))
     for phase, batch, kv_len in (("prefill", 5, 5), ("prefill", 16, 24), ("decode", 5, 11), ("decode", 64, 100)):
         rate = commands_per_second(phase, batch, kv_len, repeats)
         label = f"commands/s, {phase} of batch {batch}, kv_len {kv_len}"
