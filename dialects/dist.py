@@ -40,6 +40,9 @@ SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
 whole) say which part of the whole they are."""
 
+PIPELINE = "pp"
+"""The mesh axis of the pipeline stages."""
+
 # -- the mesh ---------------------------------------------------------------------------------------------------
 
 

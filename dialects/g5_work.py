@@ -7,27 +7,29 @@ transfers, where a block that several cores load in the same iteration is read o
 from __future__ import annotations
 
 import numpy as np
-from xdsl.ir import Attribute, Operation
 
-from .arch import ChipAttr
+from .errors import PmcError
 from .expr import Expr, expr, product
 from .g5 import GatherOp, GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp, VectorCommandOp
 from .g5_expand import Ints, Runs, expand
 from .interfaces import Unit, Work
-from .tensor import element_bits, element_name
+from .tensor import element_name
 from .tile import CORE
-from .tile_work import vector_flops_per_element
+from .tile_work import multicasts, packed_bytes, vector_flops_per_element
 
 
 def program_work(program: ProgramOp) -> Work:
     """FLOPs and bytes of one run of `program`, in its first layer where it stands in a repeat.
 
-    Raises ValueError for a program whose loops were unrolled into tables.
+    Raises PmcError for a program whose loops were unrolled into tables.
     """
     if any(isinstance(op, QueueOp) for op in program.body.block.ops):
-        raise ValueError(f"g5.program at '{program.path.data}' holds tables, only loops of commands can be counted")
+        raise PmcError(
+            f"g5.program at '{program.path.data}' was unrolled into tables of one core; "
+            "take the module before unroll-commands"
+        )
     symbols = _layer_symbols(program)
-    multicast = _multicasts(program)
+    multicast = multicasts(program)
     cube_flops = vector_flops = bytes_read = bytes_written = 0
     cube_type = vector_type = moved_type = ""
     for runs in expand(program, range(program.cores.value.data), symbols):
@@ -41,15 +43,15 @@ def program_work(program: ProgramOp) -> Work:
                 if op.ins.data:
                     vector_type = vector_type or element_name(op.ins.data[0].element_type)
             case GatherOp() as op:
-                bytes_read += _bytes(_total(runs, op.count.data * op.columns.data), op.lmem.element_type)
+                bytes_read += packed_bytes(_total(runs, op.count.data * op.columns.data), op.lmem.element_type)
                 moved_type = moved_type or element_name(op.lmem.element_type)
             case GdmaOp() as op:
                 elements = product(size.data for size in op.shape.data)
                 if op.direction.data == "store":
-                    bytes_written += _bytes(_total(runs, elements), op.element_type)
+                    bytes_written += packed_bytes(_total(runs, elements), op.element_type)
                 else:
                     moved = _distinct(runs, op, elements) if multicast else _total(runs, elements)
-                    bytes_read += _bytes(moved, op.element_type)
+                    bytes_read += packed_bytes(moved, op.element_type)
                     moved_type = moved_type or element_name(op.element_type)
             case _:
                 pass
@@ -74,10 +76,6 @@ def _distinct(runs: Runs, op: GdmaOp, elements: Expr) -> int:
     return int(runs.value(elements)[first].sum())
 
 
-def _bytes(elements: int, element_type: Attribute) -> int:
-    return -(-elements * element_bits(element_type) // 8)
-
-
 def _layer_symbols(program: ProgramOp) -> dict[str, int]:
     symbols: dict[str, int] = {}
     parent = program.parent_op()
@@ -86,12 +84,3 @@ def _layer_symbols(program: ProgramOp) -> dict[str, int]:
             symbols[parent.symbol.data] = parent.first.value.data
         parent = parent.parent_op()
     return symbols
-
-
-def _multicasts(op: Operation) -> bool:
-    """Whether the chip of the module multicasts; a chip that is not on the module is taken to."""
-    top = op
-    while (parent := top.parent_op()) is not None:
-        top = parent
-    chip = top.attributes.get("arch.chip")
-    return chip.data.gdma_multicast if isinstance(chip, ChipAttr) else True

@@ -46,7 +46,7 @@ from xdsl.utils.exceptions import VerifyException
 from .assembly import PmcOp, parse_text, parse_value_use
 from .expr import Expr, ExprAttr, expr, product
 from .interfaces import SEQUENCES, WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
-from .tensor import ShapeAttr, TensorType, element_bits, element_name, shape_text, tensor
+from .tensor import ShapeAttr, TensorType, element_bits, element_name, shape_text, tensor, verify_carried
 
 # -- the base of all tensor ops ---------------------------------------------------------------------------------
 
@@ -234,20 +234,16 @@ class RepeatOp(PmcOp):
             raise VerifyException(
                 f"layer.repeat at '{self.path.data}': iterations {first}..{first + count} of {total} stored layers"
             )
-        types = [v.type for v in self.inits]
         last = block.last_op
         if not isinstance(last, YieldOp):
             raise VerifyException(f"layer.repeat at '{self.path.data}': the body must end in layer.yield")
-        for what, found in (
-            ("block arguments", [a.type for a in block.args]),
-            ("yielded values", [v.type for v in last.values]),
-            ("results", list(self.result_types)),
-        ):
-            if found != types:
-                raise VerifyException(
-                    f"layer.repeat at '{self.path.data}': {what} have types "
-                    f"{', '.join(map(str, found))}, the initial values {', '.join(map(str, types))}"
-                )
+        verify_carried(
+            f"layer.repeat at '{self.path.data}'",
+            [v.type for v in self.inits],
+            block_arguments=[a.type for a in block.args],
+            yielded_values=[v.type for v in last.values],
+            results=list(self.result_types),
+        )
 
     @property
     def trip_count(self) -> int:

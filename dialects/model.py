@@ -41,7 +41,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
 from .assembly import PmcOp
-from .tensor import TensorType, tensor
+from .tensor import TensorType, tensor, verify_carried
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
@@ -121,20 +121,17 @@ class RepeatOp(PmcOp):
         where = f"model.repeat at '{self.path.data}'"
         if self.trip_count < 1:
             raise VerifyException(f"{where}: count is {self.trip_count}, must be at least 1")
-        block, types = self.body.block, [v.type for v in self.inits]
+        block = self.body.block
         last = block.last_op
         if not isinstance(last, YieldOp):
             raise VerifyException(f"{where}: the body must end in model.yield")
-        for what, found in (
-            ("block arguments", [a.type for a in block.args]),
-            ("yielded values", [v.type for v in last.values]),
-            ("results", list(self.result_types)),
-        ):
-            if found != types:
-                raise VerifyException(
-                    f"{where}: {what} have types {', '.join(map(str, found))}, "
-                    f"the initial values {', '.join(map(str, types))}"
-                )
+        verify_carried(
+            where,
+            [v.type for v in self.inits],
+            block_arguments=[a.type for a in block.args],
+            yielded_values=[v.type for v in last.values],
+            results=list(self.result_types),
+        )
 
     @property
     def trip_count(self) -> int:

@@ -143,6 +143,16 @@ def element_name(element_type: Attribute) -> str:
     return str(element_type)
 
 
+def verify_carried(where: str, types: Sequence[Attribute], **found: Sequence[Attribute]) -> None:
+    """Raise unless all values that an iteration hands to the next have `types`; `found` names them by what they are."""
+    for what, actual in found.items():
+        if list(actual) != list(types):
+            raise VerifyException(
+                f"{where}: {what.replace('_', ' ')} have types {', '.join(map(str, actual))}, "
+                f"the initial values {', '.join(map(str, types))}"
+            )
+
+
 def tensor(value: SSAValue) -> TensorType:
     """The type of `value`, which must be a tensor."""
     if not isinstance(value.type, TensorType):

@@ -110,7 +110,7 @@ def kernel_work(kernel: KernelOp) -> Work:
     Blocks that several cores load in the same iteration are read once where the chip multicasts; a chip that is not
     on the module is taken to.
     """
-    multicast = _multicasts(kernel)
+    multicast = multicasts(kernel)
     mma_flops = vector_flops = bytes_read = bytes_written = 0
     mma_type = vector_type = moved_type = ""
     for op in kernel.walk():
@@ -159,7 +159,7 @@ def transfer_bytes(op: CommandOp, multicast: bool) -> int:
     """The bytes that a transfer moves from or to DRAM over all cores and iterations."""
     if isinstance(op, GatherOp):
         size = op.count.data * op.columns.data
-        return _bytes(iterations(op, [size]).sum(size), memref_type(op.memref).element_type)
+        return packed_bytes(iterations(op, [size]).sum(size), memref_type(op.memref).element_type)
     assert isinstance(op, LoadOp | StoreOp)
     sizes = [_expr(s) for s in op.sizes.data]
     elements = sizes[0]
@@ -167,7 +167,7 @@ def transfer_bytes(op: CommandOp, multicast: bool) -> int:
         elements = elements * size
     element = memref_type(op.memref).element_type
     if isinstance(op, StoreOp) or not multicast:
-        return _bytes(iterations(op, sizes).sum(elements), element)
+        return packed_bytes(iterations(op, sizes).sum(elements), element)
     offsets = [_expr(o) for o in op.offsets.data]
     points = iterations(op, [*offsets, *sizes])
     loops = [points.symbols[n] for n in points.symbols if n != CORE and points.symbols[n].ndim]
@@ -179,7 +179,7 @@ def transfer_bytes(op: CommandOp, multicast: bool) -> int:
     order = np.lexsort((points.times, *keys))
     keys, moved, times = keys[:, order], moved[order], points.times[order]
     last = np.append((keys[:, 1:] != keys[:, :-1]).any(axis=0), True)
-    return _bytes(int((moved * times)[last].sum()), element)
+    return packed_bytes(int((moved * times)[last].sum()), element)
 
 
 def _expr(attribute: object) -> Expr:
@@ -187,11 +187,13 @@ def _expr(attribute: object) -> Expr:
     return attribute.data
 
 
-def _bytes(elements: int, element_type: Attribute) -> int:
+def packed_bytes(elements: int, element_type: Attribute) -> int:
+    """The bytes of so many elements, rounded up."""
     return -(-elements * element_bits(element_type) // 8)
 
 
-def _multicasts(op: Operation) -> bool:
+def multicasts(op: Operation) -> bool:
+    """Whether the chip of the module of `op` multicasts; a chip that is not on the module is taken to."""
     top = op
     while (parent := top.parent_op()) is not None:
         top = parent

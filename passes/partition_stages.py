@@ -38,7 +38,7 @@ class PartitionStagesPass(PmcPass):
         """Partition every program."""
         mesh = module.attributes[MESH]
         assert isinstance(mesh, MeshAttr)
-        stages = mesh.data.axis("pp").size
+        stages = mesh.data.axis(dist.PIPELINE).size
         if stages == 1:
             return
         for op in module.ops:

@@ -77,7 +77,7 @@ def _level_to_peer(op: dist.SendOp, topology: Topology, mesh: Mesh) -> LinkLevel
     stage = op.parent_op()
     if not isinstance(stage, dist.StageOp):
         raise PmcError(f"{op.name} at '{op.path.data}': a send stands outside of any dist.stage")
-    axis = mesh.axis("pp")
+    axis = mesh.axis(dist.PIPELINE)
     here, there = stage.index.value.data, op.peer.value.data
     pairs = [(group[here], group[there]) for group in {axis.group(rank) for rank in range(mesh.ranks)}]
     return slowest(topology.link_of_span(pair) for pair in pairs)

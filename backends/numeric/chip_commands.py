@@ -8,13 +8,10 @@ from typing import Any
 
 from xdsl.ir import Attribute
 
-from ...dialects.dist import Axis, Mesh
+from ...dialects.dist import PIPELINE, Axis, Mesh
 from . import collectives
 from .errors import Array, NumericError
 from .vector_kinds import plain_params
-
-PIPELINE = "pp"
-"""The mesh axis of the pipeline stages."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from ...dialects import dist, layer
-from ...dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr, local_dim
+from ...dialects.dist import ARGUMENTS, PIPELINE, RESULTS, SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr, local_dim
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType, tensor
 from . import collectives, shards
@@ -26,7 +26,7 @@ from .errors import Array, NumericError
 from .layer import LayerRun, ValueKey, the_program
 from .precision import EXACT64, Precision
 from .semantics import embedding
-from .shards import PIPELINE, Layout
+from .shards import Layout
 from .tensor_ops import Context, run_tensor_op, where
 
 

@@ -13,14 +13,14 @@ from xdsl.utils.hints import isa
 
 from ...dialects import dist, g5, tile
 from ...dialects.arch import ChipAttr
-from ...dialects.dist import Mesh, MeshAttr, ShardingAttr
+from ...dialects.dist import PIPELINE, Mesh, MeshAttr, ShardingAttr
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType
 from . import tile as tiles
 from .environment import Environment
 from .errors import Array, NumericError
 from .layer import LayerRun, ValueKey
-from .shards import PIPELINE, Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
+from .shards import Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
 from .streams import HOST_KINDS, run_stream, stored_arrays
 
 OpT = TypeVar("OpT", bound=Operation)

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects.dist import Mesh, Sharding, local_dim
+from ...dialects.dist import PIPELINE, Mesh, Sharding, local_dim
 from ...dialects.tensor import TensorType
 from . import collectives
 from .collectives import Ranked
 from .environment import Environment, evaluate_dims
 from .errors import Array, NumericError
-
-PIPELINE = "pp"
-"""The mesh axis of the pipeline stages."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from xdsl.ir import Block
 
 from ...dialects import g5, tile
-from ...dialects.dist import Mesh
-from .chip_commands import PIPELINE, Exchange
+from ...dialects.dist import PIPELINE, Mesh
+from .chip_commands import Exchange
 from .command_memory import Dram, compute_type, decode, encode, storage_type
 from .commands import ProgramRun
 from .errors import Array, NumericError, require_finite

@@ -15,9 +15,9 @@ import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
 from ...dialects import tile
-from ...dialects.dist import Mesh
+from ...dialects.dist import PIPELINE, Mesh
 from ...dialects.expr import Expr, ExprAttr
-from .chip_commands import PIPELINE, Exchange
+from .chip_commands import Exchange
 from .command_memory import POISON, compute_type, decode, encode, storage_type
 from .errors import Array, NumericError
 from .layer import ValueKey

@@ -159,7 +159,10 @@ def test_a_wait_that_follows_from_another_is_no_race() -> None:
     """Load b waits for the mma two before; so does load a, which GDMA runs first."""
     found = stream()
     without(commands(found)[1], "tiu")
-    run_stream(found, inputs(), LMEM)
+    expected, result = run_stream(stream(), inputs(), LMEM), run_stream(found, inputs(), LMEM)
+    assert result.commands == expected.commands
+    for path, values in expected.outputs.items():
+        np.testing.assert_array_equal(result.outputs[path], values)
 
 
 def test_a_lag_that_is_one_too_large_is_a_race() -> None:

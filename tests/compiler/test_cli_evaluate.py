@@ -39,3 +39,11 @@ def test_a_tiled_dump_has_only_the_level_chip(level: str, tmp_path: Path, capsys
     assert "blocks.dense.gqa.q_proj" in evaluate(capsys, dump)
     assert main(["evaluate", dump, "--level", level]) == 2
     assert "is tiled already" in capsys.readouterr().err
+
+
+def test_an_unrolled_dump_says_what_to_take_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, dump = str(write_config(tmp_path, LLAMA)), str(tmp_path / "unrolled.mlir")
+    assert main(["compile", model, *TARGET, "--emit", "commands", "--unroll", "-o", dump]) == 0
+    assert main(["evaluate", dump]) == 2
+    error = capsys.readouterr().err
+    assert "take the module before unroll-commands" in error and error.count("\n") == 1
