@@ -1,4 +1,4 @@
-"""What the DRAM of one rank holds, per pipeline stage, and whether it fits: the typed result of `memory`."""
+"""What the DRAM of one rank holds, per pipeline stage, and whether it fits: the typed results of `memory`."""
 
 from __future__ import annotations
 
@@ -99,6 +99,70 @@ class StageFootprint:
 
 
 @dataclass(frozen=True)
+class Feasibility:
+    """The answer whether a program fits the DRAM of a chip, for the stage that needs most."""
+
+    phase: str
+    stage: int
+    parts: Mapping[str, int]
+    """Bytes by part, in the order of `PARTS`."""
+    chip: str
+    capacity_bytes: int
+    largest_batch: int | None = None
+    """The largest batch that fits, 0 where none does; None where it was not searched, or has no symbol to vary."""
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of all parts."""
+        return sum(self.parts.values())
+
+    @property
+    def excess_bytes(self) -> int:
+        """By how much the capacity is exceeded; 0 or less where it is not."""
+        return self.total_bytes - self.capacity_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the capacity is enough."""
+        return self.excess_bytes <= 0
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one line: what exceeds, by how much, and the largest batch that fits."""
+        listed = ", ".join(f"{name} {size}" for name, size in self.parts.items() if size)
+        need = (
+            f"stage {self.stage} needs {self.total_bytes} bytes in {self.phase} ({listed}), "
+            f"{self.chip} has {self.capacity_bytes}"
+        )
+        if self.largest_batch is None:
+            batch = ""
+        elif self.largest_batch:
+            batch = f"; the largest batch that fits is {self.largest_batch}"
+        else:
+            batch = "; no batch fits"
+        if self.fits:
+            return f"fits: {need}, {-self.excess_bytes} bytes are free{batch}"
+        alone = [name for name, size in self.parts.items() if size > self.capacity_bytes]
+        largest = max(self.parts, key=lambda name: self.parts[name])
+        culprit = f"{' and '.join(alone)} alone exceed the capacity" if alone else f"most of it for {largest}"
+        return f"does not fit: {need}: {self.excess_bytes} bytes too many, {culprit}{batch}"
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form: the answer, then the bytes of every part; new keys are only ever appended."""
+        return {
+            "fits": self.fits,
+            "excess_bytes": self.excess_bytes,
+            "largest_batch": self.largest_batch,
+            "verdict": self.verdict,
+            "phase": self.phase,
+            "stage": self.stage,
+            "capacity_bytes": self.capacity_bytes,
+            "total_bytes": self.total_bytes,
+            **{f"{part}_bytes": size for part, size in self.parts.items()},
+        }
+
+
+@dataclass(frozen=True)
 class MemoryFootprint(Analysis):
     """The DRAM of every stage, and the answer whether the program fits: the fullest stage decides."""
 
@@ -123,32 +187,25 @@ class MemoryFootprint(Analysis):
         return max(self.stages, key=lambda s: (s.total_bytes, -s.stage))
 
     @property
+    def feasibility(self) -> Feasibility:
+        """The answer for the fullest stage."""
+        stage = self.fullest
+        return Feasibility(self.phase, stage.stage, stage.parts, self.chip, self.capacity_bytes, self.largest_batch)
+
+    @property
     def excess_bytes(self) -> int:
         """By how much the fullest stage exceeds the capacity; 0 or less where it fits."""
-        return self.fullest.total_bytes - self.capacity_bytes
+        return self.feasibility.excess_bytes
 
     @property
     def fits(self) -> bool:
         """Whether every stage fits."""
-        return self.excess_bytes <= 0
+        return self.feasibility.fits
 
     @property
     def verdict(self) -> str:
         """The answer in one line: what exceeds, by how much, and the largest batch that fits."""
-        stage, parts = self.fullest, self.fullest.parts
-        listed = ", ".join(f"{name} {size}" for name, size in parts.items() if size)
-        need = f"stage {stage.stage} needs {stage.total_bytes} bytes ({listed}), {self.chip} has {self.capacity_bytes}"
-        if self.largest_batch is None:
-            batch = ""
-        elif self.largest_batch:
-            batch = f"; the largest batch that fits is {self.largest_batch}"
-        else:
-            batch = "; no batch fits"
-        if self.fits:
-            return f"fits: {need}, {-self.excess_bytes} bytes are free{batch}"
-        alone = [name for name, size in parts.items() if size > self.capacity_bytes]
-        culprit = f", {' and '.join(alone)} alone exceed the capacity" if alone else ""
-        return f"does not fit: {need}: {self.excess_bytes} bytes too many{culprit}{batch}"
+        return self.feasibility.verdict
 
     def to_rows(self) -> list[Row]:
         """Per stage one row per weight and cache and one for each other part; `share` is that of the capacity."""

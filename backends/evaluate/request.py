@@ -17,8 +17,8 @@ import numpy as np
 from ...dialects.errors import PmcError
 from ...dialects.interfaces import FloatArray
 from .aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
-from .footprint import MemoryOptions
-from .memory import FootprintPlan
+from .feasibility import request_feasibility
+from .footprint import Feasibility
 from .overlap import StepEvaluator, StepResult
 from .pipeline import micro_batches_of
 
@@ -97,10 +97,17 @@ class RequestResult:
     decode: PhaseAggregates | None
     unvalidated: tuple[str, ...]
     """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+    memory: Feasibility
+    """Whether the chip that holds most has DRAM for it, in the phase in which it does."""
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form: plain values, keys in a fixed order; new keys are only ever appended."""
-        return {"relative_only": bool(self.unvalidated), **asdict(self), "unvalidated": list(self.unvalidated)}
+        return {
+            "relative_only": bool(self.unvalidated),
+            **asdict(self),
+            "unvalidated": list(self.unvalidated),
+            "memory": self.memory.to_dict(),
+        }
 
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
@@ -125,7 +132,9 @@ class RequestResult:
             "batch", "isl", "osl", "ranks", "ttft_us", "tpot_us", "itl_first_us", "itl_last_us", "e2e_us",
             "tps_per_user", "tps_per_chip", "memory_peak_bytes", "memory_capacity_bytes",
         )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        own: dict[str, float | None] = {name: getattr(self, name) for name in names}
+        memory = {name: getattr(self.memory, name) for name in ("fits", "excess_bytes", "largest_batch")}
+        return {**own, **memory}
 
     def to_csv(self) -> str:
         """A header with `CSV_COLUMNS`, then one line per figure; floats in their shortest exact form."""
@@ -181,6 +190,7 @@ def evaluate_request(
     e2e_us = ttft_us + float(gaps.sum())
     ranks, target = ranks_of(prefill.target), prefill.target
     tpot_us = float(gaps.mean()) if len(gaps) else None
+    memory = request_feasibility(prefill.module, decode.module, batch, isl, osl, prefill.stages, micro_batches)
     return RequestResult(
         model=prefill.program.sym_name.data,
         chip=target.chip.name,
@@ -199,22 +209,13 @@ def evaluate_request(
         e2e_us=e2e_us,
         tps_per_user=1e6 / tpot_us if tpot_us else None,
         tps_per_chip=batch * osl / (e2e_us * 1e-6) / ranks,
-        memory_peak_bytes=max(
-            _memory_bytes(prefill, {"batch": batch, "q_len": isl, "kv_len": isl}, parts),
-            _memory_bytes(decode, {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1}, parts),
-        ),
-        memory_capacity_bytes=target.chip.dram_bytes,
+        memory_peak_bytes=memory.total_bytes,
+        memory_capacity_bytes=memory.capacity_bytes,
         prefill=first,
         decode=rest,
         unvalidated=unvalidated,
+        memory=memory,
     )
-
-
-def _memory_bytes(evaluator: StepEvaluator, bindings: Mapping[str, int], parts: int) -> int:
-    """The DRAM of the fullest stage, with caches of all sequences and activations of one micro-batch."""
-    options = MemoryOptions(reserve_fraction=0.0, reserve_bytes=0, kv_block_tokens=1, micro_batches=parts)
-    plan = FootprintPlan.of(evaluator.module, options)
-    return int(plan.needs({name: np.asarray(v) for name, v in bindings.items()}, evaluator.target.chip.dram_bytes))
 
 
 def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregates:

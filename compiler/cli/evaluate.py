@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from .output import TableFormat, deliver, progress
 from .target import Output, TargetOptions, takes_target
 
 if TYPE_CHECKING:
+    from ...backends.evaluate.footprint import Feasibility
     from ...backends.evaluate.overlap import StepEvaluator, StepResult
     from ...backends.evaluate.request import RequestResult
     from ..evaluation import EvaluationOptions
@@ -61,6 +63,7 @@ def evaluate_command(
 
     A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
     With --isl and --osl, prefill and decode of the deployment are both compiled, and its phase and lengths are ignored.
+    Exit code 1 says that it does not fit the DRAM of a chip, what exceeds by how much, and the largest batch that fits.
     """
     check_writable_file(output)
     if tile_cache is not None:
@@ -79,20 +82,32 @@ def evaluate_command(
         if isl is None and osl is None:
             if micro_batches is not None:
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
-            text = _step_text(*_step(model, options, target), output_format)
+            text, memory = _step(model, options, output_format, target)
         else:
             if isl is None or osl is None:
                 raise PmcError(f"a request needs both lengths: --{'isl' if isl is None else 'osl'} is missing")
-            text = _request_text(_request(model, isl, osl, micro_batches, options, target), output_format)
-    deliver(text, output)
+            result = _request(model, isl, osl, micro_batches, options, target)
+            text, memory = _request_text(result, output_format), result.memory
+    if memory is None or memory.fits:
+        deliver(text, output)
+        return
+    deliver(f"{text}{memory.verdict}\n" if output_format is TableFormat.TEXT else text, output)
+    if output_format is TableFormat.CSV or output is not None:  # stdout has no place for it
+        print(f"pmc: {memory.verdict}", file=sys.stderr)
+    raise typer.Exit(1)
 
 
-def _step(model: str, options: EvaluationOptions, target: TargetOptions) -> tuple[StepEvaluator, StepResult]:
+def _step(
+    model: str, options: EvaluationOptions, output_format: TableFormat, target: TargetOptions
+) -> tuple[str, Feasibility | None]:
+    """The evaluation as it is printed, and whether it fits, where that is known."""
+    from ...backends.evaluate.feasibility import step_feasibility
     from .compiled import rank_program
 
     module, bindings = rank_program(model, target)
     evaluator = options.evaluator(module)
-    return evaluator, evaluator.step(bindings)
+    step, memory = evaluator.step(bindings), step_feasibility(module, bindings)
+    return _step_text(evaluator, step, memory, output_format), memory
 
 
 def _request(
@@ -111,14 +126,21 @@ def _request(
     return evaluate_request(module, *target.load(), isl, osl, options, micro_batches)
 
 
-def _step_text(evaluator: StepEvaluator, step: StepResult, output_format: TableFormat) -> str:
+def _step_text(
+    evaluator: StepEvaluator, step: StepResult, memory: Feasibility | None, output_format: TableFormat
+) -> str:
     if output_format is TableFormat.CSV:
         return step.ops.to_csv()
     from ...backends.evaluate.request import aggregate_step
 
     figures = aggregate_step(evaluator, step)
     if output_format is TableFormat.JSON:
-        document = {**step.ops.to_dict(), "schedule": step.schedule_dict(), "aggregates": figures.to_dict()}
+        document = {
+            **step.ops.to_dict(),
+            "schedule": step.schedule_dict(),
+            "aggregates": figures.to_dict(),
+            "memory": None if memory is None else memory.to_dict(),
+        }
         return json.dumps(document, indent=2) + "\n"
     from .request_table import step_lines
     from .table import result_table

@@ -40,7 +40,7 @@ def request_table(result: RequestResult) -> str:
             f"{r.itl_last_us / 1e3:.3f} ms at the last); {r.tps_per_user:.3f} tokens/s per user"
         )
     lines.append(f"E2E   {r.e2e_us / 1e3:.3f} ms; {r.tps_per_chip:.3f} tokens/s per chip over the whole request")
-    verdict = "" if r.memory_peak_bytes <= r.memory_capacity_bytes else ": it does not fit"
+    verdict = "" if r.memory.fits else ": it does not fit"
     lines.append(f"DRAM  {r.memory_peak_bytes / 2**30:.3f} of {r.memory_capacity_bytes / 2**30:.3f} GiB{verdict}")
     lines += _phase("prefill", r.prefill)
     if r.decode is not None:
