@@ -199,12 +199,12 @@ def _check_sequence(
 ) -> CheckResult:
     """A prefill and one decode step, both as commands, against one longer prefill of the model."""
     start = perf_counter()
-    past = small.kv_len
+    past, new = small.kv_len, small.cp
     reference = model()
-    bindings = {"batch": small.batch, "q_len": past + 1, "kv_len": past + 1}
+    bindings = {"batch": small.batch, "q_len": past + new, "kv_len": past + new}
     longer = seeded_model_environment(reference, bindings, seed)
     expected = run_model(reference, longer)
-    tokens = longer.tokens.reshape(small.batch, past + 1)
+    tokens = longer.tokens.reshape(small.batch, past + new)
     step = Environment(
         {"batch": small.batch, "q_len": past, "kv_len": past},
         tokens[:, :past].reshape(-1),
@@ -212,7 +212,7 @@ def _check_sequence(
         {path: values[..., :past, :] for path, values in longer.states.items()},
     )
     run: LayerRun | None = None
-    for phase, q_len, kv_len in (("prefill", past, past), ("decode", 1, past + 1)):
+    for phase, q_len, kv_len in (("prefill", past, past), ("decode", new, past + new)):
         changes: dict[str, object] = {"phase": phase, "q_len": q_len, "kv_len": kv_len}
         here = small.model_copy(update=changes)
         module = compile_model(model(), chip, topology, here, "commands")
@@ -220,7 +220,8 @@ def _check_sequence(
             step = step.next_step(tokens[:, past:].reshape(-1), run.states)
         run = run_commands(module, step)
     assert run is not None
-    outcome = _Expected(expected.logits[past :: past + 1], expected.states, {})
+    logits = expected.logits.reshape(small.batch, past + new, -1)[:, past:].reshape(small.batch * new, -1)
+    outcome = _Expected(logits, expected.states, {})
     difference, error = _compare(outcome, run, COMMAND_TOLERANCE)
     check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference)
     return CheckResult("sequence", small.quantization.weights, (check,), seed, bindings)

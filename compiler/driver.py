@@ -119,7 +119,7 @@ def check_target(topology: Topology, deployment: Deployment) -> None:
     d = deployment
     if d.ranks > topology.chips:
         raise PmcError(
-            f"the deployment needs tp*dp*pp = {d.tp}*{d.dp}*{d.pp} = {d.ranks} chips, "
+            f"the deployment needs tp*cp*dp*pp = {d.tp}*{d.cp}*{d.dp}*{d.pp} = {d.ranks} chips, "
             f"topology {topology.name} has {topology.chips}"
         )
 

@@ -69,6 +69,11 @@ def evaluate_request(
     for name, value in (("isl", isl), ("osl", osl)):
         if value < 1:
             raise PmcError(f"{name} is {value}, must be at least 1")
+    if deployment.cp > 1:
+        raise PmcError(
+            f"a request decodes one token of a sequence at a time, which cp = {deployment.cp} cannot deal out: "
+            "evaluate its prefill alone (phase prefill), or requests with cp = 1"
+        )
     prefill, decode = (
         compile_model(
             model.clone(), chip, topology,

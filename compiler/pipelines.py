@@ -59,6 +59,7 @@ def _annotate_shardings(d: Deployment) -> Options:
         "dp": (d.dp,),
         "ep": (d.ep,),
         "moe_tp": (d.moe_tp,),
+        "cp": (d.cp,),
         "sp": (d.sp,),
     }
 

@@ -68,13 +68,16 @@ def _experts(config: Mapping[str, Any], deployment: Deployment) -> dict[str, int
 
 
 def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
-    """The same mesh with a batch that dp does not divide, few tokens, and room for every token at every expert."""
+    """The same mesh with a batch that dp does not divide, few tokens, and room for every token at every expert.
+
+    With cp a decode step has as many queries as cp has ranks, as when drafts are verified.
+    """
     d = deployment
-    queries = 5 if d.phase == "prefill" else 1
+    queries = (5 if d.cp == 1 else 2 * d.cp) if d.phase == "prefill" else d.cp
     small = {
         "batch": d.dp + 1 if d.dp > 1 else 2,
         "q_len": queries,
-        "kv_len": queries if d.phase == "prefill" else 11,
+        "kv_len": queries if d.phase == "prefill" else -(-11 // d.cp) * d.cp,
         "expert_capacity": "worst",
         **changes,
     }

@@ -426,6 +426,7 @@ class Deployment(Schema, frozen=True):
     dp: Count = Field(description="Data parallelism")
     ep: Count = Field(description="Expert parallelism; 1 for a dense model")
     moe_tp: Count = Field(description="Tensor parallelism inside an expert; 1 for a dense model")
+    cp: Count = Field(description="Context parallelism: every sequence dealt out to ranks; 1 in decode")
     sp: bool = Field(description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce")
     batch: Sequences = Field(description="Sequences in flight over all ranks")
     q_len: Tokens = Field(description="New tokens per sequence and step")
@@ -443,14 +444,17 @@ class Deployment(Schema, frozen=True):
             raise ValueError(
                 f"q_len ({self.q_len}) must not exceed kv_len ({self.kv_len}): keys include the new tokens"
             )
+        for name, length in (("q_len", self.q_len), ("kv_len", self.kv_len)):
+            if length % self.cp:
+                raise ValueError(f"{name} ({length}) must be a multiple of cp ({self.cp}), which deals out its tokens")
         if self.sp and self.tp == 1:
             raise ValueError("sp needs tp > 1: there is no tensor-parallel group to split the sequence over")
         return self
 
     @property
     def ranks(self) -> int:
-        """Chips this deployment uses: tp * dp * pp."""
-        return self.tp * self.dp * self.pp
+        """Chips this deployment uses: tp * cp * dp * pp."""
+        return self.tp * self.cp * self.dp * self.pp
 
 
 def _covers(paths: Sequence[str], path: str) -> bool:

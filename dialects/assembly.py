@@ -211,7 +211,7 @@ class PmcOp(IRDLOperation):
         regions: Sequence[Region] = (),
         like: Operation | None = None,
     ) -> Self:
-        """Build the op; a None property is left out, the source location is that of `like`."""
+        """Build the op; a None property is left out or has its default, the source location is that of `like`."""
         flat: list[SSAValue] = []
         sizes: list[int] = []
         for group in operands:
@@ -222,6 +222,7 @@ class PmcOp(IRDLOperation):
             name: attribute(value) for name, value in (properties or {}).items() if value is not None
         }
         props["path"] = StringAttr(path)
+        cls._set_defaults(props)
         if cls._segmented():
             props[SEGMENTS] = DenseArrayBase.from_list(i32, sizes)
         return cls.create(
@@ -231,6 +232,12 @@ class PmcOp(IRDLOperation):
             regions=regions,
             location=None if like is None else like.location,
         )
+
+    @classmethod
+    def _set_defaults(cls, properties: dict[str, Attribute]) -> None:
+        for name, definition in cls.get_irdl_definition().properties.items():
+            if definition.default_value is not None:
+                properties.setdefault(name, definition.default_value)
 
     @classmethod
     def _segmented(cls) -> bool:
@@ -289,9 +296,7 @@ class PmcOp(IRDLOperation):
             sizes.append(len(group))
         parser.parse_punctuation(")")
         properties = parse_properties(parser)
-        for name, definition_of in definition.properties.items():
-            if definition_of.default_value is not None:
-                properties.setdefault(name, definition_of.default_value)
+        cls._set_defaults(properties)
         parser.parse_keyword("at")
         properties["path"] = StringAttr(parse_text(parser))
         attributes: dict[str, Attribute] = {}

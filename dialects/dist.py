@@ -11,10 +11,11 @@ partial sum still says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, StringAttr
 from xdsl.ir import Data, Dialect
 from xdsl.irdl import (
@@ -43,6 +44,24 @@ whole) say which part of the whole they are."""
 PIPELINE = "pp"
 """The mesh axis of the pipeline stages."""
 
+CONTEXT = "cp"
+"""The mesh axis of context parallelism, which deals the positions of every sequence out to its ranks in turn.
+
+Rank r of n holds the positions r, r + n, r + 2n, ..: every rank has equal work under a causal mask (Brandon et al.,
+Striped Attention, 2023).  `q_len` and `kv_len` are multiples of n.
+"""
+
+
+def rank_symbol(axis: str) -> str:
+    """The symbol of expressions that is the coordinate of the rank along a mesh axis."""
+    return f"{axis}.rank"
+
+
+def step_symbol(axis: str) -> str:
+    """The symbol that numbers the steps of a ring along a mesh axis; in step 0 a rank works on what is its own."""
+    return f"{axis}.step"
+
+
 # -- the mesh ---------------------------------------------------------------------------------------------------
 
 
@@ -65,6 +84,11 @@ class Axis:
         """The ranks that differ from `rank` in this coordinate only, in coordinate order."""
         base = rank - self.coordinate(rank) * self.stride
         return tuple(base + i * self.stride for i in range(self.size))
+
+    @property
+    def is_striped(self) -> bool:
+        """Whether the axis deals elements out in turn; any other gives each rank one contiguous part."""
+        return self.name == CONTEXT
 
     def overlaps(self, other: Axis) -> bool:
         """Whether the coordinates of a rank along both axes depend on each other, so that no value is split by both."""
@@ -206,13 +230,33 @@ def sharding_of(type_: TensorType) -> Sharding:
 def local_dim(dim: Expr, axes: Sequence[str], mesh: Mesh) -> Expr:
     """The size of a dim on one rank.
 
-    dp splits whole sequences: it divides the symbol `batch`, so `batch*q_len` becomes `ceildiv(batch, dp)*q_len`;
-    any other axis divides the dim.  Shards are rounded up, the last ones padded.
+    dp splits whole sequences: it divides the symbol `batch`, so `batch*q_len` becomes `ceildiv(batch, dp)*q_len`.  cp
+    splits their positions: it divides `q_len` and `kv_len`, in a dim without them the dim.  Any other axis divides the
+    dim.  Shards are rounded up, the last ones padded.
     """
     for name in axes:
         size = mesh.axis(name).size
-        dim = dim.substitute({"batch": ceildiv(expr("batch"), size)}) if name == "dp" else ceildiv(dim, size)
+        symbols = SPLIT_SYMBOLS.get(name, frozenset()) & dim.symbols
+        if symbols or name == "dp":
+            dim = dim.substitute({symbol: ceildiv(expr(symbol), size) for symbol in symbols})
+        else:
+            dim = ceildiv(dim, size)
     return dim
+
+
+SPLIT_SYMBOLS: Mapping[str, frozenset[str]] = {"dp": frozenset({"batch"}), CONTEXT: frozenset({"q_len", "kv_len"})}
+"""The axes that divide a symbol wherever it is a factor of a dim."""
+
+
+def uneven_lengths(mesh: Mesh, lengths: Mapping[str, object]) -> str | None:
+    """What is wrong with the `lengths` of sequences, by symbol (integers or integer arrays), for the cp of a mesh."""
+    size = next((axis.size for axis in mesh.axes if axis.name == CONTEXT), 1)
+    for symbol in sorted(SPLIT_SYMBOLS[CONTEXT] & lengths.keys(), reverse=True):
+        values = np.asarray(lengths[symbol])
+        uneven = values[values % size != 0]
+        if uneven.size:
+            return f"{symbol} = {uneven.flat[0]} is not a multiple of cp = {size}, which splits every sequence evenly"
+    return None
 
 
 # -- collectives ------------------------------------------------------------------------------------------------
@@ -302,6 +346,17 @@ class LocalSliceOp(CollectiveOp):
     def link_bytes(self, size: int) -> Expr:
         """Nothing is sent."""
         return expr(0)
+
+
+@irdl_op_definition
+class RingExchangeOp(CollectiveOp):
+    """Every rank sends its value to the next rank of the group and receives that of the one before (MPI_Sendrecv)."""
+
+    name = "dist.ring_exchange"
+
+    def link_bytes(self, size: int) -> Expr:
+        """The value, once."""
+        return tensor(self.x).bytes if size > 1 else expr(0)
 
 
 @irdl_op_definition
@@ -416,6 +471,7 @@ Dist = Dialect(
         AllGatherOp,
         ReduceScatterOp,
         LocalSliceOp,
+        RingExchangeOp,
         DispatchOp,
         CombineOp,
         StageOp,

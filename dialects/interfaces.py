@@ -48,7 +48,13 @@ WHOLE = "_"
 """The factor of a dim that must not be sharded (normalised, sorted, or contracted by a non-linear function)."""
 
 SEQUENCES = "b"
-"""The factor of a dim that may only be split into whole sequences (positions and caches), which is what dp does."""
+"""The factor of a dim that may only be split into whole sequences, which is what dp does."""
+
+POSITIONS = "s"
+"""The factor of the positions of a sequence, which cp deals out among its ranks."""
+
+ROWS = "bs"
+"""The factor of a flat token dim of an op that knows positions: `SEQUENCES` times `POSITIONS`, split as these are."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,9 @@ class AttentionShape:
     kv_bits: int
     p_bits: int
     out_bits: int
+    """Of the result; 0 for a step of a ring, which leaves its running state instead."""
+    state_bytes: int
+    """Bytes of running state that a row (a query of one head) reads and writes: those of a step of a ring."""
     dtype: str
 
 

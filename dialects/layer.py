@@ -20,11 +20,11 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
-    NoneAttr,
     StringAttr,
     SymbolNameConstraint,
+    i64,
 )
-from xdsl.ir import Attribute, Dialect, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Dialect, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -40,90 +40,17 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser
 from xdsl.printer import Printer
-from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, OpTrait, Pure
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from .assembly import PmcOp, parse_text, parse_value_use
 from .expr import Expr, ExprAttr, expr, product
-from .interfaces import SEQUENCES, WHOLE, ShardingInterface, ShardingRule, Unit, Work, WorkInterface
-from .tensor import ShapeAttr, TensorType, element_bits, element_name, shape_text, tensor, verify_carried
-
-# -- the base of all tensor ops ---------------------------------------------------------------------------------
-
-
-class SumsBeforeUse(OpTrait):
-    """A partial sum may only reach an op that is linear in it; the result is then the same partial sum."""
-
-    def verify(self, op: Operation) -> None:
-        """Check the partial axes of operands and results."""
-        # Traits are verified before shapes are: without partial sums the op's rule is not asked for.
-        if not isinstance(op, LayerOp) or not any(tensor(value).partial_axes for value in op.operands):
-            return
-        linear = op.sharding_rule().linear
-        partial = {tensor(value).partial_axes for i, value in enumerate(op.operands) if i in linear}
-        for index, value in enumerate(op.operands):
-            axes = tensor(value).partial_axes
-            op.fail_unless(
-                not axes or index in linear,
-                f"operand {index} is a partial sum over {', '.join(axes)}; reduce it first",
-            )
-        op.fail_unless(len(partial) <= 1, "operands are partial sums over different axes")
-        for axes in partial:
-            op.fail_unless(
-                all(set(axes) <= set(tensor(r).partial_axes) for r in op.results),
-                f"the result of a partial sum over {', '.join(axes)} is partial too",
-            )
-
-
-class LayerOp(PmcOp, WorkInterface, ShardingInterface):
-    """A tensor op.  Reads each distinct operand once and writes its results, unless it says otherwise."""
-
-    traits = traits_def(Pure(), SumsBeforeUse())
-    UNIT: ClassVar[Unit] = "vector"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 0
-    """Arithmetic per element of the first result, for element-wise ops."""
-
-    def work(self) -> Work:
-        """FLOPs and bytes from the types of operands and results."""
-        return Work(
-            flops=self.flops(),
-            bytes_read=self.bytes_read(),
-            bytes_written=sum((tensor(r).bytes for r in self.results), expr(0)),
-            unit=self.UNIT,
-            dtype=self.compute_dtype(),
-        )
-
-    def flops(self) -> Expr:
-        """Arithmetic of the op."""
-        return tensor(self.results[0]).elements * self.FLOPS_PER_ELEMENT
-
-    def bytes_read(self) -> Expr:
-        """Bytes of all distinct operands: a value used twice is read once."""
-        return sum((tensor(value).bytes for value in dict.fromkeys(self.operands)), expr(0))
-
-    def compute_dtype(self) -> str:
-        """The element type that sets the rate: that of the first operand."""
-        return element_name(tensor(self.operands[0]).element_type)
-
-    def fail_unless(self, condition: bool, message: str) -> None:
-        """Raise a verification error that names the op and its path."""
-        if not condition:
-            raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
-
-    def require_shape(self, value: SSAValue, dims: Sequence[Expr], what: str) -> None:
-        """Check the dims of an operand or result; sharded values are checked by their factors instead."""
-        actual = tensor(value)
-        if isinstance(actual.encoding, NoneAttr) and all(
-            isinstance(tensor(v).encoding, NoneAttr) for v in (*self.operands, *self.results)
-        ):
-            self.fail_unless(
-                actual.dims == tuple(dims), f"{what} is {shape_text(actual.dims)}, must be {shape_text(dims)}"
-            )
-
-
-TOKEN, HEAD = "t", "h"
-"""Factors that several rules share."""
-
+from .flash_attention import FlashAttentionOp as FlashAttentionOp
+from .interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
+from .layer_op import HEAD, TOKEN, SumsBeforeUse
+from .layer_op import LayerOp as LayerOp
+from .layer_op import MatrixOp as MatrixOp
+from .tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
 
 # -- weights and state ------------------------------------------------------------------------------------------
 
@@ -213,7 +140,11 @@ class YieldOp(PmcOp):
 class RepeatOp(PmcOp):
     """Equal layers: the body runs `count` times with the weights `first`, `first + 1`, ..
 
-    %y = layer.repeat 58 from 3 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }
+    %y = layer.repeat 58 from 3 of 61 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }
+
+    With a `symbol` the iterations are no layers but equal steps, and expressions in the body know their number by it:
+
+    %b = layer.repeat 3 from 1 of 4 as "cp.step" (%a = %x) at "..attention" : !layer.tensor<..> { .. layer.yield(%c) }
     """
 
     name = "layer.repeat"
@@ -223,6 +154,7 @@ class RepeatOp(PmcOp):
     """The index of the first iteration among the stored layers of this path."""
     total = prop_def(IntegerAttr)
     """How many layers of this path the whole model stores."""
+    symbol = opt_prop_def(StringAttr)
     outs = var_result_def(TensorType)
     body = region_def("single_block")
 
@@ -259,19 +191,29 @@ class RepeatOp(PmcOp):
         path: str,
         first: int = 0,
         total: int | None = None,
+        symbol: str | None = None,
     ) -> Self:
         """Repeat `body`, whose block takes and yields values of the types of `inits`."""
         return cls.make(
             [inits],
             [v.type for v in inits],
             path,
-            {"count": count, "first": first, "total": count if total is None else total},
+            {"count": count, "first": first, "total": count if total is None else total, "symbol": symbol},
             [body],
         )
 
+    @property
+    def is_layers(self) -> bool:
+        """Whether the iterations are layers, each with weights and caches of its own."""
+        return self.symbol is None
+
     def print(self, printer: Printer) -> None:
-        """Print `58 from 0 of 58 (%h = %x) at "path" : types { .. }`."""
+        """Print `58 from 0 of 58 (as "symbol")? (%h = %x) at "path" : types { .. }`."""
         printer.print_string(f" {self.trip_count} from {self.first.value.data} of {self.total.value.data} ")
+        if self.symbol is not None:
+            printer.print_string("as ")
+            printer.print_string_literal(self.symbol.data)
+            printer.print_string(" ")
         block = self.body.block
         with printer.in_parens():
             for index, (argument, init) in enumerate(zip(block.args, self.inits, strict=True)):
@@ -297,6 +239,7 @@ class RepeatOp(PmcOp):
         first = parser.parse_integer()
         parser.parse_keyword("of")
         total = parser.parse_integer()
+        symbol = parse_text(parser) if parser.parse_optional_keyword("as") is not None else None
         names: list[Parser.UnresolvedArgument] = []
         inits: list[SSAValue] = []
 
@@ -316,7 +259,7 @@ class RepeatOp(PmcOp):
             types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
         arguments = [n.resolve(v.type) for n, v in zip(names, inits, strict=True)]
         body = parser.parse_region(arguments)
-        op = cls.build_with(count, inits, body, path, first, total)
+        op = cls.build_with(count, inits, body, path, first, total, symbol)
         op.attributes.update(attributes)
         if list(op.result_types) != types:
             parser.raise_error("the result types of layer.repeat must be those of its initial values")
@@ -324,16 +267,6 @@ class RepeatOp(PmcOp):
 
 
 # -- matrix ops -------------------------------------------------------------------------------------------------
-
-
-class MatrixOp(LayerOp):
-    """An op whose arithmetic runs on the matrix unit."""
-
-    UNIT: ClassVar[Unit] = "cube"
-
-    def compute_dtype(self) -> str:
-        """The widest element type among the operands: the unit converts the others to it."""
-        return element_name(max((tensor(v).element_type for v in self.operands), key=element_bits))
 
 
 @irdl_op_definition
@@ -358,7 +291,7 @@ class MatmulOp(MatrixOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Rows follow x, columns follow w, K is contracted."""
-        rows = (TOKEN, "s")[: len(tensor(self.x).dims) - 1]
+        rows = (TOKEN, POSITIONS)[: len(tensor(self.x).dims) - 1]
         return ShardingRule(((*rows, "k"), ("k", "n")), ((*rows, "n"),), stationary=frozenset({1}))
 
 
@@ -419,68 +352,81 @@ class HeadMatmulOp(MatrixOp):
 
 
 @irdl_op_definition
-class AttentionOp(MatrixOp):
-    """Flash attention of every sequence over its cache.
-
-    Scores are a sum over pieces: piece i has q_i [T, heads*d_i] and k_i [batch, kv_len, kv_heads_i*d_i] with
-    d_i = `qk_dims[i]`; kv_heads_i divides heads.  GQA has one piece.  MLA has two: the latent (or the expanded
-    nope part) and the rotary part, whose one key head all query heads share.  v [batch, kv_len, kv_heads*v_dim] may
-    be the same value as a k piece, as in absorbed MLA: it is then read once.  Softmax of scale * scores over the
-    keys that a query may see (causal: positions up to its own) and the weighted sum of v.
-    """
+class AttentionOp(FlashAttentionOp):
+    """Attention of every sequence over its cache: y [T, heads*v_dim] is the weighted sum of v."""
 
     name = "layer.attention"
-    q = var_operand_def(TensorType)
-    k = var_operand_def(TensorType)
-    v = operand_def(TensorType)
-    qk_dims = prop_def(ArrayAttr[IntegerAttr])
-    v_dim = prop_def(IntegerAttr)
-    q_len = prop_def(ExprAttr)
-    scale = prop_def(FloatAttr)
-    causal = prop_def(BoolAttr)
     y = result_def(TensorType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
-    def verify_(self) -> None:
-        """Pieces agree in number; every width is a multiple of its head."""
-        dims = self.piece_dims()
-        self.fail_unless(len(self.q) == len(self.k) == len(dims) > 0, "as many q as k pieces as qk_dims")
-        for value in (*self.k, self.v):
-            self.fail_unless(len(tensor(value).dims) == 3, "keys and values must be [batch, kv_len, width]")
+    def sharding_rule(self) -> ShardingRule:
+        """Query heads decide; where cp splits queries and keys, insert-collectives makes a ring of the op."""
+        return ShardingRule(self.factors(), ((ROWS, HEAD),), aligned=frozenset({"g"}))
 
-    def piece_dims(self) -> tuple[int, ...]:
-        """The head width of every score piece."""
-        return tuple(d.value.data for d in self.qk_dims.data)
+
+@irdl_op_definition
+class AttentionStepOp(FlashAttentionOp):
+    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023).
+
+    The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
+    exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the
+    exponentials, both [T, heads].  The first step has no `state` to go on from.  `hidden` keys fewer are visible than
+    causality over the positions of this rank says: 1 where the block of a striped sequence is that of a later rank.
+    """
+
+    name = "layer.attention_step"
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    v = operand_def(TensorType)
+    state = var_operand_def(TensorType)
+    hidden = prop_def(ExprAttr, default_value=ExprAttr.of(0))
+    acc = result_def(TensorType)
+    row_max = result_def(TensorType)
+    row_sum = result_def(TensorType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def verify_(self) -> None:
+        """State in and out have the same types; only a causal op hides keys."""
+        super().verify_()
+        types = [value.type for value in self.state]
+        self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
+        self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
 
     @property
-    def heads(self) -> int:
-        """The query heads on this rank (widths are integers at every level)."""
-        return tensor(self.q[0]).dims[1].constant // self.piece_dims()[0]
-
-    def kv_heads(self, piece: int) -> int:
-        """The key heads of a piece on this rank."""
-        return tensor(self.k[piece]).dims[2].constant // self.piece_dims()[piece]
-
-    def flops(self) -> Expr:
-        """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""
-        width = self.heads * (sum(self.piece_dims()) + self.v_dim.value.data)
-        batch, kv_len = tensor(self.k[0]).dims[:2]
-        q_len = self.q_len.data
-        twice_pairs = q_len * (2 * kv_len - q_len + 1) if self.causal else 2 * q_len * kv_len
-        return batch * twice_pairs * width
+    def state_bytes(self) -> int:
+        """Accumulator, maximum and sum: written, and but for the first step read."""
+        return 4 * (self.v_dim.value.data + 2) * (2 if self.state else 1)
 
     def sharding_rule(self) -> ShardingRule:
-        """Query heads decide; key heads are sharded as their cache is, a piece with one key head is shared."""
-        q = tuple((SEQUENCES, HEAD) for _ in self.q)
-        k = tuple((SEQUENCES, WHOLE, "g" if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed())
-        return ShardingRule((*q, *k), ((SEQUENCES, HEAD),), aligned=frozenset({"g"}))
+        """As attention; the state has the rows and heads of the queries."""
+        row = (ROWS, HEAD)
+        return ShardingRule((*self.factors(), *(row for _ in self.state)), (row, row, row), aligned=frozenset({"g"}))
 
-    def _keyed(self) -> list[tuple[SSAValue, int]]:
-        return [*zip(self.k, self.piece_dims(), strict=False), (self.v, self.v_dim.value.data)]
 
-    @staticmethod
-    def _follows_heads(value: SSAValue, head_dim: int) -> bool:
-        return tensor(value).dims[-1] != expr(head_dim)
+@irdl_op_definition
+class AttentionFinishOp(LayerOp):
+    """y = acc / row_sum of each head: the result of attention from the state of its last step."""
+
+    name = "layer.attention_finish"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 1
+    acc = operand_def(TensorType)
+    row_sum = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """The width of acc is that of y, a multiple of the heads."""
+        self.require_shape(self.y, tensor(self.acc).dims, "y")
+        width, heads = tensor(self.acc).dims[-1], tensor(self.row_sum).dims[-1]
+        self.fail_unless(width.constant % heads.constant == 0, f"{heads} heads do not divide a width of {width}")
+
+    @property
+    def v_dim(self) -> int:
+        """The columns of a head."""
+        return tensor(self.acc).dims[-1].constant // tensor(self.row_sum).dims[-1].constant
+
+    def sharding_rule(self) -> ShardingRule:
+        """Rows and heads."""
+        return ShardingRule(((TOKEN, HEAD), (TOKEN, HEAD)), ((TOKEN, HEAD),))
 
 
 # -- row-wise ops -----------------------------------------------------------------------------------------------
@@ -533,10 +479,11 @@ class RmsNormOp(LayerOp):
 
 @irdl_op_definition
 class RopeOp(LayerOp):
-    """Rotary position embedding of every `head_dim` columns; positions are kv_len - q_len + i.
+    """Rotary position embedding of every `head_dim` columns.
 
-    `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the
-    Hugging Face `rope_scaling` (yarn, llama3) that change the frequencies.
+    Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
+    `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
+    Face `rope_scaling` (yarn, llama3) that change the frequencies.
     """
 
     name = "layer.rope"
@@ -547,12 +494,18 @@ class RopeOp(LayerOp):
     interleaved = prop_def(BoolAttr)
     q_len = prop_def(ExprAttr)
     kv_len = prop_def(ExprAttr)
+    stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
+    first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
     y = result_def(TensorType)
 
+    def position(self, query: Expr) -> Expr:
+        """Where query number `query` of a sequence stands."""
+        return self.stride.value.data * (self.kv_len.data - self.q_len.data + query) + self.first.data
+
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
-        return ShardingRule(((SEQUENCES, HEAD),), ((SEQUENCES, HEAD),))
+        return ShardingRule(((ROWS, HEAD),), ((ROWS, HEAD),))
 
 
 @irdl_op_definition
@@ -666,8 +619,8 @@ class LastTokenOp(LayerOp):
         return tensor(self.y).bytes
 
     def sharding_rule(self) -> ShardingRule:
-        """Sequences stay together."""
-        return ShardingRule(((SEQUENCES, "n"),), ((SEQUENCES, "n"),))
+        """Sequences stay together; a sequence that cp splits has one last row on every rank."""
+        return ShardingRule(((ROWS, "n"),), ((ROWS, "n"),))
 
 
 # -- state ------------------------------------------------------------------------------------------------------
@@ -702,10 +655,10 @@ class KvAppendOp(LayerOp):
         return Work(expr(0), moved, moved, "none", self.compute_dtype())
 
     def sharding_rule(self) -> ShardingRule:
-        """Sequences and key heads follow the cache."""
+        """Sequences, positions and key heads follow the cache."""
         return ShardingRule(
-            ((SEQUENCES, WHOLE, HEAD), (SEQUENCES, HEAD)),
-            ((SEQUENCES, WHOLE, HEAD),),
+            ((SEQUENCES, POSITIONS, HEAD), (ROWS, HEAD)),
+            ((SEQUENCES, POSITIONS, HEAD),),
             stationary=frozenset({0}),
         )
 
@@ -811,6 +764,8 @@ Layer = Dialect(
         GroupedMatmulOp,
         HeadMatmulOp,
         AttentionOp,
+        AttentionStepOp,
+        AttentionFinishOp,
         EmbeddingOp,
         RmsNormOp,
         RopeOp,

@@ -86,10 +86,19 @@ def _allocate(arrays: Sequence[GlobalOp], lives: Mapping[GlobalOp, tuple[int, in
     return top
 
 
+@dataclass(frozen=True)
+class _Use:
+    """An access to an array: when, whether it reads, and the repeats around it, innermost first."""
+
+    step: int
+    reads: bool
+    repeats: tuple[RepeatOp, ...]
+
+
 def _lifetimes(program: ProgramOp) -> dict[GlobalOp, tuple[int, int]]:
     """First and last step at which each activation matters; steps are kernels and collectives in program order."""
     base: dict[SSAValue, GlobalOp] = {}
-    uses: dict[GlobalOp, list[tuple[int, bool, RepeatOp | None]]] = {}
+    uses: dict[GlobalOp, list[_Use]] = {}
     spans: dict[RepeatOp, tuple[int, int]] = {}
     step = -1
     for op in program.walk():
@@ -102,23 +111,24 @@ def _lifetimes(program: ProgramOp) -> dict[GlobalOp, tuple[int, int]]:
                 base[op.result] = base[op.source]
             case KernelOp() | CollectiveOp():
                 step += 1
-                repeat = _repeat_around(op)
-                if repeat is not None:
+                repeats = tuple(_repeats_around(op))
+                for repeat in repeats:
                     spans[repeat] = (spans.get(repeat, (step, step))[0], step)
-                for value, read in _accesses(op):
+                for value, reads in _accesses(op):
                     array = base.get(value)
                     if array is not None and array in uses:
-                        uses[array].append((step, read, repeat))
+                        uses[array].append(_Use(step, reads, repeats))
             case _:
                 pass
     return {array: _lifetime(found, spans) for array, found in uses.items()}
 
 
-def _repeat_around(op: Operation) -> RepeatOp | None:
+def _repeats_around(op: Operation) -> Iterable[RepeatOp]:
     parent = op.parent_op()
-    while parent is not None and not isinstance(parent, RepeatOp):
+    while parent is not None:
+        if isinstance(parent, RepeatOp):
+            yield parent
         parent = parent.parent_op()
-    return parent
 
 
 def _accesses(op: Operation) -> Iterable[tuple[SSAValue, bool]]:
@@ -129,14 +139,14 @@ def _accesses(op: Operation) -> Iterable[tuple[SSAValue, bool]]:
             yield from ((v, False) for v in command.writes())
 
 
-def _lifetime(uses: list[tuple[int, bool, RepeatOp | None]], spans: dict[RepeatOp, tuple[int, int]]) -> tuple[int, int]:
+def _lifetime(uses: Sequence[_Use], spans: Mapping[RepeatOp, tuple[int, int]]) -> tuple[int, int]:
     """From the first to the last use; a value that crosses iterations or leaves a repeat lives all through it."""
     if not uses:
         return (0, -1)
-    first, last = uses[0][0], uses[-1][0]
-    for repeat in {r: None for _, _, r in uses if r is not None}:
-        inside = [u for u in uses if u[2] is repeat]
-        read_first = any(read for step, read, _ in inside if step == inside[0][0])
+    first, last = uses[0].step, uses[-1].step
+    for repeat in dict.fromkeys(r for use in uses for r in use.repeats):
+        inside = [use for use in uses if repeat in use.repeats]
+        read_first = any(use.reads for use in inside if use.step == inside[0].step)
         if len(inside) < len(uses) or read_first:
             first, last = min(first, spans[repeat][0]), max(last, spans[repeat][1])
     return first, last

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from ..dialects import dist, layer
 from ..dialects.assembly import PmcOp
-from ..dialects.dist import Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
-from ..dialects.expr import Expr, product
-from ..dialects.interfaces import SEQUENCES, WHOLE, ShardingRule
+from ..dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, rank_symbol, sharding_of
+from ..dialects.expr import Expr, ExprAttr, ceildiv, expr, product
+from ..dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from ..dialects.levels import MESH, Level
 from ..dialects.tensor import TensorType, tensor
 from .base import PassError, PmcPass
@@ -24,7 +24,8 @@ class AnnotateShardingsPass(PmcPass):
     """Shard a layer program over a mesh by the rules of Megatron-LM.
 
     The logical axes of weights and caches are mapped to mesh axes: heads, ffn and vocab to tp, experts to ep, the
-    width of an expert to moe_tp, sequences to dp; a latent of MLA has no axis and is replicated.  Shardings then
+    width of an expert to moe_tp, sequences to dp, their positions to cp; a latent of MLA has no axis and is replicated.
+    Shardings then
     flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations move.  A
     contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as well.
 
@@ -35,8 +36,8 @@ class AnnotateShardingsPass(PmcPass):
         %s = dist.reshard(%y) : !layer.tensor<[..], bf16, #dist.sharding<[[dp], []]>>
         %z = layer.add(%r, %s) ..
 
-    Ranks are numbered from the inside out: tp, then ep (the same chips as dp), pp, or without experts tp, pp, dp.
-    Assumes a symbolic `batch` when dp > 1.
+    Ranks are numbered from the inside out: tp, cp, then dp (with cp and tp the chips of ep), pp, or without experts tp,
+    cp, pp, dp.  Assumes a symbolic `batch` when dp > 1, and symbolic lengths when cp > 1.
     """
 
     name = "annotate-shardings"
@@ -46,6 +47,7 @@ class AnnotateShardingsPass(PmcPass):
     dp: int = 1
     ep: int = 1
     moe_tp: int = 1
+    cp: int = 1
     sp: bool = False
 
     def run(self, module: ModuleOp) -> None:
@@ -57,22 +59,24 @@ class AnnotateShardingsPass(PmcPass):
         module.attributes[MESH] = MeshAttr(mesh)
 
     def _mesh(self, programs: Sequence[layer.ProgramOp]) -> Mesh:
-        for option in ("tp", "pp", "dp", "ep", "moe_tp"):
+        for option in ("tp", "pp", "dp", "ep", "moe_tp", "cp"):
             if getattr(self, option) < 1:
                 raise PassError(f"{self.name}: {option} is {getattr(self, option)}, must be at least 1")
-        tp, dp, stage = self.tp, self.dp, self.tp * self.dp
+        tp, cp, dp, stage = self.tp, self.cp, self.dp, self.tp * self.cp * self.dp
         ops = [op for program in programs for op in program.walk()]
         experts = any(isinstance(op, layer.DispatchOp) for op in ops)
         if experts and stage != self.moe_tp * self.ep:
             raise PassError(
-                f"{self.name}: dp*tp = {dp}*{tp} = {stage} must equal moe_tp*ep = {self.moe_tp}*{self.ep} = "
+                f"{self.name}: dp*cp*tp = {dp}*{cp}*{tp} = {stage} must equal moe_tp*ep = {self.moe_tp}*{self.ep} = "
                 f"{self.moe_tp * self.ep}: attention and experts share the ranks of a stage"
             )
         if not experts and self.ep * self.moe_tp > 1:
             raise PassError(f"{self.name}: ep = {self.ep}, moe_tp = {self.moe_tp}, but the model has no experts")
         # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
-        dp_stride, pp_stride = (tp, stage) if experts else (tp * self.pp, tp)
+        dp_stride, pp_stride = (tp * cp, stage) if experts else (tp * cp * self.pp, tp * cp)
         axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
+        if cp > 1:
+            axes.insert(1, Axis(CONTEXT, cp, tp))
         if experts:
             axes += [Axis("moe_tp", self.moe_tp, 1), Axis("ep", self.ep, self.moe_tp)]
         kv_heads = _fewest_kv_heads(ops)
@@ -103,6 +107,10 @@ def _has_head_axis(cache: SSAValue) -> bool:
     return isinstance(state, layer.StateOp) and "kv_heads" in state.axis_names()
 
 
+_COUNTED_BY = {"batch": "batch", "position": "kv_len"}
+"""Logical axes whose dim must still be a symbol where a mesh axis splits it."""
+
+
 @dataclass
 class _Sharder:
     """Rebuilds one program with shardings; `values` maps old values to new ones."""
@@ -118,6 +126,7 @@ class _Sharder:
     def __post_init__(self) -> None:
         names = {axis.name for axis in self.mesh.axes if axis.size > 1}
         self.dp = ("dp",) if "dp" in names else ()
+        self.cp = (CONTEXT,) if CONTEXT in names else ()
         self.tp = ("tp",) if "tp" in names else ()
         self.ep = ("ep",) if "ep" in names else ()
         # Experts split over exactly the tp ranks use the tp axis itself, so that their partial sums meet those of
@@ -132,6 +141,7 @@ class _Sharder:
         self.axis_of = {
             "": (),
             "batch": self.dp,
+            "position": self.cp,
             "heads": self.tp,
             "kv_heads": kv,
             "ffn": self.tp,
@@ -139,7 +149,9 @@ class _Sharder:
             "expert": self.ep,
             "expert_ffn": self.moe_tp,
         }
-        self.tokens = (*self.dp, *self.tp) if self.sp else self.dp
+        self.rows = (*self.dp, *self.cp)
+        self.tokens = (*self.rows, *self.tp) if self.sp else self.rows
+        self.may_split = {SEQUENCES: self.dp, POSITIONS: self.cp}
 
     # -- structure ----------------------------------------------------------------------------------------------
 
@@ -149,26 +161,34 @@ class _Sharder:
         for op in old.walk():
             if isinstance(op, layer.AttentionOp):
                 self._check_heads(op)
-        self.block = Block(arg_types=[_encoded(a, self._by_sequences(a)) for a in old.args])
+        self.block = Block(arg_types=[_encoded(a, self._by_rows(a)) for a in old.args])
         for before, after in zip(old.args, self.block.args, strict=True):
             after.name_hint = before.name_hint
             self.values[before] = after
-            self._check_sequences(before.type, program.path.data)
+            self._check_symbols(before.type, program.path.data)
         self._ops(old)
         body = program.detach_region(program.body)
         program.add_region(Region(self.block))
         body.drop_all_references()
 
-    def _by_sequences(self, value: SSAValue) -> Sharding:
-        """Split by dp along the first dim."""
-        return Sharding((self.dp, *((),) * (len(tensor(value).dims) - 1)))
+    def _by_rows(self, value: SSAValue) -> Sharding:
+        """Split by dp along the first dim, and by cp where that counts all tokens."""
+        first, *others = tensor(value).dims
+        return Sharding((self.rows if "q_len" in first.symbols else self.dp, *(() for _ in others)))
 
-    def _check_sequences(self, type_: object, path: str) -> None:
-        if self.dp and isinstance(type_, TensorType) and "batch" not in type_.dims[0].symbols:
-            raise PassError(
-                f"annotate-shardings: '{path}' has no symbol 'batch' for dp = {self.mesh.axis('dp').size} to divide; "
-                "run this pass before bind-symbols"
-            )
+    def _check_symbols(self, type_: object, path: str) -> None:
+        """The first dim counts sequences and positions by symbols, which dp and cp divide."""
+        found = type_.dims[0].symbols if isinstance(type_, TensorType) else frozenset[str]()
+        for axes, symbol in ((self.dp, "batch"), (self.cp, "q_len")):
+            if axes and symbol not in found:
+                self._no_symbol(path, symbol, axes[0])
+
+    def _no_symbol(self, path: str, symbol: str, axis: str) -> NoReturn:
+        ways = f"{axis} = {self.mesh.axis(axis).size}"
+        raise PassError(
+            f"annotate-shardings: '{path}' has no symbol '{symbol}' for {ways} to divide; "
+            "run this pass before bind-symbols"
+        )
 
     def _ops(self, block: Block) -> None:
         handlers: dict[type[Operation], Callable[[Operation], None]] = {
@@ -177,6 +197,8 @@ class _Sharder:
             layer.ReturnOp: self._return,
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
+            layer.RopeOp: self._rope,
+            layer.LastTokenOp: self._last_token,
             layer.DispatchOp: self._dispatch,
             layer.CombineOp: self._combine,
         }
@@ -208,7 +230,7 @@ class _Sharder:
 
     def _return(self, op: Operation) -> None:
         assert isinstance(op, layer.ReturnOp)
-        values = [self._reshard(self.values[v], self._by_sequences(v), op) for v in op.values]
+        values = [self._reshard(self.values[v], self._by_rows(v), op) for v in op.values]
         self._add(op, layer.ReturnOp.make([values], [], op.path.data, like=op))
 
     # -- ops ----------------------------------------------------------------------------------------------------
@@ -222,8 +244,10 @@ class _Sharder:
                 raise PassError(f"annotate-shardings: '{op.path.data}' has the unknown axis '{name}' (known: {known})")
             axes = self.axis_of[name]
             dims.append(axes)
-            if name == "batch":
-                self._check_sequences(op.result.type, op.path.data)
+            if name in _COUNTED_BY:
+                symbol = _COUNTED_BY[name]
+                if axes and symbol not in dim.symbols:
+                    self._no_symbol(op.path.data, symbol, axes[0])
             else:
                 self._check_divides(dim, axes, name, op.path.data)
         self._rebuild(op, [], [Sharding(tuple(dims))])
@@ -249,6 +273,7 @@ class _Sharder:
         wanted = [Sharding(_dims(factors, axes), kept) for factors in rule.operands]
         operands = [self._reshard(v, s, op) for v, s in zip(operands, wanted, strict=True)]
         surviving = {f for factors in rule.results for f in factors} | rule.aligned
+        surviving |= {SEQUENCES, POSITIONS} if ROWS in surviving else set()
         contracted = tuple(a for f, names in axes.items() if f not in surviving for a in names)
         results = [Sharding(_dims(factors, axes), (*kept, *contracted)) for factors in rule.results]
         self._rebuild(op, operands, results)
@@ -258,16 +283,17 @@ class _Sharder:
         chosen: dict[str, tuple[str, ...]] = {WHOLE: ()}
         order = sorted(range(len(shardings)), key=lambda i: i not in rule.stationary)
         for index in order:
-            for factor, axes in zip(rule.operands[index], shardings[index].dims, strict=True):
-                if factor in chosen:
-                    continue
-                taken = [a for f, names in chosen.items() if f not in rule.aligned for a in names]
-                chosen[factor] = tuple(
-                    a
-                    for a in axes
-                    if (factor in rule.aligned or not self._overlaps_any(a, taken))
-                    and (factor != SEQUENCES or a in self.dp)
-                )
+            for whole, axes in zip(rule.operands[index], shardings[index].dims, strict=True):
+                for factor in (SEQUENCES, POSITIONS) if whole == ROWS else (whole,):
+                    if factor in chosen:
+                        continue
+                    taken = [a for f, names in chosen.items() if f not in rule.aligned for a in names]
+                    chosen[factor] = tuple(
+                        a
+                        for a in axes
+                        if (factor in rule.aligned or not self._overlaps_any(a, taken))
+                        and a in self.may_split.get(factor, axes)
+                    )
         return chosen
 
     def _overlaps_any(self, name: str, others: Sequence[str]) -> bool:
@@ -287,12 +313,49 @@ class _Sharder:
                     f"annotate-shardings: the {heads} key heads of '{op.path.data}' are not divisible by tp = {size}"
                 )
 
+    # -- positions ----------------------------------------------------------------------------------------------
+
+    def _rope(self, op: Operation) -> None:
+        """A rank of cp has every n-th position, from its own number on."""
+        assert isinstance(op, layer.RopeOp)
+        self._by_rule(op)
+        new = self.block.last_op
+        assert isinstance(new, layer.RopeOp)
+        for axis in set(self.cp) & set(sharding_of(tensor(new.x)).dims[0]):
+            size = self.mesh.axis(axis).size
+            new.properties["q_len"] = ExprAttr(ceildiv(op.q_len.data, size))
+            new.properties["kv_len"] = ExprAttr(ceildiv(op.kv_len.data, size))
+            new.properties["stride"] = IntegerAttr(size, i64)
+            new.properties["first"] = ExprAttr.of(rank_symbol(axis))
+
+    def _last_token(self, op: Operation) -> None:
+        """The last rows of the ranks of cp are the last tokens of a sequence, of which the very last is wanted."""
+        assert isinstance(op, layer.LastTokenOp)
+        if not self.cp:
+            self._by_rule(op)
+            return
+        size = self.mesh.axis(self.cp[0]).size
+        last, width = tensor(op.y).dims
+        x = self.values[op.x]
+        type_ = tensor(op.y).with_dims((last * size, width))
+        for path, q_len, rows, result in (
+            (f"{op.path.data}.of_rank", ceildiv(op.q_len.data, size), self.rows, type_),
+            (op.path.data, expr(size), self.dp, tensor(op.y)),
+        ):
+            x = self._reshard(x, Sharding((rows, ())), op)
+            encoded = result.with_encoding(ShardingAttr(Sharding((rows, ()))))
+            new = layer.LastTokenOp.make([x], [encoded], path, {"q_len": q_len}, like=op)
+            self.block.add_op(new)
+            x = new.y
+        x.name_hint = op.y.name_hint
+        self.values[op.y] = x
+
     # -- experts ------------------------------------------------------------------------------------------------
 
     def _dispatch(self, op: Operation) -> None:
         """Tokens meet their experts.
 
-        On the expert plane (moe_tp is tp, or neither is used) every tp rank already has the tokens of its dp rank, and
+        On the expert plane (moe_tp is tp, or neither is used) every tp rank already has the tokens of its group, and
         each copy goes to the expert shard with the same tp coordinate.  Otherwise each tp rank takes its part of the
         tokens, and the slots arrive split over moe_tp, to be gathered before the expert.
         """
@@ -321,7 +384,7 @@ class _Sharder:
         self._rebuild(op, moved, [Sharding((rows, ()), partial)])
 
     def _expert_token_axes(self) -> tuple[str, ...]:
-        return self.dp if self.expert_plane else (*self.dp, *self.tp)
+        return self.rows if self.expert_plane else (*self.rows, *self.tp)
 
     # -- values -------------------------------------------------------------------------------------------------
 
@@ -394,7 +457,10 @@ def _encoded(value: SSAValue, sharding: Sharding) -> TensorType:
 
 
 def _dims(factors: Sequence[str], axes: dict[str, tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(axes.get(factor, ()) for factor in factors)
+    def of(factor: str) -> tuple[str, ...]:
+        return (*of(SEQUENCES), *of(POSITIONS)) if factor == ROWS else axes.get(factor, ())
+
+    return tuple(of(factor) for factor in factors)
 
 
 def _path(op: Operation) -> str:

@@ -11,8 +11,9 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from ..dialects.assembly import PmcOp
+from ..dialects.dist import MeshAttr, uneven_lengths
 from ..dialects.expr import ExprAttr
-from ..dialects.levels import Level
+from ..dialects.levels import MESH, Level
 from ..dialects.tensor import TensorType
 from .base import PassError, PmcPass
 
@@ -28,7 +29,8 @@ class BindSymbolsPass(PmcPass):
         %y = layer.last_token(%x) {q_len = <1>} at "lm_head.last_token" : !layer.tensor<[8, 64], bf16>
 
     `kv_len` counts the current queries, so it is at least `q_len`.  Every symbol that the module uses must be
-    given; one that it does not use may be left out.
+    given; one that it does not use may be left out.  Lengths must be multiples of cp, where a mesh has it.  The number
+    of a rank or of a step of a ring, such as `cp.rank`, stays a symbol: it differs within the program.
     """
 
     name = "bind-symbols"
@@ -56,6 +58,10 @@ class BindSymbolsPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Substitute in the types of all values and in all properties and attributes."""
+        mesh = module.attributes.get(MESH)
+        uneven = uneven_lengths(mesh.data, self.bindings()) if isinstance(mesh, MeshAttr) else None
+        if uneven is not None:
+            raise PassError(f"{self.name}: {uneven}")
         binder = _Binder(self.bindings())
         for op in module.walk():
             binder.where = op.path.data if isinstance(op, PmcOp) else op.name
@@ -108,7 +114,8 @@ class _Binder:
             case _:
                 return attribute
 
-    def _require_bound(self, unbound: frozenset[str]) -> None:
+    def _require_bound(self, left: frozenset[str]) -> None:
+        unbound = {symbol for symbol in left if "." not in symbol}
         if unbound:
             options = ", ".join(f"{symbol.replace('_', '-')}=.." for symbol in sorted(unbound))
             raise PassError(

@@ -16,15 +16,17 @@ from xdsl.pattern_rewriter import (
 )
 
 from ..dialects import dist, layer
-from ..dialects.dist import Sharding, ShardingAttr, sharding_of
-from ..dialects.levels import Level
+from ..dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from ..dialects.levels import MESH, Level
 from ..dialects.tensor import tensor
 from .base import PmcPass
+from .ring_attention import ring_attention
 
 
 @dataclass(frozen=True)
 class InsertCollectivesPass(PmcPass):
-    """Lower `dist.reshard` to collectives, and MoE dispatch over a sharded expert dim to all-to-all.
+    """Lower `dist.reshard` to collectives, MoE dispatch over a sharded expert dim to all-to-all, attention over keys
+    that cp splits to a ring.
 
     A reshard is done in three moves: reduce the partial sums, gather the dims that lose an axis, slice those that gain
     one.  A sum whose result is split along the same axis becomes one reduce_scatter; no value is both all-reduced
@@ -35,6 +37,20 @@ class InsertCollectivesPass(PmcPass):
         %s = dist.all_reduce(%y) {axis = "tp"}
     and `partial [tp] -> [[dp, tp], []]` becomes `dist.reduce_scatter(%y) {axis = "tp", dim = 0}`.
 
+    Ring attention: keys and values go around the ranks of cp, and each of them is attended to where it comes by.  What
+    a step of the ring exchanges does not depend on what it computes, so both can run at the same time.
+
+        %y = layer.attention([%q], [%k], %v) {..} : #dist.sharding<[[cp], [tp]]>
+    becomes, with cp = 4,
+        %a, %m, %s = layer.attention_step([%q], [%k], %v, []) {..}
+        .. = layer.repeat 3 from 1 of 4 as "cp.step" (%k0 = %k, %v0 = %v, %a0 = %a, %m0 = %m, %s0 = %s) .. {
+          %k1 = dist.ring_exchange(%k0) {axis = "cp"}
+          %v1 = dist.ring_exchange(%v0) {axis = "cp"}
+          %a1, %m1, %s1 = layer.attention_step([%q], [%k1], %v1, [%a0, %m0, %s0]) {..}
+          layer.yield([%k1, %v1, %a1, %m1, %s1])
+        }
+        %y = layer.attention_finish(..)
+
     Assumes the shardings of annotate-shardings.
     """
 
@@ -43,7 +59,11 @@ class InsertCollectivesPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Rewrite all reshards, dispatches and combines."""
-        patterns = GreedyRewritePatternApplier([LowerReshard(), DispatchToAllToAll(), CombineToAllToAll()])
+        mesh = module.attributes[MESH]
+        assert isinstance(mesh, MeshAttr)
+        patterns = GreedyRewritePatternApplier(
+            [LowerReshard(), DispatchToAllToAll(), CombineToAllToAll(), AttentionToRing(mesh.data)]
+        )
         PatternRewriteWalker(patterns, apply_recursively=False).rewrite_module(module)
 
 
@@ -141,3 +161,18 @@ class CombineToAllToAll(RewritePattern):
         if axes:
             operands = [op.y_experts, op.indices, op.weights]
             rewriter.replace(op, dist.CombineOp.make(operands, [op.y.type], op.path.data, {"axis": axes[0]}, like=op))
+
+
+@dataclass
+class AttentionToRing(RewritePattern):
+    """Attention over keys that an axis splits works on one part after the other."""
+
+    mesh: Mesh
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: layer.AttentionOp, rewriter: PatternRewriter) -> None:
+        """Replace layer.attention by a ring of steps."""
+        axes = sharding_of(tensor(op.v)).dims[1]
+        if axes:
+            ops, y = ring_attention(op, self.mesh.axis(axes[0]))
+            rewriter.replace(op, ops, [y])

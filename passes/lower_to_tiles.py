@@ -54,7 +54,7 @@ from .tiling.traffic import TrafficModel
 Properties = dict[str, PropertyValue]
 
 LAYER = "layer"
-"""The symbol of a `tile.repeat`."""
+"""The symbol of a `tile.repeat` over layers."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class _Lowering:
         self.ops.append(StageOp.make([], [], op.path.data, {"index": op.index}, [body], like=op))
 
     def _repeat(self, op: layer.RepeatOp) -> None:
-        if self.layer is not None:
-            raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}' is nested, repeats must be flat")
+        if self.layer is not None and op.is_layers:
+            raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}' is nested, layers must be flat")
         block = op.body.block
         carried: list[Array] = []
         for init, argument in zip(op.inits, block.args, strict=True):
@@ -178,15 +178,17 @@ class _Lowering:
             if value not in self.arrays and array not in taken and in_place_target(value, argument):
                 self.arrays[value] = array
                 taken.add(array)
-        self.layer = expr(LAYER)
+        layer_around = self.layer
+        if op.is_layers:
+            self.layer = expr(LAYER)
         outside, self.ops = self.ops, []
         self.views.append({})
         self._block(block)
         self._hand_over([self.arrays[v] for v in last.values], carried, op)
         self.views.pop()
         inside, self.ops = self.ops, outside
-        self.layer = None
-        properties: Properties = {"symbol": LAYER, "count": op.count, "first": op.first}
+        self.layer = layer_around
+        properties: Properties = {"symbol": op.symbol or LAYER, "count": op.count, "first": op.first}
         self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
         for result, array in zip(op.outs, carried, strict=True):
             self.arrays[result] = array

@@ -49,7 +49,7 @@ class PartitionStagesPass(PmcPass):
         block = program.body.block
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
-        layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp))
+        layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
         if layers < stages:
             raise PassError(f"{self.name}: pp = {stages} stages for {layers} layers; at most one stage per layer")
         quotas = stage_lengths(layers, stages)
@@ -74,6 +74,17 @@ def stage_lengths(layers: int, stages: int) -> list[int]:
     return [base + (stage in longer) for stage in range(stages)]
 
 
+def _used_from_outside(op: Operation) -> list[SSAValue]:
+    """The values that an op or its body uses and does not define, in the order of their first use."""
+    regions = [region for inner in op.walk() for region in inner.regions]
+    inside: set[SSAValue] = {argument for region in regions for block in region.blocks for argument in block.args}
+    found: dict[SSAValue, None] = {}
+    for inner in op.walk():
+        found.update(dict.fromkeys(v for v in inner.operands if v not in inside))
+        inside.update(inner.results)
+    return list(found)
+
+
 class _Splitter:
     """Deals the ops of a program to stages; a value needed from an earlier stage is sent on."""
 
@@ -92,7 +103,7 @@ class _Splitter:
         if isinstance(op, layer.SourceOp):
             self.sources[op.result] = op
             return
-        if not isinstance(op, layer.RepeatOp):
+        if not isinstance(op, layer.RepeatOp) or not op.is_layers:
             self._emit(op)
             return
         done = 0
@@ -118,7 +129,7 @@ class _Splitter:
             self.used += count
 
     def _emit(self, op: Operation) -> None:
-        mapping = {v: self._here(v) for v in op.operands}
+        mapping = {v: self._here(v) for v in _used_from_outside(op)}
         new = op.clone(value_mapper=mapping)
         self.stages[self.stage].add_op(new)
         for before, after in zip(op.results, new.results, strict=True):

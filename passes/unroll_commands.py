@@ -31,6 +31,9 @@ from .base import PassError, PmcPass
 
 Columns = dict[str, Ints | int]
 
+LAYER = "layer"
+"""The symbol of a repeat over layers."""
+
 
 @dataclass(frozen=True)
 class UnrollCommandsPass(PmcPass):
@@ -40,7 +43,7 @@ class UnrollCommandsPass(PmcPass):
     READS: ClassVar[tuple[Level, ...]] = ("commands",)
     core: int = 0
     layer: int = -1
-    """The iteration of every repeat that the addresses are for; -1 is its first."""
+    """The layer of every repeat that the addresses are for; -1 is its first.  Of other repeats it is the first step."""
     full: bool = False
 
     def run(self, module: ModuleOp) -> None:
@@ -60,7 +63,7 @@ class UnrollCommandsPass(PmcPass):
         for op in block.ops:
             if isinstance(op, g5.RepeatOp):
                 first, count = op.first.value.data, op.count.value.data
-                layer = first if self.layer < 0 else self.layer
+                layer = first if self.layer < 0 or op.symbol.data != LAYER else self.layer
                 if not first <= layer < first + count:
                     raise PassError(
                         f"{self.name}: layer {layer} is outside {first}..{first + count - 1} of the repeat "

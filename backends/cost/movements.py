@@ -20,6 +20,7 @@ COLLECTIVES: Mapping[str, type[PmcOp]] = {
     "all_gather": dist.AllGatherOp,
     "reduce_scatter": dist.ReduceScatterOp,
     "local_slice": dist.LocalSliceOp,
+    "ring_exchange": dist.RingExchangeOp,
     "send": dist.SendOp,
     "recv": dist.RecvOp,
 }

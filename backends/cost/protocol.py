@@ -160,7 +160,7 @@ class CommProtocol:
                 return self.reduce_scatter(number(tensor(op.x).bytes, bindings), ranks, level)
             case dist.DispatchOp() | dist.CombineOp():
                 return self.exchange(self._rows(op, ranks, bindings), level)
-            case dist.SendOp():
+            case dist.RingExchangeOp() | dist.SendOp():
                 return self.send(number(tensor(op.x).bytes, bindings), level)
             case _:
                 path = op.path.data if isinstance(op, dist.CollectiveOp) else ""

@@ -90,7 +90,7 @@ class TileCostModel(CoreCostModel):
         sequences, q_len, kv_len = (_integer(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
         shape = AttentionShape(
             sequences, w.kv_heads, w.group, q_len, kv_len, w.qk_dims, w.v_dim, w.v_is_key, w.causal and q_len > 1,
-            w.q_bits, w.kv_bits, w.p_bits, w.out_bits, w.dtype,
+            w.q_bits, w.kv_bits, w.p_bits, w.out_bits, w.state_bytes, w.dtype,
         )  # fmt: skip
         found = self.attention_tiling(shape)
         return replace(base, time_s=found.seconds, compute_s=found.compute_s, memory_s=found.memory_s)

@@ -52,6 +52,9 @@ class AttentionWorkload:
     kv_bits: int
     p_bits: int
     out_bits: int
+    """Of the result; 0 for a step of a ring, which leaves its running state instead."""
+    state_bytes: int
+    """Bytes of running state that a row (a query of one head) reads and writes."""
     dtype: str
 
 
@@ -128,8 +131,9 @@ def _(op: layer.HeadMatmulOp) -> Workload:
     return _matmul(op, op.x, op.w, heads, tensor(op.x).dims[0], n, k)
 
 
+@describes(layer.AttentionStepOp)
 @describes(layer.AttentionOp)
-def _(op: layer.AttentionOp) -> Workload:
+def _(op: layer.FlashAttentionOp) -> Workload:
     dims, v_dim = op.piece_dims(), op.v_dim.value.data
     sequences, kv_len, v_width = tensor(op.v).dims
     pieces = range(len(op.k))
@@ -147,7 +151,8 @@ def _(op: layer.AttentionOp) -> Workload:
         q_bits=element_bits(tensor(op.q[0]).element_type),
         kv_bits=element_bits(tensor(op.v).element_type),
         p_bits=16,
-        out_bits=element_bits(tensor(op.y).element_type),
+        out_bits=element_bits(tensor(op.y).element_type) if isinstance(op, layer.AttentionOp) else 0,
+        state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
     )
 
@@ -176,6 +181,12 @@ def _(op: layer.RmsNormOp) -> Workload:
 @describes(layer.RopeOp)
 def _(op: layer.RopeOp) -> Workload:
     return _vector(op, op.x, steps.ROPE_PER_ELEMENT)
+
+
+@describes(layer.AttentionFinishOp)
+def _(op: layer.AttentionFinishOp) -> Workload:
+    """A division per element."""
+    return _vector(op, op.acc, 1, 0, expr(op.v_dim))
 
 
 @describes(layer.SiluMulOp)

@@ -14,9 +14,10 @@ from xdsl.ir import Block, Operation
 from ...dialects import dist, g5, layer, tile
 from ...dialects.arch import DeploymentAttr
 from ...dialects.assembly import PmcOp
+from ...dialects.dist import MeshAttr, uneven_lengths
 from ...dialects.errors import PmcError
 from ...dialects.interfaces import IntArray
-from ...dialects.levels import level_of
+from ...dialects.levels import MESH, level_of
 from ..cost.accounting import Accounting, default_accounting
 from ..cost.chip import ChipCostModel
 from ..cost.core import CoreCostModel
@@ -132,7 +133,10 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
 
 
 def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int | V]:
-    """The values of the symbols: those of the deployment, replaced by `bindings`."""
+    """The values of the symbols: those of the deployment, replaced by `bindings`.
+
+    Raises PmcError for a symbol that no program has, a value below 1, or a length that cp does not divide.
+    """
     for name, value in bindings.items():
         if name not in SYMBOLS:
             raise PmcError(f"unknown symbol '{name}'; the symbols of a program are {', '.join(SYMBOLS)}")
@@ -144,7 +148,12 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     if isinstance(deployment, DeploymentAttr):
         data = deployment.data
         known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
-    return {**known, **bindings}
+    values = {**known, **bindings}
+    mesh = module.attributes.get(MESH)
+    uneven = uneven_lengths(mesh.data, values) if isinstance(mesh, MeshAttr) else None
+    if uneven is not None:
+        raise PmcError(uneven)
+    return values
 
 
 def granularity_of(level: str) -> Granularity:

@@ -288,7 +288,7 @@ def _reaches_attention(value: SSAValue) -> bool:
     """Whether a cache becomes keys or values: itself, or expanded by a projection, but not through other ops."""
     for use in value.uses:
         match use.operation:
-            case layer.AttentionOp():
+            case layer.FlashAttentionOp():
                 return True
             case layer.KvAppendOp() | layer.MatmulOp() | layer.SliceOp() | layer.QuantizeOp():
                 if _reaches_attention(use.operation.results[0]):

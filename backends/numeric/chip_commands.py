@@ -50,6 +50,8 @@ class Exchange:
                 return [collectives.reduce_scatter(sources[0], self._axis(params), params["dim"])]
             case "local_slice":
                 return [collectives.local_slice(sources[0], self._axis(params), params["dim"])]
+            case "ring_exchange":
+                return [collectives.ring_exchange(sources[0], self._axis(params))]
             case "dispatch":
                 experts, capacity = shapes[0][:2]
                 axis = self._axis(params) if "axis" in params else None

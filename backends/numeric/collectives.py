@@ -2,7 +2,8 @@
 
 `Ranked` maps every rank that takes part to its array.  Shards are of equal size, rounded up; where the size of the
 whole is not a multiple, the last ones are padded, and gathering drops the padding again.  Padding is zero; in integer
-arrays it is `NONE`, a token or expert that does not exist: it embeds to zeros and is dispatched nowhere.
+arrays it is `NONE`, a token or expert that does not exist: it embeds to zeros and is dispatched nowhere.  A striped
+axis (`Axis.is_striped`) deals out elements in turn and divides evenly.
 """
 
 from __future__ import annotations
@@ -47,15 +48,24 @@ def all_gather(x: Ranked, axis: Axis, dim: int, size: int) -> dict[int, Array]:
     """The shards of every group along `dim`, cut to `size`."""
     result: dict[int, Array] = {}
     for group in groups(list(x), axis):
-        whole = np.concatenate([x[rank] for rank in group], axis=dim)
+        parts = [x[rank] for rank in group]
+        if axis.is_striped:
+            whole = np.stack(parts, axis=dim + 1).reshape(*parts[0].shape[:dim], -1, *parts[0].shape[dim + 1 :])
+        else:
+            whole = np.concatenate(parts, axis=dim)
         whole = whole[(slice(None),) * dim + (slice(0, size),)]
         result.update(dict.fromkeys(group, whole))
     return result
 
 
+def ring_exchange(x: Ranked, axis: Axis) -> dict[int, Array]:
+    """On every rank the value of the one before it in its group."""
+    return {rank: x[group[i - 1]] for group in groups(list(x), axis) for i, rank in enumerate(group)}
+
+
 def local_slice(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
     """The shard of every rank along `dim` of a value that it holds whole."""
-    return {rank: shard(values, axis.coordinate(rank), axis.size, dim) for rank, values in x.items()}
+    return {rank: shard(values, axis, rank, dim) for rank, values in x.items()}
 
 
 def reduce_scatter(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
@@ -63,8 +73,16 @@ def reduce_scatter(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
     return local_slice(all_reduce(x, axis), axis, dim)
 
 
-def shard(values: Array, index: int, count: int, dim: int) -> Array:
-    """Part `index` of `count` along `dim`, padded to the common size."""
+def shard(values: Array, axis: Axis, rank: int, dim: int) -> Array:
+    """The part of `values` along `dim` that belongs to a rank, padded to the common size.
+
+    Raises NumericError where a striped axis does not divide.
+    """
+    index, count = axis.coordinate(rank), axis.size
+    if axis.is_striped:
+        if values.shape[dim] % count:
+            raise NumericError(f"a dim of {values.shape[dim]} is not a multiple of {axis.name} = {count}")
+        return values[(slice(None),) * dim + (slice(index, None, count),)]
     size = -(-values.shape[dim] // count)
     part = values[(slice(None),) * dim + (slice(index * size, (index + 1) * size),)]
     padding = [(0, 0)] * values.ndim
@@ -108,17 +126,18 @@ def combine(y_experts: Ranked, indices: Ranked, weights: Ranked, axis: Axis | No
 def dim_shard(values: Array, dim: int, axes: Sequence[str], mesh: Mesh, rank: int, unit: int = 1) -> Array:
     """The part of `values` along `dim` that `rank` holds; `unit` elements (the queries of a sequence) stay together.
 
-    Only dp, which comes first, splits in units: the other axes split the elements that it leaves.
+    Only dp, which comes first, splits in units: the other axes split the elements that it leaves (cp every sequence
+    alike, as it divides the unit).
     """
     for name in axes:
         axis = mesh.axis(name)
         if name == "dp" and unit > 1:
             shape = values.shape
             split = values.reshape(*shape[:dim], shape[dim] // unit, unit, *shape[dim + 1 :])
-            part = shard(split, axis.coordinate(rank), axis.size, dim)
+            part = shard(split, axis, rank, dim)
             values = part.reshape(*shape[:dim], -1, *shape[dim + 1 :])
         else:
-            values = shard(values, axis.coordinate(rank), axis.size, dim)
+            values = shard(values, axis, rank, dim)
     return values
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from xdsl.ir import Attribute
 
 from ...dialects import g5
+from ...dialects.dist import rank_symbol
 from ...dialects.expr import ExprAttr
 from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
 from .command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
@@ -228,7 +229,7 @@ class ProgramRun:
         ins, outs = batch.places[:inputs], batch.places[inputs : inputs + outputs]
         updates = batch.places[inputs + outputs :]
         params = {
-            name: _row_values(batch, value, outs[0].shape[0]) if isinstance(value, ExprAttr) else value
+            name: self._row_values(batch, value, outs[0].shape[0]) if isinstance(value, ExprAttr) else value
             for name, value in plain_params(op.params.data).items()
         }
         results = run_kind(
@@ -240,6 +241,18 @@ class ProgramRun:
         )
         for place, result in zip([*outs, *updates], results, strict=True):
             _write(lmem, place, cores, result)
+
+    def _row_values(self, batch: Batch, value: ExprAttr, rows: int) -> Array:
+        """The value of a parameter for every core, rank and row: it broadcasts against [cores, ranks, rows]."""
+        symbols: dict[str, Any] = {
+            name: column[batch.index][:, None, None] if isinstance(column, np.ndarray) else column
+            for name, column in batch.runs.symbols.items()
+        }
+        for axis, places in self.coordinates.items():
+            symbols[rank_symbol(axis)] = np.asarray(places)[:, None]
+        symbols[ROW] = np.arange(rows)
+        evaluated = np.asarray(value.data.evaluate(symbols))
+        return evaluated
 
 
 # -- batches ----------------------------------------------------------------------------------------------------
@@ -288,17 +301,6 @@ def _uniform(op: g5.CommandOp) -> Iterator[ExprAttr]:
 def _one(batch: Batch, expression: Any) -> int:
     """The value of an expression that all cores of a batch share."""
     return int(batch.runs.value(expression)[batch.index[0]])
-
-
-def _row_values(batch: Batch, value: ExprAttr, rows: int) -> Array:
-    """The value of a parameter for every core and row: [cores, 1, rows]."""
-    symbols: dict[str, Any] = {
-        name: column[batch.index][:, None, None] if isinstance(column, np.ndarray) else column
-        for name, column in batch.runs.symbols.items()
-    }
-    symbols[ROW] = np.arange(rows)
-    evaluated = np.asarray(value.data.evaluate(symbols))
-    return evaluated
 
 
 def _places(batch: Batch) -> tuple[list[Place], list[Access]]:

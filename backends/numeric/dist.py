@@ -16,7 +16,19 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from ...dialects import dist, layer
-from ...dialects.dist import ARGUMENTS, PIPELINE, RESULTS, SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr, local_dim
+from ...dialects.dist import (
+    ARGUMENTS,
+    CONTEXT,
+    PIPELINE,
+    RESULTS,
+    SHARDING,
+    Mesh,
+    MeshAttr,
+    Sharding,
+    ShardingAttr,
+    local_dim,
+    rank_symbol,
+)
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType, tensor
 from . import collectives, shards
@@ -27,7 +39,7 @@ from .layer import LayerRun, ValueKey, the_program
 from .precision import EXACT64, Precision
 from .semantics import embedding
 from .shards import Layout
-from .tensor_ops import Context, run_tensor_op, where
+from .tensor_ops import Context, attention_of, run_tensor_op, where
 
 
 def mesh_of(module: ModuleOp) -> Mesh:
@@ -84,7 +96,17 @@ class _Ranks:
     def __post_init__(self) -> None:
         self.mesh = mesh_of(self.module)
         self.ranks: list[int] = list(range(self.mesh.ranks))
-        self.context = Context(self.environment.bindings, self.precision, self.local_shape)
+        self.steps: dict[str, int] = {}
+        self.contexts = self.contexts_of_ranks()
+
+    def contexts_of_ranks(self) -> dict[int, Context]:
+        """What the ops of each rank know: the symbols, the steps of the rings around, and its coordinates."""
+        contexts: dict[int, Context] = {}
+        for rank in range(self.mesh.ranks):
+            own = {rank_symbol(name): place for name, place in self.mesh.coordinates(rank).items()}
+            bindings = {**self.environment.bindings, **self.steps, **own}
+            contexts[rank] = Context(bindings, self.precision, self.local_shape)
+        return contexts
 
     # -- shapes -------------------------------------------------------------------------------------------------
 
@@ -148,7 +170,11 @@ class _Ranks:
         carried = [self.values[v] for v in op.inits]
         outer, first = self.iteration, op.first.value.data
         for index in range(first, first + op.trip_count):
-            self.iteration = (*outer, index)
+            if op.symbol is None:
+                self.iteration = (*outer, index)
+            else:
+                self.steps[op.symbol.data] = index
+                self.contexts = self.contexts_of_ranks()
             self.values.update(zip(op.body.block.args, carried, strict=True))
             end = self.run_block(op.body.block)
             if end is None:
@@ -168,16 +194,21 @@ class _Ranks:
             for result, ranked in zip(op.results, results, strict=True):
                 self.keep(op, result, ranked)
         else:
-            self.values.update({result: {} for result in op.results})
-            for rank in self.ranks:
-                results_here = run_tensor_op(op, [self.values[v][rank] for v in op.operands], self.context)
-                for result, values in zip(op.results, results_here, strict=True):
-                    self.values[result][rank] = values
+            self.values.update(zip(op.results, self.on_every_rank(op), strict=True))
         if isinstance(op, layer.KvAppendOp):
             self.write_cache(op)
         if isinstance(op, layer.LayerOp):
             for index, result in enumerate(op.results):
                 self.note(ValueKey(op.path.data, op.name, index), result)
+
+    def on_every_rank(self, op: Operation) -> list[dict[int, Array]]:
+        """The results of an op that each rank runs by itself."""
+        results: list[dict[int, Array]] = [{} for _ in op.results]
+        for rank in self.ranks:
+            operands = [self.values[v][rank] for v in op.operands]
+            for ranked, values in zip(results, run_tensor_op(op, operands, self.contexts[rank]), strict=True):
+                ranked[rank] = values
+        return results
 
     def keep(self, op: Operation, result: SSAValue, ranked: Ranked) -> None:
         """Check the shapes of a result and store it in its element type."""
@@ -323,8 +354,32 @@ def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
     for dim, axes in enumerate(x.dims):
         for position in reversed(range(len(axes))):
             values = collectives.all_gather(values, run.mesh.axis(axes[position]), dim, steps[dim][position])
-    unit = run.environment.bindings["q_len"] if "q_len" in tensor(op.x).dims[0].symbols else 1
+    # dp splits whole sequences, however many rows of each there are.
+    rows = tensor(op.x).dims[0]
+    unit = steps[0][0] // run.environment.bindings["batch"] if "batch" in rows.symbols else 1
     return ({rank: shards.cut(whole, y, run.mesh, rank, unit) for rank, whole in values.items()},)
+
+
+@across_ranks(dist.RingExchangeOp)
+def _ring_exchange(op: dist.RingExchangeOp, run: _Ranks) -> tuple[Ranked, ...]:
+    return (collectives.ring_exchange(run.values[op.x], run.mesh.axis(op.axis.data)),)
+
+
+@across_ranks(layer.AttentionOp)
+def _attention(op: layer.AttentionOp, run: _Ranks) -> tuple[Ranked, ...]:
+    """Queries attend to the keys of their rank; where cp splits these, to the keys of the group put together."""
+    encoding = tensor(op.v).encoding
+    if not isinstance(encoding, ShardingAttr) or CONTEXT not in encoding.data.dims[1]:
+        return (run.on_every_rank(op)[0],)
+    axis = run.mesh.axis(CONTEXT)
+    whole: list[Ranked] = []
+    for value in op.operands:
+        dim = 0 if value in op.q else 1
+        ranked = run.values[value]
+        size = next(iter(ranked.values())).shape[dim] * axis.size
+        whole.append(collectives.all_gather(ranked, axis, dim, size))
+    y = {rank: attention_of(op, [values[rank] for values in whole]) for rank in run.ranks}
+    return (collectives.local_slice(y, axis, 0),)
 
 
 @across_ranks(layer.EmbeddingOp)

@@ -18,18 +18,16 @@ def rope(
     head_dim: int,
     theta: float,
     interleaved: bool,
-    q_len: int,
-    kv_len: int,
+    positions: Array,
     scaling: Scaling | None = None,
 ) -> Array:
-    """x [batch*q_len, heads*head_dim] with every head rotated; row b*q_len + i stands at kv_len - q_len + i.
+    """x [batch*q_len, heads*head_dim] with every head rotated; row b*q_len + i stands at positions[i].
 
     Pairs are columns (2j, 2j+1) when `interleaved`, else (j, j + head_dim/2); a pair turns by position *
     frequency j (Su et al., RoFormer, equation 34).
     """
     frequencies, factor = rope_frequencies(head_dim, theta, scaling)
-    positions = np.tile(np.arange(kv_len - q_len, kv_len), x.shape[0] // q_len)
-    angles = positions[:, None, None] * frequencies
+    angles = np.tile(positions, x.shape[0] // len(positions))[:, None, None] * frequencies
     cos, sin = (np.asarray(f(angles) * factor, x.dtype) for f in (np.cos, np.sin))
     heads = x.reshape(x.shape[0], -1, head_dim)
     half = head_dim // 2

@@ -39,6 +39,36 @@ def head_matmul(x: Array, w: Array, group: int, transpose: bool) -> Array:
     return result
 
 
+def attention_scores(
+    q: Sequence[Array],
+    k: Sequence[Array],
+    qk_dims: Sequence[int],
+    scale: float,
+    causal: bool,
+    hidden: int = 0,
+) -> Array:
+    """scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
+
+    q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i]; query head h reads key head
+    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden.
+    """
+    batch, kv_len = k[0].shape[:2]
+    heads = q[0].shape[1] // qk_dims[0]
+    q_len = q[0].shape[0] // batch
+    scores = sum(
+        np.matmul(
+            query.reshape(batch, q_len, heads, dim).transpose(0, 2, 1, 3),
+            _heads(key, dim, heads).transpose(0, 2, 3, 1),
+        )
+        for query, key, dim in zip(q, k, qk_dims, strict=True)
+    )
+    scores = np.asarray(scores) * scalar_like(scale, k[0])
+    if causal:
+        visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
+        scores = np.where(visible, scores, scalar_like(-np.inf, k[0]))
+    return scores
+
+
 def attention(
     q: Sequence[Array],
     k: Sequence[Array],
@@ -50,25 +80,46 @@ def attention(
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
-    q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i], v [batch, kv_len, kv_heads*v_dim];
-    query head h reads key head h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i.
+    v is [batch, kv_len, kv_heads*v_dim]; the rest is as in `attention_scores`.
     """
-    batch, kv_len = v.shape[:2]
-    heads = q[0].shape[1] // qk_dims[0]
-    q_len = q[0].shape[0] // batch
-    scores = sum(
-        np.matmul(
-            query.reshape(batch, q_len, heads, dim).transpose(0, 2, 1, 3),
-            _heads(key, dim, heads).transpose(0, 2, 3, 1),
-        )
-        for query, key, dim in zip(q, k, qk_dims, strict=True)
-    )
-    scores = np.asarray(scores) * scalar_like(scale, v)
-    if causal:
-        visible: Array = np.tri(q_len, kv_len, kv_len - q_len, dtype=bool)
-        scores = np.where(visible, scores, scalar_like(-np.inf, v))
-    y = np.matmul(softmax(scores), _heads(v, v_dim, heads).transpose(0, 2, 1, 3))
-    result: Array = y.transpose(0, 2, 1, 3).reshape(batch * q_len, heads * v_dim)
+    scores = attention_scores(q, k, qk_dims, scale, causal)
+    y = np.matmul(softmax(scores), _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
+    return _token_rows(y)
+
+
+State = tuple[Array, Array, Array]
+"""Of an online softmax: acc [T, heads*v_dim], largest score and sum of exponentials [T, heads]."""
+
+
+def attention_step(scores: Array, v: Array, v_dim: int, state: State | None) -> State:
+    """The state after one more block of keys (FlashAttention-2, section 3.1); rows that see no key of it keep theirs.
+
+    `scores` are those of `attention_scores` for the block whose values are v.
+    """
+    batch, heads, q_len, _ = scores.shape
+    if state is None:
+        lowest = np.full((batch, heads, q_len, 1), -np.inf, scores.dtype)
+        acc, row_max, row_sum = np.zeros((batch, heads, q_len, v_dim), scores.dtype), lowest, np.zeros_like(lowest)
+    else:
+        acc, row_max, row_sum = (part.reshape(batch, q_len, heads, -1).transpose(0, 2, 1, 3) for part in state)
+    new_max = np.maximum(row_max, scores.max(axis=-1, keepdims=True))
+    shift = np.where(np.isfinite(new_max), new_max, scalar_like(0.0, scores))
+    p, kept = np.exp(scores - shift), np.exp(row_max - shift)
+    added = np.matmul(p, _heads(v, v_dim, heads).transpose(0, 2, 1, 3))
+    acc, row_sum = acc * kept + added, row_sum * kept + p.sum(axis=-1, keepdims=True)
+    return _token_rows(acc), _token_rows(new_max), _token_rows(row_sum)
+
+
+def attention_finish(acc: Array, row_sum: Array) -> Array:
+    """acc [T, heads*v_dim] with every head divided by its sum [T, heads]."""
+    tokens, heads = row_sum.shape
+    return (acc.reshape(tokens, heads, -1) / row_sum[..., None]).reshape(acc.shape)
+
+
+def _token_rows(y: Array) -> Array:
+    """[batch, heads, q_len, width] as [batch*q_len, heads*width]."""
+    batch, heads, q_len, width = y.shape
+    result: Array = y.transpose(0, 2, 1, 3).reshape(batch * q_len, heads * width)
     return result
 
 

@@ -20,7 +20,7 @@ from xdsl.ir import Attribute, Operation
 
 from ...dialects import layer
 from ...dialects.assembly import PmcOp
-from ...dialects.expr import Expr
+from ...dialects.expr import Expr, expr
 from ...dialects.tensor import TensorType, tensor
 from . import routing, semantics
 from .environment import evaluate_dims
@@ -128,8 +128,13 @@ def _head_matmul(op: layer.HeadMatmulOp, operands: Operands, context: Context) -
 
 @implements(layer.AttentionOp)
 def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> Results:
+    return (attention_of(op, operands),)
+
+
+def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
+    """The attention that an op is, on arrays of any number of queries and keys."""
     pieces = len(op.q)
-    y = semantics.attention(
+    return semantics.attention(
         operands[:pieces],
         operands[pieces : 2 * pieces],
         operands[2 * pieces],
@@ -138,7 +143,27 @@ def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> R
         op.scale.value.data,
         bool(op.causal),
     )
-    return (y,)
+
+
+@implements(layer.AttentionStepOp)
+def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Context) -> Results:
+    pieces = len(op.q)
+    state = operands[2 * pieces + 1 :]
+    scores = semantics.attention_scores(
+        operands[:pieces],
+        operands[pieces : 2 * pieces],
+        op.piece_dims(),
+        op.scale.value.data,
+        bool(op.causal),
+        context.integer(op.hidden.data, op),
+    )
+    before = (state[0], state[1], state[2]) if state else None
+    return semantics.attention_step(scores, operands[2 * pieces], op.v_dim.value.data, before)
+
+
+@implements(layer.AttentionFinishOp)
+def _attention_finish(op: layer.AttentionFinishOp, operands: Operands, context: Context) -> Results:
+    return (semantics.attention_finish(*operands),)
 
 
 # -- row-wise ops -------------------------------------------------------------------------------------------
@@ -164,13 +189,14 @@ def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Resu
 
 @implements(layer.RopeOp)
 def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
+    q_len = context.integer(op.q_len.data, op)
+    positions = np.arange(q_len) * op.stride.value.data + context.integer(op.position(expr(0)), op)
     y = rope(
         operands[0],
         op.head_dim.value.data,
         op.theta.value.data,
         bool(op.interleaved),
-        context.integer(op.q_len.data, op),
-        context.integer(op.kv_len.data, op),
+        positions,
         None if op.scaling is None else scaling_fields(op.scaling),
     )
     return (y,)

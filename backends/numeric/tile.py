@@ -15,7 +15,7 @@ import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
 from ...dialects import tile
-from ...dialects.dist import PIPELINE, Mesh
+from ...dialects.dist import PIPELINE, Mesh, rank_symbol
 from ...dialects.expr import Expr, ExprAttr
 from .chip_commands import Exchange
 from .command_memory import POISON, compute_type, decode, encode, storage_type
@@ -105,6 +105,12 @@ class _Ranks:
             return ranks
         axis, index = self.mesh.axis(PIPELINE), stage.index.value.data
         return [r for r in ranks if axis.coordinate(r) == index]
+
+    def coordinates(self, ranks: Sequence[int]) -> dict[str, Array]:
+        """The coordinate of every rank along every axis, [ranks, 1], by the symbol that parameters know it by."""
+        return {
+            rank_symbol(axis.name): np.array([axis.coordinate(r) for r in ranks])[:, None] for axis in self.mesh.axes
+        }
 
     def note(self, kernel: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """Record the arrays that a kernel has stored to, in the order of its first stores."""
@@ -272,7 +278,7 @@ class _Core:
         widths = [tile.buffer_type(v).dims[1] for v in operands]
         used = extents(op.kind.data, rows, columns, widths, plain)
         parts = [self.part(v, *extent, op) for v, extent in zip(operands, used, strict=True)]
-        symbols = {**self.symbols, ROW: np.arange(rows)}
+        symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(rows)}
         params = {
             name: np.asarray(v.data.evaluate(symbols)) if isinstance(v, ExprAttr) else v for name, v in plain.items()
         }

@@ -36,6 +36,9 @@ class TargetOptions:
     dp: Annotated[int | None, typer.Option(help="Data parallelism.", **_PARALLELISM)] = None
     ep: Annotated[int | None, typer.Option(help="Expert parallelism.", **_PARALLELISM)] = None
     moe_tp: Annotated[int | None, typer.Option(help="Tensor parallelism inside an expert.", **_PARALLELISM)] = None
+    cp: Annotated[
+        int | None, typer.Option(help="Context parallelism: ring attention over striped sequences.", **_PARALLELISM)
+    ] = None
     sp: Annotated[
         bool | None, typer.Option("--sp/--no-sp", help="Sequence parallelism (needs tp > 1).", **_PARALLELISM)
     ] = None

@@ -74,7 +74,7 @@ class BlockBuilder:
     def appended(self, name: str, new: SSAValue, axis: str) -> SSAValue:
         """The cache [batch, kv_len, width] with the current rows appended; `axis` is that of its columns."""
         cache_type = self.tensor_type(BATCH, KV_LEN, tensor(new).dims[1])
-        axes = {"axes": _axes(("batch", "", axis))}
+        axes = {"axes": _axes(("batch", "position", axis))}
         cache = self.op(layer.StateOp, [], f"{name}_cache", cache_type, axes)
         return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
 

@@ -44,10 +44,11 @@ class Attention:
     k: tuple[Attribute, ...]
     v: Attribute
     p: Attribute
-    out: Attribute
+    out: Attribute | None
+    """The element type of the result; a step of a ring has none, it stores its state."""
 
 
-def attention_of(op: layer.AttentionOp) -> Attention:
+def attention_of(op: layer.FlashAttentionOp) -> Attention:
     """The attention that a layer op is."""
     dims, v_dim, heads = op.piece_dims(), op.v_dim.value.data, op.heads
     sequences, kv_len, v_width = ints(op.v)
@@ -55,7 +56,8 @@ def attention_of(op: layer.AttentionOp) -> Attention:
     v_heads = v_width // v_dim
     kv_heads = max(*piece_heads, v_heads)
     shared = next((i for i, k in enumerate(op.k) if k is op.v and dims[i] == v_dim and piece_heads[i] == v_heads), None)
-    q_type, v_type, out = (tensor(v).element_type for v in (op.q[0], op.v, op.y))
+    q_type, v_type = (tensor(v).element_type for v in (op.q[0], op.v))
+    out = tensor(op.y).element_type if isinstance(op, layer.AttentionOp) else None
     p_type: Attribute = f32 if v_type == f32 else bf16
     q_len = op.q_len.data.constant
     shape = AttentionShape(
@@ -67,11 +69,12 @@ def attention_of(op: layer.AttentionOp) -> Attention:
         qk_dims=dims,
         v_dim=v_dim,
         v_is_key=shared is not None,
-        causal=bool(op.causal) and q_len > 1,
+        causal=bool(op.causal) and (q_len > 1 or isinstance(op, layer.AttentionStepOp)),
         q_bits=element_bits(q_type),
         kv_bits=element_bits(v_type),
         p_bits=element_bits(p_type),
-        out_bits=element_bits(out),
+        out_bits=0 if out is None else element_bits(out),
+        state_bytes=op.state_bytes,
         dtype=element_name(q_type),
     )
     k_types = tuple(tensor(k).element_type for k in op.k)
@@ -106,7 +109,8 @@ def lmem_bytes(attention: Attention, plans: AttentionPlans, target: Target) -> I
     unit_slots = 1 + (plans.units_per_core > 1)
     step_slots = 1 + ((plans.units_per_core > 1) | (keys < s.kv_len))
     need = size(rows, s.v_dim, f32) + 2 * size(rows, 1, f32)
-    need = need + unit_slots * size(rows, s.v_dim, attention.out)
+    if attention.out is not None:
+        need = need + unit_slots * size(rows, s.v_dim, attention.out)
     for d, k_type in zip(s.qk_dims, attention.k, strict=True):
         need = need + unit_slots * size(rows, d, attention.q) + step_slots * size(keys, d, k_type)
     if attention.shared_piece is None:
@@ -119,11 +123,11 @@ def _padded(rows: IntArray, target: Target) -> IntArray:
 
 
 class AttentionFamily:
-    """`layer.attention`."""
+    """`layer.attention`, and `layer.attention_step` with its state in DRAM between the steps."""
 
     def plan(self, op: Operation, target: Target) -> PlanAttr:
         """The candidate of least time, then of fewest key steps."""
-        assert isinstance(op, layer.AttentionOp)
+        assert isinstance(op, layer.FlashAttentionOp)
         attention = attention_of(op)
         plans = candidates(attention, target)
         need = lmem_bytes(attention, plans, target)
@@ -141,7 +145,7 @@ class AttentionFamily:
 
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
         """Loop u over units, inside it loop s over key tiles."""
-        assert isinstance(op, layer.AttentionOp)
+        assert isinstance(op, layer.FlashAttentionOp)
         return _lower(op, attention_of(op), plan, arrays, target)
 
 
@@ -168,7 +172,9 @@ def _unit(index: Expr, shape: AttentionShape, tile_q: int, tile_g: int) -> _Unit
     return _Unit(floordiv(index, blocks_q * blocks_g * shape.kv_heads), kv_head, head, query, queries)
 
 
-def _lower(op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
+def _lower(
+    op: layer.FlashAttentionOp, attention: Attention, plan: PlanAttr, arrays: Arrays, target: Target
+) -> KernelOp:
     s = attention.shape
     tile_q, tile_g, tile_s = plan.tile_sizes
     total = s.sequences * s.kv_heads * (s.group // tile_g) * -(-s.q_len // tile_q)
@@ -179,7 +185,13 @@ def _lower(op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: 
         for v, h, d in zip(op.k, attention.piece_heads, s.qk_dims, strict=True)
     ]
     v = arrays.array(op.v, s.sequences, s.kv_len, attention.v_heads, s.v_dim)
-    y = arrays.result(op.y, s.sequences, s.q_len, attention.heads, s.v_dim)
+    widths = (s.v_dim, 1, 1)[: len(op.results)]
+    stored = [
+        arrays.result(r, s.sequences, s.q_len, attention.heads, w) for r, w in zip(op.results, widths, strict=True)
+    ]
+    state = op.state if isinstance(op, layer.AttentionStepOp) else ()
+    before = [arrays.array(r, s.sequences, s.q_len, attention.heads, w) for r, w in zip(state, widths, strict=False)]
+    hidden = op.hidden.data if isinstance(op, layer.AttentionStepOp) else expr(0)
     code = arrays.code(op)
     capacity = round_up(tile_q * tile_g, target.chip.cube.m)
     core = expr(CORE)
@@ -193,9 +205,13 @@ def _lower(op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: 
             code.load(array, buffer, q_at, (*q_size, d))
         acc = code.alloc(capacity, s.v_dim, f32, slots=1)
         row_max, row_sum = code.alloc(capacity, 1, f32, slots=1), code.alloc(capacity, 1, f32, slots=1)
-        code.vector("fill", rows, 1, outs=[row_max], params={"value": float("-inf")})
-        code.vector("fill", rows, 1, outs=[row_sum], params={"value": 0.0})
-        code.vector("fill", rows, s.v_dim, outs=[acc], params={"value": 0.0})
+        running = (acc, row_max, row_sum)
+        for array, buffer, width in zip(before, running, widths, strict=False):
+            code.load(array, buffer, q_at, (*q_size, width))
+        if not before:
+            code.vector("fill", rows, 1, outs=[row_max], params={"value": float("-inf")})
+            code.vector("fill", rows, 1, outs=[row_sum], params={"value": 0.0})
+            code.vector("fill", rows, s.v_dim, outs=[acc], params={"value": 0.0})
         # A causal block needs the keys up to its last query; all before the first query are cached.
         visible = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
         one_step = tile_s >= s.kv_len
@@ -217,15 +233,18 @@ def _lower(op: layer.AttentionOp, attention: Attention, plan: PlanAttr, arrays: 
             for piece, (a, b, d) in enumerate(zip(q_tiles, k_tiles, s.qk_dims, strict=True)):
                 code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
             p = code.alloc(capacity, tile_s, attention.p, slots=1)
-            position = s.kv_len - s.q_len + unit.query + floordiv(expr("row"), tile_g)
+            position = s.kv_len - s.q_len + unit.query + floordiv(expr("row"), tile_g) - hidden
             params: dict[str, PropertyValue] = {"scale": op.scale, "causal": s.causal, "position": position, "key": key}
             code.vector("softmax_step", rows, keys, [scores], [p], [row_max, row_sum, acc], params)
             shared = attention.shared_piece
             v_tile = k_tiles[shared] if shared is not None else load_keys(v, attention.v_heads, s.v_dim, attention.v)
             code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
-        out = code.alloc(capacity, s.v_dim, attention.out)
-        code.vector("softmax_finish", rows, s.v_dim, [acc, row_sum], [out])
-        code.store(y, out, q_at, (*q_size, s.v_dim))
+        results: tuple[SSAValue, ...] = running
+        if attention.out is not None:
+            results = (code.alloc(capacity, s.v_dim, attention.out),)
+            code.vector("softmax_finish", rows, s.v_dim, [acc, row_sum], [results[0]])
+        for array, buffer, width in zip(stored, results, widths, strict=True):
+            code.store(array, buffer, q_at, (*q_size, width))
     return code.kernel(units.parts)
 
 

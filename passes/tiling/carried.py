@@ -33,11 +33,17 @@ def in_place_target(value: SSAValue, argument: BlockArgument) -> bool:
             place = order.get(reader)
             if place is None or place > order[owner]:
                 return False
-            if reader is owner and not (isinstance(owner, ELEMENTWISE) and _same_rows(owner, alias)):
+            if reader is owner and not _overwrites_what_it_read(owner, alias, value):
                 return False
     return True
 
 
-def _same_rows(op: Operation, operand: SSAValue) -> bool:
-    """Whether `operand` has the shape and type of the result, so that a tile overwrites just what it has read."""
-    return not is_view(operand) and operand.type == op.results[0].type
+def _overwrites_what_it_read(op: Operation, operand: SSAValue, result: SSAValue) -> bool:
+    """Whether a tile of `result` overwrites just what the same tile has read of `operand`, of the same shape and type.
+
+    So it is with rows that an op treats element by element, and with the state of an attention step.
+    """
+    if isinstance(op, layer.AttentionStepOp):
+        states = [v for v, r in zip(op.state, op.results, strict=False) if r is result]
+        return [v for v in op.operands if v is operand] == states
+    return isinstance(op, ELEMENTWISE) and not is_view(operand) and operand.type == op.results[0].type

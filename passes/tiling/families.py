@@ -23,10 +23,11 @@ FAMILIES: dict[type[Operation], Family] = {
             layer.LastTokenOp,
             layer.KvAppendOp,
             layer.RouterTopkOp,
+            layer.AttentionFinishOp,
         ),
         RowFamily(),
     ),
-    layer.AttentionOp: AttentionFamily(),
+    **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp), AttentionFamily()),
     layer.EmbeddingOp: EmbeddingFamily(),
 }
 """The family of every tensor op that becomes a kernel."""

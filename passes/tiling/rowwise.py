@@ -107,6 +107,11 @@ def rows_of(op: Operation, cores: int) -> Rows:
             results = tuple((tensor(r).element_type, k) for r in (op.weights, op.indices))
             bias = logits if op.bias is None else tensor(op.bias).element_type
             return Rows(tokens, 1, experts, ((logits, experts), *results), ((bias, experts),))
+        case layer.AttentionFinishOp():
+            heads, v_dim = ints(op.row_sum)[1], op.v_dim
+            widths = ((op.acc, v_dim), (op.row_sum, 1), (op.y, v_dim))
+            streamed = tuple((tensor(v).element_type, width) for v, width in widths)
+            return Rows(ints(op.y)[0] * heads, 1, v_dim, streamed)
         case layer.LastTokenOp():
             rows, width = ints(op.y)
             element = tensor(op.y).element_type
@@ -249,6 +254,8 @@ class RowFamily:
                 ins, outs = [op.gate, op.up], [op.y]
             case layer.AddOp():
                 ins, outs = [op.a, op.b], [op.y]
+            case layer.AttentionFinishOp():
+                ins, outs = [op.acc, op.row_sum], [op.y]
             case layer.RouterTopkOp():
                 ins, outs, resident = [op.logits], [op.weights, op.indices], op.bias
             case _:
@@ -286,14 +293,15 @@ def vector_of(op: Operation, tile: Tile) -> tuple[str, dict[str, PropertyValue]]
             # Outer rows are the tokens; where everything is dense they are (token, head) pairs.
             heads = 1 if is_view(op.x) else ints(op.x)[-1] // op.head_dim.value.data
             token = floordiv(tile.outer_of_row(), heads)
-            q_len, kv_len = op.q_len.data, op.kv_len.data
             return "rope", {
                 "head_dim": op.head_dim,
                 "theta": op.theta,
                 "interleaved": op.interleaved,
-                "position": kv_len - q_len + mod(token, q_len),
+                "position": op.position(mod(token, op.q_len.data)),
                 "scaling": op.scaling,
             }
+        case layer.AttentionFinishOp():
+            return "softmax_finish", {}
         case layer.SiluMulOp():
             return "silu_mul", {}
         case layer.AddOp():

@@ -91,4 +91,5 @@ class TrafficModel:
         kv = shape.sequences * shape.kv_heads * passes * mean * kv_bits
         heads = shape.sequences * shape.kv_heads * shape.group * shape.q_len
         traffic = (kv + heads * (sum(shape.qk_dims) * shape.q_bits + shape.v_dim * shape.out_bits)) / 8
+        traffic = traffic + heads * shape.state_bytes
         return self._total(work, shape.dtype, traffic)

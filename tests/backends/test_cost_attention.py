@@ -13,7 +13,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import AttentionShape
 
 CHIP = load_chip("sg2262")
-MLA = AttentionShape(64, 1, 128, 1, 4096, (512, 64), 512, True, False, 8, 8, 16, 16, "f8E4M3FN")
+MLA = AttentionShape(64, 1, 128, 1, 4096, (512, 64), 512, True, False, 8, 8, 16, 16, 0, "f8E4M3FN")
 PEAK, VECTOR, DRAM = 786.432e12, 32 * 16 * 64 * 1.5e9, 8601.6e9
 
 
@@ -48,7 +48,7 @@ def test_lmem_holds_all_tiles() -> None:
 
 
 def test_causal_prefill_is_about_half_and_loads_what_it_sees() -> None:
-    prefill = AttentionShape(1, 8, 4, 4096, 4096, (128,), 128, False, True, 16, 16, 16, 16, "bf16")
+    prefill = AttentionShape(1, 8, 4, 4096, 4096, (128,), 128, False, True, 16, 16, 16, 16, 0, "bf16")
     causal = tiles("physical").best(prefill)
     full = tiles("physical").best(replace(prefill, causal=False))
     assert 0.5 < causal.seconds / full.seconds < 0.56
@@ -59,6 +59,6 @@ def test_causal_prefill_is_about_half_and_loads_what_it_sees() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    wide = AttentionShape(1, 1, 1, 1, 64, (2**17,), 2**17, False, False, 8, 8, 16, 16, "f8E4M3FN")
+    wide = AttentionShape(1, 1, 1, 1, 64, (2**17,), 2**17, False, False, 8, 8, 16, 16, 0, "f8E4M3FN")
     with pytest.raises(PmcError, match=r"^no tile of attention fits: the smallest needs \d+ bytes of LMEM"):
         tiles("physical").best(wide)

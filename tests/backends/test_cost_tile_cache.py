@@ -22,7 +22,7 @@ from pmc.dialects.interfaces import AttentionShape, MatmulShape
 CHIP = load_chip("sg2262")
 RATES = CoreRates(CHIP, default_accounting())
 SHAPE = MatmulShape(1, 64, 1536, 7168, 8, 8, 16, "f8E4M3FN")
-ATTENTION = AttentionShape(64, 1, 128, 1, 4096, (512, 64), 512, True, False, 8, 8, 16, 16, "f8E4M3FN")
+ATTENTION = AttentionShape(64, 1, 128, 1, 4096, (512, 64), 512, True, False, 8, 8, 16, 16, 0, "f8E4M3FN")
 
 
 def leaves(data: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -156,7 +156,7 @@ def test_slices_last_token_and_append() -> None:
 def test_rope_turns_each_pair_by_its_angle(interleaved: bool) -> None:
     d, q_len, kv_len = 6, 3, 7
     x = normal(2 * q_len, 2 * d)
-    y = rope(x, d, 100.0, interleaved, q_len, kv_len)
+    y = rope(x, d, 100.0, interleaved, np.arange(kv_len - q_len, kv_len))
     for row in range(2 * q_len):
         position = kv_len - q_len + row % q_len
         for h in range(2):

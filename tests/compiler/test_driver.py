@@ -117,7 +117,7 @@ def test_a_model_in_mlir_compiles_like_its_config(tmp_path: Path) -> None:
 
 def test_too_many_ranks_names_both_numbers(tmp_path: Path) -> None:
     model = load_model(write_config(tmp_path, LLAMA))
-    with pytest.raises(PmcError, match=r"tp\*dp\*pp = 2\*3\*2 = 12 chips, topology p1-r1-b1-c8 has 8"):
+    with pytest.raises(PmcError, match=r"tp\*cp\*dp\*pp = 2\*1\*3\*2 = 12 chips, topology p1-r1-b1-c8 has 8"):
         compile_model(model, CHIP, TOPOLOGY, deployment({"tp": 2, "dp": 3, "pp": 2}), "dist")
     assert not model.attributes, "nothing has been done"
 

@@ -64,6 +64,16 @@ def attention(causal: bool, kv_heads: int = 2, shared_v: bool = False) -> layer.
     return found
 
 
+def attention_step(first: bool, hidden: Expr | int = 0, causal: bool = True) -> layer.AttentionStepOp:
+    """The same attention over one block of keys, of 2 key heads, with its state in FP32."""
+    k, v, state = value(BATCH, KV, 16), value(BATCH, KV, 16), [value(TOKENS, n, element=f32) for n in (32, 4, 4)]
+    found: layer.AttentionStepOp = op(
+        layer.AttentionStepOp, [[value(TOKENS, 32)], [k], v, [] if first else state], *state,
+        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal, hidden=expr(hidden),
+    )  # fmt: skip
+    return found
+
+
 CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     # 6 tokens (3 sequences of 2), 16 -> 24
     (
@@ -142,8 +152,15 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
            value(TOKENS, 16)),
         (2 * 96 * 2, 5 * 96 * 2 + 12 * 4 * 2, 96 * 2, "vector", "bf16"),
     ),
+    # 2 queries see 11 and 10 of 11 keys; the state of 6 tokens and 4 heads is (32 + 4 + 4) * 4 bytes a token
+    (attention_step(first=True), (3 * 2 * (11 + 10) * 4 * (8 + 8), 6 * 64 + 2 * 3 * 11 * 32, 960, "cube", "bf16")),
+    (attention_step(False), (3 * 2 * (11 + 10) * 4 * (8 + 8), 6 * 64 + 2 * 3 * 11 * 32 + 960, 960, "cube", "bf16")),
+    (
+        op(layer.AttentionFinishOp, [value(TOKENS, 32, element=f32), value(TOKENS, 4, element=f32)], value(TOKENS, 32)),
+        (6 * 32, 6 * 36 * 4, 6 * 64, "vector", "f32"),
+    ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
-    (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "", "")), (0, 0, 0, "none", "bf16")),
+    (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
 
 
@@ -169,6 +186,12 @@ def test_every_op_has_its_work_in_this_file() -> None:
 # -- verifiers --------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, Any, str]] = [
+    ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
+     scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("step hidden", attention_step(False, hidden=1, causal=False), "hidden needs causal"),
+    ("finish heads", op(layer.AttentionFinishOp, [value(TOKENS, 32), value(TOKENS, 5)], value(TOKENS, 32)),
+     "5 heads do not divide a width of 32"),
     ("matmul k", op(layer.MatmulOp, [value(TOKENS, 16), value(17, 24)], value(TOKENS, 24)),
      "w is [17, 24], must be [16, 24]"),
     ("matmul y", op(layer.MatmulOp, [value(TOKENS, 16), value(16, 24)], value(BATCH, 24)),

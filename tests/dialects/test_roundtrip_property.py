@@ -271,6 +271,21 @@ def attention(make: Maker) -> None:
     )  # fmt: skip
 
 
+def attention_step(make: Maker) -> None:
+    """A step, the ring that it may stand in, and what ends it."""
+    heads, width = make.size(), make.size()
+    t, batch, kv = make.dims(3)
+    q, k, v = make.source([t, heads * width]), make.source([batch, kv, width]), make.source([batch, kv, width])
+    types = [make.type([t, n], f32) for n in (heads * width, heads, heads)]
+    state = [make.source(type_.dims, f32) for type_ in types] if make.flag() else []
+    hidden = make.rng.choice([expr(0), floordiv(expr("cp.step") + 3 - expr("cp.rank"), 4)])
+    step = make.add(
+        layer.AttentionStepOp, [[q], [k], v, state], types, qk_dims=ints([width]), v_dim=width, q_len=t,
+        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
+    )  # fmt: skip
+    make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
+
+
 def embedding(make: Maker) -> None:
     t, v, n = make.dims(3)
     axis = "tp" if make.flag() else None
@@ -287,7 +302,8 @@ def rope(make: Maker) -> None:
     dims = make.dims(2)
     make.add(
         layer.RopeOp, [make.source(dims)], [make.type(dims)], head_dim=make.size(), theta=make.rng.uniform(1, 1e6),
-        interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0],
+        interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
+        first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
     )  # fmt: skip
 
@@ -354,7 +370,8 @@ def repeat(make: Maker) -> None:
     block.add_ops(make.nested(body))
     first, count = make.rng.randint(0, 3), make.rng.randint(1, 9)
     total = first + count + make.rng.randint(0, 2)
-    make.ops.append(layer.RepeatOp.build_with(count, inits, Region(block), make.path(), first, total))
+    symbol = "cp.step" if make.flag() else None
+    make.ops.append(layer.RepeatOp.build_with(count, inits, Region(block), make.path(), first, total, symbol))
 
 
 def program(make: Maker) -> None:
@@ -372,7 +389,8 @@ def program(make: Maker) -> None:
 
 LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
-    layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention, layer.EmbeddingOp: embedding,
+    layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
+    layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     layer.RmsNormOp: rms_norm, layer.RopeOp: rope, layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
@@ -442,6 +460,7 @@ DIST: dict[type[Operation], Callable[[Maker], object]] = {
     dist.ReshardOp: reshard, dist.AllReduceOp: collective(dist.AllReduceOp, False),
     dist.AllGatherOp: collective(dist.AllGatherOp, True), dist.StageOp: dist_stage,
     dist.ReduceScatterOp: collective(dist.ReduceScatterOp, True),
+    dist.RingExchangeOp: collective(dist.RingExchangeOp, False),
     dist.LocalSliceOp: collective(dist.LocalSliceOp, True), dist.DispatchOp: all_to_all,
     dist.CombineOp: all_to_all, dist.SendOp: send, dist.RecvOp: recv,
 }  # fmt: skip

@@ -285,7 +285,7 @@ def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any],
         ("llama-3.1-8b", {}, dict(dp=-2), "annotate-shardings: dp is -2, must be at least 1"),
         (
             "deepseek-v3", {}, dict(tp=2, dp=4, ep=4),
-            "annotate-shardings: dp*tp = 4*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
+            "annotate-shardings: dp*cp*tp = 4*1*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
             "attention and experts share the ranks of a stage",
         ),
         (
@@ -347,7 +347,9 @@ def test_an_unknown_logical_axis_names_the_known_ones() -> None:
     module = program("llama-3.1-8b")
     weight = next(op for op in module.walk() if isinstance(op, layer.WeightOp))
     weight.properties["axes"] = type(weight.axes)([type(weight.axes.data[0])(a) for a in ("vocabulary", "")])
-    with pytest.raises(PassError, match=r"'embed.weight' has the unknown axis 'vocabulary' \(known: batch, heads"):
+    with pytest.raises(
+        PassError, match=r"'embed.weight' has the unknown axis 'vocabulary' \(known: batch, position, heads"
+    ):
         AnnotateShardingsPass(tp=2).apply(CONTEXT, module)
 
 

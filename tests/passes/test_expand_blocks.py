@@ -164,7 +164,7 @@ def test_gqa() -> None:
     assert not rope.interleaved
     cache = at(module, prefix + "k_cache")
     assert isinstance(cache, layer.StateOp)
-    assert cache.axis_names() == ("batch", "", "kv_heads")
+    assert cache.axis_names() == ("batch", "position", "kv_heads")
 
 
 def test_qk_norm_is_per_head_and_before_rope() -> None:

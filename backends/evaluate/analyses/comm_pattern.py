@@ -29,7 +29,7 @@ class Collective:
     stage: int
     path: str
     kind: str
-    """`all_reduce`, `all_gather`, `reduce_scatter`, `dispatch`, `combine` or `send`."""
+    """`all_reduce`, `all_gather`, `reduce_scatter`, `ring_exchange`, `dispatch`, `combine` or `send`."""
     axis: str
     peer: int | None
     """The stage that a send goes to."""

@@ -3,6 +3,7 @@
 - all_reduce, all_gather and reduce_scatter are rings in the order of the group's coordinates, half of the bytes in
   either direction: a rank sends to its two neighbours in the group.
 - dispatch and combine send equal parts to every other rank of the group (tokens spread evenly over the experts).
+- A ring_exchange goes to the next rank of the group, all bytes in one direction.
 - A send goes to the rank's partner in the other stage.
 
 A flow takes the shortest path between two chips, equal shares of all of them where several are equally short.  Rings
@@ -26,7 +27,7 @@ from .table import Analysis, Row, unvalidated_notes
 from .wiring import BoardWiring, LinkEnds, Wiring
 
 RINGS = ("all_reduce", "all_gather", "reduce_scatter")
-"""Collectives among neighbours of a ring; the others but `send` exchange with every rank."""
+"""Collectives that send to both neighbours of a ring."""
 
 Flow = tuple[int, int, Fraction]
 """Sender, receiver, and the part of the sender's bytes."""
@@ -136,7 +137,7 @@ def link_traffic(module: ModuleOp, board: BoardWiring, bindings: Mapping[str, in
     placed: list[PlacedCollective] = []
     for c in pattern.collectives:
         assert target.mesh is not None  # transfers exist only on a mesh
-        key = (c.kind in RINGS, c.kind == "send", c.axis, c.stage, c.peer)
+        key = (_neighbours(c.kind), c.kind == "send", c.axis, c.stage, c.peer)
         if key not in unit_loads:
             unit_loads[key] = _unit_load(c, target.mesh, wiring)
         unit = unit_loads[key]
@@ -160,10 +161,15 @@ def flows_of(collective: Collective, mesh: Mesh) -> Iterator[Flow]:
     for group in dict.fromkeys(mesh.axis(collective.axis).group(rank) for rank in ranks):
         size = len(group)
         for i, rank in enumerate(group):
-            others = (i + 1, i - 1) if collective.kind in RINGS else range(i + 1, i + size)
+            others = [i + n for n in _neighbours(collective.kind)] or range(i + 1, i + size)
             if size > 1:
                 for j in others:
                     yield rank, group[j % size], Fraction(1, len(others))
+
+
+def _neighbours(kind: str) -> tuple[int, ...]:
+    """The distances in a group over which a rank sends equal parts; none where it sends to all."""
+    return (1, -1) if kind in RINGS else (1,) if kind == "ring_exchange" else ()
 
 
 def _unit_load(collective: Collective, mesh: Mesh, wiring: Wiring) -> dict[LinkEnds, Fraction]:

@@ -1,0 +1,83 @@
+"""What attention over all keys and attention over one block of them share."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr
+from xdsl.ir import SSAValue
+from xdsl.irdl import operand_def, prop_def, var_operand_def
+
+from .expr import Expr, ExprAttr, expr
+from .interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE
+from .layer_op import HEAD, MatrixOp
+from .tensor import TensorType, element_bits, element_name, tensor
+
+
+class FlashAttentionOp(MatrixOp):
+    """Attention of queries over blocks of keys.
+
+    Scores are a sum over pieces: piece i has q_i [T, heads*d_i] and k_i [batch, kv_len, kv_heads_i*d_i] with
+    d_i = `qk_dims[i]`; kv_heads_i divides heads.  GQA has one piece.  MLA has two: the latent (or the expanded
+    nope part) and the rotary part, whose one key head all query heads share.  v [batch, kv_len, kv_heads*v_dim] may
+    be the same value as a k piece, as in absorbed MLA: it is then read once.  The weights are a softmax of scale *
+    scores over the keys that a query may see; causal: keys up to kv_len - q_len + i for query i.
+    """
+
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    v = operand_def(TensorType)
+    qk_dims = prop_def(ArrayAttr[IntegerAttr])
+    v_dim = prop_def(IntegerAttr)
+    q_len = prop_def(ExprAttr)
+    scale = prop_def(FloatAttr)
+    causal = prop_def(BoolAttr)
+
+    def verify_(self) -> None:
+        """Pieces agree in number; every width is a multiple of its head."""
+        dims = self.piece_dims()
+        self.fail_unless(len(self.q) == len(self.k) == len(dims) > 0, "as many q as k pieces as qk_dims")
+        for value in (*self.k, self.v):
+            self.fail_unless(len(tensor(value).dims) == 3, "keys and values must be [batch, kv_len, width]")
+
+    def piece_dims(self) -> tuple[int, ...]:
+        """The head width of every score piece."""
+        return tuple(d.value.data for d in self.qk_dims.data)
+
+    @property
+    def heads(self) -> int:
+        """The query heads on this rank (widths are integers at every level)."""
+        return tensor(self.q[0]).dims[1].constant // self.piece_dims()[0]
+
+    def kv_heads(self, piece: int) -> int:
+        """The key heads of a piece on this rank."""
+        return tensor(self.k[piece]).dims[2].constant // self.piece_dims()[piece]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of running state that a row (a query of one head) reads and writes in DRAM."""
+        return 0
+
+    def compute_dtype(self) -> str:
+        """The widest element type among queries, keys and values."""
+        values = (*self.q, *self.k, self.v)
+        return element_name(max((tensor(v).element_type for v in values), key=element_bits))
+
+    def flops(self) -> Expr:
+        """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""
+        width = self.heads * (sum(self.piece_dims()) + self.v_dim.value.data)
+        batch, kv_len = tensor(self.k[0]).dims[:2]
+        q_len = self.q_len.data
+        twice_pairs = q_len * (2 * kv_len - q_len + 1) if self.causal else 2 * q_len * kv_len
+        return batch * twice_pairs * width
+
+    def factors(self) -> tuple[tuple[str, ...], ...]:
+        """Of q, k and v: heads as the queries, key heads as their cache; a piece with one key head is shared."""
+        q = tuple((ROWS, HEAD) for _ in self.q)
+        k = tuple((SEQUENCES, POSITIONS, "g" if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed())
+        return (*q, *k)
+
+    def _keyed(self) -> list[tuple[SSAValue, int]]:
+        return [*zip(self.k, self.piece_dims(), strict=False), (self.v, self.v_dim.value.data)]
+
+    @staticmethod
+    def _follows_heads(value: SSAValue, head_dim: int) -> bool:
+        return tensor(value).dims[-1] != expr(head_dim)

@@ -1,0 +1,100 @@
+"""The bases of the ops of the `layer` dialect: work and partial sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from xdsl.dialects.builtin import NoneAttr
+from xdsl.ir import Operation, SSAValue
+from xdsl.irdl import traits_def
+from xdsl.traits import OpTrait, Pure
+from xdsl.utils.exceptions import VerifyException
+
+from .assembly import PmcOp
+from .expr import Expr, expr
+from .interfaces import ShardingInterface, Unit, Work, WorkInterface
+from .tensor import element_bits, element_name, shape_text, tensor
+
+TOKEN, HEAD = "t", "h"
+"""Factors that several rules share."""
+
+
+class SumsBeforeUse(OpTrait):
+    """A partial sum may only reach an op that is linear in it; the result is then the same partial sum."""
+
+    def verify(self, op: Operation) -> None:
+        """Check the partial axes of operands and results."""
+        # Traits are verified before shapes are: without partial sums the op's rule is not asked for.
+        if not isinstance(op, LayerOp) or not any(tensor(value).partial_axes for value in op.operands):
+            return
+        linear = op.sharding_rule().linear
+        partial = {tensor(value).partial_axes for i, value in enumerate(op.operands) if i in linear}
+        for index, value in enumerate(op.operands):
+            axes = tensor(value).partial_axes
+            op.fail_unless(
+                not axes or index in linear,
+                f"operand {index} is a partial sum over {', '.join(axes)}; reduce it first",
+            )
+        op.fail_unless(len(partial) <= 1, "operands are partial sums over different axes")
+        for axes in partial:
+            op.fail_unless(
+                all(set(axes) <= set(tensor(r).partial_axes) for r in op.results),
+                f"the result of a partial sum over {', '.join(axes)} is partial too",
+            )
+
+
+class LayerOp(PmcOp, WorkInterface, ShardingInterface):
+    """A tensor op.  Reads each distinct operand once and writes its results, unless it says otherwise."""
+
+    traits = traits_def(Pure(), SumsBeforeUse())
+    UNIT: ClassVar[Unit] = "vector"
+    FLOPS_PER_ELEMENT: ClassVar[int] = 0
+    """Arithmetic per element of the first result, for element-wise ops."""
+
+    def work(self) -> Work:
+        """FLOPs and bytes from the types of operands and results."""
+        return Work(
+            flops=self.flops(),
+            bytes_read=self.bytes_read(),
+            bytes_written=sum((tensor(r).bytes for r in self.results), expr(0)),
+            unit=self.UNIT,
+            dtype=self.compute_dtype(),
+        )
+
+    def flops(self) -> Expr:
+        """Arithmetic of the op."""
+        return tensor(self.results[0]).elements * self.FLOPS_PER_ELEMENT
+
+    def bytes_read(self) -> Expr:
+        """Bytes of all distinct operands: a value used twice is read once."""
+        return sum((tensor(value).bytes for value in dict.fromkeys(self.operands)), expr(0))
+
+    def compute_dtype(self) -> str:
+        """The element type that sets the rate: that of the first operand."""
+        return element_name(tensor(self.operands[0]).element_type)
+
+    def fail_unless(self, condition: bool, message: str) -> None:
+        """Raise a verification error that names the op and its path."""
+        if not condition:
+            raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
+
+    def require_shape(self, value: SSAValue, dims: Sequence[Expr], what: str) -> None:
+        """Check the dims of an operand or result; sharded values are checked by their factors instead."""
+        actual = tensor(value)
+        if isinstance(actual.encoding, NoneAttr) and all(
+            isinstance(tensor(v).encoding, NoneAttr) for v in (*self.operands, *self.results)
+        ):
+            self.fail_unless(
+                actual.dims == tuple(dims), f"{what} is {shape_text(actual.dims)}, must be {shape_text(dims)}"
+            )
+
+
+class MatrixOp(LayerOp):
+    """An op whose arithmetic runs on the matrix unit."""
+
+    UNIT: ClassVar[Unit] = "cube"
+
+    def compute_dtype(self) -> str:
+        """The widest element type among the operands: the unit converts the others to it."""
+        return element_name(max((tensor(v).element_type for v in self.operands), key=element_bits))
