@@ -6,7 +6,7 @@ multiprocessing timing anomalies, 1969; highest level first).
 
 A repeat is not unrolled: it is scheduled with few iterations, of which each may overlap with the one before, until one
 iteration more adds the same time as the last one did; all that are left add that time.  So the work does not grow with
-the number of layers.
+the number of layers, nor with that of the steps of a ring inside a layer.
 """
 
 from __future__ import annotations
@@ -151,11 +151,15 @@ class _Timeline:
         """How long a stream waits."""
         return sum(us for (_, op), us in self.waits.items() if stream_of(op) is stream)
 
-    def extended(self, shorter: _Timeline, times: int) -> _Timeline:
-        """This timeline with `times` more of what it has more than `shorter`."""
-        end_us = self.end_us + times * (self.end_us - shorter.end_us)
-        waits = {key: us + times * (us - shorter.waits.get(key, 0.0)) for key, us in self.waits.items()}
-        return _Timeline(end_us, {key: us for key, us in waits.items() if us > 0.0})
+    def plus(self, times: int, longer: _Timeline, shorter: _Timeline) -> _Timeline:
+        """This timeline with `times` what `longer` has more than `shorter`."""
+        end_us = self.end_us + times * (longer.end_us - shorter.end_us)
+        keys = dict.fromkeys([*self.waits, *longer.waits, *shorter.waits])
+        found = {
+            key: self.waits.get(key, 0.0) + times * (longer.waits.get(key, 0.0) - shorter.waits.get(key, 0.0))
+            for key in keys
+        }
+        return _Timeline(end_us, {key: us for key, us in found.items() if us > 0.0})
 
 
 Times = Sequence[Mapping[Operation, float]]
@@ -164,42 +168,50 @@ Times = Sequence[Mapping[Operation, float]]
 
 def _steady(block: Block, times: Times) -> _Timeline:
     """The timeline of a stage: every repeat with as many iterations as it takes to be steady, the others added."""
-    repeats = list(_repeats(block))
-    counts = {op: min(op.trip_count, 2) for op in repeats}
+    depths = dict(_repeats(block, 0))
+    counts = {op: min(op.trip_count, 2) for op in depths}
     steady = _list_schedule(_Graph(block, times, counts))
-    shorter: dict[layer.RepeatOp, _Timeline] = {}
-    for op in repeats:
+    for op in depths:
         added: float | None = None
         while counts[op] < op.trip_count:
-            shorter[op] = steady
             counts[op] += 1
-            steady = _list_schedule(_Graph(block, times, counts))
-            adds = steady.end_us - shorter[op].end_us
+            before, steady = steady, _list_schedule(_Graph(block, times, counts))
+            adds = steady.end_us - before.end_us
             if counts[op] == MAX_ITERATIONS or (added is not None and abs(adds - added) <= 1e-9 * steady.end_us):
                 break
             added = adds
+    return _extended(block, times, counts, depths, 0)
+
+
+def _extended(
+    block: Block,
+    times: Times,
+    counts: Mapping[layer.RepeatOp, int],
+    depths: Mapping[layer.RepeatOp, int],
+    depth: int,
+) -> _Timeline:
+    """The timeline with all iterations of the repeats that are `depth` deep or deeper.
+
+    An iteration of an outer repeat that is added brings all iterations of those inside it.
+    """
+    if depth > max(depths.values(), default=-1):
+        return _list_schedule(_Graph(block, times, counts))
+    steady = _extended(block, times, counts, depths, depth + 1)
     total = steady
-    for op, before in shorter.items():
+    for op, own_depth in depths.items():
         left = op.trip_count - counts[op]
-        if left:
-            # Iterations of later repeats came on top since: the difference is taken anew with all of them.
-            before = _list_schedule(_Graph(block, times, {**counts, op: counts[op] - 1}))
-            more = steady.extended(before, left)
-            total = _Timeline(
-                total.end_us + more.end_us - steady.end_us,
-                {
-                    key: total.waits.get(key, 0.0) + more.waits.get(key, 0.0) - steady.waits.get(key, 0.0)
-                    for key in {*total.waits, *more.waits}
-                },
-            )
+        if own_depth == depth and left:
+            shorter = _extended(block, times, {**counts, op: counts[op] - 1}, depths, depth + 1)
+            total = total.plus(left, steady, shorter)
     return total
 
 
-def _repeats(block: Block) -> Iterator[layer.RepeatOp]:
+def _repeats(block: Block, depth: int) -> Iterator[tuple[layer.RepeatOp, int]]:
+    """All repeats with the number of those around them."""
     for op in block.ops:
         if isinstance(op, layer.RepeatOp):
-            yield op
-            yield from _repeats(op.body.block)
+            yield op, depth
+            yield from _repeats(op.body.block, depth + 1)
 
 
 @dataclass(frozen=True)
