@@ -19,7 +19,7 @@ def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:
         lines.insert(
             0,
             f"scheduled with overlap {step.overlap.value}: {step.total_us:.3f} us, "
-            f"{step.ops.total_us - step.total_us:.3f} us less than one op after the other; "
+            f"{round(step.ops.total_us - step.total_us, 3) + 0.0:.3f} us less than one op after the other; "  # never -0.000
             f"the cores wait {step.wait_us:.3f} us for transfers",
         )
     return lines

@@ -30,8 +30,9 @@ def cases(draw: st.DrawFn) -> Case:
     """A random architecture, deployment and chip."""
     kind = draw(st.sampled_from(["llama", "qwen3", "mixtral", "deepseek", "deepseek-direct-q"]))
     tp, dp, pp = draw(st.sampled_from([1, 2, 3, 4])), draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2]))
+    cp = draw(st.sampled_from([1, 1, 2, 3, 4]))
     moe = kind in ("mixtral", "deepseek", "deepseek-direct-q")
-    ways = tp * dp
+    ways = tp * cp * dp
     moe_tp = draw(st.sampled_from([n for n in range(1, ways + 1) if ways % n == 0])) if moe else 1
     ep = ways // moe_tp if moe else 1
     config = (
@@ -39,7 +40,7 @@ def cases(draw: st.DrawFn) -> Case:
         if kind.startswith("deepseek")
         else draw(llama(tp, pp, ep, moe_tp, kind))
     )
-    deployment = draw(deployments(tp, dp, pp, ep, moe_tp))
+    deployment = draw(deployments(tp, dp, pp, ep, moe_tp, cp))
     return Case(config, deployment, draw(chips()), draw(st.integers(0, 1000)))
 
 
@@ -107,10 +108,10 @@ def deepseek(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str)
 
 
 @st.composite
-def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int) -> Deployment:
-    """A phase with lengths that divide nothing; a prefill may continue a cache."""
+def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int, cp: int) -> Deployment:
+    """A phase with lengths that only cp divides; a prefill may continue a cache, a decode step has one token a rank."""
     phase = draw(st.sampled_from(["prefill", "decode"]))
-    q_len = draw(st.integers(1, 7)) if phase == "prefill" else 1
+    q_len = cp * (draw(st.integers(1, 7 if cp == 1 else 3)) if phase == "prefill" else 1)
     return Deployment.model_validate(
         {
             **load_deployment("llama-8b-decode").model_dump(),
@@ -120,10 +121,11 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
             "pp": pp,
             "ep": ep,
             "moe_tp": moe_tp,
+            "cp": cp,
             "sp": tp > 1 and draw(st.booleans()),
             "batch": draw(st.integers(1, 5)),
             "q_len": q_len,
-            "kv_len": q_len + draw(st.integers(0, 40)),
+            "kv_len": q_len + cp * draw(st.integers(0, 40 // cp)),
             "absorb_mla": draw(st.booleans()),
             "expert_capacity": "worst",
             "quantization": FP32,
