@@ -1,9 +1,10 @@
 """What overlaps in a step, and the evaluation of a step under it.
 
 `none`: one op after the other.  `streams`: transfers run beside computation as far as dependencies allow, such as
-dispatch and combine beside the shared expert, or the exchange of keys beside a step of ring attention.  `two-batch`: the batch is split into two micro-batches, of which one
-computes while the other communicates (DeepSeek-V3 report, section 3.4); both pay for their smaller matmuls and read
-the weights on their own, so it can lose.  Overlap inside an op is in the tile model.
+dispatch and combine beside the shared expert, or the exchange of keys beside a step of ring attention.  `two-batch`:
+the batch is split into two micro-batches, of which one computes while the other communicates (DeepSeek-V3 report,
+section 3.4); both pay for their smaller matmuls and read the weights on their own, so it can lose.  Overlap inside an
+op is in the tile model.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from .target import Output, TargetOptions, takes_target
 if TYPE_CHECKING:
     from ...backends.cost.accounting import Accounting
     from ...backends.evaluate import EngineResult
+    from ...backends.evaluate.footprint import Feasibility
 
 VARIED = ("chip", "topology", "deployment")
 """The parts of a target that A and B may be."""
@@ -44,7 +46,7 @@ def compare_command(
     """Evaluate a model on two targets and set the times side by side, op by op.
 
     A and B are what --chip, --topology and --deployment leave open: give two of the three.  Or they are two dumps,
-    which hold their own targets and may be of different models.
+    which hold their own targets and may be of different models.  Exit code 1 says that one does not fit its chip.
     """
     check_writable_file(output)
     from ...backends.evaluate.analyses.compare import compare
@@ -52,9 +54,15 @@ def compare_command(
 
     with progress(f"comparing {a} and {b}"):
         charged = load_accounting(accounting)
-        results = [_evaluate(program, own, level, charged) for program, own in _sides(a, b, model, target)]
-        comparison = compare(results[0], results[1], (a, b))
+        sides = [_evaluate(program, own, level, charged) for program, own in _sides(a, b, model, target)]
+        (result_a, memory_a), (result_b, memory_b) = sides
+        comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
     deliver(analysis_text(comparison, output_format), output)
+    if comparison.misfits:
+        if output_format is TableFormat.CSV or output is not None:  # stdout has no place for it
+            for line in comparison.misfits:
+                print(f"pmc: {line}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _sides(a: str, b: str, model: str | None, target: TargetOptions) -> list[tuple[str, TargetOptions]]:
@@ -86,11 +94,15 @@ def _with(target: TargetOptions, part: str, name: str) -> TargetOptions:
             return replace(target, deployment=name)
 
 
-def _evaluate(program: str, target: TargetOptions, level: str, accounting: Accounting) -> EngineResult:
+def _evaluate(
+    program: str, target: TargetOptions, level: str, accounting: Accounting
+) -> tuple[EngineResult, Feasibility | None]:
+    """The evaluation, and whether the program fits, where that is known."""
     from ...backends.evaluate import evaluate_module
+    from ...backends.evaluate.feasibility import step_feasibility
 
     module, bindings = rank_program(program, target)
-    return evaluate_module(module, level, bindings, accounting)
+    return evaluate_module(module, level, bindings, accounting), step_feasibility(module, bindings)
 
 
 compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

@@ -16,10 +16,11 @@ def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:
         f"transfers {step.comm_us:.3f} us, of which exposed {step.exposed_us:.3f} us"
     ]
     if step.overlap.value != "none":
+        saved_us = round(step.ops.total_us - step.total_us, 3) + 0.0  # never -0.000
         lines.insert(
             0,
             f"scheduled with overlap {step.overlap.value}: {step.total_us:.3f} us, "
-            f"{round(step.ops.total_us - step.total_us, 3) + 0.0:.3f} us less than one op after the other; "  # never -0.000
+            f"{saved_us:.3f} us less than one op after the other; "
             f"the cores wait {step.wait_us:.3f} us for transfers",
         )
     return lines

@@ -149,6 +149,19 @@ def test_two_chips_side_by_side(pmc: Run, tiny: Path) -> None:
     assert pmc(*command).startswith("a: sg2262 = tiny: one decode step")
 
 
+def test_a_side_that_does_not_fit_is_named_and_the_answer_is_no(pmc: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """70B over 2 chips: 92.0 GB of weights and caches fit 137.4 GB of one chip, not 85.9 GB of the other."""
+    target = ("--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode", "--tp", 2)
+    command = ("compare", "sg2262", "h100-sxm", "--model", "llama-3.1-70b", *target)
+    data = json.loads(pmc(*command, "--format", "json", code=1))
+    alone = json.loads(pmc("evaluate", "llama-3.1-70b", "--chip", "sg2262", *target, "--format", "json"))
+    assert data["memory"]["a"] == alone["memory"] and data["memory"]["a"]["fits"]
+    assert not data["memory"]["b"]["fits"]
+    assert pmc(*command, code=1).splitlines()[-1] == f"b (h100-sxm) {data['memory']['b']['verdict']}"
+    assert main([str(a) for a in (*command, "--format", "csv")]) == 1
+    assert capsys.readouterr().err == f"pmc: b (h100-sxm) {data['memory']['b']['verdict']}\n"
+
+
 def test_two_deployments_and_their_dumps(pmc: Run, tmp_path: Path) -> None:
     mixtral = write_config(tmp_path, MIXTRAL, "mixtral.json")
     files: list[Path] = []

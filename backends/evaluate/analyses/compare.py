@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..footprint import Feasibility
 from ..metrics import EngineResult, StepMetrics
 from .table import Analysis, Row, conditions_of, unvalidated_notes
 
@@ -57,6 +58,17 @@ class Comparison(Analysis):
     names: tuple[str, str]
     results: tuple[EngineResult, EngineResult]
     ops: tuple[ComparedOp, ...]
+    memory: tuple[Feasibility | None, Feasibility | None] = (None, None)
+    """Whether either program fits a chip, where that is known."""
+
+    @property
+    def misfits(self) -> list[str]:
+        """One line for every side that does not fit."""
+        return [
+            f"{side} ({name}) {found.verdict}"
+            for side, name, found in zip("ab", self.names, self.memory, strict=True)
+            if found is not None and not found.fits
+        ]
 
     @property
     def ratio(self) -> float | None:
@@ -81,7 +93,11 @@ class Comparison(Analysis):
             side: {"name": name, **{k: v for k, v in result.to_dict().items() if k != "steps"}}
             for side, name, result in zip("ab", self.names, self.results, strict=True)
         }
-        return {**sides, "delta_us": self.results[1].total_us - self.results[0].total_us, "ratio": self.ratio}
+        memory = {
+            side: None if found is None else found.to_dict() for side, found in zip("ab", self.memory, strict=True)
+        }
+        delta_us = self.results[1].total_us - self.results[0].total_us
+        return {**sides, "delta_us": delta_us, "ratio": self.ratio, "memory": memory}
 
     def headline(self) -> str:
         """Both conditions."""
@@ -89,7 +105,7 @@ class Comparison(Analysis):
         return f"a: {a} | b: {b}"
 
     def notes(self) -> list[str]:
-        """Totals, and what only one side has."""
+        """Totals, what only one side has, and what does not fit."""
         a, b = self.results
         ratio = "" if self.ratio is None else f", b takes {self.ratio:.4f} of the time of a"
         lines = [f"total: a {a.total_us:.3f} us, b {b.total_us:.3f} us{ratio}"]
@@ -97,14 +113,21 @@ class Comparison(Analysis):
             alone = [op for op in self.ops if op.found_in == side]
             if alone:
                 lines.append(f"only in {side} ({name}): {len(alone)} ops, {sum(abs(o.delta_us) for o in alone):.3f} us")
-        return [*lines, *unvalidated_notes(tuple(dict.fromkeys((*a.unvalidated, *b.unvalidated))))]
+        notes = unvalidated_notes(tuple(dict.fromkeys((*a.unvalidated, *b.unvalidated))))
+        return [*lines, *notes, *self.misfits]
 
 
-def compare(a: EngineResult, b: EngineResult, names: tuple[str, str]) -> Comparison:
+def compare(
+    a: EngineResult,
+    b: EngineResult,
+    names: tuple[str, str],
+    memory: tuple[Feasibility | None, Feasibility | None] = (None, None),
+) -> Comparison:
     """Match the ops of two evaluations by path and kind; executions in several stages add up."""
     sides_a, sides_b = _sides(a), _sides(b)
     keys = _merged(list(sides_a), list(sides_b))
-    return Comparison(names, (a, b), tuple(ComparedOp(*key, sides_a.get(key), sides_b.get(key)) for key in keys))
+    ops = tuple(ComparedOp(*key, sides_a.get(key), sides_b.get(key)) for key in keys)
+    return Comparison(names, (a, b), ops, memory)
 
 
 def _sides(result: EngineResult) -> dict[tuple[str, str], Side]:
