@@ -12,7 +12,7 @@ GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias, cast, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from xdsl.ir import Data, Dialect
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -28,6 +28,7 @@ from .schema import (
     GbPerS,
     Ghz,
     GiB,
+    Loads,
     Name,
     Ns,
     Paths,
@@ -417,6 +418,32 @@ class Zipf(Schema, frozen=True):
     zipf: Annotated[float, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
 
 
+class Histogram(Schema, frozen=True):
+    """How the rows of all tokens fall to the experts, in any unit; expert e is on rank e // (experts per rank)."""
+
+    histogram: Loads = Field(description="Rows of every expert")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Histogram":
+        if not sum(self.histogram) > 0:
+            raise ValueError("a histogram needs rows: all of its entries are 0")
+        return self
+
+
+def _routing_kind(value: object) -> str:
+    if isinstance(value, Histogram) or (isinstance(value, dict) and "histogram" in value):
+        return "Histogram"
+    return "Zipf" if isinstance(value, Zipf | dict) else _UNIFORM
+
+
+_UNIFORM = "literal['uniform']"
+
+Routing: TypeAlias = (
+    Annotated[Literal["uniform"], Tag(_UNIFORM)] | Annotated[Zipf, Tag("Zipf")] | Annotated[Histogram, Tag("Histogram")]
+)
+"""How tokens choose their experts."""
+
+
 class Deployment(Schema, frozen=True):
     """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
 
@@ -435,7 +462,7 @@ class Deployment(Schema, frozen=True):
     expert_capacity: Literal["balanced", "worst"] = Field(
         description="Token capacity of an expert: its expected load, or every token"
     )
-    routing: Literal["uniform"] | Zipf = Field(description="Distribution of tokens over experts")
+    routing: Annotated[Routing, Discriminator(_routing_kind)] = Field(description="Distribution of tokens over experts")
     absorb_mla: bool = Field(description="Fold the key and value up-projections of MLA into query and output")
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ Sequences = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "se
 Tokens = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "tokens"})]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Loads = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]+$")], ...], Field(strict=False)]
 
 _BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))

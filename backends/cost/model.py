@@ -16,7 +16,7 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from ...dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr, Zipf
+from ...dialects.arch import Chip, ChipAttr, DeploymentAttr, Routing, Topology, TopologyAttr
 from ...dialects.calibration import Calibration, CalibrationAttr
 from ...dialects.dist import Mesh, MeshAttr
 from ...dialects.errors import PmcError
@@ -91,8 +91,8 @@ class Target:
     topology: Topology | None
     mesh: Mesh | None
     calibration: Calibration | None = None
-    zipf: float | None = None
-    """How unequal experts are, as the Zipf exponent of their popularity (0 is uniform); None where nothing is known."""
+    routing: Routing | None = None
+    """How tokens choose their experts; None where nothing is known."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> Target:
@@ -107,16 +107,12 @@ class Target:
             raise PmcError("the module has no attribute 'arch.chip', which says what chip to evaluate for")
         calibration = module.attributes.get("arch.calibration")
         deployment = module.attributes.get("arch.deployment")
-        zipf: float | None = None
-        if isinstance(deployment, DeploymentAttr):
-            routing = deployment.data.routing
-            zipf = routing.zipf if isinstance(routing, Zipf) else 0.0
         target = cls(
             chip.data,
             topology.data if isinstance(topology, TopologyAttr) else None,
             mesh.data if isinstance(mesh, MeshAttr) else None,
             calibration.data if isinstance(calibration, CalibrationAttr) else None,
-            zipf,
+            deployment.data.routing if isinstance(deployment, DeploymentAttr) else None,
         )
         if target.topology is not None and target.mesh is not None and target.mesh.ranks > target.topology.chips:
             raise PmcError(

@@ -179,8 +179,8 @@ def cost_model(
             model = CoreCostModel(target, accounting)
         case Granularity.TILE:
             model = TileCostModel(target, accounting, TileCache(tile_cache))
-    if accounting.expert_load == "busiest" and target.zipf is not None:
-        model = BusiestRankCostModel(model, target.zipf)
+    if accounting.expert_load == "busiest" and target.routing is not None:
+        model = BusiestRankCostModel(model, target.routing)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 

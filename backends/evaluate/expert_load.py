@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import dist, layer
+from ...dialects import arch, dist, layer
 from ...dialects.expr import Expr, expr
 from ...dialects.interfaces import IntArray
 from ...dialects.tensor import TensorType, tensor
@@ -26,10 +26,10 @@ class BusiestRankCostModel(CostModel):
     Dispatch and combine move the rows of that rank.  FLOPs stay those of the mean rank, so that they add up over ranks.
     """
 
-    def __init__(self, model: CostModel, zipf: float) -> None:
+    def __init__(self, model: CostModel, routing: arch.Routing) -> None:
         super().__init__(model.target)
         self.model = model
-        self.zipf = zipf
+        self.routing: arch.Routing = routing
         self.sources: dict[SSAValue, Operation | None] = {}
         self.busy: dict[Operation, Operation] = {}
         self.blocks: list[Block] = []
@@ -47,7 +47,7 @@ class BusiestRankCostModel(CostModel):
         dispatch = self._dispatch_of(op)
         if dispatch is None:
             return base
-        slots = _Slots.of(dispatch, self.target, self.zipf, bindings)
+        slots = _Slots.of(dispatch, self.target, self.routing, bindings)
         found = self._interpolated(op, slots, bindings)
         if isinstance(op, layer.CombineOp | dist.CombineOp):
             fill: Number = 1.0  # works on tokens, however many slots there are
@@ -141,7 +141,7 @@ class _Slots:
     """Rows per slot, on average over experts."""
 
     @classmethod
-    def of(cls, dispatch: Operation, target: Target, zipf: float, bindings: Bindings) -> _Slots:
+    def of(cls, dispatch: Operation, target: Target, routing: arch.Routing, bindings: Bindings) -> _Slots:
         assert isinstance(dispatch, layer.DispatchOp | dist.DispatchOp)
         local = tensor(dispatch.y).dims[0]
         ranks = 1
@@ -153,7 +153,7 @@ class _Slots:
         capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(tokens * top_k / experts))
         # Balanced slots differ from the mean load by rounding only, which FLOPs are charged with everywhere.
         fill = top_k / experts if worst else 1.0
-        return cls(local, capacity, Routing(experts, top_k, ranks, zipf).load(tokens), fill)
+        return cls(local, capacity, Routing.of(routing, experts, top_k, ranks).load(tokens), fill)
 
     @property
     def imbalance(self) -> Number:

@@ -1,7 +1,8 @@
 """The load of the busiest expert-parallel rank, which decides how long the experts of a layer take.
 
 A token chooses `top_k` different experts, each with a chance proportional to 1 / rank**zipf of its popularity (0 is
-uniform); where an expert sits does not depend on its popularity.  Groups of experts that a router may limit its choice
+uniform); where an expert sits does not depend on its popularity.  Or a histogram says how many of all rows each expert
+gets, and experts sit on the ranks in its order.  Groups of experts that a router may limit its choice
 to are not looked at.  Expectations are means of seeded draws.  Few tokens are drawn one by one.  From `FEW_TOKENS` on,
 the rows of an expert are normal with the mean and variance of that many tokens, conditioned on their sum, and an expert
 is hit with the chance 1 - (1 - p)**tokens.
@@ -14,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...dialects import arch
 from ...dialects.errors import PmcError
 from ...dialects.interfaces import FloatArray, IntArray
 
@@ -47,6 +49,19 @@ class Routing:
     top_k: int
     ranks: int
     zipf: float = 0.0
+    histogram: tuple[float, ...] | None = None
+    """Rows of every expert in any unit, in place of the Zipf law."""
+
+    @classmethod
+    def of(cls, law: arch.Routing, experts: int, top_k: int, ranks: int) -> Routing:
+        """The routing of a deployment, for some experts."""
+        match law:
+            case arch.Zipf():
+                return cls(experts, top_k, ranks, law.zipf)
+            case arch.Histogram():
+                return cls(experts, top_k, ranks, histogram=law.histogram)
+            case _:
+                return cls(experts, top_k, ranks)
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or self.experts % self.ranks:
@@ -55,6 +70,23 @@ class Routing:
             raise PmcError(f"top_k is {self.top_k}, must be in 1..{self.experts}")
         if not self.zipf >= 0:
             raise PmcError(f"the Zipf exponent is {self.zipf}, must be at least 0")
+        if self.histogram is None:
+            return
+        if len(self.histogram) != self.experts:
+            raise PmcError(
+                f"the routing histogram has {len(self.histogram)} entries, the model {self.experts} routed experts"
+            )
+        most = max(self.histogram) / sum(self.histogram)
+        if most * self.top_k > 1 + 1e-9:
+            raise PmcError(
+                f"expert {self.histogram.index(max(self.histogram))} of the routing histogram gets {most:.1%} of the "
+                f"rows, must be at most {1 / self.top_k:.1%}: a token chooses {self.top_k} different experts"
+            )
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all experts are alike."""
+        return self.zipf == 0.0 and self.histogram is None
 
     def load(self, tokens: int | IntArray) -> ExpertLoad:
         """The load under so many tokens in all, over all ranks.  Raises PmcError for less than one token."""
@@ -95,7 +127,7 @@ def _expected(routing: Routing, tokens: int) -> tuple[float, float]:
 def _draw_few(routing: Routing, tokens: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Rows and hits [draw, expert] of tokens drawn one by one."""
     draws = min(DRAWS, max(1, CHOICES_AT_ONCE // (tokens * routing.top_k)))
-    if routing.zipf == 0.0 and routing.top_k**2 <= 2 * routing.experts:
+    if routing.is_uniform and routing.top_k**2 <= 2 * routing.experts:
         choices = _uniform(routing, draws * tokens, random).reshape(draws, -1)
     else:
         choices = _pool(routing)[random.integers(TOKEN_POOL, size=(draws, tokens))].reshape(draws, -1)
@@ -119,8 +151,8 @@ def _draw_many(routing: Routing, tokens: int, random: np.random.Generator) -> tu
 def _placed(
     routing: Routing, rows: FloatArray, hit: FloatArray, random: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """Rows and hits with the experts on ranks regardless of their popularity; equal ones need no shuffling."""
-    if routing.zipf == 0.0:
+    """Rows and hits with the experts on ranks regardless of their popularity; a histogram says where each is."""
+    if routing.is_uniform or routing.histogram is not None:
         return rows, hit
     places = random.permuted(np.tile(np.arange(routing.experts), (len(rows), 1)), axis=1)
     return np.take_along_axis(rows, places, axis=1), np.take_along_axis(hit, places, axis=1)
@@ -140,8 +172,19 @@ def _uniform(routing: Routing, tokens: int, random: np.random.Generator) -> IntA
 
 @lru_cache(maxsize=32)
 def _pool(routing: Routing) -> IntArray:
-    """The choices of many tokens: the largest top_k of log chance plus Gumbel noise are a draw without replacement."""
+    """The choices of many tokens, each without replacement.
+
+    Under a Zipf law the largest top_k of log popularity plus Gumbel noise.  Under a histogram a systematic sample of
+    the experts in random order (Madow, 1949), which includes each with just its chance.
+    """
     random = np.random.default_rng(0)
+    if routing.histogram is not None:
+        order = random.permuted(np.tile(np.arange(routing.experts), (TOKEN_POOL, 1)), axis=1)
+        ends = np.cumsum(_chances(routing)[order], axis=1)
+        picks = random.random((TOKEN_POOL, 1)) + np.arange(routing.top_k)
+        # The expert in whose interval a pick falls; rounding may put the end of the last one below a pick.
+        places = np.minimum((ends[:, None, :] <= picks[:, :, None]).sum(axis=2), routing.experts - 1)
+        return np.take_along_axis(order, places, axis=1)
     popularity = -routing.zipf * np.log(np.arange(1, routing.experts + 1))
     keys = popularity + random.gumbel(size=(TOKEN_POOL, routing.experts))
     return np.argpartition(keys, -routing.top_k, axis=1)[:, -routing.top_k :]
@@ -150,6 +193,8 @@ def _pool(routing: Routing) -> IntArray:
 @lru_cache(maxsize=32)
 def _chances(routing: Routing) -> FloatArray:
     """The chance of every expert to be among the choices of a token."""
+    if routing.histogram is not None:
+        return routing.top_k * np.asarray(routing.histogram) / sum(routing.histogram)
     if routing.zipf == 0.0:
         return np.full(routing.experts, routing.top_k / routing.experts)
     return np.bincount(_pool(routing).ravel(), minlength=routing.experts) / TOKEN_POOL

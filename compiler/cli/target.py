@@ -54,7 +54,9 @@ class TargetOptions:
         typer.Option(help="Pattern of paths that keep the model's element type; repeatable.", **_TYPES),
     ] = None
     expert_capacity: Annotated[str | None, typer.Option(help="Rows per expert: balanced or worst.", **_TYPES)] = None
-    routing: Annotated[str | None, typer.Option(help="uniform, or zipf:EXPONENT.", **_TYPES)] = None
+    routing: Annotated[
+        str | None, typer.Option(help="uniform, zipf:EXPONENT, or histogram:ROWS,ROWS,.. of every expert.", **_TYPES)
+    ] = None
     absorb_mla: Annotated[
         bool | None,
         typer.Option("--absorb-mla/--no-absorb-mla", help="Attend over the MLA latent itself.", **_TYPES),
@@ -95,13 +97,14 @@ class TargetOptions:
 
 
 def _routing(text: str) -> object:
-    kind, _, exponent = text.partition(":")
-    if kind != "zipf":
+    kind, _, numbers = text.partition(":")
+    if kind not in ("zipf", "histogram"):
         return text
     try:
-        return {"zipf": float(exponent)}
+        return {kind: float(numbers) if kind == "zipf" else [float(n) for n in numbers.split(",")]}
     except ValueError:
-        raise PmcError(f"--routing: expected uniform or zipf:EXPONENT, found '{text}'") from None
+        forms = "uniform, zipf:EXPONENT or histogram:ROWS,ROWS,.."
+        raise PmcError(f"--routing: expected {forms}, found '{text}'") from None
 
 
 def takes_target(command: Callable[..., None]) -> Callable[..., None]:

@@ -69,6 +69,43 @@ def test_limits() -> None:
     assert float(Routing(8, 8, 4).load(100).rows) == 200.0, "with all experts chosen nothing varies"
 
 
+def test_a_histogram_gives_every_expert_its_rows_on_its_rank() -> None:
+    rows = (6.0, 1.0, 3.0, 2.0, 4.0, 0.0, 5.0, 3.0)
+    ranks = Routing(8, 2, 4, histogram=rows)
+    # Of 24 rows the four ranks get 7, 5, 4 and 8: in the long run 8/24 of two rows a token are on the busiest.
+    assert float(ranks.load(10**7).rows) == pytest.approx(2e7 * 8 / 24, rel=1e-3)
+    assert float(ranks.load(10**7).hit) == 2.0, "rank 2 never sees its expert 5, the others both of theirs"
+    # 255 tokens are drawn one by one, with the same chances: 510 * 8/24 = 170 rows on rank 3, which is nearly always
+    # the busiest, as rank 0 has 149 with a deviation of 8.
+    few, many = (float(ranks.load(tokens).rows) for tokens in (255, 256))
+    assert few == pytest.approx(many, rel=0.01) and few == pytest.approx(170.5, rel=0.01)
+    # One token on two experts of which one gets half of all rows: it is always among the two.
+    certain = Routing(4, 2, 2, histogram=(3.0, 1.0, 1.0, 1.0)).load(1)
+    assert float(certain.rows) == pytest.approx(1 + 1 / 3, abs=0.05), "with expert 1 in one of three draws"
+
+
+def test_an_even_histogram_is_uniform() -> None:
+    for tokens in (4, 64, 255, 4096):
+        even, uniform = (Routing(64, 4, 8, histogram=h).load(tokens) for h in ((7.0,) * 64, None))
+        assert float(even.rows) == pytest.approx(float(uniform.rows), rel=0.02)
+        assert float(even.hit) == pytest.approx(float(uniform.hit), rel=0.02)
+
+
+def test_the_busiest_rank_of_a_histogram_costs_what_it_carries() -> None:
+    """Dispatch at chip level is bound by rows: the busiest rank has 2.5 times as many as in an even histogram."""
+    rows = np.ones(256)
+    rows[8:16] = 2.5 * 248 / (256 - 2.5 * 8)  # so that the eight experts of rank 1 get 2.5 * 8/256 of all rows
+    times: list[float] = []
+    for law in ([1.0] * 256, [float(r) for r in rows]):
+        deployment = load_deployment("dsv3-decode-ep32", {"routing": {"histogram": law}, "batch": 2**20})
+        module = compile_model(
+            load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployment, "dist"
+        )
+        steps = evaluate_module(module).steps
+        times.append(next(s.comm_us for s in steps if s.op == "dist.dispatch"))
+    assert times[1] / times[0] == pytest.approx(2.5, rel=0.02)
+
+
 def test_arrays_give_what_their_points_give_and_draws_are_seeded() -> None:
     tokens = np.array([[3, 77], [255, 5000]])
     found = Routing(256, 8, 16, 0.6).load(tokens)
@@ -131,6 +168,15 @@ def test_capacity_is_room_and_does_not_change_the_load() -> None:
     ]  # fmt: skip
     assert results[0].total_us == pytest.approx(results[1].total_us, rel=1e-12)
     assert results[0].total_flops == pytest.approx(results[1].total_flops, rel=1e-9)
+
+
+def test_a_histogram_that_no_routing_gives() -> None:
+    with pytest.raises(PmcError, match="the routing histogram has 3 entries, the model 4 routed experts"):
+        Routing(4, 2, 2, histogram=(1.0, 1.0, 1.0))
+    with pytest.raises(
+        PmcError, match=r"expert 1 of the routing histogram gets 60.0% of the rows, must be at most 50.0"
+    ):
+        Routing(4, 2, 2, histogram=(2.0, 6.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = 
     "number": (["--batch", "many"], LLAMA, ["--batch", "integer"]),
     "zero": (["--tp", "0"], LLAMA, ["tp", "0"]),
     "routing": (["--routing", "zipf:much"], LLAMA, ["--routing", "zipf:EXPONENT", "zipf:much"]),
+    "histogram": (["--routing", "histogram:1,x"], LLAMA, ["--routing", "histogram:ROWS,ROWS,..", "histogram:1,x"]),
     "chip": (["--chip", "sg2263"], LLAMA, ["sg2263", "did you mean 'sg2262'"]),
     "option": (["--tq", "2"], LLAMA, ["--tq"]),
     "print-ir-after": (["--print-ir-after", "localise"], LLAMA, ["localise", "did you mean 'localize'"]),

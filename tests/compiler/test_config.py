@@ -120,6 +120,11 @@ def test_overrides_replace_fields() -> None:
             ["option: routing: expected 'uniform' or mapping with the fields zipf", "'zipf'"],
         ),
         ({"routing": {"zip": 1.0}}, ["option: unknown field routing.zip", "did you mean 'zipf'?"]),
+        (
+            {"routing": {"histogram": [1, -1]}},
+            ["option: routing.histogram[1]: expected number >= 0", "found -1"],
+        ),
+        ({"routing": {"histogram": [0.0, 0.0]}}, ["option: routing: a histogram needs rows: all of its entries are 0"]),
         ({"routing": {"zipf": -1.0}}, ["option: routing.zipf: expected number >= 0", "found -1.0"]),
         (
             {"kv_len": 1, "q_len": 2},

@@ -57,6 +57,8 @@ def test_printed_form_is_a_readable_dictionary() -> None:
     assert "capacity_gib = 128.0" in text
     assert "f32 = none" in text
     assert "gdma_multicast = true" in text
+    drawn = DeploymentAttr(load_deployment("dsv3-decode-ep32", {"routing": {"histogram": [3, 1.5]}}))
+    assert "routing = {histogram = [3.0, 1.5]}" in str(drawn)
     assert "routing = {zipf = 1.2}" in str(
         DeploymentAttr(load_deployment("dsv3-decode-ep32", {"routing": {"zipf": 1.2}}))
     )
