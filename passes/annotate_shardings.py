@@ -25,9 +25,9 @@ class AnnotateShardingsPass(PmcPass):
 
     The logical axes of weights and caches are mapped to mesh axes: heads, ffn and vocab to tp, experts to ep, the
     width of an expert to moe_tp, sequences to dp, their positions to cp; a latent of MLA has no axis and is replicated.
-    Shardings then
-    flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations move.  A
-    contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as well.
+    Shardings then flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations
+    move.  A contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as
+    well.  Types stay those of whole tensors; lengths and positions in properties are those of a rank of cp.
 
         %y = layer.matmul(%x, %w) : !layer.tensor<[batch*q_len, 7168], bf16>
         %z = layer.add(%r, %y) ..

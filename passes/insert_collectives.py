@@ -25,8 +25,7 @@ from .ring_attention import ring_attention
 
 @dataclass(frozen=True)
 class InsertCollectivesPass(PmcPass):
-    """Lower `dist.reshard` to collectives, MoE dispatch over a sharded expert dim to all-to-all, attention over keys
-    that cp splits to a ring.
+    """Lower `dist.reshard` to collectives, MoE dispatch to all-to-all, attention over keys that cp splits to a ring.
 
     A reshard is done in three moves: reduce the partial sums, gather the dims that lose an axis, slice those that gain
     one.  A sum whose result is split along the same axis becomes one reduce_scatter; no value is both all-reduced
