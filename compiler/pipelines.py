@@ -64,6 +64,10 @@ def _annotate_shardings(d: Deployment) -> Options:
     }
 
 
+def _insert_collectives(d: Deployment) -> Options:
+    return {"ring_exchange": (d.ring_exchange,)}
+
+
 def _bind_symbols(d: Deployment) -> Options:
     return {"batch": (d.batch,), "q_len": (d.q_len,), "kv_len": (d.kv_len,)}
 
@@ -72,6 +76,7 @@ OPTIONS: Mapping[str, Callable[[Deployment], Options]] = {
     "expand-blocks": _expand_blocks,
     "quantize": _quantize,
     "annotate-shardings": _annotate_shardings,
+    "insert-collectives": _insert_collectives,
     "bind-symbols": _bind_symbols,
 }
 """What a deployment says about the options of a pass; all other passes have none to fill."""

@@ -464,6 +464,9 @@ class Deployment(Schema, frozen=True):
     )
     routing: Annotated[Routing, Discriminator(_routing_kind)] = Field(description="Distribution of tokens over experts")
     absorb_mla: bool = Field(description="Fold the key and value up-projections of MLA into query and output")
+    ring_exchange: Literal["expanded", "smallest"] = Field(
+        description="What cp exchanges: keys and values, or the smallest tensors that these are expanded from"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Deployment":

@@ -19,8 +19,10 @@ from ..dialects import dist, layer
 from ..dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from ..dialects.levels import MESH, Level
 from ..dialects.tensor import tensor
-from .base import PmcPass
+from .base import PassError, PmcPass
 from .ring_attention import ring_attention
+
+RING_EXCHANGES = ("expanded", "smallest")
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,36 @@ class InsertCollectivesPass(PmcPass):
         }
         %y = layer.attention_finish(..)
 
+    With `ring-exchange = "smallest"` the tensors that go around are those with the fewest bytes from which keys and
+    values are computed position by position, in MLA the latent, and each step computes the keys and values again; with
+    `expanded` they are the keys and values themselves.
+
     Assumes the shardings of annotate-shardings.
     """
 
     name = "insert-collectives"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
 
+    ring_exchange: str = "expanded"
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        if self.ring_exchange not in RING_EXCHANGES:
+            raise PassError(
+                f"{self.name}: ring-exchange is '{self.ring_exchange}', must be {' or '.join(RING_EXCHANGES)}"
+            )
+
     def run(self, module: ModuleOp) -> None:
         """Rewrite all reshards, dispatches and combines."""
         mesh = module.attributes[MESH]
         assert isinstance(mesh, MeshAttr)
         patterns = GreedyRewritePatternApplier(
-            [LowerReshard(), DispatchToAllToAll(), CombineToAllToAll(), AttentionToRing(mesh.data)]
+            [
+                LowerReshard(),
+                DispatchToAllToAll(),
+                CombineToAllToAll(),
+                AttentionToRing(mesh.data, self.ring_exchange == "smallest"),
+            ]
         )
         PatternRewriteWalker(patterns, apply_recursively=False).rewrite_module(module)
 
@@ -167,11 +187,12 @@ class AttentionToRing(RewritePattern):
     """Attention over keys that an axis splits works on one part after the other."""
 
     mesh: Mesh
+    smallest: bool
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: layer.AttentionOp, rewriter: PatternRewriter) -> None:
         """Replace layer.attention by a ring of steps."""
         axes = sharding_of(tensor(op.v)).dims[1]
         if axes:
-            ops, y = ring_attention(op, self.mesh.axis(axes[0]))
+            ops, y = ring_attention(op, self.mesh.axis(axes[0]), self.mesh, self.smallest)
             rewriter.replace(op, ops, [y])

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import f32
+from xdsl.dialects.builtin import StringAttr, f32
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from ..dialects import dist, layer
 from ..dialects.assembly import PropertyValue
-from ..dialects.dist import Axis, ShardingAttr, rank_symbol, sharding_of, step_symbol
+from ..dialects.dist import Axis, Mesh, ShardingAttr, local_dim, rank_symbol, sharding_of, step_symbol
 from ..dialects.expr import ceildiv, expr, floordiv
-from ..dialects.tensor import TensorType, tensor
+from ..dialects.tensor import TensorType, element_bits, tensor
 
 
-def ring_attention(op: layer.AttentionOp, axis: Axis) -> tuple[list[Operation], SSAValue]:
-    """The ops that compute `op`, whose keys `axis` splits, and their result."""
+def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool) -> tuple[list[Operation], SSAValue]:
+    """The ops that compute `op`, whose keys `axis` splits, and their result.
+
+    Keys and values go around, or the `smallest` tensors that they are computed from.
+    """
     kept = ("qk_dims", "v_dim", "scale", "causal")
     properties: dict[str, PropertyValue] = {name: op.properties[name] for name in kept}
     properties["q_len"] = ceildiv(op.q_len.data, axis.size)
-    path, moving = op.path.data, list(dict.fromkeys([*op.k, op.v]))
-    own = _step(op, {value: value for value in moving}, [], properties)
+    path, keyed = op.path.data, list(dict.fromkeys([*op.k, op.v]))
+    moving = list(dict.fromkeys(_smallest_source(value, mesh) if smallest else value for value in keyed))
+    own = _step(op, {value: value for value in keyed}, [], properties)
     inits = [*moving, *own.results]
     block = Block(arg_types=[value.type for value in inits])
     blocks, state = block.args[: len(moving)], block.args[len(moving) :]
@@ -34,19 +38,54 @@ def ring_attention(op: layer.AttentionOp, axis: Axis) -> tuple[list[Operation], 
         exchange = dist.RingExchangeOp.make([argument], [argument.type], path, {"axis": axis.name}, like=op)
         block.add_op(exchange)
         received[value] = exchange.y
+    handed_on = [*received.values()]
+    for value in keyed:
+        _rebuild(value, received, block)
     # Whether the step is beyond the rank's own number: 1 for the differences 1 to n-1, 0 down to -(n-1).
     ahead = expr(step_symbol(axis.name)) - expr(rank_symbol(axis.name))
-    hidden: dict[str, PropertyValue] = (
-        {"hidden": floordiv(ahead + (axis.size - 1), axis.size)} if bool(op.causal) else {}
-    )
-    step = _step(op, received, state, {**properties, **hidden})
-    block.add_ops([step, layer.YieldOp.make([[*received.values(), *step.results]], [], path, like=op)])
+    hidden = floordiv(ahead + (axis.size - 1), axis.size) if bool(op.causal) else expr(0)
+    step = _step(op, received, state, {**properties, "hidden": hidden})
+    block.add_ops([step, layer.YieldOp.make([[*handed_on, *step.results]], [], path, like=op)])
     ring = layer.RepeatOp.build_with(
         axis.size - 1, inits, Region(block), path, first=1, total=axis.size, symbol=step_symbol(axis.name)
     )
     ring.location = op.location
     finish = _finish(op, ring.results[len(moving) :])
     return [own, ring, finish], finish.y
+
+
+def _smallest_source(value: SSAValue, mesh: Mesh) -> SSAValue:
+    """The value with the fewest bytes among `value` and those that it is computed from, position by position.
+
+    So the latent of MLA goes around, not the keys and values that each rank makes of it again.
+    """
+    smallest = value
+    while isinstance(owner := value.owner, layer.MatmulOp | layer.SliceOp | layer.QuantizeOp):
+        if isinstance(owner, layer.MatmulOp) and not isinstance(owner.w.owner, layer.WeightOp):
+            break
+        value = owner.x
+        if _row_bits(value, mesh) < _row_bits(smallest, mesh):
+            smallest = value
+    return smallest
+
+
+def _row_bits(value: SSAValue, mesh: Mesh) -> int:
+    """The bits of one position on one rank."""
+    type_ = tensor(value)
+    width = local_dim(type_.dims[-1], sharding_of(type_).dims[-1], mesh)
+    return width.constant * element_bits(type_.element_type)
+
+
+def _rebuild(value: SSAValue, received: dict[SSAValue, SSAValue], block: Block) -> SSAValue:
+    """`value` as it is computed from what was `received`, to which it is added; the ops go to the end of `block`."""
+    if value not in received:
+        op = value.owner
+        assert isinstance(op, layer.MatmulOp | layer.SliceOp | layer.QuantizeOp)
+        again = op.clone({op.x: _rebuild(op.x, received, block)})
+        again.path = StringAttr(f"{op.path.data}.of_step")
+        block.add_op(again)
+        received[value] = again.y
+    return received[value]
 
 
 def _step(

@@ -61,6 +61,10 @@ class TargetOptions:
         bool | None,
         typer.Option("--absorb-mla/--no-absorb-mla", help="Attend over the MLA latent itself.", **_TYPES),
     ] = None
+    ring_exchange: Annotated[
+        str | None,
+        typer.Option(help="What cp exchanges: expanded (keys, values) or smallest (what they come from).", **_TYPES),
+    ] = None
 
     def given(self) -> dict[str, object]:
         """The options that were given."""

@@ -127,6 +127,7 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
             "q_len": q_len,
             "kv_len": q_len + cp * draw(st.integers(0, 40 // cp)),
             "absorb_mla": draw(st.booleans()),
+            "ring_exchange": draw(st.sampled_from(["expanded", "smallest"])),
             "expert_capacity": "worst",
             "quantization": FP32,
         }
