@@ -405,10 +405,12 @@ class AttentionStepOp(FlashAttentionOp):
 
 @irdl_op_definition
 class AttentionFinishOp(LayerOp):
-    """y = acc / row_sum of each head: the result of attention from the state of its last step."""
+    """y = acc / row_sum of each head: the result of attention from the state of its last step.
+
+    It counts no FLOPs, as those of attention are those of its matmuls.
+    """
 
     name = "layer.attention_finish"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 1
     acc = operand_def(TensorType)
     row_sum = operand_def(TensorType)
     y = result_def(TensorType)

@@ -138,7 +138,7 @@ class CoreCostModel(CostModel):
         bytes_moved = base.bytes_read + base.bytes_written
         if self.accounting.v_read == "apart" and w.v_is_key:
             bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.kv_bits / 8
-        if self.accounting.attention_output == "as_inputs":
+        if self.accounting.attention_output == "as_inputs" and w.out_bits:
             bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
         return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)
 

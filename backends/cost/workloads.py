@@ -185,8 +185,8 @@ def _(op: layer.RopeOp) -> Workload:
 
 @describes(layer.AttentionFinishOp)
 def _(op: layer.AttentionFinishOp) -> Workload:
-    """A division per element."""
-    return _vector(op, op.acc, 1, 0, expr(op.v_dim))
+    """The reciprocal of the sum per row of a head, a multiplication per element."""
+    return _vector(op, op.acc, 1, steps.DIV, expr(op.v_dim))
 
 
 @describes(layer.SiluMulOp)

@@ -4,9 +4,10 @@ An op starts when its stream is free and its operands are there.  The order is t
 can start first, one of the micro-batch that ran last, then the one with the longest path to the end (Graham, Bounds on
 multiprocessing timing anomalies, 1969; highest level first).
 
-A repeat is not unrolled: it is scheduled with few iterations, of which each may overlap with the one before, until one
-iteration more adds the same time as the last one did; all that are left add that time.  So the work does not grow with
-the number of layers, nor with that of the steps of a ring inside a layer.
+A repeat of layers is not unrolled: it is scheduled with few iterations, of which each may overlap with the one before,
+until one iteration more adds the same time as the last one did; all that are left add that time.  So the work does not
+grow with the number of layers.  The few steps of a ring inside a layer are all scheduled: its exchanges run ahead of
+its computation, so that which of them is slower may show only after many steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from .engine import CostedProgram
 from .streams import Stream, stream_of
 
 MAX_ITERATIONS = 12
-"""Iterations of a repeat after which the schedule is taken to be steady, if it does not show before."""
+"""Layers of a repeat after which the schedule is taken to be steady, if it does not show before."""
+
+MAX_STEPS = 128
+"""Steps of a ring that are all scheduled; of a longer one those that are left add what the last of them did."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,11 @@ Times = Sequence[Mapping[Operation, float]]
 
 
 def _steady(block: Block, times: Times) -> _Timeline:
-    """The timeline of a stage: every repeat with as many iterations as it takes to be steady, the others added."""
+    """The timeline of a stage: all steps of a ring, as many layers as it takes to be steady, and the others added."""
     depths = dict(_repeats(block, 0))
-    counts = {op: min(op.trip_count, 2) for op in depths}
+    counts = {op: min(op.trip_count, 2 if op.is_layers else MAX_STEPS) for op in depths}
     steady = _list_schedule(_Graph(block, times, counts))
-    for op in depths:
+    for op in filter(lambda op: op.is_layers, depths):
         added: float | None = None
         while counts[op] < op.trip_count:
             counts[op] += 1
