@@ -20,6 +20,7 @@ from pmc.backends.evaluate.analyses.ops_breakdown import ops_breakdown
 from pmc.backends.evaluate.analyses.table import Analysis
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
+from pmc.dialects import layer
 from pmc.dialects.dist import MeshAttr
 from pmc.dialects.errors import PmcError
 
@@ -99,8 +100,30 @@ def test_the_pattern_of_experts_and_stages() -> None:
     assert pattern.total_bytes == sum(c.total_bytes for c in pattern.collectives)
 
 
-def test_the_pattern_agrees_with_the_evaluation() -> None:
-    module = compiled("deepseek-v3", "dsv3-decode-ep32", **MIXED)
+def test_the_pattern_of_a_ring() -> None:
+    pattern = comm_pattern(compiled("llama-3.1-70b", "llama-70b-prefill-tp8", cp=4))
+    rings = [c for c in pattern.collectives if c.kind == "ring_exchange"]
+    # Keys and values: of 4096/4 tokens, a rank of tp has one head of 128 in bf16; 3 exchanges in each of 80 layers.
+    # The four ranks of a group are on the four boards.
+    rows = [(c.path, c.axis, c.group_size, c.groups, c.level, c.count, c.bytes_per_rank) for c in rings]
+    assert rows == [("blocks.dense.gqa.attention", "cp", 4, 8, "b2b", 3 * 80, 1024 * 128 * 2)] * 2
+    assert sum(c.total_bytes for c in rings) == 32 * 2 * 3 * 80 * 1024 * 128 * 2
+    assert {c.kind for c in pattern.collectives if c.axis == "cp"} == {"ring_exchange", "all_gather"}
+    (last,) = [c for c in pattern.collectives if c.axis == "cp" and c.kind == "all_gather"]
+    assert (last.path, last.count, last.bytes_per_rank) == ("lm_head.last_token.of_rank", 1, 3 * 8192 * 2)
+
+
+@pytest.mark.parametrize("cp", [1, 2, 4, 8])
+def test_all_keys_and_values_go_around_all_ranks(cp: int) -> None:
+    pattern = comm_pattern(compiled("llama-3.1-70b", "llama-70b-prefill-tp8", tp=2, cp=cp, batch=3))
+    rings = [c for c in pattern.collectives if c.kind == "ring_exchange"]
+    # Every block is sent cp - 1 times: 80 layers, K and V, 3 sequences of 4096 tokens, 8 heads of 128 in bf16.
+    assert sum(c.total_bytes for c in rings) == (cp - 1) * 80 * 2 * 3 * 4096 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize("changes", [MIXED, {"tp": 2, "cp": 4, "dp": 2, "ep": 16, "pp": 2, "q_len": 4}])
+def test_the_pattern_agrees_with_the_evaluation(changes: dict[str, Any]) -> None:
+    module = compiled("deepseek-v3", "dsv3-decode-ep32", **changes)
     result, pattern = evaluate_module(module), comm_pattern(module)
     assert sum(c.bytes_per_rank * c.count for c in pattern.collectives) == result.total_link_bytes
 
@@ -280,6 +303,80 @@ def test_flops_of_all_ranks_are_those_of_one_rank(
         return found[0] if found else 1
 
     assert parts == {path: times(path) * count for path, count in whole.items()}
+
+
+# -- FLOPs of a ring --------------------------------------------------------------------------------------------
+
+LOGITS = ("lm_head.norm", "lm_head.norm.quantize", "lm_head.proj")
+"""In prefill every rank of cp has the last token of every sequence."""
+
+
+@pytest.mark.parametrize("cp", [2, 4])
+@pytest.mark.parametrize(
+    ("model", "deployment", "split", "width"),
+    [
+        # Layers x heads x (qk dims + v dims) of all ranks.
+        ("llama-3.1-70b", "llama-70b-prefill-tp8", {"tp": 4, "sp": True}, 80 * 64 * (128 + 128)),
+        ("llama-3.1-70b", "llama-70b-prefill-tp8", {"tp": 1, "pp": 8, "batch": 3}, 80 * 64 * (128 + 128)),
+        ("llama-3.1-70b", "llama-70b-decode-tp8", {"tp": 1, "q_len": 8}, 80 * 64 * (128 + 128)),
+        (
+            "deepseek-v3", "dsv3-prefill-ep32", {"tp": 1, "dp": 4, "ep": 4, "ring_exchange": "expanded"},
+            61 * 128 * (128 + 64 + 128),
+        ),
+        (
+            "deepseek-v3", "dsv3-prefill-ep32", {"tp": 1, "dp": 4, "ep": 4, "ring_exchange": "smallest"},
+            61 * 128 * (128 + 64 + 128),
+        ),
+        ("deepseek-v3", "dsv3-decode-ep32", {"tp": 1, "dp": 2, "ep": 2, "q_len": 4}, 61 * 128 * (512 + 64 + 512)),
+    ],
+)  # fmt: skip
+def test_flops_of_a_ring_are_those_of_attention_and_of_what_striping_hides(
+    model: str, deployment: str, split: dict[str, Any], width: int, cp: int
+) -> None:
+    ep = split.get("ep", 1)
+    whole = flops_of_all_ranks(model, deployment, **split)
+    parts = flops_of_all_ranks(model, deployment, **{**split, "cp": cp, "ep": ep * cp if ep > 1 else 1})
+    d = load_deployment(deployment, split)
+    # Each of cp ranks counts, in each of cp steps, q/cp queries that see kv/cp - q/cp + 1 to kv/cp keys: together
+    # q (2 kv - q + cp) / 2 pairs, where attention has q (2 kv - q + 1) / 2.  The q (cp - 1) / 2 pairs between are
+    # hidden: one key per query in the steps in which a rank meets the keys of a later one, cp - 1 - rank of them.
+    hidden = sum(cp - 1 - rank for rank in range(cp)) * (d.q_len // cp)
+    assert 2 * hidden == d.q_len * (cp - 1)
+    for path, count in whole.items():
+        if path.endswith(".attention"):
+            parts[path] -= 2 * d.batch * hidden * width * count // attention_flops(whole)
+        elif path in LOGITS and d.phase == "prefill":
+            assert parts[path] % cp == 0
+            parts[path] //= cp
+        elif split.get("ring_exchange") == "smallest" and path.endswith(".kv_b_proj"):
+            # A rank expands the latent of its own, and in every other step what came by.
+            assert parts.pop(f"{path}.of_step") == (cp - 1) * count
+    assert attention_flops(whole) == d.batch * d.q_len * (2 * d.kv_len - d.q_len + 1) * width
+    assert parts == whole
+
+
+def attention_flops(flops: dict[str, int]) -> int:
+    return sum(count for path, count in flops.items() if path.endswith(".attention"))
+
+
+@pytest.mark.parametrize(("cp", "q_len", "kv_len"), [(2, 4, 4), (4, 8, 20), (4, 4, 32)])
+def test_the_pairs_that_all_steps_see_are_those_of_attention(cp: int, q_len: int, kv_len: int) -> None:
+    module = compiled("llama-3.1-70b", "llama-70b-prefill-tp8", cp=cp, q_len=q_len, kv_len=kv_len)
+    own, other = (op for op in module.walk() if isinstance(op, layer.AttentionStepOp))
+    bindings = {"batch": 1, "q_len": q_len, "kv_len": kv_len}
+    pairs = 0
+    for rank in range(cp):
+        for step in range(cp):
+            op = other if step else own
+            seen = int(op.flops().evaluate(bindings)) // (2 * 8 * (128 + 128))
+            at = {**bindings, "cp.rank": rank, "cp.step": step}
+            hidden = int(op.hidden.data.evaluate(at)) * int(op.q_len.data.evaluate(bindings))
+            # The positions themselves: queries at the end of the sequence, keys of the rank `step` places before.
+            queries = [p for p in range(kv_len - q_len, kv_len) if p % cp == rank]
+            keys = [p for p in range(kv_len) if p % cp == (rank - step) % cp]
+            assert seen - hidden == sum(key <= query for query in queries for key in keys)
+            pairs += seen - hidden
+    assert pairs == q_len * (2 * kv_len - q_len + 1) // 2
 
 
 # -- forms ------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ builtin.module attributes {dist.mesh = #dist.mesh<RANKS ranks, g = SIZE stride S
 """
 ALL_REDUCE = '%y = dist.all_reduce(%x) {axis = "g"} at "c" : !layer.tensor<[batch, 1000], bf16>'
 ALL_GATHER = '%y = dist.all_gather(%x) {dim = 0, axis = "g"} at "c" : !layer.tensor<[batch*SIZE, 1000], bf16>'
+RING_EXCHANGE = '%y = dist.ring_exchange(%x) {axis = "g"} at "c" : !layer.tensor<[batch, 1000], bf16>'
 DISPATCH = """%i = layer.state() {axes = ["", ""]} at "i" : !layer.tensor<[batch, 4], i32>
     %y = dist.dispatch(%x, %i) {capacity = "worst", axis = "g"} at "c" : !layer.tensor<[2, batch, 1000], bf16>"""
 
@@ -104,6 +105,31 @@ def test_a_ring_on_a_ring_loads_every_link_alike() -> None:
     assert traffic.placed[0].hops == 1 and traffic.link_bytes == traffic.pattern.total_bytes == 8 * per_rank
 
 
+@pytest.mark.parametrize("board", ["ring", "full_mesh"])
+def test_a_ring_exchange_loads_the_links_to_the_next_chip_only(board: BoardWiring) -> None:
+    module = module_of(RING_EXCHANGE, ranks=16, size=8)
+    traffic = link_traffic(module, board, {"batch": 16})
+    ways = {(f"chip {b + i}", f"chip {b + (i + 1) % 8}") for b in (0, 8) for i in range(8)}
+    assert {(link.source, link.target) for link in traffic.links} == ways
+    assert {link.bytes for link in traffic.links} == {16 * 1000 * 2}
+    assert traffic.placed[0].hops == 1 and traffic.link_bytes == traffic.pattern.total_bytes == 16 * 16 * 2000
+    collective = next(o for o in module.walk() if isinstance(o, dist.CollectiveOp))
+    roofline = ChipCostModel(Target.of(module)).cost(collective, {"batch": 16})
+    assert roofline is not None and traffic.busiest is not None
+    # One of the 2 or 7 links of a chip carries all, where the roofline takes the bandwidth of all of them.
+    links = {"ring": 2, "full_mesh": 7}[board]
+    assert traffic.busiest.time_us * 0.95 == pytest.approx(links * float(roofline.transfer_s) * 1e6, rel=1e-12)
+
+
+def test_a_ring_exchange_across_boards_goes_through_the_switch_once() -> None:
+    module = module_of(RING_EXCHANGE, ranks=32, size=4, stride=8)
+    traffic = link_traffic(module, "ring", {"batch": 16})
+    # Every chip sends up to the switch and receives from it: two hops, no link has two flows.
+    assert {link.level for link in traffic.links} == {"b2b"} and len(traffic.links) == 64
+    assert {link.bytes for link in traffic.links} == {16 * 1000 * 2}
+    assert traffic.placed[0].hops == 2 and traffic.link_bytes == 2 * traffic.pattern.total_bytes
+
+
 @pytest.mark.parametrize(("op", "board"), [(ALL_REDUCE, "ring"), (ALL_GATHER, "ring"), (DISPATCH, "full_mesh")])
 def test_a_one_hop_placement_takes_as_long_as_the_roofline_says(op: str, board: BoardWiring) -> None:
     module = module_of(op, ranks=8, size=8)
@@ -132,15 +158,17 @@ def test_groups_across_boards_go_through_the_switch() -> None:
     assert traffic.placed[0].hops == 2
 
 
-def test_a_pair_is_one_neighbour_not_two() -> None:
-    traffic = link_traffic(module_of(ALL_REDUCE, ranks=2, size=2), "ring", {"batch": 16})
+@pytest.mark.parametrize("op", [ALL_REDUCE, RING_EXCHANGE])
+def test_a_pair_is_one_neighbour_not_two(op: str) -> None:
+    traffic = link_traffic(module_of(op, ranks=2, size=2), "ring", {"batch": 16})
     assert [(link.source, link.target, link.bytes) for link in traffic.links] == [
         ("chip 0", "chip 1", 16 * 2000), ("chip 1", "chip 0", 16 * 2000),
     ]  # fmt: skip
 
 
-def test_a_group_of_one_sends_nothing() -> None:
-    traffic = link_traffic(module_of(ALL_REDUCE, ranks=2, size=1), "ring", {"batch": 16})
+@pytest.mark.parametrize("op", [ALL_REDUCE, RING_EXCHANGE])
+def test_a_group_of_one_sends_nothing(op: str) -> None:
+    traffic = link_traffic(module_of(op, ranks=2, size=1), "ring", {"batch": 16})
     assert traffic.links == () and traffic.busiest is None and traffic.notes() == ["nothing is sent"]
 
 
@@ -150,6 +178,7 @@ SPLITS: list[dict[str, Any]] = [
     {},
     {"tp": 2, "dp": 8, "ep": 4, "moe_tp": 4, "pp": 2},
     {"tp": 4, "dp": 2, "ep": 8, "pp": 4, "sp": True},
+    {"tp": 2, "cp": 4, "dp": 2, "ep": 16, "pp": 2, "q_len": 4},
 ]
 
 

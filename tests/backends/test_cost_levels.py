@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, IntegerAttr, ModuleOp, f32, i64
 from xdsl.ir import Attribute, Operation
 
 from pmc.backends.cost.accounting import default_accounting
@@ -19,7 +19,7 @@ from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import OpCost, Target
 from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.evaluate import evaluate_module, sweep_module
-from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
 from pmc.dialects import layer
 from pmc.dialects.errors import PmcError
@@ -33,7 +33,7 @@ MODELS = (
     CoreCostModel(TARGET, default_accounting()),
     TileCostModel(TARGET, default_accounting()),
 )
-F8, BF16 = Float8E4M3FNType(), BFloat16Type()
+F8, BF16, F32 = Float8E4M3FNType(), BFloat16Type(), f32
 
 
 def compiled(model: str, deployment: str, topology: str = "p1-r1-b4-c32", **options: Any) -> ModuleOp:
@@ -90,12 +90,41 @@ def dims(*sizes: int) -> Attribute:
     return ArrayAttr([IntegerAttr(s, i64) for s in sizes])
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 40), st.integers(0, 5000), st.sampled_from([(1, 1), (1, 128), (8, 4), (3, 5)]),
+    st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_steps_of_a_ring(
+    batch: int, q_len: int, past: int, heads: tuple[int, int], causal: bool, v_is_key: bool, first: bool
+) -> None:
+    kv_heads, group = heads
+    rows, width = batch * q_len, kv_heads * group
+    q = value(BF16, rows, width * 96)
+    k = value(BF16, batch, past + q_len, kv_heads * 96)
+    v = k if v_is_key else value(BF16, batch, past + q_len, kv_heads * 96)
+    types = [TensorType.of((rows, columns), F32) for columns in (width * 96, width, width)]
+    state = [] if first else [test_dialect.TestOp(result_types=[type_]).results[0] for type_ in types]
+    properties: Any = {"v_dim": 96, "q_len": expr(q_len), "scale": 0.1, "causal": causal, "qk_dims": dims(96)}
+    ordered(layer.AttentionStepOp.make([[q], [k], v, state], types, "p", properties))
+
+
+@settings(max_examples=40, deadline=None)
+@given(size, st.integers(1, 130), st.sampled_from([16, 96, 128, 512]), st.sampled_from([BF16, F32]))
+def test_the_end_of_a_ring(rows: int, heads: int, v_dim: int, element: Attribute) -> None:
+    operands = [value(F32, rows, heads * v_dim), value(F32, rows, heads)]
+    ordered(layer.AttentionFinishOp.make(operands, [TensorType.of((rows, heads * v_dim), element)], "p"))
+
+
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("deepseek-v3", "dsv3-decode-ep32", {}),
     ("deepseek-v3", "dsv3-decode-ep32", {"tp": 4, "dp": 8}),
     ("deepseek-v3", "dsv3-decode-ep32", {"tp": 2, "dp": 16, "ep": 16, "moe_tp": 2, "batch": 40, "kv_len": 777}),
     ("deepseek-v3", "dsv3-prefill-ep32", {"tp": 4, "dp": 2, "pp": 4, "ep": 8, "sp": True}),
     ("llama-3.1-70b", "llama-70b-decode-tp8", {}),
+    ("llama-3.1-70b", "llama-70b-prefill-tp8", {"cp": 4}),
+    ("llama-3.1-70b", "llama-70b-decode-tp8", {"tp": 2, "cp": 8, "pp": 2, "q_len": 8}),
+    ("deepseek-v3", "dsv3-prefill-ep32", {"tp": 2, "cp": 4, "dp": 4, "q_len": 512}),
     ("llama-3.1-8b", "llama-8b-prefill", {}),
 ]
 
@@ -110,6 +139,23 @@ def test_every_op_of_a_model(model: str, deployment: str, options: dict[str, Any
         assert len({(row.flops, row.bytes_read, row.bytes_written, row.link_bytes) for row in rows}) == 1
     for result in results:
         assert sum(row.time_us for row in result.steps) == result.total_us
+
+
+@pytest.mark.parametrize("accounting", ["physical", "ds-tpu"])
+@pytest.mark.parametrize("level", ["chip", "core"])
+def test_a_sweep_of_a_ring_gives_what_its_points_give(level: str, accounting: str) -> None:
+    module = compiled("llama-3.1-70b", "llama-70b-prefill-tp8", cp=4)
+    charged = load_accounting(accounting)
+    batch, q_len, kv_len = np.array([1, 3]), np.array([[4], [1000], [4096]]), np.array([[[4096]], [[65536]]])
+    swept = sweep_module(module, {"batch": batch, "q_len": q_len, "kv_len": kv_len}, level, charged)
+    assert swept.time_us.shape == (2, 3, 2)
+    for i, j, k in np.ndindex(2, 3, 2):
+        bindings = {"batch": int(batch[k]), "q_len": int(q_len[j, 0]), "kv_len": int(kv_len[i, 0, 0])}
+        point = evaluate_module(module, level, bindings, charged)
+        assert swept.time_us[i, j, k] == pytest.approx(point.total_us, rel=1e-9)
+        assert swept.flops[i, j, k] == point.total_flops
+        assert swept.link_bytes[i, j, k] == point.total_link_bytes
+        assert swept.dram_bytes[i, j, k] == point.total_bytes
 
 
 @pytest.mark.parametrize("level", ["chip", "core"])

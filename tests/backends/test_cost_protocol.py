@@ -6,9 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xdsl.dialects import test as test_dialect
+from xdsl.dialects.builtin import BFloat16Type
 
-from pmc.backends.cost.protocol import CommProtocol
-from pmc.compiler.config import load_accounting, load_topology
+from pmc.backends.cost.model import Target
+from pmc.backends.cost.network import transfer_of
+from pmc.backends.cost.protocol import CommProtocol, CommTime
+from pmc.compiler.config import load_accounting, load_chip, load_topology
+from pmc.dialects import dist
+from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.dist import Axis, Mesh
+from pmc.dialects.expr import expr
+from pmc.dialects.tensor import TensorType
 
 TOPOLOGY = load_topology("p1-r1-b4-c32")
 BOARD = 2 * 0.2 + 0.15 + 0.01 + 0.05 + 2 * 0.04  # 0.69 us per message
@@ -73,6 +82,59 @@ def test_dispatch_and_combine_pass_two_switches() -> None:
 
 def test_a_send_is_one_message() -> None:
     assert protocol().send(D, "b2b").total_s * 1e6 == pytest.approx(us(D, 450) + RACK + 1.025, rel=1e-12)
+
+
+DEEP = Topology.model_validate(
+    {**TOPOLOGY.model_dump(), "name": "deep", "pods": 2, "racks_per_pod": 2, "boards_per_rack": 2, "chips_per_board": 4}
+)
+"""32 chips on every level of the network."""
+
+
+def ring_exchange(size: int, stride: int, topology: Topology) -> tuple[dist.RingExchangeOp, Target]:
+    """Of 2 `batch` bytes, among `size` of 32 ranks."""
+    type_ = TensorType.of((expr("batch"),), BFloat16Type())
+    (x,) = test_dialect.TestOp(result_types=[type_]).results
+    op = dist.RingExchangeOp.make([x], [type_], "ring", {"axis": "cp"})
+    return op, Target(load_chip("sg2262"), topology, Mesh(32, (Axis("cp", size, stride),)))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "topology", "level"),
+    [
+        (2, 4, TOPOLOGY, "c2c"),
+        (8, 1, TOPOLOGY, "c2c"),
+        (4, 4, TOPOLOGY, "b2b"),  # ranks 0 and 4 are on one board, 4 and 8 are not
+        (16, 1, TOPOLOGY, "b2b"),
+        (4, 8, TOPOLOGY, "b2b"),
+        (4, 1, DEEP, "c2c"),
+        (8, 1, DEEP, "b2b"),
+        (4, 4, DEEP, "r2r"),  # two boards of one rack, then two of another
+        (2, 16, DEEP, "p2p"),
+    ],
+)
+def test_a_ring_exchange_is_one_message_over_the_slowest_pair(
+    size: int, stride: int, topology: Topology, level: LinkLevel
+) -> None:
+    op, target = ring_exchange(size, stride, topology)
+    transfer = transfer_of(op, target)
+    assert transfer is not None and (transfer.ranks, transfer.level) == (size, level)
+    batch = np.array([1, 10**6])
+    assert transfer.link_bytes.evaluate({"batch": batch}).tolist() == [2, 2 * 10**6]
+    time = CommProtocol(topology, load_accounting("physical")).time_of(op, target, {"batch": batch})
+    assert time is not None
+    # 2 link latencies, memory, NoC, two die crossings; beyond the board a switch and a cable.  It does not grow with
+    # the group: all ranks send at the same time.
+    link = {"c2c": (400, 0.2), "b2b": (450, 0.35), "r2r": (200, 2.0), "p2p": (100, 5.0)}[level]
+    latency = 2 * link[1] + 0.15 + 0.01 + 0.05 + 2 * 0.04 + (0.0 if level == "c2c" else 1.025)
+    assert time.latency_s == pytest.approx(latency * 1e-6, rel=1e-12)
+    assert np.asarray(time.transfer_s).tolist() == pytest.approx([us(2.0 * b, link[0]) * 1e-6 for b in batch])
+
+
+def test_a_ring_exchange_of_one_rank_takes_no_time() -> None:
+    op, target = ring_exchange(1, 1, TOPOLOGY)
+    assert CommProtocol(TOPOLOGY, load_accounting("physical")).time_of(op, target, {"batch": 9}) == CommTime(0.0, 0.0)
+    transfer = transfer_of(op, target)
+    assert transfer is not None and transfer.link_bytes == expr(0)
 
 
 def test_arrays_give_what_their_points_give() -> None:

@@ -37,6 +37,7 @@ MESHES: dict[str, dict[str, object]] = {
     "ep": {"tp": 1, "dp": 8, "ep": 8},
     "tp": {"tp": 4, "dp": 2, "ep": 2, "moe_tp": 4},
     "pp": {"tp": 2, "dp": 2, "ep": 4, "pp": 2, "sp": True},
+    "cp": {"tp": 2, "cp": 2, "dp": 2, "ep": 8, "q_len": 2},
 }
 
 

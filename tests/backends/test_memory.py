@@ -253,7 +253,12 @@ def unrolled_peak(program: layer.ProgramOp, stage: Block, bindings: dict[str, in
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 @pytest.mark.parametrize(
     "mesh",
-    [{}, {"tp": 2, "dp": 4, "ep": 2, "moe_tp": 4}, {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "sp": True, "pp": 2}],
+    [
+        {},
+        {"tp": 2, "dp": 4, "ep": 2, "moe_tp": 4},
+        {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "sp": True, "pp": 2},
+        {"tp": 2, "cp": 4, "dp": 2, "ep": 16, "q_len": 4},
+    ],
 )
 def test_the_peak_is_that_of_an_unrolled_execution(phase: str, mesh: dict[str, Any]) -> None:
     module = small(f"dsv3-{phase}-ep32", "deepseek-v3", **mesh)
@@ -281,6 +286,7 @@ views into dense ones, and places arrays first-fit: up to half as much again as 
         ("dsv3-prefill-ep32", "deepseek-v3", {"tp": 2, "dp": 4, "ep": 4, "moe_tp": 2}),
         ("llama-8b-decode", "llama-3.1-8b", {"pp": 3}),
         ("llama-70b-prefill-tp8", "llama-3.1-70b", {"tp": 4, "pp": 2, "sp": True}),
+        ("llama-70b-prefill-tp8", "llama-3.1-70b", {"tp": 2, "cp": 4}),
         ("dsv3-decode-ep32", "deepseek-v3", {"tp": 2, "dp": 2, "ep": 4, "pp": 2}),
     ],
 )
