@@ -453,7 +453,7 @@ class Deployment(Schema, frozen=True):
     dp: Count = Field(description="Data parallelism")
     ep: Count = Field(description="Expert parallelism; 1 for a dense model")
     moe_tp: Count = Field(description="Tensor parallelism inside an expert; 1 for a dense model")
-    cp: Count = Field(description="Context parallelism: every sequence dealt out to ranks; 1 in decode")
+    cp: Count = Field(description="Context parallelism: every sequence dealt out to ranks; divides q_len and kv_len")
     sp: bool = Field(description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce")
     batch: Sequences = Field(description="Sequences in flight over all ranks")
     q_len: Tokens = Field(description="New tokens per sequence and step")
