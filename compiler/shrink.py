@@ -1,8 +1,8 @@
 """Small models, chips and deployments of the same structure as large ones, for running them on numpy.
 
 Everything that decides which ops, collectives and loops exist is kept: the architecture, the kinds of layers, the
-parallel axes, grouped or shared heads, the groups of experts.  Sizes become small, but not round: they leave edge
-tiles, and the batch does not divide by dp.
+parallel axes, grouped or shared heads, a latent that is narrower than the keys, the groups of experts.  Sizes become
+small, but not round: they leave edge tiles, and the batch does not divide by dp.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ..dialects.arch import Chip, Deployment
 
 HEAD_DIMS = {"head_dim": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
-LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 18}
+LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 11}
 
 
 def shrink_config(config: Mapping[str, Any], deployment: Deployment, layers: int) -> dict[str, Any]:

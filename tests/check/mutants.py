@@ -20,7 +20,7 @@ OpT = TypeVar("OpT", bound=Operation)
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault in the result of `guilty`; `phase` and `model` are those of a deployment that has the code."""
+    """A fault in the result of `guilty`; `phase`, `model` and `cp` are those of a deployment that has the code."""
 
     name: str
     guilty: str
@@ -29,18 +29,19 @@ class Mutant:
     phase: str = "decode"
     path: str = ""
     """Where the check must see the first difference, where it can tell."""
+    cp: int = 1
 
 
 MUTANTS: list[Mutant] = []
 
 
 def mutant(
-    guilty: str, model: str = "deepseek", phase: str = "decode", path: str = ""
+    guilty: str, model: str = "deepseek", phase: str = "decode", path: str = "", cp: int = 1
 ) -> Callable[[Callable[[ModuleOp], None]], Callable[[ModuleOp], None]]:
     """Register the decorated change as a fault of the pass `guilty`."""
 
     def register(change: Callable[[ModuleOp], None]) -> Callable[[ModuleOp], None]:
-        MUTANTS.append(Mutant(change.__name__, guilty, change, model, phase, path))
+        MUTANTS.append(Mutant(change.__name__, guilty, change, model, phase, path, cp))
         return change
 
     return register
@@ -158,6 +159,95 @@ def dispatches_twice(module: ModuleOp) -> None:
     assert block is not None
     block.insert_ops_after([again, combined], op)
     op.y.replace_uses_with_if(combined.y, lambda use: use.operation is not again)
+
+
+# -- ring attention ---------------------------------------------------------------------------------------------
+
+
+def ring(module: ModuleOp) -> layer.RepeatOp:
+    """The steps of the first ring after that of a rank's own keys."""
+    return next(op for op in ops(module, layer.RepeatOp, "attention") if not op.is_layers)
+
+
+@mutant("annotate-shardings", model="llama", phase="prefill", path="q_rope", cp=4)
+def turns_the_rows_of_all_ranks_as_those_of_the_first(module: ModuleOp) -> None:
+    first(module, layer.RopeOp, "q_rope").properties["first"] = ExprAttr(expr(0))
+
+
+@mutant("annotate-shardings", model="llama", phase="prefill", cp=4)
+def turns_striped_rows_as_adjacent_ones(module: ModuleOp) -> None:
+    first(module, layer.RopeOp, "k_rope").properties["stride"] = IntegerAttr(1, 64)
+
+
+@mutant("annotate-shardings", model="llama", phase="prefill", path="lm_head", cp=4)
+def takes_the_last_token_of_the_first_rank(module: ModuleOp) -> None:
+    op = ops(module, layer.LastTokenOp)[-1]
+    op.properties["q_len"] = ExprAttr(expr(1))
+    op.operands[0] = first(module, layer.LastTokenOp, "of_rank").y
+
+
+@mutant("insert-collectives", model="llama", phase="prefill", path="o_proj", cp=4)
+def attends_to_the_own_keys_in_every_step(module: ModuleOp) -> None:
+    op = next(op for op in ring(module).walk() if isinstance(op, dist.RingExchangeOp))
+    bypass(op, op.x)
+
+
+@mutant("insert-collectives", phase="prefill", path="mla.o_proj", cp=2)
+def exchanges_the_latent_but_not_the_rotary_keys(module: ModuleOp) -> None:
+    exchanges = [op for op in ring(module).walk() if isinstance(op, dist.RingExchangeOp)]
+    assert len(exchanges) == 2
+    bypass(exchanges[1], exchanges[1].x)
+
+
+@mutant("insert-collectives", phase="prefill", path="mla.o_proj", cp=2)
+def expands_the_own_latent_in_every_step(module: ModuleOp) -> None:
+    op = next(op for op in ring(module).walk() if isinstance(op, layer.MatmulOp))
+    op.operands[0] = first(module, layer.MatmulOp, "kv_b_proj").x
+
+
+@mutant("insert-collectives", model="llama", phase="prefill", path="o_proj", cp=4)
+def shows_the_token_itself_to_earlier_ranks(module: ModuleOp) -> None:
+    step = next(op for op in ring(module).walk() if isinstance(op, layer.AttentionStepOp))
+    step.properties["hidden"] = ExprAttr(expr(0))
+
+
+@mutant("insert-collectives", model="llama", phase="prefill", path="o_proj", cp=4)
+def leaves_out_a_step_of_the_ring(module: ModuleOp) -> None:
+    op = ring(module)
+    op.properties["count"] = IntegerAttr(op.trip_count - 1, 64)
+
+
+@mutant("insert-collectives", model="llama", phase="prefill", path="o_proj", cp=4)
+def forgets_what_was_summed_before(module: ModuleOp) -> None:
+    """The sum of every step starts from that of the own keys."""
+    finish = first(module, layer.AttentionFinishOp)
+    finish.operands[1] = first(module, layer.AttentionStepOp).row_sum
+
+
+@mutant("lower-to-tiles", model="llama", phase="prefill", path="o_proj", cp=4)
+def masks_every_block_as_the_own_one(module: ModuleOp) -> None:
+    op = next(op for op in ops(module, tile.VectorOp) if "cp.step" in str(op.params))
+    position = op.params.data["position"]
+    assert isinstance(position, ExprAttr)
+    same = position.data.substitute({"cp.step": 0})
+    op.properties["params"] = DictionaryAttr({**op.params.data, "position": ExprAttr(same)})
+
+
+@mutant("lower-to-tiles", model="llama", phase="prefill", path="o_proj", cp=4)
+def drops_the_state_of_the_step_before(module: ModuleOp) -> None:
+    """The accumulator is loaded from where nothing was stored since the first step: from the keys that go around."""
+    kernel = [op for op in ops(module, tile.KernelOp, "attention") if op.op_name.data == "layer.attention_step"][1]
+    loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp)]
+    sums = next(op for op in reversed(loads) if tile.buffer_type(op.buffer).dims[1] == 1)
+    maxima = next(op for op in loads if tile.buffer_type(op.buffer).dims[1] == 1)
+    sums.operands[0] = maxima.memref
+
+
+@mutant("emit-g5", model="llama", phase="prefill", cp=4)
+def sends_to_the_wrong_neighbour(module: ModuleOp) -> None:
+    """The ring goes around the tensor-parallel ranks."""
+    op = next(op for op in ops(module, g5.CdmaOp) if op.kind.data == "ring_exchange")
+    op.properties["params"] = DictionaryAttr({**op.params.data, "axis": StringAttr("tp")})
 
 
 @mutant("localize")

@@ -22,7 +22,8 @@ MODELS = {"deepseek": "deepseek-v3", "llama": "llama-3.1-8b"}
 
 def deployment(**changes: Any) -> Deployment:
     """A deployment with these fields, the rest without parallelism."""
-    base = {**load_deployment("llama-8b-decode").model_dump(), **changes}
+    cp = changes.get("cp", 1)
+    base = {**load_deployment("llama-8b-decode").model_dump(), "q_len": cp, "kv_len": 4 * cp, **changes}
     return Deployment.model_validate(base)
 
 
@@ -37,6 +38,9 @@ def deployment(**changes: Any) -> Deployment:
         ("deepseek-v3", {"tp": 2, "dp": 4, "ep": 8}),
         ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "pp": 2}),
         ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 1, "moe_tp": 4, "sp": True}),
+        ("llama-3.1-8b", {"cp": 4, "tp": 2, "dp": 2, "sp": True}),
+        ("deepseek-v3", {"cp": 2, "tp": 2, "dp": 2, "ep": 4, "moe_tp": 2, "pp": 2}),
+        ("deepseek-v3", {"cp": 3, "tp": 2, "ep": 6, "ring_exchange": "expanded"}),
     ],
     ids=str,
 )
@@ -55,7 +59,8 @@ def test_every_pass_keeps_the_meaning(model: str, mesh: dict[str, Any]) -> None:
 
 def check_mutant(mutant: Mutant) -> CheckResult:
     """The check of a small model with the fault in place."""
-    mesh = {"tp": 2, "dp": 2, "ep": 4} if mutant.model == "deepseek" else {"tp": 2}
+    mesh = {"tp": 2, "dp": 2, "ep": 4 * mutant.cp} if mutant.model == "deepseek" else {"tp": 2}
+    mesh["cp"] = mutant.cp
     if mutant.guilty == "partition-stages":
         mesh["pp"] = 2
     target = shrink_deployment(deployment(phase=mutant.phase, **mesh), quantization=FP32)
