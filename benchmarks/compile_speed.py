@@ -36,8 +36,11 @@ def process_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def in_process(model_layers: int | None, deployment_name: str) -> tuple[float, int]:
-    """Seconds of import and compilation to commands, and the ops of the largest stage on the way."""
+def in_process(model_layers: int | None, deployment_name: str, **changes: int) -> tuple[float, int]:
+    """Seconds of import and compilation to commands, and the ops of the largest stage on the way.
+
+    `changes` are fields of the deployment.
+    """
     from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
     from pmc.compiler.driver import Observer, compile_model
     from pmc.compiler.frontend import import_hf
@@ -53,7 +56,7 @@ def in_process(model_layers: int | None, deployment_name: str) -> tuple[float, i
         config["num_hidden_layers"] = model_layers
     with tempfile.TemporaryDirectory() as name:
         chip = load_chip(roomy_chip(Path(name)))
-    target = chip, load_topology("p1-r1-b4-c32"), load_deployment(deployment_name)
+    target = chip, load_topology("p1-r1-b4-c32"), load_deployment(deployment_name, changes)
     sizes = Sizes()
     compile_model(import_hf(config, source, "deepseek-v3"), *target, "commands", observers=[sizes])
     start = perf_counter()
@@ -103,6 +106,9 @@ def main() -> None:
     decode = best(lambda: in_process(None, DECODE)[0], repeats)
     layers = best(lambda: in_process(610, DECODE)[0], repeats)
     prefill = best(lambda: in_process(None, PREFILL)[0], repeats)
+    short_ring, long_ring = (
+        best(lambda cp=cp: in_process(None, PREFILL, cp=cp, dp=32 // cp)[0], repeats) for cp in (2, 32)
+    )
     ops = max(in_process(None, DECODE)[1], in_process(None, PREFILL)[1])
     rows = [
         ("whole process, decode to commands (s)", whole, 6.0, whole < 6.0),
@@ -112,6 +118,7 @@ def main() -> None:
         ("610 layers / 61 layers, in-process", layers / decode, 1.1, layers <= 1.1 * decode),
         ("610 layers / 61 layers, whole process", deep_seconds / whole, 1.1, deep_seconds <= 1.1 * whole),
         ("prefill of 4096 tokens / decode, in-process", prefill / decode, 2.0, prefill <= 2.0 * decode),
+        ("ring of 32 ranks / of 2 ranks, in-process", long_ring / short_ring, 1.1, long_ring <= 1.1 * short_ring),
     ]
     print(ROW.format("DeepSeek-V3 on 32 x sg2262, --emit=commands", "measured", "limit", "reached"))
     for label, measured, limit, reached in rows:
