@@ -1,12 +1,13 @@
 """The annotate-shardings pass: the rules of Megatron-LM as exact shardings, and what cannot be sharded."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
 from xdsl.parser import Parser
 
 from pmc.backends.numeric.dist import layouts, run_dist
@@ -17,6 +18,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, Sharding, sharding_of
+from pmc.dialects.expr import expr
 from pmc.dialects.levels import MESH
 from pmc.dialects.tensor import tensor
 from pmc.passes.annotate_shardings import AnnotateShardingsPass
@@ -28,6 +30,7 @@ from pmc.passes.localize import LocalizePass
 from pmc.passes.partition_stages import PartitionStagesPass
 
 CONTEXT = make_context()
+Op = TypeVar("Op", bound=Operation)
 
 LLAMA = dict(
     hidden_size=32, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4, vocab_size=64,
@@ -98,6 +101,42 @@ def test_a_mesh_with_experts_keeps_the_ranks_of_a_stage_together() -> None:
     mesh = mesh_of(annotated("deepseek-v3", tp=2, dp=4, ep=4, moe_tp=2, pp=3))
     axes = (Axis("tp", 2, 1), Axis("dp", 4, 2), Axis("pp", 3, 8), Axis("moe_tp", 2, 1), Axis("ep", 4, 2))
     assert mesh == Mesh(24, axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "expected"),
+    [
+        # Without experts: tp, cp, then pp, then dp.
+        (
+            "llama-3.1-8b", dict(tp=2, cp=4, pp=3, dp=5),
+            Mesh(120, (Axis("tp", 2, 1), Axis("cp", 4, 2), Axis("dp", 5, 24), Axis("pp", 3, 8))),
+        ),
+        # With them a stage is tp x cp x dp, and the same 16 ranks are moe_tp x ep.
+        (
+            "deepseek-v3", dict(tp=2, cp=4, dp=2, moe_tp=2, ep=8, pp=3),
+            Mesh(48, (
+                Axis("tp", 2, 1), Axis("cp", 4, 2), Axis("dp", 2, 8), Axis("pp", 3, 16), Axis("moe_tp", 2, 1),
+                Axis("ep", 8, 2),
+            )),
+        ),
+        # Pairs of tp ranks share one of four key heads, inside their rank of cp.
+        (
+            "llama-3.1-8b", dict(tp=8, cp=2),
+            Mesh(16, (
+                Axis("tp", 8, 1), Axis("cp", 2, 8), Axis("dp", 1, 16), Axis("pp", 1, 16), Axis("tp_kv", 4, 2),
+            )),
+        ),
+    ],
+)  # fmt: skip
+def test_context_parallel_ranks_stand_between_tp_and_what_is_outside(
+    name: str, mesh: dict[str, Any], expected: Mesh
+) -> None:
+    assert mesh_of(annotated(name, "prefill", **mesh)) == expected
+
+
+def test_without_context_parallelism_the_mesh_has_no_axis_for_it() -> None:
+    assert mesh_of(annotated("llama-3.1-8b", tp=2, cp=1)) == mesh_of(annotated("llama-3.1-8b", tp=2))
+    assert "cp" not in {axis.name for axis in mesh_of(annotated("llama-3.1-8b", cp=1)).axes}
 
 
 def test_fewer_key_heads_than_ranks_get_an_axis_on_which_neighbours_share_a_head() -> None:
@@ -196,6 +235,129 @@ def test_without_parallelism_nothing_is_sharded_and_nothing_moves() -> None:
         assert all(sharding_of(tensor(v)).is_replicated for v in values)
 
 
+# -- context parallelism ----------------------------------------------------------------------------------------
+
+
+def ops_of(module: ModuleOp, kind: type[Op]) -> list[Op]:
+    return [op for op in module.walk() if isinstance(op, kind)]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_llama_rows_and_cache_positions_are_split_by_cp(phase: str) -> None:
+    module = annotated("llama-3.1-8b", phase, tp=2, cp=4, dp=3)
+    (body,) = ops_of(module, layer.ProgramOp)
+    assert text(sharding_of(tensor(body.body.block.args[0]))) == "dpxcp"
+    gqa, ffn = "blocks.dense.gqa", "blocks.dense.ffn"
+    rows = "dp" if phase == "prefill" else "dpxcp"  # decode gives the logits of every token
+    expected = {
+        ("embed", "embedding"): "dpxcp - sum tp",
+        (f"{gqa}.norm", "rms_norm"): "dpxcp -",
+        (f"{gqa}.q_proj", "matmul"): "dpxcp tp",
+        (f"{gqa}.k_proj", "matmul"): "dpxcp tp",
+        (f"{gqa}.q_rope", "rope"): "dpxcp tp",
+        (f"{gqa}.k_cache", "state"): "dp cp tp",
+        (f"{gqa}.k_append", "kv_append"): "dp cp tp",
+        (f"{gqa}.v_append", "kv_append"): "dp cp tp",
+        (f"{gqa}.attention", "attention"): "dpxcp tp",
+        (f"{gqa}.o_proj", "matmul"): "dpxcp - sum tp",
+        (f"{gqa}.residual", "add"): "dpxcp -",
+        (f"{ffn}.down_proj", "matmul"): "dpxcp - sum tp",
+        (f"{ffn}.residual", "add"): "dpxcp -",
+        ("lm_head.norm", "rms_norm"): f"{rows} -",
+        ("lm_head.proj", "matmul"): f"{rows} tp",
+    }
+    assert {key: text(at(module, *key)) for key in expected} == expected
+    # cp splits no weight: all of its ranks run the whole layer on their rows.
+    for weight in ops_of(module, layer.WeightOp):
+        assert not {axis for axes in sharding_of(tensor(weight.result)).dims for axis in axes} & {"cp", "dp"}
+    (end,) = ops_of(module, layer.ReturnOp)
+    assert text(sharding_of(tensor(end.values[0]))) == f"{rows} -"
+
+
+def test_only_the_last_rows_move_for_cp() -> None:
+    moved = [
+        ("embed", "dpxcp - sum tp", "dpxcp -"),
+        ("blocks.dense.gqa.o_proj", "dpxcp - sum tp", "dpxcp -"),
+        ("blocks.dense.ffn.down_proj", "dpxcp - sum tp", "dpxcp -"),
+        ("lm_head.last_token.of_rank", "dpxcp -", "dp -"),
+        ("lm_head.proj", "dp tp", "dp -"),
+    ]
+    assert reshards(annotated("llama-3.1-8b", "prefill", tp=2, cp=4, dp=3)) == moved
+    assert reshards(annotated("llama-3.1-8b", "prefill", cp=4)) == [("lm_head.last_token.of_rank", "cp -", "- -")]
+
+
+def test_sequence_parallelism_splits_the_rows_of_a_rank_of_cp_further() -> None:
+    """All ops but attention and matmuls have a dp-th of the sequences, a cp-th of these, a tp-th of the rows."""
+    module = annotated("llama-3.1-8b", "prefill", tp=2, cp=4, dp=3, sp=True)
+    for path in ("blocks.dense.gqa.norm", "blocks.dense.gqa.residual", "blocks.dense.ffn.residual"):
+        assert text(at(module, path)) == "dpxcpxtp -", path
+    assert text(at(module, "blocks.dense.gqa.k_cache")) == "dp cp tp"
+    assert reshards(module) == [
+        ("embed", "dpxcp - sum tp", "dpxcpxtp -"),
+        ("blocks.dense.gqa.norm", "dpxcpxtp -", "dpxcp -"),
+        ("blocks.dense.gqa.o_proj", "dpxcp - sum tp", "dpxcpxtp -"),
+        ("blocks.dense.ffn.norm", "dpxcpxtp -", "dpxcp -"),
+        ("blocks.dense.ffn.down_proj", "dpxcp - sum tp", "dpxcpxtp -"),
+        ("blocks.dense", "dpxcpxtp -", "dpxcp -"),
+        ("lm_head.last_token.of_rank", "dpxcp -", "dp -"),
+        ("lm_head.proj", "dp tp", "dp -"),
+    ]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_latents_of_mla_are_split_by_position(phase: str) -> None:
+    module = annotated("deepseek-v3", phase, tp=2, cp=2, dp=2, ep=4, moe_tp=2)
+    assert [text(sharding_of(tensor(op.result))) for op in ops_of(module, layer.StateOp)] == ["dp cp -"] * 4
+    for op in ops_of(module, layer.AttentionOp):
+        assert [text(sharding_of(tensor(v))) for v in (*op.q, op.y)] == ["dpxcp tp"] * 3
+        # Absorbed attention reads the latent itself, as key and as value; expanded keys have the heads of their rank.
+        keys = ["dp cp -"] * 3 if phase == "decode" else ["dp cp tp", "dp cp -", "dp cp tp"]
+        assert [text(sharding_of(tensor(v))) for v in (*op.k, op.v)] == keys
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_rank_of_cp_rotates_every_nth_position_from_its_own_number_on(name: str) -> None:
+    mesh = {"deepseek-v3": dict(ep=3, dp=1), "llama-3.1-8b": dict(tp=2, dp=2)}[name]
+    module = annotated(name, "prefill", {"n_routed_experts": 12} if "deepseek" in name else None, cp=3, **mesh)
+    ropes = ops_of(module, layer.RopeOp)
+    assert ropes
+    lengths = {"q_len": 6, "kv_len": 15}
+    for rope in ropes:
+        assert rope.stride.value.data == 3 and str(rope.first.data) == "cp.rank"
+        # The 6 queries stand at 9 to 14; dealt out in turn from position 0 on, rank r has 9 + r and 12 + r.
+        for rank in range(3):
+            found = [rope.position(expr(i)).evaluate({**lengths, "cp.rank": rank}) for i in range(2)]
+            assert found == [9 + rank, 12 + rank]
+        assert rope.q_len.data.evaluate(lengths) == 2
+
+
+def test_without_cp_positions_are_those_of_the_sequence() -> None:
+    for rope in ops_of(annotated("llama-3.1-8b", "prefill", tp=2), layer.RopeOp):
+        assert (rope.stride.value.data, str(rope.first.data), str(rope.q_len.data)) == (1, "0", "q_len")
+
+
+@pytest.mark.parametrize("sp", [False, True])
+def test_the_last_token_is_that_of_the_last_rank(sp: bool) -> None:
+    """Each rank hands out its last row of a sequence; the last of these, in rank order, is the last token."""
+    module = annotated("llama-3.1-8b", "prefill", tp=2, cp=4, dp=3, sp=sp)
+    own, last = ops_of(module, layer.LastTokenOp)
+    assert (own.path.data, last.path.data) == ("lm_head.last_token.of_rank", "lm_head.last_token")
+    assert (str(own.q_len.data), str(last.q_len.data)) == ("ceildiv(q_len, 4)", "4")
+    assert [str(d) for d in tensor(own.y).dims] == ["batch*4", "32"]
+    assert [str(d) for d in tensor(last.y).dims] == ["batch", "32"]
+    assert [text(sharding_of(tensor(v))) for v in (own.x, own.y, last.x, last.y)] == ["dpxcp -"] * 2 + ["dp -"] * 2
+    gathered = last.x.owner
+    assert isinstance(gathered, dist.ReshardOp) and gathered.x is own.y
+    # A rank has one row of each of its sequences, whatever their length.
+    rows = dist.local_dim(tensor(own.y).dims[0], ("dp", "cp"), mesh_of(module))
+    assert rows.evaluate({"batch": 7, "q_len": 16}) == 3
+
+
+def test_one_row_per_sequence_has_no_last_token_of_a_rank() -> None:
+    (last,) = ops_of(annotated("llama-3.1-8b", "prefill", tp=2), layer.LastTokenOp)
+    assert (last.path.data, str(last.q_len.data)) == ("lm_head.last_token", "q_len")
+
+
 # -- experts ----------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +418,39 @@ def test_split_experts_off_the_tp_ranks_gather_their_slots() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mesh", "dispatched", "combined"),
+    [
+        (dict(cp=4, dp=2, ep=8), "ep - -", "dpxcp -"),
+        (dict(tp=2, cp=2, dp=2, ep=4, moe_tp=2), "ep - -", "dpxcp - sum tp"),
+        (dict(tp=2, cp=4, ep=8), "ep - -", "cpxtp -"),  # the copies on tp ranks are cut apart
+        (dict(cp=8, ep=2, moe_tp=4), "ep moe_tp -", "cp -"),
+    ],
+)
+def test_experts_take_the_rows_of_each_rank_of_cp(mesh: dict[str, Any], dispatched: str, combined: str) -> None:
+    module = annotated("deepseek-v3", "prefill", **mesh)
+    (dispatch,) = ops_of(module, layer.DispatchOp)
+    rows = combined.removesuffix(" sum tp")
+    assert [text(sharding_of(tensor(v))) for v in (dispatch.x, dispatch.indices)] == [rows, rows]
+    assert text(sharding_of(tensor(dispatch.y))) == dispatched
+    assert text(at(module, f"{MOE}.combine")) == combined
+
+
+@pytest.mark.parametrize(
+    ("mesh", "capacity"),
+    [
+        # 5 sequences of 12 tokens: the padded tokens of one rank, times the ranks that can send them.
+        (dict(cp=4, dp=2, ep=8), 3 * 3 * 8),
+        (dict(tp=2, cp=2, dp=2, ep=4, moe_tp=2), 3 * 6 * 4),
+        (dict(tp=2, cp=4, ep=8), 8 * 8),  # ceil(5 * 3 / 2)
+        (dict(cp=4, ep=2, moe_tp=2), 5 * 3 * 4),
+    ],
+)
+def test_worst_capacity_counts_the_rows_of_a_rank_of_cp(mesh: dict[str, Any], capacity: int) -> None:
+    (dispatch,) = ops_of(annotated("deepseek-v3", "prefill", **mesh), layer.DispatchOp)
+    assert tensor(dispatch.y).dims[1].evaluate({"batch": 5, "q_len": 12, "kv_len": 12}) == capacity
+
+
+@pytest.mark.parametrize(
     ("mesh", "capacity"),
     [
         # 17 sequences of one query: the padded tokens of one rank, times the ranks that can send them.
@@ -283,6 +478,12 @@ def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any],
     [
         ("llama-3.1-8b", {}, dict(tp=0), "annotate-shardings: tp is 0, must be at least 1"),
         ("llama-3.1-8b", {}, dict(dp=-2), "annotate-shardings: dp is -2, must be at least 1"),
+        ("llama-3.1-8b", {}, dict(cp=0), "annotate-shardings: cp is 0, must be at least 1"),
+        (
+            "deepseek-v3", {}, dict(tp=2, cp=2, dp=2, ep=4),
+            "annotate-shardings: dp*cp*tp = 2*2*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
+            "attention and experts share the ranks of a stage",
+        ),
         (
             "deepseek-v3", {}, dict(tp=2, dp=4, ep=4),
             "annotate-shardings: dp*cp*tp = 4*1*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
@@ -340,6 +541,35 @@ def test_dp_needs_the_symbol_batch() -> None:
     assert str(error.value) == (
         "annotate-shardings: 'llama-3.1-8b' has no symbol 'batch' for dp = 2 to divide; "
         "run this pass before bind-symbols"
+    )
+
+
+def test_cp_needs_the_symbols_of_lengths() -> None:
+    module = program("llama-3.1-8b", "prefill")
+    BindSymbolsPass(batch=4, q_len=8, kv_len=8).apply(CONTEXT, module)
+    with pytest.raises(PassError) as error:
+        AnnotateShardingsPass(cp=2).apply(CONTEXT, module)
+    assert str(error.value) == (
+        "annotate-shardings: 'llama-3.1-8b' has no symbol 'q_len' for cp = 2 to divide; "
+        "run this pass before bind-symbols"
+    )
+    AnnotateShardingsPass(tp=2).apply(CONTEXT, module)  # heads are split all the same
+
+
+def test_cp_needs_the_length_of_the_cache() -> None:
+    body = """
+    layer.program() {sym_name = "p", phase = "prefill"} at "p" {
+    ^bb0(%x: !layer.tensor<[batch*q_len, 8], bf16>):
+      %c = layer.state() {axes = ["batch", "position", ""]} at "c" : !layer.tensor<[batch, 64, 8], bf16>
+      %k = layer.kv_append(%c, %x) at "k" : !layer.tensor<[batch, 64, 8], bf16>
+      layer.return([%x]) at "p"
+    }
+    """
+    module = Parser(make_context(), body).parse_module()
+    with pytest.raises(PassError) as error:
+        AnnotateShardingsPass(cp=2).apply(make_context(), module)
+    assert str(error.value) == (
+        "annotate-shardings: 'c' has no symbol 'kv_len' for cp = 2 to divide; run this pass before bind-symbols"
     )
 
 
