@@ -7,6 +7,7 @@ source is the later rank, which it is in the steps after the rank's own number.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from xdsl.dialects.builtin import StringAttr, f32
@@ -28,15 +29,17 @@ def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool
     properties: dict[str, PropertyValue] = {name: op.properties[name] for name in kept}
     properties["q_len"] = ceildiv(op.q_len.data, axis.size)
     path, keyed = op.path.data, list(dict.fromkeys([*op.k, op.v]))
-    moving = list(dict.fromkeys(_smallest_source(value, mesh) if smallest else value for value in keyed))
+    moving = _fewest_bytes(keyed, mesh) if smallest else keyed
     own = _step(op, {value: value for value in keyed}, [], properties)
     inits = [*moving, *own.results]
     block = Block(arg_types=[value.type for value in inits])
+    _name_alike(block.args, inits)
     blocks, state = block.args[: len(moving)], block.args[len(moving) :]
     received: dict[SSAValue, SSAValue] = {}
     for value, argument in zip(moving, blocks, strict=True):
         exchange = dist.RingExchangeOp.make([argument], [argument.type], path, {"axis": axis.name}, like=op)
         block.add_op(exchange)
+        _name_alike([exchange.y], [value])
         received[value] = exchange.y
     handed_on = [*received.values()]
     for value in keyed:
@@ -50,23 +53,32 @@ def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool
         axis.size - 1, inits, Region(block), path, first=1, total=axis.size, symbol=step_symbol(axis.name)
     )
     ring.location = op.location
+    _name_alike(ring.results, inits)
     finish = _finish(op, ring.results[len(moving) :])
     return [own, ring, finish], finish.y
 
 
-def _smallest_source(value: SSAValue, mesh: Mesh) -> SSAValue:
-    """The value with the fewest bytes among `value` and those that it is computed from, position by position.
+def _fewest_bytes(values: Sequence[SSAValue], mesh: Mesh) -> list[SSAValue]:
+    """The tensors with the fewest bytes, taken together, from which all `values` can be computed.
 
-    So the latent of MLA goes around, not the keys and values that each rank makes of it again.
+    So the latent of MLA goes around once, not the keys and the values that each rank makes of it again.
     """
-    smallest = value
+    choices = itertools.product(*(_sources(value) for value in values))
+    return min(
+        (list(dict.fromkeys(choice)) for choice in choices),
+        key=lambda moving: sum(_row_bits(value, mesh) for value in moving),
+    )
+
+
+def _sources(value: SSAValue) -> list[SSAValue]:
+    """The value and those before it that it is computed from, position by position."""
+    found = [value]
     while isinstance(owner := value.owner, layer.MatmulOp | layer.SliceOp | layer.QuantizeOp):
         if isinstance(owner, layer.MatmulOp) and not isinstance(owner.w.owner, layer.WeightOp):
             break
         value = owner.x
-        if _row_bits(value, mesh) < _row_bits(smallest, mesh):
-            smallest = value
-    return smallest
+        found.append(value)
+    return found
 
 
 def _row_bits(value: SSAValue, mesh: Mesh) -> int:
@@ -100,7 +112,15 @@ def _step(
     heads = expr(width.constant // op.v_dim.value.data)
     types: list[Attribute] = [TensorType.of((rows, n), f32, sharding) for n in (width, heads, heads)]
     operands: list[SSAValue | Sequence[SSAValue]] = [list(op.q), [keyed[k] for k in op.k], keyed[op.v], list(state)]
-    return layer.AttentionStepOp.make(operands, types, op.path.data, properties, like=op)
+    step = layer.AttentionStepOp.make(operands, types, op.path.data, properties, like=op)
+    for result, name in zip(step.results, ("acc", "row_max", "row_sum"), strict=True):
+        result.name_hint = name
+    return step
+
+
+def _name_alike(values: Sequence[SSAValue], like: Sequence[SSAValue]) -> None:
+    for value, named in zip(values, like, strict=True):
+        value.name_hint = named.name_hint
 
 
 def _finish(op: layer.AttentionOp, state: Sequence[SSAValue]) -> layer.AttentionFinishOp:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import Float64Type, IntegerAttr, ModuleOp, bf16
-from xdsl.ir import Block, Region
+from xdsl.dialects.builtin import Float64Type, IntegerAttr, ModuleOp, bf16, f32
+from xdsl.ir import Block, Region, SSAValue
 
 from pmc.backends.numeric import collectives as numeric
 from pmc.backends.numeric.dist import run_dist
@@ -17,6 +17,7 @@ from pmc.compiler.config import load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import expr
 from pmc.dialects.levels import MESH
@@ -259,6 +260,223 @@ def test_the_pass_reads_the_dist_level_only() -> None:
     config, source = load_model_config("llama-3.1-8b")
     with pytest.raises(PassError, match="the module is at the model level, this pass reads the dist level"):
         InsertCollectivesPass().apply(CONTEXT, import_hf(config, source, "llama"))
+
+
+# -- ring attention ---------------------------------------------------------------------------------------------
+
+
+def ring(
+    name: str,
+    phase: str = "prefill",
+    exchange: str = "expanded",
+    absorb: bool = False,
+    local: bool = False,
+    **mesh: Any,
+) -> ModuleOp:
+    config, source = load_model_config(name)
+    module = import_hf({**config, **{k: v for k, v in SIZES.items() if k in config}}, source, name)
+    ExpandBlocksPass(phase, absorb, "worst").apply(CONTEXT, module)
+    AnnotateShardingsPass(**mesh).apply(CONTEXT, module)
+    InsertCollectivesPass(exchange).apply(CONTEXT, module)
+    if local:
+        LocalizePass().apply(CONTEXT, module)
+    module.verify()
+    return module
+
+
+def rings(module: ModuleOp) -> list[layer.RepeatOp]:
+    return [op for op in module.walk() if isinstance(op, layer.RepeatOp) and not op.is_layers]
+
+
+def body_of(repeat: layer.RepeatOp) -> list[str]:
+    """The ops of a ring, `_` for what stands before it: a0, a1, .. are carried, v0, v1, .. made in the body."""
+    names: dict[SSAValue, str] = {a: f"a{i}" for i, a in enumerate(repeat.body.block.args)}
+    lines: list[str] = []
+    for op in repeat.body.block.ops:
+        operands = " ".join(names.get(v, "_") for v in op.operands)
+        for result in op.results:
+            names[result] = f"v{len(names) - len(repeat.body.block.args)}"
+        results = " ".join(names[r] for r in op.results)
+        lines.append(f"{results} = {op.name} {operands}" if results else f"{op.name} {operands}")
+    return lines
+
+
+def path(value: SSAValue) -> str:
+    assert isinstance(value.owner, PmcOp)
+    return value.owner.path.data
+
+
+def test_the_ring_of_llama() -> None:
+    """The own keys, then three times those of the rank before, with the state handed on; a division at the end."""
+    module = ring("llama-3.1-8b", tp=2, cp=4, dp=2)
+    assert not [op for op in module.walk() if isinstance(op, layer.AttentionOp)]
+    (repeat,) = rings(module)
+    own, finish = repeat.prev_op, repeat.next_op
+    assert isinstance(own, layer.AttentionStepOp) and isinstance(finish, layer.AttentionFinishOp)
+    gqa = "blocks.dense.gqa"
+    assert [path(v) for v in own.operands] == [f"{gqa}.q_rope", f"{gqa}.k_append", f"{gqa}.v_append"]
+    assert (repeat.trip_count, repeat.first.value.data, repeat.total.value.data) == (3, 1, 4)
+    assert repeat.symbol is not None and repeat.symbol.data == "cp.step"
+    # The caches go around as they are after the own tokens were added.
+    assert list(repeat.inits) == [own.k[0], own.v, *own.results]
+    assert body_of(repeat) == [
+        "v0 = dist.ring_exchange a0",
+        "v1 = dist.ring_exchange a1",
+        "v2 v3 v4 = layer.attention_step _ v0 v1 a2 a3 a4",
+        "layer.yield v0 v1 v2 v3 v4",
+    ]
+    step = next(op for op in repeat.body.block.ops if isinstance(op, layer.AttentionStepOp))
+    assert list(step.q) == list(own.q)
+    for op in (own, step):
+        assert (str(op.q_len.data), bool(op.causal), op.v_dim.value.data) == ("ceildiv(q_len, 4)", True, 4)
+        # Of 8 heads of 4 columns: rows are split by dp and cp, heads by tp; statistics have a column for each head.
+        widths = [[str(d) for d in tensor(r).dims] for r in op.results]
+        assert widths == [["batch*q_len", "32"], ["batch*q_len", "8"], ["batch*q_len", "8"]]
+        assert {tensor(r).element_type for r in op.results} == {f32}
+        assert {sharding_of(tensor(r)) for r in op.results} == {Sharding((("dp", "cp"), ("tp",)))}
+    acc, row_max, row_sum = repeat.results[2:]
+    assert list(finish.operands) == [acc, row_sum] and not list(row_max.uses)
+    assert sharding_of(tensor(finish.y)) == Sharding((("dp", "cp"), ("tp",)))
+    assert [path(use.operation.results[0]) for use in finish.y.uses] == [f"{gqa}.o_proj"]
+    assert {op.path.data for op in (own, repeat, step, finish)} == {f"{gqa}.attention"}
+
+
+@pytest.mark.parametrize("cp", [2, 3, 4, 8])
+def test_a_block_of_a_later_rank_hides_the_key_at_the_place_of_the_query(cp: int) -> None:
+    """In step s rank r has the keys of rank r - s: key j of it, at j*n + source, is before query i, at i*n + r, or
+    not later, while j <= i, but while j < i where the source is the later one."""
+    (repeat,) = rings(ring("llama-3.1-8b", cp=cp))
+    step = next(op for op in repeat.body.block.ops if isinstance(op, layer.AttentionStepOp))
+    own = repeat.prev_op
+    assert isinstance(own, layer.AttentionStepOp) and own.hidden.data == expr(0)
+    for rank in range(cp):
+        for number in range(1, cp):
+            hidden = step.hidden.data.evaluate({"cp.rank": rank, "cp.step": number})
+            source = (rank - number) % cp
+            for i, j in np.ndindex(5, 5):
+                assert (j * cp + source <= i * cp + rank) == (j <= i - hidden), (rank, number, i, j)
+
+
+def test_latents_that_are_key_and_value_go_around_once() -> None:
+    """Absorbed MLA reads the latent as key and as value."""
+    module = ring("deepseek-v3", "decode", absorb=True, tp=2, cp=2, dp=2, ep=8)
+    found = rings(module)
+    assert [r.path.data for r in found] == ["blocks.dense.mla.attention", "blocks.moe.mla.attention"]
+    for repeat in found:
+        assert [path(v).rpartition(".")[2] for v in repeat.inits[:2]] == ["c_kv_append", "k_rope_append"]
+        assert body_of(repeat) == [
+            "v0 = dist.ring_exchange a0",
+            "v1 = dist.ring_exchange a1",
+            "v2 v3 v4 = layer.attention_step _ _ v0 v1 v0 a2 a3 a4",
+            "layer.yield v0 v1 v2 v3 v4",
+        ]
+        step = next(op for op in repeat.body.block.ops if isinstance(op, layer.AttentionStepOp))
+        assert step.v is step.k[0] and step.q_len.data.evaluate({"q_len": 6}) == 3
+
+
+def test_expanded_keys_and_values_of_mla_go_around() -> None:
+    (repeat, _) = rings(ring("deepseek-v3", tp=2, cp=4, ep=8))
+    assert [path(v).rpartition(".")[2] for v in repeat.inits[:3]] == ["k_nope", "k_rope_append", "v"]
+    assert body_of(repeat) == [
+        "v0 = dist.ring_exchange a0",
+        "v1 = dist.ring_exchange a1",
+        "v2 = dist.ring_exchange a2",
+        "v3 v4 v5 = layer.attention_step _ _ v0 v1 v2 a3 a4 a5",
+        "layer.yield v0 v1 v2 v3 v4 v5",
+    ]
+
+
+def test_the_latent_of_mla_goes_around_and_is_expanded_once_in_every_step() -> None:
+    (repeat, _) = rings(ring("deepseek-v3", exchange="smallest", tp=2, cp=4, ep=8))
+    assert [path(v).rpartition(".")[2] for v in repeat.inits[:2]] == ["c_kv_append", "k_rope_append"]
+    assert body_of(repeat) == [
+        "v0 = dist.ring_exchange a0",
+        "v1 = dist.ring_exchange a1",
+        "v2 = layer.matmul v0 _",
+        "v3 = layer.slice v2",
+        "v4 = layer.slice v2",
+        "v5 v6 v7 = layer.attention_step _ _ v3 v1 v4 a2 a3 a4",
+        "layer.yield v0 v1 v5 v6 v7",
+    ]
+    again = list(repeat.body.block.ops)[2:5]
+    mla = "blocks.dense.mla"
+    assert [path(op.results[0]) for op in again] == [f"{mla}.{n}.of_step" for n in ("kv_b_proj", "k_nope", "v")]
+    # As the own keys and values, with the same weight, which does not move.
+    own = repeat.prev_op
+    assert isinstance(own, layer.AttentionStepOp)
+    for op, before in zip(again[1:], (own.k[0].owner, own.v.owner), strict=True):
+        assert isinstance(before, layer.SliceOp) and isinstance(op, layer.SliceOp)
+        assert {**op.properties, "path": None} == {**before.properties, "path": None}
+        assert op.y.type == before.y.type
+        assert isinstance(before.x.owner, layer.MatmulOp) and isinstance(again[0], layer.MatmulOp)
+        assert again[0].w is before.x.owner.w
+
+
+@pytest.mark.parametrize(
+    ("tp", "expanded", "smallest"),
+    [
+        # Per position of a rank: 8 / tp heads of 8 + 8 columns against a latent of 16, with 4 rotary columns each.
+        (1, 128 + 4, 16 + 4),
+        (2, 64 + 4, 16 + 4),
+        # The keys of two heads are as wide as the latent, so are their values: together they are not the least.
+        (4, 32 + 4, 16 + 4),
+        (8, 16 + 4, 16 + 4),
+    ],
+)
+def test_smallest_is_the_least_that_keys_and_values_can_be_made_of(tp: int, expanded: int, smallest: int) -> None:
+    at = {"batch": 3, "q_len": 10, "kv_len": 20}
+    for exchange, width in (("expanded", expanded), ("smallest", smallest)):
+        module = ring("deepseek-v3", exchange=exchange, local=True, tp=tp, cp=2, ep=2 * tp)
+        for repeat in rings(module):
+            moved = [op for op in repeat.body.block.ops if isinstance(op, dist.RingExchangeOp)]
+            # 3 sequences of 10 positions, bf16.
+            assert sum(op.link_bytes(2).evaluate(at) for op in moved) == 3 * 10 * 2 * width
+
+
+def test_a_latent_as_wide_as_keys_and_values_together_is_not_expanded_again() -> None:
+    """With 8 columns of each there are 16 of either: what needs no work goes around."""
+    (repeat, _) = rings(ring("deepseek-v3", exchange="smallest", tp=8, cp=2, ep=16))
+    assert [path(v).rpartition(".")[2] for v in repeat.inits[:3]] == ["k_nope", "k_rope_append", "v"]
+
+
+def test_caches_of_llama_are_the_smallest_already() -> None:
+    expanded, smallest = (ring("llama-3.1-8b", exchange=e, tp=2, cp=4) for e in ("expanded", "smallest"))
+    assert [str(op) for op in expanded.ops] == [str(op) for op in smallest.ops]
+
+
+@pytest.mark.parametrize("exchange", ["expanded", "smallest"])
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3"])
+def test_the_program_does_not_grow_with_the_ring(name: str, exchange: str) -> None:
+    def ops(cp: int) -> list[str]:
+        mesh: dict[str, Any] = {"ep": cp} if name == "deepseek-v3" else {}
+        return [op.name for op in ring(name, exchange=exchange, cp=cp, **mesh).walk()]
+
+    assert ops(2) == ops(4) == ops(16)
+
+
+def test_without_cp_attention_stays_whole() -> None:
+    module = ring("llama-3.1-8b", exchange="smallest", tp=2, dp=2)
+    assert not rings(module)
+    assert sum(isinstance(op, layer.AttentionOp) for op in module.walk()) == 1
+
+
+def test_the_collectives_of_a_layer_with_cp() -> None:
+    """A gather of last rows is the only collective over cp besides the ring."""
+    assert collectives(ring("llama-3.1-8b", tp=2, cp=4)) == [
+        "embed: all_reduce tp",
+        "blocks.dense.gqa.attention: ring_exchange cp",
+        "blocks.dense.gqa.attention: ring_exchange cp",
+        "blocks.dense.gqa.o_proj: all_reduce tp",
+        "blocks.dense.ffn.down_proj: all_reduce tp",
+        "lm_head.last_token.of_rank: all_gather cp 0",
+        "lm_head.proj: all_gather tp 1",
+    ]
+
+
+def test_an_unknown_exchange_is_one_line() -> None:
+    with pytest.raises(PassError) as error:
+        InsertCollectivesPass("latent")
+    assert str(error.value) == "insert-collectives: ring-exchange is 'latent', must be expanded or smallest"
 
 
 # -- bytes on the links -----------------------------------------------------------------------------------------
