@@ -7,12 +7,17 @@ from xdsl.ir import SSAValue
 from xdsl.parser import Parser
 
 from pmc.compiler.config import load_model_config
+from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import layer, model
-from pmc.dialects.tensor import TensorType
+from pmc.dialects.expr import expr
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.passes.annotate_shardings import AnnotateShardingsPass
 from pmc.passes.base import PassError
 from pmc.passes.bind_symbols import BindSymbolsPass
 from pmc.passes.expand_blocks import ExpandBlocksPass
+from pmc.passes.insert_collectives import InsertCollectivesPass
+from pmc.passes.localize import LocalizePass
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 
@@ -108,3 +113,65 @@ def test_symbols_left_unbound_are_named_with_their_place() -> None:
     with pytest.raises(PassError) as error:
         BindSymbolsPass(batch=2, q_len=1).apply(context(), module)
     assert str(error.value) == ("bind-symbols: kv_len of 'blocks.dense.gqa.q_rope' has no value; give kv-len=..")
+
+
+# -- context parallelism ----------------------------------------------------------------------------------------
+
+
+def striped(phase: str = "prefill", cp: int = 4) -> ModuleOp:
+    """The program of a rank of cp, with rings."""
+    module = expanded("llama-3.1-8b", phase)
+    for step in (AnnotateShardingsPass(cp=cp), InsertCollectivesPass(), LocalizePass()):
+        step.apply(make_context(), module)
+    return module
+
+
+def test_numbers_of_ranks_and_steps_stay_symbols() -> None:
+    """They differ between the ranks and the iterations of one program."""
+    module = striped()
+    BindSymbolsPass(2, 8, 24).apply(make_context(), module)
+    module.verify()
+    rope = next(op for op in module.walk() if isinstance(op, layer.RopeOp))
+    assert [str(e.data) for e in (rope.first, rope.q_len, rope.kv_len)] == ["cp.rank", "2", "6"]
+    assert str(rope.position(expr(1))) == "cp.rank + 20"
+    own, step = (op for op in module.walk() if isinstance(op, layer.AttentionStepOp))
+    assert [str(op.q_len.data) for op in (own, step)] == ["2", "2"]
+    assert [str(op.hidden.data) for op in (own, step)] == ["0", "floordiv(-cp.rank + cp.step + 3, 4)"]
+    for value in values(module):
+        assert isinstance(value.type, TensorType)
+        assert all(d.is_constant for d in value.type.dims)
+    (cache, *_) = (op for op in module.walk() if isinstance(op, layer.StateOp))
+    assert [d.constant for d in tensor(cache.result).dims] == [2, 6, 1024]
+    # A second binding finds nothing left to bind.
+    before = str(next(iter(module.ops)))
+    BindSymbolsPass(2, 8, 24).apply(make_context(), module)
+    assert str(next(iter(module.ops))) == before
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ({"q_len": 6, "kv_len": 8}, "q_len = 6"),
+        ({"q_len": 4, "kv_len": 10}, "kv_len = 10"),
+        ({"q_len": 6, "kv_len": 10}, "q_len = 6"),
+        ({"q_len": 1, "kv_len": 8}, "q_len = 1"),  # a step of one token per sequence cannot be dealt out
+    ],
+)
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_lengths_that_cp_does_not_divide(phase: str, lengths: dict[str, int], message: str) -> None:
+    with pytest.raises(PassError) as error:
+        BindSymbolsPass(batch=3, **lengths).apply(make_context(), striped(phase))
+    assert str(error.value) == (
+        f"bind-symbols: {message} is not a multiple of cp = 4, which splits every sequence evenly"
+    )
+
+
+def test_lengths_need_not_be_multiples_of_anything_else() -> None:
+    """dp pads sequences, tp splits no length, and cp divides no batch."""
+    module = expanded("llama-3.1-8b", "prefill")
+    for step in (AnnotateShardingsPass(cp=3, tp=2, dp=4), InsertCollectivesPass(), LocalizePass()):
+        step.apply(make_context(), module)
+    BindSymbolsPass(batch=5, q_len=9, kv_len=15).apply(make_context(), module)
+    module.verify()
+    (cache, *_) = (op for op in module.walk() if isinstance(op, layer.StateOp))
+    assert [d.constant for d in tensor(cache.result).dims] == [2, 5, 512]
