@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block
+from xdsl.parser import Parser
 
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
@@ -174,3 +176,101 @@ def test_a_pipeline_computes_what_one_rank_does(pp: int) -> None:
     np.testing.assert_allclose(result.outputs[0], reference.outputs[0], atol=1e-10)
     for path, values in reference.states.items():
         np.testing.assert_allclose(result.states[path], values, atol=1e-12, err_msg=path)
+
+
+# -- rings ------------------------------------------------------------------------------------------------------
+
+ATTENTION_AROUND_LAYERS = """
+layer.program() {sym_name = "p", phase = "prefill"} at "p" {
+^bb0(%tokens: !layer.tensor<[batch*q_len], i32>):
+  %table = layer.weight() {axes = ["vocab", ""]} at "embed.weight" : !layer.tensor<[32, 16], f32>
+  %x = layer.embedding(%tokens, %table) at "embed" : !layer.tensor<[batch*q_len, 16], f32>
+  %wq = layer.weight() {axes = ["", "heads"]} at "q.weight" : !layer.tensor<[16, 16], f32>
+  %q = layer.matmul(%x, %wq) at "q" : !layer.tensor<[batch*q_len, 16], f32>
+  FIRST
+  %h = layer.repeat 4 from 0 of 4 (%a = %z) at "layers" : !layer.tensor<[batch*q_len, 16], f32> {
+    %w = layer.weight() {axes = ["", ""]} at "layers.weight" : !layer.tensor<[16, 16], f32>
+    %b = layer.matmul(%a, %w) at "layers.proj" : !layer.tensor<[batch*q_len, 16], f32>
+    layer.yield([%b]) at "layers"
+  }
+  LAST
+  %y = layer.add(%h, %u) at "out" : !layer.tensor<[batch*q_len, 16], f32>
+  layer.return([%y]) at "p"
+}
+"""
+"""One attention before the layers and one after them, of the same queries."""
+
+
+def attention(new: str, result: str, name: str) -> str:
+    keys = "!layer.tensor<[batch, kv_len, 8], f32>"
+    return f"""
+      %{name}w = layer.weight() {{axes = ["", "kv_heads"]}} at "{name}.weight" : !layer.tensor<[16, 8], f32>
+      %{name}x = layer.matmul({new}, %{name}w) at "{name}.k" : !layer.tensor<[batch*q_len, 8], f32>
+      %{name}c = layer.state() {{axes = ["batch", "position", "kv_heads"]}} at "{name}.cache" : {keys}
+      %{name}k = layer.kv_append(%{name}c, %{name}x) at "{name}.append" : {keys}
+      {result} = layer.attention([%q], [%{name}k], %{name}k)
+        {{qk_dims = [4], v_dim = 4, q_len = <q_len>, scale = 0.5, causal = true}} at "{name}"
+        : !layer.tensor<[batch*q_len, 16], f32>
+    """
+
+
+def around_layers() -> ModuleOp:
+    first, last = attention("%x", "%z", "first"), attention("%h", "%u", "last")
+    text = ATTENTION_AROUND_LAYERS.replace("FIRST", first).replace("LAST", last)
+    module = Parser(make_context(), text).parse_module()
+    module.verify()
+    return module
+
+
+@pytest.mark.parametrize(("pp", "expected"), [(2, [[0, 1], [2, 3]]), (4, [[0], [1], [2], [3]])])
+def test_a_ring_is_no_layers(pp: int, expected: list[list[int]]) -> None:
+    """It has its place before or after the layers, with all its steps, and does not count among them."""
+    found = stages(partition(around_layers(), cp=4, pp=pp))
+    layers = [(first, count) for stage in found for path, first, count, _ in repeats(stage) if path == "layers"]
+    assert [list(range(first, first + count)) for first, count in layers] == expected
+    rings = [[r for r in repeats(stage) if r[0] != "layers"] for stage in found]
+    assert rings == [[("first", 1, 3, 4)], *([] for _ in range(pp - 2)), [("last", 1, 3, 4)]]
+    for stage in found:
+        for op in stage.walk():
+            if isinstance(op, layer.RepeatOp):
+                assert op.is_layers == (op.path.data == "layers")
+    # Steps and end of a ring are in the stage of the ring.
+    for stage, name in ((found[0], "first"), (found[-1], "last")):
+        ops = [op for op in stage.walk() if isinstance(op, layer.LayerOp) and op.path.data == name]
+        assert [op.name for op in ops] == ["layer.attention_step"] * 2 + ["layer.attention_finish"]
+
+
+@pytest.mark.parametrize("pp", [2, 3, 4])
+def test_what_the_steps_of_a_ring_use_is_sent_along(pp: int) -> None:
+    """The queries are made in the first stage; the ring of the last reads them inside its body."""
+    found = stages(partition(around_layers(), cp=2, pp=pp))
+    for stage in found:
+        inside = {value for op in stage.walk() for value in op.results}
+        inside |= {a for op in stage.walk() for r in op.regions for b in r.blocks for a in b.args}
+        for op in stage.walk():
+            assert all(v in inside or isinstance(v.owner, Block) for v in op.operands), op
+    sent = [[op.path.data for op in stage.walk() if isinstance(op, dist.SendOp)] for stage in found]
+    # The result of the layers and the queries go from stage to stage, each once.
+    assert sent == [["layers", "q"]] * (pp - 1) + [[]]
+    last = next(op for op in found[-1].walk() if isinstance(op, layer.RepeatOp) and not op.is_layers)
+    step = next(op for op in last.walk() if isinstance(op, layer.AttentionStepOp))
+    assert isinstance(step.q[0].owner, dist.RecvOp)
+
+
+@pytest.mark.parametrize("mesh", [dict(pp=2, cp=2), dict(pp=4, cp=4, tp=2), dict(pp=3, cp=2, dp=2, tp=2)])
+def test_rings_in_a_pipeline_compute_what_one_rank_does(mesh: dict[str, int]) -> None:
+    module = around_layers()
+    environment = seeded_layer_environment(module, {"batch": 3, "q_len": 4, "kv_len": 12}, 3)
+    reference = run_layer(module, environment)
+    result = run_dist(partition(module, **mesh), environment)
+    np.testing.assert_allclose(result.outputs[0], reference.outputs[0], atol=1e-10)
+    for path, values in reference.states.items():
+        np.testing.assert_allclose(result.states[path], values, atol=1e-12, err_msg=path)
+
+
+def test_rings_inside_layers_go_with_them() -> None:
+    module = partition(expanded("llama-3.1-8b", num_hidden_layers=5), cp=2, pp=2)
+    assert [repeats(s) for s in stages(module)] == [
+        [("blocks.dense", 0, 2, 5), ("blocks.dense.gqa.attention", 1, 1, 2)],
+        [("blocks.dense", 2, 3, 5), ("blocks.dense.gqa.attention", 1, 1, 2)],
+    ]
