@@ -1,12 +1,13 @@
 """The lower-to-tiles pass: work is conserved, arrays are shared safely, and the kernels compute the same tensors."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Block, SSAValue
 from xdsl.parser import Parser
 
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
@@ -79,13 +80,19 @@ def bound(values: tuple[int, int, int]) -> dict[str, int]:
     return {"batch": values[0], "q_len": values[1], "kv_len": values[2]}
 
 
-def local(module: ModuleOp, chip: Chip, bindings: dict[str, int], deployment: dict[str, Any] | None = None) -> ModuleOp:
+def local(
+    module: ModuleOp,
+    chip: Chip,
+    bindings: dict[str, int],
+    deployment: dict[str, Any] | None = None,
+    ring_exchange: str = "expanded",
+) -> ModuleOp:
     """The module with the plans of one rank."""
     ctx = make_context()
     module.attributes["arch.chip"] = ChipAttr(chip)
     for step in (
         AnnotateShardingsPass(**{**ONE_RANK, **(deployment or {})}),
-        InsertCollectivesPass(),
+        InsertCollectivesPass(ring_exchange),
         LocalizePass(),
         PartitionStagesPass(),
         BindSymbolsPass(**bindings),
@@ -137,6 +144,8 @@ def arrays(module: ModuleOp, kind: str) -> list[tile.GlobalOp]:
         ("deepseek", "decode", (3, 2, 37), {}, {}),
         ("deepseek", "prefill", (2, 33, 44), {}, {"moe_intermediate_size": 33}),
         ("deepseek", "decode", (4, 1, 37), {"tp": 2, "dp": 2, "ep": 4}, {}),
+        ("llama", "prefill", (2, 8, 40), {"tp": 2, "cp": 4}, {}),
+        ("deepseek", "decode", (1, 4, 38), {"cp": 2, "ep": 2}, {}),
     ],
 )
 def test_the_commands_of_the_kernels_compute_what_the_tensor_program_computes(
@@ -313,3 +322,149 @@ def test_an_op_without_a_plan_is_an_error() -> None:
     module.attributes["arch.chip"] = ChipAttr(small_chip(1 << 20))
     with pytest.raises(PassError, match=r"layer\.add at 'p\.in' has no plan, run select-tiles before"):
         LowerToTilesPass().apply(ctx, module)
+
+
+# -- rings ------------------------------------------------------------------------------------------------------
+
+STATE = "!layer.tensor<[8, 16], f32>, !layer.tensor<[8, 2], f32>, !layer.tensor<[8, 2], f32>"
+BLOCK = "!layer.tensor<[2, 4, 16], bf16>"
+STEP = (
+    "{qk_dims = [8], v_dim = 8, q_len = <4>, scale = 1.0, causal = true} "
+    f'at "p.step" : {STATE}'
+)  # fmt: skip
+RING = f"""
+layer.program() {{sym_name = "p", phase = "prefill"}} at "p" {{
+^bb0(%q : !layer.tensor<[8, 16], bf16>, %x : !layer.tensor<[8, 16], bf16>):
+  %c = layer.state() {{axes = ["", "", ""]}} at "p.cache" : {BLOCK}
+  %k = layer.kv_append(%c, %x) at "p.append" : {BLOCK}
+  %a, %m, %s = layer.attention_step([%q], [%k], %k, []) {STEP}
+  %k4, %a4, %m4, %s4 = layer.repeat 3 from 1 of 4 as "cp.step" (%k0 = %k, %a0 = %a, %m0 = %m, %s0 = %s) at "p.ring"
+      : {BLOCK}, {STATE} {{
+    %k1 = dist.ring_exchange(%k0) {{axis = "cp"}} at "p.exchange" : {BLOCK}
+    BODY
+  }}
+  %y = layer.attention_finish(%a4, %s4) at "p.finish" : !layer.tensor<[8, 16], bf16>
+  layer.return([%y]) at "p"
+}}
+"""
+ADD = 'layer.add(%m0, %s0) at "p.add" : !layer.tensor<[8, 2], f32>\n'
+
+
+def accessed(op: tile.KernelOp | tile.CollectiveOp) -> tuple[list[tile.GlobalOp], list[tile.GlobalOp]]:
+    """The arrays that an op reads and writes, by their first access."""
+
+    def array(value: SSAValue) -> tile.GlobalOp | None:
+        owner = value.owner
+        if isinstance(owner, tile.ViewOp):
+            return array(owner.source)
+        return owner if isinstance(owner, tile.GlobalOp) else None
+
+    found: tuple[list[tile.GlobalOp], list[tile.GlobalOp]] = ([], [])
+    for command in op.walk():
+        if isinstance(command, tile.CommandOp):
+            for arrays_, values in zip(found, (command.reads(), command.writes()), strict=True):
+                named = [array(v) for v in values]
+                arrays_.extend(a for a in named if a is not None and a not in arrays_)
+    return found
+
+
+def ring_of(module: ModuleOp) -> tile.RepeatOp:
+    return next(op for op in module.walk() if isinstance(op, tile.RepeatOp) and op.symbol.data == "cp.step")
+
+
+def runs(block: Block) -> list[tile.KernelOp | tile.CollectiveOp]:
+    return [op for op in block.ops if isinstance(op, tile.KernelOp | tile.CollectiveOp)]
+
+
+def names(ops: Sequence[tile.KernelOp | tile.CollectiveOp]) -> list[str]:
+    return [op.op_name.data if isinstance(op, tile.KernelOp) else op.kind.data for op in ops]
+
+
+def test_a_ring_updates_its_state_in_place_and_leaves_the_cache_alone() -> None:
+    body = f'''%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %s0]) {STEP}
+    layer.yield([%k1, %a1, %m1, %s1]) at "p.ring"'''
+    module = lowered(RING.replace("BODY", body))
+    ring = ring_of(module)
+    assert (ring.count.value.data, ring.first.value.data) == (3, 1)
+    exchange, step, moved = runs(ring.body.block)
+    assert names([exchange, step, moved]) == ["ring_exchange", "layer.attention_step", "copy"]
+    program = next(op for op in module.walk() if isinstance(op, tile.ProgramOp))
+    append, own, start, finish = runs(program.body.block)
+    assert names([append, own, start, finish]) == [
+        "layer.kv_append", "layer.attention_step", "copy", "layer.attention_finish",
+    ]  # fmt: skip
+    ((queries, cache), state) = accessed(own)
+    assert (queries.kind.data, cache.kind.data) == ("input", "state")
+    assert [tile.memref_type(a.result).dims for a in state] == [(8, 16), (8, 2), (8, 2)]
+    # What goes around is a copy of the cache; it is received beside what is sent, then takes its place.
+    (sent,), (received,) = accessed(exchange)
+    assert accessed(start) == ([cache], [sent]) and accessed(moved) == ([received], [sent])
+    assert len({sent, received, cache}) == 3
+    # The step reads the state where the step before left it, and leaves it there.
+    assert accessed(step) == ([queries, *state, received], state)
+    assert accessed(finish)[0] == [state[0], state[2]]
+    assert [op for op in kernels(module) if cache in accessed(op)[1]] == [append]
+    assert len(arrays(module, "activation")) == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "copies"),
+    [
+        # Maximum and sum change places: each is copied to where the other was.
+        (
+            f"%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %s0]) {STEP}\n"
+            'layer.yield([%k1, %a1, %s1, %m1]) at "p.ring"',
+            2,
+        ),
+        # One value is maximum and sum at once: the step would overwrite what it still reads.
+        (
+            f"%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %m0]) {STEP}\n"
+            'layer.yield([%k1, %a1, %m1, %s1]) at "p.ring"',
+            1,
+        ),
+        # The state before the step is wanted after it.
+        (
+            f"%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %s0]) {STEP}\n"
+            f'%n = {ADD}layer.yield([%k1, %a1, %m1, %n]) at "p.ring"',
+            1,
+        ),
+        # Before it, it may be read: the add makes a value of its own, which becomes the sum.
+        (
+            f"%n = {ADD}%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %s0]) {STEP}\n"
+            'layer.yield([%k1, %a1, %m1, %s1]) at "p.ring"',
+            0,
+        ),
+    ],
+)
+def test_the_state_of_a_ring_is_overwritten_only_where_it_is_dead(body: str, copies: int) -> None:
+    module = lowered(RING.replace("BODY", body))
+    inside = names(runs(ring_of(module).body.block))
+    assert inside.count("copy") == copies + 1  # and the block that came by
+    assert names(kernels(module)).count("copy") == copies + 2
+
+
+@pytest.mark.parametrize("name", ["llama", "deepseek", "deepseek-latent"])
+def test_rings_of_models_copy_only_what_came_by(name: str) -> None:
+    """One copy for every exchange, none for the state, and no store to a cache but that of the own rows."""
+    preset, tiny = ("llama-3.1-8b", TINY_LLAMA) if name == "llama" else ("deepseek-v3", TINY_DEEPSEEK)
+    module = expanded(preset, "prefill", False, "worst", **tiny)
+    mesh: dict[str, Any] = {"cp": 4} if name == "llama" else {"cp": 4, "ep": 4}
+    exchange = "smallest" if name == "deepseek-latent" else "expanded"
+    local(module, small_chip(1 << 20), bound((2, 8, 16)), mesh, exchange)
+    LowerToTilesPass().apply(make_context(), module)
+    module.verify()
+    rings = [op for op in module.walk() if isinstance(op, tile.RepeatOp) and op.symbol.data == "cp.step"]
+    assert len(rings) == (1 if name == "llama" else 2)
+    blocks = {"llama": 2, "deepseek": 3, "deepseek-latent": 2}[name]
+    for ring in rings:
+        ops = runs(ring.body.block)
+        expand = ["layer.matmul"] if name == "deepseek-latent" else []
+        assert names(ops) == [*["ring_exchange"] * blocks, *expand, "layer.attention_step", *["copy"] * blocks]
+        sent, received = zip(*(accessed(op) for op in ops[:blocks]), strict=True)
+        assert [accessed(op) for op in ops[-blocks:]] == list(zip(received, sent, strict=True))
+        reads, writes = accessed(ops[-blocks - 1])
+        assert len(writes) == 3 and set(writes) <= set(reads)
+        assert not {a.kind.data for op in ops for a in accessed(op)[1]} - {"activation"}
+    for kernel in kernels(module):
+        if any(a.kind.data == "state" for a in accessed(kernel)[1]):
+            assert kernel.op_name.data == "layer.kv_append"
