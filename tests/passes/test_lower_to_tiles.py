@@ -443,6 +443,31 @@ def test_the_state_of_a_ring_is_overwritten_only_where_it_is_dead(body: str, cop
     assert names(kernels(module)).count("copy") == copies + 2
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "copies"),
+    [
+        ("", "", 0),
+        # The first maximum is wanted in every step of the ring, though the ring has overwritten the one it carries.
+        (
+            "layer.yield([%k1, %a1, %m1, %s1])",
+            '%n = layer.add(%m, %m1) at "p.add" : ROWS\nlayer.yield([%k1, %a1, %n, %s1])', 1,
+        ),
+        # Or after the ring.
+        ("layer.attention_finish(%a4, %s4)", "layer.attention_finish(%a4, %m)", 1),
+        # Maximum and sum start from one value: each has an array of its own.
+        ("%s0 = %s)", "%s0 = %m)", 2),
+    ],
+)  # fmt: skip
+def test_a_first_state_that_is_read_again_is_copied(before: str, after: str, copies: int) -> None:
+    body = f'''%a1, %m1, %s1 = layer.attention_step([%q], [%k1], %k1, [%a0, %m0, %s0]) {STEP}
+    layer.yield([%k1, %a1, %m1, %s1]) at "p.ring"'''
+    text = RING.replace("BODY", body)
+    assert before in text
+    module = lowered(text.replace(before, after.replace("ROWS", "!layer.tensor<[8, 2], f32>")) if before else text)
+    program = next(op for op in module.walk() if isinstance(op, tile.ProgramOp))
+    assert names(runs(program.body.block)).count("copy") == 1 + copies  # and the cache
+
+
 @pytest.mark.parametrize("name", ["llama", "deepseek", "deepseek-latent"])
 def test_rings_of_models_copy_only_what_came_by(name: str) -> None:
     """One copy for every exchange, none for the state, and no store to a cache but that of the own rows."""
