@@ -215,8 +215,9 @@ class _Sharder:
             self.values[before] = after
         self._ops(op.body.block)
         body, self.block, self.resharded = Region(self.block), outer, outer_cache
+        symbol = None if op.symbol is None else op.symbol.data
         new = layer.RepeatOp.build_with(
-            op.trip_count, inits, body, op.path.data, op.first.value.data, op.total.value.data
+            op.trip_count, inits, body, op.path.data, op.first.value.data, op.total.value.data, symbol
         )
         self._add(op, new)
 

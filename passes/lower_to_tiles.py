@@ -201,7 +201,8 @@ class _Lowering:
         if not whole or not isinstance(owner, GlobalOp) or owner.kind.data != "activation":
             return None
         if array in carried or any(
-            a.base is array.base and _read_from(v, op, op if v is init else None) for v, a in self.arrays.items()
+            a.base is array.base and (_read_from(v, op, op if v is init else None) or _is_captured(v, op))
+            for v, a in self.arrays.items()
         ):
             return None
         return array if list(op.inits).count(init) == 1 else None
@@ -429,6 +430,16 @@ def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> boo
         if reader is not None and use.operation is not besides and (reader is op or op.is_before_in_block(reader)):
             return True
     return False
+
+
+def _is_captured(value: SSAValue, op: Operation) -> bool:
+    """Whether the loop around `op` uses `value` from outside: its next iteration reads it again."""
+    body, owner = op.parent_block(), value.owner
+    home = owner if isinstance(owner, Block) else owner.parent_block()
+    assert body is not None and home is not None
+    if home is body or not home.is_ancestor(body):
+        return False
+    return any(body.find_ancestor_op_in_block(use.operation) is not None for use in value.uses)
 
 
 def _copy_rows(source: Array, destination: Array) -> Rows:

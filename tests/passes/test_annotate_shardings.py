@@ -683,3 +683,21 @@ def test_an_argument_with_columns_is_split_by_its_rows() -> None:
     AnnotateShardingsPass(tp=2, dp=2, sp=True).apply(make_context(), module)
     module.verify()
     assert at(module, "y", "layer.matmul") == Sharding((("dp",), ("tp",)))
+
+
+def test_a_repeat_keeps_its_numbers_and_its_symbol() -> None:
+    body = """
+    layer.program() {sym_name = "p", phase = "decode"} at "p" {
+    ^bb0(%x: !layer.tensor<[batch*q_len, 8], bf16>):
+      %y = layer.repeat 3 from 1 of 4 as "step" (%h = %x) at "steps" : !layer.tensor<[batch*q_len, 8], bf16> {
+        %z = layer.add(%h, %h) at "add" : !layer.tensor<[batch*q_len, 8], bf16>
+        layer.yield([%z]) at "steps"
+      }
+      layer.return([%y]) at "p"
+    }
+    """
+    module = Parser(make_context(), body).parse_module()
+    AnnotateShardingsPass(dp=2).apply(make_context(), module)
+    (repeat,) = ops_of(module, layer.RepeatOp)
+    assert repeat.symbol is not None and repeat.symbol.data == "step"
+    assert (repeat.trip_count, repeat.first.value.data, repeat.total.value.data) == (3, 1, 4)

@@ -493,3 +493,50 @@ def test_rings_of_models_copy_only_what_came_by(name: str) -> None:
     for kernel in kernels(module):
         if any(a.kind.data == "state" for a in accessed(kernel)[1]):
             assert kernel.op_name.data == "layer.kv_append"
+
+
+CARRIED = "!layer.tensor<[batch*q_len, 16], f32>"
+STEPS_IN_LAYERS = f"""
+layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
+^bb0(%tokens : !layer.tensor<[batch*q_len], i32>):
+  %table = layer.weight() {{axes = ["vocab", ""]}} at "embed.weight" : !layer.tensor<[32, 16], f32>
+  %x = layer.embedding(%tokens, %table) at "embed" : {CARRIED}
+  %t = layer.add(%x, %x) at "t" : {CARRIED}
+  %y = layer.repeat 3 from 0 of 3 (%h = %x) at "layers" : {CARRIED} {{
+    %w = layer.weight() {{axes = ["", ""]}} at "layers.weight" : !layer.tensor<[16, 16], f32>
+    %m = layer.matmul(%h, %w) at "layers.proj" : {CARRIED}
+    %s = layer.slice(INIT) {{group = 16, offset = 0, size = 16}} at "layers.s" : {CARRIED}
+    %r = layer.repeat 2 from 1 of 3 as "step" (%i = FROM) at "steps" : {CARRIED} {{
+      %j = layer.add(%i, %m) at "steps.add" : {CARRIED}
+      layer.yield([%j]) at "steps"
+    }}
+    %n = layer.add(%m, %r) at "layers.add" : {CARRIED}
+    layer.yield([%n]) at "layers"
+  }}
+  layer.return([%y]) at "p"
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("init", "start"),
+    [
+        ("%t", "%t"),  # every layer starts from what was made before all layers
+        ("%t", "%s"),
+        ("%h", "%h"),  # from its own input
+        ("%h", "%s"),
+        ("%m", "%m"),  # from what the steps read besides
+    ],
+)
+def test_steps_inside_layers_do_not_overwrite_what_is_read_again(init: str, start: str) -> None:
+    ctx = make_context()
+    module = Parser(ctx, STEPS_IN_LAYERS.replace("INIT", init).replace("FROM", start)).parse_module()
+    module.verify()
+    sizes = bound((2, 1, 3))
+    environment = seeded_layer_environment(module, sizes, 0)
+    (expected,) = run_layer(module, environment).outputs
+    local(module, small_chip(1 << 20), sizes)
+    for step in (LowerToTilesPass(), AllocateLmemPass(), AllocateDramPass(), EmitG5Pass()):
+        step.apply(ctx, module)
+        module.verify()
+    np.testing.assert_allclose(run_commands(module, environment).outputs[0], expected, rtol=1e-4)
