@@ -28,6 +28,7 @@ from ...dialects.dist import (
     ShardingAttr,
     local_dim,
     rank_symbol,
+    uneven_lengths,
 )
 from ...dialects.levels import MESH
 from ...dialects.tensor import TensorType, tensor
@@ -95,6 +96,9 @@ class _Ranks:
 
     def __post_init__(self) -> None:
         self.mesh = mesh_of(self.module)
+        uneven = uneven_lengths(self.mesh, self.environment.bindings)
+        if uneven is not None:
+            raise NumericError(f"{where(the_program(self.module))}: {uneven}")
         self.ranks: list[int] = list(range(self.mesh.ranks))
         self.steps: dict[str, int] = {}
         self.contexts = self.contexts_of_ranks()

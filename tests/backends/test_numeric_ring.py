@@ -1,4 +1,4 @@
-"""Striped sequences and the steps of ring attention, in numpy alone: shards, exchanges, masks and the running state."""
+"""Striped sequences and the steps of ring attention: shards, exchanges, masks, the running state, and lengths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xdsl.parser import Parser
 
 from pmc.backends.numeric import collectives, semantics
+from pmc.backends.numeric.dist import run_dist
+from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.rotary import rope
 from pmc.backends.numeric.semantics import State
+from pmc.compiler.context import make_context
 from pmc.dialects.dist import Axis, Mesh, rank_symbol, step_symbol
 from pmc.dialects.expr import expr, floordiv
 
@@ -149,3 +153,45 @@ def test_a_row_that_sees_no_key_of_a_block_keeps_its_state() -> None:
     for before, after in zip(own, semantics.attention_step(scores, v, 4, own), strict=True):
         np.testing.assert_array_equal(after, before)
     np.testing.assert_allclose(semantics.attention_finish(own[0], own[2]), v[:, 0], rtol=1e-12)
+
+
+# -- programs ---------------------------------------------------------------------------------------------------
+
+STRIPED = """
+builtin.module attributes {dist.mesh = #dist.mesh<3 ranks, cp = 3 stride 1>} {
+  layer.program() {sym_name = "p", phase = "prefill"} at "p" {
+  ^bb0(%t: !layer.tensor<[batch*q_len], i32, #dist.sharding<[[cp]]>>):
+    %w = layer.weight() {axes = ["vocab", ""]} at "table" : !layer.tensor<[64, 2], f32, #dist.sharding<[[], []]>>
+    %x = layer.embedding(%t, %w) at "embed" : !layer.tensor<[batch*q_len, 2], f32, #dist.sharding<[[cp], []]>>
+    layer.return([%x]) at "p"
+  }
+}
+"""
+
+
+def embedded(batch: int, q_len: int, kv_len: int) -> Array:
+    tokens = np.arange(batch * q_len)
+    environment = Environment(
+        {"batch": batch, "q_len": q_len, "kv_len": kv_len}, tokens, {"table": np.repeat(np.arange(64.0)[:, None], 2, 1)}
+    )
+    return run_dist(Parser(make_context(), STRIPED).parse_module(), environment).outputs[0]
+
+
+def test_rows_come_back_in_the_order_of_the_tokens() -> None:
+    np.testing.assert_array_equal(embedded(2, 6, 9)[:, 0], np.arange(12))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((3, 7, 9), "q_len = 7"),  # all 21 rows could be dealt out, but not alike in every sequence
+        ((1, 6, 7), "kv_len = 7"),
+        ((2, 1, 9), "q_len = 1"),
+    ],
+)
+def test_a_program_does_not_run_on_lengths_that_cp_does_not_divide(lengths: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(NumericError) as error:
+        embedded(*lengths)
+    assert str(error.value) == (
+        f"layer.program at 'p': {message} is not a multiple of cp = 3, which splits every sequence evenly"
+    )
