@@ -1,5 +1,7 @@
 // RUN: pmc opt %s -p "bind-symbols{batch=8 q-len=2}" | filecheck %s
 // RUN: pmc opt %s -p "bind-symbols{batch=8}" --verify-diagnostics | filecheck %s --check-prefix=MISSING
+// RUN: pmc opt %s -p "annotate-shardings{cp=4},insert-collectives,localize,bind-symbols{batch=2 q-len=8}" | filecheck %s --check-prefix=CP
+// RUN: pmc opt %s -p "annotate-shardings{cp=4},bind-symbols{batch=2 q-len=6}" --verify-diagnostics | filecheck %s --check-prefix=UNEVEN
 
 builtin.module {
   layer.program() {sym_name = "m", phase = "decode"} at "m" {
@@ -16,6 +18,12 @@ builtin.module {
     }
     layer.return([%y]) at "m"
   }
+  layer.program() {sym_name = "n", phase = "prefill"} at "n" {
+  ^bb0(%k: !layer.tensor<[batch*q_len, 32], bf16>):
+    %r = layer.rope(%k) {head_dim = 16, theta = 1.0e4, interleaved = false, q_len = <q_len>, kv_len = <q_len>}
+      at "rope" : !layer.tensor<[batch*q_len, 32], bf16>
+    layer.return([%r]) at "n"
+  }
 }
 
 // CHECK:      ^bb0(%t: !layer.tensor<[16], i32>):
@@ -24,3 +32,9 @@ builtin.module {
 // CHECK-NOT:  q_len]
 
 // MISSING: bind-symbols: {{.*}}q_len
+
+// The number of a rank is no length: the program is that of all ranks.
+// CP:         %k: !layer.tensor<[4, 32], bf16>
+// CP-NEXT:    layer.rope(%k) {{.*}}q_len = <2>, kv_len = <2>, stride = 4, first = <cp.rank>
+
+// UNEVEN: bind-symbols: q_len = 6 is not a multiple of cp = 4, which splits every sequence evenly
