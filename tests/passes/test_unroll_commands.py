@@ -8,6 +8,11 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.parser import Parser
 
+from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.context import make_context
+from pmc.compiler.driver import compile_model
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import g5, tile
 from pmc.dialects.layer import Layer
 from pmc.passes.base import PassError
@@ -106,3 +111,69 @@ def test_unrolling_twice_is_an_error() -> None:
     module = unroll()
     with pytest.raises(PassError, match="the program at 'mm' is unrolled already"):
         UnrollCommandsPass().apply(Context(), module)
+
+
+# -- rings ------------------------------------------------------------------------------------------------------
+
+RING = """
+builtin.module {
+  g5.stream() {sym_name = "step", phase = "prefill"} at "" {
+    g5.repeat() {symbol = "cp.step", count = 7, first = 1} at "before.ring" {
+      g5.program() {cores = 1, op_name = "layer.attention_step"} at "before" { BODY }
+    }
+    g5.repeat() {symbol = "layer", count = 3, first = 2} at "b" {
+      g5.program() {cores = 1, op_name = "layer.matmul"} at "mm" { BODY }
+      g5.repeat() {symbol = "cp.step", count = 7, first = 1} at "b.ring" {
+        g5.program() {cores = 1, op_name = "layer.attention_step"} at "step" { BODY }
+      }
+    }
+  }
+}
+"""
+
+
+def ring_addresses(layer: int) -> dict[str, int]:
+    """The DRAM address of the load of every program."""
+    context = make_context()
+    load = """g5.gdma {direction = "load", dram = <ADDRESS>, lmem = <0>, shape = [<1>, <4>],
+      dram_strides = [<16>, <1>], lmem_strides = [<4>, <1>], element_type = i8} after [] at "load" """
+    text = RING
+    for address in ("cp.step*10", "layer*1000", "layer*1000 + cp.step*10"):
+        text = text.replace("BODY", load.replace("ADDRESS", address), 1)
+    module = Parser(context, text).parse_module()
+    module.verify()
+    UnrollCommandsPass(0, layer).apply(context, module)
+    module.verify()
+    queues = [op for op in module.walk() if isinstance(op, g5.QueueOp)]
+    return {op.path.data: int(op.table.data.column("dram")[0]) for op in queues}
+
+
+@pytest.mark.parametrize(("layer", "number"), [(-1, 2), (2, 2), (4, 4)])
+def test_the_layer_is_that_of_layers_and_of_a_ring_the_first_step(layer: int, number: int) -> None:
+    """The steps are 1 to 7: layer 4 is one of them too, and layer 2 is the first of layers 2 to 4."""
+    assert ring_addresses(layer) == {"before": 10, "mm": number * 1000, "step": number * 1000 + 10}
+
+
+@pytest.mark.parametrize("layer", [0, 1, 5, 7])
+def test_a_step_of_a_ring_is_no_layer(layer: int) -> None:
+    """1, 5 and 7 are steps of the ring, which do not make up for the layer that is not there."""
+    with pytest.raises(PassError) as error:
+        ring_addresses(layer)
+    assert str(error.value) == f"unroll-commands: layer {layer} is outside 2..4 of the repeat at 'b'"
+
+
+def test_what_depends_on_the_rank_stays_an_expression_beside_the_rows() -> None:
+    """Which keys a query may see, in every step of a compiled ring, is in the parameters; addresses are numbers."""
+    config, source = load_model_config("llama-3.1-8b")
+    small = shrink_deployment(load_deployment("llama-8b-prefill", {"cp": 4}))
+    module = import_hf(shrink_config(config, small, 3), source, "llama")
+    module = compile_model(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small, "commands")
+    UnrollCommandsPass(layer=2).apply(make_context(), module)
+    module.verify()
+    (ring,) = (op for op in module.walk() if isinstance(op, g5.RepeatOp) and op.symbol.data == "cp.step")
+    programs = [op for op in ring.walk() if isinstance(op, g5.ProgramOp)]
+    assert [op.op_name.data for op in programs] == ["layer.attention_step", "copy", "copy"]
+    assert all(any(isinstance(op, g5.QueueOp) for op in p.body.block.ops) for p in programs)
+    vector = next(op for op in programs[0].walk() if isinstance(op, g5.QueueOp) and op.engine.data == "vec")
+    positions = [str(p.data["position"]) for p in vector.params.data if "position" in p.data]
+    assert positions and all("cp.rank" in p and "cp.step" in p for p in positions)
