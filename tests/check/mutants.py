@@ -224,6 +224,12 @@ def forgets_what_was_summed_before(module: ModuleOp) -> None:
     finish.operands[1] = first(module, layer.AttentionStepOp).row_sum
 
 
+@mutant("insert-collectives", phase="decode", path="mla.o_proj", cp=2)
+def does_not_divide_by_the_sums(module: ModuleOp) -> None:
+    finish = first(module, layer.AttentionFinishOp)
+    bypass(finish, finish.acc)
+
+
 @mutant("lower-to-tiles", model="llama", phase="prefill", path="o_proj", cp=4)
 def masks_every_block_as_the_own_one(module: ModuleOp) -> None:
     op = next(op for op in ops(module, tile.VectorOp) if "cp.step" in str(op.params))
