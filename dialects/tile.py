@@ -51,6 +51,9 @@ from .tensor import ShapeAttr, shape_text, size_bytes
 CORE = "core"
 """The symbol that numbers the cores of a kernel."""
 
+LAYER = "layer"
+"""The symbol of a repeat over layers, here and in commands."""
+
 
 def running_count(loop: str) -> str:
     """The symbol that counts all iterations of `loop` so far."""

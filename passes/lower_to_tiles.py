@@ -31,6 +31,7 @@ from ..dialects.expr import Expr, UnboundSymbolError, expr
 from ..dialects.levels import Level
 from ..dialects.tensor import tensor
 from ..dialects.tile import (
+    LAYER,
     CollectiveOp,
     GlobalOp,
     MemRefType,
@@ -52,9 +53,6 @@ from .tiling.target import Target, chip_of
 from .tiling.traffic import TrafficModel
 
 Properties = dict[str, PropertyValue]
-
-LAYER = "layer"
-"""The symbol of a `tile.repeat` over layers."""
 
 
 @dataclass(frozen=True)

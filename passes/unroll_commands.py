@@ -27,12 +27,10 @@ from ..dialects.expr import ExprAttr
 from ..dialects.g5_expand import Ints, Runs, expand
 from ..dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
 from ..dialects.levels import Level
+from ..dialects.tile import LAYER
 from .base import PassError, PmcPass
 
 Columns = dict[str, Ints | int]
-
-LAYER = "layer"
-"""The symbol of a repeat over layers."""
 
 
 @dataclass(frozen=True)

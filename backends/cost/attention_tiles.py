@@ -157,9 +157,9 @@ class AttentionTiles:
             passes = np.minimum(passes, plans.units_per_core)
         width = sum(shape.qk_dims) + (0 if self.shares_v(shape) else shape.v_dim)
         rows = shape.sequences * shape.kv_heads * shape.group * shape.q_len
-        out_bits = shape.out_bits if self.rates.accounting.attention_output == "stored" else shape.q_bits
-        if not shape.out_bits:  # a step of a ring
-            out_bits = 0
+        # A step of a ring has no result, whatever the accounting charges for one.
+        as_inputs = self.rates.accounting.attention_output != "stored" and shape.out_bits > 0
+        out_bits = shape.q_bits if as_inputs else shape.out_bits
         q_and_o = rows * (sum(shape.qk_dims) * shape.q_bits + shape.v_dim * out_bits) / 8 + rows * shape.state_bytes
         loaded = np.maximum(passes * np.minimum(keys, shape.kv_len), shape.kv_len)
         return np.asarray(q_and_o + problems * loaded * width * shape.kv_bits / 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from ...dialects.errors import PmcError
 from ..files import check_writable_file
 from .analysis_output import analysis_text
 from .compiled import rank_program
-from .output import TableFormat, deliver, progress
+from .output import TableFormat, deliver, progress, refuse
 from .target import Output, TargetOptions, takes_target
 
 if TYPE_CHECKING:
@@ -59,10 +58,7 @@ def compare_command(
         comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
     deliver(analysis_text(comparison, output_format), output)
     if comparison.misfits:
-        if output_format is TableFormat.CSV or output is not None:  # stdout has no place for it
-            for line in comparison.misfits:
-                print(f"pmc: {line}", file=sys.stderr)
-        raise typer.Exit(1)
+        refuse(comparison.misfits, output_format, output)
 
 
 def _sides(a: str, b: str, model: str | None, target: TargetOptions) -> list[tuple[str, TargetOptions]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from ...dialects.errors import PmcError
 from ..files import check_writable_file, prepare_folder
-from .output import TableFormat, deliver, progress
+from .output import TableFormat, deliver, progress, refuse
 from .target import Output, TargetOptions, takes_target
 
 if TYPE_CHECKING:
@@ -92,9 +91,7 @@ def evaluate_command(
         deliver(text, output)
         return
     deliver(f"{text}{memory.verdict}\n" if output_format is TableFormat.TEXT else text, output)
-    if output_format is TableFormat.CSV or output is not None:  # stdout has no place for it
-        print(f"pmc: {memory.verdict}", file=sys.stderr)
-    raise typer.Exit(1)
+    refuse([memory.verdict], output_format, output)
 
 
 def _step(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
+from typing import NoReturn
+
+import typer
 
 from ..files import write_file
 
@@ -36,6 +40,17 @@ def deliver(text: str, path: Path | None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has left, as `head` does; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def refuse(reasons: Sequence[str], output_format: TableFormat, path: Path | None) -> NoReturn:
+    """Exit with the answer no; the reasons go to stderr where stdout does not show them: in CSV, or a result in a file.
+
+    Raises typer.Exit.
+    """
+    if output_format is TableFormat.CSV or path is not None:
+        for reason in reasons:
+            print(f"pmc: {reason}", file=sys.stderr)
+    raise typer.Exit(1)
 
 
 def progress(text: str) -> AbstractContextManager[object]:
