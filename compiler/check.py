@@ -19,21 +19,21 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import VerifyException
 
-from ..backends.numeric.dist import layouts, run_dist
-from ..backends.numeric.environment import Environment
-from ..backends.numeric.errors import Array
-from ..backends.numeric.layer import LayerRun, ValueKey, run_layer
-from ..backends.numeric.model import run_model, seeded_model_environment
-from ..backends.numeric.rank_programs import run_commands, run_tiles
-from ..backends.numeric.shards import Layout
-from ..dialects.arch import Chip, Deployment, Topology
-from ..dialects.errors import PmcError
-from ..dialects.levels import Level, level_of
-from .context import make_context
-from .driver import check_target, compile_model, set_target
-from .frontend import import_hf
-from .pipelines import build_pass, default_pipeline
-from .shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.backends.numeric.dist import layouts, run_dist
+from pmc.backends.numeric.environment import Environment
+from pmc.backends.numeric.errors import Array
+from pmc.backends.numeric.layer import LayerRun, ValueKey, run_layer
+from pmc.backends.numeric.model import run_model, seeded_model_environment
+from pmc.backends.numeric.rank_programs import run_commands, run_tiles
+from pmc.backends.numeric.shards import Layout
+from pmc.compiler.context import make_context
+from pmc.compiler.driver import check_target, compile_model, set_target
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.pipelines import build_pass, default_pipeline
+from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level, level_of
 
 LAST_EXACT_LEVEL: Level = "dist"
 LAST_LEVEL: Level = "commands"

@@ -15,13 +15,13 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import ValidationError
 
-from ..backends.cost.accounting import Accounting
-from ..dialects.arch import Chip, Deployment, Topology
-from ..dialects.calibration import Calibration
-from ..dialects.errors import PmcError
-from ..dialects.schema import Schema, did_you_mean, explain, found
-from .presets import SUFFIXES, presets
-from .presets import list_presets as list_presets
+from pmc.backends.cost.accounting import Accounting
+from pmc.compiler.presets import SUFFIXES, presets
+from pmc.compiler.presets import list_presets as list_presets
+from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.calibration import Calibration
+from pmc.dialects.errors import PmcError
+from pmc.dialects.schema import Schema, did_you_mean, explain, found
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64

@@ -21,17 +21,17 @@ from xdsl.printer import Printer
 from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import ParseError, VerifyException
 
-from ..dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
-from ..dialects.errors import PmcError
-from ..dialects.levels import Level, level_of
-from ..passes.base import history
-from .config import load_model_config
-from .context import make_context
-from .frontend import import_hf
-from .pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
+from pmc.compiler.config import load_model_config
+from pmc.compiler.context import make_context
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
+from pmc.dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level, level_of
+from pmc.passes.base import history
 
 if TYPE_CHECKING:
-    from ..backends.evaluate import EngineResult
+    from pmc.backends.evaluate import EngineResult
 
 CHIP = "arch.chip"
 TOPOLOGY = "arch.topology"
@@ -158,14 +158,14 @@ def evaluate(
     model: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment, level: str = "chip"
 ) -> EngineResult:
     """The time of one step of one rank, op by op, of a module of the `model` level.  Raises PmcError."""
-    from ..backends.evaluate import evaluate_module
+    from pmc.backends.evaluate import evaluate_module
 
     return evaluate_module(compile_model(model, chip, topology, deployment, "dist"), level)
 
 
 def evaluate_dump(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
     """The same from a dump of `compile_model`; `bindings` replaces symbols of its deployment.  Raises PmcError."""
-    from ..backends.evaluate import evaluate_module
+    from pmc.backends.evaluate import evaluate_module
 
     done = [entry.data.partition("{")[0] for entry in history(module)]
     if bindings and "bind-symbols" in done:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ..backends.cost.accounting import Accounting
-from ..backends.evaluate.overlap import Overlap, StepEvaluator
-from ..backends.evaluate.request import RequestResult
-from ..backends.evaluate.request import evaluate_request as evaluate_programs
-from ..dialects.arch import Chip, Deployment, Topology
-from ..dialects.calibration import Calibration, CalibrationAttr
-from ..dialects.errors import PmcError
-from .driver import compile_model
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
+from pmc.backends.evaluate.request import RequestResult
+from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
+from pmc.compiler.driver import compile_model
+from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.calibration import Calibration, CalibrationAttr
+from pmc.dialects.errors import PmcError
 
 CALIBRATION = "arch.calibration"
 """The module attribute that holds the calibration."""

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..dialects.errors import PmcError
+from pmc.dialects.errors import PmcError
 
 
 def check_writable_file(path: Path | None) -> None:

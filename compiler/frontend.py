@@ -25,12 +25,12 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
-from ..dialects import model
-from ..dialects.assembly import PropertyValue, attribute
-from ..dialects.expr import expr
-from ..dialects.schema import did_you_mean
-from ..dialects.tensor import TensorType
-from .config import ConfigError
+from pmc.compiler.config import ConfigError
+from pmc.dialects import model
+from pmc.dialects.assembly import PropertyValue, attribute
+from pmc.dialects.expr import expr
+from pmc.dialects.schema import did_you_mean
+from pmc.dialects.tensor import TensorType
 
 DTYPES: dict[str, Attribute] = {
     "bfloat16": BFloat16Type(),

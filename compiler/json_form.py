@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ..dialects.levels import level_of
-from ..passes.base import history
+from pmc.dialects.levels import level_of
+from pmc.passes.base import history
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 

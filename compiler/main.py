@@ -10,15 +10,15 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from ..dialects.errors import PmcError
-from .cli.analyze import analyze_command
-from .cli.check import check_command
-from .cli.compare import compare_command
-from .cli.compile import compile_command
-from .cli.evaluate import evaluate_command
-from .cli.listing import list_command
-from .cli.opt import opt_command
-from .cli.run import run_command
+from pmc.compiler.cli.analyze import analyze_command
+from pmc.compiler.cli.check import check_command
+from pmc.compiler.cli.compare import compare_command
+from pmc.compiler.cli.compile import compile_command
+from pmc.compiler.cli.evaluate import evaluate_command
+from pmc.compiler.cli.listing import list_command
+from pmc.compiler.cli.opt import opt_command
+from pmc.compiler.cli.run import run_command
+from pmc.dialects.errors import PmcError
 
 app = typer.Typer(
     name="pmc",

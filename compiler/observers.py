@@ -9,12 +9,12 @@ from typing import TextIO
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ..dialects.errors import PmcError
-from ..dialects.levels import Level
-from ..dialects.schema import did_you_mean
-from .driver import Observer, module_text
-from .files import prepare_folder, write_file
-from .pipelines import pass_names
+from pmc.compiler.driver import Observer, module_text
+from pmc.compiler.files import prepare_folder, write_file
+from pmc.compiler.pipelines import pass_names
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level
+from pmc.dialects.schema import did_you_mean
 
 IMPORT = "import"
 """The name of step 0, before any pass."""

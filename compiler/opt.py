@@ -12,10 +12,10 @@ from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
-from ..dialects.errors import PmcError
-from ..dialects.levels import Level
-from ..dialects.schema import did_you_mean
-from .driver import parse_error_line, resume, verify_error_line
+from pmc.compiler.driver import parse_error_line, resume, verify_error_line
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level
+from pmc.dialects.schema import did_you_mean
 
 
 class PmcOpt(xDSLOptMain):

@@ -14,11 +14,11 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
-from ..dialects.arch import Deployment, DeploymentAttr
-from ..dialects.errors import PmcError
-from ..dialects.levels import LEVELS, Level
-from ..dialects.schema import did_you_mean
-from ..passes.base import PmcPass, history
+from pmc.dialects.arch import Deployment, DeploymentAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import LEVELS, Level
+from pmc.dialects.schema import did_you_mean
+from pmc.passes.base import PmcPass, history
 
 DEPLOYMENT = "arch.deployment"
 """The module attribute that holds the deployment, from which a pipeline takes its options."""

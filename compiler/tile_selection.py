@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backends.cost.accounting import default_accounting
-from ..backends.cost.rates import CoreRates
-from ..backends.cost.tile import TilePlanCost
-from ..dialects.arch import Chip
-from ..dialects.interfaces import (
+from pmc.backends.cost.accounting import default_accounting
+from pmc.backends.cost.rates import CoreRates
+from pmc.backends.cost.tile import TilePlanCost
+from pmc.dialects.arch import Chip
+from pmc.dialects.interfaces import (
     AttentionPlans,
     AttentionShape,
     FloatArray,
@@ -16,7 +16,7 @@ from ..dialects.interfaces import (
     MatmulShape,
     TileCostModel,
 )
-from ..passes.select_tiles import SelectTilesPass
+from pmc.passes.select_tiles import SelectTilesPass
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from xdsl.universe import Universe
 
-from .context import dialect_factories
-from .pipelines import pass_factories
+from pmc.compiler.context import dialect_factories
+from pmc.compiler.pipelines import pass_factories
 
 PMC_UNIVERSE = Universe(all_dialects=dialect_factories(), all_passes=dict(pass_factories()))

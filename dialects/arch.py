@@ -18,9 +18,9 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from .calibration import CalibrationAttr
-from .errors import PmcError
-from .schema import (
+from pmc.dialects.calibration import CalibrationAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.schema import (
     Bytes,
     Count,
     Cycles,
@@ -40,7 +40,7 @@ from .schema import (
     Us,
     models_in,
 )
-from .schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import parse_schema, print_schema
 
 DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
 """Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""

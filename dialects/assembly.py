@@ -41,7 +41,7 @@ from xdsl.parser import AttrParser, Parser, UnresolvedOperand
 from xdsl.printer import Printer
 from xdsl.utils.hints import isa
 
-from .expr import Expr, ExprAttr, parse_expr
+from pmc.dialects.expr import Expr, ExprAttr, parse_expr
 
 SEGMENTS = "operandSegmentSizes"
 

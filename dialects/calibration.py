@@ -16,8 +16,8 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from .schema import Name, Ratio, Schema, Share, Us
-from .schema_text import parse_schema, print_schema
+from pmc.dialects.schema import Name, Ratio, Schema, Share, Us
+from pmc.dialects.schema_text import parse_schema, print_schema
 
 Source = Annotated[str, Field(pattern=r"^[ !#-\[\]-~]+$")]
 """Where a parameter is from: one line of printable ASCII without quotes and backslashes."""

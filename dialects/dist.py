@@ -32,10 +32,10 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp
-from .expr import Expr, ceildiv, expr, product
-from .interfaces import Work, WorkInterface
-from .tensor import Encoding, TensorType, element_name, size_bytes, tensor
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.expr import Expr, ceildiv, expr, product
+from pmc.dialects.interfaces import Work, WorkInterface
+from pmc.dialects.tensor import Encoding, TensorType, element_name, size_bytes, tensor
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the

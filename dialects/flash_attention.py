@@ -6,10 +6,10 @@ from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr
 from xdsl.ir import SSAValue
 from xdsl.irdl import operand_def, prop_def, var_operand_def
 
-from .expr import Expr, ExprAttr, expr
-from .interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE
-from .layer_op import HEAD, MatrixOp
-from .tensor import TensorType, element_bits, element_name, tensor
+from pmc.dialects.expr import Expr, ExprAttr, expr
+from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE
+from pmc.dialects.layer_op import HEAD, MatrixOp
+from pmc.dialects.tensor import TensorType, element_bits, element_name, tensor
 
 
 class FlashAttentionOp(MatrixOp):

@@ -36,12 +36,11 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
-from .assembly import PmcOp, parse_properties, parse_text, print_properties
-from .expr import Expr, ExprAttr, parse_expr
-from .g5_table import TableAttr
-from .interfaces import Work, WorkInterface
-from .tensor import ShapeAttr, shape_text
-from .tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, NamedLoopOp, StoredOp
+from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
+from pmc.dialects.expr import Expr, ExprAttr, parse_expr
+from pmc.dialects.g5_table import TableAttr
+from pmc.dialects.tensor import ShapeAttr, shape_text
+from pmc.dialects.tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, NamedLoopOp, StoredOp
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 """The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
@@ -235,7 +234,7 @@ class RepeatOp(BodyOp):
 
 
 @irdl_op_definition
-class ProgramOp(BodyOp, WorkInterface):
+class ProgramOp(BodyOp):
     """The commands of one kernel, run by each of `cores` cores; ends with a barrier.
 
     The body holds loops and commands, or after `unroll-commands` only one queue per engine.
@@ -247,12 +246,6 @@ class ProgramOp(BodyOp, WorkInterface):
     """The tensor op that the program computes, `layer.matmul`."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
-
-    def work(self) -> Work:
-        """FLOPs and DRAM bytes over all cores and loops, see `g5_work`."""
-        from .g5_work import program_work
-
-        return program_work(self)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""

@@ -20,7 +20,7 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from .tile import VECTOR_KINDS
+from pmc.dialects.tile import VECTOR_KINDS
 
 Rows = npt.NDArray[np.int64]
 

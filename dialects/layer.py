@@ -43,14 +43,14 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp, parse_text, parse_value_use
-from .expr import Expr, ExprAttr, expr, product
-from .flash_attention import FlashAttentionOp as FlashAttentionOp
-from .interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
-from .layer_op import HEAD, TOKEN, SumsBeforeUse
-from .layer_op import LayerOp as LayerOp
-from .layer_op import MatrixOp as MatrixOp
-from .tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
+from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
+from pmc.dialects.expr import Expr, ExprAttr, expr, product
+from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
+from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
+from pmc.dialects.layer_op import HEAD, TOKEN, SumsBeforeUse
+from pmc.dialects.layer_op import LayerOp as LayerOp
+from pmc.dialects.layer_op import MatrixOp as MatrixOp
+from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
 
 # -- weights and state ------------------------------------------------------------------------------------------
 

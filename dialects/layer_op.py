@@ -11,10 +11,10 @@ from xdsl.irdl import traits_def
 from xdsl.traits import OpTrait, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp
-from .expr import Expr, expr
-from .interfaces import ShardingInterface, Unit, Work, WorkInterface
-from .tensor import element_bits, element_name, shape_text, tensor
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
+from pmc.dialects.tensor import element_bits, element_name, shape_text, tensor
 
 TOKEN, HEAD = "t", "h"
 """Factors that several rules share."""

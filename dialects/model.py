@@ -40,8 +40,8 @@ from xdsl.irdl import (
 from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp
-from .tensor import TensorType, tensor, verify_carried
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.tensor import TensorType, tensor, verify_carried
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""

@@ -19,7 +19,7 @@ from xdsl.ir import Attribute
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from .schema import Schema, explain
+from pmc.dialects.schema import Schema, explain
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
 

@@ -13,7 +13,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-from .expr import Expr, ceildiv, expr, parse_expr, product
+from pmc.dialects.expr import Expr, ceildiv, expr, parse_expr, product
 
 
 @irdl_attr_definition

@@ -43,10 +43,9 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from .assembly import PmcOp, parse_text
-from .expr import Expr, ExprAttr, expr, parse_expr, product
-from .interfaces import Work, WorkInterface
-from .tensor import ShapeAttr, shape_text, size_bytes
+from pmc.dialects.assembly import PmcOp, parse_text
+from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
+from pmc.dialects.tensor import ShapeAttr, shape_text, size_bytes
 
 CORE = "core"
 """The symbol that numbers the cores of a kernel."""
@@ -374,7 +373,7 @@ class StageOp(BodyOp):
 
 
 @irdl_op_definition
-class KernelOp(BodyOp, WorkInterface):
+class KernelOp(BodyOp):
     """One tensor op on `cores` cores; ends when all of them have finished."""
 
     name = "tile.kernel"
@@ -383,12 +382,6 @@ class KernelOp(BodyOp, WorkInterface):
     """The tensor op that the kernel computes, `layer.matmul`; `copy` moves an array."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
-
-    def work(self) -> Work:
-        """FLOPs and DRAM bytes over all cores and iterations, see `tile_work`."""
-        from .tile_work import kernel_work
-
-        return kernel_work(self)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""

@@ -17,11 +17,11 @@ from typing import ClassVar
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, SSAValue
 
-from ..dialects.levels import Level
-from ..dialects.tile import CollectiveOp, CommandOp, GlobalOp, KernelOp, ProgramOp, RepeatOp, StageOp, ViewOp
-from .base import PassError, PmcPass
-from .tiling.split import round_up
-from .tiling.target import chip_of
+from pmc.dialects.levels import Level
+from pmc.dialects.tile import CollectiveOp, CommandOp, GlobalOp, KernelOp, ProgramOp, RepeatOp, StageOp, ViewOp
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.tiling.split import round_up
+from pmc.passes.tiling.target import chip_of
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import ClassVar
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import SSAValue
 
-from ..dialects.arch import Chip
-from ..dialects.levels import Level
-from ..dialects.tile import AllocOp, KernelOp, MmaOp, buffer_type
-from .base import PassError, PmcPass
-from .tiling.split import round_up
-from .tiling.target import chip_of
+from pmc.dialects.arch import Chip
+from pmc.dialects.levels import Level
+from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, buffer_type
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.tiling.split import round_up
+from pmc.passes.tiling.target import chip_of
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import ClassVar, NoReturn
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
-from ..dialects import dist, layer
-from ..dialects.assembly import PmcOp
-from ..dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, rank_symbol, sharding_of
-from ..dialects.expr import Expr, ExprAttr, ceildiv, expr, product
-from ..dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
-from ..dialects.levels import MESH, Level
-from ..dialects.tensor import TensorType, tensor
-from .base import PassError, PmcPass
+from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, rank_symbol, sharding_of
+from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, product
+from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
+from pmc.dialects.levels import MESH, Level
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.passes.base import PassError, PmcPass
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 from xdsl.utils.hints import isa
 
-from ..dialects.errors import PmcError
-from ..dialects.levels import Level, level_of
+from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level, level_of
 
 HISTORY = "pmc.passes"
 """The module attribute that lists the passes a module has been through, as pipeline text."""

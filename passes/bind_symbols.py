@@ -10,12 +10,12 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
-from ..dialects.assembly import PmcOp
-from ..dialects.dist import MeshAttr, uneven_lengths
-from ..dialects.expr import ExprAttr
-from ..dialects.levels import MESH, Level
-from ..dialects.tensor import TensorType
-from .base import PassError, PmcPass
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.dist import MeshAttr, uneven_lengths
+from pmc.dialects.expr import ExprAttr
+from pmc.dialects.levels import MESH, Level
+from pmc.dialects.tensor import TensorType
+from pmc.passes.base import PassError, PmcPass
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from ..dialects import g5, tile
-from ..dialects.assembly import PropertyValue
-from ..dialects.expr import Expr, ExprAttr, expr, mod
-from ..dialects.levels import Level
-from ..dialects.tensor import element_bits
-from .base import PassError, PmcPass
-from .hazards import Buffer, Command, Item, Loop, lags
+from pmc.dialects import g5, tile
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.expr import Expr, ExprAttr, expr, mod
+from pmc.dialects.levels import Level
+from pmc.dialects.tensor import element_bits
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.hazards import Buffer, Command, Item, Loop, lags
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from xdsl.pattern_rewriter import (
     op_type_rewrite_pattern,
 )
 
-from ..dialects import dist, layer
-from ..dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
-from ..dialects.levels import MESH, Level
-from ..dialects.tensor import tensor
-from .base import PassError, PmcPass
-from .ring_attention import ring_attention
+from pmc.dialects import dist, layer
+from pmc.dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from pmc.dialects.levels import MESH, Level
+from pmc.dialects.tensor import tensor
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.ring_attention import ring_attention
 
 RING_EXCHANGES = ("expanded", "smallest")
 

@@ -9,11 +9,11 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
-from ..dialects import dist, layer
-from ..dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
-from ..dialects.levels import MESH, Level
-from ..dialects.tensor import TensorType, tensor
-from .base import PassError, PmcPass
+from pmc.dialects import dist, layer
+from pmc.dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
+from pmc.dialects.levels import MESH, Level
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.passes.base import PassError, PmcPass
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from typing import ClassVar, cast
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from ..dialects import dist, layer
-from ..dialects.assembly import SEGMENTS, PropertyValue
-from ..dialects.expr import Expr, UnboundSymbolError, expr
-from ..dialects.levels import Level
-from ..dialects.tensor import tensor
-from ..dialects.tile import (
+from pmc.dialects import dist, layer
+from pmc.dialects.assembly import SEGMENTS, PropertyValue
+from pmc.dialects.expr import Expr, UnboundSymbolError, expr
+from pmc.dialects.levels import Level
+from pmc.dialects.tensor import tensor
+from pmc.dialects.tile import (
     LAYER,
     CollectiveOp,
     GlobalOp,
@@ -41,16 +41,16 @@ from ..dialects.tile import (
     StageOp,
     ViewOp,
 )
-from .base import PassError, PmcPass
-from .select_tiles import PLAN
-from .tiling.arrays import Array
-from .tiling.carried import in_place_target
-from .tiling.code import KernelCode, path_of
-from .tiling.families import FAMILIES
-from .tiling.matmul import ints
-from .tiling.rowwise import Rows, copy_kernel, plan_rows
-from .tiling.target import Target, chip_of
-from .tiling.traffic import TrafficModel
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.select_tiles import PLAN
+from pmc.passes.tiling.arrays import Array
+from pmc.passes.tiling.carried import in_place_target
+from pmc.passes.tiling.code import KernelCode, path_of
+from pmc.passes.tiling.families import FAMILIES
+from pmc.passes.tiling.matmul import ints
+from pmc.passes.tiling.rowwise import Rows, copy_kernel, plan_rows
+from pmc.passes.tiling.target import Target, chip_of
+from pmc.passes.tiling.traffic import TrafficModel
 
 Properties = dict[str, PropertyValue]
 

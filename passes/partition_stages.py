@@ -8,11 +8,11 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, Region, SSAValue
 
-from ..dialects import dist, layer
-from ..dialects.assembly import PmcOp
-from ..dialects.dist import MeshAttr
-from ..dialects.levels import MESH, Level
-from .base import PassError, PmcPass
+from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.dist import MeshAttr
+from pmc.dialects.levels import MESH, Level
+from pmc.passes.base import PassError, PmcPass
 
 
 @dataclass(frozen=True)

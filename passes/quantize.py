@@ -20,11 +20,11 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from ..dialects import layer
-from ..dialects.assembly import PmcOp
-from ..dialects.levels import Level
-from ..dialects.tensor import element_bits, element_name, tensor
-from .base import PassError, PmcPass
+from pmc.dialects import layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.levels import Level
+from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.passes.base import PassError, PmcPass
 
 KEEP_MODEL_DTYPE = "none"
 

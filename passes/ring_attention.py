@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from xdsl.dialects.builtin import StringAttr, f32
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from ..dialects import dist, layer
-from ..dialects.assembly import PropertyValue
-from ..dialects.dist import Axis, Mesh, ShardingAttr, local_dim, rank_symbol, sharding_of, step_symbol
-from ..dialects.expr import ceildiv, expr, floordiv
-from ..dialects.tensor import TensorType, element_bits, tensor
+from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.dist import Axis, Mesh, ShardingAttr, local_dim, rank_symbol, sharding_of, step_symbol
+from pmc.dialects.expr import ceildiv, expr, floordiv
+from pmc.dialects.tensor import TensorType, element_bits, tensor
 
 
 def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool) -> tuple[list[Operation], SSAValue]:

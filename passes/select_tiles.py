@@ -17,17 +17,17 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from ..dialects.arch import Chip
-from ..dialects.expr import UnboundSymbolError
-from ..dialects.interfaces import TileCostModel
-from ..dialects.levels import Level
-from ..dialects.tile import PlanAttr
-from .base import PassError, PmcPass
-from .tiling.code import path_of
-from .tiling.families import FAMILIES
-from .tiling.rowwise import contiguous_columns, is_view
-from .tiling.target import Target, chip_of
-from .tiling.traffic import TrafficModel
+from pmc.dialects.arch import Chip
+from pmc.dialects.expr import UnboundSymbolError
+from pmc.dialects.interfaces import TileCostModel
+from pmc.dialects.levels import Level
+from pmc.dialects.tile import PlanAttr
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.tiling.code import path_of
+from pmc.passes.tiling.families import FAMILIES
+from pmc.passes.tiling.rowwise import contiguous_columns, is_view
+from pmc.passes.tiling.target import Target, chip_of
+from pmc.passes.tiling.traffic import TrafficModel
 
 PLAN = "tile.plan"
 """The attribute that holds the plan of an op."""

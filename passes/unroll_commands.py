@@ -22,13 +22,13 @@ import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block
 
-from ..dialects import g5
-from ..dialects.expr import ExprAttr
-from ..dialects.g5_expand import Ints, Runs, expand
-from ..dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
-from ..dialects.levels import Level
-from ..dialects.tile import LAYER
-from .base import PassError, PmcPass
+from pmc.dialects import g5
+from pmc.dialects.analyses.expand import Ints, Runs, expand
+from pmc.dialects.expr import ExprAttr
+from pmc.dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
+from pmc.dialects.levels import Level
+from pmc.dialects.tile import LAYER
+from pmc.passes.base import PassError, PmcPass
 
 Columns = dict[str, Ints | int]
 

@@ -18,7 +18,6 @@ from xdsl.ir import Dialect, Operation
 from xdsl.irdl import irdl_op_definition, operand_def, result_def
 from xdsl.parser import Parser
 
-from pmc.backends.cost.workloads import VectorWorkload, Workload, describes, workload_of
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands
@@ -30,6 +29,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import g5, layer
+from pmc.dialects.analyses.workload import VectorWorkload, Workload, describes, workload_of
 from pmc.dialects.expr import expr
 from pmc.dialects.interfaces import ShardingRule
 from pmc.dialects.layer import HEAD, TOKEN, LayerOp

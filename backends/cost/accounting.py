@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
-from ...dialects.schema import Name, Paths, Schema
+from pmc.dialects.schema import Name, Paths, Schema
 
 
 class Accounting(Schema, frozen=True):

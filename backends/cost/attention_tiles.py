@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, IntArray
-from .matmul_search import tile_sizes
-from .rates import CoreRates
-from .vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
+from pmc.backends.cost.matmul_search import tile_sizes
+from pmc.backends.cost.rates import CoreRates
+from pmc.dialects.analyses.vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, IntArray
 
 P_TILES, O_TILES, TILE_BYTES = 2, 4, 2
 

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from xdsl.ir import Operation
 
-from ...dialects.assembly import PmcOp
-from ...dialects.errors import PmcError
-from ...dialects.expr import UnboundSymbolError, expr
-from ...dialects.interfaces import Work, WorkInterface
-from .model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
-from .network import transfer_of
+from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
+from pmc.backends.cost.network import transfer_of
+from pmc.dialects.analyses.work import work_of
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import UnboundSymbolError, expr
+from pmc.dialects.interfaces import Work
 
 VECTOR_FLOPS_PER_OP = 2
 """A vector unit may do a multiply-add per cycle: the most FLOPs that one of its operations can be."""
@@ -33,10 +34,8 @@ class ChipCostModel(CostModel):
 
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The roofline of `op`."""
-        if not isinstance(op, WorkInterface):
-            return None
-        work = op.work()
-        if all(amount == expr(0) for amount in (work.flops, work.bytes_read, work.bytes_written)):
+        work = work_of(op)
+        if work is None or all(amount == expr(0) for amount in (work.flops, work.bytes_read, work.bytes_written)):
             return None
         path = op.path.data if isinstance(op, PmcOp) else ""
         try:

@@ -11,17 +11,16 @@ from typing import ClassVar
 import numpy as np
 from xdsl.ir import Operation
 
-from ...dialects.assembly import PmcOp
-from ...dialects.errors import PmcError
-from ...dialects.expr import UnboundSymbolError
-from ...dialects.interfaces import WorkInterface
-from .accounting import Accounting
-from .chip import ChipCostModel
-from .model import Bindings, CostModel, Granularity, Number, OpCost, Target, as_number, larger, number
-from .protocol import CommProtocol
-from .rates import CoreRates, ceil_div, round_up
-from .vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
-from .workloads import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.cost.chip import ChipCostModel
+from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, Target, as_number, larger, number
+from pmc.backends.cost.protocol import CommProtocol
+from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
+from pmc.dialects.analyses.vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
+from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import UnboundSymbolError
 
 LMEM_EFFICIENCY = ((1.0, 0.9), (2.0, 0.7), (np.inf, 0.5))
 """Multi-core efficiency of an op whose bytes are at most so many times the LMEM of all cores."""
@@ -57,7 +56,6 @@ class CoreCostModel(CostModel):
             return None
         if op.name in self.accounting.uncharged_ops:
             return OpCost(0.0, flops=base.flops, bytes_read=base.bytes_read, bytes_written=base.bytes_written)
-        assert isinstance(op, WorkInterface)
         comm = None if self.protocol is None else self.protocol.time_of(op, self.target, bindings)
         if comm is not None:
             return replace(
@@ -66,8 +64,6 @@ class CoreCostModel(CostModel):
                 latency_s=comm.latency_s,
                 transfer_s=comm.transfer_s,
             )
-        if op.work().unit == "none":
-            return base
         try:
             return self.busy(op, base, bindings)
         except (PmcError, UnboundSymbolError) as error:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import IntArray, MatmulShape
-from .matmul_tiles import INNERMOST, Granules, Innermost, MatmulTiles, Partition
+from pmc.backends.cost.matmul_tiles import INNERMOST, Granules, Innermost, MatmulTiles, Partition
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import IntArray, MatmulShape
 
 Floats = npt.NDArray[np.floating[Any]]
 

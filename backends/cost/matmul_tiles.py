@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from ...dialects.interfaces import FloatArray, IntArray, MatmulShape
-from .rates import CoreRates
+from pmc.backends.cost.rates import CoreRates
+from pmc.dialects.interfaces import FloatArray, IntArray, MatmulShape
 
 ACCUMULATOR_BYTES = 4
 Innermost = Literal["k", "m", "n"]

@@ -16,13 +16,13 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from ...dialects.arch import Chip, ChipAttr, DeploymentAttr, Routing, Topology, TopologyAttr
-from ...dialects.calibration import Calibration, CalibrationAttr
-from ...dialects.dist import Mesh, MeshAttr
-from ...dialects.errors import PmcError
-from ...dialects.expr import Expr
-from ...dialects.interfaces import FloatArray, IntArray
-from ...dialects.levels import MESH
+from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Routing, Topology, TopologyAttr
+from pmc.dialects.calibration import Calibration, CalibrationAttr
+from pmc.dialects.dist import Mesh, MeshAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr
+from pmc.dialects.interfaces import FloatArray, IntArray
+from pmc.dialects.levels import MESH
 
 Number = float | FloatArray
 """A quantity at one point, or at every point of a sweep."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from xdsl.ir import Attribute, Block, Operation, Region
 
-from ...dialects import dist, g5, layer, tile
-from ...dialects.assembly import PmcOp
-from ...dialects.errors import PmcError
-from ...dialects.tensor import TensorType
+from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.errors import PmcError
+from pmc.dialects.tensor import TensorType
 
 COLLECTIVES: Mapping[str, type[PmcOp]] = {
     "all_reduce": dist.AllReduceOp,

@@ -9,13 +9,13 @@ from typing import get_args
 
 from xdsl.ir import Operation
 
-from ...dialects import dist
-from ...dialects.arch import LinkLevel, Topology
-from ...dialects.dist import Axis, Mesh
-from ...dialects.errors import PmcError
-from ...dialects.expr import Expr
-from ...dialects.tensor import tensor
-from .model import Target
+from pmc.backends.cost.model import Target
+from pmc.dialects import dist
+from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.dist import Axis, Mesh
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr
+from pmc.dialects.tensor import tensor
 
 LEVELS: tuple[LinkLevel, ...] = get_args(LinkLevel)
 """Network levels from fast to slow."""

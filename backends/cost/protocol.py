@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import Operation
 
-from ...dialects import dist
-from ...dialects.arch import LinkLevel, Topology
-from ...dialects.errors import PmcError
-from ...dialects.expr import product
-from ...dialects.tensor import size_bytes, tensor
-from .accounting import Accounting
-from .model import Bindings, Number, Target, as_number, number
-from .network import network_of, span_of_subgroups, transfer_of
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.cost.model import Bindings, Number, Target, as_number, number
+from pmc.backends.cost.network import network_of, span_of_subgroups, transfer_of
+from pmc.dialects import dist
+from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import product
+from pmc.dialects.tensor import size_bytes, tensor
 
 TWO_LEVEL_GROUPS = {8: 4, 16: 2, 32: 4}
 """Group sizes that all-reduce in two levels, and how many neighbours form the inner ring."""

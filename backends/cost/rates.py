@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects.arch import Chip
-from ...dialects.interfaces import FloatArray
-from .accounting import Accounting
-from .model import Number, as_number
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.cost.model import Number, as_number
+from pmc.dialects.arch import Chip
+from pmc.dialects.interfaces import FloatArray
 
 CUBE_BYTES = 32
 """Bytes of an operand along the contraction of the matrix unit where the chip names no count for the type."""

@@ -7,18 +7,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...dialects.errors import PmcError
-from ...dialects.expr import Expr
-from ...dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, MatmulPlans, MatmulShape
-from .accounting import Accounting
-from .attention_tiles import AttentionTiles, AttentionTiling
-from .core import CoreCostModel
-from .matmul_search import MatmulSearch, MatmulTiling
-from .matmul_tiles import MatmulTiles, Partition
-from .model import Bindings, Granularity, OpCost, Target
-from .rates import CoreRates
-from .tile_cache import TileCache
-from .workloads import AttentionWorkload, MatmulWorkload
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.cost.attention_tiles import AttentionTiles, AttentionTiling
+from pmc.backends.cost.core import CoreCostModel
+from pmc.backends.cost.matmul_search import MatmulSearch, MatmulTiling
+from pmc.backends.cost.matmul_tiles import MatmulTiles, Partition
+from pmc.backends.cost.model import Bindings, Granularity, OpCost, Target
+from pmc.backends.cost.rates import CoreRates
+from pmc.backends.cost.tile_cache import TileCache
+from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr
+from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, MatmulPlans, MatmulShape
 
 
 class TilePlanCost:

@@ -16,10 +16,10 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from ...dialects.interfaces import AttentionShape, MatmulShape
-from .attention_tiles import AttentionTiling
-from .matmul_search import MatmulTiling
-from .rates import CoreRates
+from pmc.backends.cost.attention_tiles import AttentionTiling
+from pmc.backends.cost.matmul_search import MatmulTiling
+from pmc.backends.cost.rates import CoreRates
+from pmc.dialects.interfaces import AttentionShape, MatmulShape
 
 VERSION = 1
 """To be raised when a formula or the search changes: older files are then not found."""

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects import dist
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import FloatArray, IntArray, WorkInterface
-from ..cost.model import BottleneckTag, Granularity, Number, Target, number
-from .engine import sites, symbol_values
-from .overlap import Overlap, StepEvaluator, StepResult
-from .pipeline import Pipeline
-from .streams import Stream, stream_of
+from pmc.backends.cost.model import BottleneckTag, Granularity, Number, Target, number
+from pmc.backends.evaluate.engine import sites, symbol_values
+from pmc.backends.evaluate.overlap import Overlap, StepEvaluator, StepResult
+from pmc.backends.evaluate.pipeline import Pipeline
+from pmc.backends.evaluate.streams import Stream, stream_of
+from pmc.dialects import dist
+from pmc.dialects.analyses.work import work_of
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import FloatArray, IntArray
 
 SAMPLES = 17
 """Steps that are evaluated one by one where a sweep cannot be: at the tile level, and under overlap."""
@@ -158,7 +159,8 @@ def peak_flops_per_s(evaluator: StepEvaluator, bindings: Mapping[str, int]) -> f
     values = symbol_values(evaluator.module, bindings)
     by_type: dict[str, float] = {}
     for site in sites(evaluator.program):
-        if isinstance(site.op, WorkInterface) and (work := site.op.work()).unit == "cube":
+        work = work_of(site.op)
+        if work is not None and work.unit == "cube":
             by_type[work.dtype] = by_type.get(work.dtype, 0.0) + site.count * float(number(work.flops, values))
     if not by_type:
         raise PmcError("the program has no matrix op, whose element type would say what MFU is a part of")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ..cost.accounting import Accounting
-from .engine import evaluate_module
-from .metrics import EngineResult
+from pmc.backends.cost.accounting import Accounting
+from pmc.backends.evaluate.engine import evaluate_module
+from pmc.backends.evaluate.metrics import EngineResult
 
 UNCHARGED = "uncharged_ops"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from xdsl.ir import Operation
 
-from ...dialects.calibration import Calibration
-from ..cost.model import Bindings, CostModel, OpCost, as_number
-from .streams import Stream, stream_of
+from pmc.backends.cost.model import Bindings, CostModel, OpCost, as_number
+from pmc.backends.evaluate.streams import Stream, stream_of
+from pmc.dialects.calibration import Calibration
 
 
 class CalibratedCostModel(CostModel):

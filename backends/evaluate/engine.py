@@ -11,24 +11,24 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
-from ...dialects import dist, g5, layer, tile
-from ...dialects.arch import DeploymentAttr
-from ...dialects.assembly import PmcOp
-from ...dialects.dist import MeshAttr, uneven_lengths
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import IntArray
-from ...dialects.levels import MESH, level_of
-from ..cost.accounting import Accounting, default_accounting
-from ..cost.chip import ChipCostModel
-from ..cost.core import CoreCostModel
-from ..cost.model import CostModel, Granularity, OpCost, Target
-from ..cost.movements import collective_of
-from ..cost.tile import TileCostModel
-from ..cost.tile_cache import TileCache
-from .calibration import CalibratedCostModel
-from .expert_load import BusiestRankCostModel
-from .metrics import EngineResult, StageMetrics, StepMetrics
-from .streams import stream_of
+from pmc.backends.cost.accounting import Accounting, default_accounting
+from pmc.backends.cost.chip import ChipCostModel
+from pmc.backends.cost.core import CoreCostModel
+from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
+from pmc.backends.cost.movements import collective_of
+from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.cost.tile_cache import TileCache
+from pmc.backends.evaluate.calibration import CalibratedCostModel
+from pmc.backends.evaluate.expert_load import BusiestRankCostModel
+from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
+from pmc.backends.evaluate.streams import stream_of
+from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects.arch import DeploymentAttr
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.dist import MeshAttr, uneven_lengths
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import IntArray
+from pmc.dialects.levels import MESH, level_of
 
 V = TypeVar("V", int, int | IntArray)
 

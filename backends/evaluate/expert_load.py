@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import arch, dist, layer
-from ...dialects.expr import Expr, expr
-from ...dialects.interfaces import IntArray
-from ...dialects.tensor import TensorType, tensor
-from ..cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
-from .routing import ExpertLoad, Routing
+from pmc.backends.cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
+from pmc.backends.evaluate.routing import ExpertLoad, Routing
+from pmc.dialects import arch, dist, layer
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.interfaces import IntArray
+from pmc.dialects.tensor import TensorType, tensor
 
 HIT, ROWS = "experts_hit", "expert_rows"
 """Symbols that stand for the experts of the busiest rank with any row, and for the rows of each."""

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ...dialects import layer
-from ...dialects.arch import Chip
-from ..cost.model import Target
-from .engine import program_of, symbol_values
-from .footprint import Feasibility, MemoryOptions
-from .memory import FootprintPlan
-from .pipeline import micro_batches_of
+from pmc.backends.cost.model import Target
+from pmc.backends.evaluate.engine import program_of, symbol_values
+from pmc.backends.evaluate.footprint import Feasibility, MemoryOptions
+from pmc.backends.evaluate.memory import FootprintPlan
+from pmc.backends.evaluate.pipeline import micro_batches_of
+from pmc.dialects import layer
+from pmc.dialects.arch import Chip
 
 Point = tuple[FootprintPlan, Mapping[str, int]]
 """A program and the values of its symbols."""

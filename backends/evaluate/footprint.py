@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from ...dialects.errors import PmcError
-from .analyses.table import Analysis, Row
+from pmc.backends.evaluate.analyses.table import Analysis, Row
+from pmc.dialects.errors import PmcError
 
 PARTS = ("weights", "states", "activations", "communication", "reserve")
 """What DRAM holds."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
-from ...dialects import dist, layer
-from ...dialects.assembly import PmcOp
-from ...dialects.expr import Expr
-from ...dialects.interfaces import IntArray
-from ...dialects.tensor import tensor
-from ..cost.model import Bindings
+from pmc.backends.cost.model import Bindings
+from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.expr import Expr
+from pmc.dialects.interfaces import IntArray
+from pmc.dialects.tensor import tensor
 
 Buffer = int
 """An activation in memory: its index in `LivePoints.sizes`."""

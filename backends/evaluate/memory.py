@@ -10,15 +10,15 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
-from ...dialects import dist, layer
-from ...dialects.errors import PmcError
-from ...dialects.expr import Expr, UnboundSymbolError, ceildiv
-from ...dialects.interfaces import IntArray
-from ...dialects.tensor import TensorType, element_name, tensor
-from ..cost.model import Bindings, Target
-from .engine import program_of, symbol_values
-from .footprint import MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
-from .liveness import LivePoints, live_points
+from pmc.backends.cost.model import Bindings, Target
+from pmc.backends.evaluate.engine import program_of, symbol_values
+from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
+from pmc.backends.evaluate.liveness import LivePoints, live_points
+from pmc.dialects import dist, layer
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr, UnboundSymbolError, ceildiv
+from pmc.dialects.interfaces import IntArray
+from pmc.dialects.tensor import TensorType, element_name, tensor
 
 BATCH = "batch"
 

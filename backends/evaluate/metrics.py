@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from ..cost.model import BottleneckTag, Granularity
-from .streams import Stream
+from pmc.backends.cost.model import BottleneckTag, Granularity
+from pmc.backends.evaluate.streams import Stream
 
 COLUMNS: tuple[str, ...] = (
     "stage", "path", "op", "count", "flops", "bytes_read", "bytes_written", "link_bytes",

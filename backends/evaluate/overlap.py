@@ -16,12 +16,19 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ...dialects.errors import PmcError
-from ..cost.accounting import Accounting, default_accounting
-from ..cost.model import Target
-from .engine import CostedProgram, cost_model, cost_program, granularity_of, program_at, symbol_values
-from .metrics import EngineResult, StageMetrics, StepMetrics
-from .schedule import Schedule, Wait, serial_schedule, stream_schedule
+from pmc.backends.cost.accounting import Accounting, default_accounting
+from pmc.backends.cost.model import Target
+from pmc.backends.evaluate.engine import (
+    CostedProgram,
+    cost_model,
+    cost_program,
+    granularity_of,
+    program_at,
+    symbol_values,
+)
+from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
+from pmc.backends.evaluate.schedule import Schedule, Wait, serial_schedule, stream_schedule
+from pmc.dialects.errors import PmcError
 
 
 class Overlap(Enum):

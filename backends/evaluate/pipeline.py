@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import FloatArray
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import FloatArray
 
 
 @dataclass(frozen=True)

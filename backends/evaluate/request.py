@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import FloatArray
-from .aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
-from .feasibility import request_feasibility
-from .footprint import Feasibility
-from .overlap import StepEvaluator, StepResult
-from .pipeline import micro_batches_of
+from pmc.backends.evaluate.aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
+from pmc.backends.evaluate.feasibility import request_feasibility
+from pmc.backends.evaluate.footprint import Feasibility
+from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
+from pmc.backends.evaluate.pipeline import micro_batches_of
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import FloatArray
 
 CSV_COLUMNS: tuple[str, ...] = ("phase", "metric", "value", "relative_only")
 """The columns of `RequestResult.to_csv`; new metrics are only ever appended to a phase."""

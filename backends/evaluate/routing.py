@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...dialects import arch
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import FloatArray, IntArray
+from pmc.dialects import arch
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import FloatArray, IntArray
 
 FEW_TOKENS = 256
 DRAWS = 2000

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import dist, layer
-from ...dialects.errors import PmcError
-from .engine import CostedProgram
-from .streams import Stream, stream_of
+from pmc.backends.evaluate.engine import CostedProgram
+from pmc.backends.evaluate.streams import Stream, stream_of
+from pmc.dialects import dist, layer
+from pmc.dialects.errors import PmcError
 
 MAX_ITERATIONS = 12
 """Layers of a repeat after which the schedule is taken to be steady, if it does not show before."""

@@ -6,7 +6,7 @@ from enum import Enum
 
 from xdsl.ir import Operation
 
-from ...dialects import dist
+from pmc.dialects import dist
 
 
 class Stream(Enum):

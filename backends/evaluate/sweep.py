@@ -9,11 +9,11 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from ...dialects.errors import PmcError
-from ...dialects.interfaces import FloatArray, IntArray
-from ..cost.accounting import Accounting, default_accounting
-from ..cost.model import Granularity, Number, Target
-from .engine import cost_model, granularity_of, program_of, sites, symbol_values
+from pmc.backends.cost.accounting import Accounting, default_accounting
+from pmc.backends.cost.model import Granularity, Number, Target
+from pmc.backends.evaluate.engine import cost_model, granularity_of, program_of, sites, symbol_values
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from xdsl.ir import Attribute
 
-from ...dialects.dist import PIPELINE, Axis, Mesh
-from . import collectives
-from .errors import Array, NumericError
-from .vector_kinds import plain_params
+from pmc.backends.numeric import collectives
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.vector_kinds import plain_params
+from pmc.dialects.dist import PIPELINE, Axis, Mesh
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from functools import reduce
 
 import numpy as np
 
-from ...dialects.dist import Axis, Mesh, Sharding
-from . import routing
-from .errors import Array, NumericError
+from pmc.backends.numeric import routing
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.dialects.dist import Axis, Mesh, Sharding
 
 Ranked = Mapping[int, Array]
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import Attribute
 
-from .errors import Array, NumericError
-from .precision import STORAGE, round_to
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.precision import STORAGE, round_to
 
 Bytes = npt.NDArray[np.uint8]
 

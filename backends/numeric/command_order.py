@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...dialects.g5 import ENGINES
+from pmc.dialects.g5 import ENGINES
 
 
 @dataclass(frozen=True)

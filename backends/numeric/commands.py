@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import Attribute
 
-from ...dialects import g5
-from ...dialects.dist import rank_symbol
-from ...dialects.expr import ExprAttr
-from ...dialects.g5_expand import ENGINE_NUMBER, Ints, Runs, expand
-from .command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
-from .command_order import Access, CoreOrder
-from .errors import Array, NumericError
-from .vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.backends.numeric.command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
+from pmc.backends.numeric.command_order import Access, CoreOrder
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.dialects import g5
+from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
+from pmc.dialects.dist import rank_symbol
+from pmc.dialects.expr import ExprAttr
 
 Shape = tuple[int, ...]
 

@@ -15,8 +15,17 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.hints import isa
 
-from ...dialects import dist, layer
-from ...dialects.dist import (
+from pmc.backends.numeric import collectives, shards
+from pmc.backends.numeric.collectives import Ranked
+from pmc.backends.numeric.environment import Environment, evaluate_dims
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.layer import LayerRun, ValueKey, the_program
+from pmc.backends.numeric.precision import EXACT64, Precision
+from pmc.backends.numeric.semantics import embedding
+from pmc.backends.numeric.shards import Layout
+from pmc.backends.numeric.tensor_ops import Context, attention_of, run_tensor_op, where
+from pmc.dialects import dist, layer
+from pmc.dialects.dist import (
     ARGUMENTS,
     CONTEXT,
     PIPELINE,
@@ -30,17 +39,8 @@ from ...dialects.dist import (
     rank_symbol,
     uneven_lengths,
 )
-from ...dialects.levels import MESH
-from ...dialects.tensor import TensorType, tensor
-from . import collectives, shards
-from .collectives import Ranked
-from .environment import Environment, evaluate_dims
-from .errors import Array, NumericError
-from .layer import LayerRun, ValueKey, the_program
-from .precision import EXACT64, Precision
-from .semantics import embedding
-from .shards import Layout
-from .tensor_ops import Context, attention_of, run_tensor_op, where
+from pmc.dialects.levels import MESH
+from pmc.dialects.tensor import TensorType, tensor
 
 
 def mesh_of(module: ModuleOp) -> Mesh:

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from ...dialects.expr import Expr, UnboundSymbolError
-from .errors import Array, NumericError, require_finite
+from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.dialects.expr import Expr, UnboundSymbolError
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols that every program depends on; `kv_len` counts the current queries too."""

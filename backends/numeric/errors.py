@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...dialects.errors import PmcError
+from pmc.dialects.errors import PmcError
 
 Array = NDArray[Any]
 """A float or integer array of any shape."""

@@ -9,12 +9,12 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import layer
-from ...dialects.tensor import tensor
-from .environment import Environment, Source, evaluate_dims, seeded_environment
-from .errors import Array, NumericError
-from .precision import EXACT64, Precision
-from .tensor_ops import Context, run_tensor_op, stored, where
+from pmc.backends.numeric.environment import Environment, Source, evaluate_dims, seeded_environment
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.precision import EXACT64, Precision
+from pmc.backends.numeric.tensor_ops import Context, run_tensor_op, stored, where
+from pmc.dialects import layer
+from pmc.dialects.tensor import tensor
 
 
 class ValueKey(NamedTuple):

@@ -16,9 +16,9 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import model
-from .environment import Environment, Source, seeded_environment
-from .errors import Array, NumericError, require_finite
+from pmc.backends.numeric.environment import Environment, Source, seeded_environment
+from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.dialects import model
 
 SWIGLU = ("gate", "up", "down")
 """The projections of a SwiGLU network."""

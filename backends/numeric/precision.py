@@ -11,8 +11,8 @@ from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Attribute
 from xdsl.utils.hints import isa
 
-from ...dialects.tensor import element_bits, element_name
-from .errors import Array, NumericError
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.dialects.tensor import element_bits, element_name
 
 STORAGE: dict[str, Any] = {
     "f64": np.float64,

@@ -11,17 +11,17 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir import Operation
 from xdsl.utils.hints import isa
 
-from ...dialects import dist, g5, tile
-from ...dialects.arch import ChipAttr
-from ...dialects.dist import PIPELINE, Mesh, MeshAttr, ShardingAttr
-from ...dialects.levels import MESH
-from ...dialects.tensor import TensorType
-from . import tile as tiles
-from .environment import Environment
-from .errors import Array, NumericError
-from .layer import LayerRun, ValueKey
-from .shards import Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
-from .streams import HOST_KINDS, run_stream, stored_arrays
+from pmc.backends.numeric import tile as tiles
+from pmc.backends.numeric.environment import Environment
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.layer import LayerRun, ValueKey
+from pmc.backends.numeric.shards import Layout, Placed, dim_sizes, local_arrays, put_together, whole_state
+from pmc.backends.numeric.streams import HOST_KINDS, run_stream, stored_arrays
+from pmc.dialects import dist, g5, tile
+from pmc.dialects.arch import ChipAttr
+from pmc.dialects.dist import PIPELINE, Mesh, MeshAttr, ShardingAttr
+from pmc.dialects.levels import MESH
+from pmc.dialects.tensor import TensorType
 
 OpT = TypeVar("OpT", bound=Operation)
 

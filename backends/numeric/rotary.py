@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .errors import Array, NumericError
+from pmc.backends.numeric.errors import Array, NumericError
 
 Scaling = Mapping[str, float | int | str | bool]
 """The fields of a Hugging Face `rope_scaling`."""

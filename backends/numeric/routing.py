@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import Array, NumericError
-from .semantics import sigmoid, softmax
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.semantics import sigmoid, softmax
 
 
 def router_topk(

@@ -13,18 +13,18 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 
-from ...dialects import g5, layer, tile
-from ...dialects.arch import DeploymentAttr
-from ...dialects.dist import SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr
-from ...dialects.levels import MESH, level_of
-from ...dialects.tensor import tensor
-from .dist import run_dist
-from .environment import SYMBOLS, Environment, Source, evaluate_dims, seeded_environment
-from .errors import Array, NumericError
-from .layer import LayerRun, layers_around, run_layer, seeded_layer_environment
-from .model import run_model, seeded_model_environment
-from .precision import EXACT64, Precision
-from .rank_programs import run_commands, run_tiles
+from pmc.backends.numeric.dist import run_dist
+from pmc.backends.numeric.environment import SYMBOLS, Environment, Source, evaluate_dims, seeded_environment
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.layer import LayerRun, layers_around, run_layer, seeded_layer_environment
+from pmc.backends.numeric.model import run_model, seeded_model_environment
+from pmc.backends.numeric.precision import EXACT64, Precision
+from pmc.backends.numeric.rank_programs import run_commands, run_tiles
+from pmc.dialects import g5, layer, tile
+from pmc.dialects.arch import DeploymentAttr
+from pmc.dialects.dist import SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr
+from pmc.dialects.levels import MESH, level_of
+from pmc.dialects.tensor import tensor
 
 
 def run_module(module: ModuleOp, environment: Environment, precision: Precision = EXACT64) -> LayerRun:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import Array
+from pmc.backends.numeric.errors import Array
 
 
 def matmul(x: Array, w: Array) -> Array:

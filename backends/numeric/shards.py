@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...dialects.dist import PIPELINE, Mesh, Sharding, local_dim
-from ...dialects.tensor import TensorType
-from . import collectives
-from .collectives import Ranked
-from .environment import Environment, evaluate_dims
-from .errors import Array, NumericError
+from pmc.backends.numeric import collectives
+from pmc.backends.numeric.collectives import Ranked
+from pmc.backends.numeric.environment import Environment, evaluate_dims
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.dialects.dist import PIPELINE, Mesh, Sharding, local_dim
+from pmc.dialects.tensor import TensorType
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from xdsl.ir import Block
 
-from ...dialects import g5, tile
-from ...dialects.dist import PIPELINE, Mesh
-from .chip_commands import Exchange
-from .command_memory import Dram, compute_type, decode, encode, storage_type
-from .commands import ProgramRun
-from .errors import Array, NumericError, require_finite
-from .layer import ValueKey
+from pmc.backends.numeric.chip_commands import Exchange
+from pmc.backends.numeric.command_memory import Dram, compute_type, decode, encode, storage_type
+from pmc.backends.numeric.commands import ProgramRun
+from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.layer import ValueKey
+from pmc.dialects import g5, tile
+from pmc.dialects.dist import PIPELINE, Mesh
 
 SINGLE = Mesh(1, ())
 """The mesh of one rank."""

@@ -18,15 +18,15 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from ...dialects import layer
-from ...dialects.assembly import PmcOp
-from ...dialects.expr import Expr, expr
-from ...dialects.tensor import TensorType, tensor
-from . import routing, semantics
-from .environment import evaluate_dims
-from .errors import Array, NumericError, require_finite
-from .precision import Precision
-from .rotary import Scaling, rope
+from pmc.backends.numeric import routing, semantics
+from pmc.backends.numeric.environment import evaluate_dims
+from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.precision import Precision
+from pmc.backends.numeric.rotary import Scaling, rope
+from pmc.dialects import layer
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.tensor import TensorType, tensor
 
 Operands = Sequence[Array]
 Results = tuple[Array, ...]

@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
-from ...dialects import tile
-from ...dialects.dist import PIPELINE, Mesh, rank_symbol
-from ...dialects.expr import Expr, ExprAttr
-from .chip_commands import Exchange
-from .command_memory import POISON, compute_type, decode, encode, storage_type
-from .errors import Array, NumericError
-from .layer import ValueKey
-from .streams import HOST_KINDS, RESULT_KINDS, SINGLE, StreamResult, collect, host_array, stored_arrays
-from .vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.backends.numeric.chip_commands import Exchange
+from pmc.backends.numeric.command_memory import POISON, compute_type, decode, encode, storage_type
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.layer import ValueKey
+from pmc.backends.numeric.streams import (
+    HOST_KINDS,
+    RESULT_KINDS,
+    SINGLE,
+    StreamResult,
+    collect,
+    host_array,
+    stored_arrays,
+)
+from pmc.backends.numeric.vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.dialects import tile
+from pmc.dialects.dist import PIPELINE, Mesh, rank_symbol
+from pmc.dialects.expr import Expr, ExprAttr
 
 
 def run_tiles(

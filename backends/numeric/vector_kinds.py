@@ -14,10 +14,10 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
 from xdsl.ir import Attribute
 
-from .errors import Array, NumericError
-from .rotary import rope_frequencies
-from .routing import router_topk
-from .semantics import rms_norm, silu_mul
+from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.rotary import rope_frequencies
+from pmc.backends.numeric.routing import router_topk
+from pmc.backends.numeric.semantics import rms_norm, silu_mul
 
 ROW = "row"
 """The symbol of the row number in parameters that differ from row to row (`position` of a rope)."""

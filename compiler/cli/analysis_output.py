@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .output import TableFormat
+from pmc.compiler.cli.output import TableFormat
 
 if TYPE_CHECKING:
-    from ...backends.evaluate.analyses.table import Analysis, Cell
+    from pmc.backends.evaluate.analyses.table import Analysis, Cell
 
 
 def analysis_text(analysis: Analysis, form: TableFormat) -> str:

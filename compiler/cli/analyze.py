@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file
-from .analysis_output import analysis_text
-from .compiled import rank_program
-from .output import TableFormat, deliver, progress
-from .target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.analysis_output import analysis_text
+from pmc.compiler.cli.compiled import rank_program
+from pmc.compiler.cli.output import TableFormat, deliver, progress
+from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.files import check_writable_file
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
-    from ...backends.evaluate import EngineResult
-    from ...backends.evaluate.analyses.table import Analysis
-    from ...backends.evaluate.footprint import MemoryFootprint
+    from pmc.backends.evaluate import EngineResult
+    from pmc.backends.evaluate.analyses.table import Analysis
+    from pmc.backends.evaluate.footprint import MemoryFootprint
 
 EXAMPLES = """\b
 Examples:
@@ -145,7 +145,7 @@ def _flags(names: list[str] | tuple[str, ...]) -> str:
 
 
 def _fits(analysis: Analysis) -> bool:
-    from ...backends.evaluate.footprint import MemoryFootprint
+    from pmc.backends.evaluate.footprint import MemoryFootprint
 
     assert isinstance(analysis, MemoryFootprint)
     return analysis.fits
@@ -154,18 +154,18 @@ def _fits(analysis: Analysis) -> bool:
 def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     match what:
         case What.OPS:
-            from ...backends.evaluate.analyses.ops_breakdown import ops_breakdown
+            from pmc.backends.evaluate.analyses.ops_breakdown import ops_breakdown
 
             depth = 3 if options["depth"] is None else options["depth"]
             return ops_breakdown(module, _evaluated(options, module, bindings), depth)
         case What.MEMORY:
             return _memory(options, module, bindings)
         case What.COMM:
-            from ...backends.evaluate.analyses.comm_pattern import comm_pattern
+            from pmc.backends.evaluate.analyses.comm_pattern import comm_pattern
 
             return comm_pattern(module, bindings)
         case What.LINKS:
-            from ...backends.evaluate.analyses.link_traffic import link_traffic
+            from pmc.backends.evaluate.analyses.link_traffic import link_traffic
 
             return link_traffic(module, "ring" if options["board_wiring"] is Board.RING else "full_mesh", bindings)
         case What.COST:
@@ -173,16 +173,16 @@ def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: d
 
 
 def _evaluated(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> EngineResult:
-    from ...backends.evaluate import evaluate_module
-    from ..config import load_accounting
+    from pmc.backends.evaluate import evaluate_module
+    from pmc.compiler.config import load_accounting
 
     accounting = load_accounting(options["accounting"] or "physical")
     return evaluate_module(module, options["level"] or "chip", bindings, accounting)
 
 
 def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> MemoryFootprint:
-    from ...backends.evaluate.footprint import MemoryOptions
-    from ...backends.evaluate.memory import memory_footprint
+    from pmc.backends.evaluate.footprint import MemoryOptions
+    from pmc.backends.evaluate.memory import memory_footprint
 
     assumed = {"reserve_bytes": 0, "kv_block_tokens": 1, "micro_batches": 1}
     given = {name: value for name in USES[What.MEMORY] if (value := options[name]) is not None}
@@ -191,7 +191,7 @@ def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int])
 
 def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     """One step after the other, with one batch in flight: the stages of a pipeline wait for each other."""
-    from ...backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
+    from pmc.backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
 
     prices = CostOptions(*(options[name] for name in ("dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh")))
     result = _evaluated(options, module, bindings)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..files import check_writable_file
-from .output import Format, deliver, progress
-from .target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.output import Format, deliver, progress
+from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.files import check_writable_file
 
 if TYPE_CHECKING:
-    from ..check import CheckResult
+    from pmc.compiler.check import CheckResult
 
 EXAMPLES = """\b
 Examples:
@@ -39,8 +39,8 @@ def check_command(
     """
     check_writable_file(output)
     with progress(f"checking {model}"):
-        from ..check import check_small
-        from ..config import load_model_config
+        from pmc.compiler.check import check_small
+        from pmc.compiler.config import load_model_config
 
         config, source = load_model_config(model)
         results = check_small(config, source, *target.load(), layers=layers, seed=seed)

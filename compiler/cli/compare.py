@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file
-from .analysis_output import analysis_text
-from .compiled import rank_program
-from .output import TableFormat, deliver, progress, refuse
-from .target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.analysis_output import analysis_text
+from pmc.compiler.cli.compiled import rank_program
+from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
+from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.files import check_writable_file
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
-    from ...backends.cost.accounting import Accounting
-    from ...backends.evaluate import EngineResult
-    from ...backends.evaluate.footprint import Feasibility
+    from pmc.backends.cost.accounting import Accounting
+    from pmc.backends.evaluate import EngineResult
+    from pmc.backends.evaluate.footprint import Feasibility
 
 VARIED = ("chip", "topology", "deployment")
 """The parts of a target that A and B may be."""
@@ -48,8 +48,8 @@ def compare_command(
     which hold their own targets and may be of different models.  Exit code 1 says that one does not fit its chip.
     """
     check_writable_file(output)
-    from ...backends.evaluate.analyses.compare import compare
-    from ..config import load_accounting
+    from pmc.backends.evaluate.analyses.compare import compare
+    from pmc.compiler.config import load_accounting
 
     with progress(f"comparing {a} and {b}"):
         charged = load_accounting(accounting)
@@ -94,8 +94,8 @@ def _evaluate(
     program: str, target: TargetOptions, level: str, accounting: Accounting
 ) -> tuple[EngineResult, Feasibility | None]:
     """The evaluation, and whether the program fits, where that is known."""
-    from ...backends.evaluate import evaluate_module
-    from ...backends.evaluate.feasibility import step_feasibility
+    from pmc.backends.evaluate import evaluate_module
+    from pmc.backends.evaluate.feasibility import step_feasibility
 
     module, bindings = rank_program(program, target)
     return evaluate_module(module, level, bindings, accounting), step_feasibility(module, bindings)

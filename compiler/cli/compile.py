@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file
-from .output import Format, deliver, progress
-from .target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.output import Format, deliver, progress
+from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.files import check_writable_file
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
-    from ..driver import Observer
+    from pmc.compiler.driver import Observer
 
 EXAMPLES = """\b
 Examples:
@@ -66,9 +66,9 @@ def compile_command(
         raise PmcError(f"--unroll and --core are about commands: --emit is {emit}, must be commands")
     check_writable_file(output)
     with progress(f"compiling {model}"):
-        from ..driver import compile_model, load_model
-        from ..observers import DumpObserver, PrintObserver
-        from ..pipelines import unroll_specs
+        from pmc.compiler.driver import compile_model, load_model
+        from pmc.compiler.observers import DumpObserver, PrintObserver
+        from pmc.compiler.pipelines import unroll_specs
 
         configurations = target.load()
         module = load_model(model)
@@ -84,10 +84,10 @@ def compile_command(
 def result_text(module: ModuleOp, output_format: Format, generic: bool) -> str:
     """The module in the form that was asked for."""
     if output_format is Format.JSON:
-        from ..json_form import module_json
+        from pmc.compiler.json_form import module_json
 
         return module_json(module)
-    from ..driver import module_text
+    from pmc.compiler.driver import module_text
 
     return module_text(module, generic)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...dialects.errors import PmcError
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
-    from .target import TargetOptions
+    from pmc.compiler.cli.target import TargetOptions
 
 
 def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:
@@ -18,9 +18,9 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
     A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
     Raises PmcError.
     """
-    from ...passes.base import history
-    from ..driver import compile_model, load_model, resume
-    from ..pipelines import DEPLOYMENT, PIPELINE
+    from pmc.compiler.driver import compile_model, load_model, resume
+    from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE
+    from pmc.passes.base import history
 
     module = load_model(model)
     if DEPLOYMENT not in module.attributes:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file, prepare_folder
-from .output import TableFormat, deliver, progress, refuse
-from .target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
+from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.files import check_writable_file, prepare_folder
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
-    from ...backends.evaluate.footprint import Feasibility
-    from ...backends.evaluate.overlap import StepEvaluator, StepResult
-    from ...backends.evaluate.request import RequestResult
-    from ..evaluation import EvaluationOptions
+    from pmc.backends.evaluate.footprint import Feasibility
+    from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
+    from pmc.backends.evaluate.request import RequestResult
+    from pmc.compiler.evaluation import EvaluationOptions
 
 EXAMPLES = """\b
 Examples:
@@ -68,8 +68,8 @@ def evaluate_command(
     if tile_cache is not None:
         prepare_folder(tile_cache)
     with progress(f"evaluating {model}"):
-        from ..config import load_accounting, load_calibration
-        from ..evaluation import EvaluationOptions, overlap_of
+        from pmc.compiler.config import load_accounting, load_calibration
+        from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
         options = EvaluationOptions(
             level,
@@ -98,8 +98,8 @@ def _step(
     model: str, options: EvaluationOptions, output_format: TableFormat, target: TargetOptions
 ) -> tuple[str, Feasibility | None]:
     """The evaluation as it is printed, and whether it fits, where that is known."""
-    from ...backends.evaluate.feasibility import step_feasibility
-    from .compiled import rank_program
+    from pmc.backends.evaluate.feasibility import step_feasibility
+    from pmc.compiler.cli.compiled import rank_program
 
     module, bindings = rank_program(model, target)
     evaluator = options.evaluator(module)
@@ -110,9 +110,9 @@ def _step(
 def _request(
     model: str, isl: int, osl: int, micro_batches: int | None, options: EvaluationOptions, target: TargetOptions
 ) -> RequestResult:
-    from ..driver import load_model
-    from ..evaluation import evaluate_request
-    from ..pipelines import DEPLOYMENT
+    from pmc.compiler.driver import load_model
+    from pmc.compiler.evaluation import evaluate_request
+    from pmc.compiler.pipelines import DEPLOYMENT
 
     module = load_model(model)
     if DEPLOYMENT in module.attributes:
@@ -128,7 +128,7 @@ def _step_text(
 ) -> str:
     if output_format is TableFormat.CSV:
         return step.ops.to_csv()
-    from ...backends.evaluate.request import aggregate_step
+    from pmc.backends.evaluate.request import aggregate_step
 
     figures = aggregate_step(evaluator, step)
     if output_format is TableFormat.JSON:
@@ -139,8 +139,8 @@ def _step_text(
             "memory": None if memory is None else memory.to_dict(),
         }
         return json.dumps(document, indent=2) + "\n"
-    from .request_table import step_lines
-    from .table import result_table
+    from pmc.compiler.cli.request_table import step_lines
+    from pmc.compiler.cli.table import result_table
 
     return result_table(step.ops) + "".join(f"{line}\n" for line in step_lines(step, figures))
 
@@ -150,7 +150,7 @@ def _request_text(result: RequestResult, output_format: TableFormat) -> str:
         return result.to_csv()
     if output_format is TableFormat.JSON:
         return result.to_json()
-    from .request_table import request_table
+    from pmc.compiler.cli.request_table import request_table
 
     return request_table(result)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import Format, deliver
+from pmc.compiler.cli.output import Format, deliver
 
 EXAMPLES = """\b
 Examples:
@@ -46,12 +46,12 @@ def list_command(
 
 def _names(kind: Kind) -> list[str]:
     if kind in (Kind.PASSES, Kind.PIPELINES):
-        from ..pipelines import PIPELINE, pass_names
+        from pmc.compiler.pipelines import PIPELINE, pass_names
 
         if kind is Kind.PASSES:
             return list(pass_names())
         return [f"{level}: {', '.join(names) or '(nothing to run)'}" for level, names in PIPELINE.items()]
-    from ..presets import KINDS, presets
+    from pmc.compiler.presets import KINDS, presets
 
     singular = next(name for name, folder in KINDS.items() if folder == kind.value)
     return sorted(presets(singular))

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file
-from .compile import Emit
-from .output import deliver, progress
-from .target import Output
+from pmc.compiler.cli.compile import Emit
+from pmc.compiler.cli.output import deliver, progress
+from pmc.compiler.cli.target import Output
+from pmc.compiler.files import check_writable_file
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.ir import Attribute
@@ -69,7 +69,7 @@ def opt_command(
         source = file
         args += ["--", file]
     with progress(f"pmc opt {file}"):
-        from ..opt import run_opt
+        from pmc.compiler.opt import run_opt
 
         target = _target(chip, topology)
         result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None, target)
@@ -77,9 +77,9 @@ def opt_command(
 
 
 def _target(chip: str | None, topology: str | None) -> dict[str, Attribute]:
-    from ...dialects.arch import ChipAttr, TopologyAttr
-    from ..config import load_chip, load_topology
-    from ..driver import CHIP, TOPOLOGY
+    from pmc.compiler.config import load_chip, load_topology
+    from pmc.compiler.driver import CHIP, TOPOLOGY
+    from pmc.dialects.arch import ChipAttr, TopologyAttr
 
     target: dict[str, Attribute] = {}
     if chip is not None:
@@ -92,7 +92,7 @@ def _target(chip: str | None, topology: str | None) -> dict[str, Attribute]:
 def _pass_list() -> str:
     from xdsl.passes import get_pass_option_infos
 
-    from ..pipelines import pass_factories
+    from pmc.compiler.pipelines import pass_factories
 
     lines: list[str] = []
     for name, factory in pass_factories().items():

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from ..files import write_file
+from pmc.compiler.files import write_file
 
 
 class Format(StrEnum):

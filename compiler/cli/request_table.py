@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...backends.evaluate.overlap import StepResult
-    from ...backends.evaluate.request import PhaseAggregates, RequestResult
+    from pmc.backends.evaluate.overlap import StepResult
+    from pmc.backends.evaluate.request import PhaseAggregates, RequestResult
 
 
 def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:

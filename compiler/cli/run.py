@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...dialects.errors import PmcError
-from ..files import check_writable_file
-from .output import Format, deliver, progress
+from pmc.compiler.cli.output import Format, deliver, progress
+from pmc.compiler.files import check_writable_file
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
-    from ...backends.numeric.environment import Environment
-    from ...backends.numeric.errors import Array
-    from ...backends.numeric.layer import LayerRun
+    from pmc.backends.numeric.environment import Environment
+    from pmc.backends.numeric.errors import Array
+    from pmc.backends.numeric.layer import LayerRun
 
 EXAMPLES = """\b
 Examples:
@@ -62,7 +62,7 @@ def run_command(
     given = {"batch": batch, "q_len": q_len, "kv_len": kv_len}
     with progress(f"running {model}"):
         environment, run = _run(model, {k: v for k, v in given.items() if v is not None}, inputs, seed, precision)
-    from ...backends.numeric.run import input_arrays, result_arrays
+    from pmc.backends.numeric.run import input_arrays, result_arrays
 
     results = result_arrays(run)
     if save_inputs is not None:
@@ -75,9 +75,9 @@ def run_command(
 def _run(
     model: str, bindings: dict[str, int], inputs: Path | None, seed: int, precision: PrecisionName
 ) -> tuple[Environment, LayerRun]:
-    from ...backends.numeric.precision import EMULATED, EXACT32, EXACT64
-    from ...backends.numeric.run import bindings_of, load_inputs, run_module, seeded_inputs
-    from ..driver import load_model
+    from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
+    from pmc.backends.numeric.run import bindings_of, load_inputs, run_module, seeded_inputs
+    from pmc.compiler.driver import load_model
 
     module = load_model(model)
     known = bindings_of(module, bindings)
@@ -93,7 +93,7 @@ def _save(path: Path, arrays: dict[str, Array]) -> None:
 
     import numpy as np
 
-    from ..files import write_bytes
+    from pmc.compiler.files import write_bytes
 
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ...backends.evaluate import EngineResult
+    from pmc.backends.evaluate import EngineResult
 
 WIDTH = 1000
 """Wider than any table: rows are never wrapped or cut, whatever the terminal."""

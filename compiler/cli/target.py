@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ...dialects.errors import PmcError
+from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
-    from ...dialects.arch import Chip, Deployment, Topology
+    from pmc.dialects.arch import Chip, Deployment, Topology
 
 _PARALLELISM: dict[str, Any] = {"rich_help_panel": "Parallelism (replaces what the deployment says)"}
 _WORKLOAD: dict[str, Any] = {"rich_help_panel": "Workload (replaces what the deployment says)"}
@@ -73,7 +73,7 @@ class TargetOptions:
 
     def load(self) -> tuple[Chip, Topology, Deployment]:
         """The configurations.  Raises PmcError, once for all missing options."""
-        from ..config import load_chip, load_deployment, load_topology
+        from pmc.compiler.config import load_chip, load_deployment, load_topology
 
         required = ["chip", "topology"]
         if self.deployment is None:

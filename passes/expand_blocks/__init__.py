@@ -8,10 +8,10 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.rewriter import Rewriter
 
-from ...dialects import model
-from ...dialects.levels import Level
-from ..base import PassError, PmcPass
-from .program import CAPACITIES, PHASES, Step, expand_llm
+from pmc.dialects import model
+from pmc.dialects.levels import Level
+from pmc.passes.base import PassError, PmcPass
+from pmc.passes.expand_blocks.program import CAPACITIES, PHASES, Step, expand_llm
 
 
 @dataclass(frozen=True)

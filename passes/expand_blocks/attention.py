@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, i64
 from xdsl.ir import SSAValue
 
-from ...dialects import layer, model
-from ...dialects.tensor import tensor
-from .block_builder import Q_LEN, BlockBuilder
+from pmc.dialects import layer, model
+from pmc.dialects.tensor import tensor
+from pmc.passes.expand_blocks.block_builder import Q_LEN, BlockBuilder
 
 
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr
 from xdsl.ir import Attribute, Block, SSAValue
 
-from ...dialects import layer, model
-from ...dialects.assembly import PmcOp, PropertyValue
-from ...dialects.expr import Expr, expr
-from ...dialects.tensor import TensorType, tensor
+from pmc.dialects import layer, model
+from pmc.dialects.assembly import PmcOp, PropertyValue
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.tensor import TensorType, tensor
 
 BATCH, Q_LEN, KV_LEN = expr("batch"), expr("q_len"), expr("kv_len")
 TOKENS = BATCH * Q_LEN

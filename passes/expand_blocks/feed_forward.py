@@ -5,10 +5,10 @@ from __future__ import annotations
 from xdsl.dialects.builtin import Float32Type, i32
 from xdsl.ir import SSAValue
 
-from ...dialects import layer, model
-from ...dialects.expr import Expr, ceildiv
-from ...dialects.tensor import tensor
-from .block_builder import TOKENS, BlockBuilder
+from pmc.dialects import layer, model
+from pmc.dialects.expr import Expr, ceildiv
+from pmc.dialects.tensor import tensor
+from pmc.passes.expand_blocks.block_builder import TOKENS, BlockBuilder
 
 
 def expand_ffn(build: BlockBuilder, x: SSAValue, op: model.FfnOp) -> SSAValue:

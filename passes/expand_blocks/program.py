@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from xdsl.ir import Block, Region, SSAValue
 
-from ...dialects import layer, model
-from ...dialects.assembly import PropertyValue
-from ...dialects.tensor import tensor
-from ..base import PassError
-from .attention import expand_gqa, expand_mla
-from .block_builder import BATCH, Q_LEN, BlockBuilder
-from .feed_forward import expand_ffn, expand_moe
+from pmc.dialects import layer, model
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.tensor import tensor
+from pmc.passes.base import PassError
+from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
+from pmc.passes.expand_blocks.block_builder import BATCH, Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 
 PHASES = ("prefill", "decode")
 CAPACITIES = ("balanced", "worst")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from xdsl.ir import Attribute, SSAValue
 
-from ...dialects.expr import Expr, expr
-from ...dialects.tile import MemRefType, memref_type
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.tile import MemRefType, memref_type
 
 
 @dataclass(frozen=True)

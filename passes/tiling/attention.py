@@ -13,18 +13,18 @@ import numpy as np
 from xdsl.dialects.builtin import bf16, f32
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...dialects import layer
-from ...dialects.assembly import PropertyValue
-from ...dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
-from ...dialects.interfaces import AttentionPlans, AttentionShape, IntArray
-from ...dialects.tensor import element_bits, element_name, tensor
-from ...dialects.tile import CORE, KernelOp, PlanAttr
-from .arrays import Array
-from .code import path_of
-from .kernels import Arrays
-from .matmul import ints
-from .split import Split, round_up
-from .target import Target, does_not_fit
+from pmc.dialects import layer
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
+from pmc.dialects.interfaces import AttentionPlans, AttentionShape, IntArray
+from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.dialects.tile import CORE, KernelOp, PlanAttr
+from pmc.passes.tiling.arrays import Array
+from pmc.passes.tiling.code import path_of
+from pmc.passes.tiling.kernels import Arrays
+from pmc.passes.tiling.matmul import ints
+from pmc.passes.tiling.split import Split, round_up
+from pmc.passes.tiling.target import Target, does_not_fit
 
 QUERY_TILES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
 KEY_TILES = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)

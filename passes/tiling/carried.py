@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
-from ...dialects import dist, layer
-from .rowwise import is_view
+from pmc.dialects import dist, layer
+from pmc.passes.tiling.rowwise import is_view
 
 ELEMENTWISE = (layer.AddOp, layer.SiluMulOp, layer.QuantizeOp, layer.RmsNormOp, layer.RopeOp)
 """Ops of which each tile reads and writes the same rows of the same core, reads first."""

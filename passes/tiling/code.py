@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from xdsl.dialects.builtin import DictionaryAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from ...dialects.assembly import PmcOp, PropertyValue, attribute
-from ...dialects.expr import Expr, expr
-from ...dialects.tile import AllocOp, BufferType, ForOp, GatherOp, KernelOp, LoadOp, MmaOp, StoreOp, VectorOp
-from .arrays import Array
+from pmc.dialects.assembly import PmcOp, PropertyValue, attribute
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.tile import AllocOp, BufferType, ForOp, GatherOp, KernelOp, LoadOp, MmaOp, StoreOp, VectorOp
+from pmc.passes.tiling.arrays import Array
 
 Place = Callable[[Array], SSAValue]
 """Gives the SSA value of an array, making a `tile.view` before the kernel where it needs one."""

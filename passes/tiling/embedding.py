@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from xdsl.ir import Operation
 
-from ...dialects import layer
-from ...dialects.tensor import element_bits, tensor
-from ...dialects.tile import KernelOp, PlanAttr
-from .code import path_of
-from .kernels import Arrays
-from .matmul import ints
-from .split import Split, core_coordinates
-from .target import Target, does_not_fit
+from pmc.dialects import layer
+from pmc.dialects.tensor import element_bits, tensor
+from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.passes.tiling.code import path_of
+from pmc.passes.tiling.kernels import Arrays
+from pmc.passes.tiling.matmul import ints
+from pmc.passes.tiling.split import Split, core_coordinates
+from pmc.passes.tiling.target import Target, does_not_fit
 
 MIN_COLUMNS = 64
 """Rows are not cut into narrower pieces, however many cores are idle."""

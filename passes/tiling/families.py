@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from xdsl.ir import Operation
 
-from ...dialects import layer
-from .attention import AttentionFamily
-from .embedding import EmbeddingFamily
-from .kernels import Family
-from .matmul import MatmulFamily
-from .rowwise import RowFamily
+from pmc.dialects import layer
+from pmc.passes.tiling.attention import AttentionFamily
+from pmc.passes.tiling.embedding import EmbeddingFamily
+from pmc.passes.tiling.kernels import Family
+from pmc.passes.tiling.matmul import MatmulFamily
+from pmc.passes.tiling.rowwise import RowFamily
 
 FAMILIES: dict[type[Operation], Family] = {
     **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),

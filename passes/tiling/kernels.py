@@ -6,10 +6,10 @@ from typing import Protocol
 
 from xdsl.ir import Operation, SSAValue
 
-from ...dialects.tile import KernelOp, PlanAttr
-from .arrays import Array
-from .code import KernelCode
-from .target import Target
+from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.passes.tiling.arrays import Array
+from pmc.passes.tiling.code import KernelCode
+from pmc.passes.tiling.target import Target
 
 
 class Arrays(Protocol):

@@ -14,16 +14,16 @@ import numpy as np
 from xdsl.dialects.builtin import f32
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...dialects import layer
-from ...dialects.expr import Expr, expr
-from ...dialects.interfaces import MATMUL_ORDERS, IntArray, MatmulPlans, MatmulShape
-from ...dialects.tensor import element_bits, element_name, tensor
-from ...dialects.tile import KernelOp, PlanAttr
-from .arrays import Array
-from .code import path_of
-from .kernels import Arrays
-from .split import Split, core_coordinates, round_up
-from .target import Target, does_not_fit
+from pmc.dialects import layer
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.interfaces import MATMUL_ORDERS, IntArray, MatmulPlans, MatmulShape
+from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.passes.tiling.arrays import Array
+from pmc.passes.tiling.code import path_of
+from pmc.passes.tiling.kernels import Arrays
+from pmc.passes.tiling.split import Split, core_coordinates, round_up
+from pmc.passes.tiling.target import Target, does_not_fit
 
 TILE_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Tile sizes tried, in units of the cube; the whole dim is tried as well."""

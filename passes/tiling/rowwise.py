@@ -14,17 +14,17 @@ from math import prod
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from ...dialects import layer
-from ...dialects.assembly import PropertyValue
-from ...dialects.expr import Expr, expr, floordiv, mod
-from ...dialects.tensor import element_bits, tensor
-from ...dialects.tile import KernelOp, PlanAttr
-from .arrays import Array
-from .code import KernelCode, path_of
-from .kernels import Arrays
-from .matmul import ints
-from .split import Split, core_coordinates
-from .target import Target, does_not_fit
+from pmc.dialects import layer
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.expr import Expr, expr, floordiv, mod
+from pmc.dialects.tensor import element_bits, tensor
+from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.passes.tiling.arrays import Array
+from pmc.passes.tiling.code import KernelCode, path_of
+from pmc.passes.tiling.kernels import Arrays
+from pmc.passes.tiling.matmul import ints
+from pmc.passes.tiling.split import Split, core_coordinates
+from pmc.passes.tiling.target import Target, does_not_fit
 
 MAX_WIDTH = 2048
 """Element-wise rows are cut into pieces of at most this many columns, so that few rows still fill all cores."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
-from ...dialects.tile import CORE
+from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
+from pmc.dialects.tile import CORE
 
 
 def round_up(value: int, step: int) -> int:

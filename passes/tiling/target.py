@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 
-from ...dialects.arch import Chip, ChipAttr
-from ...dialects.interfaces import TileCostModel
-from ...dialects.tensor import element_bits, element_name
-from ..base import PassError
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.interfaces import TileCostModel
+from pmc.dialects.tensor import element_bits, element_name
+from pmc.passes.base import PassError
 
 CHIP = "arch.chip"
 """The module attribute that holds the chip."""

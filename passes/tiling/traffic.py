@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...dialects.arch import Chip
-from ...dialects.interfaces import (
+from pmc.dialects.arch import Chip
+from pmc.dialects.interfaces import (
     AttentionPlans,
     AttentionShape,
     FloatArray,

@@ -16,7 +16,7 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from pmc.dialects import g5
-from pmc.dialects.g5_expand import ENGINE_NUMBER, expand
+from pmc.dialects.analyses.expand import ENGINE_NUMBER, expand
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.layer import Layer
 from pmc.dialects.tile import Tile

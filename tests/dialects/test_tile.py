@@ -10,6 +10,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import load_chip
 from pmc.compiler.context import make_context
+from pmc.dialects.analyses.kernel_work import kernel_work
 from pmc.dialects.arch import ChipAttr
 from pmc.dialects.tile import KernelOp, MemRefType, memref_type
 
@@ -69,7 +70,7 @@ def test_round_trip(generic: bool) -> None:
 def test_work_is_exact_at_edges_and_on_idle_cores() -> None:
     """10 x 6 x 5 multiplies; every core reads B once per tile it has."""
     module = parsed(KERNEL)
-    work = kernel(module).work()
+    work = kernel_work(kernel(module))
     assert (work.flops.constant, work.unit, work.dtype) == (2 * 10 * 6 * 5, "cube", "bf16")
     assert work.bytes_written.constant == 10 * 5 * 2
     # Without a chip B is multicast: iteration 0 is shared by both busy cores, iteration 1 runs on core 0 only.
@@ -80,7 +81,7 @@ def test_without_multicast_every_core_reads_its_own_copy() -> None:
     module = parsed(KERNEL)
     chip = load_chip("sg2262").model_copy(update={"gdma_multicast": False})
     module.attributes["arch.chip"] = ChipAttr(chip)
-    assert kernel(module).work().bytes_read.constant == 10 * 6 * 2 + 3 * (6 * 5 * 2)
+    assert kernel_work(kernel(module)).bytes_read.constant == 10 * 6 * 2 + 3 * (6 * 5 * 2)
 
 
 def test_work_of_dependent_loops() -> None:
@@ -95,7 +96,7 @@ tile.kernel() {cores = 2, op_name = "layer.add"} at "t" {
   }
 }
 """
-    work = kernel(parsed(body)).work()
+    work = kernel_work(kernel(parsed(body)))
     assert work.flops.constant == 6 * (1 + 2) * 8
     assert work.unit == "vector"
 

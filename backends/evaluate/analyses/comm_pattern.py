@@ -8,15 +8,15 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ....dialects import dist
-from ....dialects.arch import LinkLevel, Topology
-from ....dialects.dist import Axis, Mesh
-from ....dialects.errors import PmcError
-from ....dialects.expr import UnboundSymbolError
-from ...cost.model import Target
-from ...cost.network import transfer_of
-from ..engine import Site, program_of, sites, symbol_values
-from .table import Analysis, Row
+from pmc.backends.cost.model import Target
+from pmc.backends.cost.network import transfer_of
+from pmc.backends.evaluate.analyses.table import Analysis, Row
+from pmc.backends.evaluate.engine import Site, program_of, sites, symbol_values
+from pmc.dialects import dist
+from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.dist import Axis, Mesh
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import UnboundSymbolError
 
 PIPELINE_AXIS = "pp"
 """The mesh axis along which stages send."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..footprint import Feasibility
-from ..metrics import EngineResult, StepMetrics
-from .table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.footprint import Feasibility
+from pmc.backends.evaluate.metrics import EngineResult, StepMetrics
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from ....dialects.errors import PmcError
-from .table import Analysis, Row, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row, unvalidated_notes
+from pmc.dialects.errors import PmcError
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,19 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ....dialects.arch import LinkLevel, Topology
-from ....dialects.dist import Mesh
-from ...cost.model import Target
-from .comm_pattern import Collective, CommPattern, comm_pattern, pipeline_axis, ranks_of_stage, topology_of
-from .table import Analysis, Row, unvalidated_notes
-from .wiring import BoardWiring, LinkEnds, Wiring
+from pmc.backends.cost.model import Target
+from pmc.backends.evaluate.analyses.comm_pattern import (
+    Collective,
+    CommPattern,
+    comm_pattern,
+    pipeline_axis,
+    ranks_of_stage,
+    topology_of,
+)
+from pmc.backends.evaluate.analyses.table import Analysis, Row, unvalidated_notes
+from pmc.backends.evaluate.analyses.wiring import BoardWiring, LinkEnds, Wiring
+from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.dist import Mesh
 
 RINGS = ("all_reduce", "all_gather", "reduce_scatter")
 """Collectives that send to both neighbours of a ring."""

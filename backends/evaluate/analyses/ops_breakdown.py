@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from ....dialects.assembly import PmcOp
-from ....dialects.errors import PmcError
-from ....dialects.interfaces import Unit, WorkInterface
-from ..engine import program_of, sites
-from ..metrics import EngineResult, StepMetrics
-from .table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.engine import program_of, sites
+from pmc.backends.evaluate.metrics import EngineResult, StepMetrics
+from pmc.dialects.analyses.work import work_of
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import Unit
 
 UNITS: dict[Unit, str] = {"cube": "matrix", "vector": "vector", "none": "data movement"}
 """The units by the names under which the breakdown lists them."""
@@ -117,9 +118,9 @@ def ops_breakdown(module: ModuleOp, result: EngineResult, depth: int = 3) -> Ops
 
 def _units(module: ModuleOp) -> dict[tuple[int, str, str], Unit]:
     return {
-        (site.stage, site.op.path.data if isinstance(site.op, PmcOp) else "", site.op.name): site.op.work().unit
+        (site.stage, site.op.path.data if isinstance(site.op, PmcOp) else "", site.op.name): work.unit
         for site in sites(program_of(module))
-        if isinstance(site.op, WorkInterface)
+        if (work := work_of(site.op)) is not None
     }
 
 

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from ..metrics import EngineResult
+from pmc.backends.evaluate.metrics import EngineResult
 
 Cell = str | int | float | bool | None
 """One entry of a table; None, an empty field in CSV, where a column does not apply to a row."""

@@ -21,8 +21,8 @@ from typing import Literal
 
 import networkx as nx
 
-from ....dialects.arch import LinkLevel, Topology
-from ...cost.network import LEVELS
+from pmc.backends.cost.network import LEVELS
+from pmc.dialects.arch import LinkLevel, Topology
 
 BoardWiring = Literal["ring", "full_mesh"]
 """How the chips of a board are connected."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import PmcError
-from .expr import Expr, expr, product
-from .g5 import GatherOp, GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp, VectorCommandOp
-from .g5_expand import Ints, Runs, expand
-from .interfaces import Unit, Work
-from .tensor import element_name
-from .tile import CORE
-from .tile_work import multicasts, packed_bytes, vector_flops_per_element
+from pmc.dialects.analyses.expand import Ints, Runs, expand
+from pmc.dialects.analyses.kernel_work import multicasts, packed_bytes, vector_flops_per_element
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.g5 import GatherOp, GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp, VectorCommandOp
+from pmc.dialects.interfaces import Unit, Work
+from pmc.dialects.tensor import element_name
+from pmc.dialects.tile import CORE
 
 
 def program_work(program: ProgramOp) -> Work:

@@ -12,13 +12,13 @@ from typing import Any
 
 from xdsl.ir import Operation, SSAValue
 
-from ...dialects import layer
-from ...dialects.assembly import PmcOp
-from ...dialects.errors import PmcError
-from ...dialects.expr import Expr, expr, product
-from ...dialects.interfaces import WorkInterface
-from ...dialects.tensor import element_bits, element_name, tensor
-from . import vector_steps as steps
+from pmc.dialects import layer
+from pmc.dialects.analyses import vector_steps as steps
+from pmc.dialects.analyses.work import work_of
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.tensor import element_bits, element_name, tensor
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def workload_of(op: Operation) -> Workload:
     describe = _DESCRIPTIONS.get(type(op))
     if describe is not None:
         return describe(op)
-    if isinstance(op, WorkInterface) and op.work().unit == "none":
+    work = work_of(op)
+    if work is not None and work.unit == "none":
         return MoveWorkload()
     path = op.path.data if isinstance(op, PmcOp) else ""
     raise PmcError(f"{op.name} at '{path}': the core and tile models do not know this op; --level chip does")

@@ -13,11 +13,11 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
 from xdsl.ir import Attribute, Operation
 
-from .arch import ChipAttr
-from .expr import Expr, ExprAttr, expr
-from .interfaces import IntArray, Unit, Work
-from .tensor import element_bits, element_name
-from .tile import (
+from pmc.dialects.arch import ChipAttr
+from pmc.dialects.expr import Expr, ExprAttr, expr
+from pmc.dialects.interfaces import IntArray, Unit, Work
+from pmc.dialects.tensor import element_bits, element_name
+from pmc.dialects.tile import (
     CORE,
     CommandOp,
     ForOp,

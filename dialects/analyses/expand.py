@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import Block
 
-from .expr import Expr
-from .g5 import ENGINES, CommandOp, LoopOp, ProgramOp
-from .tile import CORE, running_count
+from pmc.dialects.expr import Expr
+from pmc.dialects.g5 import ENGINES, CommandOp, LoopOp, ProgramOp
+from pmc.dialects.tile import CORE, running_count
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,0 +1,39 @@
+"""`import pmc` gives the Python API, and costs nothing until it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pmc
+
+
+def test_every_name_of_the_api_exists() -> None:
+    assert dir(pmc) == pmc.__all__ == sorted(pmc.__all__)
+    for name in pmc.__all__:
+        assert getattr(pmc, name).__name__ == name
+
+
+def test_a_name_that_is_not_in_the_api_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'pmc' has no attribute 'compile'"):
+        pmc.compile  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore
+
+
+def test_importing_pmc_loads_no_part_of_it() -> None:
+    code = "import sys, pmc; print([m for m in sys.modules if m.startswith(('pmc.', 'xdsl', 'numpy'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = [name for name in eval(done.stdout) if not name.startswith("pmc.configs")]
+    assert loaded == []
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    module = pmc.compile_model(
+        pmc.load_model("llama-3.1-8b"),
+        pmc.load_chip("sg2262"),
+        pmc.load_topology("p1-r1-b1-c8"),
+        pmc.load_deployment("llama-8b-decode"),
+        emit="layer",
+    )
+    assert "layer.matmul" in pmc.module_text(module)
