@@ -110,7 +110,7 @@ def parse_text(parser: AttrParser) -> str:
     return text
 
 
-def parse_value(parser: Parser) -> Attribute:
+def parse_value(parser: AttrParser) -> Attribute:
     """Parse the short form that `print_value` prints."""
     text = parse_optional_text(parser)
     if text is not None:
@@ -134,7 +134,7 @@ def parse_value(parser: Parser) -> Attribute:
     return IntegerAttr(number, i64) if isinstance(number, int) else FloatAttr(number, 64)
 
 
-def _typed_number(parser: Parser, number: int | float) -> Attribute:
+def _typed_number(parser: AttrParser, number: int | float) -> Attribute:
     """The attribute of a number that is not i64 or f64: `7 : i32`, `0x7F800000 : f32` for what is not finite."""
     position = parser.pos
     kind = parser.parse_type()

@@ -52,11 +52,6 @@ Striped Attention, 2023).  `q_len` and `kv_len` are multiples of n.
 """
 
 
-def rank_symbol(axis: str) -> str:
-    """The symbol of expressions that is the coordinate of the rank along a mesh axis."""
-    return f"{axis}.rank"
-
-
 def step_symbol(axis: str) -> str:
     """The symbol that numbers the steps of a ring along a mesh axis; in step 0 a rank works on what is its own."""
     return f"{axis}.step"

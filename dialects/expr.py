@@ -284,6 +284,19 @@ def _extremum(function: str, args: Sequence[Expr]) -> Expr:
     return parts[0] if len(parts) == 1 else Expr({(Call(function, tuple(parts)),): 1})
 
 
+# -- symbols of the mesh ----------------------------------------------------------------------------------------
+
+
+def rank_symbol(axis: str) -> str:
+    """The symbol that is the coordinate of the rank along a mesh axis."""
+    return f"{axis}.rank"
+
+
+def is_rank_symbol(symbol: str) -> bool:
+    """Whether a symbol is the coordinate of the rank along some mesh axis."""
+    return symbol.endswith(".rank")
+
+
 # -- text -------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from typing import ClassVar, Self
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
+    base,
     irdl_attr_definition,
     irdl_op_definition,
     opt_prop_def,
@@ -40,7 +41,8 @@ from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_pro
 from pmc.dialects.expr import Expr, ExprAttr, parse_expr
 from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.tensor import ShapeAttr, shape_text
-from pmc.dialects.tile import CORE, VECTOR_KINDS, BodyOp, MemRefType, NamedLoopOp, StoredOp
+from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
+from pmc.dialects.vector_kinds import VectorKindAttr
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 """The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
@@ -270,14 +272,14 @@ class LoopOp(NamedLoopOp):
 class QueueOp(PmcOp):
     """All commands of one engine of one core in one program, as a table (see `g5_table`).
 
-    Column `op` numbers the entries of `paths`, column `params` those of `params`.
+    Column `op` numbers the entries of `paths`, column `params` those of `kinds`: a vector kind with its parameters.
     """
 
     name = "g5.queue"
     engine = prop_def(StringAttr)
     core = prop_def(IntegerAttr)
     paths = prop_def(ArrayAttr[StringAttr])
-    params = prop_def(ArrayAttr[DictionaryAttr])
+    kinds = prop_def(ArrayAttr[VectorKindAttr])
     table = prop_def(TableAttr)
 
 
@@ -384,29 +386,34 @@ class TiuOp(CommandOp):
 
 
 class VectorCommandOp(CommandOp):
-    """A row-wise operation of the kinds in `tile.VECTOR_KINDS` on the first `rows` x `columns` of its matrices."""
+    """What `kind` says, on the first `rows` x `columns` of its matrices; see `vector_kinds`."""
 
-    kind = prop_def(StringAttr)
+    kind = prop_def(base(VectorKindAttr))
     ins = prop_def(ArrayAttr[LmemAttr])
     outs = prop_def(ArrayAttr[LmemAttr])
     updates = prop_def(ArrayAttr[LmemAttr])
     rows = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
-    params = prop_def(DictionaryAttr)
 
     @property
     def matrices(self) -> tuple[LmemAttr, ...]:
         """Inputs, outputs and updates."""
         return (*self.ins.data, *self.outs.data, *self.updates.data)
 
+    def extents(self) -> list[tuple[Expr, Expr]]:
+        """Rows and columns that the command uses of each matrix."""
+        widths = [m.pitch.value.data for m in self.matrices]
+        return self.kind.extents(self.rows.data, self.columns.data, widths)
+
     def verify_(self) -> None:
-        """A known kind with its number of matrices."""
+        """The engine of the kind, its number of matrices, and parameters of which it can make sense."""
+        where = f"{self.name} #{self.kind.name} at '{self.path.data}'"
+        if self.kind.ENGINE != self.ENGINE:
+            raise VerifyException(f"{where}: the kind is one of g5.{self.kind.ENGINE}")
         counts = (len(self.ins.data), len(self.outs.data), len(self.updates.data))
-        if VECTOR_KINDS.get(self.kind.data) != counts:
-            raise VerifyException(
-                f"{self.name} '{self.kind.data}' at '{self.path.data}': "
-                f"takes {VECTOR_KINDS.get(self.kind.data)} inputs, outputs and updates, found {counts}"
-            )
+        wrong = self.kind.fault(counts, self.columns.data, frozenset(symbols_in_scope(self)))
+        if wrong is not None:
+            raise VerifyException(f"{where}: {wrong}")
 
 
 @irdl_op_definition
@@ -423,10 +430,6 @@ class HauOp(VectorCommandOp):
 
     name = "g5.hau"
     ENGINE: ClassVar[str] = "hau"
-
-
-HAU_KINDS = frozenset({"router_topk"})
-"""The vector kinds that the sort and top-k unit executes."""
 
 
 class ChipCommandOp(CommandOp):
@@ -474,8 +477,7 @@ def symbols_used(attribute: Attribute) -> Iterator[str]:
 def _check_symbols(block: Block, scope: frozenset[str]) -> None:
     for op in block.ops:
         for name, value in op.properties.items():
-            # A vector command's params may use symbols of its own, as the row number; its kind says which.
-            unknown = frozenset[str]() if name == "params" else frozenset(symbols_used(value)) - scope
+            unknown = frozenset(symbols_used(value)) - scope
             if unknown:
                 raise VerifyException(f"{op.name} at '{_path(op)}': '{sorted(unknown)[0]}' in '{name}' is not in scope")
         if isinstance(op, BodyOp):

@@ -28,6 +28,7 @@ from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAt
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
+    base,
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
@@ -46,6 +47,7 @@ from xdsl.utils.exceptions import VerifyException
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.tensor import ShapeAttr, shape_text, size_bytes
+from pmc.dialects.vector_kinds import VECTOR_KINDS, VectorKindAttr
 
 CORE = "core"
 """The symbol that numbers the cores of a kernel."""
@@ -608,59 +610,38 @@ class MmaOp(CommandOp):
 
 @irdl_op_definition
 class VectorOp(CommandOp):
-    """A vector operation `kind` on the first `rows` x `columns` of its buffers, with the parameters in `params`.
+    """What `kind` says, on the first `rows` x `columns` of its buffers.
 
-    The kinds, their buffers and their meaning are the table `VECTOR_KINDS`; buffers in `updates` are read and
-    written, in that order after `ins`.
+    `ins`, `outs` and `updates` (read and written) are the matrices of the kind, in its order; see `vector_kinds`.
     """
 
     name = "tile.vector"
     ins = var_operand_def(BufferType)
     outs = var_operand_def(BufferType)
     updates = var_operand_def(BufferType)
-    kind = prop_def(StringAttr)
+    kind = prop_def(base(VectorKindAttr))
     rows = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
-    params = prop_def(DictionaryAttr)
     READS: ClassVar[tuple[str, ...]] = ("ins", "updates")
     WRITES: ClassVar[tuple[str, ...]] = ("outs", "updates")
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
+    @property
+    def matrices(self) -> tuple[SSAValue, ...]:
+        """Inputs, outputs and updates."""
+        return (*self.ins, *self.outs, *self.updates)
+
+    def extents(self) -> list[tuple[Expr, Expr]]:
+        """Rows and columns that the command uses of each matrix."""
+        widths = [buffer_type(v).dims[1] for v in self.matrices]
+        return self.kind.extents(self.rows.data, self.columns.data, widths)
+
     def verify_(self) -> None:
-        """A known kind with its number of buffers."""
-        kind = VECTOR_KINDS.get(self.kind.data)
-        if kind is None:
-            raise VerifyException(f"tile.vector at '{self.path.data}': unknown kind '{self.kind.data}'")
+        """The number of matrices, and parameters of which the kind can make sense."""
         counts = (len(self.ins), len(self.outs), len(self.updates))
-        if counts != kind:
-            raise VerifyException(
-                f"tile.vector '{self.kind.data}' at '{self.path.data}': "
-                f"takes {kind} inputs, outputs and updates, found {counts}"
-            )
-
-
-VECTOR_KINDS: dict[str, tuple[int, int, int]] = {
-    # kind: (inputs, outputs, updates).  r is a row, c a column; params in capitals.  Arithmetic is FP32.
-    "fill": (0, 1, 0),  # out = VALUE
-    "convert": (1, 1, 0),  # out = in in the element type of out
-    "add": (2, 1, 0),  # out = a + b
-    "silu_mul": (2, 1, 0),  # out = silu(gate) * up
-    "rms_norm": (2, 1, 0),  # x, w [1, GROUP] -> every GROUP columns normalised, EPS
-    "rope": (1, 1, 0),  # every HEAD_DIM columns rotated by the angles of POSITION(r); THETA, INTERLEAVED, SCALING
-    "softmax_step": (1, 1, 3),  # scores -> p; max, sum, accumulator updated, see below
-    "softmax_finish": (2, 1, 0),  # accumulator, sum [rows, 1] -> out = accumulator / sum
-    "router_topk": (2, 2, 0),  # logits, bias [1, E] -> weights, indices [rows, TOP_K]; as in layer.router_topk
-}
-"""Every vector kind with its number of inputs, outputs and updated buffers.
-
-POSITION and KEY are expressions of the symbols in scope, POSITION also of the symbol `row`, the row of the buffer.
-
-One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S [rows, columns] -> P [rows, columns], with max M
-[rows, 1], sum L [rows, 1] and accumulator O [rows, all columns of its buffer] updated.  Column c is key KEY + c; with
-CAUSAL keys beyond POSITION(r) have score -inf.  s = SCALE * S; m = max(M, max_c s); P = exp(s - m); f = exp(M - m);
-L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf, L and O with 0 before the first step; the mma after the
-step adds P V to O.
-"""
+        wrong = self.kind.fault(counts, self.columns.data, frozenset(symbols_in_scope(self)))
+        if wrong is not None:
+            raise VerifyException(f"tile.vector #{self.kind.name} at '{self.path.data}': {wrong}")
 
 
 # -- between chips and across DRAM ------------------------------------------------------------------------------
@@ -714,5 +695,5 @@ Tile = Dialect(
         VectorOp,
         CollectiveOp,
     ],
-    [MemRefType, BufferType, PlanAttr],
+    [MemRefType, BufferType, PlanAttr, *VECTOR_KINDS],
 )

@@ -11,8 +11,8 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, rank_symbol, sharding_of
-from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, product
+from pmc.dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor

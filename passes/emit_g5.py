@@ -227,10 +227,10 @@ class _Kernel:
                 operands = {"acc": self.matrix(op.acc), "a": self.matrix(op.a), "b": self.matrix(op.b)}
                 return g5.TiuOp.make([], [], op.path.data, {**operands, **properties}, like=op)
             case tile.VectorOp():
-                kind = g5.HauOp if op.kind.data in g5.HAU_KINDS else g5.VecOp
+                kind = g5.HauOp if op.kind.ENGINE == "hau" else g5.VecOp
                 groups = {"ins": op.ins, "outs": op.outs, "updates": op.updates}
                 matrices = {name: ArrayAttr([self.matrix(v) for v in values]) for name, values in groups.items()}
-                properties = {name: op.properties[name] for name in ("kind", "rows", "columns", "params")}
+                properties = {name: op.properties[name] for name in ("kind", "rows", "columns")}
                 return kind.make([], [], op.path.data, {**matrices, **properties}, like=op)
             case _:
                 raise PassError(f"emit-g5: {op.name} at '{op.path.data}' is no command of a core")

@@ -15,8 +15,8 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.dist import Axis, Mesh, ShardingAttr, local_dim, rank_symbol, sharding_of, step_symbol
-from pmc.dialects.expr import ceildiv, expr, floordiv
+from pmc.dialects.dist import Axis, Mesh, ShardingAttr, local_dim, sharding_of, step_symbol
+from pmc.dialects.expr import ceildiv, expr, floordiv, rank_symbol
 from pmc.dialects.tensor import TensorType, element_bits, tensor
 
 

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block
 
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import Ints, Runs, expand
-from pmc.dialects.expr import ExprAttr
 from pmc.dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import LAYER
+from pmc.dialects.vector_kinds import VectorKindAttr
 from pmc.passes.base import PassError, PmcPass
 
 Columns = dict[str, Ints | int]
@@ -88,8 +88,8 @@ class UnrollCommandsPass(PmcPass):
         runs = [(number, r) for number, r in enumerate(all_runs) if engine == r.op.ENGINE]
         if not runs:
             return None
-        params: dict[DictionaryAttr, int] = {}
-        parts = [(columns_of(number, r, params), r.count) for number, r in runs]
+        kinds: dict[VectorKindAttr, int] = {}
+        parts = [(columns_of(number, r, kinds), r.count) for number, r in runs]
         # Templates of one engine may have different columns (gather among copies); a missing one is 0.
         names = list(dict.fromkeys(name for columns, _ in parts for name in columns))
         names = [n for n in names if n not in _LAST] + [n for n in names if n in _LAST]
@@ -108,7 +108,7 @@ class UnrollCommandsPass(PmcPass):
                 "engine": engine,
                 "core": self.core,
                 "paths": ArrayAttr([StringAttr(r.op.path.data) for r in all_runs]),
-                "params": ArrayAttr(list(params)),
+                "kinds": ArrayAttr(list(kinds)),
                 "table": TableAttr(table if self.full else table.reduced()),
             },
         )
@@ -117,8 +117,8 @@ class UnrollCommandsPass(PmcPass):
 _LAST = ("params",)
 
 
-def columns_of(number: int, runs: Runs, params: dict[DictionaryAttr, int]) -> Columns:
-    """The columns of all runs of one command; expressions in `params` get columns of their own."""
+def columns_of(number: int, runs: Runs, kinds: dict[VectorKindAttr, int]) -> Columns:
+    """The columns of all runs of one command; parameters that are expressions get columns of their own."""
     op = runs.op
     waits = runs.dependencies
     columns: Columns = {"id": runs.ids, "order": runs.order}
@@ -152,14 +152,14 @@ def columns_of(number: int, runs: Runs, params: dict[DictionaryAttr, int]) -> Co
             columns["accumulate"] = (runs.value(op.accumulate.data) != 0).astype(np.int64)
             columns["transpose_b"] = int(bool(op.transpose_b))
         case g5.VectorCommandOp():
-            columns["kind:vector"] = _code("vector", op.kind.data)
+            columns["kind:vector"] = _code("vector", op.kind.name.partition(".")[2])
             for index, matrix in enumerate(op.matrices):
                 columns |= _matrix(f"x{index}", matrix, runs)
             columns |= {"rows": runs.value(op.rows.data), "columns": runs.value(op.columns.data)}
-            columns["params"] = params.setdefault(op.params, len(params))
-            for name, value in op.params.data.items():
-                if isinstance(value, ExprAttr) and value.data.symbols <= runs.symbols.keys():
-                    columns[f"p_{name}"] = runs.value(value.data)
+            columns["params"] = kinds.setdefault(op.kind, len(kinds))
+            for name, value in op.kind.expressions().items():
+                if value.symbols <= runs.symbols.keys():
+                    columns[f"p_{name}"] = runs.value(value)
         case _:
             raise PassError(f"unroll-commands: {op.name} at '{op.path.data}' has no columns")
     return columns

@@ -35,6 +35,7 @@ from pmc.dialects.interfaces import ShardingRule
 from pmc.dialects.layer import HEAD, TOKEN, LayerOp
 from pmc.dialects.tensor import TensorType, element_name, tensor
 from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.dialects.vector_kinds import SiluMulAttr
 from pmc.passes.base import PassError
 from pmc.passes.tiling.families import FAMILIES
 from pmc.passes.tiling.kernels import Arrays
@@ -92,7 +93,7 @@ class SelfGateFamily:
         with row_tiles(code, plan, rows.outer, rows.inner) as at:
             x, y = (code.alloc(at.capacity, rows.width, source.element_type) for _ in range(2))
             code.load(source, x, at.offsets(source), at.sizes(source))
-            code.vector("silu_mul", at.rows, rows.width, [x, x], [y])
+            code.vector(SiluMulAttr(), at.rows, rows.width, [x, x], [y])
             code.store(result, y, at.offsets(result), at.sizes(result))
         return code.kernel(used_cores(plan, rows))
 

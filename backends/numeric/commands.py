@@ -19,11 +19,11 @@ from xdsl.ir import Attribute
 from pmc.backends.numeric.command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
 from pmc.backends.numeric.command_order import Access, CoreOrder
 from pmc.backends.numeric.errors import Array, NumericError
-from pmc.backends.numeric.vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
-from pmc.dialects.dist import rank_symbol
-from pmc.dialects.expr import ExprAttr
+from pmc.dialects.expr import Expr, ExprAttr, rank_symbol
+from pmc.dialects.vector_kinds import ROW
 
 Shape = tuple[int, ...]
 
@@ -228,21 +228,20 @@ class ProgramRun:
         inputs, outputs = len(op.ins.data), len(op.outs.data)
         ins, outs = batch.places[:inputs], batch.places[inputs : inputs + outputs]
         updates = batch.places[inputs + outputs :]
-        params = {
-            name: self._row_values(batch, value, outs[0].shape[0]) if isinstance(value, ExprAttr) else value
-            for name, value in plain_params(op.params.data).items()
+        values = {
+            name: self._row_values(batch, value, outs[0].shape[0]) for name, value in op.kind.expressions().items()
         }
-        results = run_kind(
-            op.kind.data,
-            params,
+        tiles = Tiles(
             [_read(lmem, p, cores, compute) for p in ins],
             [_read(lmem, p, cores, compute) for p in updates],
             (len(batch.cores), len(self.dram.bytes), *outs[0].shape),
+            values,
         )
+        results = run_kind(op.kind, tiles)
         for place, result in zip([*outs, *updates], results, strict=True):
             _write(lmem, place, cores, result)
 
-    def _row_values(self, batch: Batch, value: ExprAttr, rows: int) -> Array:
+    def _row_values(self, batch: Batch, value: Expr, rows: int) -> Array:
         """The value of a parameter for every core, rank and row: it broadcasts against [cores, ranks, rows]."""
         symbols: dict[str, Any] = {
             name: column[batch.index][:, None, None] if isinstance(column, np.ndarray) else column
@@ -251,7 +250,7 @@ class ProgramRun:
         for axis, places in self.coordinates.items():
             symbols[rank_symbol(axis)] = np.asarray(places)[:, None]
         symbols[ROW] = np.arange(rows)
-        evaluated = np.asarray(value.data.evaluate(symbols))
+        evaluated = np.asarray(value.evaluate(symbols))
         return evaluated
 
 
@@ -335,10 +334,7 @@ def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
                 accesses.append(places[0].access(False))
             return places, accesses
         case g5.VectorCommandOp():
-            params = plain_params(op.params.data)
-            widths = [m.pitch.value.data for m in op.matrices]
-            rows, columns = _one(batch, op.rows.data), _one(batch, op.columns.data)
-            used = extents(op.kind.data, rows, columns, widths, params)
+            used = [(_one(batch, rows), _one(batch, columns)) for rows, columns in op.extents()]
             places = [matrix(m, *extent) for m, extent in zip(op.matrices, used, strict=True)]
             inputs, written = len(op.ins.data), len(op.ins.data) + len(op.outs.data)
             accesses = [p.access(i >= inputs) for i, p in enumerate(places)]

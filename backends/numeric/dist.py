@@ -36,9 +36,9 @@ from pmc.dialects.dist import (
     Sharding,
     ShardingAttr,
     local_dim,
-    rank_symbol,
     uneven_lengths,
 )
+from pmc.dialects.expr import rank_symbol
 from pmc.dialects.levels import MESH
 from pmc.dialects.tensor import TensorType, tensor
 

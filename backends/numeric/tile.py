@@ -27,10 +27,11 @@ from pmc.backends.numeric.streams import (
     host_array,
     stored_arrays,
 )
-from pmc.backends.numeric.vector_kinds import ROW, extents, plain_params, run_kind
+from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import tile
-from pmc.dialects.dist import PIPELINE, Mesh, rank_symbol
-from pmc.dialects.expr import Expr, ExprAttr
+from pmc.dialects.dist import PIPELINE, Mesh
+from pmc.dialects.expr import Expr, rank_symbol
+from pmc.dialects.vector_kinds import ROW
 
 
 def run_tiles(
@@ -280,24 +281,20 @@ class _Core:
 
     def vector(self, op: tile.VectorOp) -> None:
         """A vector kind on parts of the buffers."""
-        rows, columns = self.value(op.rows.data), self.value(op.columns.data)
-        plain = plain_params(op.params.data)
-        operands = [*op.ins, *op.outs, *op.updates]
-        widths = [tile.buffer_type(v).dims[1] for v in operands]
-        used = extents(op.kind.data, rows, columns, widths, plain)
+        operands = op.matrices
+        used = [(self.value(rows), self.value(columns)) for rows, columns in op.extents()]
         parts = [self.part(v, *extent, op) for v, extent in zip(operands, used, strict=True)]
+        rows = self.value(op.rows.data)
         symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(rows)}
-        params = {
-            name: np.asarray(v.data.evaluate(symbols)) if isinstance(v, ExprAttr) else v for name, v in plain.items()
-        }
+        values = {name: np.asarray(value.evaluate(symbols)) for name, value in op.kind.expressions().items()}
         compute = compute_type([part.dtype for part in parts])
         inputs, written = len(op.ins), len(op.ins) + len(op.outs)
-        results = run_kind(
-            op.kind.data,
-            params,
+        tiles = Tiles(
             [decode(part, compute) for part in parts[:inputs]],
             [decode(part, compute) for part in parts[written:]],
             parts[inputs].shape,
+            values,
         )
+        results = run_kind(op.kind, tiles)
         for value, part, result in zip(operands[inputs:], parts[inputs:], results, strict=True):
             part[...] = encode(result, tile.buffer_type(value).element_type)

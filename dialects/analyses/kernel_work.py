@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr
 from xdsl.ir import Attribute, Operation
 
 from pmc.dialects.arch import ChipAttr
@@ -31,12 +30,6 @@ from pmc.dialects.tile import (
     buffer_type,
     memref_type,
 )
-
-FLOPS_PER_ELEMENT = {"add": 1, "convert": 1, "rms_norm": 4, "rope": 3, "silu_mul": 5}
-"""Arithmetic of the vector kinds per element, the counts of the tensor ops that they implement."""
-
-UNCOUNTED = ("fill", "softmax_step", "softmax_finish")
-"""Kinds whose arithmetic the tensor ops do not count either: that of attention is its matmuls."""
 
 
 @dataclass(frozen=True)
@@ -139,20 +132,8 @@ def kernel_work(kernel: KernelOp) -> Work:
 
 
 def _vector_flops(op: VectorOp) -> int:
-    elements = op.rows.data * op.columns.data
-    each = vector_flops_per_element(op.kind.data, op.params)
+    elements, each = op.rows.data * op.columns.data, op.kind.flops_per_element
     return each * iterations(op, [elements]).sum(elements) if each else 0
-
-
-def vector_flops_per_element(kind: str, params: DictionaryAttr) -> int:
-    """The arithmetic of a vector kind per element."""
-    if kind in UNCOUNTED:
-        return 0
-    if kind == "router_topk":
-        top_k = params.data["top_k"]
-        assert isinstance(top_k, IntegerAttr)
-        return 5 + top_k.value.data
-    return FLOPS_PER_ELEMENT[kind]
 
 
 def transfer_bytes(op: CommandOp, multicast: bool) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pmc.dialects.analyses.expand import Ints, Runs, expand
-from pmc.dialects.analyses.kernel_work import multicasts, packed_bytes, vector_flops_per_element
+from pmc.dialects.analyses.kernel_work import multicasts, packed_bytes
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.g5 import GatherOp, GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp, VectorCommandOp
@@ -38,8 +38,7 @@ def program_work(program: ProgramOp) -> Work:
                 cube_flops += 2 * _total(runs, op.m.data * op.n.data * op.k.data)
                 cube_type = cube_type or element_name(op.a.element_type)
             case VectorCommandOp() as op:
-                each = vector_flops_per_element(op.kind.data, op.params)
-                vector_flops += each * _total(runs, op.rows.data * op.columns.data)
+                vector_flops += op.kind.flops_per_element * _total(runs, op.rows.data * op.columns.data)
                 if op.ins.data:
                     vector_type = vector_type or element_name(op.ins.data[0].element_type)
             case GatherOp() as op:

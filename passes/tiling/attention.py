@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import bf16, f32
+from xdsl.dialects.builtin import BoolAttr, bf16, f32
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from pmc.dialects import layer
-from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
+from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, min_of, mod
 from pmc.dialects.interfaces import AttentionPlans, AttentionShape, IntArray
 from pmc.dialects.tensor import element_bits, element_name, tensor
 from pmc.dialects.tile import CORE, KernelOp, PlanAttr
+from pmc.dialects.vector_kinds import ROW, FillAttr, SoftmaxFinishAttr, SoftmaxStepAttr
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.kernels import Arrays
@@ -209,9 +209,9 @@ def _lower(
         for array, buffer, width in zip(before, running, widths, strict=False):
             code.load(array, buffer, q_at, (*q_size, width))
         if not before:
-            code.vector("fill", rows, 1, outs=[row_max], params={"value": float("-inf")})
-            code.vector("fill", rows, 1, outs=[row_sum], params={"value": 0.0})
-            code.vector("fill", rows, s.v_dim, outs=[acc], params={"value": 0.0})
+            code.vector(FillAttr.of(float("-inf")), rows, 1, outs=[row_max])
+            code.vector(FillAttr.of(0.0), rows, 1, outs=[row_sum])
+            code.vector(FillAttr.of(0.0), rows, s.v_dim, outs=[acc])
         # A causal block needs the keys up to its last query; all before the first query are cached.
         visible = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
         one_step = tile_s >= s.kv_len
@@ -233,16 +233,16 @@ def _lower(
             for piece, (a, b, d) in enumerate(zip(q_tiles, k_tiles, s.qk_dims, strict=True)):
                 code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
             p = code.alloc(capacity, tile_s, attention.p, slots=1)
-            position = s.kv_len - s.q_len + unit.query + floordiv(expr("row"), tile_g) - hidden
-            params: dict[str, PropertyValue] = {"scale": op.scale, "causal": s.causal, "position": position, "key": key}
-            code.vector("softmax_step", rows, keys, [scores], [p], [row_max, row_sum, acc], params)
+            position = s.kv_len - s.q_len + unit.query + floordiv(expr(ROW), tile_g) - hidden
+            step = SoftmaxStepAttr(op.scale, BoolAttr.from_bool(s.causal), ExprAttr(position), ExprAttr(key))
+            code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
             shared = attention.shared_piece
             v_tile = k_tiles[shared] if shared is not None else load_keys(v, attention.v_heads, s.v_dim, attention.v)
             code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
         results: tuple[SSAValue, ...] = running
         if attention.out is not None:
             results = (code.alloc(capacity, s.v_dim, attention.out),)
-            code.vector("softmax_finish", rows, s.v_dim, [acc, row_sum], [results[0]])
+            code.vector(SoftmaxFinishAttr(), rows, s.v_dim, [acc, row_sum], [results[0]])
         for array, buffer, width in zip(stored, results, widths, strict=True):
             code.store(array, buffer, q_at, (*q_size, width))
     return code.kernel(units.parts)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from xdsl.dialects.builtin import DictionaryAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from pmc.dialects.assembly import PmcOp, PropertyValue, attribute
+from pmc.dialects.assembly import PmcOp, PropertyValue
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.tile import AllocOp, BufferType, ForOp, GatherOp, KernelOp, LoadOp, MmaOp, StoreOp, VectorOp
+from pmc.dialects.vector_kinds import VectorKindAttr
 from pmc.passes.tiling.arrays import Array
 
 Place = Callable[[Array], SSAValue]
@@ -104,19 +104,15 @@ class KernelCode:
 
     def vector(
         self,
-        kind: str,
+        kind: VectorKindAttr,
         rows: Expr | int,
         columns: Expr | int,
         ins: Sequence[SSAValue] = (),
         outs: Sequence[SSAValue] = (),
         updates: Sequence[SSAValue] = (),
-        params: Mapping[str, PropertyValue] | None = None,
     ) -> None:
-        """A vector op on the first rows x columns of its buffers."""
-        given = {name: attribute(value) for name, value in (params or {}).items() if value is not None}
-        properties: dict[str, PropertyValue] = {
-            "kind": kind, "rows": expr(rows), "columns": expr(columns), "params": DictionaryAttr(given),
-        }  # fmt: skip
+        """What `kind` says, on the first rows x columns of its buffers."""
+        properties: dict[str, PropertyValue] = {"kind": kind, "rows": expr(rows), "columns": expr(columns)}
         self.add(VectorOp.make([ins, outs, updates], [], self.path, properties, like=self.like))
 
     def kernel(self, cores: int) -> KernelOp:

@@ -10,6 +10,7 @@ from xdsl.ir import Operation
 from pmc.dialects import layer
 from pmc.dialects.tensor import element_bits, tensor
 from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.dialects.vector_kinds import ConvertAttr
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.kernels import Arrays
 from pmc.passes.tiling.matmul import ints
@@ -60,6 +61,6 @@ class EmbeddingFamily:
                 code.gather(table, index, rows, size, column, width_here, op.vocab_axis)
                 if table.element_type != y.element_type:
                     gathered, rows = rows, code.alloc(tile_t, tile_n, y.element_type)
-                    code.vector("convert", size, width_here, [gathered], [rows])
+                    code.vector(ConvertAttr(), size, width_here, [gathered], [rows])
                 code.store(y, rows, (start, column), (size, width_here))
         return code.kernel(tokens.parts * columns.parts)

@@ -19,6 +19,7 @@ from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import MATMUL_ORDERS, IntArray, MatmulPlans, MatmulShape
 from pmc.dialects.tensor import element_bits, element_name, tensor
 from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.dialects.vector_kinds import ConvertAttr
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.kernels import Arrays
@@ -270,7 +271,7 @@ def _lower(op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, target: Ta
                 done = acc
                 if mm.out != f32:
                     done = code.alloc(tile_m, tile_n, mm.out)
-                    code.vector("convert", m_size, n_size, [acc], [done])
+                    code.vector(ConvertAttr(), m_size, n_size, [acc], [done])
                 offsets = block(g, rows.start(core_m, index["m"]), columns.start(core_n, index["n"]))
                 code.store(y, done, offsets, block(1, m_size, n_size))
     return code.kernel(groups.parts * rows.parts * columns.parts)

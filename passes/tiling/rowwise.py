@@ -12,13 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
+from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from pmc.dialects import layer
-from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.expr import Expr, expr, floordiv, mod
+from pmc.dialects.expr import Expr, ExprAttr, expr, floordiv, mod
 from pmc.dialects.tensor import element_bits, tensor
 from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.dialects.vector_kinds import (
+    ROW,
+    AddAttr,
+    ConvertAttr,
+    FillAttr,
+    RmsNormAttr,
+    RopeAttr,
+    RouterTopkAttr,
+    SiluMulAttr,
+    SoftmaxFinishAttr,
+    VectorKindAttr,
+)
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode, path_of
 from pmc.passes.tiling.kernels import Arrays
@@ -184,7 +196,7 @@ class Tile:
     def outer_of_row(self) -> Expr:
         """The outer row that row `row` of a buffer belongs to; a tile with part of the inner rows has one."""
         rows_each = self.inner_total if self.capacity >= self.inner_total else self.capacity
-        return self.outer + floordiv(expr("row"), rows_each)
+        return self.outer + floordiv(expr(ROW), rows_each)
 
 
 @contextmanager
@@ -271,45 +283,38 @@ class RowFamily:
             if parameter is not None:
                 code.load(parameter, constants[-1], (0,), (columns,))
             else:
-                code.vector("fill", 1, columns, outs=[constants[-1]], params={"value": 0.0})
+                code.vector(FillAttr.of(0.0), 1, columns, outs=[constants[-1]])
         with row_tiles(code, plan, rows.outer, rows.inner) as tile:
             loaded = [code.alloc(tile.capacity, a.dims[-1], a.element_type) for a in sources]
             for array, buffer in zip(sources, loaded, strict=True):
                 code.load(array, buffer, tile.offsets(array), tile.sizes(array))
             computed = [code.alloc(tile.capacity, a.dims[-1], a.element_type) for a in results]
-            kind, params = vector_of(op, tile)
-            code.vector(kind, tile.rows, rows.width, [*loaded, *constants], computed, params=params)
+            code.vector(vector_of(op, tile), tile.rows, rows.width, [*loaded, *constants], computed)
             for array, buffer in zip(results, computed, strict=True):
                 code.store(array, buffer, tile.offsets(array), tile.sizes(array))
         return code.kernel(used_cores(plan, rows))
 
 
-def vector_of(op: Operation, tile: Tile) -> tuple[str, dict[str, PropertyValue]]:
-    """The vector kind of a row-wise op and its parameters."""
+def vector_of(op: Operation, tile: Tile) -> VectorKindAttr:
+    """The vector kind of a row-wise op."""
     match op:
         case layer.RmsNormOp():
-            return "rms_norm", {"eps": op.eps, "group": op.group}
+            return RmsNormAttr(op.eps)
         case layer.RopeOp():
             # Outer rows are the tokens; where everything is dense they are (token, head) pairs.
             heads = 1 if is_view(op.x) else ints(op.x)[-1] // op.head_dim.value.data
             token = floordiv(tile.outer_of_row(), heads)
-            return "rope", {
-                "head_dim": op.head_dim,
-                "theta": op.theta,
-                "interleaved": op.interleaved,
-                "position": op.position(mod(token, op.q_len.data)),
-                "scaling": op.scaling,
-            }
+            position = ExprAttr(op.position(mod(token, op.q_len.data)))
+            return RopeAttr(op.theta, op.interleaved, position, op.scaling or NoneAttr())
         case layer.AttentionFinishOp():
-            return "softmax_finish", {}
+            return SoftmaxFinishAttr()
         case layer.SiluMulOp():
-            return "silu_mul", {}
+            return SiluMulAttr()
         case layer.AddOp():
-            return "add", {}
+            return AddAttr()
         case layer.QuantizeOp():
-            return "convert", {}
+            return ConvertAttr()
         case layer.RouterTopkOp():
-            names = ("top_k", "scoring", "groups", "top_groups", "normalize", "scale")
-            return "router_topk", {name: op.properties[name] for name in names}
+            return RouterTopkAttr(op.top_k, op.scoring, op.groups, op.top_groups, op.normalize, op.scale)
         case _:
             raise TypeError(f"{op.name} is not row-wise")

@@ -42,7 +42,7 @@ builtin.module {
             accumulate = <k>, transpose_b = false} at "mm"
         }
         %o = tile.alloc() {slots = 2, address = 45056} at "mm" : !tile.buffer<[60, 8], OUT>
-        tile.vector([%c], [%o], []) {kind = "convert", rows = <60>, columns = <min(8, 12 - n*8)>, params = {}} at "mm"
+        tile.vector([%c], [%o], []) {kind = #tile.convert, rows = <60>, columns = <min(8, 12 - n*8)>} at "mm"
         tile.store(%y, %o) {offsets = [<0>, <core*12 + n*8>], sizes = [<60>, <min(8, 12 - n*8)>], row = <0>,
           column = <0>} at "mm"
       }

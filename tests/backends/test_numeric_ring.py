@@ -17,8 +17,8 @@ from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.rotary import rope
 from pmc.backends.numeric.semantics import State
 from pmc.compiler.context import make_context
-from pmc.dialects.dist import Axis, Mesh, rank_symbol, step_symbol
-from pmc.dialects.expr import expr, floordiv
+from pmc.dialects.dist import Axis, Mesh, step_symbol
+from pmc.dialects.expr import expr, floordiv, rank_symbol
 
 CP = Axis("cp", 3, 2)
 MESH = Mesh(6, (Axis("tp", 2, 1), CP))

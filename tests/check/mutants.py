@@ -14,6 +14,7 @@ from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import ExprAttr, expr
 from pmc.dialects.tensor import tensor
+from pmc.dialects.vector_kinds import SoftmaxStepAttr
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -232,11 +233,10 @@ def does_not_divide_by_the_sums(module: ModuleOp) -> None:
 
 @mutant("lower-to-tiles", model="llama", phase="prefill", path="o_proj", cp=4)
 def masks_every_block_as_the_own_one(module: ModuleOp) -> None:
-    op = next(op for op in ops(module, tile.VectorOp) if "cp.step" in str(op.params))
-    position = op.params.data["position"]
-    assert isinstance(position, ExprAttr)
-    same = position.data.substitute({"cp.step": 0})
-    op.properties["params"] = DictionaryAttr({**op.params.data, "position": ExprAttr(same)})
+    steps = [(op, op.kind) for op in ops(module, tile.VectorOp) if isinstance(op.kind, SoftmaxStepAttr)]
+    op, kind = next((op, kind) for op, kind in steps if "cp.step" in kind.position.data.symbols)
+    same = kind.position.data.substitute({"cp.step": 0})
+    op.kind = SoftmaxStepAttr(kind.scale, kind.causal, ExprAttr(same), kind.key)
 
 
 @mutant("lower-to-tiles", model="llama", phase="prefill", path="o_proj", cp=4)
@@ -291,8 +291,8 @@ def drops_the_last_partial_tile(module: ModuleOp) -> None:
 @mutant("lower-to-tiles", path="mla.attention")
 def skips_the_softmax(module: ModuleOp) -> None:
     """Every key gets the same weight."""
-    op = next(op for op in ops(module, tile.VectorOp) if op.kind.data == "softmax_step")
-    op.properties["params"] = DictionaryAttr({**op.params.data, "scale": FloatAttr(0.0, 64)})
+    op, kind = next((op, op.kind) for op in ops(module, tile.VectorOp) if isinstance(op.kind, SoftmaxStepAttr))
+    op.kind = SoftmaxStepAttr(FloatAttr(0.0, 64), kind.causal, kind.position, kind.key)
 
 
 @mutant("lower-to-tiles")

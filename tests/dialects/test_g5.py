@@ -96,9 +96,14 @@ def test_custom_and_generic_form_round_trip() -> None:
         (stream(program(loop("k", "2", COPY.replace("[<16>]", "[<16>, <1>]")))), "needs 2 strides on both sides"),
         (stream(program(REDUCE.replace("layer", "core"))), None),
         (
-            stream(program('g5.vec {kind = "add", ins = [], outs = [], updates = [], rows = <1>, columns = <1>, '
-                           'params = {}} at "mm"')),
-            "takes (2, 1, 0) inputs, outputs and updates, found (0, 0, 0)",
+            stream(program('g5.vec {kind = #tile.add, ins = [], outs = [], updates = [], rows = <1>, columns = <1>} '
+                           'at "mm"')),
+            "g5.vec #tile.add at 'mm': takes (2, 1, 0) inputs, outputs and updates (a, b, out), found (0, 0, 0)",
+        ),
+        (
+            stream(program('g5.hau {kind = #tile.add, ins = [], outs = [], updates = [], rows = <1>, columns = <1>} '
+                           'at "mm"')),
+            "g5.hau #tile.add at 'mm': the kind is one of g5.vec",
         ),
     ],
 )  # fmt: skip

@@ -16,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BoolAttr,
     DictionaryAttr,
     Float8E4M3FNType,
     FloatAttr,
     IntegerAttr,
     ModuleOp,
+    NoneAttr,
     StringAttr,
     bf16,
     f32,
@@ -37,6 +39,17 @@ from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, m
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.tensor import TensorType
 from pmc.dialects.tile import BufferType, MemRefType, PlanAttr
+from pmc.dialects.vector_kinds import (
+    ROW,
+    VECTOR_KINDS,
+    FillAttr,
+    RmsNormAttr,
+    Role,
+    RopeAttr,
+    RouterTopkAttr,
+    SoftmaxStepAttr,
+    VectorKindAttr,
+)
 
 ELEMENTS = (bf16, f32, i32, Float8E4M3FNType())
 DIMS = ("batch", "q_len", "kv_len")
@@ -85,6 +98,10 @@ class Maker:
     def exprs(self, count: int) -> ArrayAttr[ExprAttr]:
         return ArrayAttr([self.expr_attr() for _ in range(count)])
 
+    def row_expr(self) -> ExprAttr:
+        """An expression that may differ from row to row and from rank to rank."""
+        return ExprAttr(self.expr() + self.rng.choice([0, 1]) * expr(ROW) + self.rng.choice([0, 2]) * expr("cp.rank"))
+
     def element(self) -> Attribute:
         return self.rng.choice(ELEMENTS)
 
@@ -96,6 +113,13 @@ class Maker:
 
     def text(self) -> StringAttr:
         return StringAttr(self.rng.choice(["tp", "decode", "a b", "", '"', "\t"]))
+
+    def vector_kind(self, kinds: Sequence[type[VectorKindAttr]] = VECTOR_KINDS) -> VectorKindAttr:
+        kind = self.rng.choice(kinds)
+        return PARAMETERS[kind](self) if kind in PARAMETERS else kind()
+
+    def number(self) -> FloatAttr:
+        return FloatAttr(self.rng.choice([0.5, 1e-6, 3.25, float("inf"), float("-inf")]), 64)
 
     def params(self) -> DictionaryAttr:
         entries: dict[str, Attribute] = {
@@ -549,10 +573,33 @@ def mma(make: Maker) -> None:
     )  # fmt: skip
 
 
+ROLES: tuple[Role, ...] = ("in", "out", "update")
+
+COLUMNS = expr(8)
+"""Columns that every kind takes: pairs, and groups of experts."""
+
+PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
+    FillAttr: lambda make: FillAttr(make.number()),
+    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    RopeAttr: lambda make: RopeAttr(
+        FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
+        DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
+    ),
+    SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
+        make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
+    ),
+    RouterTopkAttr: lambda make: RouterTopkAttr(
+        IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
+        IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
+    ),
+}  # fmt: skip
+"""Kinds with parameters."""
+
+
 def tile_vector(make: Maker) -> None:
-    kind = make.rng.choice(sorted(tile.VECTOR_KINDS))
-    operands = [[buffer(make) for _ in range(count)] for count in tile.VECTOR_KINDS[kind]]
-    make.add(tile.VectorOp, operands, [], kind=kind, rows=make.expr(), columns=make.expr(), params=make.params())
+    kind = make.vector_kind()
+    operands = [[buffer(make) for _ in kind.operands(role)] for role in ROLES]
+    make.add(tile.VectorOp, operands, [], kind=kind, rows=make.expr(), columns=COLUMNS)
 
 
 KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
@@ -639,13 +686,13 @@ def tiu(make: Maker) -> None:
     )  # fmt: skip
 
 
-def vector_command(kind: type[Any], names: Sequence[str]) -> Callable[[Maker], object]:
+def vector_command(op: type[g5.VectorCommandOp]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
-        name = make.rng.choice(names)
-        ins, outs, updates = (ArrayAttr([lmem(make) for _ in range(n)]) for n in tile.VECTOR_KINDS[name])
+        kind = make.vector_kind([k for k in VECTOR_KINDS if k.ENGINE == op.ENGINE])
+        ins, outs, updates = (ArrayAttr([lmem(make) for _ in kind.operands(role)]) for role in ROLES)
         make.add(
-            kind, [], [], after=after(make), kind=name, ins=ins, outs=outs, updates=updates, rows=make.expr(),
-            columns=make.expr(), params=make.params(),
+            op, [], [], after=after(make), kind=kind, ins=ins, outs=outs, updates=updates, rows=make.expr(),
+            columns=COLUMNS,
         )  # fmt: skip
 
     return build
@@ -664,14 +711,13 @@ def queue(make: Maker) -> None:
     table = CommandTable.of(("id", "kind:direction", "dram"), rows.reshape(count, 3))
     make.add(
         g5.QueueOp, [], [], engine="gdma", core=make.size(), paths=ArrayAttr([StringAttr("a"), StringAttr("b.c")]),
-        params=ArrayAttr([make.params()]), table=TableAttr(table.reduced() if make.flag() else table),
+        kinds=ArrayAttr([make.vector_kind()]), table=TableAttr(table.reduced() if make.flag() else table),
     )  # fmt: skip
 
 
 PROGRAM: dict[type[Operation], Callable[[Maker], object]] = {
     g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu,
-    g5.VecOp: vector_command(g5.VecOp, sorted(set(tile.VECTOR_KINDS) - g5.HAU_KINDS)),
-    g5.HauOp: vector_command(g5.HauOp, sorted(g5.HAU_KINDS)), g5.LoopOp: g5_loop,
+    g5.VecOp: vector_command(g5.VecOp), g5.HauOp: vector_command(g5.HauOp), g5.LoopOp: g5_loop,
 }  # fmt: skip
 
 

@@ -33,8 +33,7 @@ tile.program() {sym_name = "p", phase = "decode"} at "p" {
         tile.mma(%acc, %rows, %w) {m = <min(4, -8*core - 4*m + 10)>, n = <5>, k = <6>, accumulate = <0>,
           transpose_b = false} at "mm"
         %y = tile.alloc() {slots = 2} at "mm" : !tile.buffer<[4, 5], bf16>
-        tile.vector([%acc], [%y], []) {kind = "convert", rows = <min(4, -8*core - 4*m + 10)>, columns = <5>,
-          params = {}} at "mm"
+        tile.vector([%acc], [%y], []) {kind = #tile.convert, rows = <min(4, -8*core - 4*m + 10)>, columns = <5>} at "mm"
         tile.store(%c, %y) {offsets = [<core*8 + m*4>, <0>], sizes = [<min(4, -8*core - 4*m + 10)>, <5>],
           row = <0>, column = <0>} at "mm"
       }
@@ -91,7 +90,7 @@ tile.kernel() {cores = 2, op_name = "layer.add"} at "t" {
   tile.for i < <3> at "t" {
     tile.for j < <i + 1> at "t" {
       %a = tile.alloc() {slots = 1} at "t" : !tile.buffer<[4, 8], f32>
-      tile.vector([%a, %a], [%a], []) {kind = "add", rows = <core + 1>, columns = <8>, params = {}} at "t"
+      tile.vector([%a, %a], [%a], []) {kind = #tile.add, rows = <core + 1>, columns = <8>} at "t"
     }
   }
 }
@@ -116,8 +115,7 @@ def test_memref_text_and_size() -> None:
     [
         ('kind = "output"', 'kind = "scratch"', "unknown kind 'scratch'"),
         ("offsets = [<layer>, <0>, <0>]", "offsets = [<0>, <0>]", "needs 3 offsets and sizes"),
-        ('kind = "convert"', 'kind = "square"', "unknown kind 'square'"),
-        ('kind = "convert"', 'kind = "add"', "takes (2, 1, 0) inputs, outputs and updates, found (1, 1, 0)"),
+        ("#tile.convert", "#tile.add", "takes (2, 1, 0) inputs, outputs and updates (a, b, out), found (1, 1, 0)"),
     ],
 )
 def test_verifiers(old: str, new: str, message: str) -> None:

@@ -30,7 +30,7 @@ builtin.module {
           tile.mma(%c, %a, %b) {m = <64>, n = <8>, k = <256>, accumulate = <k>, transpose_b = false} at "mm"
         }
         %o = tile.alloc() {slots = 2, address = 40960} at "mm" : !tile.buffer<[64, 8], bf16>
-        tile.vector([%c], [%o], []) {kind = "convert", rows = <64>, columns = <8>, params = {}} at "mm"
+        tile.vector([%c], [%o], []) {kind = #tile.convert, rows = <64>, columns = <8>} at "mm"
         tile.store(%y, %o) {offsets = [<0>, <core*16 + n*8>], sizes = [<64>, <8>], row = <0>, column = <0>} at "mm"
       }
     }
@@ -52,9 +52,9 @@ a = #g5.lmem<mod(k.seq, 2)*16384 + 4096, pitch 256, f8E4M3FN>, \
 b = #g5.lmem<mod(k.seq, 2)*2048 + 36864, pitch 8, f8E4M3FN>, \
 m = <64>, n = <8>, k = <256>, accumulate = <k>, transpose_b = false} after [gdma-0, vec-1] at "mm"
 }
-g5.vec {kind = "convert", ins = [#g5.lmem<mod(n.seq, 2)*2048, pitch 8, f32>], \
-outs = [#g5.lmem<mod(n.seq, 2)*1024 + 40960, pitch 8, bf16>], updates = [], rows = <64>, columns = <8>, \
-params = {}} after [tiu-0, gdma-17] at "mm"
+g5.vec {kind = #tile.convert, ins = [#g5.lmem<mod(n.seq, 2)*2048, pitch 8, f32>], \
+outs = [#g5.lmem<mod(n.seq, 2)*1024 + 40960, pitch 8, bf16>], updates = [], rows = <64>, columns = <8>} \
+after [tiu-0, gdma-17] at "mm"
 g5.gdma {direction = "store", dram = <core*32 + n*16 + 98304>, lmem = <mod(n.seq, 2)*1024 + 40960>, \
 shape = [<64>, <8>], dram_strides = [<32>, <1>], lmem_strides = [<8>, <1>], element_type = bf16} \
 after [vec-0] at "mm"

@@ -15,6 +15,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import g5, tile
 from pmc.dialects.layer import Layer
+from pmc.dialects.vector_kinds import SoftmaxStepAttr
 from pmc.passes.base import PassError
 from pmc.passes.unroll_commands import UnrollCommandsPass
 
@@ -175,5 +176,5 @@ def test_what_depends_on_the_rank_stays_an_expression_beside_the_rows() -> None:
     assert [op.op_name.data for op in programs] == ["layer.attention_step", "copy", "copy"]
     assert all(any(isinstance(op, g5.QueueOp) for op in p.body.block.ops) for p in programs)
     vector = next(op for op in programs[0].walk() if isinstance(op, g5.QueueOp) and op.engine.data == "vec")
-    positions = [str(p.data["position"]) for p in vector.params.data if "position" in p.data]
+    positions = [str(kind.position.data) for kind in vector.kinds.data if isinstance(kind, SoftmaxStepAttr)]
     assert positions and all("cp.rank" in p and "cp.step" in p for p in positions)

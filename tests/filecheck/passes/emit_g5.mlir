@@ -15,7 +15,7 @@ builtin.module {
 // CHECK-NEXT:   g5.gdma {direction = "load", dram = <0>, lmem = <0>, shape = [<64>, <4096>]{{.*}}} at "proj"
 // CHECK-NEXT:   g5.gdma {direction = "load", dram = <core*32 + 524288>, {{.*}}} at "proj"
 // CHECK-NEXT:   g5.tiu {{.*}} m = <64>, n = <16>, k = <4096>, accumulate = <0>, transpose_b = false} after [gdma-0] at "proj"
-// CHECK-NEXT:   g5.vec {kind = "convert", {{.*}}} after [tiu-0] at "proj"
+// CHECK-NEXT:   g5.vec {kind = #tile.convert, {{.*}}} after [tiu-0] at "proj"
 // CHECK-NEXT:   g5.gdma {direction = "store", dram = <core*32 + 8912896>, {{.*}}} after [vec-0] at "proj"
 // CHECK-NEXT: }
 

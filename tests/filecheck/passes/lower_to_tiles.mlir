@@ -22,5 +22,5 @@ builtin.module {
 // CHECK-NEXT:         tile.load({{.*}}, [[B]])
 // CHECK-NEXT:         tile.mma([[ACC]], [[A]], [[B]]) {{.*}} accumulate = <k>
 // CHECK-NEXT:       }
-// CHECK:            tile.vector({{\[}}[[ACC]]], [{{.*}}], []) {kind = "convert"
+// CHECK:            tile.vector({{\[}}[[ACC]]], [{{.*}}], []) {kind = #tile.convert
 // CHECK-NEXT:       tile.store(

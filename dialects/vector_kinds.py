@@ -1,0 +1,462 @@
+"""The vector kinds: what a command of the vector unit or the sort unit does, an attribute class each.
+
+    tile.vector([%s], [%p], [%m, %l, %o]) {kind = #tile.softmax_step<scale = 0.1, causal = true, position = row,
+                                           key = s*64>, rows = <16>, columns = <64>} at ".."
+
+A class says which matrices the command has and how much of each it uses, its typed parameters, its arithmetic, the
+elementary steps of the vector unit that it takes, and the engine.  Everything else reads that: verifiers, accesses,
+work, emission and unrolling.  What a kind computes is in its docstring; in numpy, in
+`backends/numeric/vector_kinds.py`.
+
+In the docstrings r is a row and c a column of the command's `rows` x `columns`; arithmetic is FP32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from xdsl.dialects.builtin import (
+    BoolAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    IntegerType,
+    NoneAttr,
+    StringAttr,
+    i1,
+)
+from xdsl.ir import Attribute, ParametrizedAttribute
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.utils.hints import isa
+
+from pmc.dialects.assembly import parse_value, print_value
+from pmc.dialects.expr import Expr, ExprAttr, expr, is_rank_symbol, parse_expr
+
+ROW = "row"
+"""The symbol of the row number in the parameters that differ from row to row."""
+
+Role = Literal["in", "out", "update"]
+"""Whether a command reads a matrix, writes it, or both."""
+
+Extent = int | str
+"""A number of rows or columns: a constant, `rows` or `columns` of the command, `width` (all columns of the matrix's
+own rows), or an integer parameter of the kind."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One operand of a kind and the part of it that the command uses, from its first element."""
+
+    name: str
+    role: Role
+    rows: Extent = "rows"
+    columns: Extent = "columns"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Operations of the vector unit, by elementary function; the chip says how many steps each takes.
+
+    A basic operation (add, multiply, compare, convert, one element of a reduction) is one step everywhere.
+    """
+
+    basic: int = 0
+    exp: int = 0
+    div: int = 0
+    rsqrt: int = 0
+
+    def __add__(self, other: Steps) -> Steps:
+        return Steps(
+            self.basic + other.basic, self.exp + other.exp, self.div + other.div, self.rsqrt + other.rsqrt
+        )  # fmt: skip
+
+
+SIGMOID = Steps(basic=1, exp=1, div=1)
+"""exp, add, div."""
+
+
+class VectorKindAttr(ParametrizedAttribute):
+    """The base of all kinds: `#tile.name<parameter = value, ..>`, without brackets where there are no parameters.
+
+    The parameters are the fields of the class.  Those that are expressions may use the symbols in scope, the
+    coordinates of the rank on the mesh (`cp.rank`) and, where the class says so, the row number `row`.
+    """
+
+    MATRICES: ClassVar[tuple[Matrix, ...]]
+    """Inputs, outputs, updates, in this order."""
+    ENGINE: ClassVar[Literal["vec", "hau"]] = "vec"
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ()
+    """The parameters that may use the symbol `row`."""
+    FLOPS: ClassVar[int] = 0
+    ELEMENT_STEPS: ClassVar[Steps]
+    ROW_STEPS: ClassVar[Steps] = Steps()
+
+    @property
+    def flops_per_element(self) -> int:
+        """Arithmetic per element of the command, in the counting of the tensor ops."""
+        return self.FLOPS
+
+    @property
+    def steps_per_element(self) -> Steps:
+        """What the vector unit does for every element of `rows` x `columns`."""
+        return self.ELEMENT_STEPS
+
+    @property
+    def steps_per_row(self) -> Steps:
+        """What it does once for every row besides."""
+        return self.ROW_STEPS
+
+    @classmethod
+    def operands(cls, role: Role) -> tuple[Matrix, ...]:
+        """The matrices of one role."""
+        return tuple(m for m in cls.MATRICES if m.role == role)
+
+    def extents(self, rows: Expr, columns: Expr, widths: Sequence[int]) -> list[tuple[Expr, Expr]]:
+        """Rows and columns that a command of `rows` x `columns` uses of each matrix; `widths` are those of the rows."""
+        named: dict[str, Expr] = {"rows": rows, "columns": columns}
+        for name in _parameters(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, IntegerAttr):
+                named[name] = expr(value.value.data)
+        return [
+            (_extent(matrix.rows, named, width), _extent(matrix.columns, named, width))
+            for matrix, width in zip(self.MATRICES, widths, strict=True)
+        ]
+
+    def expressions(self) -> dict[str, Expr]:
+        """The parameters that are expressions."""
+        values = {name: getattr(self, name) for name in _parameters(type(self))}
+        return {name: value.data for name, value in values.items() if isinstance(value, ExprAttr)}
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """What is wrong with the values of the parameters for a command of so many columns."""
+        del columns
+        return None
+
+    def fault(self, counts: tuple[int, int, int], columns: Expr, scope: frozenset[str]) -> str | None:
+        """What is wrong with a command of this kind: one clause, or None.
+
+        `counts` are the command's inputs, outputs and updates, `scope` the symbols of the bodies around it.
+        """
+        needed = tuple(len(self.operands(role)) for role in ("in", "out", "update"))
+        if counts != needed:
+            names = ", ".join(m.name for m in self.MATRICES)
+            return f"takes {needed} inputs, outputs and updates ({names}), found {counts}"
+        for name, value in self.expressions().items():
+            own = {ROW} if name in self.PER_ROW_PARAMETERS else set[str]()
+            unknown = sorted(s for s in value.symbols - scope - own if not is_rank_symbol(s))
+            if unknown:
+                return f"parameter '{name}' uses '{unknown[0]}', which is not in scope"
+        return self.wrong_parameter(columns)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<name = value, ..>`; expressions stand without brackets."""
+        forms = _parameters(cls)
+        found: dict[str, Attribute] = {}
+
+        def entry() -> None:
+            position = parser.pos
+            name = parser.parse_identifier()
+            if name not in forms:
+                expected = f"it has {', '.join(forms)}" if forms else "it has none"
+                parser.raise_error(f"#{cls.name} has no parameter '{name}', {expected}", position)
+            if name in found:
+                parser.raise_error(f"parameter '{name}' of #{cls.name} is given twice", position)
+            parser.parse_punctuation("=")
+            found[name] = forms[name].parse(parser, f"parameter '{name}' of #{cls.name}")
+
+        position = parser.pos
+        parser.parse_optional_comma_separated_list(parser.Delimiter.ANGLE, entry)
+        missing = [name for name, form in forms.items() if name not in found and not form.optional]
+        if missing:
+            parser.raise_error(f"#{cls.name} needs the parameter '{missing[0]}'", position)
+        return [found.get(name, NoneAttr()) for name in forms]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print what `parse_parameters` reads."""
+        values = {name: getattr(self, name) for name in _parameters(type(self))}
+        given = {name: value for name, value in values.items() if not isinstance(value, NoneAttr)}
+        if not given:
+            return
+
+        def entry(name: str) -> None:
+            printer.print_string(f"{name} = ")
+            value = given[name]
+            if isinstance(value, ExprAttr):
+                printer.print_string(str(value.data))
+            else:
+                print_value(printer, value)
+
+        with printer.in_angle_brackets():
+            printer.print_list(given, entry)
+
+
+def _extent(extent: Extent, named: Mapping[str, Expr], width: int) -> Expr:
+    if isinstance(extent, int):
+        return expr(extent)
+    return expr(width) if extent == "width" else named[extent]
+
+
+# -- the text of parameters -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a parameter of one type is written."""
+
+    what: str
+    accepts: Callable[[Attribute], bool]
+    optional: bool = False
+
+    def parse(self, parser: AttrParser, name: str) -> Attribute:
+        position = parser.pos
+        value = parse_value(parser)
+        if not self.accepts(value):
+            parser.raise_error(f"{name} must be {self.what}, found {value}", position)
+        return value
+
+
+class _ExprForm(_Form):
+    def parse(self, parser: AttrParser, name: str) -> Attribute:
+        del name
+        return ExprAttr(parse_expr(parser))
+
+
+def _is_integer(value: Attribute) -> bool:
+    return isa(value, IntegerAttr[IntegerType]) and value.type != i1
+
+
+def _is_bool(value: Attribute) -> bool:
+    return isa(value, IntegerAttr[IntegerType]) and value.type == i1
+
+
+_FORMS: tuple[tuple[Any, _Form], ...] = (
+    (ExprAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr))),
+    (BoolAttr, _Form("true or false", _is_bool)),
+    (IntegerAttr, _Form("an integer", _is_integer)),
+    (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
+    (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
+    (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
+)
+
+
+@cache
+def _parameters(kind: type[VectorKindAttr]) -> dict[str, _Form]:
+    """The parameters of a kind and how they are written, from the types of its fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        name: next(form for hint, form in _FORMS if hint == hints[name])
+        for name, _ in kind.get_irdl_definition().parameters
+    }
+
+
+# -- the kinds --------------------------------------------------------------------------------------------------
+
+
+@irdl_attr_definition
+class FillAttr(VectorKindAttr):
+    """out = value."""
+
+    name: ClassVar[str] = "tile.fill"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("out", "out"),)
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+    value: FloatAttr
+
+    @classmethod
+    def of(cls, value: float) -> FillAttr:
+        """Fill with `value`."""
+        return cls(FloatAttr(value, 64))
+
+
+@irdl_attr_definition
+class ConvertAttr(VectorKindAttr):
+    """out = x in the element type of out."""
+
+    name: ClassVar[str] = "tile.convert"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+
+
+@irdl_attr_definition
+class AddAttr(VectorKindAttr):
+    """out = a + b."""
+
+    name: ClassVar[str] = "tile.add"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("a", "in"), Matrix("b", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+
+
+@irdl_attr_definition
+class SiluMulAttr(VectorKindAttr):
+    """out = silu(gate) * up.
+
+    Steps: sigmoid, times gate, times up, convert.
+    """
+
+    name: ClassVar[str] = "tile.silu_mul"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("gate", "in"), Matrix("up", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 5
+    ELEMENT_STEPS: ClassVar[Steps] = SIGMOID + Steps(basic=3)
+
+
+@irdl_attr_definition
+class RmsNormAttr(VectorKindAttr):
+    """out = x / sqrt(mean_c(x^2) + eps) * w, every row by itself.
+
+    Steps of an element: square, mul, scale, convert; of a row: sum, mean (div), add eps, rsqrt, as in the SG2262 kernel
+    templates published with Tier6-Model.
+    """
+
+    name: ClassVar[str] = "tile.rms_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("w", "in", rows=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 4
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=4)
+    ROW_STEPS: ClassVar[Steps] = Steps(basic=2, div=1, rsqrt=1)
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A square root needs no negative number."""
+        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+
+
+@irdl_attr_definition
+class RopeAttr(VectorKindAttr):
+    """out = x, the columns of each row rotated by the angles of `position` (RoFormer, equation 34).
+
+    `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + columns/2).  `scaling` holds the fields of the Hugging
+    Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
+    """
+
+    name: ClassVar[str] = "tile.rope"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    FLOPS: ClassVar[int] = 3
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=4)
+    theta: FloatAttr
+    interleaved: BoolAttr
+    position: ExprAttr
+    scaling: DictionaryAttr | NoneAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A positive base, and pairs of columns."""
+        if not self.theta.value.data > 0:
+            return f"theta is {self.theta.value.data}, must be positive"
+        if columns.is_constant and columns.constant % 2:
+            return f"rotates pairs of columns, found {columns}"
+        return None
+
+
+@irdl_attr_definition
+class SoftmaxStepAttr(VectorKindAttr):
+    """One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S -> P, with max M, sum L, accumulator O updated.
+
+    Column c is key `key` + c; with `causal`, keys beyond `position` of the row have score -inf.  s = scale * S;
+    m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
+    L and O with 0 before the first step; the mma after the step adds P V to O.
+
+    Steps of a score: subtract the maximum, exp, convert; of a row: reduce-max, max, exp of the correction, reduce-sum,
+    mul, add, copy; as in the SG2262 kernel templates published with Tier6-Model.
+    """
+
+    name: ClassVar[str] = "tile.softmax_step"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("scores", "in"),
+        Matrix("p", "out"),
+        Matrix("row_max", "update", columns=1),
+        Matrix("row_sum", "update", columns=1),
+        Matrix("acc", "update", columns="width"),
+    )
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=2, exp=1)
+    ROW_STEPS: ClassVar[Steps] = Steps(basic=6, exp=1)
+    scale: FloatAttr
+    causal: BoolAttr
+    position: ExprAttr
+    key: ExprAttr
+
+
+@irdl_attr_definition
+class SoftmaxFinishAttr(VectorKindAttr):
+    """out = acc / row_sum: the reciprocal once a row, a multiplication per element."""
+
+    name: ClassVar[str] = "tile.softmax_finish"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("acc", "in"),
+        Matrix("row_sum", "in", columns=1),
+        Matrix("out", "out"),
+    )
+    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+    ROW_STEPS: ClassVar[Steps] = Steps(div=1)
+
+
+@irdl_attr_definition
+class RouterTopkAttr(VectorKindAttr):
+    """Weights and indices of the `top_k` experts of each row from its logits, as in `layer.router_topk`.
+
+    Steps of a logit: its score (sigmoid, or exp of the difference to the maximum over the sum), and one comparison
+    per choice.
+    """
+
+    name: ClassVar[str] = "tile.router_topk"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("logits", "in"),
+        Matrix("bias", "in", rows=1),
+        Matrix("weights", "out", columns="top_k"),
+        Matrix("indices", "out", columns="top_k"),
+    )
+    ENGINE: ClassVar[Literal["vec", "hau"]] = "hau"
+    top_k: IntegerAttr
+    scoring: StringAttr
+    groups: IntegerAttr
+    top_groups: IntegerAttr
+    normalize: BoolAttr
+    scale: FloatAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Scoring (5) and one scan per choice."""
+        return 5 + self.top_k.value.data
+
+    @property
+    def steps_per_element(self) -> Steps:
+        """The score, then one comparison per choice."""
+        score = SIGMOID if self.scoring.data == "sigmoid" else Steps(basic=1, exp=1, div=1)
+        return score + Steps(basic=self.top_k.value.data)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known scoring; groups that divide the experts, and choices among those that there are."""
+        if self.scoring.data not in ("softmax", "sigmoid"):
+            return f"scoring is '{self.scoring.data}', must be softmax or sigmoid"
+        top_k, groups, top_groups = (p.value.data for p in (self.top_k, self.groups, self.top_groups))
+        if not 1 <= top_groups <= groups:
+            return f"top_groups is {top_groups}, must be 1 to {groups}, the groups"
+        if top_k < 1:
+            return f"top_k is {top_k}, must be at least 1"
+        if not columns.is_constant:
+            return None
+        if columns.constant % groups:
+            return f"{groups} groups do not divide {columns} experts"
+        choices = columns.constant // groups * top_groups
+        return None if top_k <= choices else f"top_k is {top_k}, there are {choices} experts to choose from"
+
+
+VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
+    FillAttr,
+    ConvertAttr,
+    AddAttr,
+    SiluMulAttr,
+    RmsNormAttr,
+    RopeAttr,
+    SoftmaxStepAttr,
+    SoftmaxFinishAttr,
+    RouterTopkAttr,
+)
+"""Every kind; the order is that of their codes in command tables."""

@@ -1,0 +1,153 @@
+"""The vector kinds: their text, their extents, and what is refused of their parameters, in one clear line each."""
+
+from __future__ import annotations
+
+import pytest
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, NoneAttr
+from xdsl.parser import Parser
+from xdsl.utils.exceptions import ParseError
+
+from pmc.compiler.context import make_context
+from pmc.compiler.driver import parse_module
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import ExprAttr, expr, floordiv
+from pmc.dialects.vector_kinds import (
+    VECTOR_KINDS,
+    ConvertAttr,
+    FillAttr,
+    RopeAttr,
+    RouterTopkAttr,
+    SoftmaxStepAttr,
+    VectorKindAttr,
+)
+
+ROUTER = '#tile.router_topk<top_k = 2, scoring = "sigmoid", groups = 4, top_groups = 2, normalize = true, scale = 2.5>'
+STEP = "#tile.softmax_step<scale = 0.125, causal = true, position = floordiv(row, 4) + 3, key = s*64>"
+ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling = {factor = 8.000000e+00 : f64}>"
+POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
+
+
+def number(value: float) -> FloatAttr:
+    return FloatAttr(value, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (ConvertAttr(), "#tile.convert"),
+        (FillAttr.of(0.0), "#tile.fill<value = 0.0>"),
+        (FillAttr.of(float("-inf")), "#tile.fill<value = 0xfff0000000000000 : f64>"),
+        (SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr(expr("s") * 64)), STEP),
+        (
+            RopeAttr(
+                number(1e4), BoolAttr.from_bool(False), ExprAttr.of("row"), DictionaryAttr({"factor": number(8.0)})
+            ),
+            ROPE,
+        ),
+        (
+            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr()),
+            "#tile.rope<theta = 10000.0, interleaved = false, position = 7>",
+        ),
+    ],
+)
+def test_text(kind: VectorKindAttr, text: str) -> None:
+    assert str(kind) == text
+    assert Parser(make_context(), text).parse_attribute() == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#tile.rms_norm", "#tile.rms_norm needs the parameter 'eps'"),
+        ("#tile.rms_norm<eps = 1>", "parameter 'eps' of #tile.rms_norm must be a float such as 1.0, found 1 : i64"),
+        ('#tile.rms_norm<eps = "small">', 'must be a float such as 1.0, found "small"'),
+        ("#tile.rms_norm<epz = 1.0>", "#tile.rms_norm has no parameter 'epz', it has eps"),
+        ("#tile.rms_norm<eps = 1.0, eps = 2.0>", "parameter 'eps' of #tile.rms_norm is given twice"),
+        ("#tile.add<eps = 1.0>", "#tile.add has no parameter 'eps', it has none"),
+        (ROUTER.replace("top_k = 2", "top_k = true"), "parameter 'top_k' of #tile.router_topk must be an integer"),
+        (ROUTER.replace("normalize = true", "normalize = 1"), "'normalize' of #tile.router_topk must be true or false"),
+        (ROUTER.replace('"sigmoid"', "sigmoid"), "expected"),
+        (ROPE.replace("position = row", 'position = "row"'), "expected an integer, a symbol or a function"),
+        (ROPE.replace("{factor = 8.000000e+00 : f64}", "8.0"), "'scaling' of #tile.rope must be a dictionary"),
+        ("#tile.square", "tile.square"),
+    ],
+)
+def test_malformed_text(text: str, message: str) -> None:
+    with pytest.raises(ParseError) as error:
+        Parser(make_context(), text).parse_attribute()
+    assert message in str(error.value)
+
+
+PROGRAM = """builtin.module {
+  tile.program() {sym_name = "step", phase = "decode"} at "step" {
+    tile.kernel() {cores = 4, op_name = "layer.rope"} at "mm" {
+      tile.for s < <4> at "mm" {
+        BUFFERS
+        tile.vector([INS], [OUTS], [UPDATES]) {kind = KIND, rows = <16>, columns = <8>} at "mm"
+      }
+    }
+  }
+}
+"""
+
+
+def program(kind: str, counts: tuple[int, int, int]) -> str:
+    """A program with one command of a kind on as many buffers as `counts` says."""
+    names = iter(f"%b{i}" for i in range(sum(counts)))
+    groups = [", ".join(next(names) for _ in range(count)) for count in counts]
+    buffers = "\n".join(
+        f'%b{i} = tile.alloc() {{slots = 1}} at "mm" : !tile.buffer<[16, 64], f32>' for i in range(sum(counts))
+    )
+    text = PROGRAM.replace("BUFFERS", buffers).replace("KIND", kind)
+    for name, group in zip(("INS", "OUTS", "UPDATES"), groups, strict=True):
+        text = text.replace(f"[{name}]", f"[{group}]")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"), [("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0))]
+)
+def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
+    parse_module(program(kind, counts), "x.mlir").verify()
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "message"),
+    [
+        ("#tile.add", (1, 1, 0), "#tile.add at 'mm': takes (2, 1, 0) inputs, outputs and updates (a, b, out), found"),
+        (STEP.replace("s*64", "k*64"), (1, 1, 3), "at 'mm': parameter 'key' uses 'k', which is not in scope"),
+        (STEP.replace("s*64", "row"), (1, 1, 3), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
+        ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
+        (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
+        (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
+        (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
+        (ROUTER.replace("groups = 4", "groups = 3"), (2, 2, 0), "3 groups do not divide 8 experts"),
+        (ROUTER.replace("top_groups = 2", "top_groups = 5"), (2, 2, 0), "top_groups is 5, must be 1 to 4, the groups"),
+    ],
+)
+def test_wrong_commands(kind: str, counts: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(PmcError) as error:
+        parse_module(program(kind, counts), "x.mlir").verify()
+    assert message in str(error.value)
+
+
+def test_extents_follow_rows_columns_widths_and_parameters() -> None:
+    """The accumulator of attention is used in its whole width, the maximum and the sum in one column."""
+    step = Parser(make_context(), STEP).parse_attribute()
+    router = Parser(make_context(), ROUTER).parse_attribute()
+    assert isinstance(step, SoftmaxStepAttr) and isinstance(router, RouterTopkAttr)
+    rows, columns = expr("n") + 1, expr(8)
+    whole = (rows, columns)
+    assert step.extents(rows, columns, [64, 64, 1, 1, 40]) == [
+        whole, whole, (rows, expr(1)), (rows, expr(1)), (rows, expr(40)),
+    ]  # fmt: skip
+    assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
+
+
+def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
+    order = ("in", "out", "update")
+    for kind in VECTOR_KINDS:
+        roles = [order.index(matrix.role) for matrix in kind.MATRICES]
+        assert roles == sorted(roles) and kind.operands("out")
+    assert len({kind.name for kind in VECTOR_KINDS}) == len(VECTOR_KINDS)
