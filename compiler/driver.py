@@ -25,6 +25,7 @@ from pmc.compiler.config import load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
+from pmc.compiler.source_text import check_source
 from pmc.dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
@@ -82,6 +83,7 @@ def load_module(path: str | Path) -> ModuleOp:
 
 def parse_module(text: str, source: str) -> ModuleOp:
     """The verified module of MLIR text; an error says `source:line:column`.  Raises PmcError."""
+    check_source(text, source)
     try:
         module = Parser(make_context(), text, source).parse_module()
         module.verify()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from typing import IO
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
@@ -13,6 +14,7 @@ from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseE
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from pmc.compiler.driver import parse_error_line, resume, verify_error_line
+from pmc.compiler.source_text import check_source
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from pmc.dialects.schema import did_you_mean
@@ -42,6 +44,12 @@ class PmcOpt(xDSLOptMain):
             super().setup_pipeline()  # type: ignore[no-untyped-call]
         except (ArgSpecParseError, ValueError) as error:
             raise PmcError(f"-p: {' '.join(str(error).split())}") from None
+
+    def parse_chunk(self, chunk: IO[bytes], file_extension: str, start_offset: int = 0) -> ModuleOp | None:
+        """The module of a piece of the input, which is first looked at for what the parser cannot stand."""
+        raw = chunk.read()
+        check_source(raw.decode(), self.args.input_file or "stdin", start_offset)
+        return super().parse_chunk(io.BytesIO(raw), file_extension, start_offset)
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """The rest of the pipeline, then the passes that were named.

@@ -33,6 +33,7 @@ from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.effects import NOTHING, UPDATES, Effects, HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, ceildiv, expr, product
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.tensor import Encoding, TensorType, element_name, size_bytes, tensor
@@ -257,12 +258,14 @@ def uneven_lengths(mesh: Mesh, lengths: Mapping[str, object]) -> str | None:
 # -- collectives ------------------------------------------------------------------------------------------------
 
 
-class CollectiveOp(PmcOp, WorkInterface):
-    """An op in which the ranks of a group along `axis` exchange data."""
+class CollectiveOp(PmcOp, WorkInterface, HasEffects):
+    """An op in which the ranks of a group along `axis` exchange data, for which each of them must come by."""
 
+    EFFECTS: ClassVar[Effects] = UPDATES
     axis = prop_def(StringAttr)
     x = operand_def(TensorType)
     y = result_def(TensorType)
+    traits = traits_def(StatedEffects())
 
     def work(self) -> Work:
         """The value is read and the result written in DRAM once; the links are another matter."""
@@ -275,12 +278,13 @@ class CollectiveOp(PmcOp, WorkInterface):
 
 
 @irdl_op_definition
-class ReshardOp(PmcOp):
+class ReshardOp(PmcOp, HasEffects):
     """A change of sharding, not yet a collective: the two types say from what to what."""
 
     name = "dist.reshard"
     x = operand_def(TensorType)
     y = result_def(TensorType)
+    traits = traits_def(StatedEffects())
 
     def verify_(self) -> None:
         """Only the sharding changes, and a partial sum does not come from nowhere."""
@@ -332,6 +336,7 @@ class LocalSliceOp(CollectiveOp):
     """The i-th shard along `dim` of a value that every rank of the group holds: no communication."""
 
     name = "dist.local_slice"
+    EFFECTS: ClassVar[Effects] = NOTHING
     dim = prop_def(IntegerAttr)
 
     def work(self) -> Work:
@@ -425,9 +430,11 @@ class StageOp(PmcOp):
     traits = traits_def(NoTerminator())
 
 
-class PointToPointOp(PmcOp, WorkInterface):
+class PointToPointOp(PmcOp, WorkInterface, HasEffects):
     """A transfer between the same rank of two stages; `channel` pairs a send with its recv."""
 
+    EFFECTS: ClassVar[Effects] = UPDATES
+    traits = traits_def(StatedEffects())
     peer = prop_def(IntegerAttr)
     channel = prop_def(IntegerAttr)
 

@@ -40,14 +40,15 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser
 from xdsl.printer import Printer
-from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoMemoryEffect, NoTerminator, RecursiveMemoryEffect
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
+from pmc.dialects.effects import READS, UPDATES, Effects
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
-from pmc.dialects.layer_op import HEAD, TOKEN, SumsBeforeUse
+from pmc.dialects.layer_op import HEAD, TOKEN
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
@@ -96,6 +97,7 @@ class StateOp(SourceOp):
     """A cache that lives across steps; `layer.kv_append` writes to it."""
 
     name = "layer.state"
+    EFFECTS: ClassVar[Effects] = READS
 
 
 # -- structure --------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class YieldOp(PmcOp):
 
     name = "layer.yield"
     values = var_operand_def(TensorType)
-    traits = traits_def(IsTerminator())
+    traits = traits_def(IsTerminator(), NoMemoryEffect())
 
 
 @irdl_op_definition
@@ -157,6 +159,7 @@ class RepeatOp(PmcOp):
     symbol = opt_prop_def(StringAttr)
     outs = var_result_def(TensorType)
     body = region_def("single_block")
+    traits = traits_def(RecursiveMemoryEffect())
 
     def verify_(self) -> None:
         """Iteration values keep their types, iterations stay inside the stored layers."""
@@ -634,7 +637,7 @@ class KvAppendOp(LayerOp):
 
     name = "layer.kv_append"
     UNIT: ClassVar[Unit] = "none"
-    traits = traits_def(SumsBeforeUse())
+    EFFECTS: ClassVar[Effects] = UPDATES
     cache = operand_def(TensorType)
     new = operand_def(TensorType)
     y = result_def(TensorType)

@@ -8,10 +8,11 @@ from typing import ClassVar
 from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import traits_def
-from xdsl.traits import OpTrait, Pure
+from xdsl.traits import OpTrait
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.tensor import element_bits, element_name, shape_text, tensor
@@ -44,10 +45,10 @@ class SumsBeforeUse(OpTrait):
             )
 
 
-class LayerOp(PmcOp, WorkInterface, ShardingInterface):
+class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
     """A tensor op.  Reads each distinct operand once and writes its results, unless it says otherwise."""
 
-    traits = traits_def(Pure(), SumsBeforeUse())
+    traits = traits_def(StatedEffects(), SumsBeforeUse())
     UNIT: ClassVar[Unit] = "vector"
     FLOPS_PER_ELEMENT: ClassVar[int] = 0
     """Arithmetic per element of the first result, for element-wise ops."""

@@ -37,10 +37,11 @@ from xdsl.irdl import (
     var_operand_def,
     var_result_def,
 )
-from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoMemoryEffect, RecursiveMemoryEffect
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.effects import UPDATES, Effects, HasEffects, StatedEffects
 from pmc.dialects.tensor import TensorType, tensor, verify_carried
 
 LATENT_NORM_EPS = 1e-6
@@ -103,7 +104,7 @@ class YieldOp(PmcOp):
 
     name = "model.yield"
     values = var_operand_def(TensorType)
-    traits = traits_def(IsTerminator())
+    traits = traits_def(IsTerminator(), NoMemoryEffect())
 
 
 @irdl_op_definition
@@ -115,6 +116,7 @@ class RepeatOp(PmcOp):
     count = prop_def(IntegerAttr)
     outs = var_result_def(TensorType)
     body = region_def("single_block")
+    traits = traits_def(RecursiveMemoryEffect())
 
     def verify_(self) -> None:
         """At least one iteration; iteration values keep their types."""
@@ -142,12 +144,12 @@ class RepeatOp(PmcOp):
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
-class BlockOp(PmcOp):
+class BlockOp(PmcOp, HasEffects):
     """A block of the model, from rows of tokens to rows of tokens."""
 
     x = operand_def(TensorType)
     y = result_def(TensorType)
-    traits = traits_def(Pure())
+    traits = traits_def(StatedEffects())
     POSITIVE: ClassVar[tuple[str, ...]] = ()
     """Integer properties that must be at least 1."""
 
@@ -222,8 +224,9 @@ class LmHeadOp(BlockOp):
 
 
 class AttentionBlockOp(BlockOp):
-    """What all attention blocks have: query heads, rotary embedding, pre-norm and residual."""
+    """What all attention blocks have: query heads, rotary embedding, pre-norm, residual, a cache that they extend."""
 
+    EFFECTS: ClassVar[Effects] = UPDATES
     num_attention_heads = prop_def(IntegerAttr)
     rope_theta = prop_def(FloatAttr)
     rope_scaling = opt_prop_def(DictionaryAttr)
