@@ -42,6 +42,9 @@ SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
 whole) say which part of the whole they are."""
 
+DATA = "dp"
+"""The mesh axis of data parallelism, which splits the batch into whole sequences."""
+
 PIPELINE = "pp"
 """The mesh axis of the pipeline stages."""
 
@@ -233,14 +236,14 @@ def local_dim(dim: Expr, axes: Sequence[str], mesh: Mesh) -> Expr:
     for name in axes:
         size = mesh.axis(name).size
         symbols = SPLIT_SYMBOLS.get(name, frozenset()) & dim.symbols
-        if symbols or name == "dp":
+        if symbols or name == DATA:
             dim = dim.substitute({symbol: ceildiv(expr(symbol), size) for symbol in symbols})
         else:
             dim = ceildiv(dim, size)
     return dim
 
 
-SPLIT_SYMBOLS: Mapping[str, frozenset[str]] = {"dp": frozenset({"batch"}), CONTEXT: frozenset({"q_len", "kv_len"})}
+SPLIT_SYMBOLS: Mapping[str, frozenset[str]] = {DATA: frozenset({"batch"}), CONTEXT: frozenset({"q_len", "kv_len"})}
 """The axes that divide a symbol wherever it is a factor of a dim."""
 
 

@@ -201,6 +201,7 @@ class ArrayOp(StoredOp):
     """In bytes."""
     sharding = opt_prop_def(Attribute)
     axes = opt_prop_def(ArrayAttr[StringAttr])
+    role = opt_prop_def(StringAttr)
     type = prop_def(MemRefType)
 
     @property

@@ -56,19 +56,28 @@ from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, ver
 # -- weights and state ------------------------------------------------------------------------------------------
 
 
+EXPERT_AXIS = "expert"
+"""The logical axis of a weight that counts experts."""
+
+
 class SourceOp(LayerOp):
     """A tensor that the program finds in memory.  `axes` names the logical axis of every dim ('' for none)."""
 
     UNIT: ClassVar[Unit] = "none"
+    ROLES: ClassVar[tuple[str, ...]]
+    """What a tensor can be, where its users must know."""
     axes = prop_def(ArrayAttr[StringAttr])
+    role = opt_prop_def(StringAttr)
     result = result_def(TensorType)
 
     def verify_(self) -> None:
-        """One axis name per dim."""
         self.fail_unless(
             len(self.axes.data) == len(tensor(self.result).dims),
             f"{len(self.axes.data)} axes for a tensor of {len(tensor(self.result).dims)} dims",
         )
+        if self.role is not None:
+            expected = " or ".join(f"'{role}'" for role in self.ROLES)
+            self.fail_unless(self.role.data in self.ROLES, f"the role is '{self.role.data}', must be {expected}")
 
     def axis_names(self) -> tuple[str, ...]:
         """The logical axis of each dim."""
@@ -88,16 +97,21 @@ class WeightOp(SourceOp):
     """A parameter of the model; its path is the name of the parameter."""
 
     name = "layer.weight"
+    ROLES: ClassVar[tuple[str, ...]] = ("bias",)
     transpose_of = opt_prop_def(StringAttr)
     """The path of the stored parameter that this one is the transpose of (tied embeddings)."""
 
 
 @irdl_op_definition
 class StateOp(SourceOp):
-    """A cache that lives across steps; `layer.kv_append` writes to it."""
+    """A cache that lives across steps; `layer.kv_append` writes to it.
+
+    The role says what a row holds: the keys or values of the heads that the rank has, or one latent for all heads.
+    """
 
     name = "layer.state"
     EFFECTS: ClassVar[Effects] = READS
+    ROLES: ClassVar[tuple[str, ...]] = ("key_value_heads", "latent")
 
 
 # -- structure --------------------------------------------------------------------------------------------------

@@ -62,11 +62,24 @@ class WeightSpec:
     """The stored element type, where it is not that of the model."""
     transpose_of: str | None = None
     """The path of the parameter that is the transpose of this one (tied embeddings): stored once."""
+    role: str | None = None
+    """What the parameter is, as in `layer.weight`."""
 
     @property
     def elements(self) -> int:
         """The number of elements."""
         return prod(self.dims)
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """A cache [batch, kv_len, width] of a block: its name below the block's path, the axis of its columns, its role."""
+
+    name: str
+    width: int
+    axis: str
+    role: str
+    """What a row holds, as in `layer.state`."""
 
 
 # -- structure -----------------------------------------------------------------------------------------------
@@ -156,6 +169,10 @@ class BlockOp(PmcOp, HasEffects):
     @abstractmethod
     def weights(self) -> list[WeightSpec]:
         """All parameters of the block, in the order in which it uses them."""
+
+    def caches(self) -> list[CacheSpec]:
+        """The caches of the block, in the order in which it appends to them."""
+        return []
 
     def active_parameters(self) -> int:
         """The parameters that one token is multiplied with."""
@@ -278,6 +295,11 @@ class GqaOp(AttentionBlockOp):
             WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")),
         ]
 
+    def caches(self) -> list[CacheSpec]:
+        """The rotated keys and the values of every key head."""
+        width = self.kv_heads * self.head_dim.value.data
+        return [CacheSpec(name, width, "kv_heads", "key_value_heads") for name in ("k_cache", "v_cache")]
+
 
 @irdl_op_definition
 class MlaOp(AttentionBlockOp):
@@ -339,6 +361,11 @@ class MlaOp(AttentionBlockOp):
             WeightSpec("kv_b_proj.weight", (rank, heads * (nope + v)), ("", "heads")),
             WeightSpec("o_proj.weight", (heads * v, hidden), ("heads", "")),
         ]
+
+    def caches(self) -> list[CacheSpec]:
+        """The normalised latent and the rotated key that all heads share."""
+        widths = {"c_kv_cache": self.kv_lora_rank.value.data, "k_rope_cache": self.qk_rope_head_dim.value.data}
+        return [CacheSpec(name, width, "", "latent") for name, width in widths.items()]
 
 
 def swiglu_weights(prefix: str, hidden: int, intermediate: int) -> list[WeightSpec]:
@@ -430,7 +457,8 @@ class MoeOp(BlockOp):
     def weights(self) -> list[WeightSpec]:
         """Norm, router, routed experts, shared experts (as one network of their joint width)."""
         hidden, experts, inner = self.width, self.experts, self.moe_intermediate_size.value.data
-        bias = [WeightSpec("router.bias", (experts,), ("",), Float32Type())] if self.correction_bias else []
+        router_bias = WeightSpec("router.bias", (experts,), ("",), Float32Type(), role="bias")
+        bias = [router_bias] if self.correction_bias else []
         shared = self.n_shared_experts.value.data * inner
         return [
             WeightSpec("norm.weight", (hidden,), ("",)),

@@ -312,6 +312,8 @@ class GlobalOp(StoredOp):
     sharding = opt_prop_def(Attribute)
     axes = opt_prop_def(ArrayAttr[StringAttr])
     """The logical axis of each dim of one layer, of weights and caches."""
+    role = opt_prop_def(StringAttr)
+    """What a weight or cache is, as `layer.weight` and `layer.state` declare it."""
     address = opt_prop_def(IntegerAttr)
     """The DRAM byte address, once allocated."""
     result = result_def(MemRefType)

@@ -108,6 +108,7 @@ class _Stream:
             "address": op.address,
             "sharding": op.sharding,
             "axes": op.axes,
+            "role": op.role,
             "type": op.result.type,
             "first": op.first,
             "total": op.total,

@@ -26,6 +26,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAtt
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key, stored_arrays
 from pmc.dialects.assembly import SEGMENTS, PropertyValue
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
@@ -83,14 +84,14 @@ class _Lowering:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.globals: list[Operation] = []
-        self.sources: dict[tuple[str, Attribute | None], SSAValue] = {}
+        self.sources: dict[ArrayKey, SSAValue] = {}
         self.arrays: dict[SSAValue, Array] = {}
         self.dense_copies: dict[SSAValue, Array] = {}
         self.ops: list[Operation] = []
         self.views: list[dict[tuple[SSAValue, MemRefType], SSAValue]] = [{}]
         self.layer: Expr | None = None
-        self.stage_layers: dict[tuple[str, Attribute | None], range] | None = None
-        """Inside a stage: the layers that it runs of every path and sharding."""
+        self.stored: dict[ArrayKey, StoredArray] = {}
+        """The weights and caches of the program, or of the stage that is lowered."""
         self.results: dict[str, Attribute] = {}
 
     # -- structure ----------------------------------------------------------------------------------------------
@@ -99,6 +100,7 @@ class _Lowering:
         """The whole program."""
         block = program.body.block
         shardings = _argument_shardings(program)
+        self.stored = stored_arrays(program)
         for index, argument in enumerate(block.args):
             path = argument.name_hint or f"input{index}"
             self.arrays[argument] = Array.of_global(
@@ -150,10 +152,10 @@ class _Lowering:
         """A stage: its ranks share no memory with those of other stages."""
         outside, self.globals = self.globals, []
         self.sources, self.dense_copies = {}, {}
-        self.stage_layers = _layers_run(op.body.block)
+        self.stored = stored_arrays(op)
         ops = self._nested(op.body.block)
         body = Region(Block([*self.globals, *ops]))
-        self.globals, self.stage_layers = outside, None
+        self.globals = outside
         self.ops.append(StageOp.make([], [], op.path.data, {"index": op.index}, [body], like=op))
 
     def _repeat(self, op: layer.RepeatOp) -> None:
@@ -248,40 +250,30 @@ class _Lowering:
         self.globals.append(op)
         return op.results[0]
 
-    def _source(self, op: layer.WeightOp | layer.StateOp) -> None:
-        """One global per path and sharding, however often the program or the stage names it."""
-        repeat = op.parent_op()
-        total = repeat.total.value.data if isinstance(repeat, layer.RepeatOp) else None
-        dims, axes = ints(op.result), op.axes
-        path, sharding = key = _stored_as(op)
-        transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
-        if transposed:
-            dims, axes = dims[::-1], ArrayAttr(axes.data[::-1])
-        every = dims if total is None else (total, *dims)
-        base = self.sources.get(key)
-        if base is None:
-            kind = "weight" if isinstance(op, layer.WeightOp) else "state"
-            part: Properties = {}
-            stored = every
-            if total is not None and self.stage_layers is not None and len(self.stage_layers[key]) < total:
-                run = self.stage_layers[key]
-                stored = (len(run), *dims)
-                part.update(first=run.start, total=total)
-            type_ = MemRefType.of(stored, tensor(op.result).element_type)
-            base = self._global(type_, kind, path, total is not None, sharding, op, axes, part)
-            self.sources[key] = base
-        held = base.owner
-        assert isinstance(held, GlobalOp)
-        if held.all_dims != every:
-            raise PassError(
-                f"lower-to-tiles: {op.name} at '{op.path.data}' needs '{path}' as {list(every)}, "
-                f"another op as {list(held.all_dims)}; one array has one shape"
-            )
-        index = None
-        if total is not None and self.layer is not None:
-            index = self.layer - (held.held.start or 0)
+    def _source(self, op: layer.SourceOp) -> None:
+        """One global per array that the program or the stage stores."""
+        stored = self.stored[array_key(op)]
+        if len(stored.layer_counts) > 1:
+            raise PassError(f"lower-to-tiles: '{stored.path}' is in nested repeats, layers must be flat")
+        if stored.key not in self.sources:
+            self.sources[stored.key] = self._stored_global(stored)
+        base = self.sources[stored.key]
+        index = None if self.layer is None or not stored.layer_counts else self.layer - stored.layers.start
         array = Array.of_global(base, index)
+        transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
         self.arrays[op.result] = array.transposed() if transposed else array
+
+    def _stored_global(self, stored: StoredArray) -> SSAValue:
+        dims = tuple(d.constant for d in stored.type.dims)
+        if stored.layer_counts:
+            dims = (len(stored.layers), *dims)
+        part: Properties = {"role": stored.role}
+        if stored.is_part:
+            part.update(first=stored.layers.start, total=stored.layer_counts[0])
+        sharding = None if stored.key.sharding is None else dist.ShardingAttr(stored.key.sharding)
+        axes = ArrayAttr([StringAttr(name) for name in stored.axes])
+        type_ = MemRefType.of(dims, stored.type.element_type)
+        return self._global(type_, stored.kind, stored.path, bool(stored.layer_counts), sharding, stored.op, axes, part)
 
     def _slice(self, op: layer.SliceOp) -> Array:
         group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))
@@ -394,29 +386,6 @@ class _Lowering:
 def _memref(value: SSAValue) -> MemRefType:
     """The dense array of a tensor."""
     return MemRefType.of(ints(value), tensor(value).element_type)
-
-
-def _stored_as(op: layer.SourceOp) -> tuple[str, Attribute | None]:
-    """Path and sharding of the array that an op names: a transposed weight is the array it is the transpose of."""
-    sharding = op.attributes.get(dist.SHARDING)
-    if not isinstance(op, layer.WeightOp) or op.transpose_of is None:
-        return op.path.data, sharding
-    if isinstance(sharding, dist.ShardingAttr):
-        sharding = dist.ShardingAttr(dist.Sharding(sharding.data.dims[::-1]))
-    return op.transpose_of.data, sharding
-
-
-def _layers_run(stage: Block) -> dict[tuple[str, Attribute | None], range]:
-    """The layers of every repeated array that a stage runs, from the first to the last."""
-    found: dict[tuple[str, Attribute | None], range] = {}
-    for repeat in stage.ops:
-        if isinstance(repeat, layer.RepeatOp):
-            run = range(repeat.first.value.data, repeat.first.value.data + repeat.trip_count)
-            for op in repeat.body.block.ops:
-                if isinstance(op, layer.SourceOp):
-                    known = found.setdefault(_stored_as(op), run)
-                    found[_stored_as(op)] = range(min(known.start, run.start), max(known.stop, run.stop))
-    return found
 
 
 def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:

@@ -113,7 +113,7 @@ class BusiestRankCostModel(CostModel):
             type_, dims = tensor(value), tensor(value).dims
             if self._source(value) is not None:
                 return type_.with_dims((expr(HIT), expr(ROWS), *dims[2:]))
-            if len(dims) == 3 and dims[0] == slots.local_experts:  # weights of the experts
+            if isinstance(value.owner, layer.WeightOp) and value.owner.axis_names()[0] == layer.EXPERT_AXIS:
                 return type_.with_dims((expr(HIT), *dims[1:]))
             return type_
 
@@ -162,11 +162,9 @@ class _Slots:
 
     def part_of_rows(self, op: Operation, bindings: Bindings) -> Number:
         """The part of an expert's rows that an op has where ranks of tensor parallelism share them."""
-        for value in (*op.results, *op.operands):
-            dims = tensor(value).dims
-            if len(dims) == 3 and dims[0] == self.local_experts:
-                return as_number(np.minimum(1.0, number(dims[1], bindings) / np.asarray(self.capacity)))
-        return 1.0
+        on_slots = op.operands[0] if isinstance(op, layer.CombineOp | dist.CombineOp) else op.results[0]
+        rows = tensor(on_slots).dims[1]
+        return as_number(np.minimum(1.0, number(rows, bindings) / np.asarray(self.capacity)))
 
 
 def _plain(value: IntArray) -> int | IntArray:

@@ -41,10 +41,11 @@ class MemoryOptions:
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A `StoredTensor` at a point."""
+    """A weight or cache at a point."""
 
     path: str
     kind: str
+    """`weight`, or what a cache holds: `key_value_heads` (GQA), `latent` (MLA: one row for all heads), `other`."""
     element_type: str
     shape: str
     """The dims of one layer on this rank; of a cache as written in the program, without pages."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block
 
 from pmc.backends.cost.model import Bindings, Target
 from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
 from pmc.backends.evaluate.liveness import LivePoints, live_points
 from pmc.dialects import dist, layer
+from pmc.dialects.analyses.stored_arrays import StoredArray, stored_arrays
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, ceildiv
 from pmc.dialects.interfaces import IntArray
@@ -65,30 +66,12 @@ def memory_footprint(
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A weight or a cache as one rank stores it: `layers` tensors of `type`."""
-
-    path: str
-    kind: str
-    """`weight`, or what a cache holds: `key_value_heads` (GQA), `latent` (MLA: one row for all heads), `other`."""
-    type: TensorType
-    layers: int
-    grows: bool
-    """Whether it is a cache that `layer.kv_append` adds tokens to."""
-
-    @property
-    def bytes(self) -> Expr:
-        """Bytes of all layers."""
-        return self.layers * self.type.bytes
-
-
-@dataclass(frozen=True)
 class StagePlan:
     """The DRAM of a stage as expressions of the symbols."""
 
     stage: int
-    weights: tuple[StoredTensor, ...]
-    states: tuple[StoredTensor, ...]
+    weights: tuple[StoredArray, ...]
+    states: tuple[StoredArray, ...]
     """Caches; their types count whole blocks of tokens."""
     shapes: tuple[str, ...]
     """The dims of the caches as the program has them."""
@@ -146,8 +129,8 @@ class FootprintPlan:
         _require_local(program)
         block = program.body.block
         staged = [op for op in block.ops if isinstance(op, dist.StageOp)]
-        blocks = [(op.index.value.data, op.body.block) for op in staged] or [(0, block)]
-        stages = tuple(_stage_plan(index, inner, block, options) for index, inner in blocks)
+        scopes = [(op.index.value.data, op) for op in staged] or [(0, program)]
+        stages = tuple(_stage_plan(index, scope, block, options) for index, scope in scopes)
         return cls(program.sym_name.data, program.phase.data, options, stages)
 
     def needs(self, bindings: Bindings, capacity_bytes: int) -> IntArray:
@@ -218,9 +201,10 @@ def dims_text(type_: TensorType) -> str:
     return " x ".join(str(d) for d in type_.dims)
 
 
-def _stored_row(stored: StoredTensor, bindings: Mapping[str, int], shape: str) -> StoredRow:
+def _stored_row(stored: StoredArray, bindings: Mapping[str, int], shape: str) -> StoredRow:
+    kind = stored.kind if stored.kind == "weight" else stored.role or "other"
     size = int(stored.bytes.evaluate(bindings))
-    return StoredRow(stored.path, stored.kind, element_name(stored.type.element_type), shape, stored.layers, size)
+    return StoredRow(stored.path, kind, element_name(stored.type.element_type), shape, stored.copies, size)
 
 
 def _require_local(program: layer.ProgramOp) -> None:
@@ -233,72 +217,18 @@ def _require_local(program: layer.ProgramOp) -> None:
                 )
 
 
-def _stage_plan(index: int, block: Block, outer: Block, options: MemoryOptions) -> StagePlan:
-    weights = tuple(_stored(block, layer.WeightOp))
-    states = tuple(_stored(block, layer.StateOp))
+def _stage_plan(index: int, scope: layer.ProgramOp | dist.StageOp, outer: Block, options: MemoryOptions) -> StagePlan:
+    stored = stored_arrays(scope).values()
+    weights, states = (tuple(a for a in stored if a.kind == kind) for kind in ("weight", "state"))
     paged = tuple(_paged(state, options.kv_block_tokens) for state in states)
+    block = scope.body.block
     live = live_points(block, outer.args)
     return StagePlan(
         index, weights, paged, tuple(dims_text(s.type) for s in states), live, tuple(communication_sizes(block))
     )
 
 
-def _stored(block: Block, kind: type[layer.SourceOp]) -> Iterator[StoredTensor]:
-    """Every array of a kind that a stage stores, in program order: one per path and sharding, named once or often.
-
-    Inside a repeat an array has as many layers as this stage runs of that path.  A transposed weight is the array that
-    it is the transpose of.
-    """
-    first: dict[object, layer.SourceOp] = {}
-    layers: dict[object, set[int]] = {}
-    for op in block.walk():
-        if not isinstance(op, kind):
-            continue
-        key = _array(op)
-        first.setdefault(key, op)
-        repeat = op.parent_op()
-        start, count = (repeat.first.value.data, repeat.trip_count) if isinstance(repeat, layer.RepeatOp) else (0, 1)
-        layers.setdefault(key, set()).update(range(start, start + count))
-    for key, op in first.items():
-        path, type_ = op.path.data, tensor(op.result)
-        if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
-            path, type_ = op.transpose_of.data, type_.with_dims(type_.dims[::-1])
-        grows = any(isinstance(use.operation, layer.KvAppendOp) for use in op.result.uses)
-        yield StoredTensor(path, _kind(op), type_, len(layers[key]), grows)
-
-
-def _array(op: layer.SourceOp) -> object:
-    """The identity of the array that an op names: its path and its sharding, as it is stored."""
-    sharding = op.attributes.get(dist.SHARDING)
-    dims = sharding.data.dims if isinstance(sharding, dist.ShardingAttr) else ()
-    if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
-        return op.transpose_of.data, dims[::-1]
-    return op.path.data, dims
-
-
-def _kind(op: layer.SourceOp) -> str:
-    if isinstance(op, layer.WeightOp):
-        return "weight"
-    if "kv_heads" in op.axis_names():
-        return "key_value_heads"
-    return "latent" if _reaches_attention(op.result) else "other"
-
-
-def _reaches_attention(value: SSAValue) -> bool:
-    """Whether a cache becomes keys or values: itself, or expanded by a projection, but not through other ops."""
-    for use in value.uses:
-        match use.operation:
-            case layer.FlashAttentionOp():
-                return True
-            case layer.KvAppendOp() | layer.MatmulOp() | layer.SliceOp() | layer.QuantizeOp():
-                if _reaches_attention(use.operation.results[0]):
-                    return True
-            case _:
-                pass
-    return False
-
-
-def _paged(state: StoredTensor, block_tokens: int) -> StoredTensor:
+def _paged(state: StoredArray, block_tokens: int) -> StoredArray:
     """The cache in whole blocks of tokens: [batch, kv_len, width] with kv_len rounded up."""
     dims = state.type.dims
     if block_tokens == 1 or not state.grows:

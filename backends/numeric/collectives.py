@@ -15,7 +15,7 @@ import numpy as np
 
 from pmc.backends.numeric import routing
 from pmc.backends.numeric.errors import Array, NumericError
-from pmc.dialects.dist import Axis, Mesh, Sharding
+from pmc.dialects.dist import DATA, Axis, Mesh, Sharding
 
 Ranked = Mapping[int, Array]
 
@@ -131,7 +131,7 @@ def dim_shard(values: Array, dim: int, axes: Sequence[str], mesh: Mesh, rank: in
     """
     for name in axes:
         axis = mesh.axis(name)
-        if name == "dp" and unit > 1:
+        if name == DATA and unit > 1:
             shape = values.shape
             split = values.reshape(*shape[:dim], shape[dim] // unit, unit, *shape[dim + 1 :])
             part = shard(split, axis, rank, dim)

@@ -37,6 +37,8 @@ class Source:
     """With the leading layer dims of the repeats around it."""
     axes: tuple[str, ...]
     """The logical axis of every dim of one layer ('' for none)."""
+    role: str | None = None
+    """What the tensor is, as `layer.weight` and `layer.state` declare it."""
 
     @property
     def stacked(self) -> int:
@@ -144,14 +146,14 @@ def seeded_array(source: Source, seed: int) -> Array:
     """Values that keep activations near 1, a function of (seed, path, shape).
 
     Matrices are N(0, 1/fan_in) with fan_in the last dim but one; embedding rows and caches N(0, 1); vectors
-    are norm weights around 1, or biases around 0 where the path ends in `bias`.
+    are norm weights around 1, or biases around 0.
     """
     normal: Array = _generator(seed, source.path).standard_normal(source.shape)
     dims = source.shape[source.stacked :]
     if source.kind == "state" or source.axes[0] == "vocab":
         return normal
     if len(dims) == 1:
-        return normal * 0.1 if source.path.endswith("bias") else 1.0 + 0.1 * normal
+        return normal * 0.1 if source.role == "bias" else 1.0 + 0.1 * normal
     matrix: Array = normal / np.sqrt(dims[-2])
     return matrix
 

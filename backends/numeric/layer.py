@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from pmc.backends.numeric.environment import Environment, Source, evaluate_dims, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.precision import EXACT64, Precision
 from pmc.backends.numeric.tensor_ops import Context, run_tensor_op, stored, where
 from pmc.dialects import layer
+from pmc.dialects.analyses.stored_arrays import stored_arrays
 from pmc.dialects.tensor import tensor
 
 
@@ -45,39 +47,18 @@ def the_program(module: ModuleOp) -> layer.ProgramOp:
     return programs[0]
 
 
-def layer_sources(program: layer.ProgramOp, bindings: dict[str, int]) -> list[Source]:
-    """All weights and caches of a program, each path once.
-
-    Raises NumericError when one path is used with two shapes.
-    """
-    found: dict[str, Source] = {}
-    for op in program.walk():
-        if not isinstance(op, layer.SourceOp):
-            continue
-        dims, axes = evaluate_dims(tensor(op.result).dims, bindings, where(op)), op.axis_names()
-        kind: Literal["weight", "state"] = "weight" if isinstance(op, layer.WeightOp) else "state"
-        if isinstance(op, layer.WeightOp) and op.transpose_of is not None:
-            source = Source(op.transpose_of.data, kind, dims[::-1], axes[::-1])
-        else:
-            source = Source(op.path.data, kind, (*layers_around(op), *dims), axes)
-        known = found.setdefault(source.path, source)
-        if known.shape != source.shape or known.kind != kind:
-            raise NumericError(
-                f"{where(op)}: needs '{source.path}' as {kind} {list(source.shape)}, "
-                f"another op as {known.kind} {list(known.shape)}"
-            )
-    return list(found.values())
-
-
-def layers_around(op: Operation) -> tuple[int, ...]:
-    """The stored layers of every repeat around `op`, outermost first."""
-    totals: list[int] = []
-    parent = op.parent_op()
-    while parent is not None:
-        if isinstance(parent, layer.RepeatOp):
-            totals.append(parent.total.value.data)
-        parent = parent.parent_op()
-    return tuple(reversed(totals))
+def layer_sources(program: layer.ProgramOp, bindings: Mapping[str, int]) -> list[Source]:
+    """All weights and caches of a program of whole tensors.  Raises PmcError where one path is used in two shapes."""
+    return [
+        Source(
+            array.path,
+            array.kind,
+            (*array.layer_counts, *evaluate_dims(array.type.dims, bindings, where(array.op))),
+            array.axes,
+            array.role,
+        )
+        for array in stored_arrays(program).values()
+    ]
 
 
 def seeded_layer_environment(module: ModuleOp, bindings: dict[str, int], seed: int) -> Environment:

@@ -36,18 +36,6 @@ class ModelRun:
     """The rows after every block, by block path, one array per layer."""
 
 
-def cache_widths(block: model.BlockOp) -> dict[str, int]:
-    """The caches of a block, name and row width: keys are rotated, the MLA latent is normalised."""
-    match block:
-        case model.GqaOp():
-            width = block.kv_heads * block.head_dim.value.data
-            return {"k_cache": width, "v_cache": width}
-        case model.MlaOp():
-            return {"c_kv_cache": block.kv_lora_rank.value.data, "k_rope_cache": block.head_dims[1]}
-        case _:
-            return {}
-
-
 def the_llm(module: ModuleOp) -> model.LlmOp:
     """The one model of a module."""
     found = [op for op in module.ops if isinstance(op, model.LlmOp)]
@@ -65,10 +53,10 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
         layers = _layers_around(op)
         for w in op.weights():
             if w.transpose_of is None:
-                found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes))
-        for name, width in cache_widths(op).items():
-            shape = (*layers, bindings["batch"], bindings["kv_len"], width)
-            found.append(Source(f"{op.path.data}.{name}", "state", shape, ("batch", "", "")))
+                found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role))
+        for cache in op.caches():
+            shape = (*layers, bindings["batch"], bindings["kv_len"], cache.width)
+            found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
     return found
 
 

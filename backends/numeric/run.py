@@ -6,25 +6,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Attribute
 
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.environment import SYMBOLS, Environment, Source, evaluate_dims, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError
-from pmc.backends.numeric.layer import LayerRun, layers_around, run_layer, seeded_layer_environment
+from pmc.backends.numeric.layer import LayerRun, run_layer, seeded_layer_environment
 from pmc.backends.numeric.model import run_model, seeded_model_environment
 from pmc.backends.numeric.precision import EXACT64, Precision
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
 from pmc.dialects import g5, layer, tile
+from pmc.dialects.analyses.stored_arrays import StoredKind, stored_arrays
 from pmc.dialects.arch import DeploymentAttr
-from pmc.dialects.dist import SHARDING, Mesh, MeshAttr, Sharding, ShardingAttr
+from pmc.dialects.dist import DATA, Mesh, MeshAttr, Sharding, ShardingAttr
 from pmc.dialects.levels import MESH, level_of
-from pmc.dialects.tensor import tensor
 
 
 def run_module(module: ModuleOp, environment: Environment, precision: Precision = EXACT64) -> LayerRun:
@@ -82,24 +80,25 @@ def seeded_inputs(module: ModuleOp, bindings: Mapping[str, int], seed: int) -> E
 
 @dataclass(frozen=True)
 class _Local:
-    """A weight or cache as one rank holds it: `stacked` leading dims count stored layers."""
+    """A weight or cache as one rank holds it: `layer_counts` are leading dims."""
 
     path: str
-    kind: Literal["weight", "state"]
-    stacked: tuple[int, ...]
+    kind: StoredKind
+    layer_counts: tuple[int, ...]
     dims: tuple[int, ...]
     axes: tuple[str, ...]
-    sharding: Attribute | None
+    role: str | None
+    sharding: Sharding | None
 
     def whole(self, mesh: Mesh, bindings: Mapping[str, int]) -> Source:
         """The array of all ranks: a dim that dp splits is the batch, every other is split without rest."""
-        if not isinstance(self.sharding, ShardingAttr):
+        if self.sharding is None:
             raise NumericError(f"{self.kind} '{self.path}' has no sharding")
         dims = [
-            bindings["batch"] if "dp" in axes else size * prod(mesh.axis(a).size for a in axes)
-            for size, axes in zip(self.dims, self.sharding.data.dims, strict=True)
+            bindings["batch"] if DATA in axes else size * prod(mesh.axis(a).size for a in axes)
+            for size, axes in zip(self.dims, self.sharding.dims, strict=True)
         ]
-        return Source(self.path, self.kind, (*self.stacked, *dims), self.axes)
+        return Source(self.path, self.kind, (*self.layer_counts, *dims), self.axes, self.role)
 
 
 def _whole_sources(module: ModuleOp, bindings: Mapping[str, int]) -> list[Source]:
@@ -115,17 +114,18 @@ def _whole_sources(module: ModuleOp, bindings: Mapping[str, int]) -> list[Source
 
 
 def _local_sources(module: ModuleOp, bindings: Mapping[str, int]) -> Iterable[_Local]:
-    for op in module.walk():
-        match op:
-            case layer.SourceOp():
-                dims = evaluate_dims(tensor(op.result).dims, bindings, op.path.data)
-                # Before localize the dims are those of the whole, which is what an unsharded rank holds.
-                whole = ShardingAttr(Sharding(tuple(() for _ in dims)))
-                kind: Literal["weight", "state"] = "weight" if isinstance(op, layer.WeightOp) else "state"
-                sharding = op.attributes.get(SHARDING, whole)
-                yield _Local(op.path.data, kind, layers_around(op), dims, op.axis_names(), sharding)
-            case tile.GlobalOp() | g5.ArrayOp() if op.kind.data in ("weight", "state"):
-                yield _stored(op)
+    for program in module.ops:
+        match program:
+            case layer.ProgramOp():
+                for array in stored_arrays(program).values():
+                    dims = evaluate_dims(array.type.dims, bindings, array.path)
+                    # Before localize the dims are those of the whole, which is what an unsharded rank holds.
+                    sharding = array.key.sharding or Sharding(tuple(() for _ in dims))
+                    yield _Local(array.path, array.kind, array.layer_counts, dims, array.axes, array.role, sharding)
+            case tile.ProgramOp() | g5.StreamOp():
+                for op in program.walk():
+                    if isinstance(op, tile.GlobalOp | g5.ArrayOp) and op.kind.data in ("weight", "state"):
+                        yield _stored(op)
             case _:
                 pass
 
@@ -133,8 +133,10 @@ def _local_sources(module: ModuleOp, bindings: Mapping[str, int]) -> Iterable[_L
 def _stored(op: tile.GlobalOp | g5.ArrayOp) -> _Local:
     layers, dims = bool(op.layers), op.all_dims
     axes = tuple(axis.data for axis in op.axes.data) if op.axes is not None else ()
-    kind: Literal["weight", "state"] = "weight" if op.kind.data == "weight" else "state"
-    return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, op.sharding)
+    kind: StoredKind = "weight" if op.kind.data == "weight" else "state"
+    role = None if op.role is None else op.role.data
+    sharding = op.sharding.data if isinstance(op.sharding, ShardingAttr) else None
+    return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, role, sharding)
 
 
 # -- files ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
         build.rope(h, name, d, op.rope_theta, op.rope_scaling, interleaved=False)
         for h, name in ((q, "q_rope"), (k, "k_rope"))
     )
-    keys, values = build.appended("k", k, "kv_heads"), build.appended("v", v, "kv_heads")
+    keys, values = build.appended("k", k), build.appended("v", v)
     attended = _attention(build, [q], [keys], values, [d], d, op.heads, 1 / math.sqrt(d))
     return build.add(x, build.matmul(attended, "o_proj"), "residual")
 
@@ -47,8 +47,8 @@ def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool
     latent = build.norm(latent, "kv_a_layernorm", model.LATENT_NORM_EPS)
     k_rope = build.slice(kv_a, "k_pe", rank + rope, rank, rope)
     k_rope = _mla_rope(build, k_rope, "k_rope", op)
-    latents = build.appended("c_kv", latent, "")
-    rotary_keys = build.appended("k_rope", k_rope, "")
+    latents = build.appended("c_kv", latent)
+    rotary_keys = build.appended("k_rope", k_rope)
     scale = mla_softmax_scale(nope + rope, op.rope_scaling)
     if absorbed:
         kv_b = build.weight("kv_b_proj.weight")

@@ -23,6 +23,7 @@ class BlockBuilder:
         self.block = block
         self.source = source
         self.specs = {spec.name: spec for spec in source.weights()}
+        self.caches = {spec.name: spec for spec in source.caches()}
         self.weights: dict[str, SSAValue] = {}
 
     def path(self, name: str) -> str:
@@ -65,17 +66,19 @@ class BlockBuilder:
             spec = self.specs[name]
             properties: dict[str, PropertyValue] = {
                 "axes": _axes(spec.axes),
+                "role": spec.role,
                 "transpose_of": spec.transpose_of,
             }
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
         return self.weights[name]
 
-    def appended(self, name: str, new: SSAValue, axis: str) -> SSAValue:
-        """The cache [batch, kv_len, width] with the current rows appended; `axis` is that of its columns."""
-        cache_type = self.tensor_type(BATCH, KV_LEN, tensor(new).dims[1])
-        axes = {"axes": _axes(("batch", "position", axis))}
-        cache = self.op(layer.StateOp, [], f"{name}_cache", cache_type, axes)
+    def appended(self, name: str, new: SSAValue) -> SSAValue:
+        """The cache [batch, kv_len, width] called `name` with the current rows appended."""
+        spec = self.caches[f"{name}_cache"]
+        cache_type = self.tensor_type(BATCH, KV_LEN, spec.width)
+        properties: dict[str, PropertyValue] = {"axes": _axes(("batch", "position", spec.axis)), "role": spec.role}
+        cache = self.op(layer.StateOp, [], spec.name, cache_type, properties)
         return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
 
     # -- tensor ops ------------------------------------------------------------------------------------------

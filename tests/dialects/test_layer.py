@@ -235,6 +235,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("dispatch", op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2)], value(TOKENS, 16), capacity="worst"),
      "y must be [E, C, H]"),
     ("axes", op(layer.WeightOp, [], value(16, 16), axes=names("ffn")), "1 axes for a tensor of 2 dims"),
+    ("weight role", op(layer.WeightOp, [], value(16), axes=names(""), role="latent"),
+     "the role is 'latent', must be 'bias'"),
+    ("cache role", op(layer.StateOp, [], value(2, 9, 16), axes=names("", "", ""), role="bias"),
+     "the role is 'bias', must be 'key_value_heads' or 'latent'"),
 ]  # fmt: skip
 
 

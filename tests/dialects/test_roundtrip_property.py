@@ -146,7 +146,8 @@ class Maker:
         """A tensor from memory."""
         axes = ArrayAttr([StringAttr(self.rng.choice(["", "heads", "batch"])) for _ in dims])
         kind = self.rng.choice([layer.WeightOp, layer.StateOp])
-        value: SSAValue = self.add(kind, [], [self.type(dims, element)], axes=axes).result
+        role = self.rng.choice([None, *kind.ROLES])
+        value: SSAValue = self.add(kind, [], [self.type(dims, element)], axes=axes, role=role).result
         value.name_hint = self.rng.choice([None, "w", "cache"])
         return value
 

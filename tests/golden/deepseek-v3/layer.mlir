@@ -27,9 +27,9 @@
       %26 = layer.slice(%21) {group = 576, offset = 512, size = 64} at "blocks.dense.mla.k_pe" : !layer.tensor<[batch*q_len, 64], bf16>
       %27 = layer.rope(%26) {head_dim = 64, theta = 10000.0, interleaved = true, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}} at "blocks.dense.mla.k_rope" : !layer.tensor<[batch*q_len, 64], bf16>
       %28 = layer.quantize(%27) at "blocks.dense.mla.k_rope.quantize" : !layer.tensor<[batch*q_len, 64], f8E4M3FN>
-      %29 = layer.state() {axes = ["batch", "position", ""]} at "blocks.dense.mla.c_kv_cache" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
+      %29 = layer.state() {axes = ["batch", "position", ""], role = "latent"} at "blocks.dense.mla.c_kv_cache" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
       %30 = layer.kv_append(%29, %25) at "blocks.dense.mla.c_kv_append" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
-      %31 = layer.state() {axes = ["batch", "position", ""]} at "blocks.dense.mla.k_rope_cache" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
+      %31 = layer.state() {axes = ["batch", "position", ""], role = "latent"} at "blocks.dense.mla.k_rope_cache" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
       %32 = layer.kv_append(%31, %28) at "blocks.dense.mla.k_rope_append" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
       %33 = layer.weight() {axes = ["", "heads"]} at "blocks.dense.mla.kv_b_proj.weight" : !layer.tensor<[512, 32768], f8E4M3FN>
       %34 = layer.slice(%33) {group = 256, offset = 0, size = 128} at "blocks.dense.mla.k_absorb.weight" : !layer.tensor<[512, 16384], f8E4M3FN>
@@ -82,9 +82,9 @@
       %80 = layer.slice(%75) {group = 576, offset = 512, size = 64} at "blocks.moe.mla.k_pe" : !layer.tensor<[batch*q_len, 64], bf16>
       %81 = layer.rope(%80) {head_dim = 64, theta = 10000.0, interleaved = true, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}} at "blocks.moe.mla.k_rope" : !layer.tensor<[batch*q_len, 64], bf16>
       %82 = layer.quantize(%81) at "blocks.moe.mla.k_rope.quantize" : !layer.tensor<[batch*q_len, 64], f8E4M3FN>
-      %83 = layer.state() {axes = ["batch", "position", ""]} at "blocks.moe.mla.c_kv_cache" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
+      %83 = layer.state() {axes = ["batch", "position", ""], role = "latent"} at "blocks.moe.mla.c_kv_cache" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
       %84 = layer.kv_append(%83, %79) at "blocks.moe.mla.c_kv_append" : !layer.tensor<[batch, kv_len, 512], f8E4M3FN>
-      %85 = layer.state() {axes = ["batch", "position", ""]} at "blocks.moe.mla.k_rope_cache" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
+      %85 = layer.state() {axes = ["batch", "position", ""], role = "latent"} at "blocks.moe.mla.k_rope_cache" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
       %86 = layer.kv_append(%85, %82) at "blocks.moe.mla.k_rope_append" : !layer.tensor<[batch, kv_len, 64], f8E4M3FN>
       %87 = layer.weight() {axes = ["", "heads"]} at "blocks.moe.mla.kv_b_proj.weight" : !layer.tensor<[512, 32768], f8E4M3FN>
       %88 = layer.slice(%87) {group = 256, offset = 0, size = 128} at "blocks.moe.mla.k_absorb.weight" : !layer.tensor<[512, 16384], f8E4M3FN>
@@ -103,7 +103,7 @@
       %101 = layer.quantize(%100) at "blocks.moe.moe.norm.quantize" : !layer.tensor<[batch*q_len, 7168], f8E4M3FN>
       %102 = layer.weight() {axes = ["", ""]} at "blocks.moe.moe.router.weight" : !layer.tensor<[7168, 256], f8E4M3FN>
       %103 = layer.matmul(%101, %102) at "blocks.moe.moe.router" : !layer.tensor<[batch*q_len, 256], f32>
-      %104 = layer.weight() {axes = [""]} at "blocks.moe.moe.router.bias" : !layer.tensor<[256], f32>
+      %104 = layer.weight() {axes = [""], role = "bias"} at "blocks.moe.moe.router.bias" : !layer.tensor<[256], f32>
       %105, %106 = layer.router_topk(%103, [%104]) {top_k = 8, scoring = "sigmoid", groups = 8, top_groups = 4, normalize = true, scale = 2.5} at "blocks.moe.moe.topk" : !layer.tensor<[batch*q_len, 8], f32>, !layer.tensor<[batch*q_len, 8], i32>
       %107 = layer.dispatch(%101, %106) {capacity = "balanced"} at "blocks.moe.moe.dispatch" : !layer.tensor<[256, ceildiv(batch*q_len*8, 256), 7168], f8E4M3FN>
       %108 = layer.weight() {axes = ["expert", "", "expert_ffn"]} at "blocks.moe.moe.experts.gate_proj.weight" : !layer.tensor<[256, 7168, 2048], f8E4M3FN>

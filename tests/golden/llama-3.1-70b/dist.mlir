@@ -16,9 +16,9 @@
         %14 = layer.matmul(%9, %13) at "blocks.dense.gqa.v_proj" : !layer.tensor<[batch*q_len, 256], bf16>
         %15 = layer.rope(%10) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.q_rope" : !layer.tensor<[batch*q_len, 2048], bf16>
         %16 = layer.rope(%12) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.k_rope" : !layer.tensor<[batch*q_len, 256], bf16>
-        %17 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.k_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
+        %17 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.k_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
         %18 = layer.kv_append(%17, %16) at "blocks.dense.gqa.k_append" : !layer.tensor<[batch, kv_len, 256], bf16>
-        %19 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.v_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
+        %19 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.v_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
         %20 = layer.kv_append(%19, %14) at "blocks.dense.gqa.v_append" : !layer.tensor<[batch, kv_len, 256], bf16>
         %21 = layer.attention([%15], [%18], %20) {qk_dims = [128], v_dim = 128, q_len = <q_len>, scale = 0.08838834764831843, causal = true} at "blocks.dense.gqa.attention" : !layer.tensor<[batch*q_len, 2048], bf16>
         %22 = layer.weight() {axes = ["heads", ""]} at "blocks.dense.gqa.o_proj.weight" attributes {dist.sharding = #dist.sharding<[[tp], []]>} : !layer.tensor<[2048, 8192], bf16>
@@ -55,9 +55,9 @@
         %49 = layer.matmul(%44, %48) at "blocks.dense.gqa.v_proj" : !layer.tensor<[batch*q_len, 256], bf16>
         %50 = layer.rope(%45) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.q_rope" : !layer.tensor<[batch*q_len, 2048], bf16>
         %51 = layer.rope(%47) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.k_rope" : !layer.tensor<[batch*q_len, 256], bf16>
-        %52 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.k_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
+        %52 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.k_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
         %53 = layer.kv_append(%52, %51) at "blocks.dense.gqa.k_append" : !layer.tensor<[batch, kv_len, 256], bf16>
-        %54 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.v_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
+        %54 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.v_cache" attributes {dist.sharding = #dist.sharding<[[], [], [tp]]>} : !layer.tensor<[batch, kv_len, 256], bf16>
         %55 = layer.kv_append(%54, %49) at "blocks.dense.gqa.v_append" : !layer.tensor<[batch, kv_len, 256], bf16>
         %56 = layer.attention([%50], [%53], %55) {qk_dims = [128], v_dim = 128, q_len = <q_len>, scale = 0.08838834764831843, causal = true} at "blocks.dense.gqa.attention" : !layer.tensor<[batch*q_len, 2048], bf16>
         %57 = layer.weight() {axes = ["heads", ""]} at "blocks.dense.gqa.o_proj.weight" attributes {dist.sharding = #dist.sharding<[[tp], []]>} : !layer.tensor<[2048, 8192], bf16>

@@ -13,9 +13,9 @@
       %12 = layer.matmul(%6, %11) at "blocks.dense.gqa.v_proj" : !layer.tensor<[batch*q_len, 1024], bf16>
       %13 = layer.rope(%8) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.q_rope" : !layer.tensor<[batch*q_len, 4096], bf16>
       %14 = layer.rope(%10) {head_dim = 128, theta = 500000.0, interleaved = false, q_len = <q_len>, kv_len = <kv_len>, scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa.k_rope" : !layer.tensor<[batch*q_len, 1024], bf16>
-      %15 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.k_cache" : !layer.tensor<[batch, kv_len, 1024], bf16>
+      %15 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.k_cache" : !layer.tensor<[batch, kv_len, 1024], bf16>
       %16 = layer.kv_append(%15, %14) at "blocks.dense.gqa.k_append" : !layer.tensor<[batch, kv_len, 1024], bf16>
-      %17 = layer.state() {axes = ["batch", "position", "kv_heads"]} at "blocks.dense.gqa.v_cache" : !layer.tensor<[batch, kv_len, 1024], bf16>
+      %17 = layer.state() {axes = ["batch", "position", "kv_heads"], role = "key_value_heads"} at "blocks.dense.gqa.v_cache" : !layer.tensor<[batch, kv_len, 1024], bf16>
       %18 = layer.kv_append(%17, %12) at "blocks.dense.gqa.v_append" : !layer.tensor<[batch, kv_len, 1024], bf16>
       %19 = layer.attention([%13], [%16], %18) {qk_dims = [128], v_dim = 128, q_len = <q_len>, scale = 0.08838834764831843, causal = true} at "blocks.dense.gqa.attention" : !layer.tensor<[batch*q_len, 4096], bf16>
       %20 = layer.weight() {axes = ["heads", ""]} at "blocks.dense.gqa.o_proj.weight" : !layer.tensor<[4096, 4096], bf16>

@@ -1,0 +1,152 @@
+"""The weights and caches that a tensor program keeps in DRAM: every array once, however often the program names it.
+
+An op `layer.weight` or `layer.state` names an array by its path.  Inside a repeat it means the part of one layer; the
+array has all layers.  Ops of one path on different shardings name different arrays, and a transposed weight is the
+array that it is the transpose of.  A pipeline stage stores the layers that it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal, NamedTuple
+
+from xdsl.ir import Operation
+
+from pmc.dialects import layer
+from pmc.dialects.dist import SHARDING, Sharding, ShardingAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr
+from pmc.dialects.tensor import TensorType, shape_text, tensor
+
+StoredKind = Literal["weight", "state"]
+
+
+class ArrayKey(NamedTuple):
+    """What tells two arrays of a program apart."""
+
+    path: str
+    sharding: Sharding | None
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """A weight or cache as a program, or one of its pipeline stages, stores it."""
+
+    key: ArrayKey
+    kind: StoredKind
+    type: TensorType
+    """Of one layer, in the shapes of the program: of the whole model before `localize`, then of one rank."""
+    axes: tuple[str, ...]
+    """The logical axis of every dim of one layer, '' for none."""
+    role: str | None
+    """What the tensor is, as its op declares it."""
+    layer_counts: tuple[int, ...]
+    """How many layers the whole model stores, for every repeat over layers around the op, outermost first."""
+    layers: range
+    """Of the outermost repeat, the layers that are stored here; one layer outside of repeats."""
+    grows: bool
+    """Whether `layer.kv_append` adds tokens to it."""
+    op: layer.SourceOp
+    """The first op that names the array."""
+
+    @property
+    def path(self) -> str:
+        """The name of the parameter or cache."""
+        return self.key.path
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the whole model has more layers of this path."""
+        return bool(self.layer_counts) and len(self.layers) < self.layer_counts[0]
+
+    @property
+    def copies(self) -> int:
+        """How many tensors of `type` are stored: one per layer."""
+        return len(self.layers) * prod(self.layer_counts[1:])
+
+    @property
+    def bytes(self) -> Expr:
+        """The bytes of all layers that are stored here."""
+        return self.copies * self.type.bytes
+
+
+def array_key(op: layer.SourceOp) -> ArrayKey:
+    """The array that an op names."""
+    sharding = op.attributes.get(SHARDING)
+    held = sharding.data if isinstance(sharding, ShardingAttr) else None
+    if not _is_transposed(op):
+        return ArrayKey(op.path.data, held)
+    return ArrayKey(_stored_path(op), None if held is None else Sharding(held.dims[::-1]))
+
+
+def stored_arrays(scope: Operation) -> dict[ArrayKey, StoredArray]:
+    """The arrays that a program or a stage stores, in the order in which it first names them.
+
+    Raises PmcError where two ops need one array in different shapes.
+    """
+    found: dict[ArrayKey, StoredArray] = {}
+    for op in scope.walk():
+        if isinstance(op, layer.SourceOp):
+            named = _named_by(op)
+            known = found.get(named.key)
+            if known is None:
+                found[named.key] = named
+                continue
+            _require_same_array(op, known, named)
+            layers = range(min(known.layers.start, named.layers.start), max(known.layers.stop, named.layers.stop))
+            found[named.key] = replace(known, layers=layers, grows=known.grows or named.grows)
+    return found
+
+
+def _named_by(op: layer.SourceOp) -> StoredArray:
+    """The array as one op alone says it is."""
+    type_, axes = tensor(op.result), op.axis_names()
+    if _is_transposed(op):
+        type_, axes = type_.with_dims(type_.dims[::-1]), axes[::-1]
+    repeats = list(_layer_repeats(op))
+    first = repeats[0].first.value.data if repeats else 0
+    return StoredArray(
+        key=array_key(op),
+        kind="weight" if isinstance(op, layer.WeightOp) else "state",
+        type=type_,
+        axes=axes,
+        role=None if op.role is None else op.role.data,
+        layer_counts=tuple(repeat.total.value.data for repeat in repeats),
+        layers=range(first, first + repeats[0].trip_count) if repeats else range(1),
+        grows=any(isinstance(use.operation, layer.KvAppendOp) for use in op.result.uses),
+        op=op,
+    )
+
+
+def _require_same_array(op: layer.SourceOp, known: StoredArray, named: StoredArray) -> None:
+    if (known.kind, known.layer_counts, known.type.dims) != (named.kind, named.layer_counts, named.type.dims):
+        raise PmcError(
+            f"{op.name} at '{op.path.data}' needs {_described(named)}, another op needs {_described(known)}; "
+            "one array has one shape"
+        )
+
+
+def _described(array: StoredArray) -> str:
+    layers = "".join(f"{count} x " for count in array.layer_counts)
+    return f"{array.kind} '{array.path}' as {layers}{shape_text(array.type.dims)}"
+
+
+def _layer_repeats(op: Operation) -> list[layer.RepeatOp]:
+    """The repeats over layers around an op, outermost first."""
+    found: list[layer.RepeatOp] = []
+    parent = op.parent_op()
+    while parent is not None:
+        if isinstance(parent, layer.RepeatOp) and parent.is_layers:
+            found.insert(0, parent)
+        parent = parent.parent_op()
+    return found
+
+
+def _is_transposed(op: layer.SourceOp) -> bool:
+    return isinstance(op, layer.WeightOp) and op.transpose_of is not None
+
+
+def _stored_path(op: layer.SourceOp) -> str:
+    assert isinstance(op, layer.WeightOp) and op.transpose_of is not None
+    return op.transpose_of.data
