@@ -31,6 +31,7 @@ from pmc.compiler.driver import check_target, compile_model, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import build_pass, default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Deployment, Topology
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
@@ -118,6 +119,7 @@ def check_model(
     seed: int = 0,
     mutate: Mutation | None = None,
     emit: Level = "commands",
+    accounting: Accounting | None = None,
 ) -> CheckResult:
     """Compile a small `model` with a small `deployment` (see compiler/shrink.py) to `emit`, running it after each pass.
 
@@ -131,7 +133,7 @@ def check_model(
     if deployment.phase == "prefill":
         logits = logits[deployment.q_len - 1 :: deployment.q_len]  # a prefill gives those of the last tokens
     expected = _Expected(logits, reference.states, {})
-    set_target(model, chip, topology, deployment)
+    set_target(model, chip, topology, deployment, accounting)
     checks: list[PassCheck] = []
     runner = _Runner(environment)
     context = make_context()
@@ -168,6 +170,7 @@ def check_small(
     layers: int = 4,
     seed: int = 0,
     mutate: Mutation | None = None,
+    accounting: Accounting | None = None,
 ) -> tuple[CheckResult, ...]:
     """Shrink everything and check prefill, decode, and a decode step on the caches that a prefill left.
 
@@ -186,16 +189,21 @@ def check_small(
         plain = shrink_deployment(typed, quantization=FP32)
         targets: list[tuple[Deployment, Level]] = [(typed, LAST_EXACT_LEVEL), (plain, LAST_LEVEL)]
         for small, emit in targets:
-            results.append(check_model(model(small), small_chip, topology, small, seed, mutate, emit))
+            results.append(check_model(model(small), small_chip, topology, small, seed, mutate, emit, accounting))
             if not results[-1].passed:
                 return tuple(results)
     small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
-    results.append(_check_sequence(partial(model, small), small_chip, topology, small, seed))
+    results.append(_check_sequence(partial(model, small), small_chip, topology, small, seed, accounting))
     return tuple(results)
 
 
 def _check_sequence(
-    model: Callable[[], ModuleOp], chip: Chip, topology: Topology, small: Deployment, seed: int
+    model: Callable[[], ModuleOp],
+    chip: Chip,
+    topology: Topology,
+    small: Deployment,
+    seed: int,
+    accounting: Accounting | None,
 ) -> CheckResult:
     """A prefill and one decode step, both as commands, against one longer prefill of the model."""
     start = perf_counter()
@@ -215,7 +223,7 @@ def _check_sequence(
     for phase, q_len, kv_len in (("prefill", past, past), ("decode", new, past + new)):
         changes: dict[str, object] = {"phase": phase, "q_len": q_len, "kv_len": kv_len}
         here = small.model_copy(update=changes)
-        module = compile_model(model(), chip, topology, here, "commands")
+        module = compile_model(model(), chip, topology, here, "commands", accounting=accounting)
         if run is not None:
             step = step.next_step(tokens[:, past:].reshape(-1), run.states)
         run = run_commands(module, step)

@@ -1,13 +1,13 @@
 """Loading of presets and configuration files; every failure is one ConfigError of one line.
 
-A chip, topology, deployment or calibration is a YAML (or JSON) file that fills its schema in ``pmc.dialects``, an
-accounting one that fills ``pmc.backends.cost.accounting``;
-a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
+A chip, topology, deployment, accounting or calibration is a YAML (or JSON) file that fills its schema in
+``pmc.dialects``; a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
 """
 
 import json
 import math
 from collections.abc import Callable, Hashable, Mapping
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,9 +15,9 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import ValidationError
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.compiler.presets import SUFFIXES, presets
 from pmc.compiler.presets import list_presets as list_presets
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Deployment, Topology
 from pmc.dialects.calibration import Calibration
 from pmc.dialects.errors import PmcError
@@ -49,6 +49,12 @@ def load_topology(name_or_path: str | Path) -> Topology:
 def load_accounting(name_or_path: str | Path) -> Accounting:
     """What the cost models charge, of a preset or file. Raises ConfigError."""
     return _load(Accounting, "accounting", name_or_path)
+
+
+@cache
+def default_accounting() -> Accounting:
+    """The accounting of who names none: what the hardware would do."""
+    return load_accounting("physical")
 
 
 def load_calibration(name_or_path: str | Path) -> Calibration:

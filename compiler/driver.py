@@ -21,11 +21,12 @@ from xdsl.printer import Printer
 from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import ParseError, VerifyException
 
-from pmc.compiler.config import load_model_config
+from pmc.compiler.config import default_accounting, load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
 from pmc.compiler.source_text import check_source
+from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
@@ -33,6 +34,9 @@ from pmc.passes.base import history
 
 if TYPE_CHECKING:
     from pmc.backends.evaluate import EngineResult
+
+SELECT_TILES = "select-tiles"
+"""The pass that chooses plans under the accounting."""
 
 CHIP = "arch.chip"
 TOPOLOGY = "arch.topology"
@@ -109,11 +113,32 @@ def verify_error_line(error: VerifyException) -> str:
     return " ".join(str(error).split())
 
 
-def set_target(module: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment) -> None:
-    """Write the target into the module, which from then on is all that passes read."""
+def set_target(
+    module: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment, accounting: Accounting | None = None
+) -> None:
+    """Write the target into the module, which from then on is all that passes and cost models read.
+
+    Without an accounting it is the preset `physical`.
+    """
     module.attributes[CHIP] = ChipAttr(chip)
     module.attributes[TOPOLOGY] = TopologyAttr(topology)
     module.attributes[DEPLOYMENT] = DeploymentAttr(deployment)
+    module.attributes[ACCOUNTING] = AccountingAttr(accounting or default_accounting())
+
+
+def replace_accounting(module: ModuleOp, accounting: Accounting) -> None:
+    """Charge by `accounting` from here on.
+
+    Raises PmcError when the plans of the module were chosen under another one: their times under this one would be
+    those of plans that nobody chooses.
+    """
+    chosen = module.attributes.get(ACCOUNTING)
+    if isinstance(chosen, AccountingAttr) and chosen.data != accounting and SELECT_TILES in passes_of(module):
+        raise PmcError(
+            f"the plans of the module were chosen under the accounting '{chosen.data.name}': to evaluate it under "
+            f"'{accounting.name}', take a dump before {SELECT_TILES} or compile with --accounting"
+        )
+    module.attributes[ACCOUNTING] = AccountingAttr(accounting)
 
 
 def check_target(topology: Topology, deployment: Deployment) -> None:
@@ -134,16 +159,18 @@ def compile_model(
     emit: Level,
     observers: Sequence[Observer] = (),
     extra: Sequence[ArgSpec] = (),
+    accounting: Accounting | None = None,
 ) -> ModuleOp:
     """Lower a module of the `model` level, in place, to the level `emit`; `extra` passes run last.
 
+    Tiles are chosen under `accounting`, by default the preset `physical`, which also says what an evaluation charges.
     Raises PmcError when the target is too small, and for whatever a pass cannot do.
     """
     level = level_of(model)
     if level != "model" or history(model):
         raise PmcError(f"compile takes a module of the model level, this one is at the {level} level")
     check_target(topology, deployment)
-    set_target(model, chip, topology, deployment)
+    set_target(model, chip, topology, deployment, accounting)
     run_pipeline(model, [*default_pipeline(deployment, emit), *extra], observers)
     return model
 
@@ -157,24 +184,40 @@ def resume(
 
 
 def evaluate(
-    model: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment, level: str = "chip"
+    model: ModuleOp,
+    chip: Chip,
+    topology: Topology,
+    deployment: Deployment,
+    level: str = "chip",
+    accounting: Accounting | None = None,
 ) -> EngineResult:
     """The time of one step of one rank, op by op, of a module of the `model` level.  Raises PmcError."""
     from pmc.backends.evaluate import evaluate_module
 
-    return evaluate_module(compile_model(model, chip, topology, deployment, "dist"), level)
+    return evaluate_module(compile_model(model, chip, topology, deployment, "dist", accounting=accounting), level)
 
 
 def evaluate_dump(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
     """The same from a dump of `compile_model`; `bindings` replaces symbols of its deployment.  Raises PmcError."""
     from pmc.backends.evaluate import evaluate_module
 
-    done = [entry.data.partition("{")[0] for entry in history(module)]
+    return evaluate_module(lower_dump(module, bindings or {}), level, bindings)
+
+
+def lower_dump(module: ModuleOp, bindings: Mapping[str, int]) -> ModuleOp:
+    """A dump, in place, at the dist level or below, where it can be looked at with symbols replaced by `bindings`.
+
+    Raises PmcError where the symbols are bound already.
+    """
+    done = passes_of(module)
     if bindings and "bind-symbols" in done:
         raise PmcError(f"the symbols {', '.join(bindings)} are bound already; take a dump before bind-symbols")
-    if not set(PIPELINE["dist"]) <= set(done):
-        resume(module, "dist")
-    return evaluate_module(module, level, bindings)
+    return module if set(PIPELINE["dist"]) <= set(done) else resume(module, "dist")
+
+
+def passes_of(module: ModuleOp) -> list[str]:
+    """The names of the passes that the module has been through."""
+    return [entry.data.partition("{")[0] for entry in history(module)]
 
 
 def run_pipeline(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
 from pmc.backends.evaluate.request import RequestResult
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
 from pmc.compiler.driver import compile_model
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Deployment, Topology
 from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.errors import PmcError
@@ -29,10 +29,9 @@ CALIBRATION = "arch.calibration"
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to look at a program: cost model, what it charges, what overlaps, how far the target is from the model."""
+    """How to look at a program: cost model, what overlaps, how far the target is from the model."""
 
     level: str = "chip"
-    accounting: Accounting | None = None
     overlap: Overlap = Overlap.NONE
     calibration: Calibration | None = None
     tile_cache: Path | None = None
@@ -41,7 +40,7 @@ class EvaluationOptions:
         """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError."""
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
-        return StepEvaluator(module, self.level, self.accounting, self.overlap, self.tile_cache)
+        return StepEvaluator(module, self.level, self.overlap, self.tile_cache)
 
 
 def overlap_of(name: str) -> Overlap:
@@ -61,10 +60,12 @@ def evaluate_request(
     osl: int,
     options: EvaluationOptions,
     micro_batches: int | None = None,
+    accounting: Accounting | None = None,
 ) -> RequestResult:
     """A request of `isl` tokens in and `osl` out under `deployment`, whose phase and lengths it replaces.
 
-    Compiles a prefill and a decode program from copies of `model`, a module of the model level.  Raises PmcError.
+    Without an accounting, `physical` says what is charged.  Compiles a prefill and a decode program from copies of
+    `model`, a module of the model level.  Raises PmcError.
     """
     for name, value in (("isl", isl), ("osl", osl)):
         if value < 1:
@@ -78,6 +79,7 @@ def evaluate_request(
         compile_model(
             model.clone(), chip, topology,
             deployment.model_copy(update={"phase": phase, "q_len": q_len, "kv_len": kv_len}), "dist",
+            accounting=accounting,
         )
         for phase, q_len, kv_len in (("prefill", isl, isl), ("decode", 1, isl + osl - 1))
     )  # fmt: skip

@@ -14,8 +14,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
-from pmc.dialects.arch import Deployment, DeploymentAttr
+from pmc.dialects.accounting import Accounting
+from pmc.dialects.arch import Chip, Deployment, DeploymentAttr
 from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import TILE_COSTS, TileCostModel
 from pmc.dialects.levels import LEVELS, Level
 from pmc.dialects.schema import did_you_mean
 from pmc.passes.base import PmcPass, history
@@ -87,17 +89,19 @@ def pass_names() -> tuple[str, ...]:
     return (*(name for level in LEVELS for name in PIPELINE[level]), *OTHER_PASSES)
 
 
-INJECTED: Mapping[str, tuple[str, str]] = {
-    "select-tiles": ("pmc.compiler.tile_selection", "CostedSelectTilesPass"),
-}
-"""Passes that the compiler gives what they must not import: the module and class to use in their place."""
+def _tile_costs(chip: Chip, accounting: Accounting) -> TileCostModel:
+    from pmc.compiler.tile_selection import tile_costs
+
+    return tile_costs(chip, accounting)
+
+
+TILE_COSTS.provide(_tile_costs)  # whoever finds `select-tiles` by its name has imported this module
 
 
 def _load_pass(name: str) -> type[PmcPass]:
     words = name.split("-")
-    convention = f"pmc.passes.{'_'.join(words)}", "".join(word.capitalize() for word in words) + "Pass"
-    module, class_name = INJECTED.get(name, convention)
-    pass_class: type[PmcPass] = getattr(import_module(module), class_name)
+    class_name = "".join(word.capitalize() for word in words) + "Pass"
+    pass_class: type[PmcPass] = getattr(import_module(f"pmc.passes.{'_'.join(words)}"), class_name)
     assert issubclass(pass_class, PmcPass)
     return pass_class
 

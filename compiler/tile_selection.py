@@ -1,46 +1,27 @@
-"""Gives `select-tiles` the tile cost model; passes do not know backends, so the driver brings the two together."""
+"""The cost model of `select-tiles`; passes do not know backends, so the driver brings the two together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pmc.backends.cost.accounting import default_accounting
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.cost.tile import TilePlanCost
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip
-from pmc.dialects.interfaces import (
-    AttentionPlans,
-    AttentionShape,
-    FloatArray,
-    MatmulPlans,
-    MatmulShape,
-    TileCostModel,
-)
-from pmc.passes.select_tiles import SelectTilesPass
+from pmc.dialects.interfaces import TileCostModel
+
+
+def tile_costs(chip: Chip, accounting: Accounting) -> TileCostModel:
+    """The tile model, in which every element type has a rate."""
+    return TilePlanCost(_RankingRates(chip, accounting))
 
 
 @dataclass(frozen=True)
-class CostedSelectTilesPass(SelectTilesPass):
-    """`select-tiles` that minimises what `pmc evaluate --level tile` charges."""
+class _RankingRates(CoreRates):
+    """Plans are needed, and run by the functional simulator, for types that no evaluation accepts."""
 
-    def cost_model(self, chip: Chip) -> TileCostModel:
-        """The tile model, and DRAM traffic for element types that the matrix unit has no rate for."""
-        return _WhereRated(TilePlanCost(CoreRates(chip, default_accounting())), super().cost_model(chip), chip)
-
-
-@dataclass(frozen=True)
-class _WhereRated:
-    rated: TileCostModel
-    unrated: TileCostModel
-    chip: Chip
-
-    def _model(self, dtype: str) -> TileCostModel:
-        return self.rated if dtype in self.chip.macs_per_lane_per_cycle.supported() else self.unrated
-
-    def matmul_seconds(self, shape: MatmulShape, plans: MatmulPlans) -> FloatArray:
-        """The time of a matmul under each plan."""
-        return self._model(shape.dtype).matmul_seconds(shape, plans)
-
-    def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
-        """The time of an attention under each plan."""
-        return self._model(shape.dtype).attention_seconds(shape, plans)
+    def core_flops_per_s(self, dtype: str) -> float:
+        """Matrix peak of one core; of a type that the matrix unit does not know, the slowest that it has."""
+        known = self.chip.macs_per_lane_per_cycle.supported()
+        candidates = [dtype] if dtype in known else known
+        return min(map(super().core_flops_per_s, candidates))

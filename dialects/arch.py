@@ -18,6 +18,7 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
+from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.calibration import CalibrationAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import (
@@ -547,4 +548,4 @@ class DeploymentAttr(Data[Deployment]):
         print_schema(printer, self.data)
 
 
-Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, CalibrationAttr])
+Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, AccountingAttr, CalibrationAttr])

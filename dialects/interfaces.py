@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pmc.dialects.accounting import Accounting
+from pmc.dialects.arch import Chip
+from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
 
 IntArray = npt.NDArray[np.int64]
@@ -174,3 +177,30 @@ class TileCostModel(Protocol):
     def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
         """The time of an attention under each plan."""
         ...
+
+
+class TileCosts(Protocol):
+    """Makes the cost model of a chip under an accounting."""
+
+    def __call__(self, chip: Chip, accounting: Accounting) -> TileCostModel: ...
+
+
+class TileCostRegistry:
+    """Where `select-tiles` finds its cost model, which is a backend's: passes do not know backends."""
+
+    def __init__(self) -> None:
+        self._provided: TileCosts | None = None
+
+    def provide(self, costs: TileCosts) -> None:
+        """Set what every `select-tiles` uses from here on."""
+        self._provided = costs
+
+    def model(self, chip: Chip, accounting: Accounting) -> TileCostModel:
+        """The cost model of a chip under an accounting.  Raises PmcError while nothing is provided."""
+        if self._provided is None:
+            raise PmcError("no cost model of tiles is provided: import pmc.compiler.pipelines, which brings one")
+        return self._provided(chip, accounting)
+
+
+TILE_COSTS = TileCostRegistry()
+"""The one registry; `pmc.compiler.pipelines` fills it."""

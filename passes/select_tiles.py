@@ -4,8 +4,8 @@
     -> %y = layer.matmul(%x, %w) at "p" attributes {tile.plan = #tile.plan<cores [1, 4, 16], tile [..], order "gmnk">}
 
 The search goes over core partitions, tile sizes and loop orders that fit the LMEM budget of the chip and takes the
-fastest under a cost model: DRAM traffic against aligned arithmetic here, a better one where the driver overrides
-`cost_model`.  An op that already has a plan keeps it.  Symbols must be bound.  Ops of equal types share one search.
+fastest under the accounting of the module (`arch.accounting`).  An op that already has a plan keeps it.  Symbols must
+be bound.  Ops of equal types share one search.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from pmc.dialects.arch import Chip
+from pmc.dialects.accounting import accounting_of
 from pmc.dialects.expr import UnboundSymbolError
-from pmc.dialects.interfaces import TileCostModel
+from pmc.dialects.interfaces import TILE_COSTS
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import PlanAttr
 from pmc.passes.base import PassError, PmcPass
@@ -27,7 +27,6 @@ from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import FAMILIES
 from pmc.passes.tiling.rowwise import contiguous_columns, is_view
 from pmc.passes.tiling.target import Target, chip_of
-from pmc.passes.tiling.traffic import TrafficModel
 
 PLAN = "tile.plan"
 """The attribute that holds the plan of an op."""
@@ -40,14 +39,10 @@ class SelectTilesPass(PmcPass):
     name = "select-tiles"
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
 
-    def cost_model(self, chip: Chip) -> TileCostModel:
-        """What the search minimises."""
-        return TrafficModel(chip)
-
     def run(self, module: ModuleOp) -> None:
         """Plan every op once per distinct shape."""
         chip = chip_of(module, self.name)
-        target = Target(chip, self.cost_model(chip))
+        target = Target(chip, TILE_COSTS.model(chip, accounting_of(module, self.name)))
         found: dict[Hashable, PlanAttr] = {}
         for op in module.walk():
             family = FAMILIES.get(type(op))

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pmc.compiler.config import load_chip, load_deployment, load_topology
+    from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
     from pmc.compiler.driver import compile_model, evaluate, load_model, load_module, module_text, resume
     from pmc.dialects.errors import PmcError
 
@@ -29,6 +29,7 @@ __all__ = [
     "PmcError",
     "compile_model",
     "evaluate",
+    "load_accounting",
     "load_chip",
     "load_deployment",
     "load_model",
@@ -40,7 +41,7 @@ __all__ = [
 
 _HOME = {
     "PmcError": "pmc.dialects.errors",
-    **dict.fromkeys(("load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"),
+    **dict.fromkeys(("load_accounting", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"),
     **dict.fromkeys(
         ("compile_model", "evaluate", "load_model", "load_module", "module_text", "resume"), "pmc.compiler.driver"
     ),

@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 from xdsl.ir import Operation
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, Target, as_number, larger, number
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
 from pmc.dialects.assembly import PmcOp

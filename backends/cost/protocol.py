@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import Operation
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.cost.model import Bindings, Number, Target, as_number, number
 from pmc.backends.cost.network import network_of, span_of_subgroups, transfer_of
 from pmc.dialects import dist
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import product

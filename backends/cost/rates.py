@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.cost.model import Number, as_number
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip
 from pmc.dialects.interfaces import FloatArray
 

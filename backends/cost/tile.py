@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.cost.attention_tiles import AttentionTiles, AttentionTiling
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.matmul_search import MatmulSearch, MatmulTiling
@@ -15,6 +14,7 @@ from pmc.backends.cost.matmul_tiles import MatmulTiles, Partition
 from pmc.backends.cost.model import Bindings, Granularity, OpCost, Target
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.cost.tile_cache import TileCache
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.accounting import Accounting
 from pmc.backends.evaluate.engine import evaluate_module
 from pmc.backends.evaluate.metrics import EngineResult
+from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 
 UNCHARGED = "uncharged_ops"
 
@@ -43,14 +43,14 @@ class Attribution:
 
 
 def attribute_difference(module: ModuleOp, base: Accounting, other: Accounting, level: str = "tile") -> Attribution:
-    """Evaluate `module` under both accountings, and under `base` with each option that differs switched alone.
+    """Evaluate `module` under both, whatever its own, and under `base` with each option that differs switched alone.
 
     Options that change nothing have an effect of 0.  Raises PmcError as `evaluate_module` does.
     """
-    start, end = (evaluate_module(module, level, accounting=accounting) for accounting in (base, other))
+    start, end = (_evaluated(module, level, accounting) for accounting in (base, other))
     effects: list[OptionEffect] = []
     for option, before, after, switched in _switches(base, other):
-        result = evaluate_module(module, level, accounting=switched)
+        result = _evaluated(module, level, switched)
         changed = {
             new.path: (new.time_us - old.time_us) / new.count
             for old, new in zip(start.steps, result.steps, strict=True)
@@ -58,6 +58,12 @@ def attribute_difference(module: ModuleOp, base: Accounting, other: Accounting, 
         }
         effects.append(OptionEffect(option, before, after, result.total_us - start.total_us, changed))
     return Attribution(start, end, tuple(effects))
+
+
+def _evaluated(module: ModuleOp, level: str, accounting: Accounting) -> EngineResult:
+    charged = module.clone()
+    charged.attributes[ACCOUNTING] = AccountingAttr(accounting)
+    return evaluate_module(charged, level)
 
 
 def _switches(base: Accounting, other: Accounting) -> Iterator[tuple[str, str, str, Accounting]]:

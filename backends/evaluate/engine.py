@@ -11,7 +11,6 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
@@ -23,6 +22,7 @@ from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.streams import stream_of
 from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import MeshAttr, uneven_lengths
@@ -46,22 +46,20 @@ def evaluate_module(
     module: ModuleOp,
     level: str = "chip",
     bindings: Mapping[str, int] | None = None,
-    accounting: Accounting | None = None,
 ) -> EngineResult:
     """The time of one step of the program in `module`, op by op.
 
     `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), or what it was
-    lowered to, with the target in its attributes `arch.chip` and, when it has a mesh, `arch.topology`.  `level` is the
-    granularity of the cost model: `chip`, and above the tiles `core` or `tile`.  Symbols take the values of `bindings`
-    (batch, q_len, kv_len), else of the attribute `arch.deployment`.  `accounting` says what the core and tile models
-    charge; without one it is the preset `physical`.
+    lowered to, with the target in its attributes `arch.chip` and, when it has a mesh, `arch.topology`, and what is
+    charged in `arch.accounting`.  `level` is the granularity of the cost model: `chip`, and above the tiles `core` or
+    `tile`.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the attribute `arch.deployment`.
 
-    Raises PmcError for a level or a symbol that is not known, a missing target, a symbol without a value, or an op that
-    the target cannot run.
+    Raises PmcError for a level or a symbol that is not known, a missing target or accounting, a symbol without a value,
+    or an op that the target cannot run.
     """
     granularity = granularity_of(level)
     program = program_at(module, granularity)
-    model = cost_model(granularity, Target.of(module), accounting or default_accounting())
+    model = cost_model(granularity, Target.of(module), accounting_of(module, "evaluate"))
     return cost_program(program, model, symbol_values(module, bindings or {})).result(granularity)
 
 

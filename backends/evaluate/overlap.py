@@ -16,7 +16,6 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.cost.model import Target
 from pmc.backends.evaluate.engine import (
     CostedProgram,
@@ -28,6 +27,7 @@ from pmc.backends.evaluate.engine import (
 )
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, Wait, serial_schedule, stream_schedule
+from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
 
 
@@ -91,18 +91,17 @@ class StepEvaluator:
         self,
         module: ModuleOp,
         level: str = "chip",
-        accounting: Accounting | None = None,
         overlap: Overlap = Overlap.NONE,
         tile_cache: Path | None = None,
     ) -> None:
-        """Raises PmcError for an unknown level, a module without one program, or one without a target.
+        """Raises PmcError for an unknown level, a module without one program, target or accounting.
 
         Tile searches are kept in the folder `tile_cache`, if one is given.
         """
         self.module = module
         self.granularity = granularity_of(level)
         self.program = program_at(module, self.granularity)
-        self.accounting = accounting or default_accounting()
+        self.accounting = accounting_of(module, "evaluate")
         self.target = Target.of(module)
         self.model = cost_model(self.granularity, self.target, self.accounting, tile_cache)
         self.overlap = overlap
@@ -156,11 +155,10 @@ def evaluate_step(
     module: ModuleOp,
     level: str = "chip",
     bindings: Mapping[str, int] | None = None,
-    accounting: Accounting | None = None,
     overlap: Overlap = Overlap.NONE,
 ) -> StepResult:
     """`evaluate_module`, scheduled: with `Overlap.NONE` the total is the sum of the ops.  Raises PmcError as that."""
-    return StepEvaluator(module, level, accounting, overlap).step(bindings)
+    return StepEvaluator(module, level, overlap).step(bindings)
 
 
 def _with_waits(result: EngineResult, programs: Sequence[CostedProgram], waits: Wait) -> EngineResult:

@@ -9,9 +9,9 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.cost.model import Granularity, Number, Target
 from pmc.backends.evaluate.engine import cost_model, granularity_of, program_of, sites, symbol_values
+from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
@@ -34,7 +34,6 @@ def sweep_module(
     module: ModuleOp,
     bindings: Mapping[str, int | IntArray],
     level: str = "core",
-    accounting: Accounting | None = None,
 ) -> SweepResult:
     """The totals of `evaluate_module` at every point of `bindings`, whose arrays broadcast against each other.
 
@@ -46,7 +45,7 @@ def sweep_module(
         raise PmcError("a sweep needs the level chip or core: tiles are searched for one shape at a time")
     values = symbol_values(module, bindings)
     target = Target.of(module)
-    model = cost_model(granularity, target, accounting or default_accounting())
+    model = cost_model(granularity, target, accounting_of(module, "sweep"))
     shape = np.broadcast_shapes(*(np.shape(v) for v in values.values()))
     counts: dict[object, int] = {}
     first: dict[object, Operation] = {}

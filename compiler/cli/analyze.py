@@ -77,9 +77,6 @@ def analyze_command(
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     level: Annotated[str | None, typer.Option(help="The cost model: chip (if not given), core, tile.", **_OPS)] = None,
-    accounting: Annotated[
-        str | None, typer.Option(help="What the models charge: preset (physical if not given) or file.", **_OPS)
-    ] = None,
     depth: Annotated[
         int | None, typer.Option(help="ops: names of a path that make a block (3 if not given).", **_OPS)
     ] = None,
@@ -111,7 +108,7 @@ def analyze_command(
     check_writable_file(output)
     options: dict[str, Any] = {
         "level": level,
-        "accounting": accounting,
+        "accounting": target.accounting,
         "depth": depth,
         "dollars_per_chip_hour": dollars_per_chip_hour,
         "watts_per_chip": watts_per_chip,
@@ -174,10 +171,8 @@ def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: d
 
 def _evaluated(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> EngineResult:
     from pmc.backends.evaluate import evaluate_module
-    from pmc.compiler.config import load_accounting
 
-    accounting = load_accounting(options["accounting"] or "physical")
-    return evaluate_module(module, options["level"] or "chip", bindings, accounting)
+    return evaluate_module(module, options["level"] or "chip", bindings)
 
 
 def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> MemoryFootprint:

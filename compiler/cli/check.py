@@ -43,7 +43,9 @@ def check_command(
         from pmc.compiler.config import load_model_config
 
         config, source = load_model_config(model)
-        results = check_small(config, source, *target.load(), layers=layers, seed=seed)
+        results = check_small(
+            config, source, *target.load(), layers=layers, seed=seed, accounting=target.load_accounting()
+        )
     deliver(_json(results) if output_format is Format.JSON else _text(results), output)
     if not all(result.passed for result in results):
         raise typer.Exit(1)

@@ -15,7 +15,6 @@ from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
-    from pmc.backends.cost.accounting import Accounting
     from pmc.backends.evaluate import EngineResult
     from pmc.backends.evaluate.footprint import Feasibility
 
@@ -37,7 +36,6 @@ def compare_command(
     *,
     model: Annotated[str | None, typer.Option(help="Preset, config.json or YAML; not with dumps.")] = None,
     level: Annotated[str, typer.Option(help="The cost model: chip, core or tile.")] = "chip",
-    accounting: Annotated[str, typer.Option(help="What the models charge: preset or YAML file.")] = "physical",
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -49,11 +47,9 @@ def compare_command(
     """
     check_writable_file(output)
     from pmc.backends.evaluate.analyses.compare import compare
-    from pmc.compiler.config import load_accounting
 
     with progress(f"comparing {a} and {b}"):
-        charged = load_accounting(accounting)
-        sides = [_evaluate(program, own, level, charged) for program, own in _sides(a, b, model, target)]
+        sides = [_evaluate(program, own, level) for program, own in _sides(a, b, model, target)]
         (result_a, memory_a), (result_b, memory_b) = sides
         comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
     deliver(analysis_text(comparison, output_format), output)
@@ -90,15 +86,13 @@ def _with(target: TargetOptions, part: str, name: str) -> TargetOptions:
             return replace(target, deployment=name)
 
 
-def _evaluate(
-    program: str, target: TargetOptions, level: str, accounting: Accounting
-) -> tuple[EngineResult, Feasibility | None]:
+def _evaluate(program: str, target: TargetOptions, level: str) -> tuple[EngineResult, Feasibility | None]:
     """The evaluation, and whether the program fits, where that is known."""
     from pmc.backends.evaluate import evaluate_module
     from pmc.backends.evaluate.feasibility import step_feasibility
 
     module, bindings = rank_program(program, target)
-    return evaluate_module(module, level, bindings, accounting), step_feasibility(module, bindings)
+    return evaluate_module(module, level, bindings), step_feasibility(module, bindings)
 
 
 compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

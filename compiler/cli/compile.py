@@ -70,13 +70,13 @@ def compile_command(
         from pmc.compiler.observers import DumpObserver, PrintObserver
         from pmc.compiler.pipelines import unroll_specs
 
-        configurations = target.load()
+        configurations, accounting = target.load(), target.load_accounting()
         module = load_model(model)
         observers: list[Observer] = [PrintObserver(print_ir_after, sys.stderr)] if print_ir_after else []
         if dump_dir is not None:
             observers.append(DumpObserver(dump_dir, emit.value))
         extra = unroll_specs(core or 0) if unroll or core is not None else []
-        compile_model(module, *configurations, emit=emit.value, observers=observers, extra=extra)
+        compile_model(module, *configurations, emit=emit.value, observers=observers, extra=extra, accounting=accounting)
         text = result_text(module, output_format, print_op_generic)
     deliver(text, output)
 

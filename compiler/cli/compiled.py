@@ -15,25 +15,21 @@ if TYPE_CHECKING:
 def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:
     """The module at the dist level, and the symbols that the options replace in a dump.
 
-    A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
-    Raises PmcError.
+    A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols,
+    and --accounting, while no plans are chosen.  Raises PmcError.
     """
-    from pmc.compiler.driver import compile_model, load_model, resume
-    from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE
-    from pmc.passes.base import history
+    from pmc.compiler.driver import compile_model, load_model, lower_dump, replace_accounting
+    from pmc.compiler.pipelines import DEPLOYMENT
 
-    module = load_model(model)
+    module, accounting = load_model(model), target.load_accounting()
     if DEPLOYMENT not in module.attributes:
-        return compile_model(module, *target.load(), "dist"), {}
+        return compile_model(module, *target.load(), "dist", accounting=accounting), {}
     symbols = {"batch": target.batch, "q_len": target.q_len, "kv_len": target.kv_len}
     bindings = {name: value for name, value in symbols.items() if value is not None}
-    given = [name for name in target.given() if name not in symbols]
+    given = [name for name in target.given() if name not in (*symbols, "accounting")]
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise PmcError(f"{model} holds its own target: {options} cannot be changed any more")
-    done = [entry.data.partition("{")[0] for entry in history(module)]
-    if bindings and "bind-symbols" in done:
-        raise PmcError(f"the symbols {', '.join(bindings)} are bound already; take a dump before bind-symbols")
-    if not set(PIPELINE["dist"]) <= set(done):
-        resume(module, "dist")
-    return module, bindings
+    if accounting is not None:
+        replace_accounting(module, accounting)
+    return lower_dump(module, bindings), bindings

@@ -43,7 +43,6 @@ def evaluate_command(
         str,
         typer.Option(help="none; streams: transfers beside computation; two-batch: two micro-batches in turn."),
     ] = "none",
-    accounting: Annotated[str, typer.Option(help="What the models charge: preset or YAML file.")] = "physical",
     calibration: Annotated[
         str | None, typer.Option(help="Corrections of the modelled times: preset or YAML file.")
     ] = None,
@@ -60,7 +59,8 @@ def evaluate_command(
 ) -> None:
     """Tell how long one step of one rank takes, op by op, and what limits each op; or how long whole requests take.
 
-    A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols.
+    A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols,
+    and --accounting, while no tiles are chosen.
     With --isl and --osl, prefill and decode of the deployment are both compiled, and its phase and lengths are ignored.
     Exit code 1 says that it does not fit the DRAM of a chip, what exceeds by how much, and the largest batch that fits.
     """
@@ -68,12 +68,11 @@ def evaluate_command(
     if tile_cache is not None:
         prepare_folder(tile_cache)
     with progress(f"evaluating {model}"):
-        from pmc.compiler.config import load_accounting, load_calibration
+        from pmc.compiler.config import load_calibration
         from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
         options = EvaluationOptions(
             level,
-            load_accounting(accounting),
             overlap_of(overlap),
             None if calibration is None else load_calibration(calibration),
             tile_cache,
@@ -120,7 +119,7 @@ def _request(
     for name, value in (("phase", target.phase), ("q-len", target.q_len), ("kv-len", target.kv_len)):
         if value is not None:
             raise PmcError(f"--{name} does not go with --isl and --osl, which say it for both phases")
-    return evaluate_request(module, *target.load(), isl, osl, options, micro_batches)
+    return evaluate_request(module, *target.load(), isl, osl, options, micro_batches, target.load_accounting())
 
 
 def _step_text(

@@ -20,7 +20,7 @@ Examples:
   pmc opt m.mlir -p "expand-blocks{phase=decode},quantize{weights=bf16}"
   pmc opt dumps/03-annotate-shardings.mlir --resume --emit dist
   pmc compile ... --emit layer | pmc opt - -p "canonicalize,cse"
-  pmc opt kernel.mlir --chip sg2262 -p select-tiles,lower-to-tiles,allocate-lmem
+  pmc opt kernel.mlir --chip sg2262 --accounting physical -p select-tiles,lower-to-tiles,allocate-lmem
   pmc opt --list
 """
 
@@ -35,6 +35,9 @@ def opt_command(
     emit: Annotated[Emit | None, typer.Option(help="With --resume: the level to go to (default commands).")] = None,
     chip: Annotated[str | None, typer.Option(help="Chip for modules that name none: preset or YAML file.")] = None,
     topology: Annotated[str | None, typer.Option(help="Topology for modules that name none.")] = None,
+    accounting: Annotated[
+        str | None, typer.Option(help="What tiles are chosen by, for modules that name none: preset or YAML file.")
+    ] = None,
     list_passes: Annotated[bool, typer.Option("--list", help="List passes with their options.")] = False,
     verify_diagnostics: Annotated[
         bool, typer.Option("--verify-diagnostics", help="Print errors of passes and verifiers as the result.")
@@ -71,14 +74,15 @@ def opt_command(
     with progress(f"pmc opt {file}"):
         from pmc.compiler.opt import run_opt
 
-        target = _target(chip, topology)
+        target = _target(chip, topology, accounting)
         result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None, target)
     deliver(result, output)
 
 
-def _target(chip: str | None, topology: str | None) -> dict[str, Attribute]:
-    from pmc.compiler.config import load_chip, load_topology
+def _target(chip: str | None, topology: str | None, accounting: str | None) -> dict[str, Attribute]:
+    from pmc.compiler.config import load_accounting, load_chip, load_topology
     from pmc.compiler.driver import CHIP, TOPOLOGY
+    from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
     from pmc.dialects.arch import ChipAttr, TopologyAttr
 
     target: dict[str, Attribute] = {}
@@ -86,6 +90,8 @@ def _target(chip: str | None, topology: str | None) -> dict[str, Attribute]:
         target[CHIP] = ChipAttr(load_chip(chip))
     if topology is not None:
         target[TOPOLOGY] = TopologyAttr(load_topology(topology))
+    if accounting is not None:
+        target[ACCOUNTING] = AccountingAttr(load_accounting(accounting))
     return target
 
 

@@ -14,6 +14,7 @@ import typer
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
+    from pmc.dialects.accounting import Accounting
     from pmc.dialects.arch import Chip, Deployment, Topology
 
 _PARALLELISM: dict[str, Any] = {"rich_help_panel": "Parallelism (replaces what the deployment says)"}
@@ -30,6 +31,12 @@ class TargetOptions:
     deployment: Annotated[
         str | None,
         typer.Option(help="Deployment: preset or YAML file. Without it, the options below give every field."),
+    ] = None
+    accounting: Annotated[
+        str | None,
+        typer.Option(
+            help="What cost models charge, and tiles are chosen by: preset (physical if not given) or YAML file."
+        ),
     ] = None
     tp: Annotated[int | None, typer.Option(help="Tensor parallelism.", **_PARALLELISM)] = None
     pp: Annotated[int | None, typer.Option(help="Pipeline parallelism.", **_PARALLELISM)] = None
@@ -78,7 +85,7 @@ class TargetOptions:
         required = ["chip", "topology"]
         if self.deployment is None:
             named = [f.name for f in fields(self)]
-            required += [name for name in named if name not in (*required, "deployment", "keep")]
+            required += [name for name in named if name not in (*required, "deployment", "accounting", "keep")]
         missing = [f"--{name.replace('_', '-')}" for name in required if getattr(self, name) is None]
         if missing:
             hint = "" if self.deployment is not None else "; --deployment gives all but --chip and --topology"
@@ -87,10 +94,16 @@ class TargetOptions:
         chip, topology = load_chip(self.chip), load_topology(self.topology)
         return chip, topology, load_deployment(self.deployment, self._overrides())
 
+    def load_accounting(self) -> Accounting | None:
+        """The accounting, None where none is given.  Raises PmcError."""
+        from pmc.compiler.config import load_accounting
+
+        return None if self.accounting is None else load_accounting(self.accounting)
+
     def _overrides(self) -> dict[str, object]:
         """Options by the path of their field."""
         overrides = self.given()
-        for name in ("chip", "topology", "deployment"):
+        for name in ("chip", "topology", "deployment", "accounting"):
             overrides.pop(name, None)
         if self.deployment is None:  # no pattern given is no pattern
             overrides.setdefault("keep", [])
@@ -128,7 +141,7 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
         target = TargetOptions(**{p.name: arguments.pop(p.name) for p in shared})
         command(**arguments, target=target)
 
-    parameters = [*positional, *shared[:3], *options, *shared[3:]]
+    parameters = [*positional, *shared[:4], *options, *shared[4:]]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     del run.__wrapped__  # typer would look at the signature of the command itself

@@ -14,9 +14,10 @@ from xdsl.parser import Parser
 
 from pmc.backends.evaluate import evaluate_module, sweep_module
 from pmc.backends.evaluate.overlap import Overlap, evaluate_step
-from pmc.compiler.config import ConfigError, load_calibration, load_chip, load_topology
+from pmc.compiler.config import ConfigError, load_accounting, load_calibration, load_chip, load_topology
 from pmc.compiler.driver import module_text, parse_module
 from pmc.compiler.main import main
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.arch import Arch, ChipAttr, TopologyAttr
 from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.dist import Dist
@@ -58,6 +59,7 @@ def module(calibrated: Calibration | None = None) -> ModuleOp:
         context.load_dialect(dialect)
     parsed = Parser(context, PROGRAM).parse_module()
     parsed.attributes["arch.chip"] = ChipAttr(load_chip("sg2262"))
+    parsed.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     parsed.attributes["arch.topology"] = TopologyAttr(load_topology("p1-r1-b1-c8"))
     if calibrated is not None:
         parsed.attributes["arch.calibration"] = CalibrationAttr(calibrated)

@@ -13,14 +13,13 @@ from xdsl.dialects import test as test_dialect
 from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, IntegerAttr, ModuleOp, f32, i64
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.cost.accounting import default_accounting
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import OpCost, Target
 from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.evaluate import evaluate_module, sweep_module
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
-from pmc.compiler.driver import compile_model, load_model
+from pmc.compiler.driver import compile_model, load_model, replace_accounting
 from pmc.dialects import layer
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr
@@ -30,8 +29,8 @@ SG2262 = load_chip("sg2262")
 TARGET = Target(SG2262, None, None)
 MODELS = (
     ChipCostModel(TARGET),
-    CoreCostModel(TARGET, default_accounting()),
-    TileCostModel(TARGET, default_accounting()),
+    CoreCostModel(TARGET, load_accounting("physical")),
+    TileCostModel(TARGET, load_accounting("physical")),
 )
 F8, BF16, F32 = Float8E4M3FNType(), BFloat16Type(), f32
 
@@ -145,13 +144,13 @@ def test_every_op_of_a_model(model: str, deployment: str, options: dict[str, Any
 @pytest.mark.parametrize("level", ["chip", "core"])
 def test_a_sweep_of_a_ring_gives_what_its_points_give(level: str, accounting: str) -> None:
     module = compiled("llama-3.1-70b", "llama-70b-prefill-tp8", cp=4)
-    charged = load_accounting(accounting)
+    replace_accounting(module, load_accounting(accounting))
     batch, q_len, kv_len = np.array([1, 3]), np.array([[4], [1000], [4096]]), np.array([[[4096]], [[65536]]])
-    swept = sweep_module(module, {"batch": batch, "q_len": q_len, "kv_len": kv_len}, level, charged)
+    swept = sweep_module(module, {"batch": batch, "q_len": q_len, "kv_len": kv_len}, level)
     assert swept.time_us.shape == (2, 3, 2)
     for i, j, k in np.ndindex(2, 3, 2):
         bindings = {"batch": int(batch[k]), "q_len": int(q_len[j, 0]), "kv_len": int(kv_len[i, 0, 0])}
-        point = evaluate_module(module, level, bindings, charged)
+        point = evaluate_module(module, level, bindings)
         assert swept.time_us[i, j, k] == pytest.approx(point.total_us, rel=1e-9)
         assert swept.flops[i, j, k] == point.total_flops
         assert swept.link_bytes[i, j, k] == point.total_link_bytes

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.cost.matmul_search import MatmulSearch, partitions, tile_sizes
 from pmc.backends.cost.matmul_tiles import INNERMOST, MatmulTiles
 from pmc.backends.cost.rates import CoreRates
 from pmc.compiler.config import load_accounting, load_chip
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import MatmulShape
@@ -32,7 +32,7 @@ def chip(cores: int = 4, lmem: int = 2**15, **changes: Any) -> Chip:
 
 
 def search(target: Chip, accounting: Accounting | None = None) -> MatmulSearch:
-    return MatmulSearch(MatmulTiles(CoreRates(target, accounting or default_accounting())))
+    return MatmulSearch(MatmulTiles(CoreRates(target, accounting or load_accounting("physical"))))
 
 
 def shape(groups: int, m: int, n: int, k: int, dtype: str = "f8E4M3FN") -> MatmulShape:

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import pytest
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.cost.attention_tiles import AttentionTiles, AttentionTiling
 from pmc.backends.cost.matmul_search import MatmulSearch, MatmulTiling
 from pmc.backends.cost.matmul_tiles import MatmulTiles
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.cost.tile_cache import TileCache
-from pmc.compiler.config import load_chip
+from pmc.compiler.config import load_accounting, load_chip
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip
 from pmc.dialects.interfaces import AttentionShape, MatmulShape
 
 CHIP = load_chip("sg2262")
-RATES = CoreRates(CHIP, default_accounting())
+RATES = CoreRates(CHIP, load_accounting("physical"))
 SHAPE = MatmulShape(1, 64, 1536, 7168, 8, 8, 16, "f8E4M3FN")
 ATTENTION = AttentionShape(64, 1, 128, 1, 4096, (512, 64), 512, True, False, 8, 8, 16, 16, 0, "f8E4M3FN")
 
@@ -54,25 +54,25 @@ def changed(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def key(chip: Chip = CHIP, accounting: Accounting | None = None, shape: MatmulShape = SHAPE) -> str:
-    return TileCache().key(CoreRates(chip, accounting or default_accounting()), shape, MatmulTiling)
+    return TileCache().key(CoreRates(chip, accounting or load_accounting("physical")), shape, MatmulTiling)
 
 
 @pytest.mark.parametrize("path", list(leaves(CHIP.model_dump())), ids=".".join)
 def test_every_chip_field_is_in_the_key(path: tuple[str, ...]) -> None:
     # Without validation: most single changes give a chip that is not consistent, the key must differ all the same.
     other = changed(CHIP.model_dump(), path)
-    rates = CoreRates(CHIP, default_accounting())
+    rates = CoreRates(CHIP, load_accounting("physical"))
     text = TileCache().key(rates, SHAPE, MatmulTiling)
 
     class Dumped:
         def model_dump(self) -> dict[str, Any]:
             return other
 
-    assert TileCache().key(CoreRates(cast(Chip, Dumped()), default_accounting()), SHAPE, MatmulTiling) != text
+    assert TileCache().key(CoreRates(cast(Chip, Dumped()), load_accounting("physical")), SHAPE, MatmulTiling) != text
 
 
 def test_every_option_and_every_size_is_in_the_key() -> None:
-    accounting = default_accounting()
+    accounting = load_accounting("physical")
     for path in leaves(accounting.model_dump()):
         other = accounting.model_copy(update=changed(accounting.model_dump(), path))
         assert key(accounting=other) != key(), path

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pmc.backends.cost.accounting import default_accounting
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.cost.tile import TilePlanCost
-from pmc.compiler.config import load_chip
+from pmc.compiler.config import load_accounting, load_chip
 from pmc.dialects.interfaces import FloatArray, MatmulPlans, MatmulShape
 
 CHIP = load_chip("sg2262")
-COST = TilePlanCost(CoreRates(CHIP, default_accounting()))
+COST = TilePlanCost(CoreRates(CHIP, load_accounting("physical")))
 STARTUP_S = 100e-9
 
 

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.backends.evaluate import EngineResult, evaluate_module
 from pmc.backends.evaluate.attribution import attribute_difference
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
-from pmc.compiler.driver import compile_model, load_model
+from pmc.compiler.driver import compile_model, load_model, replace_accounting
 
 TOTAL_MS, ATTENTION, DISPATCH, COMBINE = 15.743, 112.4, 11.36, 19.99
 ANCESTOR = {
@@ -34,7 +34,9 @@ def module() -> ModuleOp:
 
 @pytest.fixture(scope="module")
 def ds_tpu(module: ModuleOp) -> EngineResult:
-    return evaluate_module(module, "tile", accounting=load_accounting("ds-tpu"))
+    charged = module.clone()
+    replace_accounting(charged, load_accounting("ds-tpu"))
+    return evaluate_module(charged, "tile")
 
 
 def once(result: EngineResult, end: str) -> float:

@@ -12,7 +12,8 @@ from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.parser import Parser
 
 from pmc.backends.evaluate import COLUMNS, EngineResult, evaluate_module
-from pmc.compiler.config import load_chip, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_topology
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.arch import Arch, ChipAttr, TopologyAttr
 from pmc.dialects.dist import Dist
 from pmc.dialects.errors import PmcError
@@ -56,6 +57,7 @@ def parse(text: str, chip: str | None = "sg2262", topology: str | None = "p1-r1-
     for dialect in (Builtin, Layer, Dist, Arch):
         context.load_dialect(dialect)
     module = Parser(context, text).parse_module()
+    module.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     if chip is not None:
         module.attributes["arch.chip"] = ChipAttr(load_chip(chip))
     if topology is not None:

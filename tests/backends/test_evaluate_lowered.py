@@ -5,32 +5,32 @@ from __future__ import annotations
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.accounting import Accounting, default_accounting
 from pmc.backends.evaluate import EngineResult, evaluate_module
 from pmc.backends.evaluate.engine import MEAN_LOAD
-from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
+from pmc.dialects.accounting import Accounting
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 
-MEAN: Accounting = default_accounting().model_copy(update={"expert_load": "balanced"})
+MEAN: Accounting = load_accounting("physical").model_copy(update={"expert_load": "balanced"})
 LEVELS: tuple[Level, ...] = ("dist", "tile", "commands")
 
 
 def compiled(level: Level, phase: str, mesh: dict[str, object]) -> ModuleOp:
-    """Five layers of DeepSeek-V3 at its full width."""
+    """Five layers of DeepSeek-V3 at its full width, charged for the mean load of its experts."""
     config, source = load_model_config("deepseek-v3")
     config.update(num_hidden_layers=5)
     changes = {"phase": phase, "batch": 64, "q_len": 1 if phase == "decode" else 32, "kv_len": 128, **mesh}
     deployment = load_deployment("dsv3-decode-ep32", changes)
     target = load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployment
-    return compile_model(import_hf(config, source, "deepseek-v3"), *target, level)
+    return compile_model(import_hf(config, source, "deepseek-v3"), *target, level, accounting=MEAN)
 
 
 def evaluated(level: Level, phase: str, mesh: dict[str, object]) -> EngineResult:
     """The chip roofline with experts under the mean load, which is what tiles and commands were lowered for."""
-    return evaluate_module(compiled(level, phase, mesh), "chip", accounting=MEAN)
+    return evaluate_module(compiled(level, phase, mesh), "chip")
 
 
 MESHES: dict[str, dict[str, object]] = {

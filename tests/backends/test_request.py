@@ -39,7 +39,7 @@ def request(
     level: str, isl: int, osl: int, overlap: Overlap = Overlap.NONE, micro_batches: int | None = None, **options: Any
 ) -> RequestResult:
     evaluators = [
-        StepEvaluator(compiled("llama-3.1-70b", "llama-70b-decode-tp8", phase=phase, **options), level, None, overlap)
+        StepEvaluator(compiled("llama-3.1-70b", "llama-70b-decode-tp8", phase=phase, **options), level, overlap)
         for phase in ("prefill", "decode")
     ]
     return evaluate_request(*evaluators, batch=options.get("batch", 64), isl=isl, osl=osl, micro_batches=micro_batches)
@@ -129,7 +129,7 @@ def test_decode_is_the_sum_over_the_growing_cache(level: str) -> None:
 )
 def test_interpolated_lengths_keep_their_bound(level: str, overlap: Overlap) -> None:
     program = compiled("tiny", "llama-8b-decode", batch=64)
-    evaluator = StepEvaluator(program, level, None, overlap)
+    evaluator = StepEvaluator(program, level, overlap)
     lengths = np.arange(257, 257 + 120, dtype=np.int64)
     totals = totals_over(evaluator, {}, lengths)
     exact = np.asarray([evaluator.step({"kv_len": int(n)}).total_us for n in lengths])

@@ -12,8 +12,9 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.backends.evaluate import evaluate_module
 from pmc.backends.evaluate.overlap import Overlap, StepResult, evaluate_step
 from pmc.backends.evaluate.streams import Stream
-from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, parse_module
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.arch import ChipAttr, Topology, TopologyAttr
 from pmc.dialects.errors import PmcError
 
@@ -40,6 +41,7 @@ def gather(result: str, operand: str, path: str) -> str:
 def module(lines: list[str], topology: Topology | None = None) -> ModuleOp:
     parsed = parse_module(HEAD + "\n".join(lines) + TAIL, "m.mlir")
     parsed.attributes["arch.chip"] = ChipAttr(load_chip("sg2262"))
+    parsed.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     parsed.attributes["arch.topology"] = TopologyAttr(topology or load_topology("p1-r1-b1-c8"))
     return parsed
 

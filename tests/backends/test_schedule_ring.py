@@ -12,8 +12,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.evaluate import schedule
 from pmc.backends.evaluate.overlap import Overlap, StepResult, evaluate_step
-from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, parse_module
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.arch import ChipAttr, Topology, TopologyAttr
 
 SG2262, RACK = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
@@ -91,6 +92,7 @@ def program(ranks: int, body: list[str], gb_per_s: float) -> ModuleOp:
     ]
     module = parse_module("\n".join([*lines, *body, "}", "}"]), "ring.mlir")
     module.attributes["arch.chip"] = ChipAttr(SG2262)
+    module.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     module.attributes["arch.topology"] = TopologyAttr(with_links(gb_per_s))
     return module
 

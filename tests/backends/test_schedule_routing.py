@@ -7,10 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from pmc.backends.cost.accounting import default_accounting
 from pmc.backends.evaluate import evaluate_module
 from pmc.backends.evaluate.routing import Routing
-from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
 from pmc.dialects.errors import PmcError
 
@@ -131,15 +130,18 @@ def test_weights_of_experts_that_are_not_hit_are_not_read() -> None:
 
 
 def test_the_busiest_rank_decides_times_but_not_flops() -> None:
-    accounting = default_accounting()
+    accounting = load_accounting("physical")
     balanced = accounting.model_copy(update={"expert_load": "balanced"})
-    module = compile_model(
-        load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
-        load_deployment("dsv3-decode-ep32"), "dist",
+    module, other = (
+        compile_model(
+            load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"),
+            load_deployment("dsv3-decode-ep32"), "dist", accounting=charged,
+        )
+        for charged in (accounting, balanced)
     )  # fmt: skip
     load = Routing(256, 8, 32).load(2048)
     for level in ("chip", "core", "tile"):
-        busy, even = (evaluate_module(module, level, accounting=a) for a in (accounting, balanced))
+        busy, even = (evaluate_module(m, level) for m in (module, other))
         assert busy.total_flops == even.total_flops and busy.total_link_bytes == even.total_link_bytes
         for a, b in zip(busy.steps, even.steps, strict=True):
             if ".experts." in a.path or a.path.endswith((".dispatch", ".combine")):

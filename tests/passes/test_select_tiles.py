@@ -1,27 +1,42 @@
 """The select-tiles pass: the search, its bounds and its errors."""
 
 import time
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp, bf16
 from xdsl.parser import Parser
+from xdsl.utils.arg_spec import ArgSpec
 
-from pmc.compiler.config import load_chip
+from pmc.compiler.config import load_accounting, load_chip
 from pmc.compiler.context import make_context
+from pmc.compiler.driver import run_pipeline
+from pmc.compiler.tile_selection import tile_costs
 from pmc.dialects import layer
+from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr
-from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, MatmulPlans, MatmulShape, TileCostModel
+from pmc.dialects.interfaces import (
+    TILE_COSTS,
+    AttentionPlans,
+    AttentionShape,
+    FloatArray,
+    MatmulPlans,
+    MatmulShape,
+    TileCostModel,
+    TileCostRegistry,
+)
 from pmc.dialects.tile import PlanAttr
 from pmc.passes.base import PassError
 from pmc.passes.select_tiles import PLAN, SelectTilesPass
 from pmc.passes.tiling import attention, matmul
 from pmc.passes.tiling.split import Split
 from pmc.passes.tiling.target import Target
-from pmc.passes.tiling.traffic import TrafficModel
+
+PHYSICAL = load_accounting("physical")
 
 
 def chip(lmem_bytes: int = 2 << 20, dram_gb_per_s: float = 8601.6) -> Chip:
@@ -45,7 +60,12 @@ layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
     module.verify()
     if target is not None:
         module.attributes["arch.chip"] = ChipAttr(target)
+    module.attributes[ACCOUNTING] = AccountingAttr(PHYSICAL)
     return module
+
+
+def cost_model(target: Chip) -> TileCostModel:
+    return tile_costs(target, PHYSICAL)
 
 
 def plans(module: ModuleOp) -> list[PlanAttr]:
@@ -76,10 +96,10 @@ def test_an_existing_plan_is_kept() -> None:
 @pytest.mark.parametrize(("m", "k", "n"), [(5, 48, 72), (64, 7168, 2112), (513, 96, 40), (1, 4096, 128256)])
 def test_the_choice_is_the_best_candidate_that_fits(m: int, k: int, n: int) -> None:
     mm = matmul.Matmul(1, m, n, k, bf16, bf16, bf16, False)
-    target = Target(chip(), TrafficModel(chip()))
+    target = Target(chip(), cost_model(chip()))
     found = matmul.candidates(mm, target)
     need = matmul.lmem_bytes(mm, found, target)
-    seconds = TrafficModel(chip()).matmul_seconds(mm.shape, found)
+    seconds = cost_model(chip()).matmul_seconds(mm.shape, found)
     module = matmul_module(m, k, n, chip())
     SelectTilesPass().apply(make_context(), module)
     plan = plans(module)[0]
@@ -98,10 +118,10 @@ def test_the_choice_is_the_best_candidate_that_fits(m: int, k: int, n: int) -> N
 def test_more_memory_or_bandwidth_is_never_slower() -> None:
     def best(target_chip: Chip) -> float:
         mm = matmul.Matmul(1, 300, 5000, 3000, bf16, bf16, bf16, False)
-        target = Target(target_chip, TrafficModel(target_chip))
+        target = Target(target_chip, cost_model(target_chip))
         found = matmul.candidates(mm, target)
         fits = matmul.lmem_bytes(mm, found, target) <= target.budget
-        return float(TrafficModel(target_chip).matmul_seconds(mm.shape, found)[fits].min())
+        return float(cost_model(target_chip).matmul_seconds(mm.shape, found)[fits].min())
 
     sizes = [best(chip(lmem_bytes=1 << b)) for b in range(16, 24)]
     assert sizes == sorted(sizes, reverse=True)
@@ -111,7 +131,7 @@ def test_more_memory_or_bandwidth_is_never_slower() -> None:
 
 
 def test_a_large_search_takes_milliseconds() -> None:
-    target = Target(chip(), TrafficModel(chip()))
+    target = Target(chip(), cost_model(chip()))
     module = matmul_module(4096, 7168, 18432, chip())
     op = next(op for op in module.walk() if isinstance(op, layer.MatmulOp))
     start = time.perf_counter()
@@ -131,6 +151,7 @@ layer.program() {sym_name = "p", phase = "decode"} at "p" {
 }"""
     module = Parser(make_context(), text).parse_module()
     module.attributes["arch.chip"] = ChipAttr(chip())
+    module.attributes[ACCOUNTING] = AccountingAttr(PHYSICAL)
     SelectTilesPass().apply(make_context(), module)
     (plan,) = plans(module)
     assert plan.core_counts == (64,)
@@ -142,28 +163,53 @@ layer.program() {sym_name = "p", phase = "decode"} at "p" {
     assert (problem.shape.kv_heads, problem.shape.group) == (1, 128)
 
 
-class _Slowest(TrafficModel):
-    """Prefers what the traffic model likes least."""
+class _Slowest:
+    """Prefers what the tile model likes least."""
+
+    def __init__(self, chip: Chip, accounting: Accounting) -> None:
+        self.model = tile_costs(chip, accounting)
 
     def matmul_seconds(self, shape: MatmulShape, plans: MatmulPlans) -> FloatArray:
-        return -super().matmul_seconds(shape, plans)
+        return -self.model.matmul_seconds(shape, plans)
 
     def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
-        return -super().attention_seconds(shape, plans)
+        return -self.model.attention_seconds(shape, plans)
 
 
-class _SlowestPass(SelectTilesPass):
-    def cost_model(self, chip: Chip) -> TileCostModel:
-        return _Slowest(chip)
+@pytest.fixture
+def slowest() -> Iterator[None]:
+    TILE_COSTS.provide(_Slowest)
+    yield
+    TILE_COSTS.provide(tile_costs)
 
 
-def test_the_cost_model_decides() -> None:
-    best, worst = matmul_module(64, 512, 1024, chip()), matmul_module(64, 512, 1024, chip())
-    SelectTilesPass().apply(make_context(), best)
-    _SlowestPass().apply(make_context(), worst)
-    # All tiles of the best plan are whole; the worst reads its operands again for every cube.
-    assert plans(best)[0].tile_sizes == (64, 16, 512)
-    assert plans(worst)[0].tile_sizes[:2] == (16, 8)
+def test_the_cost_model_is_the_one_that_is_provided(slowest: None) -> None:
+    worst = matmul_module(64, 512, 1024, chip())
+    run_pipeline(worst, [ArgSpec("select-tiles", {})])
+    assert plans(worst)[0].tile_sizes[:2] == (16, 8)  # reads its operands again for every cube
+
+
+def test_the_accounting_of_the_module_decides() -> None:
+    """65 blocks of 8 columns: 8 x 8 cores read least, but one core in eight gets 9 of them where waves are whole."""
+    whole, fractional = (matmul_module(4096, 512, 520, chip()) for _ in range(2))
+    mean = PHYSICAL.model_copy(update={"waves": "fractional"})
+    fractional.attributes[ACCOUNTING] = AccountingAttr(mean)
+    for module in (whole, fractional):
+        SelectTilesPass().apply(make_context(), module)
+    assert plans(whole)[0].core_counts == (1, 64, 1)
+    assert plans(fractional)[0].core_counts == (1, 8, 8)
+
+
+def test_a_module_without_an_accounting_is_told_how_to_get_one() -> None:
+    module = matmul_module(64, 512, 1024, chip())
+    del module.attributes[ACCOUNTING]
+    with pytest.raises(PmcError, match=r"^select-tiles: .* no attribute .arch\.accounting., .*--accounting"):
+        SelectTilesPass().apply(make_context(), module)
+
+
+def test_without_a_provider_the_pass_says_who_brings_one() -> None:
+    with pytest.raises(PmcError, match=r"^no cost model of tiles is provided: import pmc\.compiler\.pipelines"):
+        TileCostRegistry().model(chip(), PHYSICAL)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-// RUN: pmc opt %s --chip sg2262 -p "select-tiles" | filecheck %s
+// RUN: pmc opt %s --chip sg2262 --accounting physical -p "select-tiles" | filecheck %s
 // RUN: pmc opt %s -p "select-tiles" --verify-diagnostics | filecheck %s --check-prefix=CHIP
+// RUN: pmc opt %s --chip sg2262 -p "select-tiles" --verify-diagnostics | filecheck %s --check-prefix=ACCOUNTING
 // RUN: pmc opt %s --chip sg2262 -p "lower-to-tiles" --verify-diagnostics | filecheck %s --check-prefix=PLAN
 
 builtin.module {
@@ -16,5 +17,7 @@ builtin.module {
 // CHECK: layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64], tile [64, 16, 2048], order "{{[gmnk]+}}">}
 
 // CHIP: select-tiles: {{.*}}arch.chip
+
+// ACCOUNTING: select-tiles: {{.*}}arch.accounting
 
 // PLAN: lower-to-tiles: layer.matmul at 'proj' has no plan, run select-tiles before

@@ -1,15 +1,27 @@
-"""What a cost model charges, as explicit options; a named set of options is a file under `configs/accounting`."""
+"""What cost models charge, as explicit options in an attribute of the module.
+
+    #arch.accounting<{name = "physical", waves = "whole", ..}>
+
+`pmc compile` writes it: `select-tiles` chooses plans under it, and whoever evaluates the module charges by it.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import resources
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Data
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
 
+from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import Name, Paths, Schema
+from pmc.dialects.schema_text import parse_schema, print_schema
+
+ACCOUNTING = "arch.accounting"
+"""The module attribute that holds the accounting."""
 
 
 class Accounting(Schema, frozen=True):
@@ -49,8 +61,26 @@ class Accounting(Schema, frozen=True):
     )
 
 
-@cache
-def default_accounting() -> Accounting:
-    """The preset `physical`."""
-    text = (resources.files("pmc.configs") / "accounting" / "physical.yaml").read_text(encoding="utf-8")
-    return Accounting.model_validate(yaml.safe_load(text), strict=False)
+@irdl_attr_definition
+class AccountingAttr(Data[Accounting]):
+    """``#arch.accounting<{...}>``: what the cost models charge for the program of the module."""
+
+    name = "arch.accounting"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Accounting:
+        return parse_schema(parser, Accounting)
+
+    def print_parameter(self, printer: Printer) -> None:
+        print_schema(printer, self.data)
+
+
+def accounting_of(module: ModuleOp, needed_by: str) -> Accounting:
+    """The accounting of the module.  Raises PmcError, which begins with `needed_by`, where it has none."""
+    accounting = module.attributes.get(ACCOUNTING)
+    if not isinstance(accounting, AccountingAttr):
+        raise PmcError(
+            f"{needed_by}: the module has no attribute '{ACCOUNTING}', which says what cost models charge; "
+            "--accounting sets it (`physical` for what the hardware would do)"
+        )
+    return accounting.data
