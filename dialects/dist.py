@@ -11,17 +11,19 @@ partial sum still says so.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, StringAttr
-from xdsl.ir import Data, Dialect
+from xdsl.ir import Data, Dialect, Operation
 from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     region_def,
     result_def,
@@ -33,10 +35,28 @@ from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import (
+    ALGORITHMS,
+    COLLECTIVES,
+    AlgorithmAttr,
+    AllGatherAttr,
+    AllReduceAttr,
+    CollectiveAttr,
+    CombineAttr,
+    DispatchAttr,
+    Exchange,
+    ExchangeInterface,
+    LocalSliceAttr,
+    RecvAttr,
+    ReduceScatterAttr,
+    RingExchangeAttr,
+    SendAttr,
+)
 from pmc.dialects.effects import NOTHING, UPDATES, Effects, HasEffects, StatedEffects
-from pmc.dialects.expr import Expr, ceildiv, expr, product
+from pmc.dialects.expr import Expr, ceildiv, expr
 from pmc.dialects.interfaces import Work, WorkInterface
-from pmc.dialects.tensor import Encoding, TensorType, element_name, size_bytes, tensor
+from pmc.dialects.levels import MESH
+from pmc.dialects.tensor import Encoding, TensorType, tensor
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
@@ -261,23 +281,64 @@ def uneven_lengths(mesh: Mesh, lengths: Mapping[str, object]) -> str | None:
 # -- collectives ------------------------------------------------------------------------------------------------
 
 
-class CollectiveOp(PmcOp, WorkInterface, HasEffects):
-    """An op in which the ranks of a group along `axis` exchange data, for which each of them must come by."""
+def mesh_around(op: Operation) -> Mesh | None:
+    """The mesh of the module that `op` stands in, None where there is none."""
+    parent: Operation | None = op
+    while parent is not None:
+        attribute = parent.attributes.get(MESH)
+        if isinstance(attribute, MeshAttr):
+            return attribute.data
+        parent = parent.parent_op()
+    return None
 
+
+def verify_exchange(op: PmcOp, exchange: Exchange) -> None:
+    """Raise VerifyException, naming the op, unless its mesh axis exists and its algorithm fits the group."""
+    mesh, axis = mesh_around(op), exchange.collective.mesh_axis
+    try:
+        exchange.verify(None if mesh is None or axis is None else mesh.axis(axis).size)
+    except VerifyException as error:
+        raise VerifyException(f"{op.name} at '{op.path.data}': {error}") from None
+
+
+class DistExchangeOp(PmcOp, WorkInterface, HasEffects, ExchangeInterface):
+    """An op of this dialect that exchanges data; the fields of its `COLLECTIVE` are its properties."""
+
+    COLLECTIVE: ClassVar[type[CollectiveAttr]]
     EFFECTS: ClassVar[Effects] = UPDATES
-    axis = prop_def(StringAttr)
-    x = operand_def(TensorType)
-    y = result_def(TensorType)
     traits = traits_def(StatedEffects())
 
-    def work(self) -> Work:
-        """The value is read and the result written in DRAM once; the links are another matter."""
-        x, y = tensor(self.x), tensor(self.y)
-        return Work(expr(0), x.bytes, y.bytes, "none", element_name(x.element_type))
+    def exchange(self) -> Exchange:
+        fields = (self.properties[name] for name in self.COLLECTIVE.fields())
+        collective = self.COLLECTIVE.new([StringAttr(self.mesh_axis), *fields])
+        algorithm = self.properties.get("algorithm")
+        assert algorithm is None or isinstance(algorithm, AlgorithmAttr)
+        return Exchange.of_values(collective, algorithm, self.operands, self.results)
 
-    def link_bytes(self, size: int) -> Expr:
-        """Bytes that one rank of a group of `size` sends over its links (a ring, or a direct exchange)."""
-        raise VerifyException(f"{self.name} at '{self.path.data}' has no traffic of its own")
+    @property
+    @abstractmethod
+    def mesh_axis(self) -> str:
+        """The mesh axis along which ranks exchange data, for which each of them must come by."""
+
+    def verify_(self) -> None:
+        verify_exchange(self, self.exchange())
+
+    def work(self) -> Work:
+        return self.exchange().work()
+
+
+class CollectiveOp(DistExchangeOp):
+    """An op in which the ranks of a group along `axis` exchange data, for which each of them must come by."""
+
+    axis = prop_def(StringAttr)
+    algorithm = opt_prop_def(AlgorithmAttr)
+    """The default of the collective where there is none."""
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    @property
+    def mesh_axis(self) -> str:
+        return self.axis.data
 
 
 @irdl_op_definition
@@ -303,11 +364,7 @@ class AllReduceOp(CollectiveOp):
     """The sum over the group, on every rank."""
 
     name = "dist.all_reduce"
-    axis = prop_def(StringAttr)
-
-    def link_bytes(self, size: int) -> Expr:
-        """2 (n-1)/n of the value, as reduce-scatter then all-gather."""
-        return ceildiv(2 * (size - 1) * tensor(self.x).bytes, size)
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = AllReduceAttr
 
 
 @irdl_op_definition
@@ -315,11 +372,8 @@ class AllGatherOp(CollectiveOp):
     """The shards of the group one after the other along `dim`; padding beyond the size of the result is dropped."""
 
     name = "dist.all_gather"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = AllGatherAttr
     dim = prop_def(IntegerAttr)
-
-    def link_bytes(self, size: int) -> Expr:
-        """n-1 shards."""
-        return (size - 1) * tensor(self.x).bytes
 
 
 @irdl_op_definition
@@ -327,11 +381,8 @@ class ReduceScatterOp(CollectiveOp):
     """The sum over the group, of which rank i keeps the i-th shard along `dim`; the last shards are padded."""
 
     name = "dist.reduce_scatter"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = ReduceScatterAttr
     dim = prop_def(IntegerAttr)
-
-    def link_bytes(self, size: int) -> Expr:
-        """(n-1)/n of the value."""
-        return ceildiv((size - 1) * tensor(self.x).bytes, size)
 
 
 @irdl_op_definition
@@ -339,16 +390,9 @@ class LocalSliceOp(CollectiveOp):
     """The i-th shard along `dim` of a value that every rank of the group holds: no communication."""
 
     name = "dist.local_slice"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = LocalSliceAttr
     EFFECTS: ClassVar[Effects] = NOTHING
     dim = prop_def(IntegerAttr)
-
-    def work(self) -> Work:
-        """Rows of the value that stay where they are."""
-        return Work(expr(0), expr(0), expr(0), "none", element_name(tensor(self.x).element_type))
-
-    def link_bytes(self, size: int) -> Expr:
-        """Nothing is sent."""
-        return expr(0)
 
 
 @irdl_op_definition
@@ -356,10 +400,7 @@ class RingExchangeOp(CollectiveOp):
     """Every rank sends its value to the next rank of the group and receives that of the one before (MPI_Sendrecv)."""
 
     name = "dist.ring_exchange"
-
-    def link_bytes(self, size: int) -> Expr:
-        """The value, once."""
-        return tensor(self.x).bytes if size > 1 else expr(0)
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = RingExchangeAttr
 
 
 @irdl_op_definition
@@ -370,27 +411,10 @@ class DispatchOp(CollectiveOp):
     """
 
     name = "dist.dispatch"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = DispatchAttr
     x = operand_def(TensorType)
     indices = operand_def(TensorType)
     capacity = prop_def(StringAttr)
-
-    def work(self) -> Work:
-        """Every row of the tokens is read, every slot of the experts written."""
-        base = super().work()
-        return Work(
-            base.flops,
-            base.bytes_read + tensor(self.indices).bytes,
-            base.bytes_written,
-            base.unit,
-            base.dtype,
-        )
-
-    def link_bytes(self, size: int) -> Expr:
-        """One row per token and choice, but for the share of the experts that are at home."""
-        rows = tensor(self.indices).elements
-        x = tensor(self.x)
-        row_bytes = size_bytes(product(x.dims[1:]), x.element_type)
-        return ceildiv(rows * row_bytes * (size - 1), size)
 
 
 @irdl_op_definition
@@ -398,26 +422,10 @@ class CombineOp(CollectiveOp):
     """Expert rows back to the ranks of their tokens and summed with the router's weights; inverse of dispatch."""
 
     name = "dist.combine"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = CombineAttr
     x = operand_def(TensorType)
     indices = operand_def(TensorType)
     weights = operand_def(TensorType)
-
-    def work(self) -> Work:
-        """A multiply-add per element of every row that comes back."""
-        base = super().work()
-        rows = tensor(self.weights)
-        return Work(
-            2 * tensor(self.y).elements * rows.dims[1],
-            base.bytes_read + tensor(self.indices).bytes + rows.bytes,
-            base.bytes_written,
-            "vector",
-            base.dtype,
-        )
-
-    def link_bytes(self, size: int) -> Expr:
-        """One row per token and choice, but for the share of the experts that are at home."""
-        y = tensor(self.y)
-        return ceildiv(y.bytes * tensor(self.indices).dims[1] * (size - 1), size)
 
 
 # -- pipeline stages --------------------------------------------------------------------------------------------
@@ -433,13 +441,15 @@ class StageOp(PmcOp):
     traits = traits_def(NoTerminator())
 
 
-class PointToPointOp(PmcOp, WorkInterface, HasEffects):
+class PointToPointOp(DistExchangeOp):
     """A transfer between the same rank of two stages; `channel` pairs a send with its recv."""
 
-    EFFECTS: ClassVar[Effects] = UPDATES
-    traits = traits_def(StatedEffects())
     peer = prop_def(IntegerAttr)
     channel = prop_def(IntegerAttr)
+
+    @property
+    def mesh_axis(self) -> str:
+        return PIPELINE
 
 
 @irdl_op_definition
@@ -447,12 +457,8 @@ class SendOp(PointToPointOp):
     """Hand a value to stage `peer`."""
 
     name = "dist.send"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = SendAttr
     x = operand_def(TensorType)
-
-    def work(self) -> Work:
-        """The value is read once."""
-        x = tensor(self.x)
-        return Work(expr(0), x.bytes, expr(0), "none", element_name(x.element_type))
 
 
 @irdl_op_definition
@@ -460,12 +466,8 @@ class RecvOp(PointToPointOp):
     """Take a value from stage `peer`."""
 
     name = "dist.recv"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = RecvAttr
     y = result_def(TensorType)
-
-    def work(self) -> Work:
-        """The value is written once."""
-        y = tensor(self.y)
-        return Work(expr(0), expr(0), y.bytes, "none", element_name(y.element_type))
 
 
 Dist = Dialect(
@@ -483,5 +485,5 @@ Dist = Dialect(
         SendOp,
         RecvOp,
     ],
-    [MeshAttr, ShardingAttr, PartialAttr],
+    [MeshAttr, ShardingAttr, PartialAttr, *COLLECTIVES, *ALGORITHMS],
 )

@@ -38,9 +38,12 @@ from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
 from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
+from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
+from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, parse_expr
 from pmc.dialects.g5_table import TableAttr
-from pmc.dialects.tensor import ShapeAttr, shape_text
+from pmc.dialects.interfaces import Work, WorkInterface
+from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text
 from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
 from pmc.dialects.vector_kinds import VectorKindAttr
 
@@ -147,6 +150,11 @@ class DramAttr(ParametrizedAttribute):
     def steps(self) -> tuple[int, ...]:
         """The strides in elements."""
         return tuple(s.constant for s in self.strides.data)
+
+    @property
+    def tensor(self) -> TensorType:
+        """The tensor that the array holds."""
+        return TensorType.of(self.shape.data, self.element_type)
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -433,13 +441,24 @@ class HauOp(VectorCommandOp):
     ENGINE: ClassVar[str] = "hau"
 
 
-class ChipCommandOp(CommandOp):
-    """A movement that the chip does as a whole between two programs; `kind` and `params` as in `tile.collective`."""
+class ChipCommandOp(CommandOp, WorkInterface, ExchangeInterface):
+    """A movement that the chip does as a whole between two programs (see `collective.py`)."""
 
-    kind = prop_def(StringAttr)
+    collective = prop_def(CollectiveAttr)
+    algorithm = opt_prop_def(AlgorithmAttr)
+    """The default of the collective where there is none."""
     ins = prop_def(ArrayAttr[DramAttr])
     outs = prop_def(ArrayAttr[DramAttr])
-    params = prop_def(DictionaryAttr)
+
+    def exchange(self) -> Exchange:
+        ins, outs = ([array.tensor for array in arrays] for arrays in (self.ins.data, self.outs.data))
+        return Exchange.of(self.collective, self.algorithm, ins, outs)
+
+    def work(self) -> Work:
+        return self.exchange().work()
+
+    def verify_(self) -> None:
+        verify_exchange(self, self.exchange())
 
 
 @irdl_op_definition

@@ -44,6 +44,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, NoMemoryEffect, NoTermi
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
+from pmc.dialects.collective import CombineAttr, DispatchAttr, Exchange, ExchangeInterface
 from pmc.dialects.effects import READS, UPDATES, Effects
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
@@ -725,7 +726,7 @@ class RouterTopkOp(LayerOp):
 
 
 @irdl_op_definition
-class DispatchOp(LayerOp):
+class DispatchOp(LayerOp, ExchangeInterface):
     """Copy each token row into a slot of each of its experts: [T, H] -> [E, C, H].
 
     Slots of an expert are filled in token order and the rest are zero; `capacity` says how C was chosen: `worst`
@@ -748,9 +749,12 @@ class DispatchOp(LayerOp):
         """Decided by the mesh, see the annotate-shardings pass: tokens change ranks here."""
         return ShardingRule(((TOKEN, WHOLE), (TOKEN, WHOLE)), (("e", "c", WHOLE),))
 
+    def exchange(self) -> Exchange:
+        return Exchange.of_values(DispatchAttr.on_chip(), None, self.operands, self.results)
+
 
 @irdl_op_definition
-class CombineOp(LayerOp):
+class CombineOp(LayerOp, ExchangeInterface):
     """The weighted sum of the expert rows of every token: [E, C, H] -> [T, H]; inverse of `layer.dispatch`."""
 
     name = "layer.combine"
@@ -768,6 +772,9 @@ class CombineOp(LayerOp):
         """Decided by the mesh; linear in the expert rows."""
         row = (TOKEN, WHOLE)
         return ShardingRule((("e", "c", WHOLE), row, row), (row,), linear=frozenset({0}))
+
+    def exchange(self) -> Exchange:
+        return Exchange.of_values(CombineAttr.on_chip(), None, self.operands, self.results)
 
 
 Layer = Dialect(

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -45,8 +45,11 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text
+from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
+from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
-from pmc.dialects.tensor import ShapeAttr, shape_text, size_bytes
+from pmc.dialects.interfaces import Work, WorkInterface
+from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text, size_bytes
 from pmc.dialects.vector_kinds import VECTOR_KINDS, VectorKindAttr
 
 CORE = "core"
@@ -109,6 +112,11 @@ class MemRefType(ParametrizedAttribute, TypeAttribute):
     def bytes(self) -> int:
         """The size of the elements of the array."""
         return size_bytes(product(self.shape.data), self.element_type).constant
+
+    @property
+    def tensor(self) -> TensorType:
+        """The tensor that the array holds."""
+        return TensorType.of(self.shape.data, self.element_type)
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -650,21 +658,28 @@ class VectorOp(CommandOp):
 
 
 @irdl_op_definition
-class CollectiveOp(CommandOp):
-    """A movement that the chip does as a whole, on DRAM arrays, between two kernels.
-
-    `kind` is the `dist` op it came from (`all_reduce`, `all_gather`, `reduce_scatter`, `local_slice`, `send`, `recv`)
-    or `dispatch` / `combine`, which permute tokens by their expert indices; `params` are that op's attributes.
-    """
+class CollectiveOp(CommandOp, WorkInterface, ExchangeInterface):
+    """A movement that the chip does as a whole, on DRAM arrays, between two kernels (see `collective.py`)."""
 
     name = "tile.collective"
     ins = var_operand_def(MemRefType)
     outs = var_operand_def(MemRefType)
-    kind = prop_def(StringAttr)
-    params = prop_def(DictionaryAttr)
+    collective = prop_def(CollectiveAttr)
+    algorithm = opt_prop_def(AlgorithmAttr)
+    """The default of the collective where there is none."""
     READS: ClassVar[tuple[str, ...]] = ("ins",)
     WRITES: ClassVar[tuple[str, ...]] = ("outs",)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def exchange(self) -> Exchange:
+        ins, outs = ([memref_type(value).tensor for value in values] for values in (self.ins, self.outs))
+        return Exchange.of(self.collective, self.algorithm, ins, outs)
+
+    def work(self) -> Work:
+        return self.exchange().work()
+
+    def verify_(self) -> None:
+        verify_exchange(self, self.exchange())
 
 
 # -- symbols in scope -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ becomes
     g5.tiu {acc = #g5.lmem<..>, a = #g5.lmem<mod(k.seq, 2)*32768, ..>, ..} after [gdma-0] at ".."
 
 Every `tile.global` and `tile.alloc` must have its address (allocate-dram, allocate-lmem).  Views disappear: their
-strides and offsets are in the addresses.  A collective along a mesh axis becomes a CDMA command, any other an SDMA
+strides and offsets are in the addresses.  A collective that leaves the chip becomes a CDMA command, any other an SDMA
 command.  What a command waits for is derived in `hazards`; DRAM needs no waits, as one engine per core uses it and
 programs end with a barrier.
 """
@@ -122,17 +122,20 @@ class _Stream:
         return self.bases[value]
 
     def collective(self, op: tile.CollectiveOp) -> g5.ChipCommandOp:
-        """A command of the chip, between chips where the movement has a mesh axis or a peer."""
+        """A command of the chip: CDMA where data leaves it, else SDMA."""
 
         def dram(value: SSAValue) -> g5.DramAttr:
             type_ = tile.memref_type(value)
             address = self.base(value, op) + type_.offset.data * element_bytes(type_.element_type, op)
             return g5.DramAttr(ExprAttr(address), type_.shape, type_.strides, type_.element_type)
 
-        local = op.kind.data == "local_slice" or not {"axis", "peer"} & op.params.data.keys()
-        kind = g5.SdmaOp if local else g5.CdmaOp
-        ins, outs = ArrayAttr([dram(v) for v in op.ins]), ArrayAttr([dram(v) for v in op.outs])
-        properties: dict[str, PropertyValue] = {"kind": op.kind, "ins": ins, "outs": outs, "params": op.params}
+        kind = g5.CdmaOp if op.collective.leaves_chip else g5.SdmaOp
+        properties: dict[str, PropertyValue] = {
+            "collective": op.collective,
+            "algorithm": op.algorithm,
+            "ins": ArrayAttr([dram(v) for v in op.ins]),
+            "outs": ArrayAttr([dram(v) for v in op.outs]),
+        }
         return kind.make([], [], op.path.data, properties, like=op)
 
 

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, cast
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key, stored_arrays
-from pmc.dialects.assembly import SEGMENTS, PropertyValue
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import tensor
@@ -130,11 +131,9 @@ class _Lowering:
                     pass
                 case layer.ReturnOp():
                     self._return(op)
-                case layer.DispatchOp() | layer.CombineOp():
-                    self._collective(op)
                 case _ if type(op) in FAMILIES:
                     self._kernel(op)
-                case _ if op.name.startswith("dist."):
+                case _ if isinstance(op, ExchangeInterface):
                     self._collective(op)
                 case _:
                     raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no lowering to tiles")
@@ -359,10 +358,11 @@ class _Lowering:
         self.ops.append(kernel)
 
     def _collective(self, op: Operation) -> None:
+        assert isinstance(op, ExchangeInterface)
         ins = [self._place(self.whole(v)) for v in op.operands]
         outs = [self._place(self.result(v)) for v in op.results]
-        params = {n: v for n, v in sorted(op.properties.items()) if n not in ("path", SEGMENTS)}
-        properties: Properties = {"kind": op.name.partition(".")[2], "params": DictionaryAttr(params)}
+        exchange = op.exchange()
+        properties: Properties = {"collective": exchange.collective, "algorithm": exchange.chosen_algorithm}
         self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
 
     def _dense(self, array: Array, path: str, like: Operation) -> Array:

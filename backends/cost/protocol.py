@@ -13,13 +13,20 @@ import numpy as np
 from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Bindings, Number, Target, as_number, number
-from pmc.backends.cost.network import network_of, span_of_subgroups, transfer_of
-from pmc.dialects import dist
+from pmc.backends.cost.network import axis_of, network_of, place_of, span_of_subgroups, transfer_of
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.collective import (
+    AllGatherAttr,
+    AllReduceAttr,
+    CombineAttr,
+    DispatchAttr,
+    Exchange,
+    ReduceScatterAttr,
+    RingExchangeAttr,
+    SendAttr,
+)
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import product
-from pmc.dialects.tensor import size_bytes, tensor
 
 TWO_LEVEL_GROUPS = {8: 4, 16: 2, 32: 4}
 """Group sizes that all-reduce in two levels, and how many neighbours form the inner ring."""
@@ -147,32 +154,28 @@ class CommProtocol:
             return None
         if transfer.ranks == 1:
             return CommTime(0.0, 0.0)
-        ranks, level = transfer.ranks, transfer.level
-        match op:
-            case dist.AllReduceOp():
+        exchange, ranks, level = transfer.exchange, transfer.ranks, transfer.level
+        match exchange.collective:
+            case AllReduceAttr():
                 mesh, topology = network_of(op, target)
                 near = TWO_LEVEL_GROUPS.get(ranks, ranks)
-                inner = span_of_subgroups(topology, mesh, mesh.axis(op.axis.data), near)
-                return self.all_reduce(number(tensor(op.x).bytes, bindings), ranks, inner, level)
-            case dist.AllGatherOp():
-                return self.all_gather(number(tensor(op.x).bytes, bindings), ranks, level)
-            case dist.ReduceScatterOp():
-                return self.reduce_scatter(number(tensor(op.x).bytes, bindings), ranks, level)
-            case dist.DispatchOp() | dist.CombineOp():
-                return self.exchange(self._rows(op, ranks, bindings), level)
-            case dist.RingExchangeOp() | dist.SendOp():
-                return self.send(number(tensor(op.x).bytes, bindings), level)
+                inner = span_of_subgroups(topology, mesh, axis_of(exchange, mesh), near)
+                return self.all_reduce(number(exchange.whole_bytes(ranks), bindings), ranks, inner, level)
+            case AllGatherAttr():
+                return self.all_gather(number(exchange.ins[0].bytes, bindings), ranks, level)
+            case ReduceScatterAttr():
+                return self.reduce_scatter(number(exchange.whole_bytes(ranks), bindings), ranks, level)
+            case DispatchAttr() | CombineAttr():
+                return self.exchange(self._rows(exchange, ranks, bindings), level)
+            case RingExchangeAttr() | SendAttr():
+                return self.send(number(exchange.whole_bytes(ranks), bindings), level)
             case _:
-                path = op.path.data if isinstance(op, dist.CollectiveOp) else ""
-                raise PmcError(f"{op.name} at '{path}': the communication protocol has no such collective")
+                raise PmcError(f"{place_of(op)}: the communication protocol has no such collective")
 
-    def _rows(self, op: dist.DispatchOp | dist.CombineOp, ranks: int, bindings: Bindings) -> Number:
+    def _rows(self, exchange: Exchange, ranks: int, bindings: Bindings) -> Number:
         """One row per token and choice; without those that stay on their rank, where the accounting says so."""
-        if self.accounting.dispatch_rows == "remote":
-            return number(op.link_bytes(ranks), bindings)
-        tokens = tensor(op.x if isinstance(op, dist.DispatchOp) else op.y)
-        row = size_bytes(product(tokens.dims[1:]), tokens.element_type)
-        return number(tensor(op.indices).elements * row, bindings)
+        remote = self.accounting.dispatch_rows == "remote"
+        return number(exchange.link_bytes(ranks) if remote else exchange.whole_bytes(ranks), bindings)
 
 
 def _longest(phases: Sequence[CommTime]) -> CommTime:

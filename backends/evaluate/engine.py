@@ -14,7 +14,6 @@ from xdsl.ir import Block, Operation
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
-from pmc.backends.cost.movements import collective_of
 from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.cost.tile_cache import TileCache
 from pmc.backends.evaluate.calibration import CalibratedCostModel
@@ -25,6 +24,7 @@ from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import CollectiveAttr, DispatchAttr, ExchangeInterface
 from pmc.dialects.dist import MeshAttr, uneven_lengths
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
@@ -93,7 +93,7 @@ class CostedProgram:
     def _assumptions(self) -> tuple[str, ...]:
         """What the numbers take for granted: lowered experts have the slots of the mean load."""
         lowered = not isinstance(self.program, layer.ProgramOp)
-        experts = any(isinstance(site.op, dist.DispatchOp | layer.DispatchOp) for site, _ in self.costs)
+        experts = any(isinstance(site.collective, DispatchAttr) for site, _ in self.costs)
         return (MEAN_LOAD,) if lowered and experts else ()
 
 
@@ -111,6 +111,16 @@ class Site:
     stage: int
     count: int
 
+    @property
+    def collective(self) -> CollectiveAttr | None:
+        """The collective that the op does, if it does one."""
+        return self.op.exchange().collective if isinstance(self.op, ExchangeInterface) else None
+
+    @property
+    def op_name(self) -> str:
+        """The name of the op; a collective has that of its op at the dist level wherever it stands."""
+        return self.op.name if self.collective is None else self.collective.op_name
+
 
 def sites(program: Operation) -> Iterator[Site]:
     """All ops of a program that are not containers, in program order."""
@@ -124,8 +134,6 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
                 yield from _sites(op.body.block, stage, count * op.count.value.data)
             case dist.StageOp() | tile.StageOp() | g5.StageOp():
                 yield from _sites(op.body.block, op.index.value.data, count)
-            case tile.CollectiveOp() | g5.ChipCommandOp():
-                yield Site(collective_of(op, stage), stage, count)
             case _:
                 yield Site(op, stage, count)
 
@@ -209,7 +217,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
         StepMetrics(
             stage=site.stage,
             path=site.op.path.data if isinstance(site.op, PmcOp) else "",
-            op=site.op.name,
+            op=site.op_name,
             count=site.count,
             flops=int(cost.flops) * site.count,
             bytes_read=int(cost.bytes_read) * site.count,

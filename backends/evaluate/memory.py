@@ -19,7 +19,7 @@ from pmc.dialects.analyses.stored_arrays import StoredArray, stored_arrays
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, ceildiv
 from pmc.dialects.interfaces import IntArray
-from pmc.dialects.tensor import TensorType, element_name, tensor
+from pmc.dialects.tensor import TensorType, element_name
 
 BATCH = "batch"
 
@@ -171,17 +171,8 @@ def communication_sizes(block: Block) -> Iterator[tuple[str, Expr]]:
     decides.  A group of one rank was never made a collective, and a local slice sends nothing.
     """
     for op in block.walk():
-        match op:
-            case dist.LocalSliceOp():
-                pass
-            case dist.CollectiveOp():
-                yield op.path.data, tensor(op.x).bytes + tensor(op.y).bytes
-            case dist.SendOp():
-                yield op.path.data, tensor(op.x).bytes
-            case dist.RecvOp():
-                yield op.path.data, tensor(op.y).bytes
-            case _:
-                pass
+        if isinstance(op, dist.DistExchangeOp) and (exchange := op.exchange()).collective.leaves_chip:
+            yield op.path.data, exchange.buffer_bytes
 
 
 def micro_batch(bindings: Bindings, options: MemoryOptions) -> Bindings:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.evaluate.engine import CostedProgram
-from pmc.backends.evaluate.streams import Stream, stream_of
+from pmc.backends.evaluate.streams import Stream, is_send, stream_of
 from pmc.dialects import dist, layer
 from pmc.dialects.errors import PmcError
 
@@ -90,7 +90,7 @@ def serial_schedule(program: CostedProgram) -> Schedule:
         parts = stages.setdefault(site.stage, {"compute": 0.0, "comm": 0.0, "send": 0.0, "total": 0.0})
         time_us = float(cost.time_s) * 1e6 * site.count
         parts["compute" if stream_of(site.op) is Stream.COMPUTE else "comm"] += time_us
-        parts["send"] += time_us if isinstance(site.op, dist.SendOp) else 0.0
+        parts["send"] += time_us if is_send(site.op) else 0.0
         parts["total"] += time_us
     return Schedule(
         tuple(

@@ -6,7 +6,7 @@ from enum import Enum
 
 from xdsl.ir import Operation
 
-from pmc.dialects import dist
+from pmc.dialects.collective import ExchangeInterface, SendAttr
 
 
 class Stream(Enum):
@@ -17,8 +17,11 @@ class Stream(Enum):
 
 
 def stream_of(op: Operation) -> Stream:
-    """The stream of an op: collectives, sends and receives communicate, a local slice does not."""
-    if isinstance(op, dist.LocalSliceOp):
-        return Stream.COMPUTE
-    talks = isinstance(op, dist.CollectiveOp | dist.PointToPointOp)
+    """The stream of an op: what leaves the chip communicates, sends and receives too."""
+    talks = isinstance(op, ExchangeInterface) and op.exchange().collective.leaves_chip
     return Stream.COMMUNICATION if talks else Stream.COMPUTE
+
+
+def is_send(op: Operation) -> bool:
+    """Whether an op hands a value to another pipeline stage."""
+    return isinstance(op, ExchangeInterface) and isinstance(op.exchange().collective, SendAttr)

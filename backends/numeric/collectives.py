@@ -1,5 +1,6 @@
-"""What collectives compute, on the arrays of all ranks of a mesh at once.
+"""What collectives compute, on the arrays of all ranks of a mesh at once, at the dist level and below.
 
+`run_collective` computes any collective attribute: a new one is a function here, under `@computes(ItsAttr)`.
 `Ranked` maps every rank that takes part to its array.  Shards are of equal size, rounded up; where the size of the
 whole is not a multiple, the last ones are padded, and gathering drops the padding again.  Padding is zero; in integer
 arrays it is `NONE`, a token or expert that does not exist: it embeds to zeros and is dispatched nowhere.  A striped
@@ -8,13 +9,17 @@ axis (`Axis.is_striped`) deals out elements in turn and divides evenly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pmc.backends.numeric import routing
 from pmc.backends.numeric.errors import Array, NumericError
+from pmc.dialects import collective as attrs
+from pmc.dialects.collective import CollectiveAttr
 from pmc.dialects.dist import DATA, Axis, Mesh, Sharding
 
 Ranked = Mapping[int, Array]
@@ -118,6 +123,123 @@ def combine(y_experts: Ranked, indices: Ranked, weights: Ranked, axis: Axis | No
             result[rank] = tokens[start : start + count]
             start += count
     return result
+
+
+# -- the collectives of the dialects ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The operands of a collective by rank, and who takes part."""
+
+    sources: Sequence[Ranked]
+    shapes: Sequence[tuple[int, ...]]
+    """Those of the results on one rank."""
+    mesh: Mesh
+    ranks: Sequence[int]
+    channels: MutableMapping[int, Ranked]
+    """What stages have sent and others not yet received, by channel, from every sending rank."""
+
+    def axis(self, collective: CollectiveAttr) -> Axis:
+        """The axis along which data is exchanged.  Raises NumericError where it stays on its chip."""
+        axis = self.optional_axis(collective)
+        if axis is None:
+            raise NumericError("has no mesh axis")
+        return axis
+
+    def optional_axis(self, collective: CollectiveAttr) -> Axis | None:
+        """The axis along which data is exchanged, None where it stays on its chip."""
+        return None if collective.mesh_axis is None else self.mesh.axis(collective.mesh_axis)
+
+
+CollectiveT = TypeVar("CollectiveT", bound=CollectiveAttr)
+
+_COMPUTES: dict[type[CollectiveAttr], Callable[[Any, Movement], Sequence[Ranked]]] = {}
+
+
+def computes(
+    kind: type[CollectiveT],
+) -> Callable[
+    [Callable[[CollectiveT, Movement], Sequence[Ranked]]], Callable[[CollectiveT, Movement], Sequence[Ranked]]
+]:
+    """Register the decorated function as what a collective computes: its results by rank."""
+
+    def register(
+        function: Callable[[CollectiveT, Movement], Sequence[Ranked]],
+    ) -> Callable[[CollectiveT, Movement], Sequence[Ranked]]:
+        _COMPUTES[kind] = function
+        return function
+
+    return register
+
+
+def run_collective(collective: CollectiveAttr, path: str, movement: Movement) -> Sequence[Ranked]:
+    """The results of a collective by rank.
+
+    Raises NumericError, naming the path, for one without numeric semantics or a movement that cannot be.
+    """
+    function = _COMPUTES.get(type(collective))
+    try:
+        if function is None:
+            raise NumericError("has no numeric semantics")
+        return function(collective, movement)
+    except NumericError as error:
+        raise NumericError(f"{collective.name} at '{path}': {error}") from None
+
+
+@computes(attrs.AllReduceAttr)
+def _all_reduce(c: attrs.AllReduceAttr, run: Movement) -> Sequence[Ranked]:
+    return [all_reduce(run.sources[0], run.axis(c))]
+
+
+@computes(attrs.AllGatherAttr)
+def _all_gather(c: attrs.AllGatherAttr, run: Movement) -> Sequence[Ranked]:
+    dim = c.dim.value.data
+    return [all_gather(run.sources[0], run.axis(c), dim, run.shapes[0][dim])]
+
+
+@computes(attrs.ReduceScatterAttr)
+def _reduce_scatter(c: attrs.ReduceScatterAttr, run: Movement) -> Sequence[Ranked]:
+    return [reduce_scatter(run.sources[0], run.axis(c), c.dim.value.data)]
+
+
+@computes(attrs.LocalSliceAttr)
+def _local_slice(c: attrs.LocalSliceAttr, run: Movement) -> Sequence[Ranked]:
+    return [local_slice(run.sources[0], run.axis(c), c.dim.value.data)]
+
+
+@computes(attrs.RingExchangeAttr)
+def _ring_exchange(c: attrs.RingExchangeAttr, run: Movement) -> Sequence[Ranked]:
+    return [ring_exchange(run.sources[0], run.axis(c))]
+
+
+@computes(attrs.DispatchAttr)
+def _dispatch(c: attrs.DispatchAttr, run: Movement) -> Sequence[Ranked]:
+    x, indices = run.sources
+    experts, capacity, _ = run.shapes[0]
+    return [dispatch(x, indices, run.optional_axis(c), experts, capacity)]
+
+
+@computes(attrs.CombineAttr)
+def _combine(c: attrs.CombineAttr, run: Movement) -> Sequence[Ranked]:
+    y_experts, indices, weights = run.sources
+    return [combine(y_experts, indices, weights, run.optional_axis(c))]
+
+
+@computes(attrs.SendAttr)
+def _send(c: attrs.SendAttr, run: Movement) -> Sequence[Ranked]:
+    run.channels[c.channel.value.data] = dict(run.sources[0])
+    return []
+
+
+@computes(attrs.RecvAttr)
+def _recv(c: attrs.RecvAttr, run: Movement) -> Sequence[Ranked]:
+    """The value of the rank with the same coordinates in the other stage."""
+    sent = run.channels.pop(c.channel.value.data, None)
+    if sent is None:
+        raise NumericError(f"nothing was sent on channel {c.channel.value.data}")
+    stages = run.axis(c)
+    return [{rank: sent[stages.group(rank)[c.peer.value.data]] for rank in run.ranks}]
 
 
 # -- whole arrays and shards ------------------------------------------------------------------------------------

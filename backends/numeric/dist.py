@@ -16,7 +16,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.utils.hints import isa
 
 from pmc.backends.numeric import collectives, shards
-from pmc.backends.numeric.collectives import Ranked
+from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
 from pmc.backends.numeric.environment import Environment, evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import LayerRun, ValueKey, the_program
@@ -90,7 +90,7 @@ class _Ranks:
     states: dict[str, dict[int, Array]] = field(default_factory=dict[str, dict[int, Array]])
     state_shardings: dict[str, Sharding] = field(default_factory=dict[str, Sharding])
     cache_of: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
-    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
+    channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     recorded: dict[ValueKey, list[Array]] = field(default_factory=dict[ValueKey, list[Array]])
     shapes: dict[TensorType, tuple[int, ...]] = field(default_factory=dict[TensorType, tuple[int, ...]])
 
@@ -190,13 +190,13 @@ class _Ranks:
     def run_op(self, op: Operation) -> None:
         """Run one op: on every rank by itself, or across the ranks."""
         across = ACROSS_RANKS.get(type(op))
-        if across is not None:
+        if isinstance(op, dist.DistExchangeOp):
+            self.keep_all(op, self.exchanged(op))
+        elif across is not None:
             try:
-                results = across(op, self)
+                self.keep_all(op, across(op, self))
             except NumericError as error:
                 raise NumericError(f"{where(op)}: {error}") from None
-            for result, ranked in zip(op.results, results, strict=True):
-                self.keep(op, result, ranked)
         else:
             self.values.update(zip(op.results, self.on_every_rank(op), strict=True))
         if isinstance(op, layer.KvAppendOp):
@@ -204,6 +204,13 @@ class _Ranks:
         if isinstance(op, layer.LayerOp):
             for index, result in enumerate(op.results):
                 self.note(ValueKey(op.path.data, op.name, index), result)
+
+    def exchanged(self, op: dist.DistExchangeOp) -> Sequence[Ranked]:
+        """The results of a collective or transfer."""
+        sources = [self.values[value] for value in op.operands]
+        shapes = [self.local_shape(tensor(value), where(op)) for value in op.results]
+        movement = Movement(sources, shapes, self.mesh, self.ranks, self.channels)
+        return run_collective(op.exchange().collective, op.path.data, movement)
 
     def on_every_rank(self, op: Operation) -> list[dict[int, Array]]:
         """The results of an op that each rank runs by itself."""
@@ -213,6 +220,11 @@ class _Ranks:
             for ranked, values in zip(results, run_tensor_op(op, operands, self.contexts[rank]), strict=True):
                 ranked[rank] = values
         return results
+
+    def keep_all(self, op: Operation, results: Sequence[Ranked]) -> None:
+        """Check and store the results of an op."""
+        for result, ranked in zip(op.results, results, strict=True):
+            self.keep(op, result, ranked)
 
     def keep(self, op: Operation, result: SSAValue, ranked: Ranked) -> None:
         """Check the shapes of a result and store it in its element type."""
@@ -308,7 +320,7 @@ class _Ranks:
 # -- ops across ranks -------------------------------------------------------------------------------------------
 
 OpT = TypeVar("OpT", bound=Operation)
-Across = Callable[[Any, _Ranks], tuple[Ranked, ...]]
+Across = Callable[[Any, _Ranks], Sequence[Ranked]]
 
 ACROSS_RANKS: dict[type[Operation], Across] = {}
 """The semantics of every op in which ranks need each other, or their own coordinate."""
@@ -322,28 +334,6 @@ def across_ranks(kind: type[OpT]) -> Callable[[Callable[[OpT, _Ranks], tuple[Ran
         return function
 
     return register
-
-
-@across_ranks(dist.AllReduceOp)
-def _all_reduce(op: dist.AllReduceOp, run: _Ranks) -> tuple[Ranked, ...]:
-    return (collectives.all_reduce(run.values[op.x], run.mesh.axis(op.axis.data)),)
-
-
-@across_ranks(dist.AllGatherOp)
-def _all_gather(op: dist.AllGatherOp, run: _Ranks) -> tuple[Ranked, ...]:
-    dim = op.dim.value.data
-    size = run.local_shape(tensor(op.y), where(op))[dim]
-    return (collectives.all_gather(run.values[op.x], run.mesh.axis(op.axis.data), dim, size),)
-
-
-@across_ranks(dist.ReduceScatterOp)
-def _reduce_scatter(op: dist.ReduceScatterOp, run: _Ranks) -> tuple[Ranked, ...]:
-    return (collectives.reduce_scatter(run.values[op.x], run.mesh.axis(op.axis.data), op.dim.value.data),)
-
-
-@across_ranks(dist.LocalSliceOp)
-def _local_slice(op: dist.LocalSliceOp, run: _Ranks) -> tuple[Ranked, ...]:
-    return (collectives.local_slice(run.values[op.x], run.mesh.axis(op.axis.data), op.dim.value.data),)
 
 
 @across_ranks(dist.ReshardOp)
@@ -362,11 +352,6 @@ def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
     rows = tensor(op.x).dims[0]
     unit = steps[0][0] // run.environment.bindings["batch"] if "batch" in rows.symbols else 1
     return ({rank: shards.cut(whole, y, run.mesh, rank, unit) for rank, whole in values.items()},)
-
-
-@across_ranks(dist.RingExchangeOp)
-def _ring_exchange(op: dist.RingExchangeOp, run: _Ranks) -> tuple[Ranked, ...]:
-    return (collectives.ring_exchange(run.values[op.x], run.mesh.axis(op.axis.data)),)
 
 
 @across_ranks(layer.AttentionOp)
@@ -400,46 +385,21 @@ def _embedding(op: layer.EmbeddingOp, run: _Ranks) -> tuple[Ranked, ...]:
     return (result,)
 
 
-@across_ranks(dist.DispatchOp)
 @across_ranks(layer.DispatchOp)
-def _dispatch(op: dist.DispatchOp | layer.DispatchOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _dispatch(op: layer.DispatchOp, run: _Ranks) -> tuple[Ranked, ...]:
     experts, capacity, _ = run.local_shape(tensor(op.y), where(op))
     x, indices = run.values[op.x], run.values[op.indices]
-    return (collectives.dispatch(x, indices, _expert_axis(op, op.y, run), experts, capacity),)
-
-
-@across_ranks(dist.CombineOp)
-def _dist_combine(op: dist.CombineOp, run: _Ranks) -> tuple[Ranked, ...]:
-    x, indices, weights = (run.values[v] for v in (op.x, op.indices, op.weights))
-    return (collectives.combine(x, indices, weights, _expert_axis(op, op.x, run)),)
+    return (collectives.dispatch(x, indices, _expert_axis(op.y, run), experts, capacity),)
 
 
 @across_ranks(layer.CombineOp)
 def _combine(op: layer.CombineOp, run: _Ranks) -> tuple[Ranked, ...]:
     x, indices, weights = (run.values[v] for v in (op.y_experts, op.indices, op.weights))
-    return (collectives.combine(x, indices, weights, _expert_axis(op, op.y_experts, run)),)
+    return (collectives.combine(x, indices, weights, _expert_axis(op.y_experts, run)),)
 
 
-def _expert_axis(op: Operation, experts: SSAValue, run: _Ranks) -> dist.Axis | None:
-    """The axis that splits the experts: named by the collective, or by the sharding of the expert rows."""
-    if isinstance(op, dist.CollectiveOp):
-        return run.mesh.axis(op.axis.data)
+def _expert_axis(experts: SSAValue, run: _Ranks) -> dist.Axis | None:
+    """The axis that splits the experts, by the sharding of their rows: until insert-collectives no op names it."""
     encoding = tensor(experts).encoding
     axes = encoding.data.dims[0] if isinstance(encoding, ShardingAttr) else ()
     return run.mesh.axis(axes[0]) if axes else None
-
-
-@across_ranks(dist.SendOp)
-def _send(op: dist.SendOp, run: _Ranks) -> tuple[Ranked, ...]:
-    run.channels[op.channel.value.data] = dict(run.values[op.x])
-    return ()
-
-
-@across_ranks(dist.RecvOp)
-def _recv(op: dist.RecvOp, run: _Ranks) -> tuple[Ranked, ...]:
-    """The value of the rank with the same coordinates in the other stage."""
-    sent = run.channels.pop(op.channel.value.data, None)
-    if sent is None:
-        raise NumericError(f"nothing was sent on channel {op.channel.value.data}")
-    axis = run.mesh.axis(PIPELINE)
-    return ({rank: sent[axis.group(rank)[op.peer.value.data]] for rank in run.ranks},)

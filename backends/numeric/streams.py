@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from xdsl.ir import Block
 
-from pmc.backends.numeric.chip_commands import Exchange
+from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
 from pmc.backends.numeric.command_memory import Dram, compute_type, decode, encode, storage_type
 from pmc.backends.numeric.commands import ProgramRun
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
@@ -54,7 +54,7 @@ class _Stage:
 @dataclass
 class _Stepping:
     mesh: Mesh
-    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
+    channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
 
 
 def run_stream(
@@ -202,17 +202,18 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
     for number, array in enumerate(op.ins.data):
         if (owners(array) != Dram.SETTLED).any():
             raise NumericError(
-                f"{op.ENGINE} command at '{op.path.data}': input {number} of {op.kind.data} was not written"
+                f"{op.ENGINE} command at '{op.path.data}': input {number} of {op.collective.name} was not written"
             )
     targets = [view(a) for a in op.outs.data]
-    context = Exchange(op.kind.data, op.params.data, op.path.data, stepping.mesh, stage.ranks, stepping.channels)
     shapes = [t.shape[1:] for t in targets]
     operands = [dict(zip(stage.ranks, decode(s, compute_type([s.dtype])), strict=True)) for s in sources]
-    for array, target, values in zip(op.outs.data, targets, context.run(operands, shapes), strict=True):
+    movement = Movement(operands, shapes, stepping.mesh, stage.ranks, stepping.channels)
+    results = run_collective(op.collective, op.path.data, movement)
+    for array, target, values in zip(op.outs.data, targets, results, strict=True):
         for position, rank in enumerate(stage.ranks):
             if values[rank].shape != target.shape[1:]:
                 raise NumericError(
-                    f"{op.ENGINE} command at '{op.path.data}': {op.kind.data} gives {list(values[rank].shape)} "
+                    f"{op.ENGINE} command at '{op.path.data}': {op.collective.name} gives {list(values[rank].shape)} "
                     f"for {list(target.shape[1:])}"
                 )
             target[position] = encode(values[rank], array.element_type)

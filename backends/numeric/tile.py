@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
-from pmc.backends.numeric.chip_commands import Exchange
+from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
 from pmc.backends.numeric.command_memory import POISON, compute_type, decode, encode, storage_type
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey
@@ -80,7 +80,7 @@ class _Ranks:
     dram: Array
     """The bytes of all ranks, which arrays with an address share."""
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
-    channels: dict[int, dict[int, Array]] = field(default_factory=dict[int, dict[int, Array]])
+    channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     commands: int = 0
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
@@ -169,11 +169,11 @@ class _Ranks:
             dims = tile.memref_type(value).dims
             return self.block(value, (0,) * len(dims), dims, symbols, where)
 
-        exchange = Exchange(op.kind.data, op.params.data, op.path.data, self.mesh, ranks, self.channels)
         sources = [whole(v) for v in op.ins]
         targets = [whole(v) for v in op.outs]
         operands = [{r: decode(s[r], compute_type([s.dtype])) for r in ranks} for s in sources]
-        results = exchange.run(operands, [t.shape[1:] for t in targets])
+        movement = Movement(operands, [t.shape[1:] for t in targets], self.mesh, ranks, self.channels)
+        results = run_collective(op.collective, op.path.data, movement)
         for value, target, result in zip(op.outs, targets, results, strict=True):
             for rank in ranks:
                 if result[rank].shape != target.shape[1:]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import RingExchangeAttr
 from pmc.dialects.expr import ExprAttr, expr
 from pmc.dialects.tensor import tensor
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
@@ -252,8 +253,8 @@ def drops_the_state_of_the_step_before(module: ModuleOp) -> None:
 @mutant("emit-g5", model="llama", phase="prefill", cp=4)
 def sends_to_the_wrong_neighbour(module: ModuleOp) -> None:
     """The ring goes around the tensor-parallel ranks."""
-    op = next(op for op in ops(module, g5.CdmaOp) if op.kind.data == "ring_exchange")
-    op.properties["params"] = DictionaryAttr({**op.params.data, "axis": StringAttr("tp")})
+    op = next(op for op in ops(module, g5.CdmaOp) if isinstance(op.collective, RingExchangeAttr))
+    op.collective = RingExchangeAttr.new([StringAttr("tp")])
 
 
 @mutant("localize")

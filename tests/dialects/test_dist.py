@@ -172,21 +172,21 @@ def test_link_bytes_of_rings(size: int, batch: int) -> None:
     at = {"batch": batch}
     value = batch * 1000 * 2
     part = TensorType.of((BATCH, -(-1000 // size)), bf16)
-    assert collective(dist.AllReduceOp, WHOLE, WHOLE).link_bytes(size).evaluate(at) == -(
+    assert collective(dist.AllReduceOp, WHOLE, WHOLE).exchange().link_bytes(size).evaluate(at) == -(
         -2 * (size - 1) * value // size
     )
     scatter = collective(dist.ReduceScatterOp, WHOLE, part, dim=1)
-    assert scatter.link_bytes(size).evaluate(at) == -(-(size - 1) * value // size)
+    assert scatter.exchange().link_bytes(size).evaluate(at) == -(-(size - 1) * value // size)
     gather = collective(dist.AllGatherOp, part, WHOLE, dim=1)
-    assert gather.link_bytes(size).evaluate(at) == (size - 1) * batch * -(-1000 // size) * 2
-    assert collective(dist.LocalSliceOp, WHOLE, part, dim=1).link_bytes(size) == 0
+    assert gather.exchange().link_bytes(size).evaluate(at) == (size - 1) * batch * -(-1000 // size) * 2
+    assert collective(dist.LocalSliceOp, WHOLE, part, dim=1).exchange().link_bytes(size) == 0
 
 
 def test_an_all_reduce_sends_what_its_two_halves_send() -> None:
     part = TensorType.of((BATCH, 250), bf16)
-    both = collective(dist.ReduceScatterOp, WHOLE, part, dim=1).link_bytes(4)
-    both = both + collective(dist.AllGatherOp, part, WHOLE, dim=1).link_bytes(4)
-    assert collective(dist.AllReduceOp, WHOLE, WHOLE).link_bytes(4).evaluate({"batch": 3}) == both.evaluate(
+    both = collective(dist.ReduceScatterOp, WHOLE, part, dim=1).exchange().link_bytes(4)
+    both = both + collective(dist.AllGatherOp, part, WHOLE, dim=1).exchange().link_bytes(4)
+    assert collective(dist.AllReduceOp, WHOLE, WHOLE).exchange().link_bytes(4).evaluate({"batch": 3}) == both.evaluate(
         {"batch": 3}
     )
 
@@ -209,7 +209,7 @@ def test_dispatch_and_combine_send_a_row_per_token_and_remote_choice() -> None:
     dispatch = dist.DispatchOp.make(given_, [slots], "p", {"axis": "ep", "capacity": "worst"})
     dispatch.verify()
     rows = 6 * 3 * 16 * 2
-    assert dispatch.link_bytes(4).constant == rows * 3 // 4
+    assert dispatch.exchange().link_bytes(4).constant == rows * 3 // 4
     work = dispatch.work()
     assert (work.flops.constant, work.bytes_read.constant) == (0, 6 * 16 * 2 + 6 * 3 * 4)
     assert (work.bytes_written.constant, work.unit) == (5 * 8 * 16 * 2, "none")
@@ -217,11 +217,11 @@ def test_dispatch_and_combine_send_a_row_per_token_and_remote_choice() -> None:
     values = [create_ssa_value(t) for t in (slots, indices, weights)]
     combine = dist.CombineOp.make(values, [x], "p", {"axis": "ep"})
     combine.verify()
-    assert combine.link_bytes(4).constant == rows * 3 // 4
+    assert combine.exchange().link_bytes(4).constant == rows * 3 // 4
     work = combine.work()
     assert (work.flops.constant, work.unit) == (2 * 6 * 16 * 3, "vector")
     assert work.bytes_read.constant == 5 * 8 * 16 * 2 + 2 * 6 * 3 * 4
-    assert dispatch.link_bytes(1) == 0 and combine.link_bytes(1) == 0
+    assert dispatch.exchange().link_bytes(1) == 0 and combine.exchange().link_bytes(1) == 0
 
 
 def test_a_send_reads_and_a_recv_writes() -> None:

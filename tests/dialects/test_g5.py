@@ -17,6 +17,7 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, expand
+from pmc.dialects.dist import Dist
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.layer import Layer
 from pmc.dialects.tile import Tile
@@ -31,14 +32,15 @@ MM2 = (
     'after [gdma-0, vec-1] at "mm"'
 )
 REDUCE = (
-    'g5.cdma {kind = "all_reduce", ins = [#g5.dram<layer*64 + 8, [4, 4], strides [4, 1], f32>], '
-    'outs = [#g5.dram<128, [4, 4], strides [4, 1], f32>], params = {axis = "tp"}} at "mm"'
+    "g5.cdma {collective = #dist.all_reduce<tp>, algorithm = #dist.two_level<inner = 4>, "
+    "ins = [#g5.dram<layer*64 + 8, [4, 4], strides [4, 1], f32>], "
+    'outs = [#g5.dram<128, [4, 4], strides [4, 1], f32>]} at "mm"'
 )
 
 
 def parse(text: str) -> ModuleOp:
     context = Context()
-    for dialect in (Builtin, Layer, Tile, g5.G5):
+    for dialect in (Builtin, Layer, Dist, Tile, g5.G5):
         context.load_dialect(dialect)
     return Parser(context, text).parse_module()
 

@@ -34,6 +34,17 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from pmc.compiler.driver import module_text, parse_module
 from pmc.dialects import dist, g5, layer, model, tile
 from pmc.dialects.assembly import attribute
+from pmc.dialects.collective import (
+    COLLECTIVES,
+    AlgorithmAttr,
+    AllGatherAttr,
+    AllReduceAttr,
+    CollectiveAttr,
+    DirectAttr,
+    FlatRingAttr,
+    ReduceScatterAttr,
+    TwoLevelAttr,
+)
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
@@ -454,7 +465,10 @@ def collective(kind: type[dist.CollectiveOp], has_dim: bool) -> Callable[[Maker]
     def build(make: Maker) -> None:
         x, type_ = sharded(make)
         dim = {"dim": make.rng.randint(0, 1)} if has_dim else {}
-        make.add(kind, [x], [type_.with_encoding(encoding(make, 2, False))], axis="tp", **dim)
+        y = type_.with_encoding(encoding(make, 2, False))
+        choice = kind.COLLECTIVE in (AllReduceAttr, AllGatherAttr, ReduceScatterAttr)
+        algorithm = make.rng.choice([None, FlatRingAttr(), DirectAttr(), TwoLevelAttr.of(2)]) if choice else None
+        make.add(kind, [x], [y], axis="ep", algorithm=algorithm, **dim)
 
     return build
 
@@ -520,9 +534,25 @@ def view(make: Maker) -> None:
     make.add(tile.ViewOp, [array(make)], [memref(make, 3)])
 
 
+def random_collective(make: Maker) -> CollectiveAttr:
+    kind = make.rng.choice(COLLECTIVES)
+    if kind.ON_CHIP and make.flag():
+        return kind.on_chip()
+    fields = [IntegerAttr(make.rng.randint(0, 3), i64) for _ in kind.fields()]
+    return kind.new([StringAttr(make.rng.choice(["tp", "ep"])), *fields])
+
+
+def random_algorithm(make: Maker, collective: CollectiveAttr) -> AlgorithmAttr | None:
+    """One that can do the collective; none is its default."""
+    if not isinstance(collective.default_algorithm, FlatRingAttr):
+        return collective.default_algorithm if make.flag() else None
+    return make.rng.choice([None, FlatRingAttr(), DirectAttr(), TwoLevelAttr.of(2)])
+
+
 def tile_collective(make: Maker) -> None:
-    ins, outs = ([array(make) for _ in range(make.rng.randint(0, 2))] for _ in range(2))
-    make.add(tile.CollectiveOp, [ins, outs], [], kind="all_reduce", params=make.params())
+    collective = random_collective(make)
+    ins, outs = ([array(make) for _ in range(n)] for n in (collective.OPERANDS, collective.RESULTS))
+    make.add(tile.CollectiveOp, [ins, outs], [], collective=collective, algorithm=random_algorithm(make, collective))
 
 
 def tile_body(kind: type[Any], build: Callable[[Maker], object], **properties: Any) -> Callable[[Maker], object]:
@@ -737,10 +767,11 @@ def g5_program(make: Maker) -> None:
 
 def chip_command(kind: type[Any]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
-        ins, outs = (ArrayAttr([dram(make) for _ in range(make.rng.randint(0, 2))]) for _ in range(2))
+        collective = random_collective(make)
+        ins, outs = (ArrayAttr([dram(make) for _ in range(n)]) for n in (collective.OPERANDS, collective.RESULTS))
         make.add(
-            kind, [], [], after=after(make), kind=make.rng.choice(["all_reduce", "combine"]), ins=ins, outs=outs,
-            params=make.params(),
+            kind, [], [], after=after(make), collective=collective, ins=ins, outs=outs,
+            algorithm=random_algorithm(make, collective),
         )  # fmt: skip
 
     return build
@@ -785,7 +816,9 @@ def random_module(rng: Random, level: str) -> ModuleOp:
         rng.choice(LEVELS[level])(make)
     module = ModuleOp(make.ops)
     if level == "dist":
-        module.attributes["dist.mesh"] = MeshAttr(Mesh(8, (Axis("tp", 2, 1), Axis("dp", 4, 2))))
+        module.attributes["dist.mesh"] = MeshAttr(
+            Mesh(16, (Axis("tp", 2, 1), Axis("dp", 4, 2), Axis("ep", 8, 1), Axis("pp", 2, 8)))
+        )
     return module
 
 

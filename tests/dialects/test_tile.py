@@ -39,7 +39,7 @@ tile.program() {sym_name = "p", phase = "decode"} at "p" {
       }
     }
   }
-  tile.collective([%c], [%c]) {kind = "all_reduce", params = {axis = "tp"}} at "mm"
+  tile.collective([%c], [%c]) {collective = #dist.all_reduce<tp>} at "mm"
 }
 """
 

@@ -218,6 +218,7 @@ def test_every_kernel_finds_what_was_written_for_it(model: str, deployment: str,
 def planned(lines: list[str], sizes: dict[str, int] | None = None) -> dict[str, GlobalOp]:
     """The arrays of a program of one line per collective, `a b > c` reads a and b and writes c, by name.
 
+    The pass does not look at what a collective does with its arrays.
     `repeat 3` .. `end` runs the lines between three times.  Arrays are in the order of their names in the text, 32
     bytes wide, or as many times that as `sizes` says.
     """
@@ -234,7 +235,7 @@ def planned(lines: list[str], sizes: dict[str, int] | None = None) -> dict[str, 
             text.append(f'tile.repeat() {{symbol = "s", count = {line.split()[1]}, first = 0}} at "r" {{')
         else:
             reads, writes = (", ".join(f"%{n}" for n in side.split()) for side in line.split(">"))
-            text.append(f'tile.collective([{reads}], [{writes}]) {{kind = "send", params = {{}}}} at "{line}"')
+            text.append(f'tile.collective([{reads}], [{writes}]) {{collective = #dist.dispatch}} at "{line}"')
     program = "\n".join(['tile.program() {sym_name = "p", phase = "decode"} at "p" {', *text, "}"])
     module = Parser(make_context(), program).parse_module()
     module.attributes["arch.chip"] = ChipAttr(load_chip("sg2262"))

@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.parser import Parser
 
 from pmc.dialects import g5, layer, tile
+from pmc.dialects.dist import Dist
 from pmc.passes.base import PassError
 from pmc.passes.emit_g5 import EmitG5Pass
 
@@ -64,7 +65,7 @@ after [vec-0] at "mm"
 
 def parse(text: str) -> ModuleOp:
     context = Context()
-    for dialect in (Builtin, layer.Layer, tile.Tile, g5.G5):
+    for dialect in (Builtin, layer.Layer, Dist, tile.Tile, g5.G5):
         context.load_dialect(dialect)
     module = Parser(context, text).parse_module()
     module.verify()
@@ -141,10 +142,10 @@ def test_collectives_along_an_axis_go_between_chips() -> None:
     text = """builtin.module { tile.program() {sym_name = "s", phase = "decode"} at "" {
       %x = tile.global() {kind = "activation", layers = false, address = 0} at "x" : !tile.memref<[4, 8], bf16>
       %y = tile.global() {kind = "activation", layers = false, address = 64} at "y" : !tile.memref<[4, 8], bf16>
-      tile.collective([%x], [%y]) {kind = "all_reduce", params = {axis = "tp"}} at "r"
-      tile.collective([%x], [%y]) {kind = "local_slice", params = {axis = "tp", dim = 0 : i64}} at "r"
-      tile.collective([%x], []) {kind = "send", params = {peer = 1 : i64, channel = 0 : i64}} at "r"
-      tile.collective([%x], [%y]) {kind = "dispatch", params = {capacity = "worst"}} at "r"
+      tile.collective([%x], [%y]) {collective = #dist.all_reduce<tp>, algorithm = #dist.two_level<inner = 4>} at "r"
+      tile.collective([%x], [%y]) {collective = #dist.local_slice<tp, dim = 0>} at "r"
+      tile.collective([%x], []) {collective = #dist.send<pp, peer = 1, channel = 0>} at "r"
+      tile.collective([%x, %x], [%y]) {collective = #dist.dispatch} at "r"
     } }"""
     assert [op.ENGINE for op in commands(emit(text))] == ["cdma", "sdma", "cdma", "sdma"]
 

@@ -430,7 +430,7 @@ def test_smallest_is_the_least_that_keys_and_values_can_be_made_of(tp: int, expa
         for repeat in rings(module):
             moved = [op for op in repeat.body.block.ops if isinstance(op, dist.RingExchangeOp)]
             # 3 sequences of 10 positions, bf16.
-            assert sum(op.link_bytes(2).evaluate(at) for op in moved) == 3 * 10 * 2 * width
+            assert sum(op.exchange().link_bytes(2).evaluate(at) for op in moved) == 3 * 10 * 2 * width
 
 
 def test_a_latent_as_wide_as_keys_and_values_together_is_not_expanded_again() -> None:
@@ -491,15 +491,15 @@ def test_link_bytes_and_work_of_llama_by_hand() -> None:
         ops = {f"{op.path.data} {op.name[5:]}": op for op in module.walk() if isinstance(op, dist.CollectiveOp)}
         if sp:
             scatter, gather = ops["blocks.dense.gqa.o_proj reduce_scatter"], ops["blocks.dense.ffn.norm all_gather"]
-            assert scatter.link_bytes(4).evaluate(at) == 3 * 192 // 4
+            assert scatter.exchange().link_bytes(4).evaluate(at) == 3 * 192 // 4
             # ceil(3 / 4) = 1 row a rank, 64 bytes to each of three others
-            assert gather.link_bytes(4).evaluate(at) == 3 * 64
+            assert gather.exchange().link_bytes(4).evaluate(at) == 3 * 64
             work = gather.work()
             assert (work.bytes_read.evaluate(at), work.bytes_written.evaluate(at)) == (64, 192)
         else:
             reduce = ops["blocks.dense.gqa.o_proj all_reduce"]
-            assert reduce.link_bytes(4).evaluate(at) == 2 * 3 * 192 // 4
+            assert reduce.exchange().link_bytes(4).evaluate(at) == 2 * 3 * 192 // 4
             work = reduce.work()
             assert (work.flops, work.bytes_read.evaluate(at), work.bytes_written.evaluate(at)) == (expr(0), 192, 192)
             logits = ops["lm_head.proj all_gather"]
-            assert logits.link_bytes(4).evaluate(at) == 3 * 3 * 16 * 2  # 3 rows of 64/4 logits
+            assert logits.exchange().link_bytes(4).evaluate(at) == 3 * 3 * 16 * 2  # 3 rows of 64/4 logits

@@ -379,7 +379,7 @@ def runs(block: Block) -> list[tile.KernelOp | tile.CollectiveOp]:
 
 
 def names(ops: Sequence[tile.KernelOp | tile.CollectiveOp]) -> list[str]:
-    return [op.op_name.data if isinstance(op, tile.KernelOp) else op.kind.data for op in ops]
+    return [op.op_name.data if isinstance(op, tile.KernelOp) else op.collective.name for op in ops]
 
 
 def test_a_ring_updates_its_state_in_place_and_leaves_the_cache_alone() -> None:
@@ -389,7 +389,7 @@ def test_a_ring_updates_its_state_in_place_and_leaves_the_cache_alone() -> None:
     ring = ring_of(module)
     assert (ring.count.value.data, ring.first.value.data) == (3, 1)
     exchange, step, moved = runs(ring.body.block)
-    assert names([exchange, step, moved]) == ["ring_exchange", "layer.attention_step", "copy"]
+    assert names([exchange, step, moved]) == ["dist.ring_exchange", "layer.attention_step", "copy"]
     program = next(op for op in module.walk() if isinstance(op, tile.ProgramOp))
     append, own, start, finish = runs(program.body.block)
     assert names([append, own, start, finish]) == [
@@ -486,7 +486,7 @@ def test_rings_of_models_copy_only_what_came_by(name: str) -> None:
     for ring in rings:
         ops = runs(ring.body.block)
         expand = ["layer.matmul"] if name == "deepseek-latent" else []
-        assert names(ops) == [*["ring_exchange"] * blocks, *expand, "layer.attention_step", *["copy"] * blocks]
+        assert names(ops) == [*["dist.ring_exchange"] * blocks, *expand, "layer.attention_step", *["copy"] * blocks]
         sent, received = zip(*(accessed(op) for op in ops[:blocks]), strict=True)
         assert [accessed(op) for op in ops[-blocks:]] == list(zip(received, sent, strict=True))
         reads, writes = accessed(ops[-blocks - 1])

@@ -9,17 +9,15 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.model import Target
-from pmc.backends.cost.network import transfer_of
+from pmc.backends.cost.network import axis_of, transfer_of
 from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.backends.evaluate.engine import Site, program_of, sites, symbol_values
-from pmc.dialects import dist
 from pmc.dialects.arch import LinkLevel, Topology
-from pmc.dialects.dist import Axis, Mesh
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import SendAttr
+from pmc.dialects.dist import PIPELINE, Axis, Mesh
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError
-
-PIPELINE_AXIS = "pp"
-"""The mesh axis along which stages send."""
 
 
 @dataclass(frozen=True)
@@ -130,23 +128,24 @@ def comm_pattern(module: ModuleOp, bindings: Mapping[str, int] | None = None) ->
 def _collective(site: Site, target: Target, values: Mapping[str, int]) -> Collective | None:
     op = site.op
     transfer = transfer_of(op, target)
-    if transfer is None or target.mesh is None or not isinstance(op, dist.CollectiveOp | dist.SendOp):
+    if transfer is None or target.mesh is None or not isinstance(op, PmcOp):
         return None
     path = op.path.data
     try:
         size = int(transfer.link_bytes.evaluate(values))
     except UnboundSymbolError as error:
         raise PmcError(f"{op.name} at '{path}': {error}") from None
-    axis = PIPELINE_AXIS if isinstance(op, dist.SendOp) else op.axis.data
     stage_ranks = ranks_of_stage(target.mesh, site.stage)
+    collective = transfer.exchange.collective
+    peer = collective.peer.value.data if isinstance(collective, SendAttr) else None
     return Collective(
         stage=site.stage,
         path=path,
-        kind=op.name.partition(".")[2],
-        axis=axis,
-        peer=op.peer.value.data if isinstance(op, dist.SendOp) else None,
+        kind=collective.name.partition(".")[2],
+        axis=axis_of(transfer.exchange, target.mesh).name,
+        peer=peer,
         group_size=transfer.ranks,
-        groups=len(stage_ranks) if isinstance(op, dist.SendOp) else len(stage_ranks) // transfer.ranks,
+        groups=len(stage_ranks) if peer is not None else len(stage_ranks) // transfer.ranks,
         level=transfer.level,
         count=site.count,
         bytes_per_rank=size,
@@ -161,7 +160,7 @@ def ranks_of_stage(mesh: Mesh, stage: int) -> tuple[int, ...]:
 
 def pipeline_axis(mesh: Mesh) -> Axis | None:
     """The mesh axis of stages, if the mesh has one."""
-    return next((axis for axis in mesh.axes if axis.name == PIPELINE_AXIS), None)
+    return next((axis for axis in mesh.axes if axis.name == PIPELINE), None)
 
 
 def topology_of(target: Target) -> Topology:

@@ -118,7 +118,7 @@ def ops_breakdown(module: ModuleOp, result: EngineResult, depth: int = 3) -> Ops
 
 def _units(module: ModuleOp) -> dict[tuple[int, str, str], Unit]:
     return {
-        (site.stage, site.op.path.data if isinstance(site.op, PmcOp) else "", site.op.name): work.unit
+        (site.stage, site.op.path.data if isinstance(site.op, PmcOp) else "", site.op_name): work.unit
         for site in sites(program_of(module))
         if (work := work_of(site.op)) is not None
     }

@@ -15,7 +15,7 @@
         g5.vec {kind = #tile.softmax_finish, ins = [#g5.lmem<73728, pitch 512, f32>, #g5.lmem<336384, pitch 1, f32>], outs = [#g5.lmem<802816, pitch 512, bf16>], updates = [], rows = <128>, columns = <512>} after [tiu-0] at "blocks.moe.mla.attention"
         g5.gdma {direction = "store", dram = <core*131072 + 47712903424>, lmem = <802816>, shape = [<128>, <512>], dram_strides = [<512>, <1>], lmem_strides = [<512>, <1>], element_type = bf16} after [vec-0] at "blocks.moe.mla.attention"
       }
-      g5.cdma {kind = "dispatch", ins = [#g5.dram<47710019840, [64, 7168], strides [7168, 1], f8E4M3FN>, #g5.dram<47709169920, [64, 8], strides [8, 1], i32>], outs = [#g5.dram<47710478592, [8, 64, 7168], strides [458752, 7168, 1], f8E4M3FN>], params = {axis = "ep", capacity = "balanced"}} at "blocks.moe.moe.dispatch"
+      g5.cdma {collective = #dist.dispatch<ep>, ins = [#g5.dram<47710019840, [64, 7168], strides [7168, 1], f8E4M3FN>, #g5.dram<47709169920, [64, 8], strides [8, 1], i32>], outs = [#g5.dram<47710478592, [8, 64, 7168], strides [458752, 7168, 1], f8E4M3FN>]} at "blocks.moe.moe.dispatch"
       g5.program() {cores = 64, op_name = "layer.grouped_matmul"} at "blocks.moe.moe.experts.gate_proj" {
         g5.loop k < <7> at "blocks.moe.moe.experts.gate_proj" {
           g5.gdma {direction = "load", dram = <floordiv(core, 8)*458752 + k*1024 + 47710478592>, lmem = <mod(k.seq, 2)*65536 + 131072>, shape = [<64>, <1024>], dram_strides = [<7168>, <1>], lmem_strides = [<1024>, <1>], element_type = f8E4M3FN} after [tiu-1] at "blocks.moe.moe.experts.gate_proj"

@@ -25,7 +25,7 @@
         tile.vector([%313, %315], [%320], []) {kind = #tile.softmax_finish, rows = <128>, columns = <512>} at "blocks.moe.mla.attention"
         tile.store(%310, %320) {offsets = [<core>, <0>, <0>, <0>], sizes = [<1>, <1>, <128>, <512>]} at "blocks.moe.mla.attention"
       }
-      tile.collective([%80, %85], [%86]) {kind = "dispatch", params = {axis = "ep", capacity = "balanced"}} at "blocks.moe.moe.dispatch"
+      tile.collective([%80, %85], [%86]) {collective = #dist.dispatch<ep>} at "blocks.moe.moe.dispatch"
       tile.kernel() {cores = 64, op_name = "layer.grouped_matmul"} at "blocks.moe.moe.experts.gate_proj" {
         %360 = tile.alloc() {slots = 1, address = 0} at "blocks.moe.moe.experts.gate_proj" : !tile.buffer<[64, 256], f32>
         tile.for k < <7> at "blocks.moe.moe.experts.gate_proj" {

@@ -26,7 +26,7 @@
             g5.gdma {direction = "store", dram = <floordiv(core, 4)*4194304 + mod(core, 4)*4096 + n*384 + 17949802496>, lmem = <mod(n.seq, 2)*98304 + 737280>, shape = [<256>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
           }
         }
-        g5.cdma {kind = "reduce_scatter", ins = [#g5.dram<17949802496, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17807196160, [1024, 8192], strides [8192, 1], bf16>], params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
+        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, ins = [#g5.dram<17949802496, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17807196160, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"
         g5.program() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
           g5.loop u < <8> at "blocks.dense.gqa.attention" {
             g5.gdma {direction = "load", dram = <floordiv(core*8 + u, 512)*16777216 + mod(core*8 + u, 256)*65536 + mod(floordiv(core*8 + u, 256), 2)*2048 + 17841023488>, lmem = <mod(u.seq, 2)*32768>, shape = [<16>, <8>, <128>], dram_strides = [<2048>, <128>, <1>], lmem_strides = [<1024>, <128>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.gqa.attention"
@@ -55,4 +55,4 @@
             g5.gdma {direction = "store", dram = <floordiv(core, 4)*4194304 + mod(core, 4)*4096 + n*384 + 17916520960>, lmem = <mod(n.seq, 2)*98304 + 737280>, shape = [<256>, <min(-n*192 + 2048, 192)>], dram_strides = [<8192>, <1>], lmem_strides = [<192>, <1>], element_type = bf16} after [vec-0] at "blocks.dense.ffn.down_proj"
           }
         }
-        g5.cdma {kind = "reduce_scatter", ins = [#g5.dram<17916520960, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17824246272, [1024, 8192], strides [8192, 1], bf16>], params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
+        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, ins = [#g5.dram<17916520960, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17824246272, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"

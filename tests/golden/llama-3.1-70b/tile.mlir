@@ -39,7 +39,7 @@
             tile.store(%31, %105) {offsets = [<floordiv(core, 4)*256>, <mod(core, 4)*2048 + n*192>], sizes = [<256>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
           }
         }
-        tile.collective([%31], [%32]) {kind = "reduce_scatter", params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
+        tile.collective([%31], [%32]) {collective = #dist.reduce_scatter<tp, dim = 0>} at "blocks.dense.ffn.down_proj"
         tile.kernel() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
           tile.for u < <8> at "blocks.dense.gqa.attention" {
             %178 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.gqa.attention" : !tile.buffer<[128, 128], bf16>
@@ -81,4 +81,4 @@
             tile.store(%138, %217) {offsets = [<floordiv(core, 4)*256>, <mod(core, 4)*2048 + n*192>], sizes = [<256>, <min(-n*192 + 2048, 192)>]} at "blocks.dense.ffn.down_proj"
           }
         }
-        tile.collective([%138], [%139]) {kind = "reduce_scatter", params = {axis = "tp", dim = 0 : i64}} at "blocks.dense.ffn.down_proj"
+        tile.collective([%138], [%139]) {collective = #dist.reduce_scatter<tp, dim = 0>} at "blocks.dense.ffn.down_proj"

@@ -1,0 +1,429 @@
+"""What ranks do together: collectives and their algorithms as attributes, the same at every level.
+
+A `dist` op says by its own properties which collective it is.  A `tile.collective` and a command hold the attribute:
+
+    %y = dist.all_gather(%x) {axis = "tp", dim = 0} at ".." : ..
+    tile.collective([%x], [%y]) {collective = #dist.all_gather<tp, dim = 0>} at ".."
+    g5.cdma {collective = #dist.all_gather<tp, dim = 0>, ins = [..], outs = [..]} at ".."
+
+An op of any of these levels is an `ExchangeInterface`: it gives its `Exchange`, the collective with the types of its
+values.  Cost models, link traffic, memory and the numeric backend ask the exchange and never the op, so they treat a
+new collective like the ones that stand here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Self
+
+from xdsl.dialects.builtin import IntegerAttr, NoneAttr, StringAttr, i64
+from xdsl.ir import Attribute, ParametrizedAttribute, SSAValue
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
+
+from pmc.dialects.expr import Expr, ceildiv, expr, product
+from pmc.dialects.interfaces import Work
+from pmc.dialects.tensor import TensorType, element_name, size_bytes, tensor
+
+
+class Phase(Enum):
+    """What collectives are made of, among n ranks; in all but a message a rank sends (n-1)/n of the whole value."""
+
+    REDUCE_SCATTER = "reduce_scatter"
+    """Every rank has a term of the whole value and ends up with one part of the sum."""
+    ALL_GATHER = "all_gather"
+    """Every rank has one part and ends up with all of them."""
+    EXCHANGE = "exchange"
+    """Every rank has a part for every other (all-to-all)."""
+    MESSAGE = "message"
+    """A rank sends its value to one other."""
+
+
+RING_PHASES = frozenset({Phase.REDUCE_SCATTER, Phase.ALL_GATHER})
+"""The phases that can go around a ring; the others are sent directly."""
+
+
+# -- algorithms -------------------------------------------------------------------------------------------------
+
+
+class AlgorithmAttr(ParametrizedAttribute):
+    """Which way the data of a collective takes between the ranks of its group."""
+
+    def rings(self, ranks: int) -> tuple[int, ...]:
+        """The sizes of the rings inside each other: the first of neighbours, the next of such rings, ..
+
+        Raises VerifyException where the algorithm does not fit a group of `ranks`.
+        """
+        return (ranks,)
+
+
+@irdl_attr_definition
+class FlatRingAttr(AlgorithmAttr):
+    """`#dist.flat_ring`: one ring of all ranks, half of every part in either direction."""
+
+    name = "dist.flat_ring"
+
+
+@irdl_attr_definition
+class TwoLevelAttr(AlgorithmAttr):
+    """`#dist.two_level<inner = 4>`: rings of `inner` neighbours, and rings of the ranks in the same place of them."""
+
+    name = "dist.two_level"
+    inner: IntegerAttr
+
+    @classmethod
+    def of(cls, inner: int) -> TwoLevelAttr:
+        """The algorithm with so many neighbours in an inner ring."""
+        return cls(IntegerAttr(inner, i64))
+
+    def rings(self, ranks: int) -> tuple[int, ...]:
+        inner = self.inner.value.data
+        if not 1 < inner < ranks or ranks % inner:
+            raise VerifyException(
+                f"two levels with inner rings of {inner} do not fit a group of {ranks} ranks; "
+                "a divisor between 1 and the size of the group does"
+            )
+        return inner, ranks // inner
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            parser.parse_keyword("inner")
+            parser.parse_punctuation("=")
+            return [IntegerAttr(parser.parse_integer(), i64)]
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string(f"inner = {self.inner.value.data}")
+
+
+@irdl_attr_definition
+class DirectAttr(AlgorithmAttr):
+    """`#dist.direct`: every rank sends to every other at the same time."""
+
+    name = "dist.direct"
+
+
+# -- collectives ------------------------------------------------------------------------------------------------
+
+
+class CollectiveAttr(ParametrizedAttribute):
+    """The base of all collectives: `#dist.all_gather<tp, dim = 0>`, the mesh axis and then integer fields.
+
+    Without an axis the data stays on its chip: `#dist.dispatch` is what a `layer.dispatch` does.
+    """
+
+    axis: StringAttr | NoneAttr
+    PHASES: ClassVar[tuple[Phase, ...]]
+    """What sends, one after the other; empty where nothing is sent."""
+    OPERANDS: ClassVar[int] = 1
+    RESULTS: ClassVar[int] = 1
+    ON_CHIP: ClassVar[bool] = False
+    """Whether it makes sense without an axis."""
+
+    def verify(self) -> None:
+        """There is an axis where one is needed."""
+        if self.mesh_axis is None and not self.ON_CHIP:
+            raise VerifyException(f"{self.name} needs a mesh axis: #{self.name}<axis>")
+
+    @classmethod
+    def on_chip(cls) -> Self:
+        """The collective without an axis."""
+        return cls.new([NoneAttr()])
+
+    @property
+    def mesh_axis(self) -> str | None:
+        """The mesh axis along which ranks exchange data."""
+        return self.axis.data if isinstance(self.axis, StringAttr) else None
+
+    @property
+    def op_name(self) -> str:
+        """The op at the dist level that does it."""
+        return self.name
+
+    @property
+    def leaves_chip(self) -> bool:
+        """Whether data goes from chip to chip."""
+        return self.mesh_axis is not None
+
+    @property
+    def default_algorithm(self) -> AlgorithmAttr | None:
+        """The algorithm where none is named: a flat ring if that can do it; None where there is nothing to choose."""
+        if not self.leaves_chip or not {*self.PHASES} & {*RING_PHASES, Phase.EXCHANGE}:
+            return None
+        return FlatRingAttr() if RING_PHASES.issuperset(self.PHASES) else DirectAttr()
+
+    def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
+        """The size of the whole value, of which a rank sends (n-1)/n in every phase, or all of it in a message."""
+        return ins[0].bytes
+
+    def work(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Work:
+        """What it does on one chip: operands are read in DRAM and results written, once."""
+        read, written = (sum((t.bytes for t in types), expr(0)) for types in (ins, outs))
+        return Work(expr(0), read, written, "none", element_name((*ins, *outs)[0].element_type))
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<axis, field = integer, ..>`, or nothing for what stays on the chip."""
+        fields = cls.fields()
+        if not fields and parser.parse_optional_punctuation("<") is None:
+            return [NoneAttr()]
+        if fields:
+            parser.parse_punctuation("<")
+        values: list[Attribute] = [StringAttr(parser.parse_identifier())]
+        for name in fields:
+            parser.parse_punctuation(",")
+            parser.parse_keyword(name)
+            parser.parse_punctuation("=")
+            values.append(IntegerAttr(parser.parse_integer(), i64))
+        parser.parse_punctuation(">")
+        return values
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print what `parse_parameters` reads."""
+        if self.mesh_axis is None:
+            return
+        values: Iterable[IntegerAttr] = (getattr(self, name) for name in self.fields())
+        fields = (f", {name} = {value.value.data}" for name, value in zip(self.fields(), values, strict=True))
+        with printer.in_angle_brackets():
+            printer.print_string(self.mesh_axis + "".join(fields))
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The names of the fields behind the axis."""
+        return tuple(name for name, _ in cls.get_irdl_definition().parameters if name != "axis")
+
+
+@irdl_attr_definition
+class AllReduceAttr(CollectiveAttr):
+    """The sum over the group, on every rank."""
+
+    name = "dist.all_reduce"
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.REDUCE_SCATTER, Phase.ALL_GATHER)
+
+
+@irdl_attr_definition
+class AllGatherAttr(CollectiveAttr):
+    """The shards of the group one after the other along `dim`; padding beyond the size of the result is dropped."""
+
+    name = "dist.all_gather"
+    dim: IntegerAttr
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.ALL_GATHER,)
+
+    def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
+        """The shards with their padding."""
+        return ranks * ins[0].bytes
+
+
+@irdl_attr_definition
+class ReduceScatterAttr(CollectiveAttr):
+    """The sum over the group, of which rank i keeps the i-th shard along `dim`; the last shards are padded."""
+
+    name = "dist.reduce_scatter"
+    dim: IntegerAttr
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.REDUCE_SCATTER,)
+
+
+@irdl_attr_definition
+class LocalSliceAttr(CollectiveAttr):
+    """The i-th shard along `dim` of a value that every rank of the group holds: no communication."""
+
+    name = "dist.local_slice"
+    dim: IntegerAttr
+    PHASES: ClassVar[tuple[Phase, ...]] = ()
+
+    @property
+    def leaves_chip(self) -> bool:
+        return False
+
+    def work(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Work:
+        """Rows of the value that stay where they are."""
+        return Work(expr(0), expr(0), expr(0), "none", element_name(ins[0].element_type))
+
+
+@irdl_attr_definition
+class RingExchangeAttr(CollectiveAttr):
+    """Every rank sends its value to the next rank of the group and receives that of the one before (MPI_Sendrecv)."""
+
+    name = "dist.ring_exchange"
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.MESSAGE,)
+
+
+@irdl_attr_definition
+class DispatchAttr(CollectiveAttr):
+    """Tokens [T, H] and the indices [T, k] of their experts -> the slots of the local experts [E / n, C, H].
+
+    Rank i of the group holds experts i*E/n .. ; slots of an expert are filled by source rank, then token.
+    """
+
+    name = "dist.dispatch"
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.EXCHANGE,)
+    OPERANDS: ClassVar[int] = 2
+    ON_CHIP: ClassVar[bool] = True
+
+    @property
+    def op_name(self) -> str:
+        return self.name if self.leaves_chip else "layer.dispatch"
+
+    def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
+        """One row per token and choice."""
+        x, indices = ins
+        return indices.elements * size_bytes(product(x.dims[1:]), x.element_type)
+
+
+@irdl_attr_definition
+class CombineAttr(CollectiveAttr):
+    """Expert rows back to the ranks of their tokens and summed with the router's weights; inverse of dispatch."""
+
+    name = "dist.combine"
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.EXCHANGE,)
+    OPERANDS: ClassVar[int] = 3
+    ON_CHIP: ClassVar[bool] = True
+
+    @property
+    def op_name(self) -> str:
+        return self.name if self.leaves_chip else "layer.combine"
+
+    def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
+        """One row per token and choice."""
+        _, indices, _ = ins
+        return outs[0].bytes * indices.dims[1]
+
+    def work(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Work:
+        """A multiply-add per element of every row that comes back."""
+        moved = super().work(ins, outs)
+        flops = 2 * outs[0].elements * ins[2].dims[1]
+        return Work(flops, moved.bytes_read, moved.bytes_written, "vector", moved.dtype)
+
+
+@irdl_attr_definition
+class SendAttr(CollectiveAttr):
+    """A value for the same rank of stage `peer`; `channel` pairs it with its receive."""
+
+    name = "dist.send"
+    peer: IntegerAttr
+    channel: IntegerAttr
+    PHASES: ClassVar[tuple[Phase, ...]] = (Phase.MESSAGE,)
+    RESULTS: ClassVar[int] = 0
+
+
+@irdl_attr_definition
+class RecvAttr(CollectiveAttr):
+    """The value that the same rank of stage `peer` sends on `channel`; what that takes is said by the send."""
+
+    name = "dist.recv"
+    peer: IntegerAttr
+    channel: IntegerAttr
+    PHASES: ClassVar[tuple[Phase, ...]] = ()
+    OPERANDS: ClassVar[int] = 0
+
+
+# -- what an op does --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A collective with its algorithm on values of these types, in the shapes of one rank.
+
+    Its cost depends on nothing else but on where the ranks of its group are.  It is the same from `localize` down to
+    the commands.
+    """
+
+    collective: CollectiveAttr
+    algorithm: AlgorithmAttr | None
+    """None where there is no choice."""
+    ins: tuple[TensorType, ...]
+    outs: tuple[TensorType, ...]
+
+    @classmethod
+    def of(
+        cls,
+        collective: CollectiveAttr,
+        algorithm: AlgorithmAttr | None,
+        ins: Iterable[TensorType],
+        outs: Iterable[TensorType],
+    ) -> Exchange:
+        """The exchange of an op; an algorithm that it does not name is the default of the collective."""
+        plain_ins, plain_outs = (tuple(t.with_encoding(None) for t in types) for types in (ins, outs))
+        return cls(collective, algorithm or collective.default_algorithm, plain_ins, plain_outs)
+
+    @classmethod
+    def of_values(
+        cls,
+        collective: CollectiveAttr,
+        algorithm: AlgorithmAttr | None,
+        operands: Iterable[SSAValue],
+        results: Iterable[SSAValue],
+    ) -> Exchange:
+        """The exchange of an op on tensors."""
+        return cls.of(collective, algorithm, map(tensor, operands), map(tensor, results))
+
+    def work(self) -> Work:
+        """FLOPs, bytes read and bytes written on one chip."""
+        return self.collective.work(self.ins, self.outs)
+
+    @property
+    def chosen_algorithm(self) -> AlgorithmAttr | None:
+        """The algorithm where it is not the default, which ops do not name."""
+        return None if self.algorithm == self.collective.default_algorithm else self.algorithm
+
+    @property
+    def sends(self) -> bool:
+        """Whether ranks send anything; a receive does not, its sender does."""
+        return self.collective.leaves_chip and bool(self.collective.PHASES)
+
+    def whole_bytes(self, ranks: int) -> Expr:
+        """The size of the value that the group exchanges."""
+        return self.collective.whole_bytes(self.ins, self.outs, ranks)
+
+    def link_bytes(self, ranks: int) -> Expr:
+        """The bytes that one rank of a group of `ranks` sends; every algorithm sends as many (Thakur et al., 2005)."""
+        phases = self.collective.PHASES
+        if not self.sends or ranks == 1:
+            return expr(0)
+        if Phase.MESSAGE in phases:
+            return self.whole_bytes(ranks)
+        return ceildiv(len(phases) * (ranks - 1) * self.whole_bytes(ranks), ranks)
+
+    @property
+    def buffer_bytes(self) -> Expr:
+        """The memory that the network needs for it: the data that is sent and all that is received."""
+        return sum((t.bytes for t in (*self.ins[:1], *self.outs)), expr(0))
+
+    def verify(self, ranks: int | None) -> None:
+        """Raise VerifyException unless the collective has its operands and results and the algorithm can do it.
+
+        `ranks` is the size of the group where that is known.
+        """
+        kind, found = self.collective, f"{len(self.ins)} operands and {len(self.outs)} results"
+        expected = f"{kind.OPERANDS} operands and {kind.RESULTS} results"
+        if found != expected:
+            raise VerifyException(f"{kind} has {expected}, found {found}")
+        default = self.collective.default_algorithm
+        if self.algorithm is None or self.algorithm == default:
+            return
+        if not RING_PHASES.issuperset(self.collective.PHASES) or default is None:
+            known = "has no algorithm" if default is None else f"goes by {default}"
+            raise VerifyException(f"{self.collective} {known}, not by {self.algorithm}")
+        if ranks is not None:
+            self.algorithm.rings(ranks)
+
+
+class ExchangeInterface(ABC):
+    """An op that moves whole arrays: a collective, a transfer, a permutation of tokens."""
+
+    @abstractmethod
+    def exchange(self) -> Exchange:
+        """What it does, with the types of its values."""
+
+
+COLLECTIVES: tuple[type[CollectiveAttr], ...] = (
+    AllReduceAttr, AllGatherAttr, ReduceScatterAttr, LocalSliceAttr, RingExchangeAttr, DispatchAttr, CombineAttr,
+    SendAttr, RecvAttr,
+)  # fmt: skip
+ALGORITHMS: tuple[type[AlgorithmAttr], ...] = (FlatRingAttr, TwoLevelAttr, DirectAttr)
