@@ -18,7 +18,7 @@ CLEANUPS = {"dce": DeadCodeElimination, "cse": CommonSubexpressionElimination, "
 
 def program(body: str) -> ModuleOp:
     text = f"""
-builtin.module attributes {{dist.mesh = #dist.mesh<2 ranks, tp = 2 stride 1>}} {{
+builtin.module attributes {{dist.mesh = #dist.mesh<4 ranks, tp = 2 stride 1, pp = 2 stride 2>}} {{
   layer.program() {{sym_name = "p", phase = "decode"}} at "" {{
   ^bb0(%x : {ROWS}):
     {body}
