@@ -327,6 +327,19 @@ class Links(Schema, frozen=True):
     p2p: Link | None = Field(description="Pod to pod")
 
 
+class TwoLevels(Schema, frozen=True):
+    """A size of groups that all-reduce in two levels: in rings of neighbours, and in rings across these."""
+
+    ranks: Count = Field(description="Ranks of the group; from the protocol")
+    inner: Count = Field(description="Neighbours in an inner ring, a divisor of the ranks; from the protocol")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TwoLevels":
+        if not 1 < self.inner < self.ranks or self.ranks % self.inner:
+            raise ValueError(f"inner ({self.inner}) must divide ranks ({self.ranks}) and be neither 1 nor all of them")
+        return self
+
+
 class Topology(Schema, frozen=True):
     """How chips are wired, and the constants of the communication protocol.
 
@@ -349,11 +362,18 @@ class Topology(Schema, frozen=True):
     noc_us: Us = Field(description="On-chip network on the way to the port; measured")
     die_to_die_us: Us = Field(description="One die crossing on the way to the port; measured")
     cpu_fetch_us: Us = Field(description="Fetch of descriptors by the CPU; measured")
+    two_level_all_reduce: Annotated[tuple[TwoLevels, ...], Field(strict=False)] = Field(
+        description="Sizes of groups that all-reduce in two levels; groups of other sizes use one ring"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Topology":
         for path in self.unvalidated:
             _check_path(Topology, path)
+        sizes = [entry.ranks for entry in self.two_level_all_reduce]
+        twice = next((size for size in sizes if sizes.count(size) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two_level_all_reduce: groups of {twice} ranks are given twice")
         for level, count, field in (
             ("b2b", self.boards_per_rack, "boards_per_rack"),
             ("r2r", self.racks_per_pod, "racks_per_pod"),
@@ -395,6 +415,10 @@ class Topology(Schema, frozen=True):
         if link is None:
             raise PmcError(f"topology {self.name} has no {level} link (links.{level} is null)")
         return link
+
+    def inner_ring(self, ranks: int) -> int | None:
+        """The neighbours in an inner ring where a group of ``ranks`` all-reduces in two levels, None in one ring."""
+        return next((entry.inner for entry in self.two_level_all_reduce if entry.ranks == ranks), None)
 
     def is_unvalidated(self, path: str) -> bool:
         """Whether the field at the dotted ``path``, or a block around it, is listed as never validated."""

@@ -39,7 +39,7 @@ class CoreCostModel(CostModel):
     TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *ChipCostModel.TOPOLOGY_PARAMETERS,
         "bandwidth_utilisation", "sync_us", "switch_us", "cable_us", "memory_read_us", "memory_write_us", "noc_us",
-        "die_to_die_us", "cpu_fetch_us",
+        "die_to_die_us", "cpu_fetch_us", "two_level_all_reduce",
     )  # fmt: skip
 
     def __init__(self, target: Target, accounting: Accounting) -> None:

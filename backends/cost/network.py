@@ -11,6 +11,7 @@ from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Target
 from pmc.dialects import dist, g5, tile
+from pmc.dialects.analyses.collective_steps import Step, collective_steps
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange, ExchangeInterface, SendAttr
@@ -27,10 +28,24 @@ class Transfer:
     """What an op asks of the network."""
 
     exchange: Exchange
+    axis: Axis
+    stage: int
+    """The pipeline stage that does it."""
     ranks: int
     """The size of the group, 2 for a transfer between two stages."""
     level: LinkLevel
     """The slowest level that any group of the mesh axis spans: the slowest group decides."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Who sends to whom along the axis."""
+        return collective_steps(self.exchange, self.axis.size, self.stage)
+
+    def level_of(self, step: Step, topology: Topology, mesh: Mesh) -> LinkLevel:
+        """The slowest level that a ring of a step spans."""
+        if step.size == self.axis.size:
+            return self.level
+        return level_of_rings(topology, mesh, self.axis, step.size, step.stride)
 
     @property
     def link_bytes(self) -> Expr:
@@ -49,10 +64,15 @@ def transfer_of(op: Operation, target: Target) -> Transfer | None:
     if not exchange.sends:
         return None
     mesh, topology = network_of(op, target)
-    if isinstance(exchange.collective, SendAttr):
-        return Transfer(exchange, 2, _level_to_peer(op, exchange.collective.peer.value.data, topology, mesh))
-    axis = axis_of(exchange, mesh)
-    return Transfer(exchange, axis.size, level_of_axis(topology, mesh, axis))
+    name = exchange.collective.mesh_axis
+    assert name is not None
+    axis, stage = mesh.axis(name), _stage_around(op)
+    if not isinstance(exchange.collective, SendAttr):
+        return Transfer(exchange, axis, stage or 0, axis.size, level_of_rings(topology, mesh, axis, axis.size, 1))
+    if stage is None:
+        raise PmcError(f"{place_of(op)}: a send stands outside of any stage")
+    level = _level_between(topology, mesh, axis, stage, exchange.collective.peer.value.data)
+    return Transfer(exchange, axis, stage, 2, level)
 
 
 def network_of(op: Operation, target: Target) -> tuple[Mesh, Topology]:
@@ -63,41 +83,30 @@ def network_of(op: Operation, target: Target) -> tuple[Mesh, Topology]:
     return target.mesh, target.topology
 
 
-def axis_of(exchange: Exchange, mesh: Mesh) -> Axis:
-    """The mesh axis of an exchange between chips."""
-    name = exchange.collective.mesh_axis
-    assert name is not None
-    return mesh.axis(name)
-
-
 def place_of(op: Operation) -> str:
     """The op as errors name it."""
     return f"{op.name} at '{op.path.data if isinstance(op, PmcOp) else ''}'"
 
 
 @lru_cache(maxsize=256)
-def level_of_axis(topology: Topology, mesh: Mesh, axis: Axis) -> LinkLevel:
-    """The slowest level over all groups along `axis`."""
+def level_of_rings(topology: Topology, mesh: Mesh, axis: Axis, size: int, stride: int) -> LinkLevel:
+    """The slowest level over all rings of `size` ranks that are `stride` places apart in the groups along `axis`."""
     groups = {axis.group(rank) for rank in range(mesh.ranks)}
-    return slowest(topology.link_of_span(group) for group in groups)
+    reach = size * stride
+    starts = [block + place for block in range(0, axis.size, reach) for place in range(stride)]
+    return slowest(topology.link_of_span(group[i : i + reach : stride]) for group in groups for i in starts)
 
 
-@lru_cache(maxsize=256)
-def span_of_subgroups(topology: Topology, mesh: Mesh, axis: Axis, size: int) -> LinkLevel:
-    """The slowest level over all runs of `size` neighbours along `axis`."""
-    groups = {axis.group(rank) for rank in range(mesh.ranks)}
-    return slowest(topology.link_of_span(g[i : i + size]) for g in groups for i in range(0, axis.size, size))
+def _stage_around(op: Operation) -> int | None:
+    """The pipeline stage that an op stands in, None in a program without stages."""
+    parent = op.parent_op()
+    while parent is not None and not isinstance(parent, dist.StageOp | tile.StageOp | g5.StageOp):
+        parent = parent.parent_op()
+    return None if parent is None else parent.index.value.data
 
 
-def _level_to_peer(op: Operation, peer: int, topology: Topology, mesh: Mesh) -> LinkLevel:
-    """The slowest level over all pairs of a rank of this stage and its partner in stage `peer`."""
-    stage = op.parent_op()
-    while isinstance(stage, Operation) and not isinstance(stage, dist.StageOp | tile.StageOp | g5.StageOp):
-        stage = stage.parent_op()
-    if stage is None:
-        raise PmcError(f"{place_of(op)}: a send stands outside of any stage")
-    axis = mesh.axis(dist.PIPELINE)
-    here = stage.index.value.data
+def _level_between(topology: Topology, mesh: Mesh, axis: Axis, here: int, peer: int) -> LinkLevel:
+    """The slowest level over all pairs of a rank of one stage and its partner in another."""
     pairs = [(group[here], group[peer]) for group in {axis.group(rank) for rank in range(mesh.ranks)}]
     return slowest(topology.link_of_span(pair) for pair in pairs)
 

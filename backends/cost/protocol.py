@@ -13,23 +13,19 @@ import numpy as np
 from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Bindings, Number, Target, as_number, number
-from pmc.backends.cost.network import axis_of, network_of, place_of, span_of_subgroups, transfer_of
+from pmc.backends.cost.network import level_of_rings, network_of, transfer_of
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.collective import (
-    AllGatherAttr,
     AllReduceAttr,
     CombineAttr,
     DispatchAttr,
     Exchange,
-    ReduceScatterAttr,
-    RingExchangeAttr,
-    SendAttr,
+    FlatRingAttr,
+    Phase,
+    TwoLevelAttr,
 )
-from pmc.dialects.errors import PmcError
-
-TWO_LEVEL_GROUPS = {8: 4, 16: 2, 32: 4}
-"""Group sizes that all-reduce in two levels, and how many neighbours form the inner ring."""
 
 
 @dataclass(frozen=True)
@@ -102,38 +98,30 @@ class CommProtocol:
         """Switch and cable, which a path that leaves the board passes."""
         return self.params.switch_latency + self.params.cable_latency if level != "c2c" else 0.0
 
-    def ring(self, volume: Number, ranks: int, level: LinkLevel) -> CommTime:
-        """t(volume) + (n-1) (base + sync)."""
-        steps_us = (ranks - 1) * (self.message_us(level) + self.params.sync_lat)
-        return CommTime(steps_us * 1e-6, self.transfer_s(volume, level))
+    def rounds(self, volume: Number, rounds: int, level: LinkLevel) -> CommTime:
+        """Messages one after the other that move `volume` in all: t(volume) + rounds (base + sync)."""
+        latency_us = rounds * (self.message_us(level) + self.params.sync_lat)
+        return CommTime(latency_us * 1e-6, self.transfer_s(volume, level))
 
-    def all_reduce(self, value: Number, ranks: int, inner: LinkLevel, outer: LinkLevel) -> CommTime:
-        """A flat ring of 2 (n-1)/n D, or for 8, 16 and 32 ranks three phases in two levels.
+    def flat_all_reduce(self, value: Number, ranks: int, level: LinkLevel) -> CommTime:
+        """2 (n-1)/n D around a ring, as published with the latency of n-1 messages."""
+        return self.rounds(2 * (ranks - 1) / ranks * value, ranks - 1, level)
+
+    def two_level_all_reduce(self, value: Number, near: int, far: int, inner: LinkLevel, outer: LinkLevel) -> CommTime:
+        """Three phases, as published: each moves the whole value, which is more than the steps of the algorithm do.
 
         Ring among g neighbours of 2 (g-1)/g D, ring among the n/g groups of 2 (n/g-1)/(n/g) D, broadcast of D to the
         neighbours.  `inner` is the level that g neighbours span, `outer` the level of the whole group.
         """
-        if ranks not in TWO_LEVEL_GROUPS:
-            return self.ring(2 * (ranks - 1) / ranks * value, ranks, outer)
-        near = TWO_LEVEL_GROUPS[ranks]
-        far = ranks // near
-        across = self.ring(2 * (far - 1) / far * value, far, outer)
+        across = self.rounds(2 * (far - 1) / far * value, far - 1, outer)
         phases = [
-            self.ring(2 * (near - 1) / near * value, near, inner),
+            self.rounds(2 * (near - 1) / near * value, near - 1, inner),
             CommTime(across.latency_s + (far - 1) * self.hop_us(outer) * 1e-6, across.transfer_s),
-            self.ring(value, near, inner),
+            self.rounds(value, near - 1, inner),
         ]
         if self.accounting.all_reduce_phases == "in_sequence":
             return CommTime(sum(p.latency_s for p in phases), sum(p.transfer_s for p in phases))
         return _longest(phases)
-
-    def all_gather(self, shard: Number, ranks: int, level: LinkLevel) -> CommTime:
-        """(n-1) shards around a ring."""
-        return self.ring((ranks - 1) * shard, ranks, level)
-
-    def reduce_scatter(self, value: Number, ranks: int, level: LinkLevel) -> CommTime:
-        """(n-1)/n of the value around a ring."""
-        return self.ring((ranks - 1) / ranks * value, ranks, level)
 
     def exchange(self, rows_bytes: Number, level: LinkLevel) -> CommTime:
         """Dispatch or combine: t(D) + base + 2 switch + 2 cable + the fetch of descriptors."""
@@ -147,30 +135,39 @@ class CommProtocol:
     def time_of(self, op: Operation, target: Target, bindings: Bindings) -> CommTime | None:
         """The time of an op between chips; None for an op that stays on its chip.
 
-        A group of one rank sends nothing and takes no time.  Raises PmcError for a collective without a protocol.
+        A group of one rank sends nothing and takes no time.  An all-reduce around rings takes what the protocol
+        publishes for it, any other collective the sum of its steps.
         """
         transfer = transfer_of(op, target)
         if transfer is None:
             return None
         if transfer.ranks == 1:
             return CommTime(0.0, 0.0)
+        mesh, topology = network_of(op, target)
         exchange, ranks, level = transfer.exchange, transfer.ranks, transfer.level
-        match exchange.collective:
-            case AllReduceAttr():
-                mesh, topology = network_of(op, target)
-                near = TWO_LEVEL_GROUPS.get(ranks, ranks)
-                inner = span_of_subgroups(topology, mesh, axis_of(exchange, mesh), near)
-                return self.all_reduce(number(exchange.whole_bytes(ranks), bindings), ranks, inner, level)
-            case AllGatherAttr():
-                return self.all_gather(number(exchange.ins[0].bytes, bindings), ranks, level)
-            case ReduceScatterAttr():
-                return self.reduce_scatter(number(exchange.whole_bytes(ranks), bindings), ranks, level)
-            case DispatchAttr() | CombineAttr():
+        match exchange.collective, exchange.algorithm:
+            case AllReduceAttr(), FlatRingAttr():
+                return self.flat_all_reduce(number(exchange.whole_bytes(ranks), bindings), ranks, level)
+            case AllReduceAttr(), TwoLevelAttr() as two_level:
+                near, far = two_level.rings(ranks)
+                inner = level_of_rings(topology, mesh, transfer.axis, near, 1)
+                return self.two_level_all_reduce(number(exchange.whole_bytes(ranks), bindings), near, far, inner, level)
+            case ((DispatchAttr() | CombineAttr()), _):
                 return self.exchange(self._rows(exchange, ranks, bindings), level)
-            case RingExchangeAttr() | SendAttr():
-                return self.send(number(exchange.whole_bytes(ranks), bindings), level)
             case _:
-                raise PmcError(f"{place_of(op)}: the communication protocol has no such collective")
+                times = [self.step(step, transfer.level_of(step, topology, mesh), bindings) for step in transfer.steps]
+                return CommTime(sum(t.latency_s for t in times), sum(t.transfer_s for t in times))
+
+    def step(self, step: Step, level: LinkLevel, bindings: Bindings) -> CommTime:
+        """The time of one step of a collective, over links of `level`."""
+        volume = number(step.bytes * step.rounds, bindings)
+        match step.phase:
+            case Phase.MESSAGE:
+                return self.send(volume, level)
+            case Phase.EXCHANGE:
+                return self.exchange(volume, level)
+            case Phase.REDUCE_SCATTER | Phase.ALL_GATHER:
+                return self.rounds(volume, step.rounds, level)
 
     def _rows(self, exchange: Exchange, ranks: int, bindings: Bindings) -> Number:
         """One row per token and choice; without those that stay on their rank, where the accounting says so."""

@@ -201,9 +201,14 @@ def test_bytes_on_links_are_bytes_times_hops(topology: Topology, board: BoardWir
                     distances[a, b] = min(len(path) for path in nx.all_shortest_paths(graph, chip(a), chip(b))) - 1
     expected = 0.0
     for c in pattern.collectives:
-        flows = list(flows_of(c, mesh))
-        assert sum(part for _, _, part in flows) == c.senders, "every sender sends all of its bytes"
-        expected += sum(float(part) * distances[a, b] for a, b, part in flows) * c.bytes_per_rank * c.count
+        sent = 0
+        for step in c.steps:
+            flows = list(flows_of(c, step, mesh))
+            assert sum(part for _, _, part in flows) == c.senders, "every sender sends all of its bytes"
+            size = step.bytes.evaluate(pattern.bindings) * step.rounds
+            expected += sum(float(part) * distances[a, b] for a, b, part in flows) * size * c.count
+            sent += size
+        assert sent == c.bytes_per_rank
     assert traffic.link_bytes == pytest.approx(expected, rel=1e-12)
     assert sum(p.total_bytes * p.hops for p in traffic.placed) == pytest.approx(expected, rel=1e-12)
     assert all(p.hops >= 1 for p in traffic.placed)

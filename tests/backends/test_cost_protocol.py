@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from xdsl.dialects import test as test_dialect
 from xdsl.dialects.builtin import BFloat16Type
+from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Target
 from pmc.backends.cost.network import transfer_of
@@ -15,6 +16,7 @@ from pmc.backends.cost.protocol import CommProtocol, CommTime
 from pmc.compiler.config import load_accounting, load_chip, load_topology
 from pmc.dialects import dist
 from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.collective import DirectAttr, TwoLevelAttr
 from pmc.dialects.dist import Axis, Mesh
 from pmc.dialects.expr import expr
 from pmc.dialects.tensor import TensorType
@@ -41,13 +43,53 @@ def test_the_constants_are_those_of_the_protocol() -> None:
 
 
 def test_a_flat_ring() -> None:
-    time = protocol().all_reduce(D, 4, "c2c", "c2c")
+    time = protocol().flat_all_reduce(D, 4, "c2c")
     assert time.latency_s * 1e6 == pytest.approx(3 * BOARD, rel=1e-12)
     assert time.transfer_s * 1e6 == pytest.approx(us(2 * 3 / 4 * D, 400), rel=1e-12)
-    gather = protocol().all_gather(D, 4, "b2b")
-    assert gather.total_s * 1e6 == pytest.approx(us(3 * D, 450) + 3 * RACK, rel=1e-12)
-    scatter = protocol().reduce_scatter(D, 4, "c2c")
-    assert scatter.total_s * 1e6 == pytest.approx(us(3 / 4 * D, 400) + 3 * BOARD, rel=1e-12)
+
+
+def collective(kind: type[dist.CollectiveOp], size: int, stride: int, **properties: Any) -> tuple[Operation, Target]:
+    """Of D bytes, among `size` of 32 ranks."""
+    type_ = TensorType.of((int(D) // 2,), BFloat16Type())
+    (x,) = test_dialect.TestOp(result_types=[type_]).results
+    op = kind.make([x], [type_], "c", {"axis": "tp", **properties})
+    return op, Target(load_chip("sg2262"), TOPOLOGY, Mesh(32, (Axis("tp", size, stride),)))
+
+
+def total_us(kind: type[dist.CollectiveOp], size: int, stride: int, **properties: Any) -> float:
+    time = protocol().time_of(*collective(kind, size, stride, **properties), {})
+    assert time is not None
+    return float(time.total_s) * 1e6
+
+
+def test_half_an_all_reduce() -> None:
+    gather, scatter = dist.AllGatherOp, dist.ReduceScatterOp
+    assert total_us(gather, 4, 8, dim=0) == pytest.approx(us(3 * D, 450) + 3 * RACK, rel=1e-12)
+    assert total_us(scatter, 4, 1, dim=0) == pytest.approx(us(3 / 4 * D, 400) + 3 * BOARD, rel=1e-12)
+
+
+def test_two_levels_use_the_links_that_their_rings_span() -> None:
+    """16 ranks on two boards: 8 neighbours on a board, then pairs across."""
+    two = {"dim": 0, "algorithm": TwoLevelAttr.of(8)}
+    near, far = us(7 / 8 * D, 400) + 7 * BOARD, us(1 / 16 * D, 450) + RACK
+    assert total_us(dist.ReduceScatterOp, 16, 1, **two) == pytest.approx(near + far, rel=1e-12)
+    # Gathering D bytes from each: two shards on the outer level, 7 times as much inside.
+    near, far = us(7 * 2 * D, 400) + 7 * BOARD, us(D, 450) + RACK
+    assert total_us(dist.AllGatherOp, 16, 1, **two) == pytest.approx(near + far, rel=1e-12)
+
+
+def test_a_direct_collective_takes_one_round() -> None:
+    direct = {"algorithm": DirectAttr()}
+    assert total_us(dist.AllGatherOp, 8, 1, dim=0, **direct) == pytest.approx(us(7 * D, 400) + BOARD, rel=1e-12)
+    assert total_us(dist.AllReduceOp, 8, 1, **direct) == pytest.approx(us(2 * 7 / 8 * D, 400) + 2 * BOARD, rel=1e-12)
+
+
+def test_the_attribute_of_an_all_reduce_decides() -> None:
+    """8 ranks, which the topology would do in two levels: the protocol goes by the op."""
+    flat = us(2 * 7 / 8 * D, 400) + 7 * BOARD
+    assert total_us(dist.AllReduceOp, 8, 1) == pytest.approx(flat, rel=1e-12)
+    two = us(2 * 1 / 2 * D, 400) + BOARD + us(2 * 3 / 4 * D, 400) + 3 * BOARD + us(D, 400) + BOARD
+    assert total_us(dist.AllReduceOp, 8, 1, algorithm=TwoLevelAttr.of(2)) == pytest.approx(two, rel=1e-12)
 
 
 def test_two_levels_add_up_or_the_longest_hides_the_others() -> None:
@@ -55,8 +97,9 @@ def test_two_levels_add_up_or_the_longest_hides_the_others() -> None:
     near = us(2 * 3 / 4 * D, 400) + 3 * BOARD
     far = us(2 * 7 / 8 * D, 450) + 7 * (RACK + 1.0 + 0.025)
     last = us(D, 400) + 3 * BOARD
-    assert protocol().all_reduce(D, 32, "c2c", "b2b").total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
-    pipelined = protocol(all_reduce_phases="pipelined").all_reduce(D, 32, "c2c", "b2b")
+    total_s = protocol().two_level_all_reduce(D, 4, 8, "c2c", "b2b").total_s
+    assert total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
+    pipelined = protocol(all_reduce_phases="pipelined").two_level_all_reduce(D, 4, 8, "c2c", "b2b")
     assert pipelined.total_s * 1e6 == pytest.approx(max(near, far, last), rel=1e-12)
     assert pipelined.latency_s * 1e6 == pytest.approx(7 * (RACK + 1.025), rel=1e-12)
 
@@ -64,12 +107,13 @@ def test_two_levels_add_up_or_the_longest_hides_the_others() -> None:
 def test_16_ranks_pair_up() -> None:
     near, last = us(2 * 1 / 2 * D, 400) + BOARD, us(D, 400) + BOARD
     far = us(2 * 7 / 8 * D, 450) + 7 * (RACK + 1.025)
-    assert protocol().all_reduce(D, 16, "c2c", "b2b").total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
+    total_s = protocol().two_level_all_reduce(D, 2, 8, "c2c", "b2b").total_s
+    assert total_s * 1e6 == pytest.approx(near + far + last, rel=1e-12)
 
 
 def test_8_ranks_on_one_board_pass_no_switch() -> None:
     # 4 neighbours, 2 groups of them, all on one board: the middle phase has one message and no switch.
-    time = protocol().all_reduce(D, 8, "c2c", "c2c")
+    time = protocol().two_level_all_reduce(D, 4, 2, "c2c", "c2c")
     assert time.latency_s * 1e6 == pytest.approx(3 * BOARD + BOARD + 3 * BOARD, rel=1e-12)
 
 
@@ -139,10 +183,10 @@ def test_a_ring_exchange_of_one_rank_takes_no_time() -> None:
 
 def test_arrays_give_what_their_points_give() -> None:
     sizes = np.array([1.0, 1e4, 1e6, 1e9])
-    for ranks, outer in ((4, "c2c"), (8, "c2c"), (32, "b2b")):
+    for near, far, outer in ((4, 2, "c2c"), (2, 8, "b2b"), (4, 8, "b2b")):
         for phases in ("in_sequence", "pipelined"):
             one = protocol(all_reduce_phases=phases)
-            swept = one.all_reduce(sizes, ranks, "c2c", outer)  # type: ignore[arg-type]
-            points = [one.all_reduce(float(s), ranks, "c2c", outer) for s in sizes]  # type: ignore[arg-type]
+            swept = one.two_level_all_reduce(sizes, near, far, "c2c", outer)  # type: ignore[arg-type]
+            points = [one.two_level_all_reduce(float(s), near, far, "c2c", outer) for s in sizes]  # type: ignore[arg-type]
             assert np.broadcast_to(swept.total_s, 4).tolist() == pytest.approx([p.total_s for p in points], rel=1e-12)
             assert np.broadcast_to(swept.transfer_s, 4).tolist() == pytest.approx([p.transfer_s for p in points])

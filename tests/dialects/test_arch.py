@@ -227,3 +227,24 @@ def test_a_level_that_is_needed_must_be_given() -> None:
         Topology.model_validate(edited(load_topology("p1-r1-b1-c8"), boards_per_rack=2))
     with pytest.raises(PmcError, match="nvlink-8 has no b2b link"):
         load_topology("nvlink-8").link("b2b")
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ([{"ranks": 8, "inner": 3}], "inner (3) must divide ranks (8) and be neither 1 nor all of them"),
+        ([{"ranks": 8, "inner": 8}], "inner (8) must divide ranks (8)"),
+        ([{"ranks": 8, "inner": 1}], "inner (1) must divide ranks (8)"),
+        ([{"ranks": 8, "inner": 4}, {"ranks": 8, "inner": 2}], "groups of 8 ranks are given twice"),
+    ],
+)
+def test_two_levels_that_cannot_be_are_refused(levels: list[dict[str, int]], message: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        Topology.model_validate(edited(load_topology("p1-r1-b1-c8"), two_level_all_reduce=levels))
+    assert message in str(error.value)
+
+
+def test_a_group_all_reduces_in_the_levels_that_its_topology_says() -> None:
+    rack, nvlink = load_topology("p1-r1-b4-c32"), load_topology("nvlink-8")
+    assert [rack.inner_ring(ranks) for ranks in (4, 8, 12, 16, 32)] == [None, 4, None, 2, 4]
+    assert nvlink.inner_ring(8) is None

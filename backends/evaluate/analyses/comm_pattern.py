@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.model import Target
-from pmc.backends.cost.network import axis_of, transfer_of
+from pmc.backends.cost.network import transfer_of
 from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.backends.evaluate.engine import Site, program_of, sites, symbol_values
+from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import SendAttr
@@ -39,7 +40,11 @@ class Collective:
     count: int
     """Executions in one step."""
     bytes_per_rank: int
-    """Bytes that one rank sends in one execution: a ring, or a direct exchange."""
+    """Bytes that one rank sends in one execution."""
+    algorithm: str
+    """`flat_ring`, `two_level<inner = 4>`, `direct`; empty where there is no choice."""
+    steps: tuple[Step, ...]
+    """Who sends to whom in one execution."""
 
     @property
     def senders(self) -> int:
@@ -58,7 +63,7 @@ class CommPattern(Analysis):
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "stage", "path", "kind", "axis", "peer", "group_size", "groups", "level", "count", "bytes_per_rank",
-        "total_bytes",
+        "total_bytes", "algorithm",
     )  # fmt: skip
 
     program: str
@@ -74,7 +79,7 @@ class CommPattern(Analysis):
 
     def to_rows(self) -> list[Row]:
         """One row per collective."""
-        return [{**asdict(c), "total_bytes": c.total_bytes} for c in self.collectives]
+        return [{name: getattr(c, name) for name in self.COLUMNS} for c in self.collectives]
 
     def summary(self) -> dict[str, object]:
         """Conditions, and the total by kind."""
@@ -142,13 +147,15 @@ def _collective(site: Site, target: Target, values: Mapping[str, int]) -> Collec
         stage=site.stage,
         path=path,
         kind=collective.name.partition(".")[2],
-        axis=axis_of(transfer.exchange, target.mesh).name,
+        axis=transfer.axis.name,
         peer=peer,
         group_size=transfer.ranks,
         groups=len(stage_ranks) if peer is not None else len(stage_ranks) // transfer.ranks,
         level=transfer.level,
         count=site.count,
         bytes_per_rank=size,
+        algorithm=str(transfer.exchange.algorithm or "").removeprefix("#dist."),
+        steps=transfer.steps,
     )
 
 

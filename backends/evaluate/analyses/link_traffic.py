@@ -1,13 +1,8 @@
 """The bytes on every physical link in one step, with each collective placed on the links of its topology.
 
-- all_reduce, all_gather and reduce_scatter are rings in the order of the group's coordinates, half of the bytes in
-  either direction: a rank sends to its two neighbours in the group.
-- dispatch and combine send equal parts to every other rank of the group (tokens spread evenly over the experts).
-- A ring_exchange goes to the next rank of the group, all bytes in one direction.
-- A send goes to the rank's partner in the other stage.
-
-A flow takes the shortest path between two chips, equal shares of all of them where several are equally short.  Rings
-are flat: the two-level all-reduce of the protocol moves other bytes.
+Who sends to whom follows from the algorithm of the collective (`collective_steps`), with the ranks of a group in the
+order of their coordinates.  Dispatch and combine are taken to spread tokens evenly over the experts.  A flow takes the
+shortest path between two chips, equal shares of all of them where several are equally short.
 """
 
 from __future__ import annotations
@@ -24,17 +19,14 @@ from pmc.backends.evaluate.analyses.comm_pattern import (
     Collective,
     CommPattern,
     comm_pattern,
-    pipeline_axis,
     ranks_of_stage,
     topology_of,
 )
 from pmc.backends.evaluate.analyses.table import Analysis, Row, unvalidated_notes
 from pmc.backends.evaluate.analyses.wiring import BoardWiring, LinkEnds, Wiring
+from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.dist import Mesh
-
-RINGS = ("all_reduce", "all_gather", "reduce_scatter")
-"""Collectives that send to both neighbours of a ring."""
 
 Flow = tuple[int, int, Fraction]
 """Sender, receiver, and the part of the sender's bytes."""
@@ -144,45 +136,35 @@ def link_traffic(module: ModuleOp, board: BoardWiring, bindings: Mapping[str, in
     placed: list[PlacedCollective] = []
     for c in pattern.collectives:
         assert target.mesh is not None  # transfers exist only on a mesh
-        key = (_neighbours(c.kind), c.kind == "send", c.axis, c.stage, c.peer)
-        if key not in unit_loads:
-            unit_loads[key] = _unit_load(c, target.mesh, wiring)
-        unit = unit_loads[key]
-        for ends, share in unit.items():
-            loads[ends] = loads.get(ends, Fraction(0)) + share * (c.bytes_per_rank * c.count)
-        hops = float(sum(unit.values(), Fraction(0)) / c.senders)
+        sent, crossed = 0, Fraction(0)
+        for step in c.steps:
+            key = (c.axis, c.stage, step.size, step.stride, step.peers)
+            if key not in unit_loads:
+                unit_loads[key] = _unit_load(c, step, target.mesh, wiring)
+            size = int(step.bytes.evaluate(pattern.bindings)) * step.rounds
+            for ends, share in unit_loads[key].items():
+                loads[ends] = loads.get(ends, Fraction(0)) + share * size * c.count
+                crossed += share * size
+            sent += size * c.senders
+        hops = float(crossed / sent) if sent else 0.0
         placed.append(PlacedCollective(c.stage, c.path, c.kind, c.axis, c.total_bytes, hops))
     links, idle = _links(wiring, loads)
     return LinkTraffic(pattern, board, links, idle, tuple(placed), _unvalidated(topology, links))
 
 
-def flows_of(collective: Collective, mesh: Mesh) -> Iterator[Flow]:
-    """Who sends to whom, for all groups of the stage."""
-    ranks = ranks_of_stage(mesh, collective.stage)
-    if collective.kind == "send":
-        axis = pipeline_axis(mesh)
-        assert axis is not None and collective.peer is not None
-        for rank in ranks:
-            yield rank, axis.group(rank)[collective.peer], Fraction(1)
-        return
-    for group in dict.fromkeys(mesh.axis(collective.axis).group(rank) for rank in ranks):
-        size = len(group)
-        for i, rank in enumerate(group):
-            others = [i + n for n in _neighbours(collective.kind)] or range(i + 1, i + size)
-            if size > 1:
-                for j in others:
-                    yield rank, group[j % size], Fraction(1, len(others))
+def flows_of(collective: Collective, step: Step, mesh: Mesh) -> Iterator[Flow]:
+    """Who sends to whom in a step, for all groups of the stage."""
+    axis = mesh.axis(collective.axis)
+    for rank in ranks_of_stage(mesh, collective.stage):
+        group, member = axis.group(rank), axis.coordinate(rank)
+        for distance in step.peers:
+            yield rank, group[step.peer(member, distance)], Fraction(1, len(step.peers))
 
 
-def _neighbours(kind: str) -> tuple[int, ...]:
-    """The distances in a group over which a rank sends equal parts; none where it sends to all."""
-    return (1, -1) if kind in RINGS else (1,) if kind == "ring_exchange" else ()
-
-
-def _unit_load(collective: Collective, mesh: Mesh, wiring: Wiring) -> dict[LinkEnds, Fraction]:
+def _unit_load(collective: Collective, step: Step, mesh: Mesh, wiring: Wiring) -> dict[LinkEnds, Fraction]:
     """Bytes on every link when each sender has one byte."""
     loads: dict[LinkEnds, Fraction] = {}
-    for source, target, part in flows_of(collective, mesh):
+    for source, target, part in flows_of(collective, step, mesh):
         paths = wiring.paths(source, target)
         for path in paths:
             for ends in path:
