@@ -17,11 +17,22 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
 from pmc.dialects.errors import PmcError
-from pmc.dialects.schema import Name, Paths, Schema
+from pmc.dialects.schema import Name, Paths, Ratio, Schema
 from pmc.dialects.schema_text import parse_schema, print_schema
 
 ACCOUNTING = "arch.accounting"
 """The module attribute that holds the accounting."""
+
+
+class CoreEfficiency(Schema, frozen=True):
+    """The part of the matrix peak that all cores together reach, by the bytes of an op over their LMEM."""
+
+    within_lmem: Ratio = Field(description="Where the bytes fit into the LMEM of all cores")
+    within_twice_lmem: Ratio = Field(description="Where they are at most twice as many")
+    beyond: Ratio = Field(description="Where they are more")
+
+    def __str__(self) -> str:
+        return f"{self.within_lmem} / {self.within_twice_lmem} / {self.beyond}"
 
 
 class Accounting(Schema, frozen=True):
@@ -43,8 +54,8 @@ class Accounting(Schema, frozen=True):
     core_reduction: Literal["charged", "free"] = Field(
         description="Whether adding up a contraction that was split over cores takes time"
     )
-    core_efficiency: Literal["none", "lmem_ratio"] = Field(
-        description="Core level: factor on the matrix peak, 0.9 / 0.7 / 0.5 where bytes / LMEM <= 1 / <= 2 / more"
+    core_efficiency: CoreEfficiency | None = Field(
+        description="Core level: factor on the matrix peak by the bytes of an op; null for none"
     )
     uncharged_ops: Paths = Field(description="Ops that take no time")
     all_reduce_phases: Literal["in_sequence", "pipelined"] = Field(

@@ -42,6 +42,7 @@ from pmc.dialects.schema import (
     models_in,
 )
 from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.vector_steps import VectorSteps
 
 DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
 """Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""
@@ -96,6 +97,14 @@ class VectorUnits(Schema, frozen=True):
     bits_8: Count = Field(description="Vector units per lane for 8-bit (and narrower) elements; from the data sheet")
     bits_16: Count = Field(description="Vector units per lane for 16-bit elements; from the data sheet")
     bits_32: Count = Field(description="Vector units per lane for 32-bit elements; from the data sheet")
+
+
+class ElementarySteps(Schema, frozen=True):
+    """Steps of a vector unit for one element of the functions that are more than one operation."""
+
+    exp: Count = Field(description="Steps of an exponential; from the kernel templates")
+    div: Count = Field(description="Steps of a division; from the kernel templates")
+    rsqrt: Count = Field(description="Steps of a reciprocal square root; from the kernel templates")
 
 
 class Dram(Schema, frozen=True):
@@ -229,6 +238,7 @@ class Chip(Schema, frozen=True):
     cube: Cube = Field(description="Granularity of the matrix unit")
     macs_per_lane_per_cycle: PerDType = Field(description="Dense multiply-accumulates; from the data sheet")
     vector_eus_per_lane: VectorUnits = Field(description="Vector units")
+    elementary_steps: ElementarySteps = Field(description="Steps of elementary functions on a vector unit")
     dram: Dram = Field(description="Off-chip memory")
     compute_dma_overlap_rate: Share = Field(description="Part of the shorter of compute and DMA that is hidden; fitted")
     gdma_multicast: bool = Field(description="One DRAM read serves all cores that need it; from the data sheet")
@@ -280,6 +290,11 @@ class Chip(Schema, frozen=True):
         units = self.vector_eus_per_lane
         per_lane = {8: units.bits_8, 16: units.bits_16, 32: units.bits_32}[max(8, DTYPE_BITS[dtype])]
         return per_lane * self.lanes_per_core * self.cores * self.clocks.chip_ghz * 1e9
+
+    def vector_steps(self, count: VectorSteps) -> int:
+        """The steps of a vector unit for so many elementary functions."""
+        cost = self.elementary_steps
+        return count.basic + count.exp * cost.exp + count.div * cost.div + count.rsqrt * cost.rsqrt
 
     @property
     def dram_bytes_per_s(self) -> float:

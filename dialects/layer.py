@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
+    NoneAttr,
     StringAttr,
     SymbolNameConstraint,
     i64,
@@ -46,13 +47,23 @@ from xdsl.utils.exceptions import VerifyException
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
 from pmc.dialects.collective import CombineAttr, DispatchAttr, Exchange, ExchangeInterface
 from pmc.dialects.effects import READS, UPDATES, Effects
-from pmc.dialects.expr import Expr, ExprAttr, expr, product
+from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
-from pmc.dialects.layer_op import HEAD, TOKEN
+from pmc.dialects.layer_op import HEAD, TOKEN, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
+from pmc.dialects.vector_kinds import (
+    AddAttr,
+    ConvertAttr,
+    RmsNormAttr,
+    RopeAttr,
+    RouterTopkAttr,
+    SiluMulAttr,
+    SoftmaxFinishAttr,
+    VectorKindAttr,
+)
 
 # -- weights and state ------------------------------------------------------------------------------------------
 
@@ -422,7 +433,7 @@ class AttentionStepOp(FlashAttentionOp):
 
 
 @irdl_op_definition
-class AttentionFinishOp(LayerOp):
+class AttentionFinishOp(RowOp):
     """y = acc / row_sum of each head: the result of attention from the state of its last step.
 
     It counts no FLOPs, as those of attention are those of its matmuls.
@@ -443,6 +454,14 @@ class AttentionFinishOp(LayerOp):
     def v_dim(self) -> int:
         """The columns of a head."""
         return tensor(self.acc).dims[-1].constant // tensor(self.row_sum).dims[-1].constant
+
+    @property
+    def row_columns(self) -> int:
+        return self.v_dim
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SoftmaxFinishAttr()
 
     def sharding_rule(self) -> ShardingRule:
         """Rows and heads."""
@@ -474,11 +493,10 @@ class EmbeddingOp(LayerOp):
 
 
 @irdl_op_definition
-class RmsNormOp(LayerOp):
+class RmsNormOp(RowOp):
     """y = x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (the whole row in a plain norm)."""
 
     name = "layer.rms_norm"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 4
     x = operand_def(TensorType)
     w = operand_def(TensorType)
     eps = prop_def(FloatAttr)
@@ -490,6 +508,14 @@ class RmsNormOp(LayerOp):
         self.require_shape(self.w, (expr(self.group.value.data),), "w")
         self.require_shape(self.y, tensor(self.x).dims, "y")
 
+    @property
+    def row_columns(self) -> int:
+        return self.group.value.data
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return RmsNormAttr(self.eps)
+
     def sharding_rule(self) -> ShardingRule:
         """A row is normalised whole, heads of a per-head norm may be sharded."""
         whole = tensor(self.x).dims[-1] == expr(self.group.value.data)
@@ -498,7 +524,7 @@ class RmsNormOp(LayerOp):
 
 
 @irdl_op_definition
-class RopeOp(LayerOp):
+class RopeOp(RowOp):
     """Rotary position embedding of every `head_dim` columns.
 
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
@@ -507,7 +533,6 @@ class RopeOp(LayerOp):
     """
 
     name = "layer.rope"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 3
     x = operand_def(TensorType)
     head_dim = prop_def(IntegerAttr)
     theta = prop_def(FloatAttr)
@@ -523,17 +548,24 @@ class RopeOp(LayerOp):
         """Where query number `query` of a sequence stands."""
         return self.stride.value.data * (self.kv_len.data - self.q_len.data + query) + self.first.data
 
+    @property
+    def row_columns(self) -> int:
+        return self.head_dim.value.data
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        position = self.position(mod(token, self.q_len.data))
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr())
+
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
         return ShardingRule(((ROWS, HEAD),), ((ROWS, HEAD),))
 
 
 @irdl_op_definition
-class SiluMulOp(LayerOp):
+class SiluMulOp(RowOp):
     """y = silu(gate) * up."""
 
     name = "layer.silu_mul"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 5
     gate = operand_def(TensorType)
     up = operand_def(TensorType)
     y = result_def(TensorType)
@@ -543,6 +575,10 @@ class SiluMulOp(LayerOp):
         self.require_shape(self.up, tensor(self.gate).dims, "up")
         self.require_shape(self.y, tensor(self.gate).dims, "y")
 
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SiluMulAttr()
+
     def sharding_rule(self) -> ShardingRule:
         """Element-wise."""
         factors = tuple(f"d{i}" for i in range(len(tensor(self.gate).dims)))
@@ -550,11 +586,10 @@ class SiluMulOp(LayerOp):
 
 
 @irdl_op_definition
-class AddOp(LayerOp):
+class AddOp(RowOp):
     """y = a + b; `a` is the residual or the routed experts, whose sharding decides."""
 
     name = "layer.add"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 1
     a = operand_def(TensorType)
     b = operand_def(TensorType)
     y = result_def(TensorType)
@@ -564,6 +599,10 @@ class AddOp(LayerOp):
         self.require_shape(self.b, tensor(self.a).dims, "b")
         self.require_shape(self.y, tensor(self.a).dims, "y")
 
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return AddAttr()
+
     def sharding_rule(self) -> ShardingRule:
         """Element-wise and linear: two partial sums of one axis add up to a partial sum."""
         return ShardingRule(
@@ -572,17 +611,20 @@ class AddOp(LayerOp):
 
 
 @irdl_op_definition
-class QuantizeOp(LayerOp):
+class QuantizeOp(RowOp):
     """x in another element type, with unit scale and saturation."""
 
     name = "layer.quantize"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 1
     x = operand_def(TensorType)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
         """Only the element type changes."""
         self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ConvertAttr()
 
     def sharding_rule(self) -> ShardingRule:
         """Element-wise."""
@@ -687,7 +729,7 @@ class KvAppendOp(LayerOp):
 
 
 @irdl_op_definition
-class RouterTopkOp(LayerOp):
+class RouterTopkOp(RowOp):
     """The experts of every token and their weights, from the router logits [T, E].
 
     Scores are softmax or sigmoid of the logits.  With a `bias` the choice is made on score + bias, the weights are
@@ -714,9 +756,13 @@ class RouterTopkOp(LayerOp):
         self.require_shape(self.weights, shape, "weights")
         self.require_shape(self.indices, shape, "indices")
 
-    def flops(self) -> Expr:
-        """Scoring (5 per logit) and one scan of all logits per choice."""
-        return tensor(self.logits).elements * (5 + self.top_k.value.data)
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.logits).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return RouterTopkAttr(self.top_k, self.scoring, self.groups, self.top_groups, self.normalize, self.scale)
 
     def sharding_rule(self) -> ShardingRule:
         """Tokens are independent, experts are compared whole."""
@@ -758,7 +804,6 @@ class CombineOp(LayerOp, ExchangeInterface):
     """The weighted sum of the expert rows of every token: [E, C, H] -> [T, H]; inverse of `layer.dispatch`."""
 
     name = "layer.combine"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 2
     y_experts = operand_def(TensorType)
     indices = operand_def(TensorType)
     weights = operand_def(TensorType)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.tensor import element_bits, element_name, shape_text, tensor
+from pmc.dialects.vector_kinds import ROW, VectorKindAttr
 
 TOKEN, HEAD = "t", "h"
 """Factors that several rules share."""
@@ -50,8 +52,6 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
 
     traits = traits_def(StatedEffects(), SumsBeforeUse())
     UNIT: ClassVar[Unit] = "vector"
-    FLOPS_PER_ELEMENT: ClassVar[int] = 0
-    """Arithmetic per element of the first result, for element-wise ops."""
 
     def work(self) -> Work:
         """FLOPs and bytes from the types of operands and results."""
@@ -64,8 +64,8 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         )
 
     def flops(self) -> Expr:
-        """Arithmetic of the op."""
-        return tensor(self.results[0]).elements * self.FLOPS_PER_ELEMENT
+        """Arithmetic of the op: none, unless it says otherwise."""
+        return expr(0)
 
     def bytes_read(self) -> Expr:
         """Bytes of all distinct operands: a value used twice is read once."""
@@ -99,3 +99,25 @@ class MatrixOp(LayerOp):
     def compute_dtype(self) -> str:
         """The widest element type among the operands: the unit converts the others to it."""
         return element_name(max((tensor(v).element_type for v in self.operands), key=element_bits))
+
+
+class RowOp(LayerOp, ABC):
+    """An op on rows: every core gets rows, and one vector command computes a tile of them.
+
+    The op names its vector kind once; arithmetic, vector steps and tiling follow.  Its operands and results are the
+    matrices of the kind, in order.  A matrix of one row is loaded once for all tiles; zeros stand for one at the end
+    that the op has no operand for.
+    """
+
+    @property
+    def row_columns(self) -> int | None:
+        """The adjacent columns that belong together; None where the op treats every element by itself."""
+        return None
+
+    @abstractmethod
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        """What the command does; `token` is the token that row `row` of its matrices belongs to."""
+
+    def flops(self) -> Expr:
+        """The arithmetic of the kind on every element."""
+        return tensor(self.operands[0]).elements * self.vector_kind(expr(ROW)).flops_per_element

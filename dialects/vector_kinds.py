@@ -36,6 +36,7 @@ from xdsl.utils.hints import isa
 
 from pmc.dialects.assembly import parse_value, print_value
 from pmc.dialects.expr import Expr, ExprAttr, expr, is_rank_symbol, parse_expr
+from pmc.dialects.vector_steps import VectorSteps
 
 ROW = "row"
 """The symbol of the row number in the parameters that differ from row to row."""
@@ -58,25 +59,7 @@ class Matrix:
     columns: Extent = "columns"
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Operations of the vector unit, by elementary function; the chip says how many steps each takes.
-
-    A basic operation (add, multiply, compare, convert, one element of a reduction) is one step everywhere.
-    """
-
-    basic: int = 0
-    exp: int = 0
-    div: int = 0
-    rsqrt: int = 0
-
-    def __add__(self, other: Steps) -> Steps:
-        return Steps(
-            self.basic + other.basic, self.exp + other.exp, self.div + other.div, self.rsqrt + other.rsqrt
-        )  # fmt: skip
-
-
-SIGMOID = Steps(basic=1, exp=1, div=1)
+SIGMOID = VectorSteps(basic=1, exp=1, div=1)
 """exp, add, div."""
 
 
@@ -93,8 +76,8 @@ class VectorKindAttr(ParametrizedAttribute):
     PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ()
     """The parameters that may use the symbol `row`."""
     FLOPS: ClassVar[int] = 0
-    ELEMENT_STEPS: ClassVar[Steps]
-    ROW_STEPS: ClassVar[Steps] = Steps()
+    ELEMENT_STEPS: ClassVar[VectorSteps]
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps()
 
     @property
     def flops_per_element(self) -> int:
@@ -102,12 +85,12 @@ class VectorKindAttr(ParametrizedAttribute):
         return self.FLOPS
 
     @property
-    def steps_per_element(self) -> Steps:
+    def steps_per_element(self) -> VectorSteps:
         """What the vector unit does for every element of `rows` x `columns`."""
         return self.ELEMENT_STEPS
 
     @property
-    def steps_per_row(self) -> Steps:
+    def steps_per_row(self) -> VectorSteps:
         """What it does once for every row besides."""
         return self.ROW_STEPS
 
@@ -265,7 +248,7 @@ class FillAttr(VectorKindAttr):
 
     name: ClassVar[str] = "tile.fill"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("out", "out"),)
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
     value: FloatAttr
 
     @classmethod
@@ -281,7 +264,7 @@ class ConvertAttr(VectorKindAttr):
     name: ClassVar[str] = "tile.convert"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 1
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
 
 
 @irdl_attr_definition
@@ -291,7 +274,7 @@ class AddAttr(VectorKindAttr):
     name: ClassVar[str] = "tile.add"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("a", "in"), Matrix("b", "in"), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 1
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
 
 
 @irdl_attr_definition
@@ -304,7 +287,7 @@ class SiluMulAttr(VectorKindAttr):
     name: ClassVar[str] = "tile.silu_mul"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("gate", "in"), Matrix("up", "in"), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 5
-    ELEMENT_STEPS: ClassVar[Steps] = SIGMOID + Steps(basic=3)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=3)
 
 
 @irdl_attr_definition
@@ -318,8 +301,8 @@ class RmsNormAttr(VectorKindAttr):
     name: ClassVar[str] = "tile.rms_norm"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("w", "in", rows=1), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 4
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=4)
-    ROW_STEPS: ClassVar[Steps] = Steps(basic=2, div=1, rsqrt=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=4)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, div=1, rsqrt=1)
     eps: FloatAttr
 
     def wrong_parameter(self, columns: Expr) -> str | None:
@@ -339,7 +322,7 @@ class RopeAttr(VectorKindAttr):
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
     PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
     FLOPS: ClassVar[int] = 3
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=4)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=4)
     theta: FloatAttr
     interleaved: BoolAttr
     position: ExprAttr
@@ -375,8 +358,8 @@ class SoftmaxStepAttr(VectorKindAttr):
         Matrix("acc", "update", columns="width"),
     )
     PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=2, exp=1)
-    ROW_STEPS: ClassVar[Steps] = Steps(basic=6, exp=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, exp=1)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6, exp=1)
     scale: FloatAttr
     causal: BoolAttr
     position: ExprAttr
@@ -393,8 +376,8 @@ class SoftmaxFinishAttr(VectorKindAttr):
         Matrix("row_sum", "in", columns=1),
         Matrix("out", "out"),
     )
-    ELEMENT_STEPS: ClassVar[Steps] = Steps(basic=1)
-    ROW_STEPS: ClassVar[Steps] = Steps(div=1)
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(div=1)
 
 
 @irdl_attr_definition
@@ -426,10 +409,10 @@ class RouterTopkAttr(VectorKindAttr):
         return 5 + self.top_k.value.data
 
     @property
-    def steps_per_element(self) -> Steps:
+    def steps_per_element(self) -> VectorSteps:
         """The score, then one comparison per choice."""
-        score = SIGMOID if self.scoring.data == "sigmoid" else Steps(basic=1, exp=1, div=1)
-        return score + Steps(basic=self.top_k.value.data)
+        score = SIGMOID if self.scoring.data == "sigmoid" else VectorSteps(basic=1, exp=1, div=1)
+        return score + VectorSteps(basic=self.top_k.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
         """A known scoring; groups that divide the experts, and choices among those that there are."""

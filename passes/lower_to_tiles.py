@@ -48,7 +48,7 @@ from pmc.passes.select_tiles import PLAN
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.carried import in_place_target
 from pmc.passes.tiling.code import KernelCode, path_of
-from pmc.passes.tiling.families import FAMILIES
+from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.matmul import ints
 from pmc.passes.tiling.rowwise import Rows, copy_kernel, plan_rows
 from pmc.passes.tiling.target import Target, chip_of
@@ -131,7 +131,7 @@ class _Lowering:
                     pass
                 case layer.ReturnOp():
                     self._return(op)
-                case _ if type(op) in FAMILIES:
+                case _ if family_of(op) is not None:
                     self._kernel(op)
                 case _ if isinstance(op, ExchangeInterface):
                     self._collective(op)
@@ -351,11 +351,11 @@ class _Lowering:
         return KernelCode(self._place, op.name, path_of(op), op)
 
     def _kernel(self, op: Operation) -> None:
-        plan = op.attributes.get(PLAN)
+        plan, family = op.attributes.get(PLAN), family_of(op)
+        assert family is not None
         if not isinstance(plan, PlanAttr):
             raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no plan, run select-tiles before")
-        kernel = FAMILIES[type(op)].lower(op, plan, self, self.target)
-        self.ops.append(kernel)
+        self.ops.append(family.lower(op, plan, self, self.target))
 
     def _collective(self, op: Operation) -> None:
         assert isinstance(op, ExchangeInterface)

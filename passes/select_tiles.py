@@ -24,7 +24,7 @@ from pmc.dialects.levels import Level
 from pmc.dialects.tile import PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
-from pmc.passes.tiling.families import FAMILIES
+from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.rowwise import contiguous_columns, is_view
 from pmc.passes.tiling.target import Target, chip_of
 
@@ -45,7 +45,7 @@ class SelectTilesPass(PmcPass):
         target = Target(chip, TILE_COSTS.model(chip, accounting_of(module, self.name)))
         found: dict[Hashable, PlanAttr] = {}
         for op in module.walk():
-            family = FAMILIES.get(type(op))
+            family = family_of(op)
             if family is None or PLAN in op.attributes:
                 continue
             key = _shape_key(op)

@@ -13,7 +13,6 @@ import numpy as np
 
 from pmc.backends.cost.matmul_search import tile_sizes
 from pmc.backends.cost.rates import CoreRates
-from pmc.dialects.analyses.vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, IntArray
 
@@ -121,7 +120,8 @@ class AttentionTiles:
         keys, steps = self._keys(shape, plans)
         qk, v = _round_up(np.int64(sum(shape.qk_dims)), cube_k), _round_up(np.int64(shape.v_dim), cube.n)
         gemm = 2.0 * rows * keys * float(qk + v) / self.rates.core_flops_per_s(shape.dtype)
-        softmax = rows * (SOFTMAX_PER_SCORE * keys + SOFTMAX_PER_ROW * steps)
+        per_score, per_row = self.rates.softmax_steps
+        softmax = rows * (per_score * keys + per_row * steps)
         softmax_s = softmax / self.rates.core_steps_per_s("bf16")
         compute_s = np.asarray(self.rates.waves(plans.units.astype(np.float64)) * (gemm + softmax_s))
         traffic = self._traffic(shape, plans, keys)

@@ -16,14 +16,10 @@ from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, Op
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.analyses.vector_steps import SOFTMAX_PER_ROW, SOFTMAX_PER_SCORE
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError
-
-LMEM_EFFICIENCY = ((1.0, 0.9), (2.0, 0.7), (np.inf, 0.5))
-"""Multi-core efficiency of an op whose bytes are at most so many times the LMEM of all cores."""
 
 
 class CoreCostModel(CostModel):
@@ -35,7 +31,9 @@ class CoreCostModel(CostModel):
     """
 
     granularity: ClassVar[Granularity] = Granularity.CORE
-    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (*ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube")
+    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
+        *ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube", "elementary_steps",
+    )  # fmt: skip
     TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *ChipCostModel.TOPOLOGY_PARAMETERS,
         "bandwidth_utilisation", "sync_us", "switch_us", "cable_us", "memory_read_us", "memory_write_us", "noc_us",
@@ -128,7 +126,8 @@ class CoreCostModel(CostModel):
         blocks = sequences * w.kv_heads * rows / cube.m
         width = round_up(sum(w.qk_dims), cube_k) + round_up(w.v_dim, cube.n)
         gemm_s = 2.0 * cube.m * keys * width / self.rates.core_flops_per_s(w.dtype)
-        softmax = cube.m * (keys * SOFTMAX_PER_SCORE + SOFTMAX_PER_ROW)
+        per_score, per_row = self.rates.softmax_steps
+        softmax = cube.m * (keys * per_score + per_row)
         softmax_s = softmax / self.rates.core_steps_per_s("bf16")
         compute_s = self.rates.waves(blocks) * (gemm_s / self._efficiency(base) + softmax_s)
         bytes_moved = base.bytes_read + base.bytes_written
@@ -142,10 +141,11 @@ class CoreCostModel(CostModel):
         """Steps on the busiest core; rows stay whole where something happens once per row."""
         rows, columns = number(workload.rows, bindings), number(workload.columns, bindings)
         aligned = round_up(columns, self.target.chip.cube.m)
-        if workload.steps_per_row:
-            steps = self.rates.waves(rows) * (aligned * workload.steps_per_element + workload.steps_per_row)
+        per_element, per_row = (self.target.chip.vector_steps(s) for s in (workload.per_element, workload.per_row))
+        if per_row:
+            steps = self.rates.waves(rows) * (aligned * per_element + per_row)
         else:
-            steps = rows * aligned * workload.steps_per_element / self.rates.cores
+            steps = rows * aligned * per_element / self.rates.cores
         return self._finish(base, steps / self.rates.core_steps_per_s(workload.dtype), base.memory_s)
 
     def _finish(self, base: OpCost, compute_s: Number, memory_s: Number) -> OpCost:
@@ -153,9 +153,11 @@ class CoreCostModel(CostModel):
         return replace(base, time_s=time_s, compute_s=compute_s, memory_s=memory_s)
 
     def _efficiency(self, base: OpCost) -> Number:
-        if self.accounting.core_efficiency == "none" or self.target.chip.command_level is None:
+        efficiency = self.accounting.core_efficiency
+        if efficiency is None or self.target.chip.command_level is None:
             return 1.0
         lmem = self.target.chip.commands.lmem.bytes_per_core * self.rates.cores
         ratio = np.asarray((base.bytes_read + base.bytes_written) / lmem)
-        limits = [ratio <= limit for limit, _ in LMEM_EFFICIENCY]
-        return as_number(np.select(limits, [np.float64(e) for _, e in LMEM_EFFICIENCY]))
+        fits = [ratio <= 1.0, ratio <= 2.0]
+        reached = [np.float64(efficiency.within_lmem), np.float64(efficiency.within_twice_lmem)]
+        return as_number(np.select(fits, reached, np.float64(efficiency.beyond)))

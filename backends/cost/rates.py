@@ -10,6 +10,7 @@ from pmc.backends.cost.model import Number, as_number
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip
 from pmc.dialects.interfaces import FloatArray
+from pmc.dialects.vector_kinds import SoftmaxStepAttr
 
 CUBE_BYTES = 32
 """Bytes of an operand along the contraction of the matrix unit where the chip names no count for the type."""
@@ -49,6 +50,11 @@ class CoreRates:
     def core_steps_per_s(self, dtype: str) -> float:
         """Vector steps of one core."""
         return self.chip.vector_ops_per_s(dtype) * self.accounting.vector_steps_per_cycle / self.cores
+
+    @property
+    def softmax_steps(self) -> tuple[int, int]:
+        """Vector steps of one block of an online softmax, per score and per row."""
+        return self.chip.vector_steps(SoftmaxStepAttr.ELEMENT_STEPS), self.chip.vector_steps(SoftmaxStepAttr.ROW_STEPS)
 
     def waves(self, units: Number) -> Number:
         """Units of work on the core that decides: the busiest one, or the mean of those that have any."""

@@ -35,14 +35,14 @@ class Tiles:
 KindT = TypeVar("KindT", bound=kinds.VectorKindAttr)
 Computation = Callable[[KindT, Tiles], Sequence[Array]]
 
-_COMPUTATIONS: dict[type[kinds.VectorKindAttr], Computation[Any]] = {}
+COMPUTATIONS: dict[type[kinds.VectorKindAttr], Computation[Any]] = {}
 
 
 def computes(kind: type[KindT]) -> Callable[[Computation[KindT]], Computation[KindT]]:
     """Register what a kind computes: its outputs, then the new values of its updates."""
 
     def register(function: Computation[KindT]) -> Computation[KindT]:
-        _COMPUTATIONS[kind] = function
+        COMPUTATIONS[kind] = function
         return function
 
     return register
@@ -50,7 +50,7 @@ def computes(kind: type[KindT]) -> Callable[[Computation[KindT]], Computation[Ki
 
 def run_kind(kind: kinds.VectorKindAttr, tiles: Tiles) -> Sequence[Array]:
     """The outputs, then the new values of the updates.  Raises NumericError for a kind without semantics."""
-    computation = _COMPUTATIONS.get(type(kind))
+    computation = COMPUTATIONS.get(type(kind))
     if computation is None:
         raise NumericError(f"vector kind #{kind.name} has no numeric semantics")
     return computation(kind, tiles)

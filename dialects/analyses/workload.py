@@ -1,7 +1,7 @@
 """What each op asks of the cores, in a few families that every cost model knows.
 
-Adding an op to the core and tile models is one function here, under `@describes(OpType)`.  Ops that only move data
-need none: their bytes say it all.
+Adding an op to the core and tile models is one function here, under `@describes(OpType)`.  Row-wise ops need none, as
+their vector kind says what they do, nor do ops that only move data: their bytes say it all.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import layer
-from pmc.dialects.analyses import vector_steps as steps
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.dialects.vector_kinds import ROW
+from pmc.dialects.vector_steps import VectorSteps
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class AttentionWorkload:
 
 @dataclass(frozen=True)
 class VectorWorkload:
-    """`rows` x `columns` elements with so many vector steps each, and steps that happen once per row."""
+    """`rows` x `columns` elements: what the vector unit does for each of them, and once per row besides."""
 
     rows: Expr
     columns: Expr
-    steps_per_element: int
-    steps_per_row: int
+    per_element: VectorSteps
+    per_row: VectorSteps
     dtype: str
 
 
@@ -96,6 +98,8 @@ def workload_of(op: Operation) -> Workload:
     describe = _DESCRIPTIONS.get(type(op))
     if describe is not None:
         return describe(op)
+    if isinstance(op, RowOp):
+        return _rows(op)
     work = work_of(op)
     if work is not None and work.unit == "none":
         return MoveWorkload()
@@ -161,59 +165,17 @@ def _(op: layer.FlashAttentionOp) -> Workload:
 # -- vector ops -------------------------------------------------------------------------------------------------
 
 
-def _vector(
-    op: layer.LayerOp, value: SSAValue, per_element: int, per_row: int = 0, columns: Expr | None = None
-) -> VectorWorkload:
-    """Steps on every element of `value`; a row is its last dim, or `columns` of it."""
-    type_ = tensor(value)
-    width = type_.dims[-1] if columns is None else columns
-    rows = product(type_.dims[:-1])
-    if columns is not None:
-        rows = rows * (type_.dims[-1].constant // columns.constant)
-    return VectorWorkload(rows, width, per_element, per_row, op.compute_dtype())
-
-
-@describes(layer.RmsNormOp)
-def _(op: layer.RmsNormOp) -> Workload:
-    group = expr(op.group.value.data)
-    return _vector(op, op.x, steps.RMS_NORM_PER_ELEMENT, steps.RMS_NORM_PER_ROW, group)
-
-
-@describes(layer.RopeOp)
-def _(op: layer.RopeOp) -> Workload:
-    return _vector(op, op.x, steps.ROPE_PER_ELEMENT)
-
-
-@describes(layer.AttentionFinishOp)
-def _(op: layer.AttentionFinishOp) -> Workload:
-    """The reciprocal of the sum per row of a head, a multiplication per element."""
-    return _vector(op, op.acc, 1, steps.DIV, expr(op.v_dim))
-
-
-@describes(layer.SiluMulOp)
-def _(op: layer.SiluMulOp) -> Workload:
-    return _vector(op, op.gate, steps.SILU_MUL_PER_ELEMENT)
-
-
-@describes(layer.AddOp)
-def _(op: layer.AddOp) -> Workload:
-    return _vector(op, op.a, 1)
-
-
-@describes(layer.QuantizeOp)
-def _(op: layer.QuantizeOp) -> Workload:
-    return _vector(op, op.x, 1)
-
-
-@describes(layer.RouterTopkOp)
-def _(op: layer.RouterTopkOp) -> Workload:
-    """Scores, then one scan of all logits per choice."""
-    score = steps.SIGMOID if op.scoring.data == "sigmoid" else steps.SOFTMAX_SCORE_PER_LOGIT
-    return _vector(op, op.logits, score + op.top_k.value.data)
+def _rows(op: RowOp) -> VectorWorkload:
+    """What the op's vector kind does, on rows as wide as the kind needs them."""
+    kind, type_ = op.vector_kind(expr(ROW)), tensor(op.operands[0])
+    rows, columns = product(type_.dims[:-1]), type_.dims[-1]
+    if op.row_columns is not None and columns != op.row_columns:
+        rows, columns = rows * (columns.constant // op.row_columns), expr(op.row_columns)
+    return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
 
 
 @describes(layer.CombineOp)
 def _(op: layer.CombineOp) -> Workload:
     """A multiply and an add per element of every expert row of a token."""
-    rows = tensor(op.weights)
-    return VectorWorkload(rows.elements, tensor(op.y).dims[1], 2, 0, element_name(tensor(op.y_experts).element_type))
+    rows, dtype = tensor(op.weights).elements, element_name(tensor(op.y_experts).element_type)
+    return VectorWorkload(rows, tensor(op.y).dims[1], VectorSteps(basic=2), VectorSteps(), dtype)

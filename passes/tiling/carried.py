@@ -5,10 +5,8 @@ from __future__ import annotations
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.rowwise import is_view
-
-ELEMENTWISE = (layer.AddOp, layer.SiluMulOp, layer.QuantizeOp, layer.RmsNormOp, layer.RopeOp)
-"""Ops of which each tile reads and writes the same rows of the same core, reads first."""
 
 
 def in_place_target(value: SSAValue, argument: BlockArgument) -> bool:
@@ -41,9 +39,10 @@ def in_place_target(value: SSAValue, argument: BlockArgument) -> bool:
 def _overwrites_what_it_read(op: Operation, operand: SSAValue, result: SSAValue) -> bool:
     """Whether a tile of `result` overwrites just what the same tile has read of `operand`, of the same shape and type.
 
-    So it is with rows that an op treats element by element, and with the state of an attention step.
+    So it is with the rows of a row-wise op, which a tile reads before it writes them, and with the state of an
+    attention step.
     """
     if isinstance(op, layer.AttentionStepOp):
         states = [v for v, r in zip(op.state, op.results, strict=False) if r is result]
         return [v for v in op.operands if v is operand] == states
-    return isinstance(op, ELEMENTWISE) and not is_view(operand) and operand.type == op.results[0].type
+    return isinstance(op, RowOp) and not is_view(operand) and operand.type == result.type

@@ -1,33 +1,28 @@
-"""Which family tiles which op: the one place to register an op that becomes a kernel."""
+"""Which family tiles which op: the one place to register an op that becomes a kernel and is not row-wise."""
 
 from __future__ import annotations
 
 from xdsl.ir import Operation
 
 from pmc.dialects import layer
+from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.attention import AttentionFamily
 from pmc.passes.tiling.embedding import EmbeddingFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
-from pmc.passes.tiling.rowwise import RowFamily
+from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
 
 FAMILIES: dict[type[Operation], Family] = {
     **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
-    **dict.fromkeys(
-        (
-            layer.RmsNormOp,
-            layer.RopeOp,
-            layer.SiluMulOp,
-            layer.AddOp,
-            layer.QuantizeOp,
-            layer.LastTokenOp,
-            layer.KvAppendOp,
-            layer.RouterTopkOp,
-            layer.AttentionFinishOp,
-        ),
-        RowFamily(),
-    ),
+    **dict.fromkeys((layer.LastTokenOp, layer.KvAppendOp), CopyFamily()),
     **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp), AttentionFamily()),
     layer.EmbeddingOp: EmbeddingFamily(),
 }
-"""The family of every tensor op that becomes a kernel."""
+"""The family of every tensor op that becomes a kernel, but for row-wise ones."""
+
+_ROWS = RowFamily()
+
+
+def family_of(op: Operation) -> Family | None:
+    """The family that tiles `op`; None for an op that becomes no kernel."""
+    return _ROWS if isinstance(op, RowOp) else FAMILIES.get(type(op))

@@ -10,27 +10,18 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 
-from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from pmc.dialects import layer
-from pmc.dialects.expr import Expr, ExprAttr, expr, floordiv, mod
+from pmc.dialects.expr import Expr, expr, floordiv
+from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import element_bits, tensor
 from pmc.dialects.tile import KernelOp, PlanAttr
-from pmc.dialects.vector_kinds import (
-    ROW,
-    AddAttr,
-    ConvertAttr,
-    FillAttr,
-    RmsNormAttr,
-    RopeAttr,
-    RouterTopkAttr,
-    SiluMulAttr,
-    SoftmaxFinishAttr,
-    VectorKindAttr,
-)
+from pmc.dialects.vector_kinds import ROW, FillAttr
+from pmc.passes.base import PassError
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode, path_of
 from pmc.passes.tiling.kernels import Arrays
@@ -76,15 +67,6 @@ def is_view(value: SSAValue) -> bool:
     return isinstance(value.owner, layer.SliceOp)
 
 
-def _rows_of(values: Sequence[SSAValue], width: int, resident: tuple[tuple[Attribute, int], ...] = ()) -> Rows:
-    """Rows of `width` columns of equally shaped values; one row dim where all are dense."""
-    dims = ints(values[0])
-    outer, inner = prod(dims[:-1]), dims[-1] // width
-    if not any(is_view(v) for v in values):
-        outer, inner = outer * inner, 1
-    return Rows(outer, inner, width, tuple((tensor(v).element_type, width) for v in values), resident)
-
-
 def _piece(values: Sequence[SSAValue], cores: int) -> int:
     """The width of element-wise rows: the largest divisor that fits and still gives every core a row."""
     dims = ints(values[0])
@@ -96,44 +78,54 @@ def _piece(values: Sequence[SSAValue], cores: int) -> int:
     return max([d for d in wide if d >= 64] or [d for d in divisors if d <= MAX_WIDTH])
 
 
-def rows_of(op: Operation, cores: int) -> Rows:
-    """The rows of a row-wise op."""
-    match op:
-        case layer.RmsNormOp():
-            group = op.group.value.data
-            return _rows_of((op.x, op.y), group, ((tensor(op.w).element_type, group),))
-        case layer.RopeOp():
-            return _rows_of((op.x, op.y), op.head_dim.value.data)
-        case layer.SiluMulOp():
-            values = (op.gate, op.up, op.y)
-            return _rows_of(values, _piece(values, cores))
-        case layer.AddOp():
-            values = (op.a, op.b, op.y)
-            return _rows_of(values, _piece(values, cores))
-        case layer.QuantizeOp():
-            pair = (op.x, op.y)
-            return _rows_of(pair, _piece(pair, cores))
-        case layer.RouterTopkOp():
-            tokens, experts = ints(op.logits)
-            logits, k = tensor(op.logits).element_type, op.top_k.value.data
-            results = tuple((tensor(r).element_type, k) for r in (op.weights, op.indices))
-            bias = logits if op.bias is None else tensor(op.bias).element_type
-            return Rows(tokens, 1, experts, ((logits, experts), *results), ((bias, experts),))
-        case layer.AttentionFinishOp():
-            heads, v_dim = ints(op.row_sum)[1], op.v_dim
-            widths = ((op.acc, v_dim), (op.row_sum, 1), (op.y, v_dim))
-            streamed = tuple((tensor(v).element_type, width) for v, width in widths)
-            return Rows(ints(op.y)[0] * heads, 1, v_dim, streamed)
-        case layer.LastTokenOp():
-            rows, width = ints(op.y)
-            element = tensor(op.y).element_type
-            return Rows(rows, 1, width, ((element, width),))
-        case layer.KvAppendOp():
-            q_len = ints(op.new)[0] // ints(op.cache)[0]
-            rows, width = ints(op.new)
-            return Rows(rows // q_len, q_len, width, ((tensor(op.new).element_type, width),))
-        case _:
-            raise TypeError(f"{op.name} is not row-wise")
+def rows_of(op: RowOp, cores: int) -> Rows:
+    """The rows of a row-wise op; one row dim where all operands are dense."""
+    streamed, resident = _matrices(op)
+    values = [value for _, value in streamed]
+    width = op.row_columns or _piece(values, cores)
+    columns = _columns(op, width)
+    dims = ints(values[0])
+    outer, inner = prod(dims[:-1]), dims[-1] // width
+    if not any(is_view(v) for v in values):
+        outer, inner = outer * inner, 1
+    default = tensor(values[0]).element_type
+    return Rows(
+        outer,
+        inner,
+        width,
+        tuple((tensor(value).element_type, columns[name]) for name, value in streamed),
+        tuple((default if v is None else tensor(v).element_type, columns[name]) for name, v in resident),
+    )
+
+
+def _matrices(op: RowOp) -> tuple[list[tuple[str, SSAValue]], list[tuple[str, SSAValue | None]]]:
+    """The matrices of the op's vector kind by name: those with a row per row of the op, and those of one row."""
+    kind = op.vector_kind(expr(ROW))
+    ins = list(zip_longest(kind.operands("in"), op.operands))
+    named = [*ins, *zip(kind.operands("out"), op.results, strict=True)]
+    streamed: list[tuple[str, SSAValue]] = []
+    for matrix, value in named:
+        if matrix is None or (value is None and matrix.rows != 1):
+            raise PassError(f"{op.name} at '{op.path.data}': operands and matrices of #{kind.name} do not correspond")
+        if matrix.rows != 1 and value is not None:
+            streamed.append((matrix.name, value))
+    return streamed, [(matrix.name, value) for matrix, value in named if matrix is not None and matrix.rows == 1]
+
+
+def _columns(op: RowOp, width: int) -> dict[str, int]:
+    """The columns of each matrix of a command of `width` columns."""
+    kind = op.vector_kind(expr(ROW))
+    extents = kind.extents(expr(1), expr(width), [width] * len(kind.MATRICES))
+    return {matrix.name: columns.constant for matrix, (_, columns) in zip(kind.MATRICES, extents, strict=True)}
+
+
+def _copied_rows(op: layer.LastTokenOp | layer.KvAppendOp) -> Rows:
+    """The rows that an op only moves."""
+    if isinstance(op, layer.LastTokenOp):
+        (rows, width), q_len = ints(op.y), 1
+    else:
+        (rows, width), q_len = ints(op.new), ints(op.new)[0] // ints(op.cache)[0]
+    return Rows(rows // q_len, q_len, width, ((tensor(op.operands[0]).element_type, width),))
 
 
 # -- plans ------------------------------------------------------------------------------------------------------
@@ -232,89 +224,67 @@ def used_cores(plan: PlanAttr, rows: Rows) -> int:
     return Split.over(rows.outer, cores_o, 1).parts * Split.over(rows.inner, cores_i, 1).parts
 
 
-class RowFamily:
-    """Row-wise ops whose kernel loads tiles of rows, runs one vector op on them and stores the results."""
+class CopyFamily:
+    """Ops that only move rows."""
 
     def plan(self, op: Operation, target: Target) -> PlanAttr:
         """Rows over the cores, tiles as large as LMEM allows."""
+        assert isinstance(op, layer.LastTokenOp | layer.KvAppendOp)
+        return plan_rows(_copied_rows(op), target, op.name, path_of(op))
+
+    def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
+        """Copy the last token of every sequence, or the new tokens behind those of the cache."""
+        assert isinstance(op, layer.LastTokenOp | layer.KvAppendOp)
+        rows = _copied_rows(op)
+        if isinstance(op, layer.LastTokenOp):
+            q_len = op.q_len.data.constant
+            last = arrays.array(op.x, rows.outer, q_len, rows.width).rows_from(1, q_len - 1, 1)
+            source = last.without_dim(1)
+            return copy_kernel(arrays.code(op), plan, rows, source, arrays.result(op.y, *rows.dims(rows.width)))
+        source = arrays.array(op.new, *rows.dims(rows.width))
+        kv_len = ints(op.cache)[1]
+        cache = arrays.result(op.y).rows_from(1, kv_len - rows.inner, rows.inner)
+        cache = cache.without_dim(1) if rows.inner == 1 else cache
+        return copy_kernel(arrays.code(op), plan, rows, source, cache)
+
+
+class RowFamily:
+    """Row-wise ops whose kernel loads tiles of rows, runs one vector command on them and stores the results."""
+
+    def plan(self, op: Operation, target: Target) -> PlanAttr:
+        """Rows over the cores, tiles as large as LMEM allows."""
+        assert isinstance(op, RowOp)
         return plan_rows(rows_of(op, target.chip.cores), target, op.name, path_of(op))
 
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
-        """Resident rows first, then the loops."""
+        """Matrices of one row first, then the loops."""
+        assert isinstance(op, RowOp)
         rows = rows_of(op, target.chip.cores)
-        ins: list[SSAValue]
-        outs: list[SSAValue]
-        resident: SSAValue | None = None
-        match op:
-            case layer.LastTokenOp():
-                q_len = op.q_len.data.constant
-                last = arrays.array(op.x, rows.outer, q_len, rows.width).rows_from(1, q_len - 1, 1)
-                source = last.without_dim(1)
-                code, target_array = arrays.code(op), arrays.result(op.y, *rows.dims(rows.width))
-                return copy_kernel(code, plan, rows, source, target_array)
-            case layer.KvAppendOp():
-                source = arrays.array(op.new, *rows.dims(rows.width))
-                kv_len = ints(op.cache)[1]
-                cache = arrays.result(op.y).rows_from(1, kv_len - rows.inner, rows.inner)
-                cache = cache.without_dim(1) if rows.inner == 1 else cache
-                return copy_kernel(arrays.code(op), plan, rows, source, cache)
-            case layer.RmsNormOp():
-                ins, outs, resident = [op.x], [op.y], op.w
-            case layer.RopeOp() | layer.QuantizeOp():
-                ins, outs = [op.x], [op.y]
-            case layer.SiluMulOp():
-                ins, outs = [op.gate, op.up], [op.y]
-            case layer.AddOp():
-                ins, outs = [op.a, op.b], [op.y]
-            case layer.AttentionFinishOp():
-                ins, outs = [op.acc, op.row_sum], [op.y]
-            case layer.RouterTopkOp():
-                ins, outs, resident = [op.logits], [op.weights, op.indices], op.bias
-            case _:
-                raise TypeError(f"{op.name} is not row-wise")
-        widths = [columns for _, columns in rows.streamed]
-        sources = [arrays.array(v, *rows.dims(w)) for v, w in zip(ins, widths, strict=False)]
-        results = [arrays.result(v, *rows.dims(w)) for v, w in zip(outs, widths[len(ins) :], strict=True)]
-        parameter = None if resident is None else arrays.array(resident, rows.width)
+        streamed, resident = _matrices(op)
+        columns = _columns(op, rows.width)
+        sources = {n: arrays.array(v, *rows.dims(columns[n])) for n, v in streamed if v in op.operands}
+        results = {n: arrays.result(v, *rows.dims(columns[n])) for n, v in streamed if v in op.results}
+        constants = {n: None if v is None else arrays.array(v, columns[n]) for n, v in resident}
         code = arrays.code(op)
-        constants: list[SSAValue] = []
-        for element, columns in rows.resident:
-            constants.append(code.alloc(1, columns, element))
-            if parameter is not None:
-                code.load(parameter, constants[-1], (0,), (columns,))
+        buffers: dict[str, SSAValue] = {}
+        for (name, constant), (element, width) in zip(constants.items(), rows.resident, strict=True):
+            buffers[name] = code.alloc(1, width, element)
+            if constant is None:
+                code.vector(FillAttr.of(0.0), 1, width, outs=[buffers[name]])
             else:
-                code.vector(FillAttr.of(0.0), 1, columns, outs=[constants[-1]])
+                code.load(constant, buffers[name], (0,), (width,))
         with row_tiles(code, plan, rows.outer, rows.inner) as tile:
-            loaded = [code.alloc(tile.capacity, a.dims[-1], a.element_type) for a in sources]
-            for array, buffer in zip(sources, loaded, strict=True):
-                code.load(array, buffer, tile.offsets(array), tile.sizes(array))
-            computed = [code.alloc(tile.capacity, a.dims[-1], a.element_type) for a in results]
-            code.vector(vector_of(op, tile), tile.rows, rows.width, [*loaded, *constants], computed)
-            for array, buffer in zip(results, computed, strict=True):
-                code.store(array, buffer, tile.offsets(array), tile.sizes(array))
+            for name, array in sources.items():
+                buffers[name] = code.alloc(tile.capacity, array.dims[-1], array.element_type)
+            for name, array in sources.items():
+                code.load(array, buffers[name], tile.offsets(array), tile.sizes(array))
+            for name, array in results.items():
+                buffers[name] = code.alloc(tile.capacity, array.dims[-1], array.element_type)
+            # Outer rows are the tokens; where everything is dense they are pieces of a token, one after the other.
+            pieces = ints(op.operands[0])[-1] // rows.width if rows.inner == 1 else 1
+            kind = op.vector_kind(floordiv(tile.outer_of_row(), pieces))
+            ins, outs = ([buffers[m.name] for m in kind.operands(role)] for role in ("in", "out"))
+            code.vector(kind, tile.rows, rows.width, ins, outs)
+            for name, array in results.items():
+                code.store(array, buffers[name], tile.offsets(array), tile.sizes(array))
         return code.kernel(used_cores(plan, rows))
-
-
-def vector_of(op: Operation, tile: Tile) -> VectorKindAttr:
-    """The vector kind of a row-wise op."""
-    match op:
-        case layer.RmsNormOp():
-            return RmsNormAttr(op.eps)
-        case layer.RopeOp():
-            # Outer rows are the tokens; where everything is dense they are (token, head) pairs.
-            heads = 1 if is_view(op.x) else ints(op.x)[-1] // op.head_dim.value.data
-            token = floordiv(tile.outer_of_row(), heads)
-            position = ExprAttr(op.position(mod(token, op.q_len.data)))
-            return RopeAttr(op.theta, op.interleaved, position, op.scaling or NoneAttr())
-        case layer.AttentionFinishOp():
-            return SoftmaxFinishAttr()
-        case layer.SiluMulOp():
-            return SiluMulAttr()
-        case layer.AddOp():
-            return AddAttr()
-        case layer.QuantizeOp():
-            return ConvertAttr()
-        case layer.RouterTopkOp():
-            return RouterTopkAttr(op.top_k, op.scoring, op.groups, op.top_groups, op.normalize, op.scale)
-        case _:
-            raise TypeError(f"{op.name} is not row-wise")

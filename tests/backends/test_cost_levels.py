@@ -174,3 +174,26 @@ def test_a_sweep_gives_what_its_points_give(level: str) -> None:
 def test_the_tile_level_takes_no_arrays() -> None:
     with pytest.raises(PmcError, match=r"^a sweep needs the level chip or core"):
         sweep_module(compiled("llama-3.1-8b", "llama-8b-decode"), {"batch": np.array([1, 2])}, "tile")
+
+
+@pytest.mark.parametrize(("columns", "efficiency"), [(16, 0.9), (40, 0.7), (64, 0.5)])
+def test_the_cores_reach_a_part_of_the_peak_that_the_accounting_says(columns: int, efficiency: float) -> None:
+    """X is 32 MiB and W 4 MiB per column, the LMEM of all 64 cores is 128 MiB: 96, 192 and 288 MiB."""
+    accounting = load_accounting("ds-tpu")
+    free = accounting.model_copy(update={"core_efficiency": None})
+    x, w = value(F8, 8, 2**22), value(F8, 2**22, columns)
+    op = layer.MatmulOp.make([x, w], [TensorType.of((8, columns), BF16)], "p")
+    charged, uncharged = (CoreCostModel(TARGET, options).cost(op, {}) for options in (accounting, free))
+    assert charged is not None and uncharged is not None
+    assert uncharged.compute_s == pytest.approx(float(charged.compute_s) * efficiency)
+
+
+def test_vector_time_is_that_of_the_steps_that_the_chip_file_names() -> None:
+    """silu(gate) * up takes exp 35, add, div 31 and three more: 70 steps; a dearer exp makes 71."""
+    op = layer.SiluMulOp.make([value(F32, 64, 1024), value(F32, 64, 1024)], [TensorType.of((64, 1024), F32)], "p")
+    dearer = SG2262.elementary_steps.model_copy(update={"exp": SG2262.elementary_steps.exp + 1})
+    chips = (SG2262, SG2262.model_copy(update={"elementary_steps": dearer}))
+    models = [CoreCostModel(Target(chip, None, None), load_accounting("physical")) for chip in chips]
+    costs = [cost for model in models if (cost := model.cost(op, {})) is not None]
+    steps_per_s = 16 * 16 * 64 * 1.5e9  # units of a lane for 32 bits, lanes, cores, clock
+    assert [float(c.compute_s) * steps_per_s / (64 * 1024) for c in costs] == pytest.approx([70, 71])

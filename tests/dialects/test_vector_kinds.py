@@ -7,6 +7,7 @@ from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, NoneAttr
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
+from pmc.compiler.config import load_chip
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import parse_module
 from pmc.dialects.errors import PmcError
@@ -151,3 +152,22 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         roles = [order.index(matrix.role) for matrix in kind.MATRICES]
         assert roles == sorted(roles) and kind.operands("out")
     assert len({kind.name for kind in VECTOR_KINDS}) == len(VECTOR_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "per_element", "per_row"),
+    [
+        ("#tile.silu_mul", 70, 0),  # exp, add, div; times gate, times up, convert
+        ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
+        (STEP, 1 + 35 + 1, 6 + 35),
+        ("#tile.softmax_finish", 1, 31),
+        (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
+        (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),
+    ],
+)
+def test_steps_on_sg2262(text: str, per_element: int, per_row: int) -> None:
+    """The counts of its kernel templates: exp 35, div 31, rsqrt 30."""
+    kind, chip = Parser(make_context(), text).parse_attribute(), load_chip("sg2262")
+    assert isinstance(kind, VectorKindAttr)
+    assert chip.vector_steps(kind.steps_per_element) == per_element
+    assert chip.vector_steps(kind.steps_per_row) == per_row

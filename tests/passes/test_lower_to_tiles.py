@@ -31,7 +31,7 @@ from pmc.passes.lower_to_tiles import LowerToTilesPass
 from pmc.passes.partition_stages import PartitionStagesPass
 from pmc.passes.quantize import QuantizePass
 from pmc.passes.select_tiles import SelectTilesPass
-from pmc.passes.tiling.families import FAMILIES
+from pmc.passes.tiling.families import family_of
 
 ONE_RANK: dict[str, Any] = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "moe_tp": 1, "sp": False}
 
@@ -196,7 +196,7 @@ def test_every_kernel_does_the_work_of_its_op(
     local(module, load_chip("sg2262"), bound(bindings), deployment)
     expected: dict[tuple[str, str], list[layer.LayerOp]] = defaultdict(list)
     for op in module.walk():
-        if type(op) in FAMILIES and isinstance(op, layer.LayerOp):
+        if family_of(op) is not None and isinstance(op, layer.LayerOp):
             expected[op.name, op.path.data].append(op)
     works = {key: [op.work() for op in ops] for key, ops in expected.items()}
     causal = {key for key, ops in expected.items() if isinstance(ops[0], layer.AttentionOp) and phase == "prefill"}
