@@ -84,8 +84,8 @@ def print_differences(found: Attribution) -> None:
 
 
 def cli_seconds(deployment: str) -> float:
-    """One cold process of `pmc evaluate --level tile`."""
-    target = ["--chip", CHIP, "--topology", TOPOLOGY, "--deployment", deployment, "--level", "tile"]
+    """One cold process of `pmc evaluate --granularity tile`."""
+    target = ["--chip", CHIP, "--topology", TOPOLOGY, "--deployment", deployment, "--granularity", "tile"]
     start = perf_counter()
     subprocess.run(
         [sys.executable, "-m", "pmc.compiler", "evaluate", "deepseek-v3", *target, "--format", "csv"],
@@ -122,8 +122,8 @@ def print_speed() -> None:
         ("decode from the command line, cold (s)", cli_seconds(DECODE), 3.0, True),
         ("prefill of 32 x 4096 tokens, cold (s)", cli_seconds(PREFILL), 4.0, True),
         ("search of all shapes of the decode case (s)", search, 0.5, True),
-        ("points (batch, kv_len) a second, core level, first sweep", rates[0], 50_000.0, False),
-        ("points (batch, kv_len) a second, core level, next sweep", rates[1], 50_000.0, False),
+        ("points (batch, kv_len) a second, granularity core, first sweep", rates[0], 50_000.0, False),
+        ("points (batch, kv_len) a second, granularity core, next sweep", rates[1], 50_000.0, False),
     ]
     print("| speed | measured | limit | reached |")
     print("|---|---|---|---|")

@@ -188,20 +188,22 @@ def evaluate(
     chip: Chip,
     topology: Topology,
     deployment: Deployment,
-    level: str = "chip",
+    granularity: str = "chip",
     accounting: Accounting | None = None,
 ) -> EngineResult:
     """The time of one step of one rank, op by op, of a module of the `model` level.  Raises PmcError."""
     from pmc.backends.evaluate import evaluate_module
 
-    return evaluate_module(compile_model(model, chip, topology, deployment, "dist", accounting=accounting), level)
+    return evaluate_module(compile_model(model, chip, topology, deployment, "dist", accounting=accounting), granularity)
 
 
-def evaluate_dump(module: ModuleOp, level: str = "chip", bindings: Mapping[str, int] | None = None) -> EngineResult:
+def evaluate_dump(
+    module: ModuleOp, granularity: str = "chip", bindings: Mapping[str, int] | None = None
+) -> EngineResult:
     """The same from a dump of `compile_model`; `bindings` replaces symbols of its deployment.  Raises PmcError."""
     from pmc.backends.evaluate import evaluate_module
 
-    return evaluate_module(lower_dump(module, bindings or {}), level, bindings)
+    return evaluate_module(lower_dump(module, bindings or {}), granularity, bindings)
 
 
 def lower_dump(module: ModuleOp, bindings: Mapping[str, int]) -> ModuleOp:

@@ -31,7 +31,7 @@ CALIBRATION = "arch.calibration"
 class EvaluationOptions:
     """How to look at a program: cost model, what overlaps, how far the target is from the model."""
 
-    level: str = "chip"
+    granularity: str = "chip"
     overlap: Overlap = Overlap.NONE
     calibration: Calibration | None = None
     tile_cache: Path | None = None
@@ -40,7 +40,7 @@ class EvaluationOptions:
         """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError."""
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
-        return StepEvaluator(module, self.level, self.overlap, self.tile_cache)
+        return StepEvaluator(module, self.granularity, self.overlap, self.tile_cache)
 
 
 def overlap_of(name: str) -> Overlap:

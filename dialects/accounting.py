@@ -55,7 +55,7 @@ class Accounting(Schema, frozen=True):
         description="Whether adding up a contraction that was split over cores takes time"
     )
     core_efficiency: CoreEfficiency | None = Field(
-        description="Core level: factor on the matrix peak by the bytes of an op; null for none"
+        description="Granularity core: factor on the matrix peak by the bytes of an op; null for none"
     )
     uncharged_ops: Paths = Field(description="Ops that take no time")
     all_reduce_phases: Literal["in_sequence", "pipelined"] = Field(

@@ -107,5 +107,5 @@ class TileCostModel(CoreCostModel):
 def _integer(value: Expr, bindings: Bindings) -> int:
     result = value.evaluate(bindings)
     if isinstance(result, np.ndarray):
-        raise PmcError("the tile level takes one value per symbol, not arrays: sweep at the core level")
+        raise PmcError("granularity tile takes one value per symbol, not arrays: sweep at granularity core")
     return int(result)

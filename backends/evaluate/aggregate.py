@@ -18,7 +18,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
 SAMPLES = 17
-"""Steps that are evaluated one by one where a sweep cannot be: at the tile level, and under overlap."""
+"""Steps that are evaluated one by one where a sweep cannot be: at the granularity tile, and under overlap."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def totals_of(step: StepResult) -> StepTotals:
 def totals_over(evaluator: StepEvaluator, bindings: Mapping[str, int], kv_lens: IntArray) -> StepTotals:
     """The totals of the steps with `kv_len` = each of `kv_lens`, which ascend, the other symbols as in `bindings`.
 
-    At chip and core level without overlap every step is computed, all at once.  Otherwise up to `SAMPLES` lengths are
-    evaluated exactly and the rest interpolated linearly.  A time that grows with the length lies between those of the
-    samples around it, so that n steps between samples a and b are off by at most n (t_b - t_a) / 2 together; that is
-    `interpolation_error_us`.
+    At granularities chip and core without overlap every step is computed, all at once.  Otherwise up to `SAMPLES`
+    lengths are evaluated exactly and the rest interpolated linearly.  A time that grows with the length lies between
+    those of the samples around it, so that n steps between samples a and b are off by at most n (t_b - t_a) / 2
+    together; that is `interpolation_error_us`.
     """
     if evaluator.granularity is not Granularity.TILE and evaluator.overlap is Overlap.NONE:
         return _swept(evaluator, {**bindings, "kv_len": kv_lens})

@@ -42,15 +42,17 @@ class Attribution:
         return self.other.total_us - self.base.total_us - sum(effect.total_us for effect in self.effects)
 
 
-def attribute_difference(module: ModuleOp, base: Accounting, other: Accounting, level: str = "tile") -> Attribution:
+def attribute_difference(
+    module: ModuleOp, base: Accounting, other: Accounting, granularity: str = "tile"
+) -> Attribution:
     """Evaluate `module` under both, whatever its own, and under `base` with each option that differs switched alone.
 
     Options that change nothing have an effect of 0.  Raises PmcError as `evaluate_module` does.
     """
-    start, end = (_evaluated(module, level, accounting) for accounting in (base, other))
+    start, end = (_evaluated(module, granularity, accounting) for accounting in (base, other))
     effects: list[OptionEffect] = []
     for option, before, after, switched in _switches(base, other):
-        result = _evaluated(module, level, switched)
+        result = _evaluated(module, granularity, switched)
         changed = {
             new.path: (new.time_us - old.time_us) / new.count
             for old, new in zip(start.steps, result.steps, strict=True)
@@ -60,10 +62,10 @@ def attribute_difference(module: ModuleOp, base: Accounting, other: Accounting, 
     return Attribution(start, end, tuple(effects))
 
 
-def _evaluated(module: ModuleOp, level: str, accounting: Accounting) -> EngineResult:
+def _evaluated(module: ModuleOp, granularity: str, accounting: Accounting) -> EngineResult:
     charged = module.clone()
     charged.attributes[ACCOUNTING] = AccountingAttr(accounting)
-    return evaluate_module(charged, level)
+    return evaluate_module(charged, granularity)
 
 
 def _switches(base: Accounting, other: Accounting) -> Iterator[tuple[str, str, str, Accounting]]:

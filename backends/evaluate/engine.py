@@ -44,23 +44,24 @@ SYMBOLS = ("batch", "q_len", "kv_len")
 
 def evaluate_module(
     module: ModuleOp,
-    level: str = "chip",
+    granularity: str = "chip",
     bindings: Mapping[str, int] | None = None,
 ) -> EngineResult:
     """The time of one step of the program in `module`, op by op.
 
     `module` holds one `layer.program` after localize (or one on a single chip that was never sharded), or what it was
     lowered to, with the target in its attributes `arch.chip` and, when it has a mesh, `arch.topology`, and what is
-    charged in `arch.accounting`.  `level` is the granularity of the cost model: `chip`, and above the tiles `core` or
-    `tile`.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the attribute `arch.deployment`.
+    charged in `arch.accounting`.  `granularity` says how closely the chip is looked at: `chip`, and above the tile
+    level `core` or `tile`.  Symbols take the values of `bindings` (batch, q_len, kv_len), else of the attribute
+    `arch.deployment`.
 
-    Raises PmcError for a level or a symbol that is not known, a missing target or accounting, a symbol without a value,
-    or an op that the target cannot run.
+    Raises PmcError for a granularity or a symbol that is not known, a missing target or accounting, a symbol without a
+    value, or an op that the target cannot run.
     """
-    granularity = granularity_of(level)
-    program = program_at(module, granularity)
-    model = cost_model(granularity, Target.of(module), accounting_of(module, "evaluate"))
-    return cost_program(program, model, symbol_values(module, bindings or {})).result(granularity)
+    looked_at = granularity_of(granularity)
+    program = program_at(module, looked_at)
+    model = cost_model(looked_at, Target.of(module), accounting_of(module, "evaluate"))
+    return cost_program(program, model, symbol_values(module, bindings or {})).result(looked_at)
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,12 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     return values
 
 
-def granularity_of(level: str) -> Granularity:
+def granularity_of(name: str) -> Granularity:
     """The granularity of that name.  Raises PmcError for another."""
     known = [g.value for g in Granularity]
-    if level not in known:
-        raise PmcError(f"unknown level '{level}'; must be one of {', '.join(known)}")
-    return Granularity(level)
+    if name not in known:
+        raise PmcError(f"unknown granularity '{name}'; must be one of {', '.join(known)}")
+    return Granularity(name)
 
 
 def cost_model(
@@ -204,8 +205,9 @@ def program_at(module: ModuleOp, granularity: Granularity) -> Program:
     program = program_of(module)
     if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):
         raise PmcError(
-            f"a program at the {level_of(module)} level is tiled already: it is evaluated at the level chip, "
-            f"the level {granularity.value} takes one at the dist level"
+            f"granularity {granularity.value} looks at the tensor ops of the dist level, the kernels of this module "
+            f"({level_of(module)} level) have taken their place: evaluate a dump before lower-to-tiles, or this one at "
+            "granularity chip"
         )
     return program
 

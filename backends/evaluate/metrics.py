@@ -135,7 +135,7 @@ class EngineResult:
         return {
             "program": self.program,
             "phase": self.phase,
-            "level": self.granularity.value,
+            "granularity": self.granularity.value,
             "chip": self.chip,
             "topology": self.topology,
             "ranks": self.ranks,

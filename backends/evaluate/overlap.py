@@ -90,16 +90,16 @@ class StepEvaluator:
     def __init__(
         self,
         module: ModuleOp,
-        level: str = "chip",
+        granularity: str = "chip",
         overlap: Overlap = Overlap.NONE,
         tile_cache: Path | None = None,
     ) -> None:
-        """Raises PmcError for an unknown level, a module without one program, target or accounting.
+        """Raises PmcError for an unknown granularity, a module without one program, target or accounting.
 
         Tile searches are kept in the folder `tile_cache`, if one is given.
         """
         self.module = module
-        self.granularity = granularity_of(level)
+        self.granularity = granularity_of(granularity)
         self.program = program_at(module, self.granularity)
         self.accounting = accounting_of(module, "evaluate")
         self.target = Target.of(module)
@@ -153,12 +153,12 @@ class StepEvaluator:
 
 def evaluate_step(
     module: ModuleOp,
-    level: str = "chip",
+    granularity: str = "chip",
     bindings: Mapping[str, int] | None = None,
     overlap: Overlap = Overlap.NONE,
 ) -> StepResult:
     """`evaluate_module`, scheduled: with `Overlap.NONE` the total is the sum of the ops.  Raises PmcError as that."""
-    return StepEvaluator(module, level, overlap).step(bindings)
+    return StepEvaluator(module, granularity, overlap).step(bindings)
 
 
 def _with_waits(result: EngineResult, programs: Sequence[CostedProgram], waits: Wait) -> EngineResult:

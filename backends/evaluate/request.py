@@ -75,7 +75,7 @@ class RequestResult:
     model: str
     chip: str
     topology: str
-    level: str
+    granularity: str
     overlap: str
     accounting: str
     ranks: int
@@ -195,7 +195,7 @@ def evaluate_request(
         model=prefill.program.sym_name.data,
         chip=target.chip.name,
         topology=target.topology.name if target.topology is not None else "",
-        level=prefill.granularity.value,
+        granularity=prefill.granularity.value,
         overlap=prefill.overlap.value,
         accounting=prefill.accounting.name,
         ranks=ranks,

@@ -33,19 +33,19 @@ class SweepResult:
 def sweep_module(
     module: ModuleOp,
     bindings: Mapping[str, int | IntArray],
-    level: str = "core",
+    granularity: str = "core",
 ) -> SweepResult:
     """The totals of `evaluate_module` at every point of `bindings`, whose arrays broadcast against each other.
 
-    `level` is `chip` or `core`: tiles are searched for one shape at a time.  Ops with equal types, properties and
-    operands in common are computed once.  Raises PmcError as `evaluate_module` does, and for the tile level.
+    `granularity` is `chip` or `core`: tiles are searched for one shape at a time.  Ops with equal types, properties and
+    operands in common are computed once.  Raises PmcError as `evaluate_module` does, and for the granularity tile.
     """
-    granularity = granularity_of(level)
-    if granularity is Granularity.TILE:
-        raise PmcError("a sweep needs the level chip or core: tiles are searched for one shape at a time")
+    looked_at = granularity_of(granularity)
+    if looked_at is Granularity.TILE:
+        raise PmcError("a sweep needs the granularity chip or core: tiles are searched for one shape at a time")
     values = symbol_values(module, bindings)
     target = Target.of(module)
-    model = cost_model(granularity, target, accounting_of(module, "sweep"))
+    model = cost_model(looked_at, target, accounting_of(module, "sweep"))
     shape = np.broadcast_shapes(*(np.shape(v) for v in values.values()))
     counts: dict[object, int] = {}
     first: dict[object, Operation] = {}

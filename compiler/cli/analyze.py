@@ -27,7 +27,7 @@ Examples:
       --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
   pmc analyze deepseek-v3 --what links --board-wiring full-mesh \\
       --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
-  pmc analyze dumps/06-partition-stages.mlir --what ops --level core --depth 2 --format csv
+  pmc analyze dumps/06-partition-stages.mlir --what ops --granularity core --depth 2 --format csv
 """
 
 
@@ -49,11 +49,11 @@ class Board(StrEnum):
 
 
 USES: dict[What, tuple[str, ...]] = {
-    What.OPS: ("level", "accounting", "depth"),
+    What.OPS: ("granularity", "accounting", "depth"),
     What.MEMORY: ("reserve_fraction", "reserve_bytes", "kv_block_tokens", "micro_batches"),
     What.COMM: (),
     What.LINKS: ("board_wiring",),
-    What.COST: ("level", "accounting", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
+    What.COST: ("granularity", "accounting", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
 }
 """The options that each analysis has."""
 
@@ -76,7 +76,10 @@ def analyze_command(
     what: Annotated[What, typer.Option(help="What to count.")],
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
-    level: Annotated[str | None, typer.Option(help="The cost model: chip (if not given), core, tile.", **_OPS)] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(help="How closely the chip is looked at: chip (if not given), core, tile.", **_OPS),
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(help="ops: names of a path that make a block (3 if not given).", **_OPS)
     ] = None,
@@ -107,7 +110,7 @@ def analyze_command(
     """
     check_writable_file(output)
     options: dict[str, Any] = {
-        "level": level,
+        "granularity": granularity,
         "accounting": target.accounting,
         "depth": depth,
         "dollars_per_chip_hour": dollars_per_chip_hour,
@@ -172,7 +175,7 @@ def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: d
 def _evaluated(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> EngineResult:
     from pmc.backends.evaluate import evaluate_module
 
-    return evaluate_module(module, options["level"] or "chip", bindings)
+    return evaluate_module(module, options["granularity"] or "chip", bindings)
 
 
 def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> MemoryFootprint:
@@ -194,7 +197,7 @@ def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -
     if absent:
         raise PmcError(f"the tokens of a step are batch*q_len, and {', '.join(absent)} has no value")
     tokens = result.bindings["batch"] * result.bindings["q_len"]
-    name = f"{result.program} {result.phase}, level {result.granularity.value}"
+    name = f"{result.program} {result.phase}, granularity {result.granularity.value}"
     return cost_per_token(name, result.total_us, tokens, result.ranks, prices, result.unvalidated)
 
 

@@ -24,7 +24,7 @@ VARIED = ("chip", "topology", "deployment")
 EXAMPLES = """\b
 Examples:
   pmc compare sg2262 h100-sxm --model llama-3.1-8b --topology p1-r1-b1-c8 --deployment llama-8b-decode
-  pmc compare tp8.yaml tp4-dp2.yaml --model llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --level core
+  pmc compare tp8.yaml tp4-dp2.yaml --model llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --granularity core
   pmc compare before/06-partition-stages.mlir after/06-partition-stages.mlir --format csv
 """
 
@@ -35,7 +35,7 @@ def compare_command(
     b: Annotated[str, typer.Argument(help="The other one, of the same kind.")],
     *,
     model: Annotated[str | None, typer.Option(help="Preset, config.json or YAML; not with dumps.")] = None,
-    level: Annotated[str, typer.Option(help="The cost model: chip, core or tile.")] = "chip",
+    granularity: Annotated[str, typer.Option(help="How closely the chip is looked at: chip, core or tile.")] = "chip",
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -49,7 +49,7 @@ def compare_command(
     from pmc.backends.evaluate.analyses.compare import compare
 
     with progress(f"comparing {a} and {b}"):
-        sides = [_evaluate(program, own, level) for program, own in _sides(a, b, model, target)]
+        sides = [_evaluate(program, own, granularity) for program, own in _sides(a, b, model, target)]
         (result_a, memory_a), (result_b, memory_b) = sides
         comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
     deliver(analysis_text(comparison, output_format), output)
@@ -86,13 +86,13 @@ def _with(target: TargetOptions, part: str, name: str) -> TargetOptions:
             return replace(target, deployment=name)
 
 
-def _evaluate(program: str, target: TargetOptions, level: str) -> tuple[EngineResult, Feasibility | None]:
+def _evaluate(program: str, target: TargetOptions, granularity: str) -> tuple[EngineResult, Feasibility | None]:
     """The evaluation, and whether the program fits, where that is known."""
     from pmc.backends.evaluate import evaluate_module
     from pmc.backends.evaluate.feasibility import step_feasibility
 
     module, bindings = rank_program(program, target)
-    return evaluate_module(module, level, bindings), step_feasibility(module, bindings)
+    return evaluate_module(module, granularity, bindings), step_feasibility(module, bindings)
 
 
 compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

@@ -25,7 +25,7 @@ Examples:
   pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
       --batch 1024 --format csv -o table.csv
   pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --level tile --overlap two-batch --isl 4096 --osl 1024
+      --granularity tile --overlap two-batch --isl 4096 --osl 1024
   pmc evaluate dumps/06-partition-stages.mlir --kv-len 8192
 """
 
@@ -34,8 +34,8 @@ Examples:
 def evaluate_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
     *,
-    level: Annotated[
-        str, typer.Option(help="The cost model: chip (a roofline per op), core, or tile (the fastest tiling).")
+    granularity: Annotated[
+        str, typer.Option(help="How closely the chip is looked at: chip (a roofline per op), core, or tile (tilings).")
     ] = "chip",
     isl: Annotated[int | None, typer.Option(help="Evaluate whole requests with so many tokens in; with --osl.")] = None,
     osl: Annotated[int | None, typer.Option(help="Tokens out of a request; with --isl.")] = None,
@@ -72,7 +72,7 @@ def evaluate_command(
         from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
         options = EvaluationOptions(
-            level,
+            granularity,
             overlap_of(overlap),
             None if calibration is None else load_calibration(calibration),
             tile_cache,

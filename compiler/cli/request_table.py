@@ -32,7 +32,7 @@ def request_table(result: RequestResult) -> str:
     network = f" ({r.topology})" if r.topology else ""
     lines = [
         f"{r.model}: requests of {r.isl} tokens in and {r.osl} out, batch {r.batch} on {r.ranks} ranks; "
-        f"{r.chip}{network}, level {r.level}, accounting {r.accounting}, overlap {r.overlap}",
+        f"{r.chip}{network}, granularity {r.granularity}, accounting {r.accounting}, overlap {r.overlap}",
         f"TTFT  {r.ttft_us / 1e3:.3f} ms",
     ]
     if r.tpot_us is not None and r.itl_first_us is not None and r.itl_last_us is not None:

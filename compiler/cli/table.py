@@ -54,7 +54,7 @@ def _heading(result: EngineResult) -> str:
     network = f" ({result.topology})" if result.topology else ""
     return (
         f"{result.program}: one {result.phase} step of one rank of {result.ranks}, {symbols}; "
-        f"{result.chip}{network}, level {result.granularity.value}"
+        f"{result.chip}{network}, granularity {result.granularity.value}"
     )
 
 

@@ -104,7 +104,7 @@ def workload_of(op: Operation) -> Workload:
     if work is not None and work.unit == "none":
         return MoveWorkload()
     path = op.path.data if isinstance(op, PmcOp) else ""
-    raise PmcError(f"{op.name} at '{path}': the core and tile models do not know this op; --level chip does")
+    raise PmcError(f"{op.name} at '{path}': the core and tile models do not know this op; --granularity chip does")
 
 
 # -- matrix ops -------------------------------------------------------------------------------------------------

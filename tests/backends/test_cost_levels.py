@@ -172,7 +172,7 @@ def test_a_sweep_gives_what_its_points_give(level: str) -> None:
 
 
 def test_the_tile_level_takes_no_arrays() -> None:
-    with pytest.raises(PmcError, match=r"^a sweep needs the level chip or core"):
+    with pytest.raises(PmcError, match=r"^a sweep needs the granularity chip or core"):
         sweep_module(compiled("llama-3.1-8b", "llama-8b-decode"), {"batch": np.array([1, 2])}, "tile")
 
 

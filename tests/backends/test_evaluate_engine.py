@@ -163,7 +163,7 @@ def test_a_missing_target_is_named() -> None:
         evaluate_module(parse(MATMUL, chip=None), "chip", {"batch": 1, "q_len": 1})
     with pytest.raises(PmcError, match=r"^dist.all_reduce at 'o': the module has no attribute 'arch.topology'"):
         evaluate_module(parse(STAGES, topology=None), "chip", {"batch": 1})
-    with pytest.raises(PmcError, match=r"^unknown level 'lane'; must be one of chip, core, tile"):
+    with pytest.raises(PmcError, match=r"^unknown granularity 'lane'; must be one of chip, core, tile"):
         evaluate_module(parse(MATMUL), "lane")
     with pytest.raises(PmcError, match=r"^the deployment has 32 ranks, topology p1-r1-b1-c8 has 8 chips"):
         evaluate_module(parse(STAGES, topology="p1-r1-b1-c8"), "chip", {"batch": 1})

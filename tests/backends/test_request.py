@@ -203,17 +203,18 @@ TARGET = ["--chip", "sg2262", "--topology", "p1-r1-b4-c32", "--deployment", "dsv
 
 @pytest.mark.parametrize("level", ["chip", "core", "tile"])
 def test_the_command_evaluates_a_request(level: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "deepseek-v3", *TARGET, "--level", level, "--isl", "128", "--osl", "64", "--batch", "64"]
+    lengths = ["--isl", "128", "--osl", "64", "--batch", "64"]
+    command = ["evaluate", "deepseek-v3", *TARGET, "--granularity", level, *lengths]
     assert main([*command, "--format", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["level"] == level and document["decode"]["steps"] == 63
+    assert document["granularity"] == level and document["decode"]["steps"] == 63
     assert main(command) == 0
     out = capsys.readouterr().out
     assert f"TTFT  {document['ttft_us'] / 1e3:.3f} ms" in out and f"TPOT  {document['tpot_us'] / 1e3:.3f} ms" in out
 
 
 def test_a_step_carries_its_schedule(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "deepseek-v3", *TARGET, "--level", "core", "--overlap", "streams"]
+    command = ["evaluate", "deepseek-v3", *TARGET, "--granularity", "core", "--overlap", "streams"]
     assert main([*command, "--format", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     schedule = document["schedule"]

@@ -16,7 +16,7 @@ from pmc.passes.select_tiles import SelectTilesPass
 
 from .tiny import LLAMA, SMALL, TARGET, write_config
 
-CORE = ("--level", "core", "--format", "json")
+CORE = ("--granularity", "core", "--format", "json")
 
 
 class Run:

@@ -394,7 +394,7 @@ def test_bad_evaluations(pmc: Pmc, tiny: Path, tmp_path: Path) -> None:
     dump = tmp_path / "dist.mlir"
     pmc.ok("compile", tiny, *TARGET, "--emit", "dist", "-o", dump)
     assert "--tp cannot be changed" in pmc.error("evaluate", dump, "--tp", 2)
-    assert "unknown level 'chips'" in pmc.error("evaluate", tiny, *TARGET, "--level", "chips")
+    assert "unknown granularity 'chips'" in pmc.error("evaluate", tiny, *TARGET, "--granularity", "chips")
     assert "missing options: --chip" in pmc.error("evaluate", tiny)
     assert "kv_len" in pmc.error("evaluate", dump, "--kv-len", 0)
 

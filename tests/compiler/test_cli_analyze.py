@@ -55,7 +55,10 @@ def tiny(tmp_path: Path) -> Path:
         (("--what", "ops"), "tiny: one decode step of one rank of 2, batch 8, q_len 1, kv_len 64; sg2262"),
         (("--what", "comm"), "tiny: communication of one step of 2 ranks"),
         (("--what", "links", "--board-wiring", "full-mesh"), "tiny: communication of one step of 2 ranks"),
-        (("--what", "cost", "--dollars-per-chip-hour", "2", "--level", "core"), "tiny decode, level core: 2 chips"),
+        (
+            ("--what", "cost", "--dollars-per-chip-hour", "2", "--granularity", "core"),
+            "tiny decode, granularity core: 2 chips",
+        ),
     ],
 )
 def test_every_analysis_in_every_form(pmc: Run, tiny: Path, options: tuple[str, ...], headline: str) -> None:
@@ -94,11 +97,11 @@ def test_what_does_not_fit_is_an_answer_and_no_error(pmc: Run) -> None:
 
 
 def test_the_accounting_changes_what_is_charged(pmc: Run, tiny: Path) -> None:
-    command = ("analyze", tiny, *TARGET, *SMALL, "--what", "ops", "--level", "core", "--format", "json")
+    command = ("analyze", tiny, *TARGET, *SMALL, "--what", "ops", "--granularity", "core", "--format", "json")
     physical, other = (json.loads(pmc(*command, "--accounting", name)) for name in ("physical", "ds-tpu"))
     assert json.loads(pmc(*command)) == physical
     assert other["total_us"] < physical["total_us"] and other["total_flops"] == physical["total_flops"]
-    sides = ("compare", "sg2262", "sg2262", "--model", tiny, *LLAMA_8B, *SMALL, "--level", "core", "--format", "json")
+    sides = ("compare", "sg2262", "sg2262", "--model", tiny, *LLAMA_8B, *SMALL, *command[-4:])
     times = [json.loads(pmc(*sides, "--accounting", name))["a"]["total_us"] for name in ("physical", "ds-tpu")]
     assert times == [physical["total_us"], other["total_us"]]
 
@@ -117,12 +120,15 @@ def test_the_answer_goes_to_a_file_too(pmc: Run, tmp_path: Path) -> None:
         (("--what", "links"), "--what links needs --board-wiring"),
         (("--what", "cost"), "--what cost needs --dollars-per-chip-hour"),
         (("--what", "comm", "--depth", "2"), "--what comm does not use --depth; its options are none"),
-        ((*MEMORY, "--level", "core"), "--what memory does not use --level; its options are --reserve-fraction"),
+        (
+            (*MEMORY, "--granularity", "core"),
+            "--what memory does not use --granularity; its options are --reserve-fraction",
+        ),
         (
             ("--what", "memory", "--reserve-fraction", "1"),
             "reserve_fraction is 1.0, must be at least 0 and less than 1",
         ),
-        (("--what", "ops", "--level", "lane"), "unknown level 'lane'; must be one of chip, core, tile"),
+        (("--what", "ops", "--granularity", "lane"), "unknown granularity 'lane'; must be one of chip, core, tile"),
         (("--what", "ops", "--depth", "0"), "depth is 0, must be at least 1"),
         (("--what", "cost", "--dollars-per-chip-hour", "-1"), "dollars_per_chip_hour is -1.0, must be a finite number"),
         (

@@ -22,7 +22,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_tile_cache_changes_nothing_but_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, cache = str(write_config(tmp_path, LLAMA)), tmp_path / "cache"
-    options = [model, *TARGET, "--level", "tile", "--format", "csv"]
+    options = [model, *TARGET, "--granularity", "tile", "--format", "csv"]
     searched = evaluate(capsys, *options)
     assert evaluate(capsys, *options, "--tile-cache", str(cache)) == searched
     files = sorted(cache.iterdir())
@@ -35,13 +35,15 @@ def test_a_tile_cache_changes_nothing_but_is_read(tmp_path: Path, capsys: pytest
     assert evaluate(capsys, *options, "--tile-cache", str(cache)) != searched
 
 
-@pytest.mark.parametrize("level", ["core", "tile"])
-def test_a_tiled_dump_has_only_the_level_chip(level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("granularity", ["core", "tile"])
+def test_a_tiled_dump_has_only_the_granularity_chip(
+    granularity: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, dump = str(write_config(tmp_path, LLAMA)), str(tmp_path / "tile.mlir")
     assert main(["compile", model, *TARGET, "--emit", "tile", "-o", dump]) == 0
     assert "blocks.dense.gqa.q_proj" in evaluate(capsys, dump)
-    assert main(["evaluate", dump, "--level", level]) == 2
-    assert "is tiled already" in capsys.readouterr().err
+    assert main(["evaluate", dump, "--granularity", granularity]) == 2
+    assert "evaluate a dump before lower-to-tiles, or this one at granularity chip" in capsys.readouterr().err
 
 
 def test_an_unrolled_dump_says_what_to_take_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

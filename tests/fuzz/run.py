@@ -29,8 +29,8 @@ GIVE_UP_SECONDS = 5.0
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("opt", "{}"),
     ("evaluate", "{}"),
-    ("evaluate", "{}", "--level", "tile", "--overlap", "two-batch"),
-    ("evaluate", "{}", "--level", "core", "--overlap", "streams", "--format", "json"),
+    ("evaluate", "{}", "--granularity", "tile", "--overlap", "two-batch"),
+    ("evaluate", "{}", "--granularity", "core", "--overlap", "streams", "--format", "json"),
     ("analyze", "{}", "--what", "ops"),
     ("analyze", "{}", "--what", "comm"),
     ("analyze", "{}", "--what", "memory", "--reserve-fraction", "0.1"),

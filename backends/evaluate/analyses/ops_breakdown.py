@@ -86,7 +86,7 @@ class OpsBreakdown(Analysis):
         return {**{k: v for k, v in self.result.to_dict().items() if k != "steps"}, "depth": self.depth}
 
     def headline(self) -> str:
-        """Program, point, target and level."""
+        """Program, point, target and granularity."""
         return conditions_of(self.result)
 
     def notes(self) -> list[str]:

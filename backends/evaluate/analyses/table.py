@@ -56,12 +56,12 @@ class Analysis(ABC):
 
 
 def conditions_of(result: EngineResult) -> str:
-    """Program, point, target and level of an evaluation in one line."""
+    """Program, point, target and granularity of an evaluation in one line."""
     symbols = ", ".join(f"{name} {value}" for name, value in result.bindings.items())
     network = f" ({result.topology})" if result.topology else ""
     return (
         f"{result.program}: one {result.phase} step of one rank of {result.ranks}, {symbols}; "
-        f"{result.chip}{network}, level {result.granularity.value}"
+        f"{result.chip}{network}, granularity {result.granularity.value}"
     )
 
 
