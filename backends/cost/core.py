@@ -18,6 +18,7 @@ from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError
 
@@ -77,7 +78,7 @@ class CoreCostModel(CostModel):
                 return self.attention(attention, base, bindings)
             case VectorWorkload() as vector:
                 return self.vector(vector, base, bindings)
-            case MoveWorkload():
+            case MoveWorkload() | Exchange():
                 return base
 
     # -- families -----------------------------------------------------------------------------------------------

@@ -41,66 +41,30 @@ class CommTime:
         return self.latency_s + self.transfer_s
 
 
-@dataclass(frozen=True)
-class CommProtocolParams:
-    """The constants of the protocol, in microseconds, and what a link reaches."""
-
-    c2c_lat: float
-    ddr_r_lat: float
-    ddr_w_lat: float
-    noc_lat: float
-    d2d_lat: float
-    sync_lat: float
-    bw_urate: float
-    switch_latency: float
-    cable_latency: float
-    cpu_fetch_lat: float
-
-    @classmethod
-    def of(cls, topology: Topology) -> CommProtocolParams:
-        """The constants that a topology states."""
-        return cls(
-            c2c_lat=topology.links.c2c.latency_us,
-            ddr_r_lat=topology.memory_read_us,
-            ddr_w_lat=topology.memory_write_us,
-            noc_lat=topology.noc_us,
-            d2d_lat=topology.die_to_die_us,
-            sync_lat=topology.sync_us,
-            bw_urate=topology.bandwidth_utilisation,
-            switch_latency=topology.switch_us,
-            cable_latency=topology.cable_us,
-            cpu_fetch_lat=topology.cpu_fetch_us,
-        )
-
-    def base(self, link_latency_us: float) -> float:
-        """One message: 2 link latencies, memory read and write, NoC, and a die crossing at either end."""
-        return 2 * link_latency_us + self.ddr_r_lat + self.ddr_w_lat + self.noc_lat + 2 * self.d2d_lat
-
-
 class CommProtocol:
     """Times of collectives on one topology under one accounting."""
 
     def __init__(self, topology: Topology, accounting: Accounting) -> None:
         self.topology = topology
         self.accounting = accounting
-        self.params = CommProtocolParams.of(topology)
 
     def transfer_s(self, volume: Number, level: LinkLevel) -> Number:
         """Seconds that `volume` bytes take on a link of `level`."""
-        return volume / (self.topology.link(level).gb_per_s * 1e9 * self.params.bw_urate)
+        return volume / (self.topology.link(level).gb_per_s * 1e9 * self.topology.bandwidth_utilisation)
 
     def message_us(self, level: LinkLevel) -> float:
-        """The latency of one message of a ring."""
-        latency = self.topology.link(level).latency_us
-        return self.params.base(latency if self.accounting.link_latency == "spanned" else self.params.c2c_lat)
+        """The latency of a message: 2 link latencies, memory read and write, NoC, and a die crossing at either end."""
+        t = self.topology
+        link = t.link(level) if self.accounting.link_latency == "spanned" else t.links.c2c
+        return 2 * link.latency_us + t.memory_read_us + t.memory_write_us + t.noc_us + 2 * t.die_to_die_us
 
     def hop_us(self, level: LinkLevel) -> float:
         """Switch and cable, which a path that leaves the board passes."""
-        return self.params.switch_latency + self.params.cable_latency if level != "c2c" else 0.0
+        return self.topology.switch_us + self.topology.cable_us if level != "c2c" else 0.0
 
     def rounds(self, volume: Number, rounds: int, level: LinkLevel) -> CommTime:
         """Messages one after the other that move `volume` in all: t(volume) + rounds (base + sync)."""
-        latency_us = rounds * (self.message_us(level) + self.params.sync_lat)
+        latency_us = rounds * (self.message_us(level) + self.topology.sync_us)
         return CommTime(latency_us * 1e-6, self.transfer_s(volume, level))
 
     def flat_all_reduce(self, value: Number, ranks: int, level: LinkLevel) -> CommTime:
@@ -125,7 +89,7 @@ class CommProtocol:
 
     def exchange(self, rows_bytes: Number, level: LinkLevel) -> CommTime:
         """Dispatch or combine: t(D) + base + 2 switch + 2 cable + the fetch of descriptors."""
-        latency_us = self.message_us(level) + 2 * self.hop_us(level) + self.params.cpu_fetch_lat
+        latency_us = self.message_us(level) + 2 * self.hop_us(level) + self.topology.cpu_fetch_us
         return CommTime(latency_us * 1e-6, self.transfer_s(rows_bytes, level))
 
     def send(self, value: Number, level: LinkLevel) -> CommTime:

@@ -15,6 +15,7 @@ from xdsl.ir import Operation, SSAValue
 from pmc.dialects import layer
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.layer_op import RowOp
@@ -76,7 +77,7 @@ class MoveWorkload:
     """Bytes that move and no arithmetic."""
 
 
-Workload = MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload
+Workload = MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload | Exchange
 
 _DESCRIPTIONS: dict[type[Operation], Callable[[Any], Workload]] = {}
 
@@ -100,6 +101,8 @@ def workload_of(op: Operation) -> Workload:
         return describe(op)
     if isinstance(op, RowOp):
         return _rows(op)
+    if isinstance(op, ExchangeInterface):
+        return op.exchange()
     work = work_of(op)
     if work is not None and work.unit == "none":
         return MoveWorkload()
