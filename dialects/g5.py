@@ -459,6 +459,9 @@ class ChipCommandOp(CommandOp, WorkInterface, ExchangeInterface):
 
     def verify_(self) -> None:
         verify_exchange(self, self.exchange())
+        engine = "cdma" if self.collective.leaves_chip else "sdma"
+        if engine != self.ENGINE:
+            raise VerifyException(f"{self.name} at '{self.path.data}': {self.collective} is done by {engine}")
 
 
 @irdl_op_definition

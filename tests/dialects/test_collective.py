@@ -121,6 +121,19 @@ def test_an_axis_that_the_mesh_lacks_is_refused(op: str) -> None:
         parse_module(text, "x")
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("g5.sdma {collective = #dist.all_reduce<tp>", "g5.sdma at 'o': #dist.all_reduce<tp> is done by cdma"),
+        ("g5.cdma {collective = #dist.local_slice<tp, dim = 0>", "slice<tp, dim = 0> is done by sdma"),
+    ],
+)
+def test_the_engine_is_that_of_what_moves(command: str, message: str) -> None:
+    text = COMMANDS.replace("g5.cdma {collective = #dist.all_reduce<AXIS>, algorithm = ALGORITHM", command)
+    with pytest.raises(Exception, match=message):
+        parse_module(text, "x")
+
+
 TYPE = TensorType.of((8, 4), BFloat16Type())
 
 

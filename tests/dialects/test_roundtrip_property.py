@@ -768,6 +768,8 @@ def g5_program(make: Maker) -> None:
 def chip_command(kind: type[Any]) -> Callable[[Maker], object]:
     def build(make: Maker) -> None:
         collective = random_collective(make)
+        while collective.leaves_chip is (kind is g5.SdmaOp):
+            collective = random_collective(make)
         ins, outs = (ArrayAttr([dram(make) for _ in range(n)]) for n in (collective.OPERANDS, collective.RESULTS))
         make.add(
             kind, [], [], after=after(make), collective=collective, ins=ins, outs=outs,
