@@ -45,12 +45,12 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, NoMemoryEffect, NoTermi
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
-from pmc.dialects.collective import CombineAttr, DispatchAttr, Exchange, ExchangeInterface
+from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
 from pmc.dialects.effects import READS, UPDATES, Effects
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
-from pmc.dialects.layer_op import HEAD, TOKEN, RowOp
+from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
@@ -772,7 +772,7 @@ class RouterTopkOp(RowOp):
 
 
 @irdl_op_definition
-class DispatchOp(LayerOp, ExchangeInterface):
+class DispatchOp(OnChipExchangeOp):
     """Copy each token row into a slot of each of its experts: [T, H] -> [E, C, H].
 
     Slots of an expert are filled in token order and the rest are zero; `capacity` says how C was chosen: `worst`
@@ -780,6 +780,7 @@ class DispatchOp(LayerOp, ExchangeInterface):
     """
 
     name = "layer.dispatch"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = DispatchAttr
     UNIT: ClassVar[Unit] = "none"
     x = operand_def(TensorType)
     indices = operand_def(TensorType)
@@ -795,15 +796,13 @@ class DispatchOp(LayerOp, ExchangeInterface):
         """Decided by the mesh, see the annotate-shardings pass: tokens change ranks here."""
         return ShardingRule(((TOKEN, WHOLE), (TOKEN, WHOLE)), (("e", "c", WHOLE),))
 
-    def exchange(self) -> Exchange:
-        return Exchange.of_values(DispatchAttr.on_chip(), None, self.operands, self.results)
-
 
 @irdl_op_definition
-class CombineOp(LayerOp, ExchangeInterface):
+class CombineOp(OnChipExchangeOp):
     """The weighted sum of the expert rows of every token: [E, C, H] -> [T, H]; inverse of `layer.dispatch`."""
 
     name = "layer.combine"
+    COLLECTIVE: ClassVar[type[CollectiveAttr]] = CombineAttr
     y_experts = operand_def(TensorType)
     indices = operand_def(TensorType)
     weights = operand_def(TensorType)
@@ -817,9 +816,6 @@ class CombineOp(LayerOp, ExchangeInterface):
         """Decided by the mesh; linear in the expert rows."""
         row = (TOKEN, WHOLE)
         return ShardingRule((("e", "c", WHOLE), row, row), (row,), linear=frozenset({0}))
-
-    def exchange(self) -> Exchange:
-        return Exchange.of_values(CombineAttr.on_chip(), None, self.operands, self.results)
 
 
 Layer = Dialect(

@@ -13,6 +13,7 @@ from xdsl.traits import OpTrait
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.collective import CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
@@ -121,3 +122,12 @@ class RowOp(LayerOp, ABC):
     def flops(self) -> Expr:
         """The arithmetic of the kind on every element."""
         return tensor(self.operands[0]).elements * self.vector_kind(expr(ROW)).flops_per_element
+
+
+class OnChipExchangeOp(LayerOp, ExchangeInterface):
+    """An op that does on one chip what a collective does between chips."""
+
+    COLLECTIVE: ClassVar[type[CollectiveAttr]]
+
+    def exchange(self) -> Exchange:
+        return Exchange.of_values(self.COLLECTIVE.on_chip(), None, self.operands, self.results)
