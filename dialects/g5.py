@@ -17,6 +17,7 @@ iteration, also of loops whose trip counts differ between cores.  Addresses are 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Self
 
@@ -37,13 +38,15 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
+from pmc.dialects.accesses import ALWAYS, NEVER, CommandAccess, Memory
 from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import verify_exchange
-from pmc.dialects.expr import Expr, ExprAttr, parse_expr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
-from pmc.dialects.interfaces import Work, WorkInterface
-from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text
+from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, shape_text
 from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
 from pmc.dialects.vector_kinds import VectorKindAttr
 
@@ -52,6 +55,9 @@ ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 
 GDMA_RANK = 4
 """The number of dims of a GDMA descriptor."""
+
+Field = Expr | int | str
+"""An entry of a command in a table: a number, or the name of an entry of the column's enum."""
 
 # -- attributes -------------------------------------------------------------------------------------------------
 
@@ -109,6 +115,21 @@ class LmemAttr(ParametrizedAttribute):
     def of(cls, address: Expr | int, pitch: int, element_type: Attribute) -> Self:
         """The matrix at `address` with rows `pitch` elements apart."""
         return cls(ExprAttr.of(address), IntegerAttr(pitch, i64), element_type)
+
+    def access(self, role: str, rows: Expr, columns: Expr, reads: Expr, writes: bool) -> CommandAccess:
+        """The use of the first `rows` x `columns` as an operand of a command."""
+        steps = (expr(self.pitch.value.data), expr(1))
+        return CommandAccess(
+            role, "lmem", (rows, columns), self.element_type, reads, writes, False, self.address.data, steps
+        )
+
+    def fields(self, name: str) -> dict[str, Field]:
+        """The columns of an operand in a table of commands."""
+        return {
+            name: self.address.data,
+            f"{name}_pitch": self.pitch.value.data,
+            f"{name}_type:element": element_name(self.element_type),
+        }
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -295,11 +316,25 @@ class QueueOp(PmcOp):
 # -- commands ---------------------------------------------------------------------------------------------------
 
 
-class CommandOp(PmcOp):
+class CommandOp(PmcOp, ABC):
     """One command template: `g5.tiu {..} after [gdma-0] at "path"`."""
 
     ENGINE: ClassVar[str]
+    UNIT: ClassVar[Unit] = "none"
+    """The unit that does its arithmetic."""
     after = opt_prop_def(AfterAttr)
+
+    @abstractmethod
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        """What the command reads and writes: inputs, outputs, updates."""
+
+    def fields(self) -> dict[str, Field]:
+        """The columns of its operands in a table of unrolled commands."""
+        raise PmcError(f"{self.name} at '{self.path.data}' stands in no table of commands")
+
+    def flops(self) -> Expr:
+        """The arithmetic of one run."""
+        return expr(0)
 
     @property
     def dependencies(self) -> tuple[tuple[str, int], ...]:
@@ -345,6 +380,35 @@ class GdmaOp(CommandOp):
     lmem_strides = prop_def(ArrayAttr[ExprAttr])
     element_type = prop_def(Attribute)
 
+    @property
+    def is_load(self) -> bool:
+        """DRAM to LMEM."""
+        return self.direction.data == "load"
+
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        shape, load = tuple(n.data for n in self.shape.data), self.is_load
+        read, written = (ALWAYS, False), (NEVER, True)
+
+        def side(role: Memory, at: ExprAttr, strides: ArrayAttr[ExprAttr], use: tuple[Expr, bool]) -> CommandAccess:
+            steps = tuple(s.data for s in strides.data)
+            return CommandAccess(role, role, shape, self.element_type, *use, False, at.data, steps)
+
+        return (
+            side("dram", self.dram, self.dram_strides, read if load else written),
+            side("lmem", self.lmem, self.lmem_strides, written if load else read),
+        )
+
+    def fields(self) -> dict[str, Field]:
+        """Shape and strides are filled up to four dims from the outside."""
+        missing = GDMA_RANK - len(self.shape.data)
+        fields: dict[str, Field] = {"direction:direction": self.direction.data}
+        fields |= {"dram": self.dram.data, "lmem": self.lmem.data}
+        columns = (("n", self.shape, 1), ("dram_stride", self.dram_strides, 0), ("lmem_stride", self.lmem_strides, 0))
+        for name, values, filler in columns:
+            fields |= {f"{name}{i}": filler for i in range(missing)}
+            fields |= {f"{name}{missing + i}": v.data for i, v in enumerate(values.data)}
+        return {**fields, "element:element": element_name(self.element_type)}
+
     def verify_(self) -> None:
         """A known direction; one stride per dim, at most `GDMA_RANK` dims."""
         if self.direction.data not in ("load", "store"):
@@ -376,6 +440,34 @@ class GatherOp(CommandOp):
     columns = prop_def(ExprAttr)
     base_axis = opt_prop_def(StringAttr)
 
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        count, columns = self.count.data, self.columns.data
+        steps = (expr(self.stride.value.data), expr(1))
+        element = self.lmem.element_type
+        return (
+            CommandAccess("dram", "dram", (count, columns), element, ALWAYS, False, True, self.dram.data, steps),
+            self.index.access("index", expr(1), count, ALWAYS, False),
+            self.lmem.access("lmem", count, columns, NEVER, True),
+        )
+
+    def fields(self) -> dict[str, Field]:
+        """The columns of a copy of `count` rows, and the address of the index."""
+        return {
+            "direction:direction": "gather",
+            "dram": self.dram.data,
+            "lmem": self.lmem.address.data,
+            "n2": self.count.data,
+            "n3": self.columns.data,
+            "n0": 1,
+            "n1": 1,
+            "dram_stride2": self.stride.value.data,
+            "dram_stride3": 1,
+            "lmem_stride2": self.lmem.pitch.value.data,
+            "lmem_stride3": 1,
+            "element:element": element_name(self.lmem.element_type),
+            "index": self.index.address.data,
+        }
+
 
 @irdl_op_definition
 class TiuOp(CommandOp):
@@ -392,6 +484,28 @@ class TiuOp(CommandOp):
     k = prop_def(ExprAttr)
     accumulate = prop_def(ExprAttr)
     transpose_b = prop_def(BoolAttr)
+    UNIT: ClassVar[Unit] = "cube"
+
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        m, n, k = self.m.data, self.n.data, self.k.data
+        b = (n, k) if bool(self.transpose_b) else (k, n)
+        return (
+            self.a.access("a", m, k, ALWAYS, False),
+            self.b.access("b", *b, ALWAYS, False),
+            self.acc.access("acc", m, n, self.accumulate.data, True),
+        )
+
+    def flops(self) -> Expr:
+        """A multiplication and an addition per element of the contraction."""
+        return 2 * self.m.data * self.n.data * self.k.data
+
+    def fields(self) -> dict[str, Field]:
+        """The matrices, the sizes and the flags."""
+        matrices = {**self.acc.fields("acc"), **self.a.fields("a"), **self.b.fields("b")}
+        sizes: dict[str, Field] = {"m": self.m.data, "n": self.n.data, "k": self.k.data}
+        adds = max_of(min_of(self.accumulate.data, 1), min_of(-self.accumulate.data, 1))
+        flags: dict[str, Field] = {"accumulate": adds, "transpose_b": int(bool(self.transpose_b))}
+        return {**matrices, **sizes, **flags}
 
 
 class VectorCommandOp(CommandOp):
@@ -403,16 +517,31 @@ class VectorCommandOp(CommandOp):
     updates = prop_def(ArrayAttr[LmemAttr])
     rows = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
+    UNIT: ClassVar[Unit] = "vector"
 
     @property
     def matrices(self) -> tuple[LmemAttr, ...]:
         """Inputs, outputs and updates."""
         return (*self.ins.data, *self.outs.data, *self.updates.data)
 
-    def extents(self) -> list[tuple[Expr, Expr]]:
-        """Rows and columns that the command uses of each matrix."""
+    def accesses(self) -> tuple[CommandAccess, ...]:
         widths = [m.pitch.value.data for m in self.matrices]
-        return self.kind.extents(self.rows.data, self.columns.data, widths)
+        extents = self.kind.extents(self.rows.data, self.columns.data, widths)
+        return tuple(
+            place.access(matrix.name, *extent, matrix.reads, matrix.writes)
+            for matrix, place, extent in zip(self.kind.MATRICES, self.matrices, extents, strict=True)
+        )
+
+    def flops(self) -> Expr:
+        """The arithmetic of the kind on every element."""
+        return self.kind.flops_per_element * self.rows.data * self.columns.data
+
+    def fields(self) -> dict[str, Field]:
+        """The kind, the matrices and the sizes."""
+        fields: dict[str, Field] = {"kind:vector": self.kind.name.partition(".")[2]}
+        for index, matrix in enumerate(self.matrices):
+            fields |= matrix.fields(f"x{index}")
+        return {**fields, "rows": self.rows.data, "columns": self.columns.data}
 
     def verify_(self) -> None:
         """The engine of the kind, its number of matrices, and parameters of which it can make sense."""
@@ -462,6 +591,16 @@ class ChipCommandOp(CommandOp, WorkInterface, ExchangeInterface):
         engine = "cdma" if self.collective.leaves_chip else "sdma"
         if engine != self.ENGINE:
             raise VerifyException(f"{self.name} at '{self.path.data}': {self.collective} is done by {engine}")
+
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        """All arrays, whole."""
+
+        def whole(role: str, at: DramAttr, reads: Expr, writes: bool) -> CommandAccess:
+            shape, steps = at.shape.data, at.strides.data
+            return CommandAccess(role, "dram", shape, at.element_type, reads, writes, False, at.address.data, steps)
+
+        ins = (whole(f"in{i}", at, ALWAYS, False) for i, at in enumerate(self.ins.data))
+        return (*ins, *(whole(f"out{i}", at, NEVER, True) for i, at in enumerate(self.outs.data)))
 
 
 @irdl_op_definition

@@ -44,11 +44,12 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.accesses import ALWAYS, NEVER, TileAccess
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
-from pmc.dialects.interfaces import Work, WorkInterface
+from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text, size_bytes
 from pmc.dialects.vector_kinds import VECTOR_KINDS, VectorKindAttr
 
@@ -479,26 +480,49 @@ class AllocOp(PmcOp):
         return range(start, start + self.slots.value.data * buffer_type(self.result).bytes)
 
 
-class CommandOp(PmcOp):
-    """An op that becomes one command per iteration; says which operands it reads and writes (both: updates)."""
+class CommandOp(PmcOp, ABC):
+    """An op that becomes one command per iteration."""
 
-    READS: ClassVar[tuple[str, ...]] = ()
-    WRITES: ClassVar[tuple[str, ...]] = ()
+    UNIT: ClassVar[Unit] = "none"
+    """The unit that does its arithmetic."""
+
+    @abstractmethod
+    def accesses(self) -> tuple[TileAccess, ...]:
+        """What the op reads and writes: inputs, outputs, updates."""
+
+    def flops(self) -> Expr:
+        """The arithmetic of one iteration."""
+        return expr(0)
 
     def reads(self) -> tuple[SSAValue, ...]:
         """The memory that the op reads."""
-        return self._named(self.READS)
+        return tuple(a.value for a in self.accesses() if a.may_read)
 
     def writes(self) -> tuple[SSAValue, ...]:
         """The memory that the op writes."""
-        return self._named(self.WRITES)
+        return tuple(a.value for a in self.accesses() if a.writes)
 
-    def _named(self, names: Sequence[str]) -> tuple[SSAValue, ...]:
-        values: list[SSAValue] = []
-        for name in names:
-            group: SSAValue | Sequence[SSAValue] = getattr(self, name)
-            values.extend([group] if isinstance(group, SSAValue) else group)
-        return tuple(values)
+
+def _block(
+    role: str, value: SSAValue, offsets: Sequence[Expr], sizes: Sequence[Expr], write: bool, indexed: bool = False
+) -> TileAccess:
+    """A block of an array in DRAM that a command reads or writes."""
+    element, reads = memref_type(value).element_type, NEVER if write else ALWAYS
+    return TileAccess(role, "dram", tuple(sizes), element, reads, write, indexed, value, tuple(offsets))
+
+
+def _part(
+    role: str,
+    value: SSAValue,
+    rows: Expr,
+    columns: Expr,
+    reads: Expr,
+    writes: bool,
+    at: tuple[Expr, Expr] = (expr(0), expr(0)),
+) -> TileAccess:
+    """Rows and columns of a buffer."""
+    element = buffer_type(value).element_type
+    return TileAccess(role, "lmem", (rows, columns), element, reads, writes, False, value, at)
 
 
 class TransferOp(CommandOp):
@@ -514,6 +538,13 @@ class TransferOp(CommandOp):
     column = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     memref = operand_def(MemRefType)
     buffer = operand_def(BufferType)
+
+    def moved(self, store: bool) -> tuple[TileAccess, TileAccess]:
+        """The block in DRAM and the part of the buffer, of a store or of a load."""
+        sizes = [s.data for s in self.sizes.data]
+        block = _block("dram", self.memref, [o.data for o in self.offsets.data], sizes, store)
+        reads, at = ALWAYS if store else NEVER, (self.row.data, self.column.data)
+        return block, _part("lmem", self.buffer, product(sizes[:-1]), sizes[-1], reads, not store, at)
 
     def verify_(self) -> None:
         """One offset and one size per dim of the array."""
@@ -565,8 +596,9 @@ class LoadOp(TransferOp):
     """DRAM -> LMEM."""
 
     name = "tile.load"
-    READS: ClassVar[tuple[str, ...]] = ("memref",)
-    WRITES: ClassVar[tuple[str, ...]] = ("buffer",)
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        return self.moved(store=False)
 
 
 @irdl_op_definition
@@ -574,8 +606,9 @@ class StoreOp(TransferOp):
     """LMEM -> DRAM."""
 
     name = "tile.store"
-    READS: ClassVar[tuple[str, ...]] = ("buffer",)
-    WRITES: ClassVar[tuple[str, ...]] = ("memref",)
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        return self.moved(store=True)
 
 
 @irdl_op_definition
@@ -594,8 +627,14 @@ class GatherOp(CommandOp):
     column = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
     base_axis = opt_prop_def(StringAttr)
-    READS: ClassVar[tuple[str, ...]] = ("memref", "index")
-    WRITES: ClassVar[tuple[str, ...]] = ("buffer",)
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        count, columns = self.count.data, self.columns.data
+        return (
+            _block("dram", self.memref, (expr(0), self.column.data), (count, columns), write=False, indexed=True),
+            _part("index", self.index, expr(1), count, ALWAYS, False),
+            _part("lmem", self.buffer, count, columns, NEVER, True),
+        )
 
 
 @irdl_op_definition
@@ -614,8 +653,20 @@ class MmaOp(CommandOp):
     k = prop_def(ExprAttr)
     accumulate = prop_def(ExprAttr)
     transpose_b = prop_def(BoolAttr)
-    READS: ClassVar[tuple[str, ...]] = ("a", "b", "acc")
-    WRITES: ClassVar[tuple[str, ...]] = ("acc",)
+    UNIT: ClassVar[Unit] = "cube"
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        m, n, k = self.m.data, self.n.data, self.k.data
+        b = (n, k) if bool(self.transpose_b) else (k, n)
+        return (
+            _part("a", self.a, m, k, ALWAYS, False),
+            _part("b", self.b, *b, ALWAYS, False),
+            _part("acc", self.acc, m, n, self.accumulate.data, True),
+        )
+
+    def flops(self) -> Expr:
+        """A multiplication and an addition per element of the contraction."""
+        return 2 * self.m.data * self.n.data * self.k.data
 
 
 @irdl_op_definition
@@ -632,8 +683,7 @@ class VectorOp(CommandOp):
     kind = prop_def(base(VectorKindAttr))
     rows = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
-    READS: ClassVar[tuple[str, ...]] = ("ins", "updates")
-    WRITES: ClassVar[tuple[str, ...]] = ("outs", "updates")
+    UNIT: ClassVar[Unit] = "vector"
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     @property
@@ -641,10 +691,17 @@ class VectorOp(CommandOp):
         """Inputs, outputs and updates."""
         return (*self.ins, *self.outs, *self.updates)
 
-    def extents(self) -> list[tuple[Expr, Expr]]:
-        """Rows and columns that the command uses of each matrix."""
+    def accesses(self) -> tuple[TileAccess, ...]:
         widths = [buffer_type(v).dims[1] for v in self.matrices]
-        return self.kind.extents(self.rows.data, self.columns.data, widths)
+        extents = self.kind.extents(self.rows.data, self.columns.data, widths)
+        return tuple(
+            _part(matrix.name, value, *extent, matrix.reads, matrix.writes)
+            for matrix, value, extent in zip(self.kind.MATRICES, self.matrices, extents, strict=True)
+        )
+
+    def flops(self) -> Expr:
+        """The arithmetic of the kind on every element."""
+        return self.kind.flops_per_element * self.rows.data * self.columns.data
 
     def verify_(self) -> None:
         """The number of matrices, and parameters of which the kind can make sense."""
@@ -667,8 +724,6 @@ class CollectiveOp(CommandOp, WorkInterface, ExchangeInterface):
     collective = prop_def(CollectiveAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
     """The default of the collective where there is none."""
-    READS: ClassVar[tuple[str, ...]] = ("ins",)
-    WRITES: ClassVar[tuple[str, ...]] = ("outs",)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     def exchange(self) -> Exchange:
@@ -680,6 +735,16 @@ class CollectiveOp(CommandOp, WorkInterface, ExchangeInterface):
 
     def verify_(self) -> None:
         verify_exchange(self, self.exchange())
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        """All arrays, whole."""
+
+        def whole(role: str, value: SSAValue, write: bool) -> TileAccess:
+            dims = memref_type(value).shape.data
+            return _block(role, value, [expr(0)] * len(dims), dims, write)
+
+        ins = (whole(f"in{i}", value, False) for i, value in enumerate(self.ins))
+        return (*ins, *(whole(f"out{i}", value, True) for i, value in enumerate(self.outs)))
 
 
 # -- symbols in scope -------------------------------------------------------------------------------------------

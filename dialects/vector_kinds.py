@@ -34,6 +34,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.hints import isa
 
+from pmc.dialects.accesses import ALWAYS, NEVER
 from pmc.dialects.assembly import parse_value, print_value
 from pmc.dialects.expr import Expr, ExprAttr, expr, is_rank_symbol, parse_expr
 from pmc.dialects.vector_steps import VectorSteps
@@ -43,6 +44,8 @@ ROW = "row"
 
 Role = Literal["in", "out", "update"]
 """Whether a command reads a matrix, writes it, or both."""
+
+ROLES: tuple[Role, ...] = ("in", "out", "update")
 
 Extent = int | str
 """A number of rows or columns: a constant, `rows` or `columns` of the command, `width` (all columns of the matrix's
@@ -57,6 +60,16 @@ class Matrix:
     role: Role
     rows: Extent = "rows"
     columns: Extent = "columns"
+
+    @property
+    def reads(self) -> Expr:
+        """When the command reads the matrix."""
+        return NEVER if self.role == "out" else ALWAYS
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes it."""
+        return self.role != "in"
 
 
 SIGMOID = VectorSteps(basic=1, exp=1, div=1)

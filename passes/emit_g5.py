@@ -187,8 +187,6 @@ class _Kernel:
                     emitted = self.command(op)
                     out.append(emitted)
                     command = Command(emitted.ENGINE, self.buffers(op.reads()), self.buffers(op.writes()))
-                    if isinstance(op, tile.MmaOp) and op.accumulate.data == 0:
-                        command.reads = self.buffers((op.a, op.b))
                     items.append(command)
                     self.commands[command] = emitted
                 case _:

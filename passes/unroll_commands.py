@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
-from xdsl.ir import Attribute, Block
+from xdsl.ir import Block
 
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import Ints, Runs, expand
-from pmc.dialects.g5_table import ELEMENT_TYPES, ENUMS, CommandTable, TableAttr
+from pmc.dialects.g5_table import ENUMS, CommandTable, TableAttr
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import LAYER
 from pmc.dialects.vector_kinds import VectorKindAttr
@@ -124,61 +124,22 @@ def columns_of(number: int, runs: Runs, kinds: dict[VectorKindAttr, int]) -> Col
     columns: Columns = {"id": runs.ids, "order": runs.order}
     columns |= {engine: waits[:, index] for index, engine in enumerate(g5.ENGINES)}
     columns["op"] = number
-    match op:
-        case g5.GdmaOp():
-            columns["direction:direction"] = _code("direction", op.direction.data)
-            columns |= {"dram": runs.value(op.dram.data), "lmem": runs.value(op.lmem.data)}
-            missing = g5.GDMA_RANK - len(op.shape.data)
-            for name, values, filler in (
-                ("n", op.shape, 1),
-                ("dram_stride", op.dram_strides, 0),
-                ("lmem_stride", op.lmem_strides, 0),
-            ):
-                columns |= {f"{name}{i}": filler for i in range(missing)}
-                columns |= {f"{name}{missing + i}": runs.value(v.data) for i, v in enumerate(values.data)}
-            columns["element:element"] = _element(op.element_type, op)
-        case g5.GatherOp():
-            columns["direction:direction"] = _code("direction", "gather")
-            columns |= {"dram": runs.value(op.dram.data), "lmem": runs.value(op.lmem.address.data)}
-            columns |= {"n2": runs.value(op.count.data), "n3": runs.value(op.columns.data)}
-            columns |= {"n0": 1, "n1": 1, "dram_stride2": op.stride.value.data, "dram_stride3": 1}
-            columns |= {"lmem_stride2": op.lmem.pitch.value.data, "lmem_stride3": 1}
-            columns["element:element"] = _element(op.lmem.element_type, op)
-            columns["index"] = runs.value(op.index.address.data)
-        case g5.TiuOp():
-            for name, matrix in (("acc", op.acc), ("a", op.a), ("b", op.b)):
-                columns |= _matrix(name, matrix, runs)
-            columns |= {n: runs.value(e.data) for n, e in (("m", op.m), ("n", op.n), ("k", op.k))}
-            columns["accumulate"] = (runs.value(op.accumulate.data) != 0).astype(np.int64)
-            columns["transpose_b"] = int(bool(op.transpose_b))
-        case g5.VectorCommandOp():
-            columns["kind:vector"] = _code("vector", op.kind.name.partition(".")[2])
-            for index, matrix in enumerate(op.matrices):
-                columns |= _matrix(f"x{index}", matrix, runs)
-            columns |= {"rows": runs.value(op.rows.data), "columns": runs.value(op.columns.data)}
-            columns["params"] = kinds.setdefault(op.kind, len(kinds))
-            for name, value in op.kind.expressions().items():
-                if value.symbols <= runs.symbols.keys():
-                    columns[f"p_{name}"] = runs.value(value)
-        case _:
-            raise PassError(f"unroll-commands: {op.name} at '{op.path.data}' has no columns")
+    for name, value in op.fields().items():
+        if isinstance(value, str):
+            columns[name] = _code(name, value, op)
+        else:
+            columns[name] = value if isinstance(value, int) else runs.value(value)
+    if isinstance(op, g5.VectorCommandOp):
+        columns["params"] = kinds.setdefault(op.kind, len(kinds))
+        for name, value in op.kind.expressions().items():
+            if value.symbols <= runs.symbols.keys():
+                columns[f"p_{name}"] = runs.value(value)
     return columns
 
 
-def _matrix(name: str, matrix: g5.LmemAttr, runs: Runs) -> Columns:
-    return {
-        name: runs.value(matrix.address.data),
-        f"{name}_pitch": matrix.pitch.value.data,
-        f"{name}_type:element": _element(matrix.element_type, runs.op),
-    }
-
-
-def _element(element_type: Attribute, op: g5.CommandOp) -> int:
-    name = str(element_type)
-    if name not in ELEMENT_TYPES:
-        raise PassError(f"unroll-commands: {op.name} at '{op.path.data}': no code for element type {name}")
-    return ELEMENT_TYPES.index(name)
-
-
-def _code(enum: str, name: str) -> int:
+def _code(column: str, name: str, op: g5.CommandOp) -> int:
+    """The number of a name in the enum of a column `name:enum`."""
+    enum = column.partition(":")[2]
+    if name not in ENUMS[enum]:
+        raise PassError(f"unroll-commands: {op.name} at '{op.path.data}': no code for {enum} {name}")
     return ENUMS[enum].index(name)

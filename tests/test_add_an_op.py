@@ -115,7 +115,7 @@ def with_the_op(module: ModuleOp, kind: type[LayerOp] = ReluSquaredOp) -> Module
     return module
 
 
-def small_program(kind: type[LayerOp] = ReluSquaredOp, **changes: object) -> tuple[ModuleOp, Any]:
+def small_program(kind: type[LayerOp] = ReluSquaredOp, /, **changes: object) -> tuple[ModuleOp, Any]:
     """A small Llama at the layer level with the op in it, and the deployment whose pipeline it is to go through."""
     deployment = shrink_deployment(load_deployment("llama-8b-decode", changes))
     config, source = load_model_config("llama-3.1-8b")

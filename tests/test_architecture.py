@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,15 @@ def test_links_and_files_that_a_document_names_exist(document: str) -> None:
         assert link.startswith("http") or (folder / link).exists(), f"{document} links to {link}"
     for name in re.findall(r"`((?:compiler|dialects|passes|backends|configs|tests|docs|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{document} names {name}"
+
+
+def test_no_import_circle_in_dialects() -> None:
+    """Neither at the top of a module nor inside a function."""
+    modules = {f"pmc.dialects.{'.'.join(p.relative_to(ROOT / 'dialects').with_suffix('').parts)}": p
+               for p in sources("dialects")}  # fmt: skip
+    imports: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+        named = {m for n in nodes for m in (n.module or "", *(f"{n.module}.{a.name}" for a in n.names))}
+        imports[name] = named & modules.keys()
+    TopologicalSorter(imports).prepare()  # raises CycleError naming the circle

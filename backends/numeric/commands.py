@@ -8,7 +8,7 @@ that nobody wrote, races, addresses out of bounds or misaligned are NumericError
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,10 @@ from pmc.backends.numeric.command_order import Access, CoreOrder
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import g5
+from pmc.dialects.accesses import CommandAccess
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
-from pmc.dialects.expr import Expr, ExprAttr, rank_symbol
-from pmc.dialects.vector_kinds import ROW
+from pmc.dialects.expr import Expr, rank_symbol
+from pmc.dialects.vector_kinds import ROLES, ROW
 
 Shape = tuple[int, ...]
 
@@ -54,7 +55,9 @@ class Batch:
     """Which of the runs."""
     cores: Ints
     order: int
-    places: list[Place] = field(default_factory=list[Place])
+    operands: Sequence[CommandAccess]
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    """The operands in LMEM, by role."""
     accesses: list[Access] = field(default_factory=list[Access])
 
     @property
@@ -106,12 +109,12 @@ class ProgramRun:
         return self.lmem
 
     def _check_places(self, batch: Batch) -> None:
-        for place, access in zip(batch.places, batch.accesses, strict=False):
-            step = storage_type(place.element_type).itemsize
+        for place in batch.places.values():
+            step, stop = storage_type(place.element_type).itemsize, place.access(write=False).stop
             if place.start % step:
                 raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")
-            if place.start < 0 or access.stop > self.lmem_bytes:
-                raise fault(batch, f"LMEM {place.start}..{access.stop - 1} is outside 0..{self.lmem_bytes - 1}")
+            if place.start < 0 or stop > self.lmem_bytes:
+                raise fault(batch, f"LMEM {place.start}..{stop - 1} is outside 0..{self.lmem_bytes - 1}")
 
     # -- commands -----------------------------------------------------------------------------------------------
 
@@ -129,7 +132,7 @@ class ProgramRun:
                 raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 
     def _gdma(self, op: g5.GdmaOp, batch: Batch, lmem: Lmem) -> None:
-        place = batch.places[0]
+        place = batch.places["lmem"]
         if 0 in place.shape:
             return
         dtype = storage_type(place.element_type)
@@ -137,7 +140,6 @@ class ProgramRun:
         starts = batch.runs.value(op.dram.data)[batch.index]
         reach = sum((n - 1) * s for n, s in zip(place.shape, steps, strict=True))
         self._check_dram(batch, starts, reach, dtype.itemsize)
-        load = op.direction.data == "load"
         view = lmem.view(place.start, place.shape, place.steps, dtype)
         for first, count, core_step in _progressions(starts):
             start = int(starts[first])
@@ -147,7 +149,7 @@ class ProgramRun:
             own = (cores + Dram.CORES).reshape(-1, *[1] * len(place.shape))
             adjacent = int(cores[-1]) - int(cores[0]) + 1 == count
             here: CoreSet = slice(int(cores[0]), int(cores[-1]) + 1) if adjacent else cores
-            if load:
+            if op.is_load:
                 wrong = (owners != Dram.SETTLED) & (owners != own)
                 if wrong.any():
                     raise self._dram_fault(batch, owners, wrong, cores, "reads")
@@ -182,7 +184,7 @@ class ProgramRun:
                 raise fault(batch, f"DRAM address {start} is no multiple of {size}", core)
 
     def _gather(self, op: g5.GatherOp, batch: Batch, lmem: Lmem) -> None:
-        index_place, target = batch.places
+        index_place, target = batch.places["index"], batch.places["lmem"]
         dtype = storage_type(target.element_type)
         rows = op.rows.value.data
         axis = None if op.base_axis is None else op.base_axis.data
@@ -211,8 +213,8 @@ class ProgramRun:
                 view[core, rank] = np.where(inside[:, None], found, np.zeros((), dtype))
 
     def _tiu(self, op: g5.TiuOp, batch: Batch, lmem: Lmem) -> None:
-        acc, a, b = batch.places
-        compute = _compute_type(batch.places)
+        acc, a, b = (batch.places[role] for role in ("acc", "a", "b"))
+        compute = _compute_type(batch.places.values())
         cores = batch.core_set
         left = _read(lmem, a, cores, compute)
         right = _read(lmem, b, cores, compute)
@@ -224,10 +226,8 @@ class ProgramRun:
         _write(lmem, acc, cores, product)
 
     def _vector(self, op: g5.VectorCommandOp, batch: Batch, lmem: Lmem) -> None:
-        compute, cores = _compute_type(batch.places), batch.core_set
-        inputs, outputs = len(op.ins.data), len(op.outs.data)
-        ins, outs = batch.places[:inputs], batch.places[inputs : inputs + outputs]
-        updates = batch.places[inputs + outputs :]
+        compute, cores = _compute_type(batch.places.values()), batch.core_set
+        ins, outs, updates = ([batch.places[m.name] for m in op.kind.operands(role)] for role in ROLES)
         values = {
             name: self._row_values(batch, value, outs[0].shape[0]) for name, value in op.kind.expressions().items()
         }
@@ -261,40 +261,31 @@ def _batches(runs: Runs) -> Iterator[Batch]:
     """The runs of one command, grouped by place in the program, LMEM addresses and sizes."""
     if not runs.count:
         return
-    order, core = runs.order, runs.core
+    order, core, operands = runs.order, runs.core, runs.op.accesses()
     keys = [order]
-    for value in _uniform(runs.op):
-        column = runs.value(value.data)
+    for value in _uniform(operands):
+        column = runs.value(value)
         if (column != column[0]).any():
             keys.append(column)
     if runs.count == 1:
-        yield Batch(runs, np.zeros(1, np.int64), core, int(order[0]))
+        yield Batch(runs, np.zeros(1, np.int64), core, int(order[0]), operands)
         return
     by_key = np.lexsort([core, *reversed(keys)])
     table = np.stack(keys, axis=1)[by_key]
     starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)])).tolist()
     for start, stop in zip(starts, [*starts[1:], runs.count], strict=True):
         index = by_key[start:stop]
-        yield Batch(runs, index, core[index], int(table[start, 0]))
+        yield Batch(runs, index, core[index], int(table[start, 0]), operands)
 
 
-def _uniform(op: g5.CommandOp) -> Iterator[ExprAttr]:
-    """The expressions that must have one value in a batch."""
-    match op:
-        case g5.GdmaOp():
-            yield op.lmem
-            yield from op.shape.data
-            yield from op.dram_strides.data
-            yield from op.lmem_strides.data
-        case g5.GatherOp():
-            yield from (op.index.address, op.lmem.address, op.count, op.columns)
-        case g5.TiuOp():
-            yield from (op.acc.address, op.a.address, op.b.address, op.m, op.n, op.k, op.accumulate)
-        case g5.VectorCommandOp():
-            yield from (m.address for m in op.matrices)
-            yield from (op.rows, op.columns)
-        case _:
-            raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
+def _uniform(operands: Sequence[CommandAccess]) -> Iterator[Expr]:
+    """The expressions that must have one value in a batch: all but where a block is in DRAM."""
+    values = dict.fromkeys(
+        value
+        for a in operands
+        for value in (*a.shape, *a.strides, a.reads, *([a.address] if a.memory == "lmem" else []))
+    )
+    yield from (value for value in values if not value.is_constant)
 
 
 def _one(batch: Batch, expression: Any) -> int:
@@ -302,45 +293,24 @@ def _one(batch: Batch, expression: Any) -> int:
     return int(batch.runs.value(expression)[batch.index[0]])
 
 
-def _places(batch: Batch) -> tuple[list[Place], list[Access]]:
-    """The LMEM operands of a batch in the order of the op, and its accesses: first one per place, in that order."""
-    op = batch.runs.op
-
-    def matrix(attribute: g5.LmemAttr, rows: int, columns: int) -> Place:
-        size = storage_type(attribute.element_type).itemsize
-        pitch = attribute.pitch.value.data
-        if columns > pitch:
-            raise fault(batch, f"uses {columns} columns of rows of {pitch}")
-        start = _one(batch, attribute.address.data)
-        return Place(start, (rows, columns), (pitch * size, size), attribute.element_type)
-
-    match op:
-        case g5.GdmaOp():
-            size = storage_type(op.element_type).itemsize
-            shape = tuple(_one(batch, n.data) for n in op.shape.data)
-            steps = tuple(_one(batch, s.data) * size for s in op.lmem_strides.data)
-            place = Place(_one(batch, op.lmem.data), shape, steps, op.element_type)
-            return [place], [place.access(op.direction.data == "load")]
-        case g5.GatherOp():
-            count, columns = _one(batch, op.count.data), _one(batch, op.columns.data)
-            places = [matrix(op.index, 1, count), matrix(op.lmem, count, columns)]
-            return places, [places[0].access(False), places[1].access(True)]
-        case g5.TiuOp():
-            m, n, k = (_one(batch, e.data) for e in (op.m, op.n, op.k))
-            b = (n, k) if op.transpose_b.value.data else (k, n)
-            places = [matrix(op.acc, m, n), matrix(op.a, m, k), matrix(op.b, *b)]
-            accesses = [places[0].access(True), places[1].access(False), places[2].access(False)]
-            if _one(batch, op.accumulate.data):
-                accesses.append(places[0].access(False))
-            return places, accesses
-        case g5.VectorCommandOp():
-            used = [(_one(batch, rows), _one(batch, columns)) for rows, columns in op.extents()]
-            places = [matrix(m, *extent) for m, extent in zip(op.matrices, used, strict=True)]
-            inputs, written = len(op.ins.data), len(op.ins.data) + len(op.outs.data)
-            accesses = [p.access(i >= inputs) for i, p in enumerate(places)]
-            return places, [*accesses, *(p.access(False) for p in places[written:])]
-        case _:
-            raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
+def _places(batch: Batch) -> tuple[dict[str, Place], list[Access]]:
+    """The operands in LMEM by role, and the bytes that the command writes and reads there."""
+    places: dict[str, Place] = {}
+    accesses: list[Access] = []
+    for operand in batch.operands:
+        if operand.memory != "lmem":
+            continue
+        size = storage_type(operand.element_type).itemsize
+        shape, steps = (tuple(_one(batch, e) for e in values) for values in (operand.shape, operand.strides))
+        if len(shape) == 2 and shape[1] > steps[0]:
+            raise fault(batch, f"uses {shape[1]} columns of rows of {steps[0]}")
+        place = Place(_one(batch, operand.address), shape, tuple(s * size for s in steps), operand.element_type)
+        places[operand.role] = place
+        if operand.writes:
+            accesses.append(place.access(write=True))
+        if _one(batch, operand.reads):
+            accesses.append(place.access(write=False))
+    return places, accesses
 
 
 def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
@@ -358,7 +328,7 @@ def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
         first += count
 
 
-def _compute_type(places: Sequence[Place]) -> type[np.float32] | type[np.float64]:
+def _compute_type(places: Iterable[Place]) -> type[np.float32] | type[np.float64]:
     return compute_type(storage_type(place.element_type) for place in places)
 
 

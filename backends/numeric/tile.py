@@ -29,9 +29,10 @@ from pmc.backends.numeric.streams import (
 )
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import tile
+from pmc.dialects.accesses import TileAccess
 from pmc.dialects.dist import PIPELINE, Mesh
 from pmc.dialects.expr import Expr, rank_symbol
-from pmc.dialects.vector_kinds import ROW
+from pmc.dialects.vector_kinds import ROLES, ROW
 
 
 def run_tiles(
@@ -82,6 +83,9 @@ class _Ranks:
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     commands: int = 0
+    known: dict[tile.CommandOp, tuple[TileAccess, ...]] = field(
+        default_factory=dict[tile.CommandOp, tuple[TileAccess, ...]]
+    )
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
     def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
@@ -107,6 +111,13 @@ class _Ranks:
                     self.collective(op, symbols, ranks)
                 case _:
                     raise NumericError(f"{op.name} has no numeric semantics outside a kernel")
+
+    def accesses(self, op: tile.CommandOp) -> tuple[TileAccess, ...]:
+        """What an op reads and writes."""
+        found = self.known.get(op)
+        if found is None:
+            found = self.known[op] = op.accesses()
+        return found
 
     def stage_ranks(self, stage: Operation | None, ranks: list[int]) -> list[int]:
         """Those of `ranks` that run a stage; all of them for another op."""
@@ -216,51 +227,41 @@ class _Core:
                     raise NumericError(f"{op.name} has no numeric semantics in a kernel")
 
     def command(self, op: tile.CommandOp) -> None:
-        """Run one op."""
+        """Run one op on the parts of its operands."""
+        parts = {access.role: self.part(access, op) for access in self.dram.accesses(op)}
         match op:
             case tile.LoadOp():
-                memory, rows = self.transfer(op)
-                rows[...] = memory[self.ranks].reshape(rows.shape)
+                rows = parts["lmem"]
+                rows[...] = parts["dram"][self.ranks].reshape(rows.shape)
             case tile.StoreOp():
-                memory, rows = self.transfer(op)
-                memory[self.ranks] = rows.reshape(len(self.ranks), *memory.shape[1:])
+                memory = parts["dram"]
+                memory[self.ranks] = parts["lmem"].reshape(len(self.ranks), *memory.shape[1:])
             case tile.GatherOp():
-                self.gather(op)
+                self.gather(op, parts)
             case tile.MmaOp():
-                self.mma(op)
+                self.mma(op, parts)
             case tile.VectorOp():
-                self.vector(op)
+                self.vector(op, parts)
             case _:
                 raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a kernel")
 
-    def part(
-        self, buffer: SSAValue, rows: int, columns: int, op: tile.CommandOp, row: int = 0, column: int = 0
-    ) -> Array:
-        """[ranks, rows, columns] of a buffer."""
-        held = self.buffers[buffer]
-        if row < 0 or column < 0 or row + rows > held.shape[1] or column + columns > held.shape[2]:
-            raise NumericError(
-                f"{op.name} at '{op.path.data}': [{rows}, {columns}] at [{row}, {column}] leaves the buffer "
-                f"{list(held.shape[1:])}"
-            )
-        return held[:, row : row + rows, column : column + columns]
-
-    def transfer(self, op: tile.LoadOp | tile.StoreOp) -> tuple[Array, Array]:
-        """The block in DRAM, of all ranks, and its place in the buffer, of the running ones."""
-        sizes = [self.value(s.data) for s in op.sizes.data]
-        offsets = [self.value(o.data) for o in op.offsets.data]
-        memory = self.dram.block(op.memref, offsets, sizes, self.symbols, f"{op.name} at '{op.path.data}'")
-        row, column = self.value(op.row.data), self.value(op.column.data)
-        return memory, self.part(op.buffer, prod(sizes[:-1]), sizes[-1], op, row, column)
-
-    def gather(self, op: tile.GatherOp) -> None:
-        """Rows by index; rows of other shards are zero."""
-        count, column, columns = (self.value(e.data) for e in (op.count, op.column, op.columns))
-        rows = tile.memref_type(op.memref).dims[0]
+    def part(self, access: TileAccess, op: tile.CommandOp) -> Array:
+        """What an op uses: [all ranks, *shape] of an array, [ranks, rows, columns] of a buffer of the running ones."""
+        shape, at = ([self.value(e) for e in values] for values in (access.shape, access.offsets))
         where = f"{op.name} at '{op.path.data}'"
-        table = self.dram.block(op.memref, (0, column), (rows, columns), self.symbols, where)
-        index = self.part(op.index, 1, count, op)[:, 0].astype(np.int64)
-        target = self.part(op.buffer, count, columns, op)
+        if access.memory == "dram":
+            if access.indexed:
+                shape[0] = tile.memref_type(access.value).dims[0]
+            return self.dram.block(access.value, at, shape, self.symbols, where)
+        held = self.buffers[access.value]
+        if any(o < 0 or o + n > size for o, n, size in zip(at, shape, held.shape[1:], strict=True)):
+            raise NumericError(f"{where}: {shape} at {at} leaves the buffer {list(held.shape[1:])}")
+        return held[:, at[0] : at[0] + shape[0], at[1] : at[1] + shape[1]]
+
+    def gather(self, op: tile.GatherOp, parts: Mapping[str, Array]) -> None:
+        """Rows by index; rows of other shards are zero."""
+        table, target = parts["dram"], parts["lmem"]
+        rows, index = table.shape[1], parts["index"][:, 0].astype(np.int64)
         axis = None if op.base_axis is None else self.dram.mesh.axis(op.base_axis.data)
         for position, rank in enumerate(self.ranks):
             local = index[position] - (0 if axis is None else axis.coordinate(rank) * rows)
@@ -268,33 +269,28 @@ class _Core:
             found = table[rank, np.where(held, local, 0)]
             target[position] = np.where(held[:, None], found, np.zeros((), table.dtype))
 
-    def mma(self, op: tile.MmaOp) -> None:
+    def mma(self, op: tile.MmaOp, parts: Mapping[str, Array]) -> None:
         """acc (+)= a b."""
-        m, n, k = (self.value(e.data) for e in (op.m, op.n, op.k))
-        acc, a = self.part(op.acc, m, n, op), self.part(op.a, m, k, op)
-        b = self.part(op.b, n, k, op).swapaxes(1, 2) if op.transpose_b.value.data else self.part(op.b, k, n, op)
+        acc, a, b = (parts[role] for role in ("acc", "a", "b"))
+        b = b.swapaxes(1, 2) if bool(op.transpose_b) else b
         compute = compute_type([acc.dtype, a.dtype, b.dtype])
         product = np.matmul(decode(a, compute), decode(b, compute))
         if self.value(op.accumulate.data):
             product += decode(acc, compute)
         acc[...] = encode(product, tile.buffer_type(op.acc).element_type)
 
-    def vector(self, op: tile.VectorOp) -> None:
+    def vector(self, op: tile.VectorOp, parts: Mapping[str, Array]) -> None:
         """A vector kind on parts of the buffers."""
-        operands = op.matrices
-        used = [(self.value(rows), self.value(columns)) for rows, columns in op.extents()]
-        parts = [self.part(v, *extent, op) for v, extent in zip(operands, used, strict=True)]
-        rows = self.value(op.rows.data)
-        symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(rows)}
+        ins, outs, updates = ([parts[m.name] for m in op.kind.operands(role)] for role in ROLES)
+        symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(self.value(op.rows.data))}
         values = {name: np.asarray(value.evaluate(symbols)) for name, value in op.kind.expressions().items()}
-        compute = compute_type([part.dtype for part in parts])
-        inputs, written = len(op.ins), len(op.ins) + len(op.outs)
+        compute = compute_type([part.dtype for part in parts.values()])
         tiles = Tiles(
-            [decode(part, compute) for part in parts[:inputs]],
-            [decode(part, compute) for part in parts[written:]],
-            parts[inputs].shape,
+            [decode(part, compute) for part in ins],
+            [decode(part, compute) for part in updates],
+            outs[0].shape,
             values,
         )
-        results = run_kind(op.kind, tiles)
-        for value, part, result in zip(operands[inputs:], parts[inputs:], results, strict=True):
+        written = zip([*op.outs, *op.updates], [*outs, *updates], run_kind(op.kind, tiles), strict=True)
+        for value, part, result in written:
             part[...] = encode(result, tile.buffer_type(value).element_type)

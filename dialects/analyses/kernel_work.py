@@ -12,24 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from xdsl.ir import Attribute, Operation
 
+from pmc.dialects.accesses import TileAccess
 from pmc.dialects.arch import ChipAttr
-from pmc.dialects.expr import Expr, ExprAttr, expr
+from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray, Unit, Work
 from pmc.dialects.tensor import element_bits, element_name
-from pmc.dialects.tile import (
-    CORE,
-    CommandOp,
-    ForOp,
-    GatherOp,
-    KernelOp,
-    LoadOp,
-    MmaOp,
-    RepeatOp,
-    StoreOp,
-    VectorOp,
-    buffer_type,
-    memref_type,
-)
+from pmc.dialects.tile import CORE, CommandOp, ForOp, KernelOp, RepeatOp
 
 
 @dataclass(frozen=True)
@@ -104,55 +92,36 @@ def kernel_work(kernel: KernelOp) -> Work:
     on the module is taken to.
     """
     multicast = multicasts(kernel)
-    mma_flops = vector_flops = bytes_read = bytes_written = 0
-    mma_type = vector_type = moved_type = ""
+    flops: dict[Unit, int] = {"cube": 0, "vector": 0}
+    types: dict[Unit, str] = {}
+    bytes_read = bytes_written = 0
     for op in kernel.walk():
-        match op:
-            case MmaOp():
-                sizes = [op.m.data, op.n.data, op.k.data]
-                mma_flops += 2 * iterations(op, sizes).sum(sizes[0] * sizes[1] * sizes[2])
-                mma_type = mma_type or element_name(buffer_type(op.a).element_type)
-            case VectorOp():
-                vector_flops += _vector_flops(op)
-                if not vector_type and op.ins:
-                    vector_type = element_name(buffer_type(op.ins[0]).element_type)
-            case LoadOp() | StoreOp() | GatherOp():
-                moved = transfer_bytes(op, multicast)
-                if isinstance(op, StoreOp):
-                    bytes_written += moved
-                else:
-                    bytes_read += moved
-                    moved_type = moved_type or element_name(memref_type(op.memref).element_type)
-            case _:
-                pass
-    unit: Unit = "cube" if mma_flops else "vector" if vector_flops else "none"
-    flops = mma_flops if mma_flops else vector_flops
-    dtype = mma_type or vector_type or moved_type
-    return Work(expr(flops), expr(bytes_read), expr(bytes_written), unit, dtype)
+        if not isinstance(op, CommandOp):
+            continue
+        if op.UNIT != "none":
+            work = op.flops()
+            flops[op.UNIT] += 0 if work == 0 else iterations(op, [work]).sum(work)
+        for access in op.accesses():
+            if access.memory == "lmem" and access.may_read and op.UNIT != "none":
+                types.setdefault(op.UNIT, element_name(access.element_type))
+            elif access.memory == "dram" and access.writes:
+                bytes_written += _moved_bytes(op, access, multicast)
+            elif access.memory == "dram":
+                bytes_read += _moved_bytes(op, access, multicast)
+                types.setdefault("none", element_name(access.element_type))
+    unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"
+    dtype = types.get("cube") or types.get("vector") or types.get("none") or ""
+    return Work(expr(flops["cube"] or flops["vector"]), expr(bytes_read), expr(bytes_written), unit, dtype)
 
 
-def _vector_flops(op: VectorOp) -> int:
-    elements, each = op.rows.data * op.columns.data, op.kind.flops_per_element
-    return each * iterations(op, [elements]).sum(elements) if each else 0
-
-
-def transfer_bytes(op: CommandOp, multicast: bool) -> int:
-    """The bytes that a transfer moves from or to DRAM over all cores and iterations."""
-    if isinstance(op, GatherOp):
-        size = op.count.data * op.columns.data
-        return packed_bytes(iterations(op, [size]).sum(size), memref_type(op.memref).element_type)
-    assert isinstance(op, LoadOp | StoreOp)
-    sizes = [_expr(s) for s in op.sizes.data]
-    elements = sizes[0]
-    for size in sizes[1:]:
-        elements = elements * size
-    element = memref_type(op.memref).element_type
-    if isinstance(op, StoreOp) or not multicast:
-        return packed_bytes(iterations(op, sizes).sum(elements), element)
-    offsets = [_expr(o) for o in op.offsets.data]
-    points = iterations(op, [*offsets, *sizes])
+def _moved_bytes(op: CommandOp, access: TileAccess, multicast: bool) -> int:
+    """The bytes of a DRAM access over all cores and iterations."""
+    sizes, elements = access.shape, access.elements
+    if access.writes or access.indexed or not multicast:
+        return packed_bytes(iterations(op, sizes).sum(elements), access.element_type)
+    points = iterations(op, [*access.offsets, *sizes])
     loops = [points.symbols[n] for n in points.symbols if n != CORE and points.symbols[n].ndim]
-    keys = np.stack([*loops, *(points.at(o) for o in offsets)])
+    keys = np.stack([*loops, *(points.at(o) for o in access.offsets)])
     moved = points.at(elements)
     if not keys.shape[1]:
         return 0
@@ -160,12 +129,7 @@ def transfer_bytes(op: CommandOp, multicast: bool) -> int:
     order = np.lexsort((points.times, *keys))
     keys, moved, times = keys[:, order], moved[order], points.times[order]
     last = np.append((keys[:, 1:] != keys[:, :-1]).any(axis=0), True)
-    return packed_bytes(int((moved * times)[last].sum()), element)
-
-
-def _expr(attribute: object) -> Expr:
-    assert isinstance(attribute, ExprAttr)
-    return attribute.data
+    return packed_bytes(int((moved * times)[last].sum()), access.element_type)
 
 
 def packed_bytes(elements: int, element_type: Attribute) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pmc.dialects.accesses import CommandAccess
 from pmc.dialects.analyses.expand import Ints, Runs, expand
 from pmc.dialects.analyses.kernel_work import multicasts, packed_bytes
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, expr, product
-from pmc.dialects.g5 import GatherOp, GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp, VectorCommandOp
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.g5 import ProgramOp, QueueOp, RepeatOp
 from pmc.dialects.interfaces import Unit, Work
 from pmc.dialects.tensor import element_name
 from pmc.dialects.tile import CORE
@@ -30,49 +31,42 @@ def program_work(program: ProgramOp) -> Work:
         )
     symbols = _layer_symbols(program)
     multicast = multicasts(program)
-    cube_flops = vector_flops = bytes_read = bytes_written = 0
-    cube_type = vector_type = moved_type = ""
+    flops: dict[Unit, int] = {"cube": 0, "vector": 0}
+    types: dict[Unit, str] = {}
+    bytes_read = bytes_written = 0
     for runs in expand(program, range(program.cores.value.data), symbols):
-        match runs.op:
-            case TiuOp() as op:
-                cube_flops += 2 * _total(runs, op.m.data * op.n.data * op.k.data)
-                cube_type = cube_type or element_name(op.a.element_type)
-            case VectorCommandOp() as op:
-                vector_flops += op.kind.flops_per_element * _total(runs, op.rows.data * op.columns.data)
-                if op.ins.data:
-                    vector_type = vector_type or element_name(op.ins.data[0].element_type)
-            case GatherOp() as op:
-                bytes_read += packed_bytes(_total(runs, op.count.data * op.columns.data), op.lmem.element_type)
-                moved_type = moved_type or element_name(op.lmem.element_type)
-            case GdmaOp() as op:
-                elements = product(size.data for size in op.shape.data)
-                if op.direction.data == "store":
-                    bytes_written += packed_bytes(_total(runs, elements), op.element_type)
-                else:
-                    moved = _distinct(runs, op, elements) if multicast else _total(runs, elements)
-                    bytes_read += packed_bytes(moved, op.element_type)
-                    moved_type = moved_type or element_name(op.element_type)
-            case _:
-                pass
-    unit: Unit = "cube" if cube_flops else "vector" if vector_flops else "none"
-    flops = cube_flops or vector_flops
-    return Work(expr(flops), expr(bytes_read), expr(bytes_written), unit, cube_type or vector_type or moved_type)
+        op = runs.op
+        if op.UNIT != "none":
+            flops[op.UNIT] += _total(runs, op.flops())
+        for access in op.accesses():
+            if access.memory == "lmem" and access.may_read and op.UNIT != "none":
+                types.setdefault(op.UNIT, element_name(access.element_type))
+            elif access.memory == "dram" and access.writes:
+                bytes_written += packed_bytes(_total(runs, access.elements), access.element_type)
+            elif access.memory == "dram":
+                shared = multicast and not access.indexed
+                moved = _distinct(runs, access) if shared else _total(runs, access.elements)
+                bytes_read += packed_bytes(moved, access.element_type)
+                types.setdefault("none", element_name(access.element_type))
+    unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"
+    dtype = types.get("cube") or types.get("vector") or types.get("none") or ""
+    return Work(expr(flops["cube"] or flops["vector"]), expr(bytes_read), expr(bytes_written), unit, dtype)
 
 
 def _total(runs: Runs, value: Expr) -> int:
     return int(runs.value(value).sum())
 
 
-def _distinct(runs: Runs, op: GdmaOp, elements: Expr) -> int:
+def _distinct(runs: Runs, access: CommandAccess) -> int:
     """The elements of all loads, those of one block in one iteration counted once over the cores."""
     loops: list[Ints] = [
         np.broadcast_to(np.asarray(value), (runs.count,))
         for name, value in runs.symbols.items()
         if name != CORE and not name.endswith(".seq")
     ]
-    keys = np.stack([*loops, runs.value(op.dram.data), *(runs.value(size.data) for size in op.shape.data)])
+    keys = np.stack([*loops, runs.value(access.address), *(runs.value(size) for size in access.shape)])
     _, first = np.unique(keys, axis=1, return_index=True)
-    return int(runs.value(elements)[first].sum())
+    return int(runs.value(access.elements)[first].sum())
 
 
 def _layer_symbols(program: ProgramOp) -> dict[str, int]:
