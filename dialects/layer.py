@@ -262,7 +262,6 @@ class RepeatOp(PmcOp):
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
-        """Parse what `print` prints."""
         count = parser.parse_integer()
         parser.parse_keyword("from")
         first = parser.parse_integer()
@@ -464,7 +463,6 @@ class AttentionFinishOp(RowOp):
         return SoftmaxFinishAttr()
 
     def sharding_rule(self) -> ShardingRule:
-        """Rows and heads."""
         return ShardingRule(((TOKEN, HEAD), (TOKEN, HEAD)), ((TOKEN, HEAD),))
 
 
@@ -571,7 +569,6 @@ class SiluMulOp(RowOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """All three have one shape."""
         self.require_shape(self.up, tensor(self.gate).dims, "up")
         self.require_shape(self.y, tensor(self.gate).dims, "y")
 
@@ -580,7 +577,6 @@ class SiluMulOp(RowOp):
         return SiluMulAttr()
 
     def sharding_rule(self) -> ShardingRule:
-        """Element-wise."""
         factors = tuple(f"d{i}" for i in range(len(tensor(self.gate).dims)))
         return ShardingRule((factors, factors), (factors,))
 
@@ -595,7 +591,6 @@ class AddOp(RowOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """All three have one shape."""
         self.require_shape(self.b, tensor(self.a).dims, "b")
         self.require_shape(self.y, tensor(self.a).dims, "y")
 
@@ -619,7 +614,6 @@ class QuantizeOp(RowOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """Only the element type changes."""
         self.require_shape(self.y, tensor(self.x).dims, "y")
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
@@ -627,7 +621,6 @@ class QuantizeOp(RowOp):
         return ConvertAttr()
 
     def sharding_rule(self) -> ShardingRule:
-        """Element-wise."""
         factors = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
         return ShardingRule((factors,), (factors,))
 
