@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
-    base,
     irdl_attr_definition,
     irdl_op_definition,
     opt_prop_def,
@@ -36,7 +35,6 @@ from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
-from xdsl.utils.hints import isa
 
 from pmc.dialects.accesses import ALWAYS, NEVER, CommandAccess, Memory
 from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
@@ -48,7 +46,7 @@ from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, shape_text
 from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
-from pmc.dialects.vector_kinds import VectorKindAttr
+from pmc.dialects.vector_kinds import KIND, VectorKindAttr
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
 """The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
@@ -511,7 +509,7 @@ class TiuOp(CommandOp):
 class VectorCommandOp(CommandOp):
     """What `kind` says, on the first `rows` x `columns` of its matrices; see `vector_kinds`."""
 
-    kind = prop_def(base(VectorKindAttr))
+    kind = prop_def(KIND)
     ins = prop_def(ArrayAttr[LmemAttr])
     outs = prop_def(ArrayAttr[LmemAttr])
     updates = prop_def(ArrayAttr[LmemAttr])
@@ -626,8 +624,8 @@ def symbols_used(attribute: Attribute) -> Iterator[str]:
     """The symbols of all expressions in an attribute, nested ones included."""
     if isinstance(attribute, ExprAttr):
         yield from attribute.data.symbols
-    elif isa(attribute, ArrayAttr[Attribute]):
-        for item in attribute.data:
+    elif isinstance(attribute, ArrayAttr):
+        for item in cast(ArrayAttr[Attribute], attribute).data:
             yield from symbols_used(item)
     elif isinstance(attribute, DictionaryAttr):
         for item in attribute.data.values():

@@ -28,7 +28,6 @@ from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
-    base,
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
@@ -51,7 +50,7 @@ from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text, size_bytes
-from pmc.dialects.vector_kinds import VECTOR_KINDS, VectorKindAttr
+from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
 CORE = "core"
 """The symbol that numbers the cores of a kernel."""
@@ -680,7 +679,7 @@ class VectorOp(CommandOp):
     ins = var_operand_def(BufferType)
     outs = var_operand_def(BufferType)
     updates = var_operand_def(BufferType)
-    kind = prop_def(base(VectorKindAttr))
+    kind = prop_def(KIND)
     rows = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
     UNIT: ClassVar[Unit] = "vector"
@@ -689,14 +688,15 @@ class VectorOp(CommandOp):
     @property
     def matrices(self) -> tuple[SSAValue, ...]:
         """Inputs, outputs and updates."""
-        return (*self.ins, *self.outs, *self.updates)
+        return tuple(self.operands)
 
     def accesses(self) -> tuple[TileAccess, ...]:
-        widths = [buffer_type(v).dims[1] for v in self.matrices]
+        matrices = self.matrices
+        widths = [buffer_type(v).dims[1] for v in matrices]
         extents = self.kind.extents(self.rows.data, self.columns.data, widths)
         return tuple(
             _part(matrix.name, value, *extent, matrix.reads, matrix.writes)
-            for matrix, value, extent in zip(self.kind.MATRICES, self.matrices, extents, strict=True)
+            for matrix, value, extent in zip(self.kind.MATRICES, matrices, extents, strict=True)
         )
 
     def flops(self) -> Expr:

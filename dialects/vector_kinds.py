@@ -29,7 +29,7 @@ from xdsl.dialects.builtin import (
     i1,
 )
 from xdsl.ir import Attribute, ParametrizedAttribute
-from xdsl.irdl import irdl_attr_definition
+from xdsl.irdl import MessageConstraint, base, irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.hints import isa
@@ -161,17 +161,16 @@ class VectorKindAttr(ParametrizedAttribute):
             name = parser.parse_identifier()
             if name not in forms:
                 expected = f"it has {', '.join(forms)}" if forms else "it has none"
-                parser.raise_error(f"#{cls.name} has no parameter '{name}', {expected}", position)
+                parser.raise_error(f"#{cls.name} has no parameter '{name}', {expected}", position, parser.pos)
             if name in found:
-                parser.raise_error(f"parameter '{name}' of #{cls.name} is given twice", position)
+                parser.raise_error(f"parameter '{name}' of #{cls.name} is given twice", position, parser.pos)
             parser.parse_punctuation("=")
             found[name] = forms[name].parse(parser, f"parameter '{name}' of #{cls.name}")
 
-        position = parser.pos
         parser.parse_optional_comma_separated_list(parser.Delimiter.ANGLE, entry)
         missing = [name for name, form in forms.items() if name not in found and not form.optional]
         if missing:
-            parser.raise_error(f"#{cls.name} needs the parameter '{missing[0]}'", position)
+            parser.raise_error(f"#{cls.name} needs the parameter '{missing[0]}'")
         return [found.get(name, NoneAttr()) for name in forms]
 
     def print_parameters(self, printer: Printer) -> None:
@@ -191,6 +190,10 @@ class VectorKindAttr(ParametrizedAttribute):
 
         with printer.in_angle_brackets():
             printer.print_list(given, entry)
+
+
+KIND = MessageConstraint(base(VectorKindAttr), "kind must be a vector kind such as #tile.add")
+"""The constraint of the property that holds the kind of a command."""
 
 
 def _extent(extent: Extent, named: Mapping[str, Expr], width: int) -> Expr:
@@ -214,7 +217,7 @@ class _Form:
         position = parser.pos
         value = parse_value(parser)
         if not self.accepts(value):
-            parser.raise_error(f"{name} must be {self.what}, found {value}", position)
+            parser.raise_error(f"{name} must be {self.what}, found {value}", position, parser.pos)
         return value
 
 

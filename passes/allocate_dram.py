@@ -135,8 +135,9 @@ def _accesses(op: Operation) -> Iterable[tuple[SSAValue, bool]]:
     """The arrays that the commands of an op use, and whether they read them."""
     for command in op.walk():
         if isinstance(command, CommandOp):
-            yield from ((v, True) for v in command.reads())
-            yield from ((v, False) for v in command.writes())
+            accesses = [a for a in command.accesses() if a.memory == "dram"]
+            yield from ((a.value, True) for a in accesses if a.may_read)
+            yield from ((a.value, False) for a in accesses if a.writes)
 
 
 def _lifetime(uses: Sequence[_Use], spans: Mapping[RepeatOp, tuple[int, int]]) -> tuple[int, int]:

@@ -186,7 +186,9 @@ class _Kernel:
                 case tile.CommandOp():
                     emitted = self.command(op)
                     out.append(emitted)
-                    command = Command(emitted.ENGINE, self.buffers(op.reads()), self.buffers(op.writes()))
+                    used = [(a, self.allocations[a.value].buffer) for a in op.accesses() if a.memory == "lmem"]
+                    reads, writes = [b for a, b in used if a.may_read], [b for a, b in used if a.writes]
+                    command = Command(emitted.ENGINE, reads, writes)
                     items.append(command)
                     self.commands[command] = emitted
                 case _:
@@ -207,10 +209,6 @@ class _Kernel:
             address = address + mod(expr(tile.running_count(loops[-1])), slots) * size
         buffer = Buffer(start, start + slots * size, slots, len(loops))
         self.allocations[op.result] = _Allocation(address, type_.dims[1], type_.element_type, buffer)
-
-    def buffers(self, values: Sequence[SSAValue]) -> list[Buffer]:
-        """The LMEM among `values`."""
-        return [self.allocations[v].buffer for v in values if v in self.allocations]
 
     def matrix(self, value: SSAValue) -> g5.LmemAttr:
         """A buffer as an operand."""

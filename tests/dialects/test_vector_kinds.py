@@ -115,6 +115,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("kind", "counts", "message"),
     [
+        ('"add"', (1, 1, 0), "kind must be a vector kind such as #tile.add"),
         ("#tile.add", (1, 1, 0), "#tile.add at 'mm': takes (2, 1, 0) inputs, outputs and updates (a, b, out), found"),
         (STEP.replace("s*64", "k*64"), (1, 1, 3), "at 'mm': parameter 'key' uses 'k', which is not in scope"),
         (STEP.replace("s*64", "row"), (1, 1, 3), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
