@@ -102,7 +102,10 @@ class ProgramRun:
         self.dram.settle()
 
     def _lmem(self, cores: int, size: int) -> Lmem:
-        """LMEM of at least that many cores and bytes; what a program left there is nobody's business, see the check."""
+        """LMEM of at least that many cores and bytes.
+
+        Cores could read what earlier programs left there; the order check forbids relying on it.
+        """
         have_cores, ranks, have_size = self.lmem.bytes.shape
         if have_cores < cores or have_size < size:
             self.lmem = Lmem(max(cores, have_cores), ranks, max(size, have_size))

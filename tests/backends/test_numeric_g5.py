@@ -15,9 +15,11 @@ from xdsl.parser import Parser
 from pmc.backends.numeric.command_order import Access, CoreOrder
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.streams import run_stream
+from pmc.backends.numeric.vector_kinds import COMPUTATIONS
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.dist import Axis, Mesh
 from pmc.dialects.expr import ExprAttr, expr
+from pmc.dialects.vector_kinds import VECTOR_KINDS
 from pmc.passes.emit_g5 import EmitG5Pass
 
 LMEM = 48 * 1024
@@ -311,3 +313,7 @@ def test_cores_beyond_their_loops_do_nothing() -> None:
     assert np.isnan(y[:, 20:24]).all()
     assert np.isfinite(y[:, 12:20]).all()
     assert np.isfinite(y[:, 24:]).all()
+
+
+def test_every_vector_kind_computes_something() -> None:
+    assert COMPUTATIONS.keys() >= set(VECTOR_KINDS)
