@@ -32,7 +32,8 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import build_pass, default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.arch import Chip, Topology
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from pmc.compiler.presets import SUFFIXES, presets
 from pmc.compiler.presets import list_presets as list_presets
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.calibration import Calibration
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import Schema, did_you_mean, explain, found
 

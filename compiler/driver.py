@@ -27,7 +27,8 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
 from pmc.compiler.source_text import check_source
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
-from pmc.dialects.arch import Chip, ChipAttr, Deployment, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 from pmc.passes.base import history

@@ -19,8 +19,9 @@ from pmc.backends.evaluate.request import RequestResult
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
 from pmc.compiler.driver import compile_model
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip, Deployment, Topology
+from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.calibration import Calibration, CalibrationAttr
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 
 CALIBRATION = "arch.calibration"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -20,20 +22,17 @@ from pmc.compiler.cli.opt import opt_command
 from pmc.compiler.cli.run import run_command
 from pmc.dialects.errors import PmcError
 
-app = typer.Typer(
-    name="pmc",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("compile")(compile_command)
-app.command("opt")(opt_command)
-app.command("evaluate")(evaluate_command)
-app.command("analyze")(analyze_command)
-app.command("compare")(compare_command)
-app.command("run")(run_command)
-app.command("check")(check_command)
-app.command("list")(list_command)
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "compile": compile_command,
+    "opt": opt_command,
+    "evaluate": evaluate_command,
+    "analyze": analyze_command,
+    "compare": compare_command,
+    "run": run_command,
+    "check": check_command,
+    "list": list_command,
+}
+"""In the order of the help; a command with a parameter `target` gets the options of a target."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -44,7 +43,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def pmc(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -53,12 +51,42 @@ def pmc(
     """Compile an LLM inference workload down to accelerator commands, and cost every level of it."""
 
 
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The application, with the options of the commands that the arguments name: `pmc --help` needs none of them."""
+    app = typer.Typer(
+        name="pmc",
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(pmc)
+    completing = "_PMC_COMPLETE" in os.environ
+    for name, command in COMMANDS.items():
+        app.command(name)(_with_options(command) if completing or name in arguments else _only_named(command))
+    return app
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    if "target" not in inspect.signature(command).parameters:
+        return command
+    from pmc.compiler.cli.target_options import takes_target
+
+    return takes_target(command)
+
+
+def _only_named(command: Callable[..., None]) -> Callable[..., None]:
+    def named() -> None:
+        raise AssertionError("a command that runs has its options")
+
+    named.__doc__ = command.__doc__
+    return named
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a user error is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result: object = get_command(app).main(
-            args=None if arguments is None else list(arguments), prog_name="pmc", standalone_mode=False
-        )
+        result: object = get_command(app_for(given)).main(args=given, prog_name="pmc", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (PmcError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)

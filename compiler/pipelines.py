@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip, Deployment, DeploymentAttr
+from pmc.dialects.arch import Chip, DeploymentAttr
+from pmc.dialects.deployment import Deployment, deployment_fields
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import TILE_COSTS, TileCostModel
 from pmc.dialects.levels import LEVELS, Level
@@ -40,48 +42,21 @@ OTHER_PASSES: tuple[str, ...] = ("unroll-commands",)
 Options = dict[str, ParameterListType]
 
 
-def _expand_blocks(d: Deployment) -> Options:
-    return {"phase": (d.phase,), "absorb_mla": (d.absorb_mla,), "capacity": (d.expert_capacity,)}
+def pass_options(deployment: Deployment) -> dict[str, Options]:
+    """What a deployment says about the options of the passes; its schema says which field is whose."""
+    options: dict[str, Options] = {}
+    for field in deployment_fields():
+        if (reader := field.pass_option) is not None:
+            options.setdefault(reader.pass_name, {})[reader.option or field.name] = (_option(field.of(deployment)),)
+    return options
 
 
-def _quantize(d: Deployment) -> Options:
-    q = d.quantization
-    return {
-        "weights": (q.weights,),
-        "activations": (q.activations,),
-        "kv_cache": (q.kv_cache,),
-        "keep": (",".join(q.keep),),
-    }
-
-
-def _annotate_shardings(d: Deployment) -> Options:
-    return {
-        "tp": (d.tp,),
-        "pp": (d.pp,),
-        "dp": (d.dp,),
-        "ep": (d.ep,),
-        "moe_tp": (d.moe_tp,),
-        "cp": (d.cp,),
-        "sp": (d.sp,),
-    }
-
-
-def _insert_collectives(d: Deployment) -> Options:
-    return {"ring_exchange": (d.ring_exchange,)}
-
-
-def _bind_symbols(d: Deployment) -> Options:
-    return {"batch": (d.batch,), "q_len": (d.q_len,), "kv_len": (d.kv_len,)}
-
-
-OPTIONS: Mapping[str, Callable[[Deployment], Options]] = {
-    "expand-blocks": _expand_blocks,
-    "quantize": _quantize,
-    "annotate-shardings": _annotate_shardings,
-    "insert-collectives": _insert_collectives,
-    "bind-symbols": _bind_symbols,
-}
-"""What a deployment says about the options of a pass; all other passes have none to fill."""
+def _option(value: object) -> str | int | bool | float:
+    """A value in pipeline text, which has no lists."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast(tuple[object, ...], value)))
+    assert isinstance(value, str | int | float)
+    return value
 
 
 def pass_names() -> tuple[str, ...]:
@@ -123,11 +98,9 @@ def build_pass(spec: ArgSpec) -> ModulePass:
 
 def default_pipeline(deployment: Deployment, level: Level) -> list[ArgSpec]:
     """The passes from the `model` level to `level`, with the options that `deployment` asks for."""
-    specs: list[ArgSpec] = []
-    for reached in LEVELS[: LEVELS.index(level) + 1]:
-        for name in PIPELINE[reached]:
-            specs.append(ArgSpec(name, OPTIONS[name](deployment) if name in OPTIONS else {}))
-    return specs
+    options = pass_options(deployment)
+    reached = LEVELS[: LEVELS.index(level) + 1]
+    return [ArgSpec(name, options.get(name, {})) for step in reached for name in PIPELINE[step]]
 
 
 def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:

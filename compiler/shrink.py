@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from math import lcm
 from typing import Any
 
-from pmc.dialects.arch import Chip, Deployment
+from pmc.dialects.arch import Chip
+from pmc.dialects.deployment import Deployment
 
 HEAD_DIMS = {"head_dim": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
 LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 11}

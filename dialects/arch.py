@@ -10,9 +10,9 @@ GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 from xdsl.ir import Data, Dialect
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -20,32 +20,28 @@ from xdsl.printer import Printer
 
 from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.calibration import CalibrationAttr
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import (
     Bytes,
     Count,
     Cycles,
+    DType,
     GbitPerS,
     GbPerS,
     Ghz,
     GiB,
-    Loads,
     Name,
     Ns,
     Paths,
     Ratio,
     Schema,
-    Sequences,
     Share,
-    Tokens,
     Us,
     models_in,
 )
 from pmc.dialects.schema_text import parse_schema, print_schema
 from pmc.dialects.vector_steps import VectorSteps
-
-DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
-"""Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""
 
 LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
 """Levels of the network from fast to slow: within a board, a rack, a pod, and between pods."""
@@ -441,90 +437,6 @@ class Topology(Schema, frozen=True):
 
     def _parts(self) -> tuple[int, int, int, int]:
         return self.chips_per_board, self.boards_per_rack, self.racks_per_pod, self.pods
-
-
-class Quantization(Schema, frozen=True):
-    """Element types of the deployed model."""
-
-    weights: DType = Field(description="Element type of weights")
-    activations: DType = Field(description="Element type of matrix inputs")
-    kv_cache: DType = Field(description="Element type of the KV cache")
-    keep: Paths = Field(description="Patterns of block paths that stay in the model's own element type")
-
-
-class Zipf(Schema, frozen=True):
-    """Expert popularity proportional to 1 / rank**zipf."""
-
-    zipf: Annotated[float, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
-
-
-class Histogram(Schema, frozen=True):
-    """How the rows of all tokens fall to the experts, in any unit; expert e is on rank e // (experts per rank)."""
-
-    histogram: Loads = Field(description="Rows of every expert")
-
-    @model_validator(mode="after")
-    def _check(self) -> "Histogram":
-        if not sum(self.histogram) > 0:
-            raise ValueError("a histogram needs rows: all of its entries are 0")
-        return self
-
-
-def _routing_kind(value: object) -> str:
-    if isinstance(value, Histogram) or (isinstance(value, dict) and "histogram" in value):
-        return "Histogram"
-    return "Zipf" if isinstance(value, Zipf | dict) else _UNIFORM
-
-
-_UNIFORM = "literal['uniform']"
-
-Routing: TypeAlias = (
-    Annotated[Literal["uniform"], Tag(_UNIFORM)] | Annotated[Zipf, Tag("Zipf")] | Annotated[Histogram, Tag("Histogram")]
-)
-"""How tokens choose their experts."""
-
-
-class Deployment(Schema, frozen=True):
-    """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
-
-    phase: Literal["prefill", "decode"] = Field(description="Phase of inference")
-    tp: Count = Field(description="Tensor parallelism")
-    pp: Count = Field(description="Pipeline parallelism")
-    dp: Count = Field(description="Data parallelism")
-    ep: Count = Field(description="Expert parallelism; 1 for a dense model")
-    moe_tp: Count = Field(description="Tensor parallelism inside an expert; 1 for a dense model")
-    cp: Count = Field(description="Context parallelism: every sequence dealt out to ranks; divides q_len and kv_len")
-    sp: bool = Field(description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce")
-    batch: Sequences = Field(description="Sequences in flight over all ranks")
-    q_len: Tokens = Field(description="New tokens per sequence and step")
-    kv_len: Tokens = Field(description="Tokens a sequence attends to, the new ones included")
-    quantization: Quantization = Field(description="Element types")
-    expert_capacity: Literal["balanced", "worst"] = Field(
-        description="Token capacity of an expert: its expected load, or every token"
-    )
-    routing: Annotated[Routing, Discriminator(_routing_kind)] = Field(description="Distribution of tokens over experts")
-    absorb_mla: bool = Field(description="Fold the key and value up-projections of MLA into query and output")
-    ring_exchange: Literal["expanded", "smallest"] = Field(
-        description="What cp exchanges: keys and values, or the smallest tensors that these are expanded from"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "Deployment":
-        if self.q_len > self.kv_len:
-            raise ValueError(
-                f"q_len ({self.q_len}) must not exceed kv_len ({self.kv_len}): keys include the new tokens"
-            )
-        for name, length in (("q_len", self.q_len), ("kv_len", self.kv_len)):
-            if length % self.cp:
-                raise ValueError(f"{name} ({length}) must be a multiple of cp ({self.cp}), which deals out its tokens")
-        if self.sp and self.tp == 1:
-            raise ValueError("sp needs tp > 1: there is no tensor-parallel group to split the sequence over")
-        return self
-
-    @property
-    def ranks(self) -> int:
-        """Chips this deployment uses: tp * cp * dp * pp."""
-        return self.tp * self.cp * self.dp * self.pp
 
 
 def _covers(paths: Sequence[str], path: str) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Routing, Topology, TopologyAttr
+from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr
 from pmc.dialects.calibration import Calibration, CalibrationAttr
+from pmc.dialects.deployment import Routing
 from pmc.dialects.dist import Mesh, MeshAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr

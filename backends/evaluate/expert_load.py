@@ -9,7 +9,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
 from pmc.backends.evaluate.routing import ExpertLoad, Routing
-from pmc.dialects import arch, dist, layer
+from pmc.dialects import deployment, dist, layer
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType, tensor
@@ -26,10 +26,10 @@ class BusiestRankCostModel(CostModel):
     Dispatch and combine move the rows of that rank.  FLOPs stay those of the mean rank, so that they add up over ranks.
     """
 
-    def __init__(self, model: CostModel, routing: arch.Routing) -> None:
+    def __init__(self, model: CostModel, routing: deployment.Routing) -> None:
         super().__init__(model.target)
         self.model = model
-        self.routing: arch.Routing = routing
+        self.routing: deployment.Routing = routing
         self.sources: dict[SSAValue, Operation | None] = {}
         self.busy: dict[Operation, Operation] = {}
         self.blocks: list[Block] = []
@@ -141,7 +141,7 @@ class _Slots:
     """Rows per slot, on average over experts."""
 
     @classmethod
-    def of(cls, dispatch: Operation, target: Target, routing: arch.Routing, bindings: Bindings) -> _Slots:
+    def of(cls, dispatch: Operation, target: Target, routing: deployment.Routing, bindings: Bindings) -> _Slots:
         assert isinstance(dispatch, layer.DispatchOp | dist.DispatchOp)
         local = tensor(dispatch.y).dims[0]
         ranks = 1

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pmc.dialects import arch
+from pmc.dialects import deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
@@ -53,12 +53,12 @@ class Routing:
     """Rows of every expert in any unit, in place of the Zipf law."""
 
     @classmethod
-    def of(cls, law: arch.Routing, experts: int, top_k: int, ranks: int) -> Routing:
+    def of(cls, law: deployment.Routing, experts: int, top_k: int, ranks: int) -> Routing:
         """The routing of a deployment, for some experts."""
         match law:
-            case arch.Zipf():
+            case deployment.Zipf():
                 return cls(experts, top_k, ranks, law.zipf)
-            case arch.Histogram():
+            case deployment.Histogram():
                 return cls(experts, top_k, ranks, histogram=law.histogram)
             case _:
                 return cls(experts, top_k, ranks)

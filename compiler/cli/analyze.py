@@ -10,7 +10,7 @@ import typer
 from pmc.compiler.cli.analysis_output import analysis_text
 from pmc.compiler.cli.compiled import rank_program
 from pmc.compiler.cli.output import TableFormat, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -69,7 +69,6 @@ _MEMORY: dict[str, Any] = {"rich_help_panel": "Analysis memory"}
 _LINKS: dict[str, Any] = {"rich_help_panel": "Analysis links"}
 
 
-@takes_target
 def analyze_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
     *,

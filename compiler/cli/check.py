@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ Examples:
 """
 
 
-@takes_target
 def check_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json (or its folder) or YAML file.")],
     *,

@@ -10,7 +10,7 @@ import typer
 from pmc.compiler.cli.analysis_output import analysis_text
 from pmc.compiler.cli.compiled import rank_program
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
-from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -29,7 +29,6 @@ Examples:
 """
 
 
-@takes_target
 def compare_command(
     a: Annotated[str, typer.Argument(help="Chip, topology or deployment (preset or file); or a dump (.mlir).")],
     b: Annotated[str, typer.Argument(help="The other one, of the same kind.")],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -39,7 +39,6 @@ class Emit(StrEnum):
     COMMANDS = "commands"
 
 
-@takes_target
 def compile_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json (or its folder), YAML or .mlir file.")],
     *,

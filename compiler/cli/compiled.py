@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pmc.compiler.cli.target import flag
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from pmc.compiler.cli.target import TargetOptions
+
+SYMBOLS = ("batch", "q_len", "kv_len")
+"""The fields of a deployment that stay symbols until `bind-symbols`."""
 
 
 def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:
@@ -24,12 +28,10 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
     module, accounting = load_model(model), target.load_accounting()
     if DEPLOYMENT not in module.attributes:
         return compile_model(module, *target.load(), "dist", accounting=accounting), {}
-    symbols = {"batch": target.batch, "q_len": target.q_len, "kv_len": target.kv_len}
-    bindings = {name: value for name, value in symbols.items() if value is not None}
-    given = [name for name in target.given() if name not in (*symbols, "accounting")]
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise PmcError(f"{model} holds its own target: {options} cannot be changed any more")
+    bindings = {name: value for name, value in target.fields.items() if name in SYMBOLS}
+    foreign = [name for name in target.given() if name not in (*SYMBOLS, "accounting")]
+    if foreign:
+        raise PmcError(f"{model} holds its own target: {', '.join(map(flag, foreign))} cannot be changed any more")
     if accounting is not None:
         replace_accounting(module, accounting)
     return lower_dump(module, bindings), bindings

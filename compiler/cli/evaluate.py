@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
-from pmc.compiler.cli.target import Output, TargetOptions, takes_target
+from pmc.compiler.cli.target import Output, TargetOptions, flag
 from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
 
@@ -30,7 +30,6 @@ Examples:
 """
 
 
-@takes_target
 def evaluate_command(
     model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
     *,
@@ -116,9 +115,9 @@ def _request(
     module = load_model(model)
     if DEPLOYMENT in module.attributes:
         raise PmcError(f"{model} is a dump of one phase: --isl and --osl need a model, whose phases are both compiled")
-    for name, value in (("phase", target.phase), ("q-len", target.q_len), ("kv-len", target.kv_len)):
-        if value is not None:
-            raise PmcError(f"--{name} does not go with --isl and --osl, which say it for both phases")
+    for name in ("phase", "q_len", "kv_len"):
+        if name in target.fields:
+            raise PmcError(f"{flag(name)} does not go with --isl and --osl, which say it for both phases")
     return evaluate_request(module, *target.load(), isl, osl, options, micro_batches, target.load_accounting())
 
 

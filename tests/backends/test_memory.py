@@ -20,7 +20,8 @@ from pmc.compiler.driver import compile_model, load_model, parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import dist, layer
-from pmc.dialects.arch import Chip, ChipAttr, Deployment
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import element_bits, tensor

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_model_config
-from pmc.dialects.arch import Chip, Deployment
+from pmc.dialects.arch import Chip
+from pmc.dialects.deployment import Deployment
 
 PRESETS = {"llama": "llama-3.1-8b", "deepseek": "deepseek-v3"}
 

@@ -11,7 +11,7 @@ from pmc.compiler.check import FP32, CheckResult, check_model, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
-from pmc.dialects.arch import Deployment
+from pmc.dialects.deployment import Deployment
 
 from .mutants import MUTANTS, Mutant
 

@@ -15,7 +15,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
-from pmc.dialects.arch import Deployment
+from pmc.dialects.deployment import Deployment
 
 
 def clean_up(name: str, module: ModuleOp) -> None:

@@ -22,7 +22,7 @@ from pmc.compiler.driver import (
 )
 from pmc.compiler.pipelines import default_pipeline, unroll_specs
 from pmc.dialects import g5
-from pmc.dialects.arch import Deployment
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import LEVELS, Level, level_of
 

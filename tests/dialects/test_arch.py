@@ -13,16 +13,8 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
 from pmc.compiler.config import list_presets, load_chip, load_deployment, load_topology
-from pmc.dialects.arch import (
-    Arch,
-    Chip,
-    ChipAttr,
-    CommandLevel,
-    Deployment,
-    DeploymentAttr,
-    Topology,
-    TopologyAttr,
-)
+from pmc.dialects.arch import Arch, Chip, ChipAttr, CommandLevel, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 
 

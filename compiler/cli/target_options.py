@@ -1,0 +1,64 @@
+"""Options of a target for the commands that compile; those of the deployment follow from its schema.
+
+A module of its own because it reads the schema, which `pmc --help` need not wait for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from pmc.compiler.cli.target import CONFIGURATIONS, TargetOptions, flag
+from pmc.dialects.deployment import PANELS, DeploymentField, deployment_fields
+
+
+def takes_target(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a target, which it receives as its keyword argument `target`."""
+    own = inspect.signature(command, eval_str=True)
+    files = [_option(name, str, help=text) for name, text in CONFIGURATIONS.items()]
+    by_panel = sorted(deployment_fields(), key=lambda field: PANELS.index(field.panel))
+    rest = [p for p in own.parameters.values() if p.name != "target"]
+    positional = [p for p in rest if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    options = [p for p in rest if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        configurations = {name: arguments.pop(name) for name in CONFIGURATIONS}
+        fields = {field.name: arguments.pop(field.name) for field in deployment_fields()}
+        given = {name: value for name, value in fields.items() if value not in (None, [])}
+        command(**arguments, target=TargetOptions(**configurations, fields=given))
+
+    parameters = [*positional, *files, *options, *map(_field_option, by_panel)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    del run.__wrapped__  # typer would look at the signature of the command itself
+    return run
+
+
+def _option(name: str, kind: object, *declarations: str, **shown: Any) -> inspect.Parameter:
+    """A keyword of a command that is an option, None if it is not given."""
+    annotation = Annotated[kind | None, typer.Option(*declarations, **shown)]  # type: ignore[operator]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _field_option(field: DeploymentField) -> inspect.Parameter:
+    """The option of a field: its type without units and bounds, which the schema checks."""
+    shown: dict[str, Any] = {"rich_help_panel": f"{field.panel.title} (replaces what the deployment says)"}
+    text, kind = field.info.description, field.info.annotation
+    if field.text_form is not None:
+        return _option(field.name, str, help=f"{text}: {field.text_form.forms}", **shown)
+    if kind is bool:
+        yes = flag(field.name)
+        return _option(field.name, bool, f"{yes}/--no-{yes[2:]}", help=f"{text}.", **shown)
+    if field.is_list:
+        return _option(field.name, list[str], help=f"{text}; repeatable.", **shown)
+    if get_origin(kind) is Literal:
+        words: tuple[str, ...] = get_args(kind)
+        return _option(
+            field.name, str, help=f"{text} ({', '.join(words)}).", autocompletion=lambda: list(words), **shown
+        )
+    return _option(field.name, kind, help=f"{text}.", **shown)

@@ -1,0 +1,220 @@
+"""How a model is run: parallelism, workload, element types and assumptions.
+
+A field says all there is to know of it: what it means, which option of which pass takes its value, and where the help
+of the command line shows it.  `pmc.compiler` makes options of the command line and of passes from that, so that a new
+field is written here, in the pass that reads it and in `configs/deployments`, and nowhere else.
+
+The module imports no dialect: every call of the command line reads it for its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, get_origin
+
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic.fields import FieldInfo
+
+from pmc.dialects.schema import Count, DType, Loads, Paths, Schema, Sequences, Tokens, models_in
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Where the help of the command line shows a field."""
+
+    title: str
+
+
+PARALLELISM = Panel("Parallelism")
+WORKLOAD = Panel("Workload")
+ASSUMPTIONS = Panel("Element types and assumptions")
+PANELS = (PARALLELISM, WORKLOAD, ASSUMPTIONS)
+"""In the order of the help."""
+
+
+@dataclass(frozen=True)
+class PassOption:
+    """The pass that takes the value of a field, as an option of the field's name or of another."""
+
+    pass_name: str
+    option: str | None = None
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How a value that is a block of fields is written on the command line."""
+
+    forms: str
+    parse: Callable[[str], object]
+    """From text to what the schema takes.  Raises ValueError."""
+
+
+class Quantization(Schema, frozen=True):
+    """Element types of the deployed model."""
+
+    weights: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(description="Element type of weights")
+    activations: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Element type of matrix inputs"
+    )
+    kv_cache: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(description="Element type of the KV cache")
+    keep: Annotated[Paths, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Patterns of block paths that stay in the model's own element type"
+    )
+
+
+class Zipf(Schema, frozen=True):
+    """Expert popularity proportional to 1 / rank**zipf."""
+
+    zipf: Annotated[float, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
+
+
+class Histogram(Schema, frozen=True):
+    """How the rows of all tokens fall to the experts, in any unit; expert e is on rank e // (experts per rank)."""
+
+    histogram: Loads = Field(description="Rows of every expert")
+
+    @model_validator(mode="after")
+    def _check(self) -> Histogram:
+        if not sum(self.histogram) > 0:
+            raise ValueError("a histogram needs rows: all of its entries are 0")
+        return self
+
+
+def _routing_kind(value: object) -> str:
+    if isinstance(value, Histogram) or (isinstance(value, dict) and "histogram" in value):
+        return "Histogram"
+    return "Zipf" if isinstance(value, Zipf | dict) else _UNIFORM
+
+
+_UNIFORM = "literal['uniform']"
+
+Routing: TypeAlias = (
+    Annotated[Literal["uniform"], Tag(_UNIFORM)] | Annotated[Zipf, Tag("Zipf")] | Annotated[Histogram, Tag("Histogram")]
+)
+"""How tokens choose their experts."""
+
+
+def _routing(text: str) -> object:
+    kind, _, numbers = text.partition(":")
+    if kind == "zipf":
+        return {kind: float(numbers)}
+    return {kind: [float(n) for n in numbers.split(",")]} if kind == "histogram" else text
+
+
+class Deployment(Schema, frozen=True):
+    """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
+
+    phase: Annotated[Literal["prefill", "decode"], WORKLOAD, PassOption("expand-blocks")] = Field(
+        description="Phase of inference"
+    )
+    tp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(description="Tensor parallelism")
+    pp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(description="Pipeline parallelism")
+    dp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(description="Data parallelism")
+    ep: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="Expert parallelism; 1 for a dense model"
+    )
+    moe_tp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="Tensor parallelism inside an expert; 1 for a dense model"
+    )
+    cp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="Context parallelism: every sequence dealt out to ranks (ring attention); divides q_len and kv_len"
+    )
+    sp: Annotated[bool, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce; needs tp > 1"
+    )
+    batch: Annotated[Sequences, WORKLOAD, PassOption("bind-symbols")] = Field(
+        description="Sequences in flight over all ranks"
+    )
+    q_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols")] = Field(
+        description="New tokens per sequence and step"
+    )
+    kv_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols")] = Field(
+        description="Tokens a sequence attends to, the new ones included"
+    )
+    quantization: Quantization = Field(description="Element types")
+    expert_capacity: Annotated[Literal["balanced", "worst"], ASSUMPTIONS, PassOption("expand-blocks", "capacity")] = (
+        Field(description="Token capacity of an expert: its expected load, or every token")
+    )
+    routing: Annotated[
+        Routing,
+        Discriminator(_routing_kind),
+        ASSUMPTIONS,
+        TextForm("uniform, zipf:EXPONENT or histogram:ROWS,ROWS,..", _routing),
+    ] = Field(description="Distribution of tokens over experts")
+    absorb_mla: Annotated[bool, ASSUMPTIONS, PassOption("expand-blocks")] = Field(
+        description="Fold the key and value up-projections of MLA into query and output: attend over the latent itself"
+    )
+    ring_exchange: Annotated[Literal["expanded", "smallest"], ASSUMPTIONS, PassOption("insert-collectives")] = Field(
+        description="What cp exchanges: keys and values, or the smallest tensors that these are expanded from"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Deployment:
+        if self.q_len > self.kv_len:
+            raise ValueError(
+                f"q_len ({self.q_len}) must not exceed kv_len ({self.kv_len}): keys include the new tokens"
+            )
+        for name, length in (("q_len", self.q_len), ("kv_len", self.kv_len)):
+            if length % self.cp:
+                raise ValueError(f"{name} ({length}) must be a multiple of cp ({self.cp}), which deals out its tokens")
+        if self.sp and self.tp == 1:
+            raise ValueError("sp needs tp > 1: there is no tensor-parallel group to split the sequence over")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Chips this deployment uses: tp * cp * dp * pp."""
+        return self.tp * self.cp * self.dp * self.pp
+
+
+@dataclass(frozen=True)
+class DeploymentField:
+    """A value of the deployment, wherever in its blocks it stands."""
+
+    name: str
+    path: str
+    """Its dotted path, which begins with the names of its blocks."""
+    info: FieldInfo
+
+    @property
+    def panel(self) -> Panel:
+        """Where the help shows it."""
+        return next(m for m in self.info.metadata if isinstance(m, Panel))
+
+    @property
+    def pass_option(self) -> PassOption | None:
+        """The option of a pass that takes its value, None for what passes do not read."""
+        return next((m for m in self.info.metadata if isinstance(m, PassOption)), None)
+
+    @property
+    def text_form(self) -> TextForm | None:
+        """How it is written on the command line where that is not as in a file."""
+        return next((m for m in self.info.metadata if isinstance(m, TextForm)), None)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it holds any number of values, also none."""
+        return get_origin(self.info.annotation) is tuple
+
+    def of(self, deployment: Deployment) -> object:
+        """Its value."""
+        value: object = deployment
+        for part in self.path.split("."):
+            value = getattr(value, part)
+        return value
+
+
+def deployment_fields() -> Iterator[DeploymentField]:
+    """All values of a deployment, those of its blocks by their own names."""
+    yield from _fields(Deployment, "")
+
+
+def _fields(schema: type[Schema], prefix: str) -> Iterator[DeploymentField]:
+    for name, info in schema.model_fields.items():
+        found = DeploymentField(name, prefix + name, info)
+        blocks = [m for m in models_in(info) if issubclass(m, Schema)]
+        if blocks and found.text_form is None:
+            yield from _fields(blocks[0], f"{prefix}{name}.")
+        else:
+            yield found
