@@ -178,7 +178,7 @@ def check_small(
     `config` is a Hugging Face config from `source`.  Each phase is compiled twice: with the element types of the
     deployment down to the dist level, and with FP32 down to commands.  Stops at the first failure.
     """
-    check_target(topology, deployment)
+    check_target(chip, topology, deployment)
     small_chip = shrink_chip(chip)
     results: list[CheckResult] = []
 

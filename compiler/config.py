@@ -1,13 +1,15 @@
 """Loading of presets and configuration files; every failure is one ConfigError of one line.
 
 A chip, topology, deployment, accounting or calibration is a YAML (or JSON) file that fills its schema in
-``pmc.dialects``; a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path.
+``pmc.dialects``; a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path. A
+deployment may name a file that it ``extends``: fields that it does not give are those of that file.
 """
 
 import json
 import math
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,7 +17,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import ValidationError
 
-from pmc.compiler.presets import SUFFIXES, presets
+from pmc.compiler.presets import KINDS, SUFFIXES, presets
 from pmc.compiler.presets import list_presets as list_presets
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
@@ -74,7 +76,7 @@ def load_deployment(name_or_path: str | Path | None, overrides: Mapping[str, obj
     if name_or_path is None:
         return _validate(Deployment, _override({}, given), "deployment", given)
     file, source = _locate("deployment", name_or_path)
-    return _validate(Deployment, _override(_read(file, source), given), source, given)
+    return _validate(Deployment, _override(_read_extended(file, source), given), source, given)
 
 
 def load_model_config(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
@@ -161,6 +163,30 @@ def _read(file: Traversable, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(source, f"expected a mapping of fields, found {found(content)}")
     return cast(dict[str, Any], content)
+
+
+def _read_extended(file: Traversable, source: str) -> dict[str, Any]:
+    """The mapping in a file, over that of the file that it `extends`: one beside it, or among the presets."""
+    content = _read(file, source)
+    if (base := content.pop("extends", None)) is None:
+        return content
+    folders = [resources.files("pmc.configs") / KINDS["deployment"]]
+    if isinstance(file, Path):
+        folders.insert(0, file.parent)
+    if not isinstance(base, str) or "/" in base:
+        raise ConfigError(source, f"extends: expected the name of a file beside this one, found {found(base)}")
+    known = [candidate for folder in folders if (candidate := folder / base).is_file()]
+    if not known:
+        raise ConfigError(source, f"extends: no file '{base[:80]}' beside this one or among the presets")
+    return _merged(_read(known[0], f"{source}, which extends {base}"), content)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **over}
+    for name in base.keys() & over.keys():
+        if isinstance(base[name], dict) and isinstance(over[name], dict):
+            merged[name] = _merged(base[name], over[name])
+    return merged
 
 
 def _check_plain(value: object, source: str, path: str, depth: int) -> None:

@@ -27,7 +27,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
 from pmc.compiler.source_text import check_source
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
-from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr, check_network
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
@@ -142,8 +142,9 @@ def replace_accounting(module: ModuleOp, accounting: Accounting) -> None:
     module.attributes[ACCOUNTING] = AccountingAttr(accounting)
 
 
-def check_target(topology: Topology, deployment: Deployment) -> None:
-    """Raises PmcError when the deployment needs more chips than the topology has."""
+def check_target(chip: Chip, topology: Topology, deployment: Deployment) -> None:
+    """Raises PmcError when the deployment needs more chips than the topology has, or the chip cannot be wired so."""
+    check_network(chip, topology)
     d = deployment
     if d.ranks > topology.chips:
         raise PmcError(
@@ -170,7 +171,7 @@ def compile_model(
     level = level_of(model)
     if level != "model" or history(model):
         raise PmcError(f"compile takes a module of the model level, this one is at the {level} level")
-    check_target(topology, deployment)
+    check_target(chip, topology, deployment)
     set_target(model, chip, topology, deployment, accounting)
     run_pipeline(model, [*default_pipeline(deployment, emit), *extra], observers)
     return model

@@ -10,7 +10,7 @@ GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, model_validator
 from xdsl.ir import Data, Dialect
@@ -34,6 +34,7 @@ from pmc.dialects.schema import (
     Name,
     Ns,
     Paths,
+    Planned,
     Ratio,
     Schema,
     Share,
@@ -45,6 +46,12 @@ from pmc.dialects.vector_steps import VectorSteps
 
 LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
 """Levels of the network from fast to slow: within a board, a rack, a pod, and between pods."""
+
+ROUNDING = 0.01
+"""How much faster than the ports a link may be stated: data sheets quote 448 GB/s as 450."""
+
+SIMULATOR = Planned("command simulator (not built yet)")
+"""Marks the fields that only the simulator of command streams will read."""
 
 DTYPE_BITS: dict[str, int] = {
     "i4": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
@@ -108,11 +115,10 @@ class Dram(Schema, frozen=True):
 
     capacity_gib: GiB = Field(description="DRAM capacity; from the data sheet")
     bandwidth_gb_per_s: GbPerS = Field(description="Peak DRAM bandwidth of the chip; from the data sheet")
-    latency_ns: Ns = Field(description="DRAM latency in the chip-level model; measured or from the data sheet")
-    command_latency_ns: Ns | None = Field(
+    command_latency_ns: Annotated[Ns | None, SIMULATOR] = Field(
         description="DRAM latency of one command, page miss; null on a chip without a command level"
     )
-    page_hit_latency_ns: Ns | None = Field(
+    page_hit_latency_ns: Annotated[Ns | None, SIMULATOR] = Field(
         description="DRAM latency of one command, page hit; null on a chip without a command level"
     )
 
@@ -131,20 +137,22 @@ class ChipToChip(Schema, frozen=True):
     lanes_per_port: Count = Field(description="Lanes per port one way; from the data sheet")
     gbit_per_s_per_lane: GbitPerS = Field(description="Line rate of a lane one way; from the data sheet")
     max_chips: Count = Field(description="Largest number of chips in one network; from the data sheet")
-    max_cluster_chips: Count = Field(description="Largest cluster at the first network level; from the data sheet")
+    max_cluster_chips: Count = Field(description="Largest number of chips on one board; from the data sheet")
 
     @property
-    def bytes_per_s(self) -> float:
-        """Aggregate bandwidth of the chip one way, bytes/s."""
-        return self.ports * self.lanes_per_port * self.gbit_per_s_per_lane * 1e9 / 8
+    def gb_per_s(self) -> float:
+        """Bandwidth of all ports together one way, GB/s."""
+        return self.ports * self.lanes_per_port * self.gbit_per_s_per_lane / 8
 
 
 class Lmem(Schema, frozen=True):
     """Core-local SRAM."""
 
     bytes_per_core: Bytes = Field(description="LMEM capacity of one core; from the data sheet")
-    bytes_per_cycle: Bytes = Field(description="LMEM bandwidth of one core per chip cycle; from the data sheet")
-    latency_ns: Ns = Field(description="LMEM latency; from the data sheet")
+    bytes_per_cycle: Annotated[Bytes, SIMULATOR] = Field(
+        description="LMEM bandwidth of one core per chip cycle; from the data sheet"
+    )
+    latency_ns: Annotated[Ns, SIMULATOR] = Field(description="LMEM latency; from the data sheet")
     banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")
     tile_budget_fraction: Ratio = Field(description="Part of LMEM that tiles may occupy; from the compiler's rule")
 
@@ -160,9 +168,11 @@ class Tiu(Schema, frozen=True):
 class Dma(Schema, frozen=True):
     """A DMA engine of one core."""
 
-    gb_per_s: GbPerS = Field(description="Peak bandwidth of one core's engine; from the data sheet")
+    gb_per_s: Annotated[GbPerS, SIMULATOR] = Field(
+        description="Peak bandwidth of one core's engine; from the data sheet"
+    )
     startup_ns: Ns = Field(description="Time from issue to first byte; from the command manual")
-    efficiency: Ratio = Field(description="Part of the peak that long transfers reach; measured")
+    efficiency: Annotated[Ratio, SIMULATOR] = Field(description="Part of the peak that long transfers reach; measured")
 
 
 class Cdma(Schema, frozen=True):
@@ -210,12 +220,12 @@ class CommandLevel(Schema, frozen=True):
     """What the tile and command levels need to know of an accelerator that runs command streams."""
 
     lmem: Lmem = Field(description="Core-local SRAM")
-    tiu: Tiu = Field(description="Matrix unit")
+    tiu: Annotated[Tiu, SIMULATOR] = Field(description="Matrix unit")
     gdma: Dma = Field(description="DRAM to LMEM")
     sdma: Dma = Field(description="Core to core and DRAM to DRAM")
-    cdma: Cdma = Field(description="Chip to chip")
-    hau: Hau = Field(description="Sort and top-k unit")
-    noc: Noc = Field(description="Network of cores")
+    cdma: Annotated[Cdma, SIMULATOR] = Field(description="Chip to chip")
+    hau: Annotated[Hau, SIMULATOR] = Field(description="Sort and top-k unit")
+    noc: Annotated[Noc, SIMULATOR] = Field(description="Network of cores")
 
 
 class Chip(Schema, frozen=True):
@@ -239,7 +249,9 @@ class Chip(Schema, frozen=True):
     compute_dma_overlap_rate: Share = Field(description="Part of the shorter of compute and DMA that is hidden; fitted")
     gdma_multicast: bool = Field(description="One DRAM read serves all cores that need it; from the data sheet")
     alignment_bytes: Bytes = Field(description="Row alignment in memory; from the instruction set")
-    die_to_die: DieToDie | None = Field(description="Link between dies; null on a single-die chip")
+    die_to_die: Annotated[DieToDie | None, SIMULATOR] = Field(
+        description="Link between dies; null on a single-die chip"
+    )
     c2c: ChipToChip = Field(description="Ports to other chips")
     command_level: CommandLevel | None = Field(
         description="Engines and LMEM; null on a chip that pmc does not emit commands for"
@@ -437,6 +449,28 @@ class Topology(Schema, frozen=True):
 
     def _parts(self) -> tuple[int, int, int, int]:
         return self.chips_per_board, self.boards_per_rack, self.racks_per_pod, self.pods
+
+
+def check_network(chip: Chip, topology: Topology) -> None:
+    """Raises PmcError where the ports of the chip cannot drive the links, or fewer chips can be connected."""
+    ports, allowed = chip.c2c, chip.c2c.gb_per_s * (1 + ROUNDING)
+    for level in get_args(LinkLevel):
+        link = cast(Link | None, getattr(topology.links, level))
+        if link is not None and link.gb_per_s > allowed:
+            raise PmcError(
+                f"topology {topology.name}: links.{level}.gb_per_s is {link.gb_per_s:g}, the ports of chip {chip.name} "
+                f"reach {ports.gb_per_s:g} (c2c: {ports.ports} ports x {ports.lanes_per_port} lanes x "
+                f"{ports.gbit_per_s_per_lane:g} Gbit/s)"
+            )
+    for count, where, field in (
+        (topology.chips, "", "max_chips"),
+        (topology.chips_per_board, " on a board", "max_cluster_chips"),
+    ):
+        most = cast(int, getattr(ports, field))
+        if count > most:
+            raise PmcError(
+                f"topology {topology.name} has {count} chips{where}, chip {chip.name} allows {most} (c2c.{field})"
+            )
 
 
 def _covers(paths: Sequence[str], path: str) -> bool:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias, get_origin
 
 from pydantic import Discriminator, Field, Tag, model_validator
-from pydantic.fields import FieldInfo
 
-from pmc.dialects.schema import Count, DType, Loads, Paths, Schema, Sequences, Tokens, models_in
+from pmc.dialects.schema import Count, DType, Leaf, Loads, Paths, Schema, Sequences, Tokens, leaves
 
 
 @dataclass(frozen=True)
@@ -169,13 +168,8 @@ class Deployment(Schema, frozen=True):
 
 
 @dataclass(frozen=True)
-class DeploymentField:
-    """A value of the deployment, wherever in its blocks it stands."""
-
-    name: str
-    path: str
-    """Its dotted path, which begins with the names of its blocks."""
-    info: FieldInfo
+class DeploymentField(Leaf):
+    """A value of the deployment."""
 
     @property
     def panel(self) -> Panel:
@@ -206,15 +200,5 @@ class DeploymentField:
 
 
 def deployment_fields() -> Iterator[DeploymentField]:
-    """All values of a deployment, those of its blocks by their own names."""
-    yield from _fields(Deployment, "")
-
-
-def _fields(schema: type[Schema], prefix: str) -> Iterator[DeploymentField]:
-    for name, info in schema.model_fields.items():
-        found = DeploymentField(name, prefix + name, info)
-        blocks = [m for m in models_in(info) if issubclass(m, Schema)]
-        if blocks and found.text_form is None:
-            yield from _fields(blocks[0], f"{prefix}{name}.")
-        else:
-            yield found
+    """All values of a deployment, those of its blocks too."""
+    return (DeploymentField(leaf.path, leaf.info, leaf.planned) for leaf in leaves(Deployment))

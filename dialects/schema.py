@@ -2,7 +2,8 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin
 
@@ -42,6 +43,42 @@ class Schema(BaseModel, frozen=True):
     """Immutable, strictly typed, every field written out, nothing unknown, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Marks a field, or a block of fields, that is asked for although nothing reads it yet."""
+
+    reader: str
+    """What will read it."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value of a schema, wherever in its blocks it stands."""
+
+    path: str
+    """Its dotted path, which begins with the names of its blocks."""
+    info: FieldInfo
+    planned: Planned | None
+    """Set where it, or a block around it, is marked so."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+
+def leaves(schema: type[Schema], prefix: str = "", planned: Planned | None = None) -> Iterator[Leaf]:
+    """All values of a schema, in order.  A field that may be a block or a plain value other than null is one value."""
+    for name, info in schema.model_fields.items():
+        mark = next((m for m in info.metadata if isinstance(m, Planned)), planned)
+        members = [m for m in _members(info) if m is not NoneType]
+        block = members[0] if len(members) == 1 else None
+        if isinstance(block, type) and issubclass(block, Schema):
+            yield from leaves(block, f"{prefix}{name}.", mark)
+        else:
+            yield Leaf(prefix + name, info, mark)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -120,9 +157,13 @@ def _limits(metadata: object) -> str:
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
     """The schemas among the members of a field's type: one for a block, none for a plain value."""
+    return [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _members(annotation: object) -> list[Any]:
     annotation = _bare(annotation)
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return [m for m in map(_bare, members) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return list(map(_bare, members))
 
 
 def _bare(annotation: object) -> Any:

@@ -27,6 +27,10 @@ class PmcPass(ModulePass):
     """A pass that reads modules of the levels `READS` and appends itself to the history of the module."""
 
     READS: ClassVar[tuple[Level, ...]]
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ()
+    """The fields of the chip that the pass reads, by dotted path; a block stands for any of its fields."""
+    TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ()
+    """Those of the topology."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Check the level, run, record."""

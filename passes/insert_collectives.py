@@ -67,6 +67,7 @@ class InsertCollectivesPass(PmcPass):
 
     name = "insert-collectives"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
+    TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ("two_level_all_reduce",)
 
     ring_exchange: str = "expanded"
 

@@ -63,6 +63,7 @@ class LowerToTilesPass(PmcPass):
 
     name = "lower-to-tiles"
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("cores", "cube.m", "cube.n")
 
     def run(self, module: ModuleOp) -> None:
         """Lower program by program."""

@@ -26,7 +26,7 @@ from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.rowwise import contiguous_columns, is_view
-from pmc.passes.tiling.target import Target, chip_of
+from pmc.passes.tiling.target import TILING_FIELDS, Target, chip_of
 
 PLAN = "tile.plan"
 """The attribute that holds the plan of an op."""
@@ -38,6 +38,7 @@ class SelectTilesPass(PmcPass):
 
     name = "select-tiles"
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = TILING_FIELDS
 
     def run(self, module: ModuleOp) -> None:
         """Plan every op once per distinct shape."""

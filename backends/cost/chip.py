@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
 from pmc.backends.cost.network import transfer_of
 from pmc.dialects.analyses.work import work_of
+from pmc.dialects.arch import LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError, expr
@@ -28,9 +29,13 @@ class ChipCostModel(CostModel):
 
     granularity: ClassVar[Granularity] = Granularity.CHIP
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
-        "clocks", "macs_per_lane_per_cycle", "vector_eus_per_lane", "dram.bandwidth_gb_per_s",
+        "cores", "lanes_per_core", "clocks.chip_ghz", "clocks.tiu_ghz", "macs_per_lane_per_cycle",
+        "vector_eus_per_lane", "dram.bandwidth_gb_per_s",
     )  # fmt: skip
-    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = ("links.c2c", "links.b2b", "links.r2r", "links.p2p")
+    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
+        "pods", "racks_per_pod", "boards_per_rack", "chips_per_board",
+        *(f"links.{level}.gb_per_s" for level in get_args(LinkLevel)),
+    )  # fmt: skip
 
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The roofline of `op`."""

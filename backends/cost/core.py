@@ -6,7 +6,7 @@ It needs no tiles, so it is quick and takes arrays of symbol values; no tiling o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 from xdsl.ir import Operation
@@ -17,6 +17,7 @@ from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
+from pmc.dialects.arch import LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
@@ -33,10 +34,13 @@ class CoreCostModel(CostModel):
 
     granularity: ClassVar[Granularity] = Granularity.CORE
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
-        *ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube", "elementary_steps",
+        *ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube.m", "cube.n", "cube.k",
+        "elementary_steps.exp", "elementary_steps.div", "elementary_steps.rsqrt",
+        "command_level.sdma.startup_ns", "command_level.lmem.bytes_per_core",
     )  # fmt: skip
     TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *ChipCostModel.TOPOLOGY_PARAMETERS,
+        *(f"links.{level}.latency_us" for level in get_args(LinkLevel)),
         "bandwidth_utilisation", "sync_us", "switch_us", "cable_us", "memory_read_us", "memory_write_us", "noc_us",
         "die_to_die_us", "cpu_fetch_us", "two_level_all_reduce",
     )  # fmt: skip

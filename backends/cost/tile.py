@@ -24,6 +24,9 @@ from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, 
 class TilePlanCost:
     """The `TileCostModel` of one chip under one accounting: seconds of the plans that `select-tiles` proposes."""
 
+    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = ("command_level.gdma.startup_ns",)
+    """The chip fields that it reads besides those of the tile model."""
+
     def __init__(self, rates: CoreRates) -> None:
         commands = rates.chip.command_level
         self.load_startup_s = 0.0 if commands is None else commands.gdma.startup_ns * 1e-9
@@ -66,7 +69,8 @@ class TileCostModel(CoreCostModel):
 
     granularity: ClassVar[Granularity] = Granularity.TILE
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
-        *CoreCostModel.CHIP_PARAMETERS, "gdma_multicast", "alignment_bytes", "command_level.lmem", "command_level.sdma",
+        *CoreCostModel.CHIP_PARAMETERS, "gdma_multicast", "alignment_bytes", "command_level.lmem.tile_budget_fraction",
+        "command_level.sdma.gb_per_s", "command_level.sdma.efficiency",
     )  # fmt: skip
 
     def __init__(self, target: Target, accounting: Accounting, cache: TileCache | None = None) -> None:

@@ -16,6 +16,13 @@ CHIP = "arch.chip"
 """The module attribute that holds the chip."""
 
 
+TILING_FIELDS = (
+    "cores", "cube.m", "cube.n", "cube.k", "alignment_bytes", "command_level.lmem.bytes_per_core",
+    "command_level.lmem.tile_budget_fraction",
+)  # fmt: skip
+"""The fields of the chip that plans and kernels rest on, besides those of the cost model."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The chip of a module and what makes one plan better than another."""

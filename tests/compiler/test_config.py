@@ -290,3 +290,37 @@ def test_every_number_of_a_preset_has_a_comment_on_its_source() -> None:
                 value, _, comment = line.partition("#")
                 if re.search(r"[:{,\[] *-?\d", value):
                     assert len(comment) > 4, f"{file.name}:{number}: {line}"
+
+
+def extending(folder: Path, text: str, base: str | None = None) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    if base is not None:
+        (folder / "base.yaml").write_text(base)
+    return path
+
+
+def test_a_deployment_takes_the_rest_of_its_fields_from_another_file(tmp_path: Path) -> None:
+    text = (CONFIGS / "deployments" / "llama-8b-decode.yaml").read_text()
+    assert "extends: _common.yaml" in text and "routing" not in text
+    copy = extending(tmp_path, text)  # finds the file of the presets
+    assert load_deployment(copy) == load_deployment("llama-8b-decode")
+    whole = json.loads(load_deployment("llama-8b-decode").model_dump_json())
+    mine = "extends: base.yaml\nbatch: 7\nquantization: {weights: i8}\n"
+    changed = load_deployment(extending(tmp_path, mine, json.dumps(whole)))
+    assert changed.batch == 7 and changed.quantization.weights == "i8"
+    assert changed.quantization.activations == "bf16" and changed.kv_len == whole["kv_len"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: nothing.yaml\n", "extends: no file 'nothing.yaml' beside this one or among the presets"),
+        ("extends: ../base.yaml\n", "extends: expected the name of a file beside this one, found '../base.yaml'"),
+        ("extends: 3\n", "extends: expected the name of a file beside this one, found 3 (integer)"),
+        ("extends: base.yaml\n", "unknown field extends"),  # one step, so that no circle can be written
+        ("extends: _common.yaml\nphase: decode\n", "missing field tp: expected integer > 0 (Tensor parallelism)"),
+    ],
+)
+def test_what_a_deployment_cannot_extend(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(load_deployment, extending(tmp_path, text, "extends: mine.yaml\n"))

@@ -134,12 +134,12 @@ def test_other_rates_and_capacities() -> None:
     assert chip.lmem_tile_budget_bytes == 943_718
     assert chip.dram_bytes_per_s == 8601.6e9
     assert chip.dram_bytes == 128 * 2**30
-    assert chip.c2c.bytes_per_s == 448e9
+    assert chip.c2c.gb_per_s == 448
     assert chip.vector_ops_per_s("bf16") == 64 * 16 * 32 * 1.5e9
     assert chip.vector_ops_per_s("i4") == chip.vector_ops_per_s("i8") == 64 * 16 * 64 * 1.5e9
     h100 = load_chip("h100-sxm")
     assert 2 * h100.vector_ops_per_s("f32") == pytest.approx(66.9e12, rel=1e-3)
-    assert h100.c2c.bytes_per_s == 450e9
+    assert h100.c2c.gb_per_s == 450
     with pytest.raises(PmcError, match="unknown element type 'fp8'"):
         chip.vector_ops_per_s("fp8")
 
