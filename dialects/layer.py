@@ -420,6 +420,10 @@ class AttentionStepOp(FlashAttentionOp):
         self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
 
+    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
+        """The state before and after the step."""
+        return list(zip(self.state, self.results, strict=False))
+
     @property
     def state_bytes(self) -> int:
         """Accumulator, maximum and sum: written, and but for the first step read."""

@@ -72,6 +72,13 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         """Bytes of all distinct operands: a value used twice is read once."""
         return sum((tensor(value).bytes for value in dict.fromkeys(self.operands)), expr(0))
 
+    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
+        """Operands and results of which the result may have the memory of the operand, if that is not needed after.
+
+        The kernel of the op reads a part of such an operand on the core that writes the result there, and before.
+        """
+        return []
+
     def compute_dtype(self) -> str:
         """The element type that sets the rate: that of the first operand."""
         return element_name(tensor(self.operands[0]).element_type)
@@ -118,6 +125,10 @@ class RowOp(LayerOp, ABC):
     @abstractmethod
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         """What the command does; `token` is the token that row `row` of its matrices belongs to."""
+
+    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
+        """A tile writes the rows that it has read."""
+        return [(value, result) for result in self.results for value in self.operands if value.type == result.type]
 
     def flops(self) -> Expr:
         """The arithmetic of the kind on every element."""

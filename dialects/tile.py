@@ -58,6 +58,16 @@ CORE = "core"
 LAYER = "layer"
 """The symbol of a repeat over layers, here and in commands."""
 
+PLAN = "tile.plan"
+"""The attribute of a tensor op that holds its plan."""
+
+SHARED_KINDS = ("activation", "output", "scratch")
+"""The kinds of arrays that hold a value for a part of a program, so that several may have the same memory."""
+
+ARRAY_KINDS = ("weight", "state", "input", "communication", *SHARED_KINDS)
+"""What an array in DRAM is.  `communication`: what the network sends from and receives into; `scratch`: what the cores
+of one kernel leave for each other; `activation`: any other value, and `output` one that the program returns."""
+
 
 def running_count(loop: str) -> str:
     """The symbol that counts all iterations of `loop` so far."""
@@ -307,7 +317,7 @@ class StoredOp(PmcOp, ABC):
 
 @irdl_op_definition
 class GlobalOp(StoredOp):
-    """An array in DRAM: a weight, a cache (`state`), an input, an output or an activation.
+    """An array in DRAM; `kind` is one of `ARRAY_KINDS`.
 
     Weights and caches of repeated layers have a leading layer dim.  `sharding` says which part of the model's array
     the rank holds.  An array in a `tile.stage` is in the DRAM of the ranks of that stage only.
@@ -334,8 +344,10 @@ class GlobalOp(StoredOp):
     def verify_(self) -> None:
         """A known kind, and layers that exist."""
         super().verify_()
-        if self.kind.data not in ("weight", "state", "input", "output", "activation"):
-            raise VerifyException(f"tile.global at '{self.path.data}': unknown kind '{self.kind.data}'")
+        if self.kind.data not in ARRAY_KINDS:
+            raise VerifyException(
+                f"tile.global at '{self.path.data}': unknown kind '{self.kind.data}', must be {', '.join(ARRAY_KINDS)}"
+            )
 
 
 @irdl_op_definition

@@ -22,18 +22,23 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, cast
 
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, i8
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
-from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key, stored_arrays
+from pmc.dialects.analyses.communication import largest_transfer
+from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key
+from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.collective import ExchangeInterface
+from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import tensor
+from pmc.dialects.tensor import TensorType
 from pmc.dialects.tile import (
     LAYER,
+    PLAN,
+    SHARED_KINDS,
     CollectiveOp,
     GlobalOp,
     MemRefType,
@@ -44,9 +49,7 @@ from pmc.dialects.tile import (
     ViewOp,
 )
 from pmc.passes.base import PassError, PmcPass
-from pmc.passes.select_tiles import PLAN
 from pmc.passes.tiling.arrays import Array
-from pmc.passes.tiling.carried import in_place_target
 from pmc.passes.tiling.code import KernelCode, path_of
 from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.matmul import ints
@@ -71,7 +74,7 @@ class LowerToTilesPass(PmcPass):
         target = Target(chip, TrafficModel(chip))
         for program in [op for op in module.ops if isinstance(op, layer.ProgramOp)]:
             try:
-                lowered = _Lowering(target).program(program)
+                lowered = _Lowering(target, self._assigned(program)).program(program)
             except UnboundSymbolError as error:
                 raise PassError(f"{self.name}: program '{program.sym_name.data}': {error}") from None
             block = program.parent_block()
@@ -79,13 +82,21 @@ class LowerToTilesPass(PmcPass):
             block.insert_op_before(lowered, program)
             block.erase_op(program)
 
+    def _assigned(self, program: layer.ProgramOp) -> ProgramArrays:
+        try:
+            return ProgramArrays.of(program)
+        except PmcError as error:
+            raise PassError(f"{self.name}: {error}") from None
+
 
 class _Lowering:
     """The arrays of one program and the ops that have been written; implements `tiling.kernels.Arrays`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, assigned: ProgramArrays) -> None:
         self.target = target
-        self.globals: list[Operation] = []
+        self.assigned = assigned
+        self.bases: dict[ValueArray, SSAValue] = {}
+        self.globals: list[GlobalOp] = []
         self.sources: dict[ArrayKey, SSAValue] = {}
         self.arrays: dict[SSAValue, Array] = {}
         self.dense_copies: dict[SSAValue, Array] = {}
@@ -101,15 +112,12 @@ class _Lowering:
     def program(self, program: layer.ProgramOp) -> ProgramOp:
         """The whole program."""
         block = program.body.block
-        shardings = _argument_shardings(program)
-        self.stored = stored_arrays(program)
-        for index, argument in enumerate(block.args):
-            path = argument.name_hint or f"input{index}"
-            self.arrays[argument] = Array.of_global(
-                self._global(_memref(argument), "input", path, False, shardings[index])
-            )
+        for array, sharding in zip(self.assigned.inputs, _argument_shardings(program), strict=True):
+            self.bases[array] = self._global(_memref(array.type), "input", array.path, False, sharding)
+        if self.assigned.stages[0].scope is program:
+            self._stage_arrays(self.assigned.stages[0])
         self._block(block)
-        body = Region(Block([*self.globals, *self.ops]))
+        body = Region(Block([*self._globals_in_order(), *self.ops]))
         properties: Properties = {"sym_name": program.sym_name.data, "phase": program.phase.data}
         lowered = ProgramOp.make([], [], program.path.data, properties, [body], like=program)
         # The shardings of arguments and results stay with the program: they say how its arrays relate to the whole.
@@ -152,85 +160,47 @@ class _Lowering:
         """A stage: its ranks share no memory with those of other stages."""
         outside, self.globals = self.globals, []
         self.sources, self.dense_copies = {}, {}
-        self.stored = stored_arrays(op)
+        self._stage_arrays(next(stage for stage in self.assigned.stages if stage.scope is op))
         ops = self._nested(op.body.block)
-        body = Region(Block([*self.globals, *ops]))
+        body = Region(Block([*self._globals_in_order(), *ops]))
         self.globals = outside
         self.ops.append(StageOp.make([], [], op.path.data, {"index": op.index}, [body], like=op))
+
+    def _stage_arrays(self, stage: StageArrays) -> None:
+        """The globals of a stage: weights and caches when an op names them, all others here."""
+        self.stored = stage.stored
+        transfer = largest_transfer(stage.scope.body.block)
+        if transfer is not None:
+            self._global(MemRefType.of([transfer.bytes], i8), "communication", transfer.path)
+        for array in stage.arrays:
+            kind = "output" if array.is_output else "activation"
+            self.bases[array] = self._global(_memref(array.type), kind, array.path, like=array.like)
 
     def _repeat(self, op: layer.RepeatOp) -> None:
         if self.layer is not None and op.is_layers:
             raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}' is nested, layers must be flat")
-        block = op.body.block
-        carried: list[Array] = []
-        for init, argument in zip(op.inits, block.args, strict=True):
-            array = self._reusable(init, op, carried)
-            if array is None:
-                array = Array.of_global(self._global(_memref(argument), "activation", op.path.data))
-                self._copy(self.arrays[init], array, op.path.data, op)
-            carried.append(array)
-            self.arrays[argument] = array
-        last = block.last_op
-        assert isinstance(last, layer.YieldOp)
-        # The op that makes the next value writes where the old one is, if the old one is dead by then.
-        taken: set[Array] = set()
-        for value, argument, array in zip(last.values, block.args, carried, strict=True):
-            if value not in self.arrays and array not in taken and in_place_target(value, argument):
-                self.arrays[value] = array
-                taken.add(array)
+        self._moves(self.assigned.before[op], op)
         layer_around = self.layer
         if op.is_layers:
             self.layer = expr(LAYER)
         outside, self.ops = self.ops, []
         self.views.append({})
-        self._block(block)
-        self._hand_over([self.arrays[v] for v in last.values], carried, op)
+        self._block(op.body.block)
+        self._moves(self.assigned.handed_over[op], op)
         self.views.pop()
         inside, self.ops = self.ops, outside
         self.layer = layer_around
         properties: Properties = {"symbol": op.symbol or LAYER, "count": op.count, "first": op.first}
         self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
-        for result, array in zip(op.outs, carried, strict=True):
-            self.arrays[result] = array
-
-    def _reusable(self, init: SSAValue, op: layer.RepeatOp, carried: Sequence[Array]) -> Array | None:
-        """The array of `init` itself, when it is an activation that only this repeat reads."""
-        array = self.arrays[init]
-        owner = array.base.owner
-        whole = isinstance(owner, GlobalOp) and array.memref() == owner.result.type
-        if not whole or not isinstance(owner, GlobalOp) or owner.kind.data != "activation":
-            return None
-        if array in carried or any(
-            a.base is array.base and (_read_from(v, op, op if v is init else None) or _is_captured(v, op))
-            for v, a in self.arrays.items()
-        ):
-            return None
-        return array if list(op.inits).count(init) == 1 else None
-
-    def _hand_over(self, new: Sequence[Array], old: Sequence[Array], op: Operation) -> None:
-        """Copy yielded values into the carried arrays, all reads before the writes that would spoil them."""
-        moves = [(n, o) for n, o in zip(new, old, strict=True) if not n.same_memory(o)]
-        written = {o.base for _, o in moves}
-        staged = [(self._dense(n, path_of(op), op) if n.base in written else n, o) for n, o in moves]
-        for source, destination in staged:
-            self._copy(source, destination, path_of(op), op)
 
     def _return(self, op: layer.ReturnOp) -> None:
-        """Results become outputs: their own array where it is an activation, a copy otherwise."""
         self.results.update(op.attributes)
-        for value in op.values:
-            array = self.arrays[value]
-            owner = array.base.owner
-            if (
-                isinstance(owner, GlobalOp)
-                and owner.kind.data == "activation"
-                and array.memref() == owner.result.type
-                and array.dims == ints(value)
-            ):
-                owner.kind = StringAttr("output")
-            else:
-                output = Array.of_global(self._global(_memref(value), "output", path_of(op)))
-                self._copy(array, output, path_of(op), op)
+        self._moves(self.assigned.returned, op)
+
+    def _moves(self, moves: Sequence[Move], op: Operation) -> None:
+        for move in moves:
+            source = self._located(move.source) if isinstance(move.source, SSAValue) else self._whole(move.source)
+            self._copy(source, self._whole(move.destination), path_of(op), op)
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
@@ -263,6 +233,21 @@ class _Lowering:
         transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
         self.arrays[op.result] = array.transposed() if transposed else array
 
+    def _whole(self, array: ValueArray) -> Array:
+        return Array.of_global(self.bases[array])
+
+    def _located(self, value: SSAValue) -> Array:
+        """Where `value` is."""
+        if value not in self.arrays:
+            array = self.assigned.array_of[value]
+            assert isinstance(array, ValueArray), "sources and appended caches are located where they are defined"
+            self.arrays[value] = self._whole(array)
+        return self.arrays[value]
+
+    def _globals_in_order(self) -> list[GlobalOp]:
+        """What stays first, then what shares memory."""
+        return sorted(self.globals, key=lambda op: op.kind.data in SHARED_KINDS)
+
     def _stored_global(self, stored: StoredArray) -> SSAValue:
         dims = tuple(d.constant for d in stored.type.dims)
         if stored.layer_counts:
@@ -277,7 +262,7 @@ class _Lowering:
 
     def _slice(self, op: layer.SliceOp) -> Array:
         group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))
-        view = self.arrays[op.x].columns(group, offset, size)
+        view = self._located(op.x).columns(group, offset, size)
         if view is None:
             view = self.array(op.x, *ints(op.x)).columns(group, offset, size)
         assert view is not None
@@ -286,13 +271,13 @@ class _Lowering:
     def array(self, value: SSAValue, *dims: int) -> Array:
         """Where `value` is under other dims when given; a copy where strides cannot say them."""
         wanted = dims or ints(value)
-        array = self.arrays[value].reshape(wanted)
+        array = self._located(value).reshape(wanted)
         if array is not None:
             return array
         if value not in self.dense_copies:
             owner = value.owner
             assert isinstance(owner, Operation)
-            self.dense_copies[value] = self._dense(self.arrays[value], path_of(owner), owner)
+            self.dense_copies[value] = self._dense(self._located(value), path_of(owner), owner)
         copied = self.dense_copies[value].reshape(wanted)
         assert copied is not None
         return copied
@@ -308,27 +293,15 @@ class _Lowering:
 
     def result(self, value: SSAValue, *dims: int) -> Array:
         """Where the op must write its result."""
-        if value not in self.arrays:
-            owner = value.owner
-            assert isinstance(owner, Operation)
-            if isinstance(owner, layer.KvAppendOp):
-                self.arrays[value] = self._appended(owner)
-            else:
-                self.arrays[value] = Array.of_global(
-                    self._global(_memref(value), "activation", path_of(owner), like=owner)
-                )
-        array = self.arrays[value].reshape(dims or ints(value))
+        if isinstance(value.owner, layer.KvAppendOp):  # it writes into the cache itself
+            self.arrays[value] = self.arrays[value.owner.cache]
+        array = self._located(value).reshape(dims or ints(value))
         assert array is not None, "an array that an op writes is dense"
         return array
 
-    def _appended(self, op: layer.KvAppendOp) -> Array:
-        """The cache, which the op updates in place."""
-        if _read_from(op.cache, op, op):
-            raise PassError(
-                f"lower-to-tiles: the cache of kv_append at '{op.path.data}' is read after the update, "
-                "only the result of kv_append may be"
-            )
-        return self.arrays[op.cache]
+    def scratch(self, op: Operation, dims: Sequence[int], element_type: Attribute) -> Array:
+        """An array that the cores of the kernel of `op` share while it runs."""
+        return Array.of_global(self._global(MemRefType.of(dims, element_type), "scratch", path_of(op), like=op))
 
     def _place(self, array: Array) -> SSAValue:
         """The SSA value of an array, a view where it is not a whole global."""
@@ -384,30 +357,9 @@ class _Lowering:
         self.ops.append(copy_kernel(code, plan, rows, read, written))
 
 
-def _memref(value: SSAValue) -> MemRefType:
+def _memref(type_: TensorType) -> MemRefType:
     """The dense array of a tensor."""
-    return MemRefType.of(ints(value), tensor(value).element_type)
-
-
-def _read_from(value: SSAValue, op: Operation, besides: Operation | None) -> bool:
-    """Whether `value` is read by `op` or anything after it in its block, apart from `besides` itself."""
-    block = op.parent_block()
-    assert block is not None
-    for use in value.uses:
-        reader = block.find_ancestor_op_in_block(use.operation)
-        if reader is not None and use.operation is not besides and (reader is op or op.is_before_in_block(reader)):
-            return True
-    return False
-
-
-def _is_captured(value: SSAValue, op: Operation) -> bool:
-    """Whether the loop around `op` uses `value` from outside: its next iteration reads it again."""
-    body, owner = op.parent_block(), value.owner
-    home = owner if isinstance(owner, Block) else owner.parent_block()
-    assert body is not None and home is not None
-    if home is body or not home.is_ancestor(body):
-        return False
-    return any(body.find_ancestor_op_in_block(use.operation) is not None for use in value.uses)
+    return MemRefType.of([d.constant for d in type_.dims], type_.element_type)
 
 
 def _copy_rows(source: Array, destination: Array) -> Rows:

@@ -21,15 +21,12 @@ from pmc.dialects.accounting import accounting_of
 from pmc.dialects.expr import UnboundSymbolError
 from pmc.dialects.interfaces import TILE_COSTS
 from pmc.dialects.levels import Level
-from pmc.dialects.tile import PlanAttr
+from pmc.dialects.tile import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.rowwise import contiguous_columns, is_view
 from pmc.passes.tiling.target import TILING_FIELDS, Target, chip_of
-
-PLAN = "tile.plan"
-"""The attribute that holds the plan of an op."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,11 @@ from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.model import Target
 from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import Feasibility, MemoryOptions
 from pmc.backends.evaluate.memory import FootprintPlan
 from pmc.backends.evaluate.pipeline import micro_batches_of
 from pmc.dialects import layer
-from pmc.dialects.arch import Chip
 
 Point = tuple[FootprintPlan, Mapping[str, int]]
 """A program and the values of its symbols."""
@@ -37,9 +35,8 @@ def step_feasibility(module: ModuleOp, bindings: Mapping[str, int] | None = None
     if not isinstance(program_of(module), layer.ProgramOp):
         return None
     plan, values = FootprintPlan.of(module, unreserved(1)), symbol_values(module, bindings or {})
-    chip = Target.of(module).chip
-    found = _at(plan, values, chip)
-    return found if found.fits else replace(found, largest_batch=plan.largest_batch(values, chip.dram_bytes))
+    found = _at(plan, values)
+    return found if found.fits else replace(found, largest_batch=plan.largest_batch(values))
 
 
 def request_feasibility(
@@ -56,22 +53,20 @@ def request_feasibility(
         (FootprintPlan.of(prefill, options), {"batch": batch, "q_len": isl, "kv_len": isl}),
         (FootprintPlan.of(decode, options), {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1}),
     ]
-    chip = Target.of(prefill).chip
-    fullest = max((_at(plan, values, chip) for plan, values in points), key=lambda found: found.total_bytes)
+    fullest = max((_at(plan, values) for plan, values in points), key=lambda found: found.total_bytes)
     if fullest.fits:
         return fullest
     counts = range(1, stages + 1) if micro_batches is None else [micro_batches]
-    return replace(fullest, largest_batch=_largest_batch(points, chip.dram_bytes, counts))
+    return replace(fullest, largest_batch=_largest_batch(points, counts))
 
 
-def _at(plan: FootprintPlan, values: Mapping[str, int], chip: Chip) -> Feasibility:
+def _at(plan: FootprintPlan, values: Mapping[str, int]) -> Feasibility:
     """The answer at one point; the first of stages that need equally much."""
-    stages = [stage.at(values, plan.options, chip.dram_bytes) for stage in plan.stages]
-    fullest = max(stages, key=lambda stage: stage.total_bytes)
-    return Feasibility(plan.phase, fullest.stage, fullest.parts, chip.name, chip.dram_bytes)
+    fullest = max(plan.at(values), key=lambda stage: stage.total_bytes)
+    return Feasibility(plan.phase, fullest.stage, fullest.parts, plan.chip.name, plan.chip.dram_bytes)
 
 
-def _largest_batch(points: Sequence[Point], capacity_bytes: int, counts: Iterable[int]) -> int | None:
+def _largest_batch(points: Sequence[Point], counts: Iterable[int]) -> int | None:
     """The largest batch that fits at every point, in as many micro-batches as one of `counts` says.
 
     A batch is a multiple of its number of micro-batches.  One that is split into more than the number under which it
@@ -79,7 +74,7 @@ def _largest_batch(points: Sequence[Point], capacity_bytes: int, counts: Iterabl
     """
     largest = 0
     for count in counts:
-        limits = [_with_parts(plan, count).largest_batch(values, capacity_bytes) for plan, values in points]
+        limits = [_with_parts(plan, count).largest_batch(values) for plan, values in points]
         limit = min((found for found in limits if found is not None), default=None)
         if limit is None:
             return None
@@ -88,4 +83,5 @@ def _largest_batch(points: Sequence[Point], capacity_bytes: int, counts: Iterabl
 
 
 def _with_parts(plan: FootprintPlan, micro_batches: int) -> FootprintPlan:
-    return replace(plan, options=replace(plan.options, micro_batches=micro_batches))
+    options = replace(plan.options, micro_batches=micro_batches)
+    return replace(plan, options=options, stages=tuple(replace(stage, options=options) for stage in plan.stages))

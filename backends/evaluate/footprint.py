@@ -10,7 +10,7 @@ from typing import ClassVar
 from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.dialects.errors import PmcError
 
-PARTS = ("weights", "states", "activations", "communication", "reserve")
+PARTS = ("weights", "states", "activations", "communication", "reserve", "padding")
 """What DRAM holds."""
 
 
@@ -61,7 +61,7 @@ class StageFootprint:
     weights: tuple[StoredRow, ...]
     states: tuple[StoredRow, ...]
     activation_bytes: int
-    """The most that is alive at once, see `liveness`."""
+    """The inputs, and the most that is alive of other values at once."""
     activation_path: str
     """The op during which it is."""
     communication_bytes: int
@@ -69,6 +69,8 @@ class StageFootprint:
     communication_path: str
     """The collective or transfer that needs them largest."""
     reserve_bytes: int
+    padding_bytes: int
+    """What the addresses of `allocate-dram` add: the alignment of arrays, and gaps that no array fits into."""
 
     @property
     def weight_bytes(self) -> int:
@@ -90,6 +92,7 @@ class StageFootprint:
         """Bytes by part, in the order of `PARTS`."""
         values = (
             self.weight_bytes, self.state_bytes, self.activation_bytes, self.communication_bytes, self.reserve_bytes,
+            self.padding_bytes,
         )  # fmt: skip
         return dict(zip(PARTS, values, strict=True))
 
@@ -218,6 +221,7 @@ class MemoryFootprint(Analysis):
                 self._row(stage, "activations", stage.activation_bytes, path=stage.activation_path),
                 self._row(stage, "communication", stage.communication_bytes, path=stage.communication_path),
                 self._row(stage, "reserve", stage.reserve_bytes),
+                self._row(stage, "padding", stage.padding_bytes),
             ]
         return rows
 

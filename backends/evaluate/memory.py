@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block
 
 from pmc.backends.cost.model import Bindings, Target
 from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
-from pmc.backends.evaluate.liveness import LivePoints, live_points
 from pmc.dialects import dist, layer
-from pmc.dialects.analyses.stored_arrays import StoredArray, stored_arrays
+from pmc.dialects.analyses.communication import communication_sizes
+from pmc.dialects.analyses.dram_placement import place_by_lifetime, place_in_turn
+from pmc.dialects.analyses.stored_arrays import StoredArray
+from pmc.dialects.analyses.value_arrays import ProgramArrays, StageArrays, ValueArray
+from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, ceildiv
 from pmc.dialects.interfaces import IntArray
@@ -44,8 +47,8 @@ def memory_footprint(
     values = symbol_values(module, bindings or {})
     chip = Target.of(module).chip
     try:
-        stages = tuple(stage.at(values, options, chip.dram_bytes) for stage in plan.stages)
-        largest = plan.largest_batch(values, chip.dram_bytes)
+        stages = plan.at(values)
+        largest = plan.largest_batch(values)
     except UnboundSymbolError as error:
         raise PmcError(f"memory of program '{plan.program}': {error}") from None
     target = Target.of(module)
@@ -69,46 +72,92 @@ def memory_footprint(
 class StagePlan:
     """The DRAM of a stage as expressions of the symbols."""
 
-    stage: int
+    arrays: StageArrays
+    inputs: tuple[ValueArray, ...]
     weights: tuple[StoredArray, ...]
     states: tuple[StoredArray, ...]
     """Caches; their types count whole blocks of tokens."""
     shapes: tuple[str, ...]
     """The dims of the caches as the program has them."""
-    live: LivePoints
     communication: tuple[tuple[str, Expr], ...]
+    options: MemoryOptions
+    chip: Chip
 
-    def total(self, bindings: Bindings, options: MemoryOptions, capacity_bytes: int) -> IntArray:
-        """All parts together, at one point or at every point of arrays."""
-        part = micro_batch(bindings, options)
-        stored = sum((np.asarray(t.bytes.evaluate(bindings)) for t in (*self.weights, *self.states)), np.asarray(0))
-        buffers = max_of_all([np.asarray(size.evaluate(part)) for _, size in self.communication])
-        activations = self.live.bytes_at(part).max(axis=0)
-        return np.asarray(stored + activations + buffers + options.reserve_of(capacity_bytes))
-
-    def at(self, bindings: Mapping[str, int], options: MemoryOptions, capacity_bytes: int) -> StageFootprint:
-        """The footprint at one point."""
-        part = micro_batch(bindings, options)
-        live = self.live.bytes_at(part)
-        peak = int(np.argmax(live))
-        buffers = [int(size.evaluate(part)) for _, size in self.communication]
-        largest = int(np.argmax(buffers)) if buffers else None
-        return StageFootprint(
-            stage=self.stage,
-            weights=tuple(_stored_row(t, bindings, dims_text(t.type)) for t in self.weights),
-            states=tuple(_stored_row(t, bindings, s) for t, s in zip(self.states, self.shapes, strict=True)),
-            activation_bytes=int(live[peak]),
-            activation_path=self.live.points[peak].path if self.live.points else "",
-            communication_bytes=buffers[largest] if largest is not None else 0,
-            communication_path=self.communication[largest][0] if largest is not None else "",
-            reserve_bytes=options.reserve_of(capacity_bytes),
+    @classmethod
+    def of(cls, arrays: StageArrays, inputs: Sequence[ValueArray], options: MemoryOptions, chip: Chip) -> StagePlan:
+        """The plan of a stage of a program with these inputs, which every rank has."""
+        weights, states = (tuple(a for a in arrays.stored.values() if a.kind == kind) for kind in ("weight", "state"))
+        return cls(
+            arrays=arrays,
+            inputs=tuple(inputs),
+            weights=weights,
+            states=tuple(_paged(state, options.kv_block_tokens) for state in states),
+            shapes=tuple(dims_text(s.type) for s in states),
+            communication=tuple(communication_sizes(arrays.scope.body.block)),
+            options=options,
+            chip=chip,
         )
+
+    def least(self, bindings: Bindings) -> IntArray:
+        """Bytes that no placement can do without, at one point or at every point of arrays; the reserve included."""
+        alignment = self.chip.alignment_bytes
+        inputs, stored, shared, buffers = self._sizes(bindings)
+        stay = sum((padded(size, alignment) for size in (*inputs, *stored, max_of_all(buffers))), np.asarray(0))
+        sizes = [padded(size, alignment) for size in shared]
+        # The last array of a placement ends without padding.
+        alive = max_of_all([sum((sizes[i] for i in at), np.asarray(0)) for at in self.arrays.alive])
+        return np.asarray(stay + alive - (alignment - 1) + self.options.reserve_of(self.chip.dram_bytes))
+
+    def at(self, bindings: Mapping[str, int]) -> StageFootprint:
+        """The footprint at one point: the arrays as `allocate-dram` places them."""
+        alignment = self.chip.alignment_bytes
+        inputs, stored, shared, buffers = ([int(size) for size in sizes] for sizes in self._sizes(bindings))
+        largest = int(np.argmax(buffers)) if buffers else None
+        communication_bytes = 0 if largest is None else buffers[largest]
+        stay = place_in_turn([*inputs, *stored, communication_bytes], 0, alignment)
+        end = place_by_lifetime(shared, list(self.arrays.lifetimes.values()), stay.end, alignment).end
+        alive = [sum(shared[i] for i in numbers) for numbers in self.arrays.alive]
+        peak = int(np.argmax(alive))
+        rows = [
+            _stored_row(array, size, shape)
+            for array, size, shape in zip((*self.weights, *self.states), stored, self._shapes, strict=True)
+        ]
+        found = StageFootprint(
+            stage=self.arrays.index,
+            weights=tuple(rows[: len(self.weights)]),
+            states=tuple(rows[len(self.weights) :]),
+            activation_bytes=sum(inputs) + alive[peak],
+            activation_path=self.arrays.steps[peak].path,
+            communication_bytes=communication_bytes,
+            communication_path="" if largest is None else self.communication[largest][0],
+            padding_bytes=0,
+            reserve_bytes=self.options.reserve_of(self.chip.dram_bytes),
+        )
+        return replace(found, padding_bytes=end + found.reserve_bytes - found.total_bytes)
 
     @property
     def symbols(self) -> frozenset[str]:
         """The symbols that the footprint depends on."""
-        sizes = [*(t.bytes for t in self.states), *self.live.sizes, *(size for _, size in self.communication)]
-        return frozenset(name for size in sizes for name in size.symbols)
+        return frozenset(name for group in self._bytes for size in group for name in size.symbols)
+
+    @cached_property
+    def _bytes(self) -> tuple[list[Expr], list[Expr], list[Expr], list[Expr]]:
+        """Of the inputs, of weights and caches, of what lives for a while, and of the buffers of transfers."""
+        return (
+            [array.type.bytes for array in self.inputs],
+            [array.bytes for array in (*self.weights, *self.states)],
+            [array.type.bytes for array in self.arrays.lifetimes],
+            [size for _, size in self.communication],
+        )
+
+    @cached_property
+    def _shapes(self) -> list[str]:
+        return [*(dims_text(weight.type) for weight in self.weights), *self.shapes]
+
+    def _sizes(self, bindings: Bindings) -> list[list[IntArray]]:
+        """`_bytes` at a point or at points; caches are those of all sequences, all else that of one micro-batch."""
+        part = micro_batch(bindings, self.options)
+        return [_evaluated(sizes, p) for sizes, p in zip(self._bytes, (part, bindings, part, part), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -118,6 +167,7 @@ class FootprintPlan:
     program: str
     phase: str
     options: MemoryOptions
+    chip: Chip
     stages: tuple[StagePlan, ...]
 
     @classmethod
@@ -127,52 +177,55 @@ class FootprintPlan:
         if not isinstance(program, layer.ProgramOp):
             raise PmcError(f"memory of program '{program.sym_name.data}': expected the layer or dist level, found tile")
         _require_local(program)
-        block = program.body.block
-        staged = [op for op in block.ops if isinstance(op, dist.StageOp)]
-        scopes = [(op.index.value.data, op) for op in staged] or [(0, program)]
-        stages = tuple(_stage_plan(index, scope, block, options) for index, scope in scopes)
-        return cls(program.sym_name.data, program.phase.data, options, stages)
+        chip, arrays = Target.of(module).chip, ProgramArrays.of(program)
+        stages = tuple(StagePlan.of(stage, arrays.inputs, options, chip) for stage in arrays.stages)
+        return cls(program.sym_name.data, program.phase.data, options, chip, stages)
 
-    def needs(self, bindings: Bindings, capacity_bytes: int) -> IntArray:
-        """Bytes of the fullest stage, at one point or at every point of arrays."""
-        return max_of_all([stage.total(bindings, self.options, capacity_bytes) for stage in self.stages])
+    def at(self, bindings: Mapping[str, int]) -> tuple[StageFootprint, ...]:
+        """The footprint of every stage at one point."""
+        return tuple(stage.at(bindings) for stage in self.stages)
 
-    def largest_batch(self, bindings: Mapping[str, int], capacity_bytes: int) -> int | None:
+    def fits(self, bindings: Mapping[str, int]) -> bool:
+        """Whether every stage fits the chip."""
+        return all(found.total_bytes <= self.chip.dram_bytes for found in self.at(bindings))
+
+    def largest_batch(self, bindings: Mapping[str, int]) -> int | None:
         """The largest batch that fits with all else as in `bindings`; 0 where none does, None without the symbol.
 
-        The need never shrinks with the batch: doubling finds a batch that is too large, narrowing the interval by
-        `WIDE_SEARCH` at once finds the last that is not.
+        What is alive at once never shrinks with the batch: doubling finds a batch for which that is too much, narrowing
+        the interval by `WIDE_SEARCH` at once finds the last for which it is not.  No larger batch can fit.  Where the
+        placement of that one needs more, halving the interval below finds one that fits while the next does not.
         """
         if not any(BATCH in stage.symbols for stage in self.stages):
             return None
+        most = self._most_alive_batch(bindings)
+        if most == 0 or self.fits({**bindings, BATCH: most}):
+            return most
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.fits({**bindings, BATCH: middle}) else (low, middle)
+        return low
 
-        def fits(batches: IntArray) -> npt.NDArray[np.bool_]:
-            return self.needs({**bindings, BATCH: batches}, capacity_bytes) <= capacity_bytes
+    def _most_alive_batch(self, bindings: Mapping[str, int]) -> int:
+        """The largest batch of which what is alive at once fits, at most about `MOST_SEQUENCES`."""
+
+        def may_fit(batches: IntArray) -> npt.NDArray[np.bool_]:
+            needs = max_of_all([stage.least({**bindings, BATCH: batches}) for stage in self.stages])
+            return needs <= self.chip.dram_bytes
 
         low, high = 0, 1  # the largest known to fit, the smallest known not to
-        while fits(np.asarray(high)).all():
+        while may_fit(np.asarray(high)).all():
             low, high = high, 2 * high
             if low >= MOST_SEQUENCES:
                 return low
         while high - low > 1:
             tried = np.unique(np.linspace(low, high, WIDE_SEARCH + 2).astype(np.int64)[1:-1])
             tried = tried[(tried > low) & (tried < high)]
-            good = fits(tried)
+            good = may_fit(tried)
             low = max(low, int(tried[good].max(initial=0)))
             high = min(high, int(tried[~good].min(initial=high)))
         return low
-
-
-def communication_sizes(block: Block) -> Iterator[tuple[str, Expr]]:
-    """Path and bytes of the buffers of every transfer between ranks in a block and its repeats.
-
-    A transfer sends from and receives into memory that the network registered, apart from the tensors of the program:
-    as large as its operands' data and its result together.  One transfer is in flight at a time, so that the largest
-    decides.  A group of one rank was never made a collective, and a local slice sends nothing.
-    """
-    for op in block.walk():
-        if isinstance(op, dist.DistExchangeOp) and (exchange := op.exchange()).collective.leaves_chip:
-            yield op.path.data, exchange.buffer_bytes
 
 
 def micro_batch(bindings: Bindings, options: MemoryOptions) -> Bindings:
@@ -192,9 +245,8 @@ def dims_text(type_: TensorType) -> str:
     return " x ".join(str(d) for d in type_.dims)
 
 
-def _stored_row(stored: StoredArray, bindings: Mapping[str, int], shape: str) -> StoredRow:
+def _stored_row(stored: StoredArray, size: int, shape: str) -> StoredRow:
     kind = stored.kind if stored.kind == "weight" else stored.role or "other"
-    size = int(stored.bytes.evaluate(bindings))
     return StoredRow(stored.path, kind, element_name(stored.type.element_type), shape, stored.copies, size)
 
 
@@ -208,15 +260,15 @@ def _require_local(program: layer.ProgramOp) -> None:
                 )
 
 
-def _stage_plan(index: int, scope: layer.ProgramOp | dist.StageOp, outer: Block, options: MemoryOptions) -> StagePlan:
-    stored = stored_arrays(scope).values()
-    weights, states = (tuple(a for a in stored if a.kind == kind) for kind in ("weight", "state"))
-    paged = tuple(_paged(state, options.kv_block_tokens) for state in states)
-    block = scope.body.block
-    live = live_points(block, outer.args)
-    return StagePlan(
-        index, weights, paged, tuple(dims_text(s.type) for s in states), live, tuple(communication_sizes(block))
-    )
+def padded(sizes: IntArray, alignment: int) -> IntArray:
+    """Sizes rounded up to whole units of alignment."""
+    return np.asarray(-(-sizes // alignment) * alignment)
+
+
+def _evaluated(sizes: Sequence[Expr], bindings: Bindings) -> list[IntArray]:
+    """Every size, equal ones evaluated once."""
+    found = {size: np.asarray(size.evaluate(bindings), np.int64) for size in dict.fromkeys(sizes)}
+    return [found[size] for size in sizes]
 
 
 def _paged(state: StoredArray, block_tokens: int) -> StoredArray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from pmc.dialects.tile import KernelOp, PlanAttr
 from pmc.passes.tiling.arrays import Array
@@ -25,6 +26,10 @@ class Arrays(Protocol):
 
     def result(self, value: SSAValue, *dims: int) -> Array:
         """Where the op must write its result `value`."""
+        ...
+
+    def scratch(self, op: Operation, dims: Sequence[int], element_type: Attribute) -> Array:
+        """An array that the cores of the kernel of `op` share while it runs; `needs_scratch` must announce it."""
         ...
 
     def code(self, op: Operation) -> KernelCode:

@@ -1,10 +1,11 @@
-"""The memory of a rank: weights and caches by their sizes on paper, activations against an unrolled execution."""
+"""The memory of a rank: weights and caches by their sizes on paper, activations against unrolled programs and tiles."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions
-from pmc.backends.evaluate.liveness import live_points
-from pmc.backends.evaluate.memory import FootprintPlan, memory_footprint
+from pmc.backends.evaluate.memory import FootprintPlan, max_of_all, memory_footprint
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model, load_model, parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
-from pmc.dialects import dist, layer
+from pmc.dialects import layer
+from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
@@ -175,80 +176,80 @@ builtin.module {
 """
 
 
+def alive(program: layer.ProgramOp, bindings: dict[str, int]) -> list[tuple[str, str, int]]:
+    """Path and name of every step with the bytes in memory meanwhile, of a program without stages."""
+    arrays = ProgramArrays.of(program)
+    (stage,) = arrays.stages
+    inputs = sum(int(a.type.bytes.evaluate(bindings)) for a in arrays.inputs)
+    sizes = [int(a.type.bytes.evaluate(bindings)) for a in stage.lifetimes]
+    held = [inputs + sum(sizes[i] for i in numbers) for numbers in stage.alive]
+    return [(step.path, step.op, size) for step, size in zip(stage.steps, held, strict=False)]
+
+
 def peak(init: str, used: str, width: int, batch: int) -> dict[str, int]:
     text = PROGRAM.replace("%INIT", f"%{init}").replace("%USED", f"%{used}").replace("WIDTH", str(width))
     program = next(iter(parse_module(text, "test").ops))
     assert isinstance(program, layer.ProgramOp)
-    live = live_points(program.body.block, program.body.block.args)
-    sizes = live.bytes_at({"batch": batch})
-    return {point.path: int(size) for point, size in zip(live.points, sizes, strict=True)}
+    return {path: size for path, op, size in alive(program, {"batch": batch}) if op != "copy"}
 
 
 def test_values_live_from_their_op_to_their_last_use() -> None:
-    # Rows of 10: x 10 bytes all the time; a, h, c, d, r 40; b 80; e 10.  h takes over the memory of a.
+    # Rows of 10: x 10 bytes all the time; a, h, c, d, r 40; b 80; e 10.  h, d and r have the memory of a all the time.
     assert peak("a", "r", 10, 1) == {
-        "a": 50, "v": 50, "r.b": 10 + 40 + 80, "r.c": 10 + 80 + 40, "r.d": 10 + 40 + 40, "e": 10 + 40 + 10,
+        "a": 50, "r.b": 10 + 40 + 80, "r.c": 10 + 40 + 80 + 40, "r.d": 10 + 40 + 40, "e": 10 + 40 + 10,
+        "m": 10 + 40 + 10,
     }  # fmt: skip
 
 
 def test_a_view_keeps_its_base_and_a_value_used_later_is_copied_into_the_repeat() -> None:
     # v is used after the repeat, so a stays all through it, beside h.
     assert peak("a", "v", 2, 3) == {
-        "a": 150, "v": 150, "r.b": 3 * (10 + 40 + 40 + 80), "r.c": 3 * (10 + 40 + 80 + 40),
-        "r.d": 3 * (10 + 40 + 40 + 40), "e": 3 * (10 + 40 + 40 + 2),
+        "a": 150, "r.b": 3 * (10 + 40 + 40 + 80), "r.c": 3 * (10 + 40 + 40 + 80 + 40),
+        "r.d": 3 * (10 + 40 + 40 + 40), "e": 3 * (10 + 40 + 40 + 2), "m": 3 * (10 + 40 + 2),
     }  # fmt: skip
 
 
-def unrolled_peak(program: layer.ProgramOp, stage: Block, bindings: dict[str, int]) -> int:
-    """The peak of an execution with every iteration written out and values freed after their last use."""
-    trace: list[tuple[list[int], list[int]]] = []  # per executed op: buffers used, buffers made
-    sizes: list[int] = []
-    where: dict[SSAValue, int | None] = {}
+Arrays = list[ValueArray]
 
-    def allocate(value: SSAValue) -> int:
-        sizes.append(int(tensor(value).bytes.evaluate(bindings)))
-        return len(sizes) - 1
 
-    def run(block: Block) -> None:
-        for op in block.ops:
-            used = [b for v in op.operands if (b := where.get(v)) is not None]
-            made: list[int] = []
-            match op:
-                case layer.SourceOp():
-                    where[op.result] = None
-                    continue
-                case layer.RepeatOp():
-                    carried = [where[v] for v in op.inits]
-                    for _ in range(op.trip_count):
-                        where.update(zip(op.body.block.args, carried, strict=True))
-                        run(op.body.block)
-                        last = op.body.block.last_op
-                        assert last is not None
-                        carried = [where[v] for v in last.operands]
-                    where.update(zip(op.results, carried, strict=True))
-                    continue
-                case layer.SliceOp() | dist.LocalSliceOp() | layer.KvAppendOp():
-                    where[op.results[0]] = where[op.operands[0]]
-                case _:
-                    for result in op.results:
-                        where[result] = allocate(result)
-                        made.append(len(sizes) - 1)
-            trace.append((used, made))
+def unrolled(found: ProgramArrays, block: Block) -> Iterator[tuple[Arrays, Arrays]]:
+    """The arrays that every op and copy reads and writes, with every iteration written out."""
 
-    arguments = [
-        a for a in program.body.block.args if any(stage.find_ancestor_op_in_block(u.operation) for u in a.uses)
-    ]
-    for argument in program.body.block.args:
-        where[argument] = allocate(argument) if argument in arguments else None
-    inputs = {b for a in arguments if (b := where[a]) is not None}
-    run(stage)
-    last_use = {b: i for i, (used, made) in enumerate(trace) for b in (*used, *made)}
-    live, most = set(inputs), 0
-    for index, (_, made) in enumerate(trace):
-        live |= set(made)
-        most = max(most, sum(sizes[b] for b in live))
-        live = {b for b in live if b in inputs or last_use[b] > index}
-    return most
+    def arrays(values: Iterable[SSAValue | ValueArray]) -> Arrays:
+        held = [v if isinstance(v, ValueArray) else found.array_of[v] for v in values]
+        return [a for a in held if isinstance(a, ValueArray) and a not in found.inputs]
+
+    def moves(listed: Sequence[Move]) -> Iterator[tuple[Arrays, Arrays]]:
+        for move in listed:
+            yield arrays([move.source]), [move.destination]
+
+    for op in block.ops:
+        match op:
+            case layer.SourceOp() | layer.SliceOp() | layer.YieldOp():
+                pass
+            case layer.RepeatOp():
+                yield from moves(found.before[op])
+                for _ in range(op.trip_count):
+                    yield from unrolled(found, op.body.block)
+                    yield from moves(found.handed_over[op])
+            case layer.ReturnOp():
+                yield from moves(found.returned)
+            case _:
+                yield arrays(op.operands), arrays(op.results)
+
+
+def unrolled_peak(found: ProgramArrays, stage: StageArrays, bindings: dict[str, int]) -> int:
+    """The most that is in memory when every array is free from its last read until it is written again."""
+
+    def size(arrays: Iterable[ValueArray]) -> int:
+        return sum(int(a.type.bytes.evaluate(bindings)) for a in arrays)
+
+    live = {a for a in stage.arrays if a.is_output}
+    most = size(live)
+    for reads, writes in reversed(list(unrolled(found, stage.scope.body.block))):
+        most = max(most, size(live | {*reads, *writes}))
+        live = live - set(writes) | set(reads)
+    return size(found.inputs) + most
 
 
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
@@ -266,16 +267,12 @@ def test_the_peak_is_that_of_an_unrolled_execution(phase: str, mesh: dict[str, A
     footprint = memory_footprint(module, PLAIN)
     program = next(iter(module.ops))
     assert isinstance(program, layer.ProgramOp)
-    staged = [op.body.block for op in program.body.block.ops if isinstance(op, dist.StageOp)] or [program.body.block]
-    for stage, block in zip(footprint.stages, staged, strict=True):
-        assert stage.activation_bytes == unrolled_peak(program, block, dict(footprint.bindings))
+    found = ProgramArrays.of(program)
+    for stage, arrays in zip(footprint.stages, found.stages, strict=True):
+        assert stage.activation_bytes == unrolled_peak(found, arrays, dict(footprint.bindings))
 
 
 # -- against the addresses of the tile level --------------------------------------------------------------------
-
-TILE_BOUND = 1.5
-"""The allocation keeps inputs and outputs all the time, copies values into the carried array of a repeat and strided
-views into dense ones, and places arrays first-fit: up to half as much again as what is alive."""
 
 
 @pytest.mark.parametrize(
@@ -291,7 +288,7 @@ views into dense ones, and places arrays first-fit: up to half as much again as 
         ("dsv3-decode-ep32", "deepseek-v3", {"tp": 2, "dp": 2, "ep": 4, "pp": 2}),
     ],
 )
-def test_the_allocation_of_a_shrunk_model_is_near_the_estimate(
+def test_the_footprint_of_a_shrunk_model_is_what_is_allocated(
     deployment: str, model: str, mesh: dict[str, Any]
 ) -> None:
     estimate = memory_footprint(small(deployment, model, **mesh), PLAIN)
@@ -299,7 +296,7 @@ def test_the_allocation_of_a_shrunk_model_is_near_the_estimate(
     _check_allocation(small(deployment, model, "tile", **mesh), estimate)
 
 
-def test_the_allocation_of_llama_8b_is_near_the_estimate() -> None:
+def test_the_footprint_of_llama_8b_is_what_is_allocated() -> None:
     estimate = memory_footprint(compiled("llama-3.1-8b", "llama-8b-decode"), PLAIN)
     _check_allocation(compiled("llama-3.1-8b", "llama-8b-decode", "tile"), estimate)
 
@@ -339,15 +336,9 @@ def _stored_bytes(arrays: list[GlobalOp]) -> int:
 
 
 def _check_allocation(tiles: ModuleOp, estimate: MemoryFootprint) -> None:
-    inputs = [op for op in tiles.walk() if isinstance(op, GlobalOp) and op.kind.data == "input"]
     for arrays, stage in zip(_stages(tiles), estimate.stages, strict=True):
-        stored = stage.weight_bytes + stage.state_bytes
-        assert _stored_bytes(arrays) == stored
-        padding = 32 * len(arrays)
-        if len(estimate.stages) > 1:  # the inputs, which every rank has, stand outside the stages
-            padding += sum(op.memref.bytes + 32 for op in inputs)
-        needed = stored + stage.activation_bytes
-        assert needed <= max(map(_end, arrays)) <= stored + TILE_BOUND * stage.activation_bytes + padding
+        assert _stored_bytes(arrays) == stage.weight_bytes + stage.state_bytes
+        assert max(map(_end, arrays)) == stage.total_bytes
 
 
 # -- feasibility ------------------------------------------------------------------------------------------------
@@ -388,12 +379,13 @@ def test_points_of_arrays_are_the_points_one_by_one() -> None:
     chosen = options(kv_block_tokens=16, micro_batches=3, reserve_fraction=0.02)
     plan = FootprintPlan.of(module, chosen)
     batches, lengths = np.array([[1], [7], [4096]]), np.array([128, 1000, 70000])
-    needs = plan.needs({"batch": batches, "q_len": 1, "kv_len": lengths}, SG2262.dram_bytes)
-    assert needs.shape == (3, 3)
+    least = max_of_all([stage.least({"batch": batches, "q_len": 1, "kv_len": lengths}) for stage in plan.stages])
+    assert least.shape == (3, 3)
     for i, batch in enumerate(batches[:, 0]):
         for j, kv_len in enumerate(lengths):
             point = memory_footprint(module, chosen, {"batch": int(batch), "kv_len": int(kv_len)})
-            assert needs[i, j] == point.fullest.total_bytes
+            # The bound does not know whether the last array ends with padding, of up to 31 bytes.
+            assert 0 <= point.fullest.total_bytes - least[i, j] < SG2262.alignment_bytes
 
 
 def test_what_alone_exceeds_is_named() -> None:

@@ -23,7 +23,6 @@ from pmc.backends.evaluate import evaluate_module, sweep_module
 from pmc.backends.evaluate.analyses.comm_pattern import comm_pattern
 from pmc.backends.evaluate.engine import program_of
 from pmc.backends.evaluate.feasibility import unreserved
-from pmc.backends.evaluate.liveness import live_points
 from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.evaluate.overlap import StepEvaluator
 from pmc.backends.evaluate.request import evaluate_request
@@ -31,6 +30,7 @@ from pmc.compiler.config import load_accounting, load_chip, load_deployment, loa
 from pmc.compiler.driver import compile_model, load_model
 from pmc.compiler.main import main
 from pmc.dialects import layer
+from pmc.dialects.analyses.value_arrays import ProgramArrays
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr
@@ -250,22 +250,34 @@ def test_latents_are_split_by_sequences_and_positions(phase: str, batch: int) ->
     assert stage.states_by_kind == {"latent": 61 * 576 * (batch // 4) * (4096 // 4)}
 
 
-def test_a_step_has_the_blocks_that_came_by_and_two_states_in_memory() -> None:
+def test_a_step_has_two_pairs_of_blocks_and_one_state_in_memory() -> None:
     program = program_of(compiled())
     assert isinstance(program, layer.ProgramOp)
-    live = live_points(program.body.block, program.body.block.args)
-    sizes = live.bytes_at({"batch": 1, "q_len": 4096, "kv_len": 4096})
-    found = [(p.op, int(n)) for p, n in zip(live.points, sizes, strict=True) if p.path == "blocks.dense.gqa.attention"]
+    arrays = ProgramArrays.of(program)
+    (stage,) = arrays.stages
+    point = {"batch": 1, "q_len": 4096, "kv_len": 4096}
+    sizes = [int(array.type.bytes.evaluate(point)) for array in (*arrays.inputs, *stage.lifetimes)]
+    alive = [sizes[0] + sum(sizes[1 + i] for i in numbers) for numbers in stage.alive]
+    found = [
+        (step.op, size)
+        for step, size in zip(stage.steps, alive, strict=True)
+        if step.path == "blocks.dense.gqa.attention"
+    ]
     # 1024 tokens of a rank, 8 heads, 1 key head: token numbers and the residual stream stay through the layer.
     stay, query, block, row_sum = 1024 * 4 + 1024 * 8192 * 2, 1024 * 8 * 128 * 2, 1024 * 128 * 2, 1024 * 8 * 4
     acc = 1024 * 8 * 128 * 4
     state = acc + 2 * row_sum
-    # The own blocks are in the cache, of which the ring makes its first copies; a block is sent while one is received.
+    # The own blocks are in the cache; what goes around starts as a copy of them.  A step receives beside what it sent,
+    # updates the state where it is, and hands over what came by.
     assert found == [
         ("layer.attention_step", stay + query + state),
+        ("copy", stay + query + state + block),
+        ("copy", stay + query + state + 2 * block),
         ("dist.ring_exchange", stay + query + state + 3 * block),
-        ("dist.ring_exchange", stay + query + state + 3 * block),
-        ("layer.attention_step", stay + query + 2 * state + 2 * block),
+        ("dist.ring_exchange", stay + query + state + 4 * block),
+        ("layer.attention_step", stay + query + state + 4 * block),
+        ("copy", stay + query + state + 4 * block),
+        ("copy", stay + query + state + 3 * block),
         ("layer.attention_finish", stay + acc + row_sum + 1024 * 8 * 128 * 2),
     ]
 

@@ -315,7 +315,7 @@ def frees_a_buffer_too_early(module: ModuleOp) -> None:
 @mutant("allocate-dram")
 def reuses_an_array_that_is_still_read(module: ModuleOp) -> None:
     activations = [op for op in ops(module, tile.GlobalOp) if op.kind.data == "activation"]
-    residual = next(op for op in activations if op.path.data.endswith("mla.residual"))
+    residual = next(op for op in activations if op.path.data == "embed")
     other = next(op for op in activations if op.path.data.endswith("moe.norm") or op.path.data.endswith("ffn.norm"))
     other.properties["address"] = residual.properties["address"]
 

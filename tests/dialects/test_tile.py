@@ -113,7 +113,7 @@ def test_memref_text_and_size() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('kind = "output"', 'kind = "scratch"', "unknown kind 'scratch'"),
+        ('kind = "output"', 'kind = "result"', "unknown kind 'result', must be weight, state, input, communication, "),
         ("offsets = [<layer>, <0>, <0>]", "offsets = [<0>, <0>]", "needs 3 offsets and sizes"),
         ("#tile.convert", "#tile.add", "takes (2, 1, 0) inputs, outputs and updates (a, b, out), found (1, 1, 0)"),
     ],

@@ -21,6 +21,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.tile import (
+    SHARED_KINDS,
     CollectiveOp,
     CommandOp,
     GlobalOp,
@@ -61,13 +62,17 @@ def test_what_stays_never_overlaps_and_activations_share(model: str, deployment:
     found = ranges(module)
     step = load_chip("sg2262").alignment_bytes
     assert all(r.start % step == 0 for group in found.values() for r in group)
-    stays = [r for kind, group in found.items() if kind != "activation" for r in group]
+    stays = staying(found)
     for a, b in combinations(sorted(stays, key=lambda r: r.start), 2):
         assert a.stop <= b.start
-    activations = found["activation"]
-    assert all(r.start >= max(s.stop for s in stays) for r in activations)
-    peak = max(r.stop for r in activations) - min(r.start for r in activations)
-    assert peak < sum(len(r) for r in activations)  # memory is used again
+    shared = [*found["activation"], *found["output"]]
+    assert all(r.start >= max(s.stop for s in stays) for r in shared)
+    peak = max(r.stop for r in shared) - min(r.start for r in shared)
+    assert peak < sum(len(r) for r in shared)  # memory is used again
+
+
+def staying(found: dict[str, list[range]]) -> list[range]:
+    return [r for kind, group in found.items() if kind not in SHARED_KINDS for r in group]
 
 
 def test_too_little_dram_says_by_how_much() -> None:
@@ -94,7 +99,7 @@ def test_every_stage_has_the_memory_after_the_inputs_for_itself() -> None:
     for stage in stages(module):
         found = ranges(stage)
         assert "input" not in found
-        stays = sorted((r for kind, g in found.items() if kind != "activation" for r in g), key=lambda r: r.start)
+        stays = sorted(staying(found), key=lambda r: r.start)
         assert stays[0].start == base
         assert all(a.stop <= b.start for a, b in pairwise(stays))
         assert all(r.start >= stays[-1].stop for r in found["activation"])

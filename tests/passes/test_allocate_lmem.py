@@ -122,9 +122,9 @@ def addresses(text: str, target: Chip | None = None) -> dict[str, int]:
 
 def test_a_chain_of_activations_needs_two_arrays() -> None:
     found = addresses(program(copy("x", "a") + copy("a", "b") + copy("b", "c") + copy("c", "y"), "a", "b", "c"))
-    assert found["a"] == found["c"] != found["b"]
-    fixed = [found[n] for n in ("x", "w", "y", "a", "b")]
-    assert sorted(fixed) == [0, 2016, 4032, 6048, 8064]  # 2000 bytes, aligned to 32
+    assert found["a"] == found["c"] != found["b"] == found["y"]  # the output is one of the chain
+    fixed = [found[n] for n in ("x", "w", "a", "b")]
+    assert sorted(fixed) == [0, 2016, 4032, 6048]  # 2000 bytes, aligned to 32
 
 
 def test_a_value_that_is_needed_later_keeps_its_memory() -> None:
@@ -153,7 +153,7 @@ def test_too_little_dram_says_by_how_much() -> None:
     small = chip(capacity_gib=4096 / 2**30)
     with pytest.raises(PassError) as caught:
         addresses(program(copy("x", "y")), small)
-    # x, w and y end at 2 * 2016 + 2000, rounded up to the alignment.
+    # x and w take 2016 bytes each with their padding, y ends after 2000 more.
     assert str(caught.value) == (
-        "allocate-dram: program 'p' needs 6048 bytes of DRAM, sg2262 has 4096: 1952 bytes too many"
+        "allocate-dram: program 'p' needs 6032 bytes of DRAM, sg2262 has 4096: 1936 bytes too many"
     )
