@@ -10,12 +10,14 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 from xdsl.parser import Parser
 
+import pmc.compiler.pipelines  # noqa: F401  (brings the cost model of select-tiles)
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands
-from pmc.compiler.config import load_chip, load_model_config
+from pmc.compiler.config import load_accounting, load_chip, load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import layer, tile
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.analyses.kernel_work import kernel_work
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.passes.allocate_dram import AllocateDramPass
@@ -91,6 +93,7 @@ def local(
     """The module with the plans of one rank."""
     ctx = make_context()
     module.attributes["arch.chip"] = ChipAttr(chip)
+    module.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     for step in (
         AnnotateShardingsPass(**{**ONE_RANK, **(deployment or {})}),
         InsertCollectivesPass(ring_exchange),
@@ -116,6 +119,7 @@ def lowered(text: str, lmem_bytes: int = 2 << 20) -> ModuleOp:
     module = Parser(ctx, text).parse_module()
     module.verify()
     module.attributes["arch.chip"] = ChipAttr(small_chip(lmem_bytes))
+    module.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     SelectTilesPass().apply(ctx, module)
     LowerToTilesPass().apply(ctx, module)
     module.verify()
