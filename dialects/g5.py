@@ -44,6 +44,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.memory_map import chip_around, placement_fault
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, shape_text
 from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
 from pmc.dialects.vector_kinds import KIND, VectorKindAttr
@@ -210,8 +211,14 @@ class StreamOp(PmcOp):
     traits = traits_def(IsolatedFromAbove(), NoTerminator())
 
     def verify_(self) -> None:
-        """Every expression uses only the symbols of the bodies around it."""
+        """Expressions use only the symbols of the bodies around them; arrays are aligned and inside the chip."""
         _check_symbols(self.body.block, frozenset())
+        block, chip = self.body.block, chip_around(self)
+        own = [op.placed for op in block.ops if isinstance(op, ArrayOp)]
+        for stage in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [Block()]:
+            fault = placement_fault([*own, *(op.placed for op in stage.ops if isinstance(op, ArrayOp))], chip)
+            if fault is not None:
+                raise VerifyException(f"g5.stream '{self.sym_name.data}': {fault}")
 
 
 @irdl_op_definition

@@ -49,6 +49,7 @@ from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, Exc
 from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
 from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text, size_bytes
 from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
@@ -272,6 +273,45 @@ class ProgramOp(PmcOp):
     body = region_def("single_block")
     traits = traits_def(IsolatedFromAbove(), NoTerminator())
 
+    def verify_(self) -> None:
+        """Arrays with addresses are aligned and inside the chip, and no value is overwritten while it is needed."""
+        block = self.body.block
+        own, chip = _globals(block), chip_around(self)
+        for scope in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [block]:
+            held = own if scope is block else [*own, *_globals(scope)]
+            if not held or any(op.address is None for op in held):
+                continue  # allocate-dram comes later
+            placed = [op.placed for op in held]
+            number: dict[SSAValue, int] = {op.result: i for i, op in enumerate(held)}
+            fault = placement_fault(placed, chip) or reuse_fault(placed, _memory_accesses(scope, number))
+            if fault is not None:
+                raise VerifyException(f"tile.program '{self.sym_name.data}': {fault}")
+
+
+def _globals(block: Block) -> list[GlobalOp]:
+    return [op for op in block.ops if isinstance(op, GlobalOp)]
+
+
+def _memory_accesses(block: Block, number: dict[SSAValue, int]) -> list[Access | Loop]:
+    """What the ops of a block do with arrays, by their numbers; views get those of their sources."""
+    found: list[Access | Loop] = []
+    for op in block.ops:
+        match op:
+            case ViewOp() if op.source in number:
+                number[op.result] = number[op.source]
+            case RepeatOp():
+                found.append(Loop(op.count.value.data, _memory_accesses(op.body.block, number)))
+            case KernelOp() | CollectiveOp():
+                commands = [c for c in op.walk() if isinstance(c, CommandOp)]
+                reads, writes = (
+                    [number[v] for v in dict.fromkeys(values) if v in number]
+                    for values in ((v for c in commands for v in c.reads()), (v for c in commands for v in c.writes()))
+                )
+                found.append(Access(op.path.data, reads, writes))
+            case _:
+                pass
+    return found
+
 
 class StoredOp(PmcOp, ABC):
     """An array in the DRAM of a rank.  Of repeated layers it may hold a part: the pipeline stage that it stands in."""
@@ -285,6 +325,13 @@ class StoredOp(PmcOp, ABC):
     @abstractmethod
     def memref(self) -> MemRefType:
         """The type of the array."""
+
+    @property
+    def placed(self) -> PlacedArray:
+        """The array with its address, which it must have."""
+        kind, address = self.properties["kind"], self.properties["address"]
+        assert isinstance(kind, StringAttr) and isinstance(address, IntegerAttr)
+        return PlacedArray(self.path.data, kind.data, address.value.data, self.memref.bytes, kind.data in SHARED_KINDS)
 
     @property
     def all_dims(self) -> tuple[int, ...]:

@@ -521,11 +521,16 @@ def layers(make: Maker, type_: MemRefType) -> dict[str, Any]:
     return {"layers": True, **(part if make.flag() else {})} if make.flag() else {"layers": False}
 
 
+DRAM_ADDRESSES = count(0, 1 << 36)
+"""Start addresses so far apart that no two arrays overlap."""
+
+
 def array(make: Maker, rank: int = 2) -> SSAValue:
-    kind, type_ = make.rng.choice(["weight", "state", "input", "output", "activation"]), memref(make, rank)
+    kind, type_ = make.rng.choice(tile.ARRAY_KINDS), memref(make, rank)
     found: SSAValue = make.add(
         tile.GlobalOp, [], [type_], kind=kind, **layers(make, type_),
-        sharding=encoding(make, rank, False) if make.flag() else None, address=4096 if make.flag() else None,
+        sharding=encoding(make, rank, False) if make.flag() else None,
+        address=next(DRAM_ADDRESSES) if make.flag() else None, role=make.rng.choice([None, "bias"]),
     ).result  # fmt: skip
     return found
 
@@ -688,7 +693,7 @@ def after(make: Maker) -> g5.AfterAttr | None:
 def g5_array(make: Maker) -> None:
     type_ = memref(make, 2)
     make.add(
-        g5.ArrayOp, [], [], kind="weight", **layers(make, type_), address=make.size(), type=type_,
+        g5.ArrayOp, [], [], kind="weight", **layers(make, type_), address=next(DRAM_ADDRESSES), type=type_,
         sharding=encoding(make, 2, False) if make.flag() else None,
     )  # fmt: skip
 
