@@ -66,7 +66,7 @@ def readers() -> list[Reader]:
     return [
         *costs,
         Reader("evaluate of tiles and commands", ("gdma_multicast",)),
-        Reader("analyze --what memory", ("dram.capacity_gib",), SIZES),
+        Reader("analyze --what memory", ("dram.capacity_gib", "alignment_bytes"), SIZES),
         Reader("analyze --what links", (), (*SIZES, *LINKS, "bandwidth_utilisation")),
         *(reader for reader in passes if reader.chip or reader.topology),
         Reader("run of commands", ("command_level.lmem.bytes_per_core",)),

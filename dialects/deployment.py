@@ -117,7 +117,7 @@ class Deployment(Schema, frozen=True):
         description="Tensor parallelism inside an expert; 1 for a dense model"
     )
     cp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
-        description="Context parallelism: every sequence dealt out to ranks (ring attention); divides q_len and kv_len"
+        description="Context parallelism: every sequence dealt out to ranks; divides q_len and kv_len"
     )
     sp: Annotated[bool, PARALLELISM, PassOption("annotate-shardings")] = Field(
         description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce; needs tp > 1"

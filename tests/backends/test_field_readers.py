@@ -98,11 +98,7 @@ def assert_declared(reader: str, seen: Seen) -> None:
     A result may rest on what a pass has read of the topology and written into the IR.
     """
     declared = next(r for r in readers() if r.name == reader)
-    in_the_ir = {
-        path
-        for pass_class in (factory() for factory in pass_factories().values())
-        for path in pass_class.TOPOLOGY_FIELDS
-    }
+    in_the_ir = {path for factory in pass_factories().values() for path in factory().TOPOLOGY_FIELDS}
     network = seen.topology | in_the_ir.intersection(declared.topology)
     for read, paths in ((seen.chip, declared.chip), (network, declared.topology)):
         undeclared = sorted(p for p in read if p not in LABELS and not any(covers(d, p) for d in paths))
