@@ -6,9 +6,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -82,11 +84,20 @@ def _only_named(command: Callable[..., None]) -> Callable[..., None]:
     return named
 
 
+@cache
+def _command(named: frozenset[str]) -> TyperGroup:
+    """What typer makes of the functions, which takes longer than many a command."""
+    command = get_command(app_for(tuple(named)))
+    assert isinstance(command, TyperGroup)
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a user error is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result: object = get_command(app_for(given)).main(args=given, prog_name="pmc", standalone_mode=False)
+        command = _command(frozenset(COMMANDS) & frozenset(given))
+        result: object = command.main(args=given, prog_name="pmc", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (PmcError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)

@@ -10,10 +10,11 @@ before they are used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isfinite
-from typing import ClassVar, Self
+from typing import ClassVar, NoReturn, Self
 
 from xdsl.dialects.builtin import (
     AnyFloat,
@@ -39,11 +40,14 @@ from xdsl.irdl import (
 )
 from xdsl.parser import AttrParser, Parser, UnresolvedOperand
 from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
 from pmc.dialects.expr import Expr, ExprAttr, parse_expr
 
 SEGMENTS = "operandSegmentSizes"
+
+_NAMES_AN_OP = re.compile(r"\w+\.\w+ (at )?'")
 
 PropertyValue = Attribute | Expr | int | float | bool | str | None
 
@@ -232,6 +236,16 @@ class PmcOp(IRDLOperation):
             regions=regions,
             location=None if like is None else like.location,
         )
+
+    def emit_error(self, message: str, underlying_error: Exception) -> NoReturn:
+        """Raise what a verifier has found, with the name and the path of the op.
+
+        xDSL would print the whole module into the exception, and its own verifiers say what is wrong but not where.
+        """
+        said = " ".join(str(underlying_error).split())
+        path = self.properties.get("path")
+        where = f"{self.name} at '{path.data}'" if isinstance(path, StringAttr) else self.name
+        raise VerifyException(said if _NAMES_AN_OP.match(said) else f"{where}: {said}") from underlying_error
 
     @classmethod
     def _set_defaults(cls, properties: dict[str, Attribute]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, StringAttr
@@ -56,7 +56,7 @@ from pmc.dialects.effects import NOTHING, UPDATES, Effects, HasEffects, StatedEf
 from pmc.dialects.expr import Expr, ceildiv, expr
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.levels import MESH
-from pmc.dialects.tensor import Encoding, TensorType, tensor
+from pmc.dialects.tensor import Encoding, TensorType, shape_text, tensor
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
@@ -67,6 +67,9 @@ DATA = "dp"
 
 PIPELINE = "pp"
 """The mesh axis of the pipeline stages."""
+
+DATA = "dp"
+"""The mesh axis of data parallelism, which splits a batch into whole sequences."""
 
 CONTEXT = "cp"
 """The mesh axis of context parallelism, which deals the positions of every sequence out to its ranks in turn.
@@ -128,6 +131,17 @@ class Mesh:
                 return axis
         raise VerifyException(f"the mesh has no axis '{name}', it has {', '.join(a.name for a in self.axes)}")
 
+    def told_apart(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Which ranks differ in the coordinates along some axes: the strides from .. to .., neighbours merged."""
+        spans: list[tuple[int, int]] = []
+        for axis in sorted((self.axis(name) for name in names), key=lambda a: (a.stride, a.size)):
+            stop = axis.stride * axis.size
+            if axis.size > 1 and spans and spans[-1][1] == axis.stride:
+                spans[-1] = (spans[-1][0], stop)
+            elif axis.size > 1:
+                spans.append((axis.stride, stop))
+        return spans
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """The coordinate of a rank along every axis."""
         return {axis.name: axis.coordinate(rank) for axis in self.axes}
@@ -161,7 +175,11 @@ class MeshAttr(Data[Mesh]):
             printer.print_string(f"{self.data.ranks} ranks{axes}")
 
     def verify(self) -> None:
-        """Every axis fits into the ranks."""
+        """Every axis has its own name and fits into the ranks."""
+        names = [axis.name for axis in self.data.axes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise VerifyException(f"the mesh has two axes '{twice}'")
         for axis in self.data.axes:
             if axis.size < 1 or axis.stride < 1 or axis.size * axis.stride > self.data.ranks:
                 raise VerifyException(f"axis {axis.name} of {axis.size} x {axis.stride} leaves {self.data.ranks} ranks")
@@ -215,6 +233,11 @@ class ShardingAttr(Data[Sharding], Encoding):
     def partial_axes(self) -> tuple[str, ...]:
         """The axes of the partial sum."""
         return self.data.partial
+
+    @property
+    def is_sharding(self) -> bool:
+        """The dims are those of the whole."""
+        return True
 
 
 @irdl_attr_definition
@@ -327,9 +350,16 @@ class DistExchangeOp(PmcOp, WorkInterface, HasEffects, ExchangeInterface):
         return self.exchange().work()
 
 
+Split = Literal["same", "finer", "coarser"]
+
+
 class CollectiveOp(DistExchangeOp):
     """An op in which the ranks of a group along `axis` exchange data, for which each of them must come by."""
 
+    SUMS: ClassVar[bool] = False
+    """Whether the operand is a partial sum over the axis, and the result no more."""
+    SPLIT: ClassVar[Split] = "same"
+    """Whether the axis splits `dim` of the result in addition to what splits the operand, or no longer."""
     axis = prop_def(StringAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
     """The default of the collective where there is none."""
@@ -339,6 +369,72 @@ class CollectiveOp(DistExchangeOp):
     @property
     def mesh_axis(self) -> str:
         return self.axis.data
+
+    def wrong_sharding(self, mesh: Mesh) -> str | None:
+        """What is wrong with the shardings, before `localize`."""
+        x, y, axis = tensor(self.x), tensor(self.y), self.axis.data
+        if (x.shape, x.element_type) != (y.shape, y.element_type):
+            return f"the result is {y.with_encoding(None)}, must be {x.with_encoding(None)}: only the sharding changes"
+        before, after = sharding_of(x), sharding_of(y)
+        if self.SUMS and axis not in before.partial:
+            return f"the operand is no partial sum over '{axis}'"
+        dims = list(before.dims)
+        if self.SPLIT != "same":
+            dim = self._split_dim()
+            if dim >= len(dims):
+                return f"dim {dim} of a tensor with {len(dims)} dims"
+            if self.SPLIT == "coarser" and dims[dim][-1:] != (axis,):
+                return (
+                    f"dim {dim} of the operand is split along {', '.join(dims[dim]) or 'no axis'}, must end in {axis}"
+                )
+            dims[dim] = (*dims[dim], axis) if self.SPLIT == "finer" else dims[dim][:-1]
+        partial = tuple(a for a in before.partial if not self.SUMS or a != axis)
+        expected = Sharding(tuple(dims), partial)
+        return (
+            None if after == expected else f"the result has {ShardingAttr(after)}, must have {ShardingAttr(expected)}"
+        )
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        """What is wrong with the shapes of one rank, after `localize`."""
+        x, y, axis = tensor(self.x), tensor(self.y), self.axis.data
+        if x.element_type != y.element_type:
+            return f"the elements of the result are {y.element_type}, must be {x.element_type}"
+        if self.SUMS and axis not in x.partial_axes:
+            return f"the operand is no partial sum over '{axis}'"
+        kept = tuple(a for a in x.partial_axes if not self.SUMS or a != axis)
+        if y.partial_axes != kept:
+            found = ", ".join(y.partial_axes) or "no axis"
+            return f"the result is a partial sum over {found}, not over {', '.join(kept) or 'no axis'}"
+        dim = -1 if self.SPLIT == "same" else self._split_dim()
+        if dim >= len(x.dims) or len(x.dims) != len(y.dims):
+            return f"{'' if dim < 0 else f'dim {dim} of '}tensors with {len(x.dims)} and {len(y.dims)} dims"
+        for index, (before, after) in enumerate(zip(x.dims, y.dims, strict=True)):
+            part, whole = (before, after) if self.SPLIT == "coarser" else (after, before)
+            if part != whole if index != dim else not _is_part(part, whole, axis, mesh):
+                ways = "" if index != dim else f", one of {mesh.axis(axis).size} parts of the other"
+                return f"dim {index} is {before} in the operand and {after} in the result{ways}"
+        return None
+
+    def _split_dim(self) -> int:
+        dim = self.properties["dim"]
+        assert isinstance(dim, IntegerAttr)
+        return dim.value.data
+
+
+def _is_part(part: Expr, whole: Expr, axis: str, mesh: Mesh) -> bool:
+    """Whether `part` is what one rank has of a dim that `axis` splits."""
+    if axis in SPLIT_SYMBOLS and whole.is_constant and part.is_constant:
+        # Whole sequences or positions, of which the number alone does not tell how many there are.
+        return part.constant <= whole.constant <= part.constant * mesh.axis(axis).size
+    return part == local_dim(whole, (axis,), mesh)
+
+
+def _is_part(part: Expr, whole: Expr, axis: str, mesh: Mesh) -> bool:
+    """Whether `part` is what one rank has of a dim that `axis` splits."""
+    if axis in SPLIT_SYMBOLS and whole.is_constant and part.is_constant:
+        # Whole sequences or positions, of which the number alone does not tell how many there are.
+        return part.constant <= whole.constant <= part.constant * mesh.axis(axis).size
+    return part == local_dim(whole, (axis,), mesh)
 
 
 @irdl_op_definition
@@ -365,6 +461,7 @@ class AllReduceOp(CollectiveOp):
 
     name = "dist.all_reduce"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = AllReduceAttr
+    SUMS: ClassVar[bool] = True
 
 
 @irdl_op_definition
@@ -373,6 +470,7 @@ class AllGatherOp(CollectiveOp):
 
     name = "dist.all_gather"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = AllGatherAttr
+    SPLIT: ClassVar[Split] = "coarser"
     dim = prop_def(IntegerAttr)
 
 
@@ -382,6 +480,8 @@ class ReduceScatterOp(CollectiveOp):
 
     name = "dist.reduce_scatter"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = ReduceScatterAttr
+    SUMS: ClassVar[bool] = True
+    SPLIT: ClassVar[Split] = "finer"
     dim = prop_def(IntegerAttr)
 
 
@@ -391,7 +491,9 @@ class LocalSliceOp(CollectiveOp):
 
     name = "dist.local_slice"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = LocalSliceAttr
+    SPLIT: ClassVar[Split] = "finer"
     EFFECTS: ClassVar[Effects] = NOTHING
+    SPLIT: ClassVar[Split] = "finer"
     dim = prop_def(IntegerAttr)
 
 
@@ -416,6 +518,20 @@ class DispatchOp(CollectiveOp):
     indices = operand_def(TensorType)
     capacity = prop_def(StringAttr)
 
+    def wrong_sharding(self, mesh: Mesh) -> str | None:
+        """Tokens are split over the ranks of the experts and their slots."""
+        return _wrong_routing(sharding_of(tensor(self.x)), sharding_of(tensor(self.y)), self.axis.data, mesh)
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        """y has slots for the tokens of the whole group, in the worst case all of them at one expert."""
+        x, y = tensor(self.x).dims, tensor(self.y).dims
+        if len(x) != 2 or len(y) != 3 or y[2] != x[1] or tensor(self.indices).dims[0] != x[0]:
+            return f"x is {shape_text(x)} and y {shape_text(y)}, must be [T, H] and [E, C, H] with indices [T, k]"
+        slots = x[0] * mesh.axis(self.axis.data).size
+        if self.capacity.data == "worst" and y[1] != slots:
+            return f"y has {y[1]} slots, must have {slots} for the worst case"
+        return None
+
 
 @irdl_op_definition
 class CombineOp(CollectiveOp):
@@ -426,6 +542,44 @@ class CombineOp(CollectiveOp):
     x = operand_def(TensorType)
     indices = operand_def(TensorType)
     weights = operand_def(TensorType)
+
+    def wrong_sharding(self, mesh: Mesh) -> str | None:
+        """Tokens are split over the ranks of the experts and their slots; partial sums stay such."""
+        x, y = sharding_of(tensor(self.x)), sharding_of(tensor(self.y))
+        if x.partial != y.partial:
+            return "the result must be the partial sum that the rows of the experts are"
+        return _wrong_routing(y, x, self.axis.data, mesh)
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        """x [E, C, H], indices and weights [T, k], y [T, H]."""
+        x, y, rows = tensor(self.x).dims, tensor(self.y).dims, tensor(self.weights).dims
+        if len(x) != 3 or len(y) != 2 or y[1] != x[2] or rows != tensor(self.indices).dims or rows[0] != y[0]:
+            return f"x is {shape_text(x)} and y {shape_text(y)}, must be [E, C, H] and [T, H] with weights [T, k]"
+        if tensor(self.x).partial_axes != tensor(self.y).partial_axes:
+            return "the result must be the partial sum that the rows of the experts are"
+        return None
+
+
+def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -> str | None:
+    if len(tokens.dims) != 2 or len(experts.dims) != 3 or experts.dims[0] != (axis,):
+        return f"tokens [T, H] and experts [E, C, H], of which {axis} splits E"
+    rows, slots = tokens.dims[0], (axis, *experts.dims[1])
+    if tokens.dims[1] or experts.dims[2] or mesh.told_apart(rows) != mesh.told_apart(slots):
+        return (
+            f"tokens are split along {', '.join(rows)}, experts and slots along {', '.join(slots)}: not the same ranks"
+        )
+    return None
+
+
+def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -> str | None:
+    if len(tokens.dims) != 2 or len(experts.dims) != 3 or experts.dims[0] != (axis,):
+        return f"tokens [T, H] and experts [E, C, H], of which {axis} splits E"
+    rows, slots = tokens.dims[0], (axis, *experts.dims[1])
+    if tokens.dims[1] or experts.dims[2] or mesh.told_apart(rows) != mesh.told_apart(slots):
+        return (
+            f"tokens are split along {', '.join(rows)}, experts and slots along {', '.join(slots)}: not the same ranks"
+        )
+    return None
 
 
 # -- pipeline stages --------------------------------------------------------------------------------------------

@@ -35,8 +35,34 @@ class FlashAttentionOp(MatrixOp):
         """Pieces agree in number; every width is a multiple of its head."""
         dims = self.piece_dims()
         self.fail_unless(len(self.q) == len(self.k) == len(dims) > 0, "as many q as k pieces as qk_dims")
+        self.fail_unless(self.v_dim.value.data > 0 and min(dims) > 0, "the width of a head must be positive")
+        self.fail_unless(all(len(tensor(q).dims) == 2 for q in self.q), "queries must be [T, width]")
         for value in (*self.k, self.v):
             self.fail_unless(len(tensor(value).dims) == 3, "keys and values must be [batch, kv_len, width]")
+        for value in (*self.q, *self.k, self.v):
+            self.fail_unless(tensor(value).dims[-1].is_constant, "the width of queries, keys and values is a number")
+        self._verify_widths()
+        batch, kv_len, _ = tensor(self.v).dims
+        for value in self.k:
+            self.require_shape(value, (batch, kv_len, tensor(value).dims[2]), "the keys")
+        rows = tensor(self.q[0]).dims[0] if self.is_sharded else batch * self.q_len.data
+        for value in self.q:
+            self.require_shape(value, (rows, tensor(value).dims[1]), "the queries")
+        self.require_shape(self.results[0], (rows, expr(self.heads * self.v_dim.value.data)), "the result")
+
+    def _verify_widths(self) -> None:
+        """All pieces have the same query heads, which their key heads divide, as those of v."""
+        heads = self.heads
+        for piece, d in enumerate(self.piece_dims()):
+            width = tensor(self.q[piece]).dims[1].constant
+            self.fail_unless(
+                width == heads * d > 0, f"piece {piece} of q has {width} columns, not {heads} heads of {d}"
+            )
+        for value, d in self._keyed():
+            width = tensor(value).dims[2].constant
+            key_heads, rest = divmod(width, d)
+            self.fail_unless(rest == 0 < width, f"keys or values of {width} columns are not whole heads of {d}")
+            self.fail_unless(heads % key_heads == 0, f"{key_heads} key heads do not divide {heads} heads")
 
     def piece_dims(self) -> tuple[int, ...]:
         """The head width of every score piece."""
@@ -50,6 +76,11 @@ class FlashAttentionOp(MatrixOp):
     def kv_heads(self, piece: int) -> int:
         """The key heads of a piece on this rank."""
         return tensor(self.k[piece]).dims[2].constant // self.piece_dims()[piece]
+
+    @property
+    def v_heads(self) -> int:
+        """The heads of v on this rank."""
+        return tensor(self.v).dims[2].constant // self.v_dim.value.data
 
     @property
     def state_bytes(self) -> int:

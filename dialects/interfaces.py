@@ -75,6 +75,8 @@ class ShardingRule:
     """Operands that may be partial sums: the op is linear in all of them together, its result is partial too."""
     aligned: frozenset[str] = frozenset()
     """Factors that no result has although nothing is summed over them (the key heads of attention)."""
+    routed: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    """Factors of tokens, and of the slots of experts that they go to or come from: split over the same ranks."""
 
 
 class ShardingInterface(ABC):

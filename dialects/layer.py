@@ -53,6 +53,7 @@ from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingR
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
+from pmc.dialects.mesh_rules import verify_on_mesh
 from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor, verify_carried
 from pmc.dialects.vector_kinds import (
     AddAttr,
@@ -140,10 +141,11 @@ class ProgramOp(PmcOp):
     traits = traits_def(IsolatedFromAbove(), NoTerminator())
 
     def verify_(self) -> None:
-        """The body ends in `layer.return`, or consists of pipeline stages."""
+        """The body ends in `layer.return`, or consists of pipeline stages; all of it fits the mesh of the module."""
         last = self.body.block.last_op
         if last is None or last.name not in ("layer.return", "dist.stage"):
             raise VerifyException(f"layer.program '{self.sym_name.data}': the body must end in layer.return")
+        verify_on_mesh(self)
 
 
 @irdl_op_definition
@@ -364,10 +366,19 @@ class HeadMatmulOp(MatrixOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """The widths of x and y are heads times the two sides of w's head block."""
+        """x and y have the same rows; their widths are heads times the two sides of w's head block."""
+        self.fail_unless(
+            all(len(tensor(v).dims) == 2 for v in (self.x, self.w, self.y)) and self.group.value.data > 0,
+            "x, w and y must have two dims, and a group at least one column",
+        )
+        self.require_shape(self.y, (tensor(self.x).dims[0], tensor(self.y).dims[1]), "y")
         wide_in, rank, wide_out = tensor(self.x).dims[-1], tensor(self.w).dims[0], tensor(self.y).dims[-1]
         of_rank, of_group = (wide_out, wide_in) if self.transpose else (wide_in, wide_out)
-        self.fail_unless(of_group * rank == of_rank * self.group.value.data, "the widths of x, w and y do not agree")
+        group = self.group.value.data
+        self.fail_unless(
+            of_group * rank == of_rank * group and tensor(self.w).dims[1] == of_group,
+            "the widths of x, w and y do not agree",
+        )
 
     def flops(self) -> Expr:
         """2 T heads R group."""
@@ -416,6 +427,8 @@ class AttentionStepOp(FlashAttentionOp):
     def verify_(self) -> None:
         """State in and out have the same types; only a causal op hides keys."""
         super().verify_()
+        for value, what in ((self.row_max, "row_max"), (self.row_sum, "row_sum")):
+            self.require_shape(value, (tensor(self.acc).dims[0], expr(self.heads)), what)
         types = [value.type for value in self.state]
         self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
@@ -449,6 +462,12 @@ class AttentionFinishOp(RowOp):
 
     def verify_(self) -> None:
         """The width of acc is that of y, a multiple of the heads."""
+        acc, sums = tensor(self.acc).dims, tensor(self.row_sum).dims
+        self.fail_unless(
+            len(acc) == len(sums) == 2 and acc[1].is_constant and sums[1].is_constant and sums[1].constant > 0,
+            "acc must be [T, width] and row_sum [T, heads]",
+        )
+        self.require_shape(self.row_sum, (acc[0], sums[1]), "row_sum")
         self.require_shape(self.y, tensor(self.acc).dims, "y")
         width, heads = tensor(self.acc).dims[-1], tensor(self.row_sum).dims[-1]
         self.fail_unless(width.constant % heads.constant == 0, f"{heads} heads do not divide a width of {width}")
@@ -485,6 +504,12 @@ class EmbeddingOp(LayerOp):
     """The mesh axis that shards the vocabulary, once the program is local."""
     y = result_def(TensorType)
 
+    def verify_(self) -> None:
+        """tokens [T], table [V, N], y [T, N]."""
+        tokens, table = tensor(self.tokens).dims, tensor(self.table).dims
+        self.fail_unless(len(tokens) == 1 and len(table) == 2, "tokens must be [T] and the table [V, N]")
+        self.require_shape(self.y, (tokens[0], table[1]), "y")
+
     def bytes_read(self) -> Expr:
         """The ids and one row per token, not the table."""
         return tensor(self.tokens).bytes + tensor(self.y).bytes
@@ -506,7 +531,9 @@ class RmsNormOp(RowOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """w has one element per column of a group."""
+        """Groups divide a row; w has one element per column of a group."""
+        self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
+        _require_groups(self, self.group.value.data)
         self.require_shape(self.w, (expr(self.group.value.data),), "w")
         self.require_shape(self.y, tensor(self.x).dims, "y")
 
@@ -545,6 +572,15 @@ class RopeOp(RowOp):
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
     y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Pairs of columns are rotated, by angles that a positive theta gives."""
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+        self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
+        _require_groups(self, self.head_dim.value.data)
+        self.fail_unless(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+        self.fail_unless(self.theta.value.data > 0, f"theta is {self.theta.value.data}, must be positive")
+        self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
 
     def position(self, query: Expr) -> Expr:
         """Where query number `query` of a sequence stands."""
@@ -629,6 +665,14 @@ class QuantizeOp(RowOp):
         return ShardingRule((factors,), (factors,))
 
 
+def _require_groups(op: RmsNormOp | RopeOp, group: int) -> None:
+    """The columns of x are whole groups, where both are numbers."""
+    width = tensor(op.x).dims[-1]
+    op.fail_unless(
+        group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
+    )
+
+
 # -- views ------------------------------------------------------------------------------------------------------
 
 
@@ -649,6 +693,7 @@ class SliceOp(LayerOp):
         group, offset, size = (p.value.data for p in (self.group, self.offset, self.size))
         self.fail_unless(offset >= 0 and size > 0 and offset + size <= group, "the slice leaves its group")
         x, y = tensor(self.x).dims, tensor(self.y).dims
+        self.require_shape(self.y, (*x[:-1], y[-1]), "y")
         self.fail_unless(x[-1] * size == y[-1] * group, "the width of y is not size per group of x")
 
     def work(self) -> Work:
@@ -672,6 +717,14 @@ class LastTokenOp(LayerOp):
     x = operand_def(TensorType)
     q_len = prop_def(ExprAttr)
     y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One row of `q_len` stays."""
+        x, y = tensor(self.x).dims, tensor(self.y).dims
+        self.fail_unless(len(x) == 2, "x must be [T, width]")
+        self.require_shape(self.y, (y[0], x[1]), "y")
+        if not self.is_sharded:
+            self.require_shape(self.x, (y[0] * self.q_len.data, x[1]), "x")
 
     def bytes_read(self) -> Expr:
         """Only the rows that are kept."""
@@ -698,6 +751,11 @@ class KvAppendOp(LayerOp):
 
     def verify_(self) -> None:
         """The cache keeps its type; widths and element types agree."""
+        cache, new = tensor(self.cache).dims, tensor(self.new).dims
+        self.fail_unless(
+            len(cache) == 3 and len(new) == 2, "the cache must be [batch, kv_len, width], new rows [T, width]"
+        )
+        self.require_shape(self.new, (new[0], cache[2]), "new")
         self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
         self.fail_unless(
             tensor(self.new).element_type == tensor(self.cache).element_type,
@@ -747,7 +805,15 @@ class RouterTopkOp(RowOp):
     indices = result_def(TensorType)
 
     def verify_(self) -> None:
-        """Both results are [T, top_k]; the scoring function is known."""
+        """Logits [T, E], a bias [E], results [T, top_k]; the scoring function is known; groups divide the experts."""
+        dims, groups, top_groups = tensor(self.logits).dims, self.groups.value.data, self.top_groups.value.data
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "logits must be [T, E] with a number of experts")
+        experts = dims[1].constant
+        self.fail_unless(0 < self.top_k.value.data <= experts, f"top_k is {self.top_k.value.data} of {experts} experts")
+        self.fail_unless(groups > 0 and experts % groups == 0, f"{groups} groups do not divide {experts} experts")
+        self.fail_unless(0 < top_groups <= groups, f"top_groups is {top_groups} of {groups} groups")
+        if self.bias is not None:
+            self.require_shape(self.bias, (dims[1],), "the bias")
         self.fail_unless(self.scoring.data in ("softmax", "sigmoid"), "scoring must be softmax or sigmoid")
         shape = (tensor(self.logits).dims[0], expr(self.top_k.value.data))
         self.require_shape(self.weights, shape, "weights")
@@ -785,13 +851,17 @@ class DispatchOp(OnChipExchangeOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """y is [E, C, H]; the capacity policy is known."""
+        """x [T, H], indices [T, k], y [E, C, H]; the capacity policy is known."""
+        x, indices, y = (tensor(v).dims for v in (self.x, self.indices, self.y))
+        self.fail_unless(len(x) == 2 and len(indices) == 2, "x must be [T, H] and indices [T, k]")
+        self.require_shape(self.indices, (x[0], indices[1]), "indices")
         self.fail_unless(self.capacity.data in ("balanced", "worst"), "capacity must be balanced or worst")
-        self.fail_unless(len(tensor(self.y).dims) == 3, "y must be [E, C, H]")
+        self.fail_unless(len(y) == 3, "y must be [E, C, H]")
+        self.require_shape(self.y, (*y[:2], x[1]), "y")
 
     def sharding_rule(self) -> ShardingRule:
         """Decided by the mesh, see the annotate-shardings pass: tokens change ranks here."""
-        return ShardingRule(((TOKEN, WHOLE), (TOKEN, WHOLE)), (("e", "c", WHOLE),))
+        return ShardingRule(((TOKEN, WHOLE), (TOKEN, WHOLE)), (("e", "c", WHOLE),), routed=ROUTED)
 
 
 @irdl_op_definition
@@ -805,6 +875,13 @@ class CombineOp(OnChipExchangeOp):
     weights = operand_def(TensorType)
     y = result_def(TensorType)
 
+    def verify_(self) -> None:
+        """y_experts [E, C, H], indices and weights [T, k], y [T, H]."""
+        experts, indices = tensor(self.y_experts).dims, tensor(self.indices).dims
+        self.fail_unless(len(experts) == 3 and len(indices) == 2, "y_experts must be [E, C, H] and indices [T, k]")
+        self.require_shape(self.weights, indices, "weights")
+        self.require_shape(self.y, (indices[0], experts[2]), "y")
+
     def flops(self) -> Expr:
         """A multiply-add per element of every expert row of a token."""
         return 2 * tensor(self.y).elements * tensor(self.weights).dims[1]
@@ -812,8 +889,11 @@ class CombineOp(OnChipExchangeOp):
     def sharding_rule(self) -> ShardingRule:
         """Decided by the mesh; linear in the expert rows."""
         row = (TOKEN, WHOLE)
-        return ShardingRule((("e", "c", WHOLE), row, row), (row,), linear=frozenset({0}))
+        return ShardingRule((("e", "c", WHOLE), row, row), (row,), linear=frozenset({0}), routed=ROUTED)
 
+
+ROUTED = (frozenset({TOKEN}), frozenset({"e", "c"}))
+"""The factors of tokens and of the slots of experts."""
 
 Layer = Dialect(
     "layer",

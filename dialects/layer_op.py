@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import traits_def
 from xdsl.traits import OpTrait
@@ -89,14 +88,14 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
             raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
 
     def require_shape(self, value: SSAValue, dims: Sequence[Expr], what: str) -> None:
-        """Check the dims of an operand or result; sharded values are checked by their factors instead."""
-        actual = tensor(value)
-        if isinstance(actual.encoding, NoneAttr) and all(
-            isinstance(tensor(v).encoding, NoneAttr) for v in (*self.operands, *self.results)
-        ):
-            self.fail_unless(
-                actual.dims == tuple(dims), f"{what} is {shape_text(actual.dims)}, must be {shape_text(dims)}"
-            )
+        """Check the dims of an operand or result, which are those of whole tensors or all those of one rank."""
+        actual = tensor(value).dims
+        self.fail_unless(actual == tuple(dims), f"{what} is {shape_text(actual)}, must be {shape_text(dims)}")
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether types are those of whole tensors; lengths in properties may then be those of a rank of cp."""
+        return any(tensor(result).is_sharded for result in self.results)
 
 
 class MatrixOp(LayerOp):

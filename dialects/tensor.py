@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import NoneAttr
+from xdsl.dialects.builtin import AnyFloat, IntegerType, NoneAttr
 from xdsl.ir import Attribute, Data, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -21,6 +22,12 @@ class ShapeAttr(Data[tuple[Expr, ...]]):
     """The dims of a tensor."""
 
     name: ClassVar[str] = "layer.shape"
+
+    def verify(self) -> None:
+        """No dim is negative."""
+        for dim in self.data:
+            if len(dim.terms) == 1 and not dim.terms[0][0] and dim.terms[0][1] < 0:
+                raise VerifyException(f"{shape_text(self.data)} has a negative dim")
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[Expr, ...]:
@@ -50,6 +57,11 @@ class Encoding(ABC):
     def partial_axes(self) -> tuple[str, ...]:
         """The mesh axes over which the value is a partial sum."""
 
+    @property
+    def is_sharding(self) -> bool:
+        """Whether the dims of the type are those of the whole tensor, and this says how ranks share it."""
+        return False
+
 
 @irdl_attr_definition
 class TensorType(ParametrizedAttribute, TypeAttribute):
@@ -61,9 +73,12 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     encoding: Attribute
 
     def verify(self) -> None:
-        """At least one dim: ops speak of the rows and columns of their tensors."""
+        """At least one dim, as ops speak of rows and columns; elements that can be stored."""
         if not self.shape.data:
             raise VerifyException("a tensor has at least one dim")
+        verify_element_type(self.element_type)
+        if type(self.encoding) is not NoneAttr and not isinstance(self.encoding, Encoding):
+            raise VerifyException(f"{self.encoding} is no sharding and no partial sum")
 
     @classmethod
     def of(cls, dims: Sequence[Expr | int | str], element_type: Attribute, encoding: Attribute | None = None) -> Self:
@@ -88,7 +103,17 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     @property
     def partial_axes(self) -> tuple[str, ...]:
         """The mesh axes over which a value of this type is a partial sum."""
-        return self.encoding.partial_axes if isinstance(self.encoding, Encoding) else ()
+        return () if type(self.encoding) is NoneAttr else self._encoding.partial_axes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the dims are those of the whole tensor, of which a rank holds a part."""
+        return type(self.encoding) is not NoneAttr and self._encoding.is_sharding
+
+    @property
+    def _encoding(self) -> Encoding:
+        assert isinstance(self.encoding, Encoding)
+        return self.encoding
 
     def with_dims(self, dims: Sequence[Expr]) -> TensorType:
         """The same type with other dims."""
@@ -122,6 +147,16 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
             if not isinstance(self.encoding, NoneAttr):
                 printer.print_string(", ")
                 printer.print_attribute(self.encoding)
+
+
+MAX_ELEMENT_BITS = 64
+
+
+@cache
+def verify_element_type(element_type: Attribute) -> None:
+    """Raise VerifyException unless elements of this type can be stored: integers and floats of up to 64 bits."""
+    if not isinstance(element_type, AnyFloat | IntegerType) or not 1 <= element_type.bitwidth <= MAX_ELEMENT_BITS:
+        raise VerifyException(f"elements are integers or floats of at most {MAX_ELEMENT_BITS} bits, not {element_type}")
 
 
 def element_bits(element_type: Attribute) -> int:

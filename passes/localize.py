@@ -40,9 +40,12 @@ class LocalizePass(PmcPass):
             if isinstance(op, dist.ReshardOp):
                 raise PassError(f"{self.name}: dist.reshard at '{op.path.data}' is left; run insert-collectives first")
             self._record_shardings(op)
+        local_types: dict[Attribute, Attribute] = {}
         for op in module.walk():
             for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
-                type_ = _local_type(value.type, mesh)
+                type_ = local_types.get(value.type)
+                if type_ is None:
+                    type_ = local_types[value.type] = _local_type(value.type, mesh)
                 if type_ != value.type:
                     Rewriter.replace_value_with_new_type(value, type_)
 

@@ -29,17 +29,17 @@ DEEP = Topology.model_validate(
 COLLECTIVE = """
 builtin.module attributes {dist.mesh = #dist.mesh<RANKS ranks, g = SIZE stride STRIDE>} {
   layer.program() {sym_name = "m", phase = "decode"} at "m" {
-  ^bb0(%x: !layer.tensor<[batch, 1000], bf16>):
+  ^bb0(%x: !layer.tensor<[batch, 1000], bf16>, %s: !layer.tensor<[batch, 1000], bf16, #dist.partial<g>>):
     OP
     layer.return([%y]) at "m"
   }
 }
 """
-ALL_REDUCE = '%y = dist.all_reduce(%x) {axis = "g"} at "c" : !layer.tensor<[batch, 1000], bf16>'
+ALL_REDUCE = '%y = dist.all_reduce(%s) {axis = "g"} at "c" : !layer.tensor<[batch, 1000], bf16>'
 ALL_GATHER = '%y = dist.all_gather(%x) {dim = 0, axis = "g"} at "c" : !layer.tensor<[batch*SIZE, 1000], bf16>'
 RING_EXCHANGE = '%y = dist.ring_exchange(%x) {axis = "g"} at "c" : !layer.tensor<[batch, 1000], bf16>'
 DISPATCH = """%i = layer.state() {axes = ["", ""]} at "i" : !layer.tensor<[batch, 4], i32>
-    %y = dist.dispatch(%x, %i) {capacity = "worst", axis = "g"} at "c" : !layer.tensor<[2, batch, 1000], bf16>"""
+    %y = dist.dispatch(%x, %i) {capacity = "worst", axis = "g"} at "c" : !layer.tensor<[2, batch*SIZE, 1000], bf16>"""
 
 
 def module_of(op: str, ranks: int, size: int, stride: int = 1, topology: Topology = RACK) -> ModuleOp:

@@ -19,11 +19,12 @@ from pmc.dialects.arch import ChipAttr, Topology, TopologyAttr
 from pmc.dialects.errors import PmcError
 
 T = "!layer.tensor<[batch, 4096], f8E4M3FN>"
+PARTIAL = T.replace(">", ", #dist.partial<tp>>")
 W = "!layer.tensor<[4096, 4096], f8E4M3FN>"
 HEAD = f"""
 builtin.module attributes {{dist.mesh = #dist.mesh<8 ranks, tp = 8 stride 1>}} {{
   layer.program() {{sym_name = "m", phase = "decode"}} at "m" {{
-  ^bb0(%x: {T}):
+  ^bb0(%x: {T}, %s: {PARTIAL}):
     %w = layer.weight() {{axes = ["", ""]}} at "w" : {W}
 """
 TAIL = "\n  }\n}\n"
@@ -34,8 +35,8 @@ def matmul(result: str, operand: str, path: str) -> str:
 
 
 def gather(result: str, operand: str, path: str) -> str:
-    """A transfer that keeps the type, so that bodies can be chained: an all-reduce of a full value."""
-    return f'%{result} = dist.all_reduce(%{operand}) {{axis = "tp"}} at "{path}" : {T}'
+    """A transfer that keeps the type, so that bodies can be chained."""
+    return f'%{result} = dist.ring_exchange(%{operand}) {{axis = "tp"}} at "{path}" : {T}'
 
 
 def module(lines: list[str], topology: Topology | None = None) -> ModuleOp:
@@ -57,7 +58,7 @@ def compiled(model: str, deployment: str, **options: Any) -> ModuleOp:
 
 
 FORK = [
-    gather("a", "x", "transfer"),
+    f'%a = dist.all_reduce(%s) {{axis = "tp"}} at "transfer" : {T}',
     matmul("b", "a", "after"),
     matmul("c", "x", "beside"),
     f'%d = layer.add(%b, %c) at "join" : {T}',

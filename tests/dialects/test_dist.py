@@ -84,7 +84,10 @@ def test_shardings_survive(dims: tuple[tuple[str, ...], ...], partial: tuple[str
     assert PartialAttr(partial) == attribute(str(PartialAttr(partial)))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["tp", "dp", "ep"]), st.integers(1, 4), st.integers(1, 8)), max_size=3))
+AXES = st.tuples(st.sampled_from(["tp", "dp", "ep"]), st.integers(1, 4), st.integers(1, 8))
+
+
+@given(st.lists(AXES, max_size=3, unique_by=lambda axis: axis[0]))
 def test_meshes_survive(axes: list[tuple[str, int, int]]) -> None:
     value = MeshAttr(Mesh(32, tuple(Axis(*axis) for axis in axes)))
     assert attribute(str(value)) == value

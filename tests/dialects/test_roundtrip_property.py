@@ -118,9 +118,13 @@ class Maker:
 
     def dims(self, count: int) -> tuple[Expr, ...]:
         scope, self.symbols = self.symbols, list(DIMS)
-        found = tuple(self.expr() for _ in range(count))
+        found = tuple(self._dim() for _ in range(count))
         self.symbols = scope
         return found
+
+    def _dim(self) -> Expr:
+        found = self.expr()
+        return self._dim() if found.is_constant and found.constant < 0 else found
 
     def text(self) -> StringAttr:
         return StringAttr(self.rng.choice(["tp", "decode", "a b", "", '"', "\t"]))
@@ -296,27 +300,29 @@ def head_matmul(make: Maker) -> None:
 
 def attention(make: Maker) -> None:
     heads, pieces = make.size(), [make.size() for _ in range(make.rng.randint(1, 3))]
-    t, batch, kv = make.dims(3)
+    q_len, batch, kv = make.dims(3)
+    t = batch * q_len
     q = [make.source([t, heads * d]) for d in pieces]
     k = [make.source([batch, kv, d]) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()])
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
     make.add(
         layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=make.dims(1)[0], scale=make.rng.uniform(0, 1), causal=make.flag(),
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=make.flag(),
     )  # fmt: skip
 
 
 def attention_step(make: Maker) -> None:
     """A step, the ring that it may stand in, and what ends it."""
     heads, width = make.size(), make.size()
-    t, batch, kv = make.dims(3)
+    q_len, batch, kv = make.dims(3)
+    t = batch * q_len
     q, k, v = make.source([t, heads * width]), make.source([batch, kv, width]), make.source([batch, kv, width])
     types = [make.type([t, n], f32) for n in (heads * width, heads, heads)]
     state = [make.source(type_.dims, f32) for type_ in types] if make.flag() else []
     hidden = make.rng.choice([expr(0), floordiv(expr("cp.step") + 3 - expr("cp.rank"), 4)])
     step = make.add(
-        layer.AttentionStepOp, [[q], [k], v, state], types, qk_dims=ints([width]), v_dim=width, q_len=t,
+        layer.AttentionStepOp, [[q], [k], v, state], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
         scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
@@ -324,20 +330,22 @@ def attention_step(make: Maker) -> None:
 
 def embedding(make: Maker) -> None:
     t, v, n = make.dims(3)
-    axis = "tp" if make.flag() else None
+    axis = "tp" if make.flag() and not make.depth else None  # no program, no mesh
     make.add(layer.EmbeddingOp, [make.source([t]), make.source([v, n])], [make.type([t, n])], vocab_axis=axis)
 
 
 def rms_norm(make: Maker) -> None:
-    dims, group = (make.dims(1)[0], make.size()), make.size()
+    group = make.size()
+    dims = make.dims(1)[0], group * make.size()
     operands = [make.source(dims), make.source([group])]
     make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
 
 
 def rope(make: Maker) -> None:
-    dims = make.dims(2)
+    head_dim = 2 * make.size()
+    dims = make.dims(1)[0], expr(head_dim * make.size())
     make.add(
-        layer.RopeOp, [make.source(dims)], [make.type(dims)], head_dim=make.size(), theta=make.rng.uniform(1, 1e6),
+        layer.RopeOp, [make.source(dims)], [make.type(dims)], head_dim=head_dim, theta=make.rng.uniform(1, 1e6),
         interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
         first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
@@ -366,8 +374,8 @@ def slice_(make: Maker) -> None:
 
 
 def last_token(make: Maker) -> None:
-    t, n = make.dims(2)
-    make.add(layer.LastTokenOp, [make.source([t, n])], [make.type([t, n])], q_len=make.dims(1)[0])
+    batch, q_len, n = make.dims(3)
+    make.add(layer.LastTokenOp, [make.source([batch * q_len, n])], [make.type([batch, n])], q_len=q_len)
 
 
 def kv_append(make: Maker) -> None:
@@ -379,7 +387,7 @@ def kv_append(make: Maker) -> None:
 
 def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
-    bias = [make.source([make.size()])] if make.flag() else []
+    bias = [make.source([64])] if make.flag() else []
     make.add(
         layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k])], top_k=k,
         scoring=make.rng.choice(["softmax", "sigmoid"]), groups=1, top_groups=1, normalize=make.flag(),
@@ -420,7 +428,7 @@ def program(make: Maker) -> None:
 
     block.add_ops(make.nested(body))
     op = make.add(layer.ProgramOp, [], [], sym_name=make.unique(), phase="decode", regions=[Region(block)])
-    op.attributes["dist.arguments"] = ArrayAttr([ShardingAttr(Sharding((("dp",),)))])
+    op.attributes["dist.arguments"] = ArrayAttr([ShardingAttr(Sharding(((),)))])
 
 
 LAYER: dict[type[Operation], Callable[[Maker], object]] = {

@@ -129,15 +129,13 @@ def _near(pattern: re.Pattern[str], text: str, random: Random) -> list[re.Match[
 
 Mutation = Callable[[str, Sequence[str], Random], str]
 MUTATIONS: tuple[Mutation, ...] = (
+    *(_number,) * 4,
+    *(_property,) * 4,
+    *(_line,) * 2,
+    *(_token,) * 2,
+    *(_type,) * 2,
     _byte,
     _cut,
-    _token,
-    _token,
-    _number,
-    _number,
-    _line,
-    _property,
-    _property,
-    _type,
     _nest,
 )
+"""Most of them leave text that still parses: what comes after the parser is looked at, too."""

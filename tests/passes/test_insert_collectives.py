@@ -65,7 +65,7 @@ MESH_8 = Mesh(8, (Axis("tp", 2, 1), Axis("dp", 2, 2), Axis("ep", 2, 4)))
 
 
 def reshard_module(before: Sharding, after: Sharding, mesh: Mesh = MESH_8) -> ModuleOp:
-    """A weight in one sharding, returned in another."""
+    """A weight in one sharding, returned in another; what is a partial sum comes from outside."""
     type_ = TensorType.of((8, 8), Float64Type())
     axes = layer.ArrayAttr([layer.StringAttr("")] * 2)
     weight = layer.WeightOp.make([], [type_.with_encoding(ShardingAttr(before))], "w", {"axes": axes})
@@ -73,6 +73,9 @@ def reshard_module(before: Sharding, after: Sharding, mesh: Mesh = MESH_8) -> Mo
     end = layer.ReturnOp.make([[reshard.y]], [], "w")
     tokens = TensorType.of(("batch",), bf16, ShardingAttr(Sharding(((),))))
     block = Block([weight, reshard, end], arg_types=[tokens])
+    if before.partial:
+        weight.result.replace_all_uses_with(block.insert_arg(weight.result.type, 1))
+        weight.detach()
     program = layer.ProgramOp.make([], [], "w", {"sym_name": "w", "phase": "decode"}, [Region(block)])
     return ModuleOp([program], {MESH: MeshAttr(mesh)})
 

@@ -339,6 +339,7 @@ STEP = (
     f'at "p.step" : {STATE}'
 )  # fmt: skip
 RING = f"""
+builtin.module attributes {{dist.mesh = #dist.mesh<4 ranks, cp = 4 stride 1>}} {{
 layer.program() {{sym_name = "p", phase = "prefill"}} at "p" {{
 ^bb0(%q : !layer.tensor<[8, 16], bf16>, %x : !layer.tensor<[8, 16], bf16>):
   %c = layer.state() {{axes = ["", "", ""]}} at "p.cache" : {BLOCK}
@@ -351,6 +352,7 @@ layer.program() {{sym_name = "p", phase = "prefill"}} at "p" {{
   }}
   %y = layer.attention_finish(%a4, %s4) at "p.finish" : !layer.tensor<[8, 16], bf16>
   layer.return([%y]) at "p"
+}}
 }}
 """
 ADD = 'layer.add(%m0, %s0) at "p.add" : !layer.tensor<[8, 2], f32>\n'

@@ -21,7 +21,9 @@ builtin.module {
   ^bb0(%x: !layer.tensor<[batch*q_len, 32], bf16>):
     %cache = layer.state() {axes = ["batch", "position", "kv_heads"]} at "cache" : !layer.tensor<[batch, kv_len, 32], bf16>
     %k = layer.kv_append(%cache, %x) at "append" : !layer.tensor<[batch, kv_len, 32], bf16>
-    %z = layer.attention([%x], [%k], %k) {qk_dims = [16], v_dim = 16, q_len = <q_len>, scale = 0.25, causal = true}
+    %wq = layer.weight() {axes = ["", "heads"]} at "q_proj.weight" : !layer.tensor<[32, 32], bf16>
+    %q = layer.matmul(%x, %wq) at "q_proj" : !layer.tensor<[batch*q_len, 32], bf16>
+    %z = layer.attention([%q], [%k], %k) {qk_dims = [16], v_dim = 16, q_len = <q_len>, scale = 0.25, causal = true}
       at "attention" : !layer.tensor<[batch*q_len, 32], bf16>
     layer.return([%z]) at "n"
   }
