@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.arg_spec import ArgSpec
-from xdsl.utils.exceptions import ParseError, VerifyException
+from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import default_accounting, load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
-from pmc.compiler.source_text import check_source
+from pmc.compiler.source_text import one_line, parse_text
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr, check_network
 from pmc.dialects.deployment import Deployment
@@ -88,12 +87,9 @@ def load_module(path: str | Path) -> ModuleOp:
 
 def parse_module(text: str, source: str) -> ModuleOp:
     """The verified module of MLIR text; an error says `source:line:column`.  Raises PmcError."""
-    check_source(text, source)
+    module = parse_text(make_context(), text, source)
     try:
-        module = Parser(make_context(), text, source).parse_module()
         module.verify()
-    except ParseError as error:
-        raise PmcError(parse_error_line(error)) from None
     except VerifyException as error:
         raise PmcError(f"{source}: {verify_error_line(error)}") from None
     except RecursionError:
@@ -101,17 +97,9 @@ def parse_module(text: str, source: str) -> ModuleOp:
     return module
 
 
-def parse_error_line(error: ParseError) -> str:
-    """`file:line:column: message (at token)` in one line."""
-    message, token = " ".join(error.msg.split()), " ".join(error.span.text.split())[:40]
-    if message.startswith("in "):  # what xDSL says of a token that fits nowhere
-        message = f"unexpected text {message}"
-    return f"{error.span.get_location()}: {message} (at {repr(token) if token else 'the end of the file'})"
-
-
 def verify_error_line(error: VerifyException) -> str:
     """What the verifier says, in one line; the IR around the op is in the notes of the exception."""
-    return " ".join(str(error).split())
+    return one_line(str(error))
 
 
 def set_target(

@@ -10,11 +10,11 @@ from typing import IO
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 from xdsl.utils.arg_spec import parse_pipeline
-from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError, VerifyException
+from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
-from pmc.compiler.driver import parse_error_line, resume, verify_error_line
-from pmc.compiler.source_text import check_source
+from pmc.compiler.driver import resume, verify_error_line
+from pmc.compiler.source_text import parse_text
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from pmc.dialects.schema import did_you_mean
@@ -46,10 +46,8 @@ class PmcOpt(xDSLOptMain):
             raise PmcError(f"-p: {' '.join(str(error).split())}") from None
 
     def parse_chunk(self, chunk: IO[bytes], file_extension: str, start_offset: int = 0) -> ModuleOp | None:
-        """The module of a piece of the input, which is first looked at for what the parser cannot stand."""
-        raw = chunk.read()
-        check_source(raw.decode(), self.args.input_file or "stdin", start_offset)
-        return super().parse_chunk(io.BytesIO(raw), file_extension, start_offset)
+        """The module of a piece of the input, with errors that xDSL does not foresee."""
+        return parse_text(self.ctx, chunk.read().decode(), self.get_input_name(), start_offset)
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """The rest of the pipeline, then the passes that were named.
@@ -88,8 +86,6 @@ def run_opt(
     try:
         with redirect_stdout(output):
             tool.run()  # type: ignore[no-untyped-call]
-    except ParseError as error:
-        raise PmcError(parse_error_line(error)) from error
     except VerifyException as error:
         raise PmcError(f"{source}: {verify_error_line(error)}") from error
     except DiagnosticException as error:

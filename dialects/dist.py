@@ -56,7 +56,7 @@ from pmc.dialects.effects import NOTHING, UPDATES, Effects, HasEffects, StatedEf
 from pmc.dialects.expr import Expr, ceildiv, expr
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.levels import MESH
-from pmc.dialects.tensor import Encoding, TensorType, shape_text, tensor
+from pmc.dialects.tensor import Encoding, TensorType, TypeMismatchError, shape_text, tensor
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
@@ -67,9 +67,6 @@ DATA = "dp"
 
 PIPELINE = "pp"
 """The mesh axis of the pipeline stages."""
-
-DATA = "dp"
-"""The mesh axis of data parallelism, which splits a batch into whole sequences."""
 
 CONTEXT = "cp"
 """The mesh axis of context parallelism, which deals the positions of every sequence out to its ranks in turn.
@@ -129,7 +126,7 @@ class Mesh:
         for axis in self.axes:
             if axis.name == name:
                 return axis
-        raise VerifyException(f"the mesh has no axis '{name}', it has {', '.join(a.name for a in self.axes)}")
+        raise TypeMismatchError(f"the mesh has no axis '{name}', it has {', '.join(a.name for a in self.axes)}")
 
     def told_apart(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """Which ranks differ in the coordinates along some axes: the strides from .. to .., neighbours merged."""
@@ -266,7 +263,7 @@ def sharding_of(type_: TensorType) -> Sharding:
     """The sharding of a type between annotate-shardings and localize."""
     if isinstance(type_.encoding, ShardingAttr):
         return type_.encoding.data
-    raise VerifyException(f"{type_} has no sharding")
+    raise TypeMismatchError(f"{type_} has no sharding")
 
 
 def local_dim(dim: Expr, axes: Sequence[str], mesh: Mesh) -> Expr:
@@ -429,14 +426,6 @@ def _is_part(part: Expr, whole: Expr, axis: str, mesh: Mesh) -> bool:
     return part == local_dim(whole, (axis,), mesh)
 
 
-def _is_part(part: Expr, whole: Expr, axis: str, mesh: Mesh) -> bool:
-    """Whether `part` is what one rank has of a dim that `axis` splits."""
-    if axis in SPLIT_SYMBOLS and whole.is_constant and part.is_constant:
-        # Whole sequences or positions, of which the number alone does not tell how many there are.
-        return part.constant <= whole.constant <= part.constant * mesh.axis(axis).size
-    return part == local_dim(whole, (axis,), mesh)
-
-
 @irdl_op_definition
 class ReshardOp(PmcOp, HasEffects):
     """A change of sharding, not yet a collective: the two types say from what to what."""
@@ -491,7 +480,6 @@ class LocalSliceOp(CollectiveOp):
 
     name = "dist.local_slice"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = LocalSliceAttr
-    SPLIT: ClassVar[Split] = "finer"
     EFFECTS: ClassVar[Effects] = NOTHING
     SPLIT: ClassVar[Split] = "finer"
     dim = prop_def(IntegerAttr)
@@ -558,17 +546,6 @@ class CombineOp(CollectiveOp):
         if tensor(self.x).partial_axes != tensor(self.y).partial_axes:
             return "the result must be the partial sum that the rows of the experts are"
         return None
-
-
-def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -> str | None:
-    if len(tokens.dims) != 2 or len(experts.dims) != 3 or experts.dims[0] != (axis,):
-        return f"tokens [T, H] and experts [E, C, H], of which {axis} splits E"
-    rows, slots = tokens.dims[0], (axis, *experts.dims[1])
-    if tokens.dims[1] or experts.dims[2] or mesh.told_apart(rows) != mesh.told_apart(slots):
-        return (
-            f"tokens are split along {', '.join(rows)}, experts and slots along {', '.join(slots)}: not the same ranks"
-        )
-    return None
 
 
 def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -> str | None:

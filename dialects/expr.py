@@ -18,13 +18,20 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-FUNCTIONS = ("ceildiv", "floordiv", "mod", "min", "max")
+from pmc.dialects.errors import PmcError
+
+DIVISIONS = ("ceildiv", "floordiv", "mod")
+FUNCTIONS = (*DIVISIONS, "min", "max")
 
 Value = Any
 """What `Expr.evaluate` computes with: an int or an integer numpy array."""
 
 
-class UnboundSymbolError(Exception):
+class ExprError(PmcError):
+    """An expression has no value."""
+
+
+class UnboundSymbolError(ExprError):
     """An expression was evaluated without a value for one of its symbols."""
 
 
@@ -193,6 +200,8 @@ class Expr:
 
 
 def _apply(function: str, args: Sequence[Value]) -> Value:
+    if function in DIVISIONS and (args[1] == 0 if isinstance(args[1], int) else np.any(np.equal(args[1], 0))):
+        raise ExprError(f"{function}({args[0]}, 0): the divisor must be positive")
     if function == "ceildiv":
         return -(-args[0] // args[1])
     if function == "floordiv":
@@ -242,7 +251,7 @@ def call(function: str, args: Sequence[Expr]) -> Expr:
     if b.is_constant:
         divisor = b.constant
         if divisor <= 0:
-            raise ValueError(f"{function}({a}, {b}): the divisor must be positive")
+            raise ExprError(f"{function}({a}, {b}): the divisor must be positive")
         # Terms that the divisor divides leave the function: floordiv(x + 8*y, 8) = floordiv(x, 8) + y.
         whole = Expr({m: c // divisor for m, c in a.terms if c % divisor == 0})
         rest = Expr({m: c for m, c in a.terms if c % divisor})
@@ -341,14 +350,14 @@ def _parse_factor(parser: AttrParser) -> Expr:
             parser.raise_error(f"{name} takes two arguments, found {len(args)}", position)
         try:
             return call(name, args)
-        except ValueError as error:
+        except ExprError as error:
             parser.raise_error(str(error), position)
     return expr(name)
 
 
 def function_arity_wrong(function: str, count: int) -> bool:
     """Whether `count` arguments are wrong for `function`: divisions take two, min and max any number."""
-    return count != 2 if function in ("ceildiv", "floordiv", "mod") else count < 1
+    return count != 2 if function in DIVISIONS else count < 1
 
 
 @irdl_attr_definition

@@ -45,7 +45,14 @@ from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.memory_map import chip_around, placement_fault
-from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, shape_text
+from pmc.dialects.tensor import (
+    ShapeAttr,
+    TensorType,
+    element_name,
+    shape_text,
+    verify_element_type,
+    verify_numbers,
+)
 from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
 from pmc.dialects.vector_kinds import KIND, VectorKindAttr
 
@@ -110,6 +117,10 @@ class LmemAttr(ParametrizedAttribute):
     pitch: IntegerAttr
     element_type: Attribute
 
+    def verify(self) -> None:
+        """Elements that can be stored."""
+        verify_element_type(self.element_type)
+
     @classmethod
     def of(cls, address: Expr | int, pitch: int, element_type: Attribute) -> Self:
         """The matrix at `address` with rows `pitch` elements apart."""
@@ -160,6 +171,13 @@ class DramAttr(ParametrizedAttribute):
     shape: ShapeAttr
     strides: ShapeAttr
     element_type: Attribute
+
+    def verify(self) -> None:
+        """Numbers, one stride per dim, and elements that can be stored."""
+        verify_numbers(self.shape, self.strides)
+        if len(self.shape.data) != len(self.strides.data):
+            raise VerifyException(f"{len(self.strides.data)} strides for {len(self.shape.data)} dims")
+        verify_element_type(self.element_type)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -423,6 +441,7 @@ class GdmaOp(CommandOp):
             raise VerifyException(f"g5.gdma at '{self.path.data}': 1 to {GDMA_RANK} dims, found {rank}")
         if len(self.dram_strides.data) != rank or len(self.lmem_strides.data) != rank:
             raise VerifyException(f"g5.gdma at '{self.path.data}': needs {rank} strides on both sides")
+        verify_element_type(self.element_type)
 
 
 @irdl_op_definition

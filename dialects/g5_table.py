@@ -9,6 +9,7 @@ text of 1e5 rows serves nobody, reduced to its first and last rows; row count an
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
@@ -37,6 +38,8 @@ ENDS = 4
 """Rows that a reduced table keeps at either end."""
 
 ROWS_PER_LINE = 16
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 class CommandTable:
@@ -114,12 +117,15 @@ def rows_from_lines(columns: Sequence[str], lines: Sequence[str]) -> Rows:
     for index, texts in enumerate(zip(*words, strict=True)):
         names = ENUMS.get(columns[index].partition(":")[2])
         if names is None:
+            wrong = next((text for text in texts if not _INTEGER.fullmatch(text)), None)
+            if wrong is not None:
+                raise ValueError(f"'{wrong[:40]}' in column '{columns[index]}' is not an integer of up to 18 digits")
             rows[:, index] = np.array(texts, np.str_).astype(np.int64)
         else:
             codes = {name: code for code, name in enumerate(names)}
             unknown = set(texts) - codes.keys()
             if unknown:
-                raise ValueError(f"'{min(unknown)}' is not one of {', '.join(names)}")
+                raise ValueError(f"'{min(unknown)[:40]}' is not one of {', '.join(names)}")
             rows[:, index] = [codes[t] for t in texts]
     return rows
 

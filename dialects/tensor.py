@@ -14,7 +14,12 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ceildiv, expr, parse_expr, product
+
+
+class TypeMismatchError(VerifyException, PmcError):
+    """A value or an attribute is of another kind than its reader needs: what a verifier says, and a user can cause."""
 
 
 @irdl_attr_definition
@@ -159,11 +164,18 @@ def verify_element_type(element_type: Attribute) -> None:
         raise VerifyException(f"elements are integers or floats of at most {MAX_ELEMENT_BITS} bits, not {element_type}")
 
 
+def verify_numbers(*shapes: ShapeAttr) -> None:
+    """Raise VerifyException for a dim that is no number: below the tensors nothing is symbolic."""
+    for shape in shapes:
+        if not all(dim.is_constant for dim in shape.data):
+            raise VerifyException(f"{shape_text(shape.data)} must be numbers")
+
+
 def element_bits(element_type: Attribute) -> int:
     """The storage size of one element in bits."""
     bits: object = getattr(element_type, "bitwidth", None)
     if not isinstance(bits, int):
-        raise VerifyException(f"{element_type} has no storage size")
+        raise TypeMismatchError(f"{element_type} has no storage size")
     return bits
 
 
@@ -191,5 +203,5 @@ def verify_carried(where: str, types: Sequence[Attribute], **found: Sequence[Att
 def tensor(value: SSAValue) -> TensorType:
     """The type of `value`, which must be a tensor."""
     if not isinstance(value.type, TensorType):
-        raise VerifyException(f"expected a !layer.tensor, found {value.type}")
+        raise TypeMismatchError(f"expected a !layer.tensor, found {value.type}")
     return value.type

@@ -50,7 +50,15 @@ from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
-from pmc.dialects.tensor import ShapeAttr, TensorType, shape_text, size_bytes
+from pmc.dialects.tensor import (
+    ShapeAttr,
+    TensorType,
+    TypeMismatchError,
+    shape_text,
+    size_bytes,
+    verify_element_type,
+    verify_numbers,
+)
 from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
 CORE = "core"
@@ -90,6 +98,13 @@ class MemRefType(ParametrizedAttribute, TypeAttribute):
     element_type: Attribute
     strides: ShapeAttr
     offset: ExprAttr
+
+    def verify(self) -> None:
+        """Numbers, one stride per dim, and elements that can be stored."""
+        verify_numbers(self.shape, self.strides)
+        if len(self.shape.data) != len(self.strides.data):
+            raise VerifyException(f"{len(self.strides.data)} strides for {len(self.shape.data)} dims")
+        verify_element_type(self.element_type)
 
     @classmethod
     def of(
@@ -184,9 +199,11 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
         return size_bytes(product(self.shape.data), self.element_type).constant
 
     def verify(self) -> None:
-        """Two dims."""
+        """Two dims, and elements that can be stored."""
         if len(self.shape.data) != 2:
             raise VerifyException(f"a buffer has rows and columns, found {shape_text(self.shape.data)}")
+        verify_numbers(self.shape)
+        verify_element_type(self.element_type)
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -638,14 +655,14 @@ class TransferOp(CommandOp):
 def memref_type(value: SSAValue) -> MemRefType:
     """The type of an array in DRAM."""
     if not isinstance(value.type, MemRefType):
-        raise VerifyException(f"expected a !tile.memref, found {value.type}")
+        raise TypeMismatchError(f"expected a !tile.memref, found {value.type}")
     return value.type
 
 
 def buffer_type(value: SSAValue) -> BufferType:
     """The type of a buffer in LMEM."""
     if not isinstance(value.type, BufferType):
-        raise VerifyException(f"expected a !tile.buffer, found {value.type}")
+        raise TypeMismatchError(f"expected a !tile.buffer, found {value.type}")
     return value.type
 
 

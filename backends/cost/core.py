@@ -21,7 +21,6 @@ from pmc.dialects.arch import LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import UnboundSymbolError
 
 
 class CoreCostModel(CostModel):
@@ -69,7 +68,7 @@ class CoreCostModel(CostModel):
             )
         try:
             return self.busy(op, base, bindings)
-        except (PmcError, UnboundSymbolError) as error:
+        except PmcError as error:
             path = op.path.data if isinstance(op, PmcOp) else ""
             raise PmcError(f"{op.name} at '{path}': {error}") from None
 

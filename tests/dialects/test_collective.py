@@ -70,7 +70,7 @@ def test_a_wrong_collective_is_refused(text: str, message: str) -> None:
 DIST = """
 builtin.module attributes {dist.mesh = #dist.mesh<12 ranks, tp = 12 stride 1>} {
   layer.program() {sym_name = "m", phase = "decode"} at "m" {
-  ^bb0(%x: !layer.tensor<[24, 12], bf16>):
+  ^bb0(%x: !layer.tensor<[24, 12], bf16, #dist.partial<tp>>):
     %y = dist.all_reduce(%x) {axis = "AXIS", algorithm = ALGORITHM} at "o" : !layer.tensor<[24, 12], bf16>
     layer.return([%y]) at "m"
   }

@@ -16,6 +16,7 @@ from xdsl.utils.exceptions import ParseError
 from pmc.dialects.expr import (
     Expr,
     ExprAttr,
+    ExprError,
     UnboundSymbolError,
     ceildiv,
     expr,
@@ -100,7 +101,7 @@ def test_queries() -> None:
 @pytest.mark.parametrize("function", [ceildiv, floordiv, mod])
 @pytest.mark.parametrize("divisor", [0, -2])
 def test_a_divisor_must_be_positive(function: Callable[..., Expr], divisor: int) -> None:
-    with pytest.raises(ValueError, match="the divisor must be positive"):
+    with pytest.raises(ExprError, match="the divisor must be positive"):
         function(X, divisor)
 
 

@@ -244,7 +244,7 @@ A, B = "[[dp], []]", "[[dp, tp], []]"
             f"{A}, partial [tp]",
             f"the result has #dist.sharding<{A}, partial [tp]>, must have #dist.sharding<{A}>",
         ),
-        ('all_reduce(%0) {axis = "xp"}', A, A, "'axis' names the axis 'xp', the mesh has tp, dp, cp, ep, moe_tp"),
+        ('all_reduce(%0) {axis = "xp"}', A, A, "the mesh has no axis 'xp', it has tp, dp, cp, ep, moe_tp"),
         ('all_gather(%0) {axis = "tp", dim = 0}', B, A, ""),
         (
             'all_gather(%0) {axis = "dp", dim = 0}',
@@ -464,7 +464,7 @@ def stages(*bodies: str, numbers: tuple[int, ...] = (0, 1)) -> None:
         f'dist.stage() {{index = {n}}} at "" {{\n{body}\n}}' for n, body in zip(numbers, bodies, strict=True)
     )
     parse_module(
-        f"builtin.module attributes {{dist.mesh = {MESH}}} {{\n"
+        "builtin.module attributes {dist.mesh = #dist.mesh<2 ranks, pp = 2 stride 1>} {\n"
         f'layer.program() {{sym_name = "p", phase = "decode"}} at "" {{\n^bb0(%0 : {local("4")}):\n{text}\n}}\n}}',
         "m",
     )
