@@ -365,6 +365,9 @@ class StoredOp(PmcOp, ABC):
 
     def verify_(self) -> None:
         """A part of the layers is inside all of them."""
+        address = self.properties.get("address")
+        if isinstance(address, IntegerAttr) and address.value.data < 0:
+            raise VerifyException(f"{self.name} at '{self.path.data}': address {address.value.data} is negative")
         if (self.first is None) != (self.total is None):
             raise VerifyException(f"{self.name} at '{self.path.data}': first and total must stand together")
         if self.first is None or self.total is None:

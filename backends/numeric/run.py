@@ -31,6 +31,11 @@ def run_module(module: ModuleOp, environment: Environment, precision: Precision 
     `precision` is that of the levels down to dist; tiles and commands store the element types of their arrays.
     Raises NumericError.
     """
+    with np.errstate(all="ignore"):  # what is not finite is found in the values, with the name of the op
+        return _run_level(module, environment, precision)
+
+
+def _run_level(module: ModuleOp, environment: Environment, precision: Precision) -> LayerRun:
     match level_of(module):
         case "model":
             run = run_model(module, environment, precision.compute)
