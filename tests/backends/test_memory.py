@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import pytest
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, f32
 from xdsl.ir import Block, SSAValue
 
 from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions
@@ -20,13 +21,14 @@ from pmc.compiler.driver import compile_model, load_model, parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import layer
+from pmc.dialects.analyses import scratch
 from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import element_bits, tensor
-from pmc.dialects.tile import GlobalOp, StageOp
+from pmc.dialects.tensor import TensorType, element_bits, tensor
+from pmc.dialects.tile import PLAN, GlobalOp, PlanAttr, StageOp
 
 SG2262 = load_chip("sg2262")
 PLAIN = MemoryOptions(reserve_fraction=0.0, reserve_bytes=0, kv_block_tokens=1, micro_batches=1)
@@ -299,6 +301,24 @@ def test_the_footprint_of_a_shrunk_model_is_what_is_allocated(
 def test_the_footprint_of_llama_8b_is_what_is_allocated() -> None:
     estimate = memory_footprint(compiled("llama-3.1-8b", "llama-8b-decode"), PLAIN)
     _check_allocation(compiled("llama-3.1-8b", "llama-8b-decode", "tile"), estimate)
+
+
+def test_scratch_memory_of_a_plan_counts_while_its_op_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_SCRATCH", {})
+    module = compiled("llama-3.1-8b", "llama-8b-decode")
+    before = memory_footprint(module, PLAIN).stages[0]
+
+    @scratch.needs_scratch(layer.MatmulOp)
+    def partial_sums(op: layer.MatmulOp, plan: PlanAttr) -> list[TensorType]:
+        return [TensorType.of([prod(plan.core_counts), *tensor(op.y).dims], f32)]
+
+    assert memory_footprint(module, PLAIN).stages[0] == before, "no op has a plan"
+    head = next(op for op in module.walk() if isinstance(op, layer.MatmulOp) and op.path.data == "lm_head.proj")
+    head.attributes[PLAN] = PlanAttr.of([1, 1, 4], [32, 32, 32], "gmnk")
+    after = memory_footprint(module, PLAIN).stages[0]
+    assert (before.activation_path, after.activation_path) == ("lm_head.proj", "lm_head.proj")
+    assert after.activation_bytes - before.activation_bytes == 4 * 32 * 128256 * 4
+    assert after.total_bytes - before.total_bytes == 4 * 32 * 128256 * 4
 
 
 LLAMA_70B_PARAMETERS = 70_553_706_496

@@ -10,11 +10,11 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 from xdsl.parser import Parser
 
-import pmc.compiler.pipelines  # noqa: F401  (brings the cost model of select-tiles)
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands
 from pmc.compiler.config import load_accounting, load_chip, load_model_config
 from pmc.compiler.context import make_context
+from pmc.compiler.driver import parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import layer, tile
 from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
@@ -116,8 +116,7 @@ def expanded(name: str, phase: str, absorb: bool = True, capacity: str = "worst"
 def lowered(text: str, lmem_bytes: int = 2 << 20) -> ModuleOp:
     """A handwritten program, planned and lowered."""
     ctx = make_context()
-    module = Parser(ctx, text).parse_module()
-    module.verify()
+    module = parse_module(text, "test")
     module.attributes["arch.chip"] = ChipAttr(small_chip(lmem_bytes))
     module.attributes[ACCOUNTING] = AccountingAttr(load_accounting("physical"))
     SelectTilesPass().apply(ctx, module)
