@@ -10,7 +10,7 @@ from typing import get_args
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
-from pmc.backends.cost.tile import TileCostModel, TilePlanCost
+from pmc.backends.cost.tile import TileCostModel
 from pmc.compiler.pipelines import pass_factories
 from pmc.dialects.arch import Chip, LinkLevel, Topology
 from pmc.dialects.schema import expected, leaves
@@ -57,7 +57,7 @@ def readers() -> list[Reader]:
         Reader(f"evaluate --granularity {model.granularity.value}", model.CHIP_PARAMETERS, model.TOPOLOGY_PARAMETERS)
         for model in (ChipCostModel, CoreCostModel, TileCostModel)
     ]
-    search = (*TileCostModel.CHIP_PARAMETERS, *TilePlanCost.CHIP_PARAMETERS)
+    search = TileCostModel.CHIP_PARAMETERS
     passes = [
         Reader(name, (*loaded.CHIP_FIELDS, *(search if name == "select-tiles" else ())), loaded.TOPOLOGY_FIELDS)
         for name, factory in pass_factories().items()
@@ -65,7 +65,6 @@ def readers() -> list[Reader]:
     ]
     return [
         *costs,
-        Reader("evaluate of tiles and commands", ("gdma_multicast",)),
         Reader("analyze --what memory", ("dram.capacity_gib", "alignment_bytes"), SIZES),
         Reader("analyze --what links", (), (*SIZES, *LINKS, "bandwidth_utilisation")),
         *(reader for reader in passes if reader.chip or reader.topology),

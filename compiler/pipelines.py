@@ -16,10 +16,10 @@ from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
 from pmc.dialects.deployment import Deployment, deployment_fields
 from pmc.dialects.errors import PmcError
-from pmc.dialects.interfaces import TILE_COSTS, TileCostModel
 from pmc.dialects.levels import LEVELS, Level
 from pmc.dialects.schema import did_you_mean
 from pmc.passes.base import PmcPass, history
@@ -64,13 +64,13 @@ def pass_names() -> tuple[str, ...]:
     return (*(name for level in LEVELS for name in PIPELINE[level]), *OTHER_PASSES)
 
 
-def _tile_costs(chip: Chip, accounting: Accounting) -> TileCostModel:
-    from pmc.compiler.tile_selection import tile_costs
+def _tile_planner(chip: Chip, accounting: Accounting) -> TilePlanner:
+    from pmc.compiler.tile_selection import tile_planner
 
-    return tile_costs(chip, accounting)
+    return tile_planner(chip, accounting)
 
 
-TILE_COSTS.provide(_tile_costs)  # whoever finds `select-tiles` by its name has imported this module
+PLANNERS.provide(_tile_planner)  # whoever finds `select-tiles` by its name has imported this module
 
 
 def _load_pass(name: str) -> type[PmcPass]:

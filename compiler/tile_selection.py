@@ -1,19 +1,19 @@
-"""The cost model of `select-tiles`; passes do not know backends, so the driver brings the two together."""
+"""The planner of `select-tiles`; passes do not know backends, so the driver brings the two together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.rates import CoreRates
-from pmc.backends.cost.tile import TilePlanCost
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.planner import TilePlanner
 from pmc.dialects.arch import Chip
-from pmc.dialects.interfaces import TileCostModel
 
 
-def tile_costs(chip: Chip, accounting: Accounting) -> TileCostModel:
-    """The tile model, in which every element type has a rate."""
-    return TilePlanCost(_RankingRates(chip, accounting))
+def tile_planner(chip: Chip, accounting: Accounting) -> TilePlanner:
+    """The search of the tile model, in which every element type has a rate."""
+    return PlanSearch(_RankingRates(chip, accounting))
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class TileAccess(Access):
 
     value: SSAValue
     offsets: tuple[Expr, ...]
+    core: Expr | None = None
+    """The core in whose LMEM the buffer is; None for the core that gives the command."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,5 @@ class CommandAccess(Access):
 
     address: Expr
     strides: tuple[Expr, ...]
+    core: Expr | None = None
+    """The core in whose LMEM the elements are; None for the core that gives the command."""

@@ -54,6 +54,15 @@ class Accounting(Schema, frozen=True):
     core_reduction: Literal["charged", "free"] = Field(
         description="Whether adding up a contraction that was split over cores takes time"
     )
+    core_receive: Literal["charged", "free"] = Field(
+        description="Granularity tile: whether GDMA and LMEM of the busiest core bound the data, or DRAM alone"
+    )
+    command_startup: Literal["charged", "free"] = Field(
+        description="Granularity tile: whether every matrix and DMA command pays its start-up"
+    )
+    result_conversion: Literal["charged", "free"] = Field(
+        description="Granularity tile: whether converting the result of a matmul from FP32 takes time"
+    )
     core_efficiency: CoreEfficiency | None = Field(
         description="Granularity core: factor on the matrix peak by the bytes of an op; null for none"
     )

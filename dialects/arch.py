@@ -149,9 +149,7 @@ class Lmem(Schema, frozen=True):
     """Core-local SRAM."""
 
     bytes_per_core: Bytes = Field(description="LMEM capacity of one core; from the data sheet")
-    bytes_per_cycle: Annotated[Bytes, SIMULATOR] = Field(
-        description="LMEM bandwidth of one core per chip cycle; from the data sheet"
-    )
+    bytes_per_cycle: Bytes = Field(description="LMEM bandwidth of one core per chip cycle; from the data sheet")
     latency_ns: Annotated[Ns, SIMULATOR] = Field(description="LMEM latency; from the data sheet")
     banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")
     tile_budget_fraction: Ratio = Field(description="Part of LMEM that tiles may occupy; from the compiler's rule")
@@ -161,18 +159,20 @@ class Tiu(Schema, frozen=True):
     """Start-up of matrix commands, by which operands are transposed."""
 
     startup_cycles_nn: Cycles = Field(description="Start of MM2, no operand transposed; from the command manual")
-    startup_cycles_nt: Cycles = Field(description="Start of MM2, right operand transposed; from the command manual")
-    startup_cycles_tt: Cycles = Field(description="Start of MM2, both operands transposed; from the command manual")
+    startup_cycles_nt: Annotated[Cycles, SIMULATOR] = Field(
+        description="Start of MM2, right operand transposed; from the command manual"
+    )
+    startup_cycles_tt: Annotated[Cycles, SIMULATOR] = Field(
+        description="Start of MM2, both operands transposed; from the command manual"
+    )
 
 
 class Dma(Schema, frozen=True):
     """A DMA engine of one core."""
 
-    gb_per_s: Annotated[GbPerS, SIMULATOR] = Field(
-        description="Peak bandwidth of one core's engine; from the data sheet"
-    )
+    gb_per_s: GbPerS = Field(description="Peak bandwidth of one core's engine; from the data sheet")
     startup_ns: Ns = Field(description="Time from issue to first byte; from the command manual")
-    efficiency: Annotated[Ratio, SIMULATOR] = Field(description="Part of the peak that long transfers reach; measured")
+    efficiency: Ratio = Field(description="Part of the peak that long transfers reach; measured")
 
 
 class Cdma(Schema, frozen=True):
@@ -220,7 +220,7 @@ class CommandLevel(Schema, frozen=True):
     """What the tile and command levels need to know of an accelerator that runs command streams."""
 
     lmem: Lmem = Field(description="Core-local SRAM")
-    tiu: Annotated[Tiu, SIMULATOR] = Field(description="Matrix unit")
+    tiu: Tiu = Field(description="Matrix unit")
     gdma: Dma = Field(description="DRAM to LMEM")
     sdma: Dma = Field(description="Core to core and DRAM to DRAM")
     cdma: Annotated[Cdma, SIMULATOR] = Field(description="Chip to chip")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType, bf16
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, prop_def, var_operand_def
 
 from pmc.dialects.expr import Expr, ExprAttr, expr
@@ -89,8 +89,18 @@ class FlashAttentionOp(MatrixOp):
 
     def compute_dtype(self) -> str:
         """The widest element type among queries, keys and values."""
-        values = (*self.q, *self.k, self.v)
-        return element_name(max((tensor(v).element_type for v in values), key=element_bits))
+        return element_name(self._widest_type())
+
+    def probability_type(self) -> Attribute:
+        """The type of the weights between softmax and values: that of the arithmetic, BF16 beside integers.
+
+        Probabilities are at most 1, so an integer type would hold none of them.
+        """
+        widest = self._widest_type()
+        return bf16 if isinstance(widest, IntegerType) else widest
+
+    def _widest_type(self) -> Attribute:
+        return max((tensor(v).element_type for v in (*self.q, *self.k, self.v)), key=element_bits)
 
     def flops(self) -> Expr:
         """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""

@@ -2,12 +2,15 @@
 
 A `g5.stream` is one step of one rank.  A `g5.program` in it is what all cores run for one kernel: each core has its own
 value of the symbol `core` and its own engines `ENGINES`, which take their commands in program order, one in flight.
-A program ends with a barrier: all commands of all cores have finished, and ids restart.
+A `g5.barrier` waits for all commands of all cores; programs that emit-g5 writes end with one.  Ids restart with every
+program.
 
     g5.program() {cores = 64, op_name = "layer.matmul"} at "blocks.moe.mla.q_a_proj" {
       g5.loop k < <14> at ".." {
         g5.gdma {direction = "load", dram = <core*512 + 4096>, lmem = <mod(k.seq, 2)*32768>, ..} after [tiu-1] at ".."
         g5.tiu {acc = #g5.lmem<0, pitch 8, f32>, .., accumulate = <k>} after [gdma-0] at ".."
+      }
+      g5.barrier() at ".."
 
 The id of a command is its ordinal, from 1, on its engine, core and program.  `after [gdma-1]` means: wait until all
 but the last 1 of the commands that GDMA was given before this one, in program order, have finished.  The absolute id
@@ -19,9 +22,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, Self, cast
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, UnitAttr, i64
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
     irdl_attr_definition,
@@ -53,7 +57,17 @@ from pmc.dialects.tensor import (
     verify_element_type,
     verify_numbers,
 )
-from pmc.dialects.tile import CORE, BodyOp, MemRefType, NamedLoopOp, StoredOp, symbols_in_scope
+from pmc.dialects.tile import (
+    CORE,
+    BodyOp,
+    CoresAttr,
+    MemRefType,
+    NamedLoopOp,
+    StoredOp,
+    misplaced_late,
+    missed_barrier,
+    symbols_in_scope,
+)
 from pmc.dialects.vector_kinds import KIND, VectorKindAttr
 
 ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
@@ -307,10 +321,21 @@ class ProgramOp(BodyOp):
         return (CORE,)
 
     def verify_(self) -> None:
-        """Loops and commands, or queues."""
+        """Loops, commands and barriers that all cores come to, or queues; loads that serve cores that exist."""
         for op in self.body.block.ops:
-            if not isinstance(op, (LoopOp, CommandOp, QueueOp)):
+            if not isinstance(op, (LoopOp, CommandOp, BarrierOp, QueueOp)):
                 raise VerifyException(f"g5.program at '{self.path.data}': {op.name} cannot stand in a program")
+        for op in self.body.block.walk():
+            if isinstance(op, BarrierOp):
+                fault = missed_barrier(op)
+            elif isinstance(op, GdmaOp) and op.serves is not None:
+                fault = op.serves.fault(self.cores.value.data)
+            elif isinstance(op, GdmaOp) and op.late is not None:
+                fault = misplaced_late(op)
+            else:
+                continue
+            if fault is not None:
+                raise VerifyException(f"{op.name} at '{op.path.data}': {fault}")
 
 
 @irdl_op_definition
@@ -334,6 +359,13 @@ class QueueOp(PmcOp):
     paths = prop_def(ArrayAttr[StringAttr])
     kinds = prop_def(ArrayAttr[VectorKindAttr])
     table = prop_def(TableAttr)
+
+
+@irdl_op_definition
+class BarrierOp(PmcOp):
+    """No core goes on before all cores of the program have come here and all commands given before have finished."""
+
+    name = "g5.barrier"
 
 
 # -- commands ---------------------------------------------------------------------------------------------------
@@ -390,7 +422,11 @@ class CommandOp(PmcOp, ABC):
 
 @irdl_op_definition
 class GdmaOp(CommandOp):
-    """A strided copy between DRAM and LMEM; `direction` is `load` (DRAM -> LMEM) or `store`."""
+    """A strided copy between DRAM and LMEM; `direction` is `load` (DRAM -> LMEM) or `store`.
+
+    With `serves`, one read of DRAM serves several cores, see `tile.load`.  A `late` command of an iteration is given to
+    the engine one iteration later, see `tile.store`; what it waits for is counted from its own iteration.
+    """
 
     name = "g5.gdma"
     ENGINE: ClassVar[str] = "gdma"
@@ -402,6 +438,8 @@ class GdmaOp(CommandOp):
     dram_strides = prop_def(ArrayAttr[ExprAttr])
     lmem_strides = prop_def(ArrayAttr[ExprAttr])
     element_type = prop_def(Attribute)
+    serves = opt_prop_def(CoresAttr)
+    late = opt_prop_def(UnitAttr)
 
     @property
     def is_load(self) -> bool:
@@ -594,6 +632,30 @@ class HauOp(VectorCommandOp):
     ENGINE: ClassVar[str] = "hau"
 
 
+@irdl_op_definition
+class FetchOp(CommandOp):
+    """`rows` x `columns` elements from `source` in the LMEM of core `core` to `target` in that of this core."""
+
+    name = "g5.fetch"
+    ENGINE: ClassVar[str] = "sdma"
+    after = opt_prop_def(AfterAttr)
+    core = prop_def(ExprAttr)
+    source = prop_def(LmemAttr)
+    target = prop_def(LmemAttr)
+    rows = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        extent = self.rows.data, self.columns.data
+        source = self.source.access("source", *extent, ALWAYS, False)
+        return replace(source, core=self.core.data), self.target.access("target", *extent, NEVER, True)
+
+    def fields(self) -> dict[str, Field]:
+        """The other core, both matrices and the sizes."""
+        matrices = {**self.source.fields("source"), **self.target.fields("target")}
+        return {"core": self.core.data, **matrices, "rows": self.rows.data, "columns": self.columns.data}
+
+
 class ChipCommandOp(CommandOp, WorkInterface, ExchangeInterface):
     """A movement that the chip does as a whole between two programs (see `collective.py`)."""
 
@@ -683,12 +745,14 @@ G5 = Dialect(
         RepeatOp,
         ProgramOp,
         LoopOp,
+        BarrierOp,
         QueueOp,
         GdmaOp,
         GatherOp,
         TiuOp,
         VecOp,
         HauOp,
+        FetchOp,
         SdmaOp,
         CdmaOp,
     ],

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip
-from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
 
 IntArray = npt.NDArray[np.int64]
@@ -85,124 +82,3 @@ class ShardingInterface(ABC):
     @abstractmethod
     def sharding_rule(self) -> ShardingRule:
         """The factors of every dim of the op's operands and results."""
-
-
-# -- the cost of a tiling ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MatmulShape:
-    """`groups` independent matmuls [m, k] x [k, n] of one rank, with element types by their MLIR name."""
-
-    groups: int
-    m: int
-    n: int
-    k: int
-    a_bits: int
-    b_bits: int
-    out_bits: int
-    dtype: str
-    """The element type of the left operand, which sets the rate."""
-
-
-MATMUL_ORDERS = ("gmnk", "gnmk")
-"""Loop orders of a matmul from the outside in; K is innermost, so that partial sums never leave LMEM."""
-
-
-@dataclass(frozen=True)
-class MatmulPlans:
-    """Candidate tilings of a matmul: entry i of every array belongs to candidate i.
-
-    `chunk_*` is what the busiest core computes along a dim, `tile_*` the block of one iteration, `order` an index into
-    `MATMUL_ORDERS`.  Core counts are those that have work.
-    """
-
-    cores_g: IntArray
-    cores_m: IntArray
-    cores_n: IntArray
-    chunk_g: IntArray
-    chunk_m: IntArray
-    chunk_n: IntArray
-    tile_m: IntArray
-    tile_n: IntArray
-    tile_k: IntArray
-    order: IntArray
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """Flash attention of one rank: `sequences` x `kv_heads` independent problems of `group` query heads each."""
-
-    sequences: int
-    kv_heads: int
-    group: int
-    q_len: int
-    kv_len: int
-    qk_dims: tuple[int, ...]
-    v_dim: int
-    v_is_key: bool
-    """Whether v is the same array as a key piece, which is then loaded once."""
-    causal: bool
-    q_bits: int
-    kv_bits: int
-    p_bits: int
-    out_bits: int
-    """Of the result; 0 for a step of a ring, which leaves its running state instead."""
-    state_bytes: int
-    """Bytes of running state that a row (a query of one head) reads and writes: those of a step of a ring."""
-    dtype: str
-
-
-@dataclass(frozen=True)
-class AttentionPlans:
-    """Candidate tilings of attention: blocks of `tile_q` queries x `tile_g` heads of a group, `tile_s` keys a step.
-
-    A unit is one query block of one head block of one sequence and key head; `units` are shared by `cores` cores,
-    `units_per_core` on the busiest one.
-    """
-
-    cores: IntArray
-    units: IntArray
-    units_per_core: IntArray
-    tile_q: IntArray
-    tile_g: IntArray
-    tile_s: IntArray
-
-
-class TileCostModel(Protocol):
-    """What `select-tiles` minimises; every method gives seconds, one entry per candidate."""
-
-    def matmul_seconds(self, shape: MatmulShape, plans: MatmulPlans) -> FloatArray:
-        """The time of a matmul under each plan."""
-        ...
-
-    def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
-        """The time of an attention under each plan."""
-        ...
-
-
-class TileCosts(Protocol):
-    """Makes the cost model of a chip under an accounting."""
-
-    def __call__(self, chip: Chip, accounting: Accounting) -> TileCostModel: ...
-
-
-class TileCostRegistry:
-    """Where `select-tiles` finds its cost model, which is a backend's: passes do not know backends."""
-
-    def __init__(self) -> None:
-        self._provided: TileCosts | None = None
-
-    def provide(self, costs: TileCosts) -> None:
-        """Set what every `select-tiles` uses from here on."""
-        self._provided = costs
-
-    def model(self, chip: Chip, accounting: Accounting) -> TileCostModel:
-        """The cost model of a chip under an accounting.  Raises PmcError while nothing is provided."""
-        if self._provided is None:
-            raise PmcError("no cost model of tiles is provided: import pmc.compiler.pipelines, which brings one")
-        return self._provided(chip, accounting)
-
-
-TILE_COSTS = TileCostRegistry()
-"""The one registry; `pmc.compiler.pipelines` fills it."""

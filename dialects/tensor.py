@@ -205,3 +205,8 @@ def tensor(value: SSAValue) -> TensorType:
     if not isinstance(value.type, TensorType):
         raise TypeMismatchError(f"expected a !layer.tensor, found {value.type}")
     return value.type
+
+
+def ints(value: SSAValue) -> tuple[int, ...]:
+    """The dims of a tensor.  Raises UnboundSymbolError where a symbol is left."""
+    return tuple(d.constant for d in tensor(value).dims)

@@ -22,9 +22,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr
+import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr, UnitAttr
 from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -48,7 +50,7 @@ from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
-from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.interfaces import IntArray, Unit, Work, WorkInterface
 from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
 from pmc.dialects.tensor import (
     ShapeAttr,
@@ -59,6 +61,7 @@ from pmc.dialects.tensor import (
     verify_element_type,
     verify_numbers,
 )
+from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
 CORE = "core"
@@ -66,9 +69,6 @@ CORE = "core"
 
 LAYER = "layer"
 """The symbol of a repeat over layers, here and in commands."""
-
-PLAN = "tile.plan"
-"""The attribute of a tensor op that holds its plan."""
 
 SHARED_KINDS = ("activation", "output", "scratch")
 """The kinds of arrays that hold a value for a part of a program, so that several may have the same memory."""
@@ -221,60 +221,73 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
 
 
 @irdl_attr_definition
-class PlanAttr(ParametrizedAttribute):
-    """How `select-tiles` decided to run one op, read by `lower-to-tiles`.
+class CoresAttr(ParametrizedAttribute):
+    """Cores of a kernel: `#tile.cores<floordiv(core, 16)*16, 16>` or `#tile.cores<mod(core, 4), 16 stride 4>`.
 
-    `#tile.plan<cores [4, 16], tile [64, 8, 512], order "mnk">`: how many cores share each parallel dim of the op, the
-    tile of every loop dim, the loop order from the outside in.  Cores are numbered row-major in the grid of the core
-    counts.  The dims, per family of ops (see the modules of `passes/tiling`):
-
-        matmul, grouped and head matmul   cores [group, m, n]   tile [m, n, k]               order gmnk or gnmk
-        attention                         cores [units]         tile [queries, heads, keys]  order us
-        row-wise ops, kv_append           cores [outer, inner]  tile [outer, inner, width]   order oi
-        embedding                         cores [token, n]      tile [token, n]              order tn
+    `count` cores from `first` on, `stride` apart; `first` may depend on `core`, the core that the attribute is read on.
     """
 
-    name: ClassVar[str] = "tile.plan"
-    cores: ArrayAttr[IntegerAttr]
-    tile: ArrayAttr[IntegerAttr]
-    order: StringAttr
+    name: ClassVar[str] = "tile.cores"
+    first: ExprAttr
+    count: IntegerAttr
+    stride: IntegerAttr
 
     @classmethod
-    def of(cls, cores: Sequence[int], tile: Sequence[int], order: str) -> Self:
-        """The plan with these numbers."""
-        ints = [ArrayAttr([IntegerAttr(i, 64) for i in values]) for values in (cores, tile)]
-        return cls(ints[0], ints[1], StringAttr(order))
+    def of(cls, first: Expr | int, count: int, stride: int = 1) -> Self:
+        """These cores."""
+        return cls(ExprAttr.of(first), IntegerAttr(count, 64), IntegerAttr(stride, 64))
 
-    @property
-    def core_counts(self) -> tuple[int, ...]:
-        """Cores along every parallel dim."""
-        return tuple(i.value.data for i in self.cores.data)
+    def leaders(self, cores: int) -> IntArray:
+        """For every core of a kernel the first of the cores that it names.
 
-    @property
-    def tile_sizes(self) -> tuple[int, ...]:
-        """The tile of every loop dim."""
-        return tuple(i.value.data for i in self.tile.data)
+        Raises UnboundSymbolError for a symbol other than `core`.
+        """
+        first = np.asarray(self.first.data.evaluate({CORE: np.arange(cores)}), np.int64)
+        return np.broadcast_to(first, (cores,))
+
+    def fault(self, cores: int) -> str | None:
+        """What is wrong with these cores in a kernel of `cores` cores: every core must find itself in one group."""
+        count, stride = self.count.value.data, self.stride.value.data
+        if count < 1 or stride < 1:
+            return "count and stride must be at least 1"
+        others = self.first.data.symbols - {CORE}
+        if others:
+            return f"the first core may depend on '{CORE}' only, not on '{min(others)}'"
+        if (count - 1) * stride >= cores:
+            return f"names {count} cores {stride} apart, the kernel has {cores}"
+        leaders = self.leaders(cores)
+        members = leaders[:, None] + np.arange(count) * stride
+        outside = np.flatnonzero((members < 0).any(axis=1) | (members >= cores).any(axis=1))
+        if len(outside):
+            core = int(outside[0])
+            return f"core {core} names the cores {members[core].tolist()}, the kernel has 0..{cores - 1}"
+        apart = np.flatnonzero((members != np.arange(cores)[:, None]).all(axis=1))
+        if len(apart):
+            return f"core {apart[0]} is not among the cores {members[apart[0]].tolist()} that it names"
+        differing = np.flatnonzero((leaders[members] != leaders[:, None]).any(axis=1))
+        if len(differing):
+            core = int(differing[0])
+            return f"the cores {members[core].tolist()} that core {core} names do not all name the same"
+        return None
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        """Parse `<cores [..], tile [..], order "..">`."""
-
-        def integers(keyword: str) -> ArrayAttr[IntegerAttr]:
-            parser.parse_keyword(keyword)
-            values = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
-            parser.parse_punctuation(",")
-            return ArrayAttr([IntegerAttr(v, 64) for v in values])
-
+        """Parse `<first, count (stride n)?>`."""
         with parser.in_angle_brackets():
-            cores, tile = integers("cores"), integers("tile")
-            parser.parse_keyword("order")
-            return [cores, tile, StringAttr(parser.parse_str_literal())]
+            first = ExprAttr(parse_expr(parser))
+            parser.parse_punctuation(",")
+            count, stride = parser.parse_integer(), 1
+            if parser.parse_optional_keyword("stride") is not None:
+                stride = parser.parse_integer()
+        return [first, IntegerAttr(count, 64), IntegerAttr(stride, 64)]
 
     def print_parameters(self, printer: Printer) -> None:
         """Print what `parse_parameters` reads."""
+        stride = self.stride.value.data
         with printer.in_angle_brackets():
-            printer.print_string(f"cores {list(self.core_counts)}, tile {list(self.tile_sizes)}, order ")
-            printer.print_string_literal(self.order.data)
+            printer.print_string(f"{self.first.data}, {self.count.value.data}")
+            if stride != 1:
+                printer.print_string(f" stride {stride}")
 
 
 # -- structure --------------------------------------------------------------------------------------------------
@@ -479,8 +492,19 @@ class KernelOp(BodyOp):
         return (CORE,)
 
     def verify_(self) -> None:
-        """Buffers that are in use at the same time, those of one body and of the bodies around it, share no byte."""
+        """Buffers in use at one time share no byte; all cores come to every barrier; loads serve cores that exist."""
         self._verify_disjoint(self.body.block, [])
+        for op in self.body.block.walk():
+            if isinstance(op, BarrierOp):
+                fault = missed_barrier(op)
+            elif isinstance(op, LoadOp) and op.serves is not None:
+                fault = op.serves.fault(self.cores.value.data)
+            elif isinstance(op, StoreOp) and op.late is not None:
+                fault = misplaced_late(op)
+            else:
+                continue
+            if fault is not None:
+                raise VerifyException(f"{op.name} at '{op.path.data}': {fault}")
 
     def _verify_disjoint(self, block: Block, around: Sequence[AllocOp]) -> None:
         held = list(around)
@@ -494,6 +518,24 @@ class KernelOp(BodyOp):
                 held.append(op)
             elif isinstance(op, ForOp):
                 self._verify_disjoint(op.body.block, held)
+
+
+def missed_barrier(barrier: Operation) -> str | None:
+    """Why some cores do not come to a barrier: a loop around it runs differently often on different cores."""
+    parent = barrier.parent_op()
+    while parent is not None:
+        if isinstance(parent, NamedLoopOp) and CORE in parent.count.data.symbols:
+            return (
+                f"some cores miss the barrier: loop '{parent.symbol.data}' around it runs {parent.count.data} times, "
+                "which differs from core to core"
+            )
+        parent = parent.parent_op()
+    return None
+
+
+def misplaced_late(op: Operation) -> str | None:
+    """Why a command cannot be late: it stands in no loop."""
+    return None if isinstance(op.parent_op(), NamedLoopOp) else "only a command in a loop can be late"
 
 
 def _span(op: AllocOp) -> str:
@@ -671,9 +713,14 @@ def buffer_type(value: SSAValue) -> BufferType:
 
 @irdl_op_definition
 class LoadOp(TransferOp):
-    """DRAM -> LMEM."""
+    """DRAM -> LMEM.
+
+    With `serves`, one read of DRAM serves several cores: those that the attribute names run the load in the same
+    iteration, of the same block.
+    """
 
     name = "tile.load"
+    serves = opt_prop_def(CoresAttr)
 
     def accesses(self) -> tuple[TileAccess, ...]:
         return self.moved(store=False)
@@ -681,9 +728,15 @@ class LoadOp(TransferOp):
 
 @irdl_op_definition
 class StoreOp(TransferOp):
-    """LMEM -> DRAM."""
+    """LMEM -> DRAM.
+
+    A `late` store of an iteration is given to the engine one iteration later, where it stands in the body; in the last
+    iteration also its own follows.  DMA takes its commands in order, so the loads of the next iteration do not queue
+    up behind a store that still waits for its result.  The buffer keeps the result meanwhile in one of its slots.
+    """
 
     name = "tile.store"
+    late = opt_prop_def(UnitAttr)
 
     def accesses(self) -> tuple[TileAccess, ...]:
         return self.moved(store=True)
@@ -790,6 +843,40 @@ class VectorOp(CommandOp):
             raise VerifyException(f"tile.vector #{self.kind.name} at '{self.path.data}': {wrong}")
 
 
+# -- between the cores of a kernel ------------------------------------------------------------------------------
+
+
+@irdl_op_definition
+class FetchOp(CommandOp):
+    """The top left of a buffer of another core -> a buffer of this core, by SDMA.
+
+    The block has `rows` x `columns` elements, from row `from_row` of `source` in the LMEM of core `core` to row `row`
+    of `buffer`.  All cores of a kernel have their buffers at the same addresses.
+    """
+
+    name = "tile.fetch"
+    source = operand_def(BufferType)
+    buffer = operand_def(BufferType)
+    core = prop_def(ExprAttr)
+    from_row = prop_def(ExprAttr)
+    row = prop_def(ExprAttr)
+    rows = prop_def(ExprAttr)
+    columns = prop_def(ExprAttr)
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        rows, columns, zero = self.rows.data, self.columns.data, expr(0)
+        source = _part("source", self.source, rows, columns, ALWAYS, False, (self.from_row.data, zero))
+        target = _part("target", self.buffer, rows, columns, NEVER, True, (self.row.data, zero))
+        return replace(source, core=self.core.data), target
+
+
+@irdl_op_definition
+class BarrierOp(PmcOp):
+    """No core goes on before all cores of the kernel have come here and finished what they were given before."""
+
+    name = "tile.barrier"
+
+
 # -- between chips and across DRAM ------------------------------------------------------------------------------
 
 
@@ -854,7 +941,9 @@ Tile = Dialect(
         GatherOp,
         MmaOp,
         VectorOp,
+        FetchOp,
+        BarrierOp,
         CollectiveOp,
     ],
-    [MemRefType, BufferType, PlanAttr, *VECTOR_KINDS],
+    [MemRefType, BufferType, PlanAttr, CoresAttr, *VECTOR_KINDS],
 )

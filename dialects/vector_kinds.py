@@ -47,9 +47,9 @@ Role = Literal["in", "out", "update"]
 
 ROLES: tuple[Role, ...] = ("in", "out", "update")
 
-Extent = int | str
+Extent = int | str | tuple[str, str]
 """A number of rows or columns: a constant, `rows` or `columns` of the command, `width` (all columns of the matrix's
-own rows), or an integer parameter of the kind."""
+own rows), an integer parameter of the kind, or the product of two of these."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,10 @@ class VectorKindAttr(ParametrizedAttribute):
     PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ()
     """The parameters that may use the symbol `row`."""
     FLOPS: ClassVar[int] = 0
+    PADS_ROWS: ClassVar[bool] = False
+    """Whether rows count in whole blocks of the cube, as they come out of the matrix unit."""
+    RATE: ClassVar[str | None] = None
+    """The element type that sets the rate of the vector unit, where it is not that of the first matrix."""
     ELEMENT_STEPS: ClassVar[VectorSteps]
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps()
 
@@ -199,6 +203,8 @@ KIND = MessageConstraint(base(VectorKindAttr), "kind must be a vector kind such 
 def _extent(extent: Extent, named: Mapping[str, Expr], width: int) -> Expr:
     if isinstance(extent, int):
         return expr(extent)
+    if isinstance(extent, tuple):
+        return _extent(extent[0], named, width) * _extent(extent[1], named, width)
     return expr(width) if extent == "width" else named[extent]
 
 
@@ -366,6 +372,8 @@ class SoftmaxStepAttr(VectorKindAttr):
     """
 
     name: ClassVar[str] = "tile.softmax_step"
+    PADS_ROWS: ClassVar[bool] = True
+    RATE: ClassVar[str | None] = "bf16"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (
         Matrix("scores", "in"),
         Matrix("p", "out"),
@@ -394,6 +402,52 @@ class SoftmaxFinishAttr(VectorKindAttr):
     )
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(div=1)
+
+
+class MergeAttr(VectorKindAttr):
+    """The base of kinds that merge partial results of `parts` cores, which lie in `x` below each other."""
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """One step for every part of an element."""
+        return VectorSteps(basic=self._parts)
+
+    @property
+    def _parts(self) -> int:
+        parts = getattr(self, "parts")  # noqa: B009  # every merge has this parameter
+        assert isinstance(parts, IntegerAttr)
+        return parts.value.data
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least two parts."""
+        return None if self._parts > 1 else f"parts is {self._parts}, must be at least 2"
+
+
+@irdl_attr_definition
+class SumPartsAttr(MergeAttr):
+    """out[r, c] = sum over p of x[p*rows + r, c]: partial sums of a contraction that cores share."""
+
+    name: ClassVar[str] = "tile.sum_parts"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in", rows=("parts", "rows")), Matrix("out", "out"))
+    parts: IntegerAttr
+
+
+@irdl_attr_definition
+class SoftmaxMergeAttr(MergeAttr):
+    """out = sum over p of w_p acc_p / sum over p of w_p l_p with w_p = exp(m_p - max over p of m_p).
+
+    The running states (accumulator, maximum, sum) of cores that share the keys (flash decoding, Dao et al., 2023),
+    those of part p in rows p*rows to (p+1)*rows.
+    """
+
+    name: ClassVar[str] = "tile.softmax_merge"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("accumulator", "in", rows=("parts", "rows")),
+        Matrix("max", "in", rows=("parts", "rows"), columns=1),
+        Matrix("sum", "in", rows=("parts", "rows"), columns=1),
+        Matrix("out", "out"),
+    )
+    parts: IntegerAttr
 
 
 @irdl_attr_definition
@@ -456,6 +510,8 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     RopeAttr,
     SoftmaxStepAttr,
     SoftmaxFinishAttr,
+    SumPartsAttr,
+    SoftmaxMergeAttr,
     RouterTopkAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

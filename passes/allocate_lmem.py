@@ -16,11 +16,11 @@ from typing import ClassVar
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import SSAValue
 
+from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, buffer_type
 from pmc.passes.base import PassError, PmcPass
-from pmc.passes.tiling.split import round_up
 from pmc.passes.tiling.target import chip_of
 
 

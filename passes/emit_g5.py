@@ -12,7 +12,7 @@ becomes
 Every `tile.global` and `tile.alloc` must have its address (allocate-dram, allocate-lmem).  Views disappear: their
 strides and offsets are in the addresses.  A collective that leaves the chip becomes a CDMA command, any other an SDMA
 command.  What a command waits for is derived in `hazards`; DRAM needs no waits, as one engine per core uses it and
-programs end with a barrier.
+every program ends with a barrier.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pmc.dialects.expr import Expr, ExprAttr, expr, mod
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import element_bits
 from pmc.passes.base import PassError, PmcPass
-from pmc.passes.hazards import Buffer, Command, Item, Loop, lags
+from pmc.passes.hazards import Barrier, Buffer, Command, Item, Loop, lags
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ class _Kernel:
             if waits:
                 after = tuple((engine, waits[engine]) for engine in g5.ENGINES if engine in waits)
                 self.commands[command].properties["after"] = g5.AfterAttr(after)
+        block.add_op(g5.BarrierOp.make([], [], op.path.data, {}, like=op))
         properties: dict[str, PropertyValue] = {"cores": op.cores, "op_name": op.op_name}
         return g5.ProgramOp.make([], [], op.path.data, properties, [Region(block)], like=op)
 
@@ -184,12 +185,17 @@ class _Kernel:
                     out.append(g5.LoopOp.make([], [], op.path.data, properties, [Region(inner)], like=op))
                     count = op.count.data
                     items.append(Loop(max(count.constant, 0) if count.is_constant else 0, inner_items))
+                case tile.BarrierOp():
+                    out.append(g5.BarrierOp.make([], [], op.path.data, {}, like=op))
+                    items.append(Barrier())
                 case tile.CommandOp():
                     emitted = self.command(op)
                     out.append(emitted)
-                    used = [(a, self.allocations[a.value].buffer) for a in op.accesses() if a.memory == "lmem"]
+                    own = [a for a in op.accesses() if a.memory == "lmem" and a.core is None]
+                    used = [(a, self.allocations[a.value].buffer) for a in own]
                     reads, writes = [b for a, b in used if a.may_read], [b for a, b in used if a.writes]
-                    command = Command(emitted.ENGINE, reads, writes)
+                    late = isinstance(op, tile.StoreOp) and op.late is not None
+                    command = Command(emitted.ENGINE, reads, writes, late)
                     items.append(command)
                     self.commands[command] = emitted
                 case _:
@@ -233,8 +239,27 @@ class _Kernel:
                 matrices = {name: ArrayAttr([self.matrix(v) for v in values]) for name, values in groups.items()}
                 properties = {name: op.properties[name] for name in ("kind", "rows", "columns")}
                 return kind.make([], [], op.path.data, {**matrices, **properties}, like=op)
+            case tile.FetchOp():
+                return self.fetch(op)
             case _:
                 raise PassError(f"emit-g5: {op.name} at '{op.path.data}' is no command of a core")
+
+    def fetch(self, op: tile.FetchOp) -> g5.FetchOp:
+        """A copy out of the LMEM of another core, where buffers have the addresses that they have here."""
+
+        def rows_from(value: SSAValue, row: Expr) -> g5.LmemAttr:
+            a = self.allocations[value]
+            pitch_bytes = a.pitch * element_bytes(a.element_type, op)
+            return g5.LmemAttr.of(a.address + row * pitch_bytes, a.pitch, a.element_type)
+
+        properties: dict[str, PropertyValue] = {
+            "core": op.core,
+            "source": rows_from(op.source, op.from_row.data),
+            "target": rows_from(op.buffer, op.row.data),
+            "rows": op.rows,
+            "columns": op.columns,
+        }
+        return g5.FetchOp.make([], [], op.path.data, properties, like=op)
 
     def transfer(self, op: tile.LoadOp | tile.StoreOp) -> g5.GdmaOp:
         """A strided copy; dims of size 1 are dropped."""
@@ -270,6 +295,8 @@ class _Kernel:
             "dram_strides": _exprs([type_.strides.data[i] for i in kept]),
             "lmem_strides": _exprs([lmem_strides[i] for i in kept]),
             "element_type": type_.element_type,
+            "serves": op.serves if isinstance(op, tile.LoadOp) else None,
+            "late": op.late if isinstance(op, tile.StoreOp) else None,
         }
         return g5.GdmaOp.make([], [], op.path.data, properties, like=op)
 

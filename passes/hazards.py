@@ -13,6 +13,9 @@ runs of Y and X that use the same bytes:
 where d is the number of slots of the buffer when that loop rotates it, and 1 when every run uses the same bytes.
 Runs further apart, or in different runs of an outer loop, have at least as many commands in between.  Loops that lie in
 between count with their smallest trip count.
+
+A late command waits where it stands in its own iteration, and is given to its engine one iteration later: commands that
+wait for it find one body less in between, and none may need it sooner.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ class Command:
     engine: str
     reads: Sequence[Buffer]
     writes: Sequence[Buffer]
+    late: bool = False
+    """Whether it is given to its engine one iteration of the loop around it after its own."""
+
+
+@dataclass(eq=False)
+class Barrier:
+    """All commands before it have finished when those after it start; only one outside of loops is made use of."""
 
 
 @dataclass(eq=False)
@@ -46,10 +56,10 @@ class Loop:
     """A loop whose body runs at least `trips` times."""
 
     trips: int
-    body: list[Command | Loop] = field(default_factory=list["Command | Loop"])
+    body: list[Command | Loop | Barrier] = field(default_factory=list["Command | Loop | Barrier"])
 
 
-Item = Command | Loop
+Item = Command | Loop | Barrier
 Counts = dict[str, int]
 
 
@@ -85,6 +95,16 @@ class _Place:
 
 def lags(body: Sequence[Item]) -> dict[Command, dict[str, int]]:
     """For every command in `body` the lag per engine that it must wait for, in the order of the text."""
+    result: dict[Command, dict[str, int]] = {}
+    start = 0
+    for index, item in enumerate([*body, Barrier()]):
+        if isinstance(item, Barrier):
+            result.update(_lags_between_barriers(body[start:index]))
+            start = index + 1
+    return result
+
+
+def _lags_between_barriers(body: Sequence[Item]) -> dict[Command, dict[str, int]]:
     places: list[_Place] = []
     _collect(body, (), (), places)
     users: dict[Buffer, list[tuple[_Place, bool]]] = {}
@@ -110,11 +130,15 @@ def _collect(
     block = _Block([{}])
     for index, item in enumerate(body):
         inside = (*blocks, block), (*indices, index)
+        counts: Counts
         if isinstance(item, Loop):
             counts, times = _collect(item.body, *inside, places), item.trips
+        elif isinstance(item, Barrier):
+            counts, times = {}, 1
         else:
             places.append(_Place(item, *inside))
-            counts, times = {item.engine: 1}, 1
+            # A late command may not have been given yet.
+            counts, times = {item.engine: int(not item.late)}, 1
         total = dict(block.prefix[-1])
         for engine, count in counts.items():
             total[engine] = total.get(engine, 0) + times * count
@@ -146,10 +170,13 @@ def _smallest_lag(y: _Place, x: _Place, buffer: Buffer | None) -> int | None:
     level = next(i for i, (a, b) in enumerate(zip(y.indices, x.indices, strict=False)) if a != b)
     block = y.blocks[level]
     if y.indices[level] < x.indices[level]:
+        assert not y.command.late, "nothing may use the buffer of a late command after it in the same iteration"
         between = block.before(x.indices[level], engine) - block.before(y.indices[level] + 1, engine)
         return between + y.after(level + 1, engine) + x.before(level + 1, engine)
     if level == 0:
         return None
     distance = buffer.slots if buffer is not None and buffer.depth == level else 1
+    distance -= y.command.late
+    assert distance > 0, "the buffer of a late command has a slot to keep its bytes in"
     whole_bodies = (distance - 1) * block.prefix[-1].get(engine, 0)
     return y.after(level, engine) + whole_bodies + x.before(level, engine)

@@ -27,35 +27,34 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.communication import largest_transfer
+from pmc.dialects.analyses.row_tiling import Rows, copied, plan_rows
 from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key
 from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
+from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import TensorType
+from pmc.dialects.tensor import TensorType, ints
 from pmc.dialects.tile import (
     LAYER,
-    PLAN,
     SHARED_KINDS,
     CollectiveOp,
     GlobalOp,
     MemRefType,
-    PlanAttr,
     ProgramOp,
     RepeatOp,
     StageOp,
     ViewOp,
 )
+from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode, path_of
 from pmc.passes.tiling.families import family_of
-from pmc.passes.tiling.matmul import ints
-from pmc.passes.tiling.rowwise import Rows, copy_kernel, plan_rows
-from pmc.passes.tiling.target import Target, chip_of
-from pmc.passes.tiling.traffic import TrafficModel
+from pmc.passes.tiling.rowwise import copy_kernel
+from pmc.passes.tiling.target import chip_of
 
 Properties = dict[str, PropertyValue]
 
@@ -71,10 +70,9 @@ class LowerToTilesPass(PmcPass):
     def run(self, module: ModuleOp) -> None:
         """Lower program by program."""
         chip = chip_of(module, self.name)
-        target = Target(chip, TrafficModel(chip))
         for program in [op for op in module.ops if isinstance(op, layer.ProgramOp)]:
             try:
-                lowered = _Lowering(target, self._assigned(program)).program(program)
+                lowered = _Lowering(chip, self._assigned(program)).program(program)
             except UnboundSymbolError as error:
                 raise PassError(f"{self.name}: program '{program.sym_name.data}': {error}") from None
             block = program.parent_block()
@@ -92,8 +90,8 @@ class LowerToTilesPass(PmcPass):
 class _Lowering:
     """The arrays of one program and the ops that have been written; implements `tiling.kernels.Arrays`."""
 
-    def __init__(self, target: Target, assigned: ProgramArrays) -> None:
-        self.target = target
+    def __init__(self, chip: Chip, assigned: ProgramArrays) -> None:
+        self.chip = chip
         self.assigned = assigned
         self.bases: dict[ValueArray, SSAValue] = {}
         self.globals: list[GlobalOp] = []
@@ -320,16 +318,19 @@ class _Lowering:
 
     # -- ops ----------------------------------------------------------------------------------------------------
 
-    def code(self, op: Operation) -> KernelCode:
+    def code(self, op: Operation, plan: PlanAttr) -> KernelCode:
         """An empty kernel for `op`."""
-        return KernelCode(self._place, op.name, path_of(op), op)
+        return KernelCode(self._place, op.name, path_of(op), op, plan.buffer_slots)
 
     def _kernel(self, op: Operation) -> None:
         plan, family = op.attributes.get(PLAN), family_of(op)
         assert family is not None
         if not isinstance(plan, PlanAttr):
             raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no plan, run select-tiles before")
-        self.ops.append(family.lower(op, plan, self, self.target))
+        fault = family.fault(op, plan, self.chip)
+        if fault is not None:
+            raise PassError(f"lower-to-tiles: the plan of {op.name} at '{path_of(op)}': {fault}")
+        self.ops.append(family.lower(op, plan, self, self.chip))
 
     def _collective(self, op: Operation) -> None:
         assert isinstance(op, ExchangeInterface)
@@ -351,7 +352,7 @@ class _Lowering:
         rows = _copy_rows(source, destination)
         view = rows.dims(rows.width)
         code = KernelCode(self._place, "copy", path, like)
-        plan = plan_rows(rows, self.target, "copy", path)
+        plan = plan_rows(rows, self.chip)
         read, written = source.reshape(view), destination.reshape(view)
         assert read is not None and written is not None
         self.ops.append(copy_kernel(code, plan, rows, read, written))
@@ -366,7 +367,7 @@ def _copy_rows(source: Array, destination: Array) -> Rows:
     """Both arrays as [outer, inner, width]: the strided one decides what is adjacent."""
     *leading, width = (destination if source.is_dense else source).dims
     *outer, inner = leading if len(leading) > 1 else (*leading, 1)
-    return Rows(prod(outer), inner, width, ((source.element_type, width),))
+    return copied(prod(outer), inner, width, source.element_type)
 
 
 def _argument_shardings(program: layer.ProgramOp) -> Sequence[Attribute | None]:

@@ -1,7 +1,7 @@
 """`select-tiles`: how every tensor op is spread over the cores and cut into tiles.
 
     %y = layer.matmul(%x, %w) at "p" : ..
-    -> %y = layer.matmul(%x, %w) at "p" attributes {tile.plan = #tile.plan<cores [1, 4, 16], tile [..], order "gmnk">}
+    -> %y = layer.matmul(%x, %w) at "p" attributes {tile.plan = #tile.plan<cores [..], tile [..], order "gmnk", ..>}
 
 The search goes over core partitions, tile sizes and loop orders that fit the LMEM budget of the chip and takes the
 fastest under the accounting of the module (`arch.accounting`).  An op that already has a plan keeps it.  Symbols must
@@ -18,15 +18,16 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from pmc.dialects.accounting import accounting_of
+from pmc.dialects.analyses.planner import PLANNERS
+from pmc.dialects.analyses.row_tiling import contiguous_columns, is_view
+from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError
-from pmc.dialects.interfaces import TILE_COSTS
 from pmc.dialects.levels import Level
-from pmc.dialects.tile import PLAN, PlanAttr
+from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import family_of
-from pmc.passes.tiling.rowwise import contiguous_columns, is_view
-from pmc.passes.tiling.target import TILING_FIELDS, Target, chip_of
+from pmc.passes.tiling.target import TILING_FIELDS, chip_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SelectTilesPass(PmcPass):
     def run(self, module: ModuleOp) -> None:
         """Plan every op once per distinct shape."""
         chip = chip_of(module, self.name)
-        target = Target(chip, TILE_COSTS.model(chip, accounting_of(module, self.name)))
+        planner = PLANNERS.planner(chip, accounting_of(module, self.name))
         found: dict[Hashable, PlanAttr] = {}
         for op in module.walk():
             family = family_of(op)
@@ -49,11 +50,15 @@ class SelectTilesPass(PmcPass):
             key = _shape_key(op)
             if key not in found:
                 try:
-                    found[key] = family.plan(op, target)
+                    found[key] = family.plan(op, chip, planner)
                 except UnboundSymbolError as error:
                     raise PassError(
                         f"{self.name}: {op.name} at '{path_of(op)}': {error} (run bind-symbols before)"
                     ) from None
+                except PassError:
+                    raise
+                except PmcError as error:
+                    raise PassError(f"{self.name}: {op.name} at '{path_of(op)}': {error}") from None
             op.attributes[PLAN] = found[key]
 
 

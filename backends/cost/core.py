@@ -35,7 +35,7 @@ class CoreCostModel(CostModel):
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *ChipCostModel.CHIP_PARAMETERS, "compute_dma_overlap_rate", "cube.m", "cube.n", "cube.k",
         "elementary_steps.exp", "elementary_steps.div", "elementary_steps.rsqrt",
-        "command_level.sdma.startup_ns", "command_level.lmem.bytes_per_core",
+        "command_level.sdma.startup_ns", "command_level.gdma.startup_ns", "command_level.lmem.bytes_per_core",
     )  # fmt: skip
     TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *ChipCostModel.TOPOLOGY_PARAMETERS,
@@ -115,28 +115,35 @@ class CoreCostModel(CostModel):
         return best
 
     def reduction_floor_s(self, parts: int) -> float:
-        """The least time of adding up a contraction split over `parts` cores: one message per part."""
-        if parts == 1 or self.accounting.core_reduction == "free" or self.target.chip.command_level is None:
+        """The least time of adding up a contraction split over `parts` cores: one message per part, or through DRAM."""
+        free = self.accounting.core_reduction == "free" or self.accounting.command_startup == "free"
+        if parts == 1 or free or self.target.chip.command_level is None:
             return 0.0
-        return (parts - 1) * self.target.chip.commands.sdma.startup_ns * 1e-9
+        commands = self.target.chip.commands
+        return min(parts * commands.sdma.startup_ns, 2 * commands.gdma.startup_ns) * 1e-9
 
     def attention(self, workload: AttentionWorkload, base: OpCost, bindings: Bindings) -> OpCost:
-        """Row blocks of cube m over the cores in whole waves, each against all keys that its queries see."""
+        """Row blocks of cube m against blocks of keys, over the cores in whole waves: keys may be split as well."""
         w, cube = workload, self.target.chip.cube
         sequences, q_len, kv_len = (number(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
-        cube_k = self.rates.cube_k(w.dtype, w.q_bits)
+        k_qk, k_pv = self.rates.cube_k(w.qk_dtype, w.q_bits), self.rates.cube_k(w.pv_dtype, w.v_bits)
         keys = kv_len - (q_len - 1) / 2 if w.causal else kv_len
         rows = ceil_div(q_len * w.group, cube.m) * cube.m
-        blocks = sequences * w.kv_heads * rows / cube.m
-        width = round_up(sum(w.qk_dims), cube_k) + round_up(w.v_dim, cube.n)
-        gemm_s = 2.0 * cube.m * keys * width / self.rates.core_flops_per_s(w.dtype)
+        # A core has whole blocks of rows x keys; a part of the keys is whole blocks of both matmuls.
+        step = float(np.lcm(cube.n, k_pv))
+        parts = 1.0 if w.state_bytes else ceil_div(keys, step)
+        blocks = sequences * w.kv_heads * rows / cube.m * parts
+        own = keys / parts
+        gemm_s = (
+            2.0 * cube.m * own * sum(round_up(d, k_qk) for d in w.qk_dims) / self.rates.core_flops_per_s(w.qk_dtype)
+        )
+        gemm_s = gemm_s + 2.0 * cube.m * own * round_up(w.v_dim, cube.n) / self.rates.core_flops_per_s(w.pv_dtype)
         per_score, per_row = self.rates.softmax_steps
-        softmax = cube.m * (keys * per_score + per_row)
-        softmax_s = softmax / self.rates.core_steps_per_s("bf16")
+        softmax_s = cube.m * (own * per_score + per_row / parts) / self.rates.core_steps_per_s("bf16")
         compute_s = self.rates.waves(blocks) * (gemm_s / self._efficiency(base) + softmax_s)
         bytes_moved = base.bytes_read + base.bytes_written
         if self.accounting.v_read == "apart" and w.v_is_key:
-            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.kv_bits / 8
+            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.v_bits / 8
         if self.accounting.attention_output == "as_inputs" and w.out_bits:
             bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
         return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)

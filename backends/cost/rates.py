@@ -8,12 +8,10 @@ import numpy as np
 
 from pmc.backends.cost.model import Number, as_number
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip
-from pmc.dialects.interfaces import FloatArray
+from pmc.dialects.analyses.matmul_tiling import cube_k
+from pmc.dialects.arch import DTYPE_BITS, Chip, Dma
+from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
-
-CUBE_BYTES = 32
-"""Bytes of an operand along the contraction of the matrix unit where the chip names no count for the type."""
 
 
 def round_up(value: Number, step: int) -> Number:
@@ -40,8 +38,7 @@ class CoreRates:
 
     def cube_k(self, dtype: str, bits: int) -> int:
         """Elements of the contraction that the matrix unit takes at once."""
-        known = self.chip.cube.k.get(dtype)
-        return known if known is not None else max(1, CUBE_BYTES * 8 // bits)
+        return cube_k(self.chip, dtype, bits)
 
     def core_flops_per_s(self, dtype: str) -> float:
         """Matrix peak of one core."""
@@ -67,3 +64,19 @@ class CoreRates:
         rate = self.chip.compute_dma_overlap_rate * np.asarray(overlaps, np.float64)
         slow, fast = np.maximum(compute_s, memory_s), np.minimum(compute_s, memory_s)
         return as_number(np.asarray(slow + (1.0 - rate) * fast))
+
+    def tiu_step_s(self, dtype: str) -> float:
+        """One block of the cube on the matrix unit of a core."""
+        cube = self.chip.cube
+        k = self.cube_k(dtype, DTYPE_BITS[dtype])
+        return 2.0 * cube.m * cube.n * k / self.core_flops_per_s(dtype)
+
+    def dma_s(self, engine: Dma, size: FloatArray | IntArray, commands: FloatArray | IntArray) -> FloatArray:
+        """Transfers of `size` bytes in so many commands, one after the other."""
+        startup_ns = engine.startup_ns if self.accounting.command_startup == "charged" else 0.0
+        return np.asarray(size / (engine.gb_per_s * 1e9 * engine.efficiency) + commands * (startup_ns * 1e-9))
+
+    @property
+    def lmem_bytes_per_s(self) -> float:
+        """What the LMEM of a core takes in and gives out."""
+        return self.chip.commands.lmem.bytes_per_cycle * self.chip.clocks.chip_ghz * 1e9

@@ -1,115 +1,110 @@
-"""The tile model: the fastest tiling of every op, and the time of given tilings for `select-tiles`."""
+"""The tile model: the price of the plan that stands on an op, or of the fastest one where none does."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
+from xdsl.ir import Operation, SSAValue
 
-from pmc.backends.cost.attention_tiles import AttentionTiles, AttentionTiling
 from pmc.backends.cost.core import CoreCostModel
-from pmc.backends.cost.matmul_search import MatmulSearch, MatmulTiling
-from pmc.backends.cost.matmul_tiles import MatmulTiles, Partition
 from pmc.backends.cost.model import Bindings, Granularity, OpCost, Target
-from pmc.backends.cost.rates import CoreRates
-from pmc.backends.cost.tile_cache import TileCache
+from pmc.backends.cost.plan_search import PlanSearch
+from pmc.backends.cost.plan_time import PlanTime
+from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload
+from pmc.dialects.analyses import attention_tiling as attentions
+from pmc.dialects.analyses import embedding_tiling, row_tiling
+from pmc.dialects.analyses import matmul_tiling as matmuls
+from pmc.dialects.analyses.resources import Resources
+from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, single, workload_of
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr
-from pmc.dialects.interfaces import AttentionPlans, AttentionShape, FloatArray, MatmulPlans, MatmulShape
-
-
-class TilePlanCost:
-    """The `TileCostModel` of one chip under one accounting: seconds of the plans that `select-tiles` proposes."""
-
-    CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = ("command_level.gdma.startup_ns",)
-    """The chip fields that it reads besides those of the tile model."""
-
-    def __init__(self, rates: CoreRates) -> None:
-        commands = rates.chip.command_level
-        self.load_startup_s = 0.0 if commands is None else commands.gdma.startup_ns * 1e-9
-        self.matmuls = MatmulTiles(rates)
-        self.attentions = AttentionTiles(rates)
-
-    def matmul_seconds(self, shape: MatmulShape, plans: MatmulPlans) -> FloatArray:
-        """The time of a matmul under each plan; K stays on one core and partial sums in LMEM."""
-        granules = self.matmuls.granules(shape)
-        cube_m, cube_n, cube_k = granules.cube
-        one = np.ones_like(plans.cores_g)
-        partition = Partition(
-            (plans.cores_g, plans.cores_m, plans.cores_n, one),
-            (plans.chunk_g, -(-plans.chunk_m // cube_m), -(-plans.chunk_n // cube_n), one * -(-shape.k // cube_k)),
-        )
-        mt, nt, kt = (
-            np.asarray(-(-size // tile), np.float64)
-            for size, tile in (
-                (plans.chunk_m, plans.tile_m), (plans.chunk_n, plans.tile_n), (shape.k, plans.tile_k),
-            )
-        )  # fmt: skip
-        again = self.matmuls.traffic(granules, partition, (mt, nt, kt), "k")
-        # A tile that holds all of K stays while the inner loop runs: its operand is read once.
-        a_stays = self.matmuls.traffic(granules, partition, (mt, nt, kt), "n")
-        b_stays = self.matmuls.traffic(granules, partition, (mt, nt, kt), "m")
-        traffic = np.where(kt > 1, again, np.where(plans.order == 0, a_stays, b_stays))
-        # GDMA takes its commands in order: the loads of the next result wait behind the store of this one, so only the
-        # steps along K after the first run beside the matrix unit.
-        overlaps = (kt - 1) / kt
-        loads = plans.chunk_g * (mt * nt * kt + np.where(kt > 1, mt * nt * kt, np.where(plans.order == 0, mt, nt)))
-        return self.matmuls.time(granules, partition, traffic, overlaps).total_s + loads * self.load_startup_s
-
-    def attention_seconds(self, shape: AttentionShape, plans: AttentionPlans) -> FloatArray:
-        """The time of an attention under each plan."""
-        return self.attentions.time(shape, plans).total_s
+from pmc.dialects.layer_op import RowOp
+from pmc.dialects.tensor import tensor
+from pmc.dialects.tile_plan import PLAN, PlanAttr
 
 
 class TileCostModel(CoreCostModel):
-    """The core model with matmul and attention replaced by their fastest tiling.  Symbols must be bound to integers."""
+    """The core model with every op that becomes a kernel priced by its plan.  Symbols must be bound to integers."""
 
     granularity: ClassVar[Granularity] = Granularity.TILE
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *CoreCostModel.CHIP_PARAMETERS, "gdma_multicast", "alignment_bytes", "command_level.lmem.tile_budget_fraction",
-        "command_level.sdma.gb_per_s", "command_level.sdma.efficiency",
+        "command_level.lmem.bytes_per_cycle", "command_level.gdma.gb_per_s", "command_level.gdma.efficiency",
+        "command_level.gdma.startup_ns", "command_level.sdma.gb_per_s", "command_level.sdma.efficiency",
+        "command_level.sdma.startup_ns", "command_level.tiu.startup_cycles_nn",
     )  # fmt: skip
 
-    def __init__(self, target: Target, accounting: Accounting, cache: TileCache | None = None) -> None:
+    def __init__(self, target: Target, accounting: Accounting, folder: Path | None = None) -> None:
+        """Plans that are searched are kept in `folder`, if one is given."""
         super().__init__(target, accounting)
-        self.cache = cache if cache is not None else TileCache()
-        self.search = MatmulSearch(MatmulTiles(self.rates))
-        self.attention_tiles = AttentionTiles(self.rates)
+        self.search = PlanSearch(self.rates, folder)
 
-    def matmul(self, workload: MatmulWorkload, base: OpCost, bindings: Bindings) -> OpCost:
-        """The fastest tiling of a matmul."""
-        w = workload
-        groups, m, n, k = (_integer(e, bindings) for e in (w.groups, w.m, w.n, w.k))
-        found = self.matmul_tiling(MatmulShape(groups, m, n, k, w.a_bits, w.b_bits, w.out_bits, w.dtype))
-        return replace(
-            base, time_s=found.seconds, compute_s=found.compute_s + found.reduction_s, memory_s=found.memory_s
-        )
+    def busy(self, op: Operation, base: OpCost, bindings: Bindings) -> OpCost:
+        """The cost of an op that keeps the cores busy: the price of its plan."""
+        found = self.planned(op, bindings)
+        if found is None:
+            return super().busy(op, base, bindings)
+        _, r, time = found
+        return _priced(base, r, time, self.accounting)
 
-    def attention(self, workload: AttentionWorkload, base: OpCost, bindings: Bindings) -> OpCost:
-        """The fastest tiling of an attention."""
-        w = workload
-        sequences, q_len, kv_len = (_integer(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
-        shape = AttentionShape(
-            sequences, w.kv_heads, w.group, q_len, kv_len, w.qk_dims, w.v_dim, w.v_is_key, w.causal and q_len > 1,
-            w.q_bits, w.kv_bits, w.p_bits, w.out_bits, w.state_bytes, w.dtype,
-        )  # fmt: skip
-        found = self.attention_tiling(shape)
-        return replace(base, time_s=found.seconds, compute_s=found.compute_s, memory_s=found.memory_s)
+    def planned(self, op: Operation, bindings: Bindings) -> tuple[PlanAttr, Resources, PlanTime] | None:
+        """The plan of an op, what it asks of the engines, and its time; None for an op that becomes no kernel.
 
-    def matmul_tiling(self, shape: MatmulShape) -> MatmulTiling:
-        """The fastest tiling, searched once per shape."""
-        return self.cache.get(self.rates, shape, MatmulTiling, lambda: self.search.best(shape))
+        Raises PmcError for a plan on the op that is not legal, or where none fits.
+        """
+        on_op = op.attributes.get(PLAN)
+        given = on_op if isinstance(on_op, PlanAttr) else None
+        chip, search = self.target.chip, self.search
 
-    def attention_tiling(self, shape: AttentionShape) -> AttentionTiling:
-        """The fastest tiling, searched once per shape."""
-        return self.cache.get(self.rates, shape, AttentionTiling, lambda: self.attention_tiles.best(shape))
+        def dims(value: SSAValue) -> tuple[int, ...]:
+            return tuple(single(d, bindings) for d in tensor(value).dims)
+
+        if isinstance(op, RowOp | layer.LastTokenOp | layer.KvAppendOp):
+            rows = row_tiling.rows_of(op, chip.cores, dims)
+            plan = given or row_tiling.plan_rows(rows, chip)
+            _refuse(row_tiling.plan_fault(rows, plan, chip))
+            r = row_tiling.resources(rows, plan, chip)
+            return plan, r, search.times.of(r, row_tiling.rate_type(rows))
+        if isinstance(op, layer.EmbeddingOp):
+            lookup = embedding_tiling.lookup_of(op, dims)
+            plan = given or embedding_tiling.plan_lookup(lookup, chip)
+            _refuse(embedding_tiling.plan_fault(lookup, plan, chip))
+            r = embedding_tiling.resources(lookup, plan, chip)
+            return plan, r, search.times.of(r, lookup.stored_dtype)
+        match workload_of(op):
+            case MatmulWorkload() as matmul:
+                shape = matmul.at(bindings)
+                plan = given or search.matmul(shape)
+                _refuse(matmuls.plan_fault(shape, plan, chip))
+                r = search.matmul_resources(shape, matmuls.tiling_of(plan))
+                return plan, r, search.matmul_time(shape, r)
+            case AttentionWorkload() as attention:
+                problem = attention.at(bindings)
+                plan = given or search.attention(problem)
+                _refuse(attentions.plan_fault(problem, plan, chip))
+                r = search.attention_resources(problem, attentions.tiling_of(plan))
+                return plan, r, search.attention_time(r)
+            case _:
+                return None
 
 
-def _integer(value: Expr, bindings: Bindings) -> int:
-    result = value.evaluate(bindings)
-    if isinstance(result, np.ndarray):
-        raise PmcError("granularity tile takes one value per symbol, not arrays: sweep at granularity core")
-    return int(result)
+def _refuse(fault: str | None) -> None:
+    if fault is not None:
+        raise PmcError(f"the plan: {fault}")
+
+
+def _priced(base: OpCost, r: Resources, time: PlanTime, accounting: Accounting) -> OpCost:
+    """The cost of the one plan in `r` and `time`; bytes are those that the plan moves."""
+    read, written = float(r.dram_read[0]), float(r.dram_written[0])
+    if r.merge is not None and accounting.core_reduction == "charged":
+        read, written = read + float(r.merge.dram_read[0]), written + float(r.merge.dram_written[0])
+    return replace(
+        base,
+        time_s=float(time.total_s[0]),
+        compute_s=float(time.compute_s[0]),
+        memory_s=float(time.memory_s[0]),
+        bytes_read=read,
+        bytes_written=written,
+    )

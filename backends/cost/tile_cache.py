@@ -1,7 +1,7 @@
-"""Results of tile searches, kept in memory and, where a folder is given, on disk.
+"""Plans that searches have found, kept in memory and, where a folder is given, on disk.
 
-The key is a digest of every input of a search: all fields of the chip, all options of the accounting, the shape, the
-kind of result, and the version of the models.  A file holds one result; one that cannot be read is searched anew.
+The key of a file is a digest of every input of a search: all fields of the chip, all options of the accounting, the
+shape, and the version of the models.  A file holds one plan; one that cannot be read is searched anew.
 """
 
 from __future__ import annotations
@@ -12,72 +12,64 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter
-
-from pmc.backends.cost.attention_tiles import AttentionTiling
-from pmc.backends.cost.matmul_search import MatmulTiling
 from pmc.backends.cost.rates import CoreRates
-from pmc.dialects.interfaces import AttentionShape, MatmulShape
+from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.matmul_tiling import MatmulShape
+from pmc.dialects.tile_plan import PlanAttr
 
-VERSION = 1
+VERSION = 2
 """To be raised when a formula or the search changes: older files are then not found."""
 
-TilingT = TypeVar("TilingT", MatmulTiling, AttentionTiling)
 
+class PlanCache:
+    """The plans of one chip under one accounting, by shape."""
 
-class TileCache:
-    """Search results by their inputs."""
-
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, rates: CoreRates, folder: Path | None = None) -> None:
         self.folder = folder
-        self._known: dict[str, MatmulTiling | AttentionTiling] = {}
-        self._targets: dict[int, tuple[CoreRates, str]] = {}
+        self._known: dict[MatmulShape | AttentionShape, PlanAttr] = {}
+        self._rates = rates
 
-    def get(
-        self,
-        rates: CoreRates,
-        shape: MatmulShape | AttentionShape,
-        kind: type[TilingT],
-        search: Callable[[], TilingT],
-    ) -> TilingT:
-        """The result for these inputs, searched when it is not known."""
-        key = self.key(rates, shape, kind)
-        known = self._known.get(key)
-        if isinstance(known, kind):
-            return known
-        found = self._read(key, kind)
+    def get(self, shape: MatmulShape | AttentionShape, search: Callable[[], PlanAttr]) -> PlanAttr:
+        """The plan of a shape, searched when it is not known."""
+        found = self._known.get(shape)
         if found is None:
-            found = search()
-            self._write(key, found)
-        self._known[key] = found
+            found = self._read(shape)
+            if found is None:
+                found = search()
+                self._write(shape, found)
+            self._known[shape] = found
         return found
 
-    def key(
-        self, rates: CoreRates, shape: MatmulShape | AttentionShape, kind: type[MatmulTiling] | type[AttentionTiling]
-    ) -> str:
+    def key(self, shape: MatmulShape | AttentionShape) -> str:
         """64 hex digits."""
-        known = self._targets.get(id(rates))
-        if known is None:
-            target = {"chip": rates.chip.model_dump(), "accounting": rates.accounting.model_dump()}
-            known = (rates, json.dumps([VERSION, target], sort_keys=True))
-            self._targets[id(rates)] = known
-        text = json.dumps([kind.__name__, asdict(shape)], sort_keys=True)
-        return hashlib.sha256(f"{known[1]}\n{text}".encode()).hexdigest()
+        target = {"chip": self._rates.chip.model_dump(), "accounting": self._rates.accounting.model_dump()}
+        text = json.dumps([VERSION, target, type(shape).__name__, asdict(shape)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def _read(self, key: str, kind: type[TilingT]) -> TilingT | None:
+    def _read(self, shape: MatmulShape | AttentionShape) -> PlanAttr | None:
         if self.folder is None:
             return None
         try:
-            return TypeAdapter(kind).validate_json((self.folder / f"{key}.json").read_bytes())
-        except (OSError, ValueError):
+            fields: dict[str, Any] = json.loads((self.folder / f"{self.key(shape)}.json").read_bytes())
+            return PlanAttr.of(**fields)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
-    def _write(self, key: str, found: MatmulTiling | AttentionTiling) -> None:
+    def _write(self, shape: MatmulShape | AttentionShape, plan: PlanAttr) -> None:
         if self.folder is None:
             return
+        fields = {
+            "cores": plan.core_counts,
+            "tile": plan.tile_sizes,
+            "order": plan.order.data,
+            "slots": plan.buffer_slots,
+            "multicast": [name.data for name in plan.multicast.data],
+            "merge": plan.merge.data,
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{key}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        partial.replace(self.folder / f"{key}.json")
+        path = self.folder / f"{self.key(shape)}.json"
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(fields), encoding="utf-8")
+        partial.replace(path)

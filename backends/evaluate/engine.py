@@ -15,7 +15,6 @@ from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
 from pmc.backends.cost.tile import TileCostModel
-from pmc.backends.cost.tile_cache import TileCache
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
@@ -185,7 +184,7 @@ def cost_model(
         case Granularity.CORE:
             model = CoreCostModel(target, accounting)
         case Granularity.TILE:
-            model = TileCostModel(target, accounting, TileCache(tile_cache))
+            model = TileCostModel(target, accounting, tile_cache)
     if accounting.expert_load == "busiest" and target.routing is not None:
         model = BusiestRankCostModel(model, target.routing)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)

@@ -75,6 +75,12 @@ class CoreOrder:
             self._note(access, engine, number)
         return None
 
+    def barrier(self) -> None:
+        """Every command so far has finished: all engines go on from there."""
+        finished = tuple(len(clocks) - 1 for clocks in self.clocks)
+        for clocks in self.clocks:
+            clocks[-1] = tuple(max(a, b) for a, b in zip(clocks[-1], finished, strict=True))
+
     def _segments(self, access: Access) -> list[_Segment]:
         return self.segments[bisect_left(self.bounds, access.start) : bisect_left(self.bounds, access.stop)]
 

@@ -24,6 +24,7 @@ from pmc.dialects import g5
 from pmc.dialects.accesses import CommandAccess
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
 from pmc.dialects.expr import Expr, rank_symbol
+from pmc.dialects.tile import CORE
 from pmc.dialects.vector_kinds import ROLES, ROW
 
 Shape = tuple[int, ...]
@@ -54,6 +55,8 @@ class Batch:
     index: Ints
     """Which of the runs."""
     cores: Ints
+    phase: int
+    """Barriers before it."""
     order: int
     operands: Sequence[CommandAccess]
     places: dict[str, Place] = field(default_factory=dict[str, Place])
@@ -87,7 +90,8 @@ class ProgramRun:
         cores = program.cores.value.data
         ranks = len(self.dram.bytes)
         batches = sorted(
-            (b for runs in expand(program, range(cores), symbols) for b in _batches(runs)), key=lambda b: b.order
+            (b for runs in expand(program, range(cores), symbols) for b in _batches(runs)),
+            key=lambda b: (b.phase, b.order),
         )
         used = 0
         for batch in batches:
@@ -96,10 +100,17 @@ class ProgramRun:
             self._check_places(batch)
         if self.check_order:
             _check_order(batches, cores, used)
+        check_fetches(batches)
+        check_multicasts(program, batches)
+        phase = 0
         for batch in batches:
+            if batch.phase > phase:
+                self.dram.settle()
+                phase = batch.phase
             self._execute(batch, self._lmem(cores, used))
             self.commands += len(batch.cores) * ranks
-        self.dram.settle()
+        if _ends_with_barrier(program):
+            self.dram.settle()
 
     def _lmem(self, cores: int, size: int) -> Lmem:
         """LMEM of at least that many cores and bytes.
@@ -131,6 +142,8 @@ class ProgramRun:
                 self._tiu(op, batch, lmem)
             case g5.VectorCommandOp() as op:
                 self._vector(op, batch, lmem)
+            case g5.FetchOp() as op:
+                self._fetch(op, batch, lmem)
             case op:
                 raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a program")
 
@@ -228,6 +241,14 @@ class ProgramRun:
             product += _read(lmem, acc, cores, compute)
         _write(lmem, acc, cores, product)
 
+    def _fetch(self, op: g5.FetchOp, batch: Batch, lmem: Lmem) -> None:
+        """A block of the LMEM of another core."""
+        target, source = batch.places["target"], batch.places["source"]
+        dtype = storage_type(source.element_type)
+        view = lmem.view(source.start, source.shape, source.steps, dtype)
+        found = view[batch.runs.value(op.core.data)[batch.index]]
+        lmem.view(target.start, target.shape, target.steps, dtype)[batch.core_set] = found
+
     def _vector(self, op: g5.VectorCommandOp, batch: Batch, lmem: Lmem) -> None:
         compute, cores = _compute_type(batch.places.values()), batch.core_set
         ins, outs, updates = ([batch.places[m.name] for m in op.kind.operands(role)] for role in ROLES)
@@ -264,21 +285,21 @@ def _batches(runs: Runs) -> Iterator[Batch]:
     """The runs of one command, grouped by place in the program, LMEM addresses and sizes."""
     if not runs.count:
         return
-    order, core, operands = runs.order, runs.core, runs.op.accesses()
-    keys = [order]
+    phase, order, core, operands = runs.phase, runs.order, runs.core, runs.op.accesses()
+    keys = [phase, order]
     for value in _uniform(operands):
         column = runs.value(value)
         if (column != column[0]).any():
             keys.append(column)
     if runs.count == 1:
-        yield Batch(runs, np.zeros(1, np.int64), core, int(order[0]), operands)
+        yield Batch(runs, np.zeros(1, np.int64), core, int(phase[0]), int(order[0]), operands)
         return
     by_key = np.lexsort([core, *reversed(keys)])
     table = np.stack(keys, axis=1)[by_key]
     starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)])).tolist()
     for start, stop in zip(starts, [*starts[1:], runs.count], strict=True):
         index = by_key[start:stop]
-        yield Batch(runs, index, core[index], int(table[start, 0]), operands)
+        yield Batch(runs, index, core[index], int(table[start, 0]), int(table[start, 1]), operands)
 
 
 def _uniform(operands: Sequence[CommandAccess]) -> Iterator[Expr]:
@@ -309,6 +330,8 @@ def _places(batch: Batch) -> tuple[dict[str, Place], list[Access]]:
             raise fault(batch, f"uses {shape[1]} columns of rows of {steps[0]}")
         place = Place(_one(batch, operand.address), shape, tuple(s * size for s in steps), operand.element_type)
         places[operand.role] = place
+        if operand.core is not None:
+            continue  # `check_fetches` looks after what is in the LMEM of another core
         if operand.writes:
             accesses.append(place.access(write=True))
         if _one(batch, operand.reads):
@@ -345,6 +368,57 @@ def _write(lmem: Lmem, place: Place, cores: CoreSet, values: Array) -> None:
     lmem.view(place.start, place.shape, place.steps, dtype)[cores] = encode(values, place.element_type)
 
 
+def _ends_with_barrier(program: g5.ProgramOp) -> bool:
+    return isinstance(program.body.block.last_op, g5.BarrierOp)
+
+
+# -- what cores do for each other ---------------------------------------------------------------------------------
+
+
+def check_fetches(batches: Sequence[Batch]) -> None:
+    """What a core takes from the LMEM of another must have been written before the last barrier and not since."""
+    fetches = [b for b in batches if isinstance(b.runs.op, g5.FetchOp)]
+    if not fetches:
+        return
+    writes = [(b, a) for b in batches for a in b.accesses if a.write]
+    for batch in fetches:
+        op = batch.runs.op
+        assert isinstance(op, g5.FetchOp)
+        source = batch.places["source"].access(False)
+        for core, owner in zip(batch.cores.tolist(), batch.runs.value(op.core.data)[batch.index].tolist(), strict=True):
+            touching = [b for b, a in writes if owner in b.cores and a.start < source.stop and source.start < a.stop]
+            where = f"LMEM {source.start}..{source.stop - 1} of core {owner}"
+            if not any(b.phase < batch.phase for b in touching):
+                raise fault(batch, f"reads {where}, which no command wrote before the last barrier", core)
+            if any(b.phase == batch.phase for b in touching):
+                raise fault(batch, f"reads {where}, which core {owner} writes without a barrier in between", core)
+
+
+def check_multicasts(program: g5.ProgramOp, batches: Sequence[Batch]) -> None:
+    """The cores that one load serves must load the same block wherever they run the same iteration."""
+    seen: dict[g5.GdmaOp, Runs] = {b.runs.op: b.runs for b in batches if isinstance(b.runs.op, g5.GdmaOp)}
+    for op, runs in seen.items():
+        if op.serves is None:
+            continue
+        group = op.serves.leaders(program.cores.value.data)[runs.core]
+        loops = [
+            np.broadcast_to(np.asarray(value), (runs.count,))
+            for name, value in runs.symbols.items()
+            if name != CORE and not name.endswith(".seq")
+        ]
+        block = np.stack([runs.value(op.dram.data), *(runs.value(n.data) for n in op.shape.data)])
+        keys = np.stack([group, *loops])
+        order = np.lexsort(keys[::-1])
+        keys, block = keys[:, order], block[:, order]
+        wrong = (keys[:, 1:] == keys[:, :-1]).all(axis=0) & (block[:, 1:] != block[:, :-1]).any(axis=0)
+        if wrong.any():
+            first, second = (int(runs.core[order[int(np.argmax(wrong)) + i]]) for i in (0, 1))
+            raise NumericError(
+                f"{op.name} at '{op.path.data}': one read is to serve cores {first} and {second}, which load different "
+                "blocks in the same iteration"
+            )
+
+
 # -- the check of the waits -------------------------------------------------------------------------------------
 
 
@@ -357,7 +431,11 @@ def _check_order(batches: Sequence[Batch], cores: int, lmem_bytes: int) -> None:
     bounds = {b for batch in batches for a in batch.accesses for b in (a.start, a.stop)}
     for core in sorted(np.unique(sums, return_index=True)[1].tolist()):
         order = CoreOrder(bounds, lmem_bytes)
+        phase = 0
         for batch in batches:
+            if batch.phase > phase:
+                order.barrier()
+                phase = batch.phase
             position = np.flatnonzero(batch.cores == core)
             if not len(position):
                 continue

@@ -6,7 +6,7 @@ there to be relied upon.  DRAM arrays hold their storage types; arithmetic is FP
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -103,14 +103,28 @@ class _Ranks:
                 case tile.StageOp():
                     self.steps(op.body.block, symbols, self.stage_ranks(op, ranks))
                 case tile.KernelOp():
-                    for core in range(op.cores.value.data):
-                        _Core(self, ranks, {**symbols, tile.CORE: core}).body(op.body.block)
+                    self.kernel(op, symbols, ranks)
                     if self.record:
                         self.note(op, symbols, ranks)
                 case tile.CollectiveOp():
                     self.collective(op, symbols, ranks)
                 case _:
                     raise NumericError(f"{op.name} has no numeric semantics outside a kernel")
+
+    def kernel(self, op: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
+        """All cores one after the other, from barrier to barrier."""
+        cores: list[_Core] = []
+        for core in range(op.cores.value.data):
+            cores.append(_Core(self, ranks, {**symbols, tile.CORE: core}, cores))
+        running = [core.body(op.body.block) for core in cores]
+        while True:
+            waiting = [next(steps, None) for steps in running]
+            if all(barrier is None for barrier in waiting):
+                return
+            if len(set(waiting)) > 1:
+                first = next(barrier for barrier in waiting if barrier is not None)
+                other = next(core for core, barrier in enumerate(waiting) if barrier is not first)
+                raise NumericError(f"{first.name} at '{first.path.data}': core {other} misses the barrier")
 
     def accesses(self, op: tile.CommandOp) -> tuple[TileAccess, ...]:
         """What an op reads and writes."""
@@ -135,7 +149,8 @@ class _Ranks:
     def note(self, kernel: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """Record the arrays that a kernel has stored to, in the order of its first stores."""
         stores = (op for op in kernel.body.block.walk() if isinstance(op, tile.StoreOp))
-        for result, memref in enumerate(dict.fromkeys(op.memref for op in stores)):
+        results = (memref for memref in dict.fromkeys(op.memref for op in stores) if not _is_scratch(memref))
+        for result, memref in enumerate(results):
             dims = tile.memref_type(memref).dims
             values = decode(self.block(memref, (0,) * len(dims), dims, symbols, kernel.name), np.float64)
             key = ValueKey(kernel.path.data, kernel.op_name.data, result)
@@ -192,11 +207,24 @@ class _Ranks:
                 target[rank] = encode(result[rank], tile.memref_type(value).element_type)
 
 
+def _is_scratch(memref: SSAValue) -> bool:
+    """Whether an array is memory of one kernel and no result."""
+    owner = memref.owner
+    if isinstance(owner, tile.ViewOp):
+        return _is_scratch(owner.source)
+    return isinstance(owner, tile.GlobalOp) and owner.kind.data == "scratch"
+
+
 class _Core:
     """One core of some ranks while it runs one kernel."""
 
-    def __init__(self, dram: _Ranks, ranks: list[int], symbols: dict[str, int]) -> None:
+    def __init__(self, dram: _Ranks, ranks: list[int], symbols: dict[str, int], cores: Sequence[_Core]) -> None:
         self.dram = dram
+        self.cores = cores
+        self.last: dict[Operation, bool] = {}
+        """Of every loop that runs whether this is its last iteration."""
+        self.late: dict[tile.StoreOp, tuple[dict[str, int], Array]] = {}
+        """Late stores that have not been done: the symbols of their iteration and the slot of their buffer."""
         self.ranks = ranks
         self.symbols = symbols
         self.buffers: dict[SSAValue, Array] = {}
@@ -205,21 +233,27 @@ class _Core:
         """The value of an expression in this iteration."""
         return int(expression.evaluate(self.symbols))
 
-    def body(self, block: Block) -> None:
-        """Run the ops of a kernel or of one iteration of a loop."""
+    def body(self, block: Block) -> Iterator[tile.BarrierOp]:
+        """Run the ops of a kernel or of one iteration of a loop; stops at barriers until it is asked to go on."""
         for op in block.ops:
             match op:
                 case tile.ForOp():
                     symbol, running = op.symbol.data, tile.running_count(op.symbol.data)
                     self.symbols.setdefault(running, 0)
-                    for iteration in range(self.value(op.count.data)):
+                    count = self.value(op.count.data)
+                    for iteration in range(count):
                         self.symbols[symbol] = iteration
-                        self.body(op.body.block)
+                        self.last[op] = iteration == count - 1
+                        yield from self.body(op.body.block)
                         self.symbols[running] += 1
                 case tile.AllocOp():
                     type_ = tile.buffer_type(op.result)
                     shape = (len(self.ranks), *type_.dims)
                     self.buffers[op.result] = poison(shape, storage_type(type_.element_type))
+                case tile.BarrierOp():
+                    yield op
+                case tile.StoreOp() if op.late is not None:
+                    self.store_late(op)
                 case tile.CommandOp():
                     self.command(op)
                     self.dram.commands += len(self.ranks)
@@ -242,8 +276,24 @@ class _Core:
                 self.mma(op, parts)
             case tile.VectorOp():
                 self.vector(op, parts)
+            case tile.FetchOp():
+                parts["target"][...] = parts["source"]
             case _:
                 raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a kernel")
+
+    def store_late(self, op: tile.StoreOp) -> None:
+        """The store of the iteration before, and in the last iteration also its own."""
+        if op in self.late:
+            now, slot = self.symbols, self.buffers[op.buffer]
+            self.symbols, self.buffers[op.buffer] = self.late.pop(op)
+            self.command(op)
+            self.symbols, self.buffers[op.buffer] = now, slot
+        loop = op.parent_op()
+        if loop is not None and self.last[loop]:
+            self.command(op)
+        else:
+            self.late[op] = (dict(self.symbols), self.buffers[op.buffer])
+        self.dram.commands += len(self.ranks)
 
     def part(self, access: TileAccess, op: tile.CommandOp) -> Array:
         """What an op uses: [all ranks, *shape] of an array, [ranks, rows, columns] of a buffer of the running ones."""
@@ -253,10 +303,17 @@ class _Core:
             if access.indexed:
                 shape[0] = tile.memref_type(access.value).dims[0]
             return self.dram.block(access.value, at, shape, self.symbols, where)
-        held = self.buffers[access.value]
+        owner = self if access.core is None else self.core(self.value(access.core), where)
+        held = owner.buffers[access.value]
         if any(o < 0 or o + n > size for o, n, size in zip(at, shape, held.shape[1:], strict=True)):
             raise NumericError(f"{where}: {shape} at {at} leaves the buffer {list(held.shape[1:])}")
         return held[:, at[0] : at[0] + shape[0], at[1] : at[1] + shape[1]]
+
+    def core(self, number: int, where: str) -> _Core:
+        """Another core of the kernel."""
+        if not 0 <= number < len(self.cores):
+            raise NumericError(f"{where}: there is no core {number}, the kernel has 0..{len(self.cores) - 1}")
+        return self.cores[number]
 
     def gather(self, op: tile.GatherOp, parts: Mapping[str, Array]) -> None:
         """Rows by index; rows of other shards are zero."""

@@ -131,6 +131,24 @@ def _(kind: kinds.SoftmaxFinishAttr, tiles: Tiles) -> Sequence[Array]:
     return [acc / row_sum]
 
 
+def _parts(x: Array, parts: int) -> Array:
+    """[.., parts, rows, columns]: the parts lie below each other."""
+    return x.reshape(*x.shape[:-2], parts, -1, x.shape[-1])
+
+
+@computes(kinds.SumPartsAttr)
+def _(kind: kinds.SumPartsAttr, tiles: Tiles) -> Sequence[Array]:
+    return [_parts(tiles.ins[0], kind.parts.value.data).sum(axis=-3)]
+
+
+@computes(kinds.SoftmaxMergeAttr)
+def _(kind: kinds.SoftmaxMergeAttr, tiles: Tiles) -> Sequence[Array]:
+    acc, row_max, row_sum = (_parts(x, kind.parts.value.data) for x in tiles.ins)
+    # A part that saw no key has the maximum -inf and so the weight 0.
+    weight = np.exp(row_max - row_max.max(axis=-3, keepdims=True))
+    return [(weight * acc).sum(axis=-3) / (weight * row_sum).sum(axis=-3)]
+
+
 @computes(kinds.RouterTopkAttr)
 def _(kind: kinds.RouterTopkAttr, tiles: Tiles) -> Sequence[Array]:
     logits, bias = tiles.ins

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.ir import Block
+from xdsl.ir import Block, Operation
 
 from pmc.dialects.expr import Expr
-from pmc.dialects.g5 import ENGINES, CommandOp, LoopOp, ProgramOp
+from pmc.dialects.g5 import ENGINES, BarrierOp, CommandOp, GdmaOp, LoopOp, ProgramOp
 from pmc.dialects.tile import CORE, running_count
 
 Ints = npt.NDArray[np.int64]
+
+COUNTERS = len(ENGINES) + 1
+"""What is counted along a program: the commands of every engine, then barriers."""
 
 ENGINE_NUMBER = {engine: number for number, engine in enumerate(ENGINES)}
 
@@ -31,7 +35,9 @@ class Runs:
     op: CommandOp
     symbols: Mapping[str, Ints | int]
     issued: Ints
-    """[runs, engines]: commands given to each engine of the core before this one."""
+    """[runs, COUNTERS]: commands given to each engine of the core, and barriers passed, before this one."""
+    seen: Ints
+    """The same where the command stands in its own iteration; differs from `issued` for a late command only."""
     _values: dict[Expr, Ints] = field(default_factory=dict["Expr", Ints], repr=False)
 
     @property
@@ -47,8 +53,13 @@ class Runs:
     @cached_property
     def order(self) -> Ints:
         """The ordinal of each run among all commands of its core, from 0."""
-        total: Ints = self.issued.sum(axis=1)
+        total: Ints = self.issued[:, : len(ENGINES)].sum(axis=1)
         return total
+
+    @cached_property
+    def phase(self) -> Ints:
+        """How many barriers the core has passed before each run."""
+        return self.issued[:, len(ENGINES)]
 
     @cached_property
     def ids(self) -> Ints:
@@ -59,10 +70,10 @@ class Runs:
     @cached_property
     def dependencies(self) -> Ints:
         """[runs, engines]: the id to wait for on each engine, 0 for none."""
-        ids = np.zeros_like(self.issued)
+        ids = np.zeros((self.count, len(ENGINES)), np.int64)
         for engine, lag in self.op.dependencies:
             number = ENGINE_NUMBER[engine]
-            np.maximum(self.issued[:, number] - lag, 0, out=ids[:, number])
+            np.maximum(self.seen[:, number] - lag, 0, out=ids[:, number])
         return ids
 
     def value(self, expression: Expr) -> Ints:
@@ -86,7 +97,7 @@ class _Level:
     """For run i of the block around: its first run here; one entry more than there are such runs."""
     inner: list[_Level]
     sizes: Ints
-    """[runs, engines]: commands given to each engine in one run."""
+    """[runs, COUNTERS]: commands given to each engine, and barriers, in one run."""
 
 
 def expand(program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int]) -> list[Runs]:
@@ -103,22 +114,26 @@ def expand(program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int])
         np.arange(count + 1),
     )
     runs: list[Runs] = []
-    _place(level, np.zeros((count, len(ENGINES)), np.int64), runs)
+    _place(level, np.zeros((count, COUNTERS), np.int64), runs)
     return runs
 
 
 def _measure(block: Block, symbols: Mapping[str, Ints | int], count: int, parents: Ints, starts: Ints) -> _Level:
     """The iterations of all loops in `block` and the commands of every run."""
-    sizes = np.zeros((count, len(ENGINES)), np.int64)
+    sizes = np.zeros((count, COUNTERS), np.int64)
     inner: list[_Level] = []
     for op in block.ops:
         if isinstance(op, LoopOp):
             level = _iterate(op, symbols, count)
             inner.append(level)
-            totals = np.concatenate([np.zeros((1, len(ENGINES)), np.int64), level.sizes.cumsum(axis=0)])
+            totals = np.concatenate([np.zeros((1, COUNTERS), np.int64), level.sizes.cumsum(axis=0)])
             sizes += totals[level.starts[1:]] - totals[level.starts[:-1]]
+        elif is_late(op):
+            sizes[:, ENGINE_NUMBER[op.ENGINE]] += _late_runs(starts, parents, count)
         elif isinstance(op, CommandOp):
             sizes[:, ENGINE_NUMBER[op.ENGINE]] += 1
+        elif isinstance(op, BarrierOp):
+            sizes[:, len(ENGINES)] += 1
     return _Level(block, symbols, count, parents, starts, inner, sizes)
 
 
@@ -147,13 +162,45 @@ def _place(level: _Level, issued: Ints, runs: list[Runs]) -> None:
     for op in level.block.ops:
         if isinstance(op, LoopOp):
             nested = next(inner)
-            before = np.concatenate([np.zeros((1, len(ENGINES)), np.int64), nested.sizes.cumsum(axis=0)])
+            before = np.concatenate([np.zeros((1, COUNTERS), np.int64), nested.sizes.cumsum(axis=0)])
             first = before[nested.starts[:-1]]
             _place(nested, issued[nested.parents] + before[:-1] - first[nested.parents], runs)
             issued += before[nested.starts[1:]] - first
+        elif is_late(op):
+            engine = ENGINE_NUMBER[op.ENGINE]
+            runs.append(Runs(op, level.symbols, _issued_late(issued, engine, level), issued.copy()))
+            issued[:, engine] += _late_runs(level.starts, level.parents, level.count)
         elif isinstance(op, CommandOp):
-            runs.append(Runs(op, level.symbols, issued.copy()))
+            runs.append(Runs(op, level.symbols, issued.copy(), issued.copy()))
             issued[:, ENGINE_NUMBER[op.ENGINE]] += 1
+        elif isinstance(op, BarrierOp):
+            issued[:, len(ENGINES)] += 1
+
+
+def is_late(op: Operation) -> TypeGuard[GdmaOp]:
+    """Whether a command is given to its engine one iteration after its own."""
+    return isinstance(op, GdmaOp) and op.late is not None
+
+
+def _ends(starts: Ints, parents: Ints, count: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which runs of a loop body are the first and the last of their loop."""
+    number = np.arange(count)
+    return number == starts[parents], number == starts[parents + 1] - 1
+
+
+def _late_runs(starts: Ints, parents: Ints, count: int) -> Ints:
+    """Runs of a late command that each run of the body gives: that of the run before, and at the end its own."""
+    first, last = _ends(starts, parents, count)
+    return (~first).astype(np.int64) + last
+
+
+def _issued_late(issued: Ints, engine: int, level: _Level) -> Ints:
+    """What had been issued when the run of a late command of every iteration is given."""
+    first, last = _ends(level.starts, level.parents, level.count)
+    own = issued.copy()
+    own[:, engine] += ~first
+    later = np.concatenate([issued[1:], issued[-1:]]) if level.count else issued
+    return np.where(last[:, None], own, later)
 
 
 def loops_and_commands(block: Block) -> Iterator[LoopOp | CommandOp]:

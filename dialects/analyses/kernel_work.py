@@ -6,18 +6,17 @@ loops that do not matter only multiply.  The counts are exact, edges and idle co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from xdsl.ir import Attribute, Operation
 
 from pmc.dialects.accesses import TileAccess
-from pmc.dialects.arch import ChipAttr
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray, Unit, Work
 from pmc.dialects.tensor import element_bits, element_name
-from pmc.dialects.tile import CORE, CommandOp, ForOp, KernelOp, RepeatOp
+from pmc.dialects.tile import CORE, CommandOp, ForOp, KernelOp, LoadOp, RepeatOp
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,8 @@ def _needed_inside(loop: ForOp, op: Operation) -> bool:
 def kernel_work(kernel: KernelOp) -> Work:
     """FLOPs of the matrix commands (of the vector commands in a kernel without any) and DRAM traffic.
 
-    Blocks that several cores load in the same iteration are read once where the chip multicasts; a chip that is not
-    on the module is taken to.
+    A load that serves several cores reads DRAM once for all of them.
     """
-    multicast = multicasts(kernel)
     flops: dict[Unit, int] = {"cube": 0, "vector": 0}
     types: dict[Unit, str] = {}
     bytes_read = bytes_written = 0
@@ -105,42 +102,37 @@ def kernel_work(kernel: KernelOp) -> Work:
             if access.memory == "lmem" and access.may_read and op.UNIT != "none":
                 types.setdefault(op.UNIT, element_name(access.element_type))
             elif access.memory == "dram" and access.writes:
-                bytes_written += _moved_bytes(op, access, multicast)
+                bytes_written += _moved_bytes(op, access)
             elif access.memory == "dram":
-                bytes_read += _moved_bytes(op, access, multicast)
+                bytes_read += _moved_bytes(op, access)
                 types.setdefault("none", element_name(access.element_type))
     unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"
     dtype = types.get("cube") or types.get("vector") or types.get("none") or ""
     return Work(expr(flops["cube"] or flops["vector"]), expr(bytes_read), expr(bytes_written), unit, dtype)
 
 
-def _moved_bytes(op: CommandOp, access: TileAccess, multicast: bool) -> int:
+def _moved_bytes(op: CommandOp, access: TileAccess) -> int:
     """The bytes of a DRAM access over all cores and iterations."""
     sizes, elements = access.shape, access.elements
-    if access.writes or access.indexed or not multicast:
+    if not isinstance(op, LoadOp) or op.serves is None:
         return packed_bytes(iterations(op, sizes).sum(elements), access.element_type)
-    points = iterations(op, [*access.offsets, *sizes])
-    loops = [points.symbols[n] for n in points.symbols if n != CORE and points.symbols[n].ndim]
-    keys = np.stack([*loops, *(points.at(o) for o in access.offsets)])
-    moved = points.at(elements)
-    if not keys.shape[1]:
-        return 0
-    # One read per distinct (iteration, block): as often as the core that repeats it most.
-    order = np.lexsort((points.times, *keys))
-    keys, moved, times = keys[:, order], moved[order], points.times[order]
-    last = np.append((keys[:, 1:] != keys[:, :-1]).any(axis=0), True)
-    return packed_bytes(int((moved * times)[last].sum()), access.element_type)
+    kernel = next(parent for parent in _around(op) if isinstance(parent, KernelOp))
+    # All loops are told apart: cores come together only in the same iteration.
+    loops = [expr(parent.symbol.data) for parent in _around(op) if isinstance(parent, ForOp)]
+    points = iterations(op, [*loops, *sizes])
+    leaders = op.serves.leaders(kernel.cores.value.data)
+    keys = np.stack([leaders[points.symbols[CORE]], *(points.at(loop) for loop in loops)])
+    _, first = np.unique(keys, axis=1, return_index=True)
+    return packed_bytes(int(points.at(elements)[first].sum()), access.element_type)
+
+
+def _around(op: Operation) -> Iterator[Operation]:
+    parent = op.parent_op()
+    while parent is not None:
+        yield parent
+        parent = parent.parent_op()
 
 
 def packed_bytes(elements: int, element_type: Attribute) -> int:
     """The bytes of so many elements, rounded up."""
     return -(-elements * element_bits(element_type) // 8)
-
-
-def multicasts(op: Operation) -> bool:
-    """Whether the chip of the module of `op` multicasts; a chip that is not on the module is taken to."""
-    top = op
-    while (parent := top.parent_op()) is not None:
-        top = parent
-    chip = top.attributes.get("arch.chip")
-    return chip.data.gdma_multicast if isinstance(chip, ChipAttr) else True

@@ -1,7 +1,7 @@
 """FLOPs and DRAM bytes of the commands of a program, over all its cores and loops.
 
 The counts are those of the tile kernel that the commands came from: FLOPs of the matrix commands, bytes of the
-transfers, where a block that several cores load in the same iteration is read once if the chip multicasts.
+transfers, where a load that serves several cores reads DRAM once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import numpy as np
 
 from pmc.dialects.accesses import CommandAccess
 from pmc.dialects.analyses.expand import Ints, Runs, expand
-from pmc.dialects.analyses.kernel_work import multicasts, packed_bytes
+from pmc.dialects.analyses.kernel_work import packed_bytes
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr
-from pmc.dialects.g5 import ProgramOp, QueueOp, RepeatOp
+from pmc.dialects.g5 import GdmaOp, ProgramOp, QueueOp, RepeatOp
 from pmc.dialects.interfaces import Unit, Work
 from pmc.dialects.tensor import element_name
 from pmc.dialects.tile import CORE
@@ -29,8 +29,7 @@ def program_work(program: ProgramOp) -> Work:
             f"g5.program at '{program.path.data}' was unrolled into tables of one core; "
             "take the module before unroll-commands"
         )
-    symbols = _layer_symbols(program)
-    multicast = multicasts(program)
+    symbols = layer_symbols(program)
     flops: dict[Unit, int] = {"cube": 0, "vector": 0}
     types: dict[Unit, str] = {}
     bytes_read = bytes_written = 0
@@ -44,8 +43,8 @@ def program_work(program: ProgramOp) -> Work:
             elif access.memory == "dram" and access.writes:
                 bytes_written += packed_bytes(_total(runs, access.elements), access.element_type)
             elif access.memory == "dram":
-                shared = multicast and not access.indexed
-                moved = _distinct(runs, access) if shared else _total(runs, access.elements)
+                served = isinstance(op, GdmaOp) and op.serves is not None
+                moved = _served_once(program, runs, access) if served else _total(runs, access.elements)
                 bytes_read += packed_bytes(moved, access.element_type)
                 types.setdefault("none", element_name(access.element_type))
     unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"
@@ -57,19 +56,21 @@ def _total(runs: Runs, value: Expr) -> int:
     return int(runs.value(value).sum())
 
 
-def _distinct(runs: Runs, access: CommandAccess) -> int:
-    """The elements of all loads, those of one block in one iteration counted once over the cores."""
+def _served_once(program: ProgramOp, runs: Runs, access: CommandAccess) -> int:
+    """The elements of all loads, counted once over the cores that one load serves."""
+    assert isinstance(runs.op, GdmaOp) and runs.op.serves is not None
+    leaders = runs.op.serves.leaders(program.cores.value.data)
     loops: list[Ints] = [
         np.broadcast_to(np.asarray(value), (runs.count,))
         for name, value in runs.symbols.items()
         if name != CORE and not name.endswith(".seq")
     ]
-    keys = np.stack([*loops, runs.value(access.address), *(runs.value(size) for size in access.shape)])
-    _, first = np.unique(keys, axis=1, return_index=True)
+    _, first = np.unique(np.stack([leaders[runs.core], *loops]), axis=1, return_index=True)
     return int(runs.value(access.elements)[first].sum())
 
 
-def _layer_symbols(program: ProgramOp) -> dict[str, int]:
+def layer_symbols(program: ProgramOp) -> dict[str, int]:
+    """The numbers of the layers around a program, of every repeat the first."""
     symbols: dict[str, int] = {}
     parent = program.parent_op()
     while parent is not None:

@@ -1,31 +1,34 @@
-"""Memory in DRAM that an op needs only while it runs, under the plan that it has."""
+"""Memory in DRAM that an op needs only while it runs, under the plan that it has: partial results that leave LMEM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from xdsl.dialects.builtin import f32
 from xdsl.ir import Operation
 
+from pmc.dialects import layer
+from pmc.dialects.analyses import attention_tiling as attentions
+from pmc.dialects.analyses import matmul_tiling as matmuls
+from pmc.dialects.analyses.workload import attention_shape, matmul_shape
+from pmc.dialects.memory_map import chip_around
 from pmc.dialects.tensor import TensorType
-from pmc.dialects.tile import PLAN, PlanAttr
-
-ScratchTypes = Callable[[Any, PlanAttr], Sequence[TensorType]]
-
-_SCRATCH: dict[type[Operation], ScratchTypes] = {}
-
-
-def needs_scratch(op_type: type[Operation]) -> Callable[[ScratchTypes], ScratchTypes]:
-    """Register what arrays the kernels of an op type share beside its operands and results, such as partial sums."""
-
-    def register(function: ScratchTypes) -> ScratchTypes:
-        _SCRATCH[op_type] = function
-        return function
-
-    return register
+from pmc.dialects.tile_plan import PLAN, PlanAttr
 
 
 def scratch_types(op: Operation) -> Sequence[TensorType]:
-    """The scratch arrays of an op; none as long as it has no plan."""
-    function, plan = _SCRATCH.get(type(op)), op.attributes.get(PLAN)
-    return function(op, plan) if function is not None and isinstance(plan, PlanAttr) else ()
+    """The scratch arrays of an op in the order in which its kernel makes them; none as long as it has no plan."""
+    plan = op.attributes.get(PLAN)
+    if not isinstance(plan, PlanAttr):
+        return ()
+    chip = chip_around(op)
+    if chip is None:
+        return ()
+    if isinstance(op, layer.FlashAttentionOp):
+        shape = attention_shape(op)
+        dims = attentions.scratch_dims(shape, plan, chip)
+    elif isinstance(op, layer.MatrixOp):
+        dims = matmuls.scratch_dims(matmul_shape(op), plan, chip)
+    else:
+        return ()
+    return [TensorType.of(sizes, f32) for sizes in dims]

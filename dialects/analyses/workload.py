@@ -6,18 +6,23 @@ their vector kind says what they do, nor do ops that only move data: their bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from xdsl.dialects.builtin import f32
 from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import layer
+from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.matmul_tiling import MatmulShape
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.interfaces import IntArray
 from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import element_bits, element_name, tensor
 from pmc.dialects.vector_kinds import ROW
@@ -36,11 +41,19 @@ class MatmulWorkload:
     b_bits: int
     out_bits: int
     dtype: str
+    """The widest element type of the operands, which sets the rate: the unit converts the other to it."""
+    converts: bool
+    """Whether the result is stored in another type than the FP32 of the accumulator."""
+
+    def at(self, bindings: Bindings) -> MatmulShape:
+        """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
+        groups, m, n, k = (single(e, bindings) for e in (self.groups, self.m, self.n, self.k))
+        return MatmulShape(groups, m, n, k, self.a_bits, self.b_bits, self.out_bits, self.dtype, self.converts)
 
 
 @dataclass(frozen=True)
 class AttentionWorkload:
-    """`sequences` x `kv_heads` flash attentions of `group` query heads each."""
+    """`sequences` x `kv_heads` flash attentions of `group` query heads each; types as in `AttentionShape`."""
 
     sequences: Expr
     kv_heads: int
@@ -49,16 +62,35 @@ class AttentionWorkload:
     kv_len: Expr
     qk_dims: tuple[int, ...]
     v_dim: int
-    v_is_key: bool
+    shared_piece: int | None
     causal: bool
+    hides: bool
+    """Whether keys are hidden from a single query too: a step of a ring may have blocks of later keys."""
     q_bits: int
-    kv_bits: int
+    k_bits: tuple[int, ...]
+    v_bits: int
     p_bits: int
     out_bits: int
-    """Of the result; 0 for a step of a ring, which leaves its running state instead."""
+    state_reads: int
     state_bytes: int
     """Bytes of running state that a row (a query of one head) reads and writes."""
-    dtype: str
+    qk_dtype: str
+    pv_dtype: str
+
+    @property
+    def v_is_key(self) -> bool:
+        """Whether v is a key piece."""
+        return self.shared_piece is not None
+
+    def at(self, bindings: Bindings) -> AttentionShape:
+        """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
+        sequences, q_len, kv_len = (single(e, bindings) for e in (self.sequences, self.q_len, self.kv_len))
+        causal = self.causal and (q_len > 1 or self.hides)
+        return AttentionShape(
+            sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
+            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.qk_dtype,
+            self.pv_dtype,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +110,18 @@ class MoveWorkload:
 
 
 Workload = MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload | Exchange
+
+Bindings = Mapping[str, int | IntArray]
+"""The value of each symbol, or its values over a sweep."""
+
+
+def single(value: Expr, bindings: Bindings) -> int:
+    """The value of an expression at one point.  Raises PmcError for arrays of values."""
+    result = value.evaluate(bindings)
+    if isinstance(result, np.ndarray):
+        raise PmcError("tilings take one value per symbol, not arrays: sweep at granularity core")
+    return int(result)
+
 
 _DESCRIPTIONS: dict[type[Operation], Callable[[Any], Workload]] = {}
 
@@ -115,7 +159,8 @@ def workload_of(op: Operation) -> Workload:
 
 def _matmul(op: layer.MatrixOp, x: SSAValue, w: SSAValue, groups: Expr, m: Expr, n: Expr, k: Expr) -> MatmulWorkload:
     a_bits, b_bits, out_bits = (element_bits(tensor(v).element_type) for v in (x, w, op.results[0]))
-    return MatmulWorkload(groups, m, n, k, a_bits, b_bits, out_bits, op.compute_dtype())
+    converts = tensor(op.results[0]).element_type != f32
+    return MatmulWorkload(groups, m, n, k, a_bits, b_bits, out_bits, op.compute_dtype(), converts)
 
 
 @describes(layer.MatmulOp)
@@ -145,7 +190,11 @@ def _(op: layer.FlashAttentionOp) -> Workload:
     dims, v_dim = op.piece_dims(), op.v_dim.value.data
     sequences, kv_len, v_width = tensor(op.v).dims
     pieces = range(len(op.k))
-    kv_heads = max(*(op.kv_heads(i) for i in pieces), v_width.constant // v_dim)
+    v_heads = v_width.constant // v_dim
+    kv_heads = max(*(op.kv_heads(i) for i in pieces), v_heads)
+    shared = next((i for i in pieces if op.k[i] is op.v and dims[i] == v_dim and op.kv_heads(i) == v_heads), None)
+    q_type, v_type, p_type = tensor(op.q[0]).element_type, tensor(op.v).element_type, op.probability_type()
+    k_types = [tensor(k).element_type for k in op.k]
     return AttentionWorkload(
         sequences=sequences,
         kv_heads=kv_heads,
@@ -154,15 +203,33 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         kv_len=kv_len,
         qk_dims=dims,
         v_dim=v_dim,
-        v_is_key=any(op.k[i] is op.v and dims[i] == v_dim for i in pieces),
+        shared_piece=shared,
         causal=bool(op.causal),
-        q_bits=element_bits(tensor(op.q[0]).element_type),
-        kv_bits=element_bits(tensor(op.v).element_type),
-        p_bits=16,
+        hides=isinstance(op, layer.AttentionStepOp),
+        q_bits=element_bits(q_type),
+        k_bits=tuple(element_bits(t) for t in k_types),
+        v_bits=element_bits(v_type),
+        p_bits=element_bits(p_type),
         out_bits=element_bits(tensor(op.y).element_type) if isinstance(op, layer.AttentionOp) else 0,
+        state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
         state_bytes=op.state_bytes,
-        dtype=op.compute_dtype(),
+        qk_dtype=element_name(max((q_type, *k_types), key=element_bits)),
+        pv_dtype=element_name(max((p_type, v_type), key=element_bits)),
     )
+
+
+def attention_shape(op: layer.FlashAttentionOp) -> AttentionShape:
+    """The shape of an attention whose symbols are bound."""
+    workload = workload_of(op)
+    assert isinstance(workload, AttentionWorkload)
+    return workload.at({})
+
+
+def matmul_shape(op: Operation) -> MatmulShape:
+    """The shape of a matmul whose symbols are bound."""
+    workload = workload_of(op)
+    assert isinstance(workload, MatmulWorkload)
+    return workload.at({})
 
 
 # -- vector ops -------------------------------------------------------------------------------------------------

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
+from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects.assembly import PmcOp, PropertyValue
 from pmc.dialects.expr import Expr, expr
-from pmc.dialects.tile import AllocOp, BufferType, ForOp, GatherOp, KernelOp, LoadOp, MmaOp, StoreOp, VectorOp
+from pmc.dialects.tile import (
+    AllocOp,
+    BarrierOp,
+    BufferType,
+    CoresAttr,
+    FetchOp,
+    ForOp,
+    GatherOp,
+    KernelOp,
+    LoadOp,
+    MmaOp,
+    StoreOp,
+    VectorOp,
+)
 from pmc.dialects.vector_kinds import VectorKindAttr
 from pmc.passes.tiling.arrays import Array
 
@@ -20,12 +34,18 @@ Place = Callable[[Array], SSAValue]
 class KernelCode:
     """A kernel under construction; the loop that is open is where ops and buffers go."""
 
-    def __init__(self, place: Place, op_name: str, path: str, like: Operation) -> None:
+    def __init__(self, place: Place, op_name: str, path: str, like: Operation, slots: int = 2) -> None:
+        """`slots` is how many copies a buffer in a loop has."""
         self.place = place
         self.op_name = op_name
         self.path = path
         self.like = like
+        self.slots = slots
         self.open: list[list[Operation]] = [[]]
+        self.loops: list[str] = []
+        """The symbols of the open loops."""
+        self.rotates_with: dict[SSAValue, int] = {}
+        """Of a buffer with slots: how many loops are open around its allocation."""
 
     def add(self, op: Operation) -> None:
         """Append to the open loop."""
@@ -39,16 +59,20 @@ class KernelCode:
             yield expr(0)
             return
         self.open.append([])
+        self.loops.append(symbol)
         yield expr(symbol)
+        self.loops.pop()
         region = Region(Block(self.open.pop()))
         self.add(ForOp.make([], [], self.path, {"symbol": symbol, "count": count}, [region], like=self.like))
 
     def alloc(self, rows: int, columns: int, element_type: Attribute, slots: int | None = None) -> SSAValue:
-        """A buffer in the open loop: two slots where the loop can run ahead, one outside of loops."""
-        count = slots if slots is not None else 2 if len(self.open) > 1 else 1
+        """A buffer in the open loop: the slots of the plan where the loop can run ahead, one outside of loops."""
+        count = slots if slots is not None else self.slots if self.loops else 1
         type_ = BufferType.of(rows, columns, element_type)
         op = AllocOp.make([], [type_], self.path, {"slots": count}, like=self.like)
         self.add(op)
+        if count > 1:
+            self.rotates_with[op.results[0]] = len(self.loops)
         return op.results[0]
 
     def load(
@@ -57,18 +81,47 @@ class KernelCode:
         buffer: SSAValue,
         offsets: Sequence[Expr | int],
         sizes: Sequence[Expr | int],
-        row: Expr | int = 0,
-        column: Expr | int = 0,
+        serves: CoresAttr | None = None,
     ) -> None:
-        """Load a block of `array`."""
+        """Load a block of `array`, for all the cores that it serves."""
         memref = self.place(array)
-        op = LoadOp.transfer(memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path, row, column)
+        op = LoadOp.transfer(memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path)
+        if serves is not None and serves.count.value.data > 1:
+            op.serves = serves
         self.add(op)
 
-    def store(self, array: Array, buffer: SSAValue, offsets: Sequence[Expr | int], sizes: Sequence[Expr | int]) -> None:
-        """Store a block of `array`."""
-        memref = self.place(array)
-        self.add(StoreOp.transfer(memref, buffer, array.offsets(offsets), array.sizes(sizes), self.path))
+    def store(
+        self,
+        array: Array,
+        buffer: SSAValue,
+        offsets: Sequence[Expr | int],
+        sizes: Sequence[Expr | int],
+        at_once: bool = False,
+    ) -> None:
+        """Store a block of `array`: late where the buffer has a slot to keep it in, unless `at_once`."""
+        op = StoreOp.transfer(self.place(array), buffer, array.offsets(offsets), array.sizes(sizes), self.path)
+        if not at_once and self.loops and self.rotates_with.get(buffer) == len(self.loops):
+            op.late = UnitAttr()
+        self.add(op)
+
+    def fetch(
+        self,
+        source: SSAValue,
+        buffer: SSAValue,
+        core: Expr,
+        from_row: Expr | int,
+        row: Expr | int,
+        size: tuple[Expr | int, Expr | int],
+    ) -> None:
+        """Take `size` rows and columns of `source` from the LMEM of `core`."""
+        properties: dict[str, PropertyValue] = {
+            "core": core, "from_row": expr(from_row), "row": expr(row), "rows": expr(size[0]), "columns": expr(size[1]),
+        }  # fmt: skip
+        self.add(FetchOp.make([source, buffer], [], self.path, properties, like=self.like))
+
+    def barrier(self) -> None:
+        """All cores finish what they were given before any of them goes on."""
+        self.add(BarrierOp.make([], [], self.path, {}, like=self.like))
 
     def gather(
         self,

@@ -7,10 +7,12 @@ from typing import Protocol
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from pmc.dialects.tile import KernelOp, PlanAttr
+from pmc.dialects.analyses.planner import TilePlanner
+from pmc.dialects.arch import Chip
+from pmc.dialects.tile import KernelOp
+from pmc.dialects.tile_plan import PlanAttr
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode
-from pmc.passes.tiling.target import Target
 
 
 class Arrays(Protocol):
@@ -29,10 +31,10 @@ class Arrays(Protocol):
         ...
 
     def scratch(self, op: Operation, dims: Sequence[int], element_type: Attribute) -> Array:
-        """An array that the cores of the kernel of `op` share while it runs; `needs_scratch` must announce it."""
+        """An array that the cores of the kernel of `op` share while it runs; `scratch_types` knows it."""
         ...
 
-    def code(self, op: Operation) -> KernelCode:
+    def code(self, op: Operation, plan: PlanAttr) -> KernelCode:
         """An empty kernel for `op`."""
         ...
 
@@ -40,10 +42,14 @@ class Arrays(Protocol):
 class Family(Protocol):
     """Ops that are tiled alike."""
 
-    def plan(self, op: Operation, target: Target) -> PlanAttr:
-        """The best plan; raises PassError when no tile fits."""
+    def plan(self, op: Operation, chip: Chip, planner: TilePlanner) -> PlanAttr:
+        """The best plan; raises PmcError when no tile fits."""
         ...
 
-    def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, target: Target) -> KernelOp:
-        """The kernel of the op under the plan."""
+    def fault(self, op: Operation, plan: PlanAttr, chip: Chip) -> str | None:
+        """What is wrong with a plan, None for a legal one."""
+        ...
+
+    def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, chip: Chip) -> KernelOp:
+        """The kernel of the op under a legal plan."""
         ...

@@ -49,7 +49,8 @@ from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, Shard
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.tensor import TensorType
-from pmc.dialects.tile import BufferType, MemRefType, PlanAttr
+from pmc.dialects.tile import BufferType, MemRefType
+from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,

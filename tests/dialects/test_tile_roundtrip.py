@@ -15,7 +15,8 @@ from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import tile
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr
-from pmc.dialects.tile import BufferType, MemRefType, PlanAttr
+from pmc.dialects.tile import BufferType, MemRefType
+from pmc.dialects.tile_plan import PlanAttr
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pmc.compiler.driver import run_pipeline
 from pmc.compiler.tile_selection import tile_costs
 from pmc.dialects import layer
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
+from pmc.dialects.analyses.split import Split
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr
@@ -29,11 +30,10 @@ from pmc.dialects.interfaces import (
     TileCostModel,
     TileCostRegistry,
 )
-from pmc.dialects.tile import PlanAttr
+from pmc.dialects.tile_plan import PlanAttr
 from pmc.passes.base import PassError
 from pmc.passes.select_tiles import PLAN, SelectTilesPass
 from pmc.passes.tiling import attention, matmul
-from pmc.passes.tiling.split import Split
 from pmc.passes.tiling.target import Target
 
 PHYSICAL = load_accounting("physical")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
-from pmc.dialects.tile import CORE
+from pmc.dialects.tile import CORE, CoresAttr
 
 
 def round_up(value: int, step: int) -> int:
@@ -27,6 +27,17 @@ def core_coordinates(parts: Sequence[int]) -> tuple[Expr, ...]:
             index = mod(index, count)
         coordinates.append(index)
     return tuple(coordinates)
+
+
+def cores_along(parts: Sequence[int], dim: int) -> CoresAttr:
+    """The cores that differ from a core in one coordinate of a row-major grid of `parts`."""
+    count, stride = parts[dim], prod(parts[dim + 1 :])
+    core, first = expr(CORE), expr(0)
+    if prod(parts[:dim]) > 1:
+        first = floordiv(core, count * stride) * (count * stride)
+    if stride > 1:
+        first = first + mod(core, stride)
+    return CoresAttr.of(first, count, stride)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,489 @@
+"""The tilings of flash attention: which are legal, what LMEM they take, and what they ask of every engine.
+
+A *problem* is one key head of one sequence; its *units* are blocks of `tile_q` queries x `tile_g` query heads that
+share the key head, head blocks fastest.  Problems, the units of a problem and its keys are cut over a grid of cores
+[p, u, s].  Each core runs over its problems, over its units and over key tiles of `tile_s` keys.  Units are dealt in
+turn (core u has units u, u + cores_u, ..), so that the cores of a problem see about as many keys under a causal mask
+and need the same keys at the same time: one read then serves them all.
+
+Where keys are cut over cores (flash decoding, Dao et al., 2023), every core has the running state of its part of the
+keys: accumulator, maximum and sum.  After a barrier each core of the group merges the states of its share of the rows,
+which it takes from the LMEM of the others (`sdma`, one unit per core) or from DRAM (`dram`).
+
+All counts are exact, edges included: they are those of the loops that `lower-to-tiles` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+
+from pmc.dialects.analyses.matmul_tiling import DRAM, NONE, SDMA, cube_k
+from pmc.dialects.analyses.resources import ACCUMULATOR_BITS, Ints, Resources, bytes_of, ceil_div, padded, round_up
+from pmc.dialects.analyses.vector_work import command_steps
+from pmc.dialects.arch import Chip
+from pmc.dialects.interfaces import IntArray
+from pmc.dialects.tile_plan import MERGES, PlanAttr
+from pmc.dialects.vector_kinds import FillAttr, SoftmaxFinishAttr
+
+ORDERS = ("pus",)
+"""The one loop order: problems, units, keys."""
+
+STATE_COLUMNS = 2
+"""Columns of the running state besides the accumulator: the maximum and the sum of a row."""
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """`sequences` x `kv_heads` problems of `group` query heads each, on one rank; types by their MLIR name."""
+
+    sequences: int
+    kv_heads: int
+    group: int
+    q_len: int
+    kv_len: int
+    qk_dims: tuple[int, ...]
+    v_dim: int
+    shared_piece: int | None
+    """The key piece that is also v, which is then loaded once."""
+    causal: bool
+    q_bits: int
+    k_bits: tuple[int, ...]
+    v_bits: int
+    p_bits: int
+    out_bits: int
+    """Of the result; 0 for a step of a ring, which leaves its running state instead."""
+    state_reads: int
+    """1 where the op goes on from a running state in DRAM."""
+    qk_dtype: str
+    """The type that sets the rate of the scores."""
+    pv_dtype: str
+    """The type that sets the rate of the sum over the values."""
+
+    @property
+    def problems(self) -> int:
+        """Key heads of all sequences."""
+        return self.sequences * self.kv_heads
+
+    @property
+    def state_results(self) -> bool:
+        """Whether the op leaves its running state instead of a result."""
+        return self.out_bits == 0
+
+
+@dataclass(frozen=True)
+class AttentionTilings:
+    """Tilings of one attention, one per entry."""
+
+    cores_p: IntArray
+    cores_u: IntArray
+    cores_s: IntArray
+    tile_q: IntArray
+    tile_g: IntArray
+    tile_s: IntArray
+    slots: IntArray
+    multicast: IntArray
+    """1 where one read of a block of Q, K or V serves all cores that need it."""
+    merge: IntArray
+    """Index into `MERGES`."""
+
+    def __getitem__(self, index: object) -> Self:
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.tile_q)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All tilings of `parts`."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def plan(self, index: int) -> PlanAttr:
+        """Tiling `index` as it stands on an op."""
+        at = {f.name: int(getattr(self, f.name)[index]) for f in fields(self)}
+        return PlanAttr.of(
+            cores=[at["cores_p"], at["cores_u"], at["cores_s"]],
+            tile=[at["tile_q"], at["tile_g"], at["tile_s"]],
+            order=ORDERS[0],
+            slots=at["slots"],
+            multicast=("q", "kv") if at["multicast"] else (),
+            merge=MERGES[at["merge"]],
+        )
+
+
+def tiling_of(plan: PlanAttr) -> AttentionTilings:
+    """The one tiling that a legal plan says."""
+    numbers = (
+        *plan.core_counts, *plan.tile_sizes, plan.slots.value.data, int(bool(plan.multicast.data)),
+        MERGES.index(plan.merge.data),
+    )  # fmt: skip
+    return AttentionTilings(*(np.array([n], np.int64) for n in numbers))
+
+
+def plan_fault(shape: AttentionShape, plan: PlanAttr, chip: Chip) -> str | None:
+    """What is wrong with a plan for an attention, None for a legal one."""
+    fault = plan.fault(chip, dims=(3, 3), orders=ORDERS, multicast=("q", "kv"), merges=MERGES)
+    if fault is not None:
+        return fault
+    if shape.group % plan.tile_sizes[1]:
+        return f"a tile of {plan.tile_sizes[1]} heads does not divide the {shape.group} heads that share a key head"
+    split_s = plan.core_counts[2] > 1
+    if split_s != (plan.merge.data != "none"):
+        return "merge must say how running states are merged exactly where more than one core shares the keys"
+    if split_s and shape.state_results:
+        return "a step of a ring keeps its keys on one core"
+    if len(plan.multicast.data) == 1:
+        return "multicast must name both operands, q and kv, or none"
+    tiling = tiling_of(plan)
+    grid = grid_of(shape, tiling, chip)
+    if plan.merge.data == "sdma" and int(grid.problems[0] * grid.units[0]) > 1:
+        return "merge sdma needs one unit per core"
+    need = int(lmem_bytes(shape, tiling, chip)[0])
+    if need > chip.lmem_tile_budget_bytes:
+        return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
+    return None
+
+
+def key_step(shape: AttentionShape, chip: Chip) -> int:
+    """Keys are columns of one matmul and the contraction of the other: whole cubes of both."""
+    return int(np.lcm(chip.cube.n, cube_k(chip, shape.pv_dtype, shape.v_bits)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the cores have."""
+
+    all_units: IntArray
+    """Units of one problem."""
+    problems: IntArray
+    """Problems of the busiest core."""
+    units: IntArray
+    """Units per problem of the busiest core."""
+    keys: IntArray
+    """Keys of a full part."""
+    parts: tuple[IntArray, IntArray, IntArray]
+    """Cores along p, u, s that have work."""
+
+
+def grid_of(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> Grid:
+    """The parts of the cores; fewer cores than asked for may have work."""
+    t = tilings
+    all_units = ceil_div(shape.q_len, t.tile_q) * (shape.group // t.tile_g)
+    problems = ceil_div(shape.problems, t.cores_p)
+    parts_u = np.minimum(t.cores_u, all_units)
+    keys = np.where(t.cores_s > 1, round_up(ceil_div(shape.kv_len, t.cores_s), key_step(shape, chip)), shape.kv_len)
+    parts = (ceil_div(shape.problems, problems), parts_u, ceil_div(shape.kv_len, keys))
+    return Grid(all_units, problems, ceil_div(all_units, parts_u), keys, parts)
+
+
+def scratch_dims(shape: AttentionShape, plan: PlanAttr, chip: Chip) -> list[tuple[int, ...]]:
+    """The running states [key part, sequence, query, head, column] in DRAM, where the plan merges through it."""
+    parts = int(grid_of(shape, tiling_of(plan), chip).parts[2][0])
+    if parts == 1 or plan.merge.data != MERGES[DRAM]:
+        return []
+    rows = (parts, shape.sequences, shape.q_len, shape.kv_heads * shape.group)
+    return [(*rows, columns) for columns in (shape.v_dim, *[1] * STATE_COLUMNS)]
+
+
+def merge_share(queries: Ints, heads: Ints, parts: Ints) -> tuple[IntArray, IntArray]:
+    """Queries and heads of a unit that each core of a key group merges: part of the queries, or of the heads of one."""
+    by_heads = np.asarray(queries) == 1
+    return np.where(by_heads, 1, ceil_div(queries, parts)), np.where(by_heads, ceil_div(heads, parts), heads)
+
+
+def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> IntArray:
+    """The LMEM that the buffers of the kernel take, as `lower-to-tiles` allocates them."""
+    t, s, grid = tilings, shape, grid_of(shape, tilings, chip)
+    tile_q = np.minimum(t.tile_q, s.q_len)
+    rows = round_up(tile_q * t.tile_g, chip.cube.m)
+
+    def size(height: IntArray, columns: IntArray | int, bits: int) -> IntArray:
+        return round_up(bytes_of(height * columns, bits), chip.alignment_bytes)
+
+    many_units = grid.problems * grid.units > 1
+    unit_slots = np.where(many_units, t.slots, 1)
+    many_keys = (t.tile_s < np.minimum(grid.keys, s.kv_len)) | (s.causal & (grid.parts[2] > 1))
+    key_slots = np.where(many_units | many_keys, t.slots, 1)
+    state = size(rows, s.v_dim, ACCUMULATOR_BITS) + STATE_COLUMNS * size(rows, 1, ACCUMULATOR_BITS)
+    need = state + size(rows, t.tile_s, ACCUMULATOR_BITS) + size(rows, t.tile_s, s.p_bits)
+    for width, bits in zip(s.qk_dims, s.k_bits, strict=True):
+        need = need + unit_slots * size(rows, width, s.q_bits) + key_slots * size(t.tile_s, width, bits)
+    if s.shared_piece is None:
+        need = need + key_slots * size(t.tile_s, s.v_dim, s.v_bits)
+    merges = t.merge != NONE
+    out = 0 * rows if s.state_results else unit_slots * size(rows, s.v_dim, s.out_bits)
+    queries, heads = merge_share(tile_q, t.tile_g, grid.parts[2])
+    share = queries * heads
+    merged = size(grid.parts[2] * share, s.v_dim, ACCUMULATOR_BITS)
+    merged = merged + STATE_COLUMNS * size(grid.parts[2] * share, 1, ACCUMULATOR_BITS)
+    merged = merged + size(share, s.v_dim, max(s.out_bits, 1))
+    return np.asarray(need + np.where(merges, merged, out), np.int64)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What one unit of each count costs an engine: fixed by the shape, but for the rows, which also a merge decides."""
+
+    qk: int
+    """Steps of the matrix unit along the contraction of the scores, per block of a score."""
+    pv: int
+    """Blocks of a value, per block of the contraction over keys."""
+    per_score: int
+    per_row: int
+    row_bits: int
+    """Read and written by GDMA for every row."""
+    key_bits: int
+    unit_commands: int
+    step_commands: int
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Sums over the units of one problem.  Of every engine that of the core with most work, in the first key part."""
+
+    qk_steps: int
+    pv_steps: int
+    tiu_steps: int
+    """Both, where one core has most of both."""
+    vec_steps: int
+    key_steps: int
+    gdma_bits: int
+    gdma_commands: int
+    rows: int
+    """Pairs of a query and a head."""
+    merged_rows: int
+    """Those that the core merges."""
+    pairs: int
+    """Pairs of a row and a key, of all cores."""
+    all_qk_steps: int
+    all_pv_steps: int
+    all_vec_steps: int
+    """The steps of all units, keys uncut."""
+    read_together: int
+    """Keys that are read where one read per trip serves all cores along u."""
+    read_apart: int
+
+
+class _Units:
+    """The counts of units with so many rows that see so many keys: arrays of one shape."""
+
+    def __init__(self, rows: IntArray, keys: IntArray, tile_s: Ints, cube: tuple[int, int, int], w: _Weights) -> None:
+        m, n, k = cube
+        height = round_up(rows, m)
+        self.rows = rows
+        self.steps = ceil_div(keys, tile_s)
+        self.qk = height // m * (padded(keys, tile_s, n) // n) * w.qk
+        self.pv = height // m * (padded(keys, tile_s, k) // k) * w.pv
+        self.vec = height * (padded(keys, tile_s, m) * w.per_score + self.steps * w.per_row)
+
+
+def _loaded(keys: IntArray, tile_s: Ints, most: Ints) -> IntArray:
+    """Keys in whole tiles, the last one cut at the end of the part."""
+    return np.minimum(ceil_div(keys, tile_s) * tile_s, most)
+
+
+@lru_cache(maxsize=65536)
+def _problem(
+    q_len: int, kv_len: int, causal: bool, group: int, tile: tuple[int, int, int], cores_u: int, part: int,
+    cube: tuple[int, int, int], weights: _Weights,
+) -> _Problem:  # fmt: skip
+    """`part` is the keys of a core, `cube` is m, n and the k of the type of the values."""
+    tile_q, tile_g, tile_s = tile
+    blocks_g = group // tile_g
+    block = np.arange(-(-q_len // tile_q) * blocks_g) // blocks_g
+    last = np.minimum((block + 1) * tile_q, q_len)
+    rows = (last - block * tile_q) * tile_g
+    seen = kv_len - q_len + last if causal else np.full(block.shape, kv_len)
+    own = np.minimum(seen, part)
+    mine, every = (_Units(rows, keys, tile_s, cube, weights) for keys in (own, seen))
+    trips = -(-len(block) // cores_u)
+
+    def busiest(amount: IntArray) -> int:
+        dealt = np.zeros(trips * cores_u, np.int64)
+        dealt[: len(block)] = amount
+        return int(dealt.reshape(trips, cores_u).sum(axis=0).max())
+
+    share_q, share_g = merge_share(min(tile_q, q_len), tile_g, -(-kv_len // part))
+    starts = np.arange(0, kv_len, part)
+    sizes = np.minimum(part, kv_len - starts)
+
+    def read(keys: IntArray) -> int:
+        return int(_loaded(np.clip(keys[:, None] - starts, 0, sizes), tile_s, sizes).sum())
+
+    # The cores along u see the most keys in the last unit of a trip.
+    last_of_trip = np.minimum(np.arange(1, trips + 1) * cores_u, len(block)) - 1
+    return _Problem(
+        qk_steps=busiest(mine.qk),
+        pv_steps=busiest(mine.pv),
+        tiu_steps=busiest(mine.qk + mine.pv),
+        vec_steps=busiest(mine.vec),
+        key_steps=busiest(mine.steps),
+        gdma_bits=busiest(rows * weights.row_bits + _loaded(own, tile_s, part) * weights.key_bits),
+        gdma_commands=busiest(weights.unit_commands + mine.steps * weights.step_commands),
+        rows=busiest(rows),
+        merged_rows=busiest(np.minimum(share_q, rows // tile_g) * share_g),
+        pairs=int((rows * seen).sum()),
+        all_qk_steps=int(every.qk.sum()),
+        all_pv_steps=int(every.pv.sum()),
+        all_vec_steps=int(every.vec.sum()),
+        read_together=read(seen[last_of_trip]),
+        read_apart=read(seen),
+    )
+
+
+def _sums(
+    s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
+) -> dict[str, IntArray]:
+    """The fields of `_Problem`, one entry per tiling; `weights` are by kind of merge."""
+    columns = zip(t.tile_q, t.tile_g, t.tile_s, grid.parts[1], grid.keys, t.merge, strict=True)
+    found = [
+        _problem(
+            s.q_len,
+            s.kv_len,
+            s.causal,
+            s.group,
+            (int(q), int(g), int(keys)),
+            int(u),
+            int(part),
+            cube,
+            weights[int(merge)],
+        )
+        for q, g, keys, u, part, merge in columns
+    ]
+    return {f.name: np.array([getattr(entry, f.name) for entry in found], np.int64) for f in fields(_Problem)}
+
+
+def _equal_units(
+    s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
+) -> dict[str, IntArray]:
+    """The same in closed form: exact where all units have the same queries and see all keys."""
+    tile_q = np.minimum(t.tile_q, s.q_len)
+    rows = tile_q * t.tile_g
+    hidden = (s.q_len - tile_q) // 2 if s.causal else 0 * tile_q
+    seen = s.kv_len - hidden
+    own = np.minimum(seen, grid.keys)
+    trips, units, parts = grid.units, grid.all_units, grid.parts[2]
+    mine, every = (_Units(rows, keys, t.tile_s, cube, weights[NONE]) for keys in (own, seen))
+    row_bits = np.array([w.row_bits for w in weights])[t.merge]
+    unit_commands = np.array([w.unit_commands for w in weights])[t.merge]
+    share_q, share_g = merge_share(tile_q, t.tile_g, parts)
+    last = s.kv_len - (parts - 1) * grid.keys
+    read = (parts - 1) * _loaded(grid.keys, t.tile_s, grid.keys) + _loaded(np.maximum(last - hidden, 0), t.tile_s, last)
+    return {
+        "qk_steps": trips * mine.qk,
+        "pv_steps": trips * mine.pv,
+        "tiu_steps": trips * (mine.qk + mine.pv),
+        "vec_steps": trips * mine.vec,
+        "key_steps": trips * mine.steps,
+        "gdma_bits": trips * (rows * row_bits + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits),
+        "gdma_commands": trips * (unit_commands + mine.steps * weights[NONE].step_commands),
+        "rows": trips * rows,
+        "merged_rows": trips * share_q * share_g,
+        "pairs": units * rows * seen,
+        "all_qk_steps": units * every.qk,
+        "all_pv_steps": units * every.pv,
+        "all_vec_steps": units * every.vec,
+        "read_together": trips * read,
+        "read_apart": units * read,
+    }
+
+
+def resources(
+    shape: AttentionShape,
+    tilings: AttentionTilings,
+    chip: Chip,
+    softmax: tuple[int, int],
+    v_apart: bool = False,
+    approximate: bool = False,
+) -> Resources:
+    """What each tiling asks of the busiest core and of the chip; `approximate` takes a mean number of keys per unit.
+
+    `softmax` is the vector steps per score, and per row and key step; `v_apart` loads V once more where it is a slice
+    of the keys, which no program does but one convention of counting charges.
+    """
+    t, s, grid = tilings, shape, grid_of(shape, tilings, chip)
+    cube = chip.cube
+    k_qk, k_pv = cube_k(chip, s.qk_dtype, s.q_bits), cube_k(chip, s.pv_dtype, s.v_bits)
+    problems, parts_s = grid.problems, grid.parts[2]
+    units, all_rows = problems * grid.units, s.problems * s.group * s.q_len
+    merges, through_dram = t.merge != NONE, t.merge == DRAM
+
+    key_bits = sum(d * bits for d, bits in zip(s.qk_dims, s.k_bits, strict=True))
+    if s.shared_piece is None or v_apart:
+        key_bits += s.v_dim * s.v_bits
+    state_bits, state_commands = (s.v_dim + STATE_COLUMNS) * ACCUMULATOR_BITS, 1 + STATE_COLUMNS
+    in_bits = sum(s.qk_dims) * s.q_bits + state_bits * s.state_reads
+    in_commands = len(s.qk_dims) + state_commands * s.state_reads
+    out_bits = state_bits if s.state_results else s.v_dim * s.out_bits
+    out_commands = state_commands if s.state_results else 1
+    weights = [
+        _Weights(
+            qk=sum(int(ceil_div(d, k_qk)) for d in s.qk_dims),
+            pv=int(ceil_div(s.v_dim, cube.n)),
+            per_score=softmax[0],
+            per_row=softmax[1],
+            row_bits=in_bits + left_bits,
+            key_bits=key_bits,
+            unit_commands=in_commands + left_commands,
+            step_commands=len(s.qk_dims) + (s.shared_piece is None),
+        )
+        for left_bits, left_commands in ((out_bits, out_commands), (0, 0), (state_bits, state_commands))  # as `MERGES`
+    ]
+    equal = approximate or (not s.causal and s.q_len <= int(t.tile_q.min()))
+    of = (_equal_units if equal else _sums)(s, t, grid, (cube.m, cube.n, k_pv), weights)
+
+    keys_read = s.problems * np.where(t.multicast == 1, of["read_together"], of["read_apart"])
+    rows_read = all_rows * np.where(t.multicast == 1, 1, parts_s)
+    scratch = np.where(through_dram, bytes_of(parts_s * all_rows, state_bits), 0)
+    # Besides the softmax: the state is filled before the first key and divided by its sum after the last.
+    ends = 0 * t.tile_q
+    if not s.state_reads:
+        ends = ends + command_steps(FillAttr, 1, s.v_dim, chip) + STATE_COLUMNS * command_steps(FillAttr, 1, 1, chip)
+    if not s.state_results:
+        ends = ends + np.where(merges, 0, command_steps(SoftmaxFinishAttr, 1, s.v_dim, chip))
+    active = grid.parts[0] * grid.parts[1] * parts_s
+    mean = s.problems / active
+    one_rate = s.qk_dtype == s.pv_dtype
+    tiu_steps = {s.qk_dtype: of["tiu_steps"]} if one_rate else {s.qk_dtype: of["qk_steps"], s.pv_dtype: of["pv_steps"]}
+
+    share = problems * of["merged_rows"]
+    merge = Resources.nothing(len(t)).plus(
+        vec_steps=np.where(merges, share * parts_s * round_up(s.v_dim, cube.m), 0),
+        vec_commands=np.where(merges, units, 0),
+        gdma_bytes=np.where(merges, bytes_of(share, s.v_dim * s.out_bits), 0)
+        + np.where(through_dram, bytes_of(share * parts_s, state_bits), 0),
+        gdma_commands=np.where(merges, units, 0) + np.where(through_dram, units * state_commands, 0),
+        sdma_bytes=np.where(t.merge == SDMA, bytes_of(share * parts_s, state_bits), 0),
+        sdma_commands=np.where(t.merge == SDMA, units * parts_s * state_commands, 0),
+        dram_read=scratch,
+        dram_written=scratch,
+    )
+    return Resources.nothing(len(t)).plus(
+        cores=active,
+        tiu_steps={dtype: problems * steps for dtype, steps in tiu_steps.items()},
+        tiu_mean_steps=_by_type((s.qk_dtype, mean * of["all_qk_steps"]), (s.pv_dtype, mean * of["all_pv_steps"])),
+        tiu_commands=problems * of["key_steps"] * (len(s.qk_dims) + 1),
+        vec_steps=problems * of["vec_steps"],
+        vec_end_steps=problems * of["rows"] * ends,
+        vec_mean_steps=mean * of["all_vec_steps"],
+        vec_commands=problems * of["key_steps"],
+        gdma_bytes=bytes_of(problems * of["gdma_bits"], 1),
+        gdma_commands=problems * of["gdma_commands"],
+        dram_read=bytes_of(keys_read, key_bits) + bytes_of(rows_read, in_bits),
+        dram_written=bytes_of(np.full(len(t), all_rows), out_bits),
+        macs=s.problems * of["pairs"] * (sum(s.qk_dims) + s.v_dim),
+        overlaps=(t.slots == 2) & (problems * of["key_steps"] > 1),
+        merge=merge,
+    )
+
+
+def _by_type(*steps: tuple[str, Any]) -> dict[str, Any]:
+    """Steps added up by the type that sets their rate."""
+    total: dict[str, Any] = {}
+    for dtype, amount in steps:
+        total[dtype] = total.get(dtype, 0) + amount
+    return total
