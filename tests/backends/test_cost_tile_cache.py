@@ -68,9 +68,7 @@ class Dumped:
         return self.fields
 
 
-def key(
-    chip: Chip = CHIP, accounting: Accounting | None = None, shape: MatmulShape | AttentionShape = SHAPE
-) -> str:
+def key(chip: Chip = CHIP, accounting: Accounting | None = None, shape: MatmulShape | AttentionShape = SHAPE) -> str:
     return PlanCache(CoreRates(chip, accounting or load_accounting("physical"))).key(shape)
 
 
