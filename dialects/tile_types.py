@@ -17,6 +17,7 @@ from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import (
     ShapeAttr,
+    TensorType,
     TypeMismatchError,
     shape_text,
     size_bytes,
