@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.rates import CoreRates
@@ -11,6 +12,7 @@ from pmc.dialects.analyses.planner import TilePlanner
 from pmc.dialects.arch import Chip
 
 
+@lru_cache(maxsize=8)
 def tile_planner(chip: Chip, accounting: Accounting) -> TilePlanner:
     """The search of the tile model, in which every element type has a rate."""
     return PlanSearch(_RankingRates(chip, accounting))

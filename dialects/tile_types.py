@@ -19,6 +19,7 @@ from pmc.dialects.tensor import (
     ShapeAttr,
     TensorType,
     TypeMismatchError,
+    element_bits,
     shape_text,
     size_bytes,
     verify_element_type,
@@ -139,7 +140,8 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
     @property
     def bytes(self) -> int:
         """The size of one slot."""
-        return size_bytes(product(self.shape.data), self.element_type).constant
+        rows, columns = self.dims
+        return -(-rows * columns * element_bits(self.element_type) // 8)
 
     def verify(self) -> None:
         """Two dims, and elements that can be stored."""

@@ -199,25 +199,22 @@ class _MatmulSearch:
         found: list[tuple[int, Sizes]] = [
             (matmuls.K_INNER, (np.array([cubes[0]]), np.array([cubes[1]]), np.array([cubes[2]])))
         ]
-        for slots in SLOT_GUESSES:
-            found += self._largest(cubes, slots)
-        merges = (matmuls.NONE,) if cores[3] == 1 else (matmuls.SDMA, matmuls.DRAM)
-        for order, sizes in found:
-            usable = np.flatnonzero(np.minimum.reduce(sizes) > 0)
-            if not len(usable):
-                continue
-            m_, n_, k_ = (size[usable] * step for size, step in zip(sizes, self.step, strict=True))
-            for merge in merges:
-                single = (m_ >= chunk[0]) & (n_ >= chunk[1])
-                if merge == matmuls.SDMA and (order != matmuls.K_INNER or -(-shape.groups // cores[0]) > 1):
-                    continue
-                keep = np.flatnonzero(single) if merge == matmuls.SDMA else np.arange(len(m_))
-                g, m, n, k = (np.full(len(keep), int(v)) for v in cores)
-                order_, slots, multicast, merge_ = (
-                    np.full(len(keep), v) for v in (order, SLOTS, self.multicast, merge)
-                )
-                tile = m_[keep], n_[keep], k_[keep]
-                yield MatmulTilings(g, m, n, k, *tile, order_, slots, multicast, merge_)
+        for guess in SLOT_GUESSES:
+            found += self._largest(cubes, guess)
+        order = np.repeat([which for which, _ in found], [len(sizes[0]) for _, sizes in found])
+        m, n, k = (np.concatenate([sizes[dim] for _, sizes in found]) for dim in range(3))
+        usable = np.flatnonzero((m > 0) & (n > 0) & (k > 0))
+        order, m, n, k = order[usable], m[usable], n[usable], k[usable]
+        # Partial sums stay in LMEM only where a core has one result tile.
+        single = (order == matmuls.K_INNER) & (m >= cubes[0]) & (n >= cubes[1]) & (shape.groups <= cores[0])
+        for merge in (matmuls.NONE,) if cores[3] == 1 else (matmuls.SDMA, matmuls.DRAM):
+            keep = np.flatnonzero(single) if merge == matmuls.SDMA else np.arange(len(m))
+            parts = (np.full(len(keep), int(count)) for count in cores)
+            tile = (size[keep] * step for size, step in zip((m, n, k), self.step, strict=True))
+            slots, multicast, merges = (np.full(len(keep), v) for v in (SLOTS, self.multicast, merge))
+            g_, m_, n_, k_ = parts
+            tile_m, tile_n, tile_k = tile
+            yield MatmulTilings(g_, m_, n_, k_, tile_m, tile_n, tile_k, order[keep], slots, multicast, merges)
 
     def _largest(self, cubes: list[int], slots: tuple[int, int, int]) -> Iterator[tuple[int, Sizes]]:
         """For every loop order two dims of the tile in cubes and the largest third, if A, B and C take these slots."""

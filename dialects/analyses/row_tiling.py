@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
-from math import prod
+from math import gcd, isqrt, prod
 
 import numpy as np
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -76,12 +77,18 @@ def is_view(value: SSAValue) -> bool:
     return isinstance(value.owner, layer.SliceOp)
 
 
+@lru_cache(maxsize=1024)
+def _divisors(value: int) -> tuple[int, ...]:
+    low = [d for d in range(1, isqrt(value) + 1) if value % d == 0]
+    return tuple(sorted({*low, *(value // d for d in low)}))
+
+
 def _piece(values: Sequence[SSAValue], cores: int, dims: Dims) -> int:
     """The width of element-wise rows: the largest divisor that fits and still gives every core a row."""
     *outer, width = dims(values[0])
     limit = min(contiguous_columns(v, dims) for v in values)
     leading = prod(outer)
-    divisors = [d for d in range(1, limit + 1) if limit % d == 0 and width % d == 0]
+    divisors = _divisors(gcd(limit, width))
     wide = [d for d in divisors if d <= MAX_WIDTH and leading * width // d >= cores]
     # Narrow pieces cost rows: below 64 columns idle cores are the lesser evil.
     return max([d for d in wide if d >= 64] or [d for d in divisors if d <= MAX_WIDTH])

@@ -220,8 +220,8 @@ def test_more_lmem_or_bandwidth_never_makes_a_step_slower(
         "bf16", "bf16",
     )  # fmt: skip
 
-    def seconds(target: Chip) -> float:
-        search = plans(target)
+    def seconds(target: Chip, accounting: str = "physical") -> float:
+        search = plans(target, accounting)
         r = search.attention_resources(shape, attentions.tiling_of(search.attention(shape)))
         return float(search.attention_time(r).total_s[0])
 
@@ -229,7 +229,8 @@ def test_more_lmem_or_bandwidth_never_makes_a_step_slower(
     by_bandwidth = [seconds(changed(bandwidth=gb)) for gb in (500.0, 2000.0, 8601.6, 30000.0)]
     for slower_first in (by_lmem, by_bandwidth):
         assert slower_first == sorted(slower_first, reverse=True)
-    assert by_bandwidth[0] > by_bandwidth[-1]
+    # Few cores may not draw more than the slowest DRAM gives; where that is not charged, any DRAM is felt.
+    assert seconds(changed(bandwidth=500.0), "ds-tpu") > seconds(changed(bandwidth=30000.0), "ds-tpu")
 
 
 # -- a prefill over 32 chips ------------------------------------------------------------------------------------

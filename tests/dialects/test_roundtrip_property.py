@@ -24,6 +24,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     NoneAttr,
     StringAttr,
+    UnitAttr,
     bf16,
     f32,
     i32,
@@ -49,7 +50,7 @@ from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, Shard
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.tensor import TensorType
-from pmc.dialects.tile import BufferType, MemRefType
+from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import (
     ROW,
@@ -59,7 +60,9 @@ from pmc.dialects.vector_kinds import (
     Role,
     RopeAttr,
     RouterTopkAttr,
+    SoftmaxMergeAttr,
     SoftmaxStepAttr,
+    SumPartsAttr,
     VectorKindAttr,
 )
 
@@ -79,6 +82,8 @@ class Maker:
         self.symbols = list(symbols)
         self.ops: list[Operation] = []
         self.depth = 0
+        self.uneven = False
+        """Whether a loop around runs differently often on different cores."""
 
     def unique(self) -> str:
         """A symbol name that the block does not have yet."""
@@ -171,6 +176,7 @@ class Maker:
         """The ops that `build` makes in a block of their own."""
         inner = Maker(self.rng, [*self.symbols, *symbols])
         inner.depth = self.depth + 1
+        inner.uneven = self.uneven
         build(inner)
         return inner.ops
 
@@ -577,10 +583,18 @@ def tile_body(kind: type[Any], build: Callable[[Maker], object], **properties: A
     return body
 
 
+def loop(make: Maker, kind: type[Any], build: Callable[[Maker], object]) -> None:
+    def body(inner: Maker) -> None:
+        inner.uneven |= tile.CORE in times.symbols
+        build(inner)
+
+    times = make.expr()
+    op = make.add(kind, [], [], symbol=make.rng.choice(["k", "n", "o"]), count=times, regions=[Region(Block())])
+    op.body.block.add_ops(make.nested(body, op.defined_symbols()))
+
+
 def tile_for(make: Maker) -> None:
-    symbol = make.rng.choice(["k", "n", "o"])
-    op = make.add(tile.ForOp, [], [], symbol=symbol, count=make.expr(), regions=[Region(Block())])
-    op.body.block.add_ops(make.nested(kernel_body, op.defined_symbols()))
+    loop(make, tile.ForOp, kernel_body)
 
 
 ADDRESSES = count(0, 1 << 24)
@@ -594,12 +608,38 @@ def buffer(make: Maker, rows: int = 0) -> SSAValue:
     return found
 
 
+CORES = 64
+
+
+def served(make: Maker) -> CoresAttr | None:
+    """The cores of a row or of a column of a grid of cores."""
+    if make.flag():
+        return None
+    columns = make.rng.choice([1, 2, 16, 64])
+    if make.flag():
+        return CoresAttr.of(floordiv(expr("core"), columns) * columns, columns)
+    return CoresAttr.of(mod(expr("core"), columns), CORES // columns, columns)
+
+
+def late(make: Maker) -> dict[str, Any]:
+    """A store in a loop may be late."""
+    return {"late": UnitAttr()} if any(s.endswith(".seq") for s in make.symbols) and make.flag() else {}
+
+
 def transfer(make: Maker) -> None:
     rank = make.rng.randint(1, 3)
     kind = make.rng.choice([tile.LoadOp, tile.StoreOp])
+    extra = {"serves": served(make)} if kind is tile.LoadOp else late(make)
     make.add(
         kind, [array(make, rank), buffer(make)], [], offsets=make.exprs(rank), sizes=make.exprs(rank),
-        row=make.expr(), column=make.expr(),
+        row=make.expr(), column=make.expr(), **extra,
+    )  # fmt: skip
+
+
+def fetch(make: Maker) -> None:
+    make.add(
+        tile.FetchOp, [buffer(make), buffer(make)], [], core=make.expr(), from_row=make.expr(), row=make.expr(),
+        rows=make.expr(), columns=make.expr(),
     )  # fmt: skip
 
 
@@ -633,6 +673,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
         make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
     ),
+    SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
+    SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     RouterTopkAttr: lambda make: RouterTopkAttr(
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
@@ -647,9 +689,18 @@ def tile_vector(make: Maker) -> None:
     make.add(tile.VectorOp, operands, [], kind=kind, rows=make.expr(), columns=COLUMNS)
 
 
+def barrier(kind: type[Any]) -> Callable[[Maker], object]:
+    def build(make: Maker) -> None:
+        if not make.uneven:
+            make.add(kind, [], [])
+
+    return build
+
+
 KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
     tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
-    tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.ForOp: tile_for,
+    tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.FetchOp: fetch, tile.BarrierOp: barrier(tile.BarrierOp),
+    tile.ForOp: tile_for,
 }  # fmt: skip
 
 
@@ -657,7 +708,7 @@ def kernel_body(make: Maker) -> None:
     make.some([b for kind, b in KERNEL.items() if kind is not tile.ForOp or make.depth < 5], 3)
 
 
-kernel = tile_body(tile.KernelOp, kernel_body, cores=64, op_name="layer.matmul")
+kernel = tile_body(tile.KernelOp, kernel_body, cores=CORES, op_name="layer.matmul")
 
 
 def tile_parts(make: Maker) -> None:
@@ -673,7 +724,10 @@ def tile_program(make: Maker) -> None:
         make.nested(lambda inner: inner.some([array, view, tile_collective, kernel, tile_repeat, tile_stage]))
     )
     op = make.add(tile.ProgramOp, [], [], sym_name=make.unique(), phase="prefill", regions=[Region(block)])
-    op.attributes["tile.plan"] = PlanAttr.of([1, make.size()], [64, make.size()], "gmnk")
+    names = make.rng.choice([(), ("a", "b"), ("w",)])
+    merge = make.rng.choice(["none", "sdma", "dram"])
+    slots = make.rng.randint(1, 2)
+    op.attributes["tile.plan"] = PlanAttr.of([1, make.size()], [64, make.size()], "gmnk", slots, names, merge)
 
 
 TILE: dict[type[Operation], Any] = {
@@ -708,11 +762,19 @@ def g5_array(make: Maker) -> None:
 
 
 def gdma(make: Maker) -> None:
-    rank = make.rng.randint(1, g5.GDMA_RANK)
+    rank, direction = make.rng.randint(1, g5.GDMA_RANK), make.rng.choice(["load", "store"])
+    extra = {"serves": served(make)} if direction == "load" else late(make)
     make.add(
-        g5.GdmaOp, [], [], after=after(make), direction=make.rng.choice(["load", "store"]), dram=make.expr(),
+        g5.GdmaOp, [], [], after=after(make), direction=direction, dram=make.expr(),
         lmem=make.expr(), shape=make.exprs(rank), dram_strides=make.exprs(rank), lmem_strides=make.exprs(rank),
-        element_type=make.element(),
+        element_type=make.element(), **extra,
+    )  # fmt: skip
+
+
+def g5_fetch(make: Maker) -> None:
+    make.add(
+        g5.FetchOp, [], [], after=after(make), core=make.expr(), source=lmem(make), target=lmem(make),
+        rows=make.expr(), columns=make.expr(),
     )  # fmt: skip
 
 
@@ -744,9 +806,7 @@ def vector_command(op: type[g5.VectorCommandOp]) -> Callable[[Maker], object]:
 
 
 def g5_loop(make: Maker) -> None:
-    symbol = make.rng.choice(["k", "n"])
-    op = make.add(g5.LoopOp, [], [], symbol=symbol, count=make.expr(), regions=[Region(Block())])
-    op.body.block.add_ops(make.nested(program_body, op.defined_symbols()))
+    loop(make, g5.LoopOp, program_body)
 
 
 def queue(make: Maker) -> None:
@@ -761,7 +821,8 @@ def queue(make: Maker) -> None:
 
 
 PROGRAM: dict[type[Operation], Callable[[Maker], object]] = {
-    g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu,
+    g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu, g5.FetchOp: g5_fetch,
+    g5.BarrierOp: barrier(g5.BarrierOp),
     g5.VecOp: vector_command(g5.VecOp), g5.HauOp: vector_command(g5.HauOp), g5.LoopOp: g5_loop,
 }  # fmt: skip
 
@@ -776,7 +837,7 @@ def queues(make: Maker) -> None:
 
 def g5_program(make: Maker) -> None:
     build = program_body if make.flag() else queues
-    tile_body(g5.ProgramOp, build, cores=64, op_name="layer.add")(make)
+    tile_body(g5.ProgramOp, build, cores=CORES, op_name="layer.add")(make)
 
 
 def chip_command(kind: type[Any]) -> Callable[[Maker], object]:

@@ -14,8 +14,8 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import tile
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import expr
-from pmc.dialects.tile import BufferType, MemRefType
+from pmc.dialects.expr import expr, floordiv, mod
+from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 
 
@@ -27,10 +27,20 @@ from pmc.dialects.tile_plan import PlanAttr
         (MemRefType.of([64, 128], bf16, [192, 1], 64), "!tile.memref<[64, 128], bf16, strides [192, 1], offset 64>"),
         (MemRefType.of([64], bf16, [1], 4), "!tile.memref<[64], bf16, strides [1], offset 4>"),
         (BufferType.of(64, 512, f32), "!tile.buffer<[64, 512], f32>"),
-        (PlanAttr.of([4, 16], [64, 8, 512], "mnk"), '#tile.plan<cores [4, 16], tile [64, 8, 512], order "mnk">'),
+        (
+            PlanAttr.of([1, 4, 16, 1], [64, 8, 512], "gmnk"),
+            '#tile.plan<cores [1, 4, 16, 1], tile [64, 8, 512], order "gmnk", slots 2>',
+        ),
+        (
+            PlanAttr.of([1, 4, 4, 4], [64, 8, 512], "gmkn", 1, ["a", "b"], "sdma"),
+            '#tile.plan<cores [1, 4, 4, 4], tile [64, 8, 512], order "gmkn", slots 1, multicast [a, b], merge sdma>',
+        ),
+        (PlanAttr.of([1], [2], "tn", 2, [], "dram"), '#tile.plan<cores [1], tile [2], order "tn", slots 2, merge dram>'),
+        (CoresAttr.of(floordiv(expr("core"), 16) * 16, 16), "#tile.cores<floordiv(core, 16)*16, 16>"),
+        (CoresAttr.of(mod(expr("core"), 4), 16, 4), "#tile.cores<mod(core, 4), 16 stride 4>"),
     ],
 )
-def test_text_of_types(value: MemRefType | BufferType | PlanAttr, text: str) -> None:
+def test_text_of_types(value: MemRefType | BufferType | PlanAttr | CoresAttr, text: str) -> None:
     assert str(value) == text
     assert Parser(make_context(), text).parse_attribute() == value
 
@@ -48,6 +58,9 @@ def test_sizes() -> None:
         ("!tile.buffer<[4], f32>", "a buffer has rows and columns, found [4]"),
         ("!tile.memref<[4], f32, strides [1]>", "expected ','"),
         ("#tile.plan<cores [1], order>", "expected 'tile'"),
+        ('#tile.plan<cores [1], tile [1], order "oi">', "expected ','"),
+        ('#tile.plan<cores [1], tile [1], order "oi", slots 2, multicasts [w]>', "expected 'merge'"),
+        ("#tile.cores<core, 4 step 2>", "'>' expected"),
     ],
 )
 def test_malformed_types(text: str, message: str) -> None:

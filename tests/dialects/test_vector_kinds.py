@@ -18,6 +18,7 @@ from pmc.dialects.vector_kinds import (
     FillAttr,
     RopeAttr,
     RouterTopkAttr,
+    SoftmaxMergeAttr,
     SoftmaxStepAttr,
     VectorKindAttr,
 )
@@ -70,6 +71,9 @@ def test_text(kind: VectorKindAttr, text: str) -> None:
         (ROUTER.replace('"sigmoid"', "sigmoid"), "expected"),
         (ROPE.replace("position = row", 'position = "row"'), "expected an integer, a symbol or a function"),
         (ROPE.replace("{factor = 8.000000e+00 : f64}", "8.0"), "'scaling' of #tile.rope must be a dictionary"),
+        ("#tile.sum_parts", "#tile.sum_parts needs the parameter 'parts'"),
+        ("#tile.sum_parts<parts = 2.0>", "parameter 'parts' of #tile.sum_parts must be an integer"),
+        ("#tile.softmax_merge<part = 2>", "#tile.softmax_merge has no parameter 'part', it has parts"),
         ("#tile.square", "tile.square"),
     ],
 )
@@ -106,8 +110,9 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "counts"), [("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0))]
-)
+    ("kind", "counts"), [("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)), ("#tile.sum_parts<parts = 2>", (1, 1, 0)),
+     ("#tile.softmax_merge<parts = 2>", (3, 1, 0))],
+)  # fmt: skip
 def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
     parse_module(program(kind, counts), "x.mlir").verify()
 
@@ -119,6 +124,9 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         ("#tile.add", (1, 1, 0), "#tile.add at 'mm': takes (2, 1, 0) inputs, outputs and updates (a, b, out), found"),
         (STEP.replace("s*64", "k*64"), (1, 1, 3), "at 'mm': parameter 'key' uses 'k', which is not in scope"),
         (STEP.replace("s*64", "row"), (1, 1, 3), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
+        ("#tile.sum_parts<parts = 1>", (1, 1, 0), "#tile.sum_parts at 'mm': parts is 1, must be at least 2"),
+        ("#tile.softmax_merge<parts = 0>", (3, 1, 0), "#tile.softmax_merge at 'mm': parts is 0, must be at least 2"),
+        ("#tile.softmax_merge<parts = 2>", (1, 1, 0), "takes (3, 1, 0) inputs, outputs and updates (accumulator, max, "),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
@@ -144,6 +152,11 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     assert step.extents(rows, columns, [64, 64, 1, 1, 40]) == [
         whole, whole, (rows, expr(1)), (rows, expr(1)), (rows, expr(40)),
     ]  # fmt: skip
+    merge = Parser(make_context(), "#tile.softmax_merge<parts = 4>").parse_attribute()
+    assert isinstance(merge, SoftmaxMergeAttr)
+    # The states of the parts lie below each other; a maximum and a sum are one column.
+    stacked = 4 * rows
+    assert merge.extents(rows, columns, [8, 1, 1, 8]) == [(stacked, columns), *[(stacked, expr(1))] * 2, whole]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 
 
@@ -162,6 +175,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
+        ("#tile.sum_parts<parts = 3>", 3, 0),  # one step for every part
         (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
         (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),
     ],
