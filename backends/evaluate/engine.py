@@ -28,11 +28,12 @@ from pmc.dialects.dist import MeshAttr, uneven_lengths
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.levels import MESH, level_of
+from pmc.dialects.tile_plan import PLAN
 
 V = TypeVar("V", int, int | IntArray)
 
 MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
-"""Said of a program of tiles or commands, whose kernels have fixed sizes."""
+"""Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
 
 Program = layer.ProgramOp | tile.ProgramOp | g5.StreamOp
 """The container of a program at any level that can be evaluated."""
@@ -92,7 +93,9 @@ class CostedProgram:
 
     def _assumptions(self) -> tuple[str, ...]:
         """What the numbers take for granted: lowered experts have the slots of the mean load."""
-        lowered = not isinstance(self.program, layer.ProgramOp)
+        lowered = not isinstance(self.program, layer.ProgramOp) or any(
+            PLAN in site.op.attributes for site, _ in self.costs
+        )
         experts = any(isinstance(site.collective, DispatchAttr) for site, _ in self.costs)
         return (MEAN_LOAD,) if lowered and experts else ()
 

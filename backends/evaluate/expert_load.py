@@ -13,6 +13,7 @@ from pmc.dialects import deployment, dist, layer
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.tile_plan import PLAN
 
 HIT, ROWS = "experts_hit", "expert_rows"
 """Symbols that stand for the experts of the busiest rank with any row, and for the rows of each."""
@@ -45,7 +46,7 @@ class BusiestRankCostModel(CostModel):
         if base is None or "batch" not in bindings or "q_len" not in bindings:
             return base
         dispatch = self._dispatch_of(op)
-        if dispatch is None:
+        if dispatch is None or PLAN in op.attributes:  # a plan is for the slots of the program, and only for these
             return base
         slots = _Slots.of(dispatch, self.target, self.routing, bindings)
         found = self._interpolated(op, slots, bindings)
