@@ -32,8 +32,7 @@ class TileCostModel(CoreCostModel):
     CHIP_PARAMETERS: ClassVar[tuple[str, ...]] = (
         *CoreCostModel.CHIP_PARAMETERS, "gdma_multicast", "alignment_bytes", "command_level.lmem.tile_budget_fraction",
         "command_level.lmem.bytes_per_cycle", "command_level.gdma.gb_per_s", "command_level.gdma.efficiency",
-        "command_level.gdma.startup_ns", "command_level.sdma.gb_per_s", "command_level.sdma.efficiency",
-        "command_level.sdma.startup_ns", "command_level.tiu.startup_cycles_nn",
+        "command_level.sdma.gb_per_s", "command_level.sdma.efficiency", "command_level.tiu.startup_cycles_nn",
     )  # fmt: skip
 
     def __init__(self, target: Target, accounting: Accounting, folder: Path | None = None) -> None:

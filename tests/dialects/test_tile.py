@@ -8,10 +8,8 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-from pmc.compiler.config import load_chip
 from pmc.compiler.context import make_context
 from pmc.dialects.analyses.kernel_work import kernel_work
-from pmc.dialects.arch import ChipAttr
 from pmc.dialects.tile import KernelOp, MemRefType, memref_type
 
 # Rows 0..9 in tiles of 4 over 2 cores (8 + 2 rows); core 2 has none.  B [6, 5] is read whole by every core.
@@ -72,15 +70,96 @@ def test_work_is_exact_at_edges_and_on_idle_cores() -> None:
     work = kernel_work(kernel(module))
     assert (work.flops.constant, work.unit, work.dtype) == (2 * 10 * 6 * 5, "cube", "bf16")
     assert work.bytes_written.constant == 10 * 5 * 2
-    # Without a chip B is multicast: iteration 0 is shared by both busy cores, iteration 1 runs on core 0 only.
-    assert work.bytes_read.constant == 10 * 6 * 2 + 2 * (6 * 5 * 2)
+    assert work.bytes_read.constant == 10 * 6 * 2 + 3 * (6 * 5 * 2)
 
 
-def test_without_multicast_every_core_reads_its_own_copy() -> None:
-    module = parsed(KERNEL)
-    chip = load_chip("sg2262").model_copy(update={"gdma_multicast": False})
-    module.attributes["arch.chip"] = ChipAttr(chip)
-    assert kernel_work(kernel(module)).bytes_read.constant == 10 * 6 * 2 + 3 * (6 * 5 * 2)
+B_SIZES = "sizes = [<1>, <6>, <5>], row = <0>, column = <0>"
+
+
+@pytest.mark.parametrize(
+    ("cores", "reads_of_b"),
+    [
+        ("0, 3", 2),  # iteration 0 is shared by both busy cores, iteration 1 runs on core 0 only
+        ("core, 1", 3),
+        ("floordiv(core, 2)*2, 2", None),  # core 2 would share with core 3, which there is not
+    ],
+)
+def test_a_load_that_serves_several_cores_is_one_read(cores: str, reads_of_b: int | None) -> None:
+    text = KERNEL.replace(B_SIZES, f"{B_SIZES}, serves = #tile.cores<{cores}>")
+    if reads_of_b is None:
+        with pytest.raises(VerifyException, match=r"core 2 names the cores \[2, 3\], the kernel has 0\.\.2"):
+            parsed(text)
+        return
+    assert kernel_work(kernel(parsed(text))).bytes_read.constant == 10 * 6 * 2 + reads_of_b * (6 * 5 * 2)
+
+
+# -- what cores do together -------------------------------------------------------------------------------------
+
+TOGETHER = """
+tile.program() {sym_name = "p", phase = "decode"} at "p" {
+  %x = tile.global() {kind = "input", layers = false} at "x" : !tile.memref<[8, 8], bf16>
+  tile.kernel() {cores = 6, op_name = "layer.add"} at "k" {
+    tile.for i < <3> at "k" {
+      tile.for j < <i + 1> at "k" {
+        %a = tile.alloc() {slots = 2} at "k" : !tile.buffer<[8, 8], bf16>
+        tile.load(%x, %a) {offsets = [<0>, <0>], sizes = [<8>, <8>], serves = #tile.cores<floordiv(core, 3)*3, 3>}
+          at "load"
+        tile.store(%x, %a) {offsets = [<0>, <0>], sizes = [<8>, <8>], late} at "store"
+        tile.barrier() at "meet"
+      }
+    }
+  }
+}
+"""
+
+
+def test_cores_may_share_reads_wait_for_each_other_and_store_late() -> None:
+    text = printed(parsed(TOGETHER))
+    assert "serves = #tile.cores<floordiv(core, 3)*3, 3>" in text and "late" in text and 'tile.barrier() at "meet"' in text
+    assert printed(parsed(text)) == text
+
+
+SERVES = "#tile.cores<floordiv(core, 3)*3, 3>"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "j < <i + 1>", "j < <min(core, 2)>",
+            "tile.barrier at 'meet': some cores miss the barrier: loop 'j' around it runs min(2, core) times, which "
+            "differs from core to core",
+        ),
+        (
+            "i < <3>", "i < <core + 1>",
+            "tile.barrier at 'meet': some cores miss the barrier: loop 'i' around it runs core + 1 times, which "
+            "differs from core to core",
+        ),
+        (SERVES, "#tile.cores<core, 2>", "tile.load at 'load': core 5 names the cores [5, 6], the kernel has 0..5"),
+        (SERVES, "#tile.cores<core - 1, 2>", "core 0 names the cores [-1, 0], the kernel has 0..5"),
+        (SERVES, "#tile.cores<0, 4 stride 2>", "names 4 cores 2 apart, the kernel has 6"),
+        (SERVES, "#tile.cores<0, 0>", "tile.load at 'load': count and stride must be at least 1"),
+        (SERVES, "#tile.cores<i, 2>", "the first core may depend on 'core' only, not on 'i'"),
+        (SERVES, "#tile.cores<0, 3>", "tile.load at 'load': core 3 is not among the cores [0, 1, 2] that it names"),
+        (
+            # Core 1 names 0 and 1, core 0 names 0 and 1; core 2 names 1 and 2, which core 1 does not.
+            SERVES, "#tile.cores<max(core - 1, 0), 2>",
+            "tile.load at 'load': the cores [1, 2] that core 2 names do not all name the same",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cores_cannot_do_together_is_one_line(old: str, new: str, message: str) -> None:
+    assert old in TOGETHER
+    with pytest.raises(VerifyException) as caught:
+        parsed(TOGETHER.replace(old, new))
+    assert message in str(caught.value) and "\n" not in str(caught.value).split(message)[1]
+
+
+def test_a_late_store_needs_a_loop() -> None:
+    text = TOGETHER.replace('tile.for i < <3> at "k" {', "").replace('tile.for j < <i + 1> at "k" {', "")
+    with pytest.raises(VerifyException) as caught:
+        parsed(text.replace("      }\n    }\n", ""))
+    assert "tile.store at 'store': only a command in a loop can be late" in str(caught.value)
 
 
 def test_work_of_dependent_loops() -> None:

@@ -18,8 +18,9 @@ from pmc.compiler.driver import parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import layer, tile
 from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
-from pmc.dialects.analyses.kernel_work import kernel_work
+from pmc.dialects.analyses.kernel_work import iterations, kernel_work
 from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.expr import product
 from pmc.passes.allocate_dram import AllocateDramPass
 from pmc.passes.allocate_lmem import AllocateLmemPass
 from pmc.passes.annotate_shardings import AnnotateShardingsPass
@@ -213,10 +214,24 @@ def test_every_kernel_does_the_work_of_its_op(
             assert 1 <= work.flops.constant / op_work.flops.constant < 1.25, key
         else:
             assert work.flops.constant == op_work.flops.constant, key
-        assert work.bytes_written.constant == op_work.bytes_written.constant, key
-        assert work.bytes_read.constant >= op_work.bytes_read.constant, key
+        taken, left = scratch_traffic(kernel)
+        assert taken == left, "what the cores of a kernel leave for each other is read once"
+        assert work.bytes_written.constant - left == op_work.bytes_written.constant, key
+        assert work.bytes_read.constant - taken >= op_work.bytes_read.constant, key
         assert work.unit == op_work.unit, key
     assert not any(works.values())
+
+
+def scratch_traffic(kernel: tile.KernelOp) -> tuple[int, int]:
+    """The bytes that a kernel reads and writes of its scratch arrays."""
+    moved = {True: 0, False: 0}
+    for op in kernel.walk():
+        if isinstance(op, tile.LoadOp | tile.StoreOp):
+            array = op.memref.owner
+            if isinstance(array, tile.GlobalOp) and array.kind.data == "scratch":
+                elements = product(s.data for s in op.sizes.data)
+                moved[isinstance(op, tile.LoadOp)] += iterations(op, [elements]).sum(elements) * 4
+    return moved[True], moved[False]
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ builtin.module {
   layer.program() {sym_name = "m", phase = "decode"} at "m" {
   ^bb0(%x: !layer.tensor<[64, 4096], bf16>):
     %w = layer.weight() {axes = ["", ""]} at "proj.weight" : !layer.tensor<[4096, 1024], bf16>
-    %y = layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64], tile [64, 16, 4096], order "gmnk">} : !layer.tensor<[64, 1024], bf16>
+    %y = layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64, 1], tile [64, 16, 4096], order "gmnk", slots 2>} : !layer.tensor<[64, 1024], bf16>
     layer.return([%y]) at "m"
   }
 }

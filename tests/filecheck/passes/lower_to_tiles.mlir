@@ -4,7 +4,7 @@ builtin.module {
   layer.program() {sym_name = "m", phase = "decode"} at "m" {
   ^bb0(%x: !layer.tensor<[4096, 16384], bf16>):
     %w = layer.weight() {axes = ["", ""]} at "proj.weight" : !layer.tensor<[16384, 8192], bf16>
-    %y = layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 8, 8], tile [256, 256, 64], order "gmnk">} : !layer.tensor<[4096, 8192], bf16>
+    %y = layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 8, 8, 1], tile [256, 256, 64], order "gmnk", slots 2>} : !layer.tensor<[4096, 8192], bf16>
     layer.return([%y]) at "m"
   }
 }

@@ -12,9 +12,8 @@ builtin.module {
   }
 }
 
-// Every core gets all rows of 1024 / 64 columns, so the weights are read once; of K it loads one half while it multiplies
-// the other.
-// CHECK: layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64], tile [64, 16, 2048], order "{{[gmnk]+}}">}
+// Every core gets all rows, so the weights are read once.
+// CHECK: layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 8, 8], tile [64, 128, 256], order "gmnk", slots 2, multicast [a, b], merge dram>}
 
 // CHIP: select-tiles: {{.*}}arch.chip
 
