@@ -76,9 +76,17 @@ Striped Attention, 2023).  `q_len` and `kv_len` are multiples of n.
 """
 
 
+_STEP = ".step"
+
+
 def step_symbol(axis: str) -> str:
     """The symbol that numbers the steps of a ring along a mesh axis; in step 0 a rank works on what is its own."""
-    return f"{axis}.step"
+    return f"{axis}{_STEP}"
+
+
+def is_step_symbol(symbol: str) -> bool:
+    """Whether a symbol numbers the steps of a ring, as `step_symbol` names it."""
+    return symbol.endswith(_STEP)
 
 
 # -- the mesh ---------------------------------------------------------------------------------------------------

@@ -71,9 +71,17 @@ ARRAY_KINDS = ("weight", "state", "input", "communication", *SHARED_KINDS)
 of one kernel leave for each other; `activation`: any other value, and `output` one that the program returns."""
 
 
+_RUNNING = ".seq"
+
+
 def running_count(loop: str) -> str:
     """The symbol that counts all iterations of `loop` so far."""
-    return f"{loop}.seq"
+    return f"{loop}{_RUNNING}"
+
+
+def is_running_count(symbol: str) -> bool:
+    """Whether a symbol counts all iterations of a loop, as `running_count` names it."""
+    return symbol.endswith(_RUNNING)
 
 
 # -- structure --------------------------------------------------------------------------------------------------

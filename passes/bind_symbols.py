@@ -11,8 +11,8 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.dist import MeshAttr, uneven_lengths
-from pmc.dialects.expr import ExprAttr
+from pmc.dialects.dist import MeshAttr, is_step_symbol, uneven_lengths
+from pmc.dialects.expr import ExprAttr, is_rank_symbol
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType
 from pmc.passes.base import PassError, PmcPass
@@ -115,7 +115,7 @@ class _Binder:
                 return attribute
 
     def _require_bound(self, left: frozenset[str]) -> None:
-        unbound = {symbol for symbol in left if "." not in symbol}
+        unbound = {symbol for symbol in left if not is_rank_symbol(symbol) and not is_step_symbol(symbol)}
         if unbound:
             options = ", ".join(f"{symbol.replace('_', '-')}=.." for symbol in sorted(unbound))
             raise PassError(

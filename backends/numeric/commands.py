@@ -24,7 +24,7 @@ from pmc.dialects import g5
 from pmc.dialects.accesses import CommandAccess
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
 from pmc.dialects.expr import Expr, rank_symbol
-from pmc.dialects.tile import CORE
+from pmc.dialects.tile import CORE, is_running_count
 from pmc.dialects.vector_kinds import ROLES, ROW
 
 Shape = tuple[int, ...]
@@ -404,7 +404,7 @@ def check_multicasts(program: g5.ProgramOp, batches: Sequence[Batch]) -> None:
         loops = [
             np.broadcast_to(np.asarray(value), (runs.count,))
             for name, value in runs.symbols.items()
-            if name != CORE and not name.endswith(".seq")
+            if name != CORE and not is_running_count(name)
         ]
         block = np.stack([runs.value(op.dram.data), *(runs.value(n.data) for n in op.shape.data)])
         keys = np.stack([group, *loops])

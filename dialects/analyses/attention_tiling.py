@@ -363,10 +363,12 @@ def _equal_units(
     """The same in closed form: exact where all units have the same queries and see all keys."""
     tile_q = np.minimum(t.tile_q, s.q_len)
     rows = tile_q * t.tile_g
-    hidden = (s.q_len - tile_q) // 2 if s.causal else 0 * tile_q
-    seen = s.kv_len - hidden
-    own = np.minimum(seen, grid.keys)
     trips, units, parts = grid.units, grid.all_units, grid.parts[2]
+    # The last unit sees all keys, and so does the busiest core, which has it, the fewer units it has besides.
+    blocks_g = s.group // t.tile_g
+    hidden = tile_q * grid.parts[1] * (trips - 1) // (2 * blocks_g) if s.causal else 0 * tile_q
+    seen = s.kv_len - ((s.q_len - tile_q) // 2 if s.causal else 0 * tile_q)
+    own = np.minimum(s.kv_len - hidden, grid.keys)
     mine, every = (_Units(rows, keys, t.tile_s, cube, weights[NONE]) for keys in (own, seen))
     row_bits = np.array([w.row_bits for w in weights])[t.merge]
     unit_commands = np.array([w.unit_commands for w in weights])[t.merge]

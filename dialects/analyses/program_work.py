@@ -16,7 +16,7 @@ from pmc.dialects.expr import Expr, expr
 from pmc.dialects.g5 import GdmaOp, ProgramOp, QueueOp, RepeatOp
 from pmc.dialects.interfaces import Unit, Work
 from pmc.dialects.tensor import element_name
-from pmc.dialects.tile import CORE
+from pmc.dialects.tile import CORE, is_running_count
 
 
 def program_work(program: ProgramOp) -> Work:
@@ -63,7 +63,7 @@ def _served_once(program: ProgramOp, runs: Runs, access: CommandAccess) -> int:
     loops: list[Ints] = [
         np.broadcast_to(np.asarray(value), (runs.count,))
         for name, value in runs.symbols.items()
-        if name != CORE and not name.endswith(".seq")
+        if name != CORE and not is_running_count(name)
     ]
     _, first = np.unique(np.stack([leaders[runs.core], *loops]), axis=1, return_index=True)
     return int(runs.value(access.elements)[first].sum())

@@ -106,7 +106,11 @@ class VectorWorkload:
 
 @dataclass(frozen=True)
 class MoveWorkload:
-    """Bytes that move and no arithmetic."""
+    """Bytes that move inside the DRAM of a chip and no arithmetic."""
+
+    bytes_read: Expr
+    bytes_written: Expr
+    dtype: str
 
 
 Workload = MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload | Exchange
@@ -149,7 +153,7 @@ def workload_of(op: Operation) -> Workload:
         return op.exchange()
     work = work_of(op)
     if work is not None and work.unit == "none":
-        return MoveWorkload()
+        return MoveWorkload(work.bytes_read, work.bytes_written, work.dtype)
     path = op.path.data if isinstance(op, PmcOp) else ""
     raise PmcError(f"{op.name} at '{path}': the core and tile models do not know this op; --granularity chip does")
 

@@ -104,7 +104,7 @@ tile.program() {sym_name = "p", phase = "decode"} at "p" {
         %a = tile.alloc() {slots = 2} at "k" : !tile.buffer<[8, 8], bf16>
         tile.load(%x, %a) {offsets = [<0>, <0>], sizes = [<8>, <8>], serves = #tile.cores<floordiv(core, 3)*3, 3>}
           at "load"
-        tile.store(%x, %a) {offsets = [<0>, <0>], sizes = [<8>, <8>], late} at "store"
+        tile.store(%x, %a) {offsets = [<0>, <0>], sizes = [<8>, <8>], late = unit} at "store"
         tile.barrier() at "meet"
       }
     }
@@ -115,7 +115,8 @@ tile.program() {sym_name = "p", phase = "decode"} at "p" {
 
 def test_cores_may_share_reads_wait_for_each_other_and_store_late() -> None:
     text = printed(parsed(TOGETHER))
-    assert "serves = #tile.cores<floordiv(core, 3)*3, 3>" in text and "late" in text and 'tile.barrier() at "meet"' in text
+    for part in ("serves = #tile.cores<floordiv(core, 3)*3, 3>", "late = unit", 'tile.barrier() at "meet"'):
+        assert part in text
     assert printed(parsed(text)) == text
 
 

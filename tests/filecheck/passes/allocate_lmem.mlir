@@ -9,8 +9,8 @@ builtin.module {
   }
 }
 
-// Row blocks come first: 64 x 4096 bf16 are 512 KiB = 524288 bytes.
+// The accumulator comes first, 64 x 16 f32; the operands of the multiplication start in another bank, of 2 MiB / 16.
 // CHECK:     tile.kernel
-// CHECK:     tile.alloc() {slots = 1, address = 0} {{.*}} : !tile.buffer<[64, 4096], bf16>
-// CHECK:     tile.alloc() {slots = 1, address = 524288} {{.*}} : !tile.buffer<[64, 16], f32>
+// CHECK:     tile.alloc() {slots = 1, address = 0} {{.*}} : !tile.buffer<[64, 16], f32>
+// CHECK:     tile.alloc() {slots = 1, address = 131072} {{.*}} : !tile.buffer<[64, 4096], bf16>
 // CHECK-NOT: tile.alloc() {slots = {{[0-9]+}}} at

@@ -12,7 +12,7 @@ builtin.module {
 
 // Load, multiply, convert, store: each waits for the command whose result it reads, and for no other; then all cores wait for all.
 // CHECK:      g5.program() {cores = 64, op_name = "layer.matmul"} at "proj" {
-// CHECK-NEXT:   g5.gdma {direction = "load", dram = <0>, lmem = <0>, shape = [<64>, <4096>]{{.*}}} at "proj"
+// CHECK-NEXT:   g5.gdma {direction = "load", dram = <0>, lmem = <131072>, shape = [<64>, <4096>]{{.*}}} at "proj"
 // CHECK-NEXT:   g5.gdma {direction = "load", dram = <core*32 + 524288>, {{.*}}} at "proj"
 // CHECK-NEXT:   g5.tiu {{.*}} m = <64>, n = <16>, k = <4096>, accumulate = <0>, transpose_b = false} after [gdma-0] at "proj"
 // CHECK-NEXT:   g5.vec {kind = #tile.convert, {{.*}}} after [tiu-0] at "proj"
