@@ -84,6 +84,8 @@ class ProgramRun:
         self.lmem = Lmem(0, len(dram.bytes), 0)
         self.commands = 0
         """Commands run so far, of all ranks and cores."""
+        self.running: dict[str, range] = {}
+        """The programs since the last barrier, by path, and the LMEM that their commands may still use."""
 
     def run(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
         """Run all commands; `symbols` are the layer numbers around the program."""
@@ -98,6 +100,14 @@ class ProgramRun:
             batch.places, batch.accesses = _places(batch)
             used = max([used, *(a.stop for a in batch.accesses)])
             self._check_places(batch)
+        first = min((a.start for b in batches for a in b.accesses), default=0)
+        for path, other in self.running.items():
+            if first < other.stop and other.start < used:
+                raise NumericError(
+                    f"g5.program at '{program.path.data}' uses LMEM that the program at '{path}' may still use: "
+                    "a g5.barrier is missing between them"
+                )
+        self.running[program.path.data] = range(first, used)
         if self.check_order:
             _check_order(batches, cores, used)
         check_fetches(batches)
@@ -111,6 +121,12 @@ class ProgramRun:
             self.commands += len(batch.cores) * ranks
         if _ends_with_barrier(program):
             self.dram.settle()
+            self.running.clear()
+
+    def require_barrier(self, where: str) -> None:
+        """Raise NumericError while commands of a program may still run, for `where` does not wait for them."""
+        for path in self.running:
+            raise NumericError(f"{where} comes after the program at '{path}', which ends without a g5.barrier")
 
     def _lmem(self, cores: int, size: int) -> Lmem:
         """LMEM of at least that many cores and bytes.

@@ -78,6 +78,8 @@ def run_stream(
                 stage.dram.write(op.address.value.data, values[stage.ranks])
     stepping = _Stepping(mesh)
     _steps(stream.body.block, {}, list(stages.values()), stages, stepping)
+    for stage in stages.values():
+        stage.run.require_barrier(f"the end of g5.stream '{stream.sym_name.data}'")
     results: dict[str, dict[str, Array]] = {"output": {}, "state": {}}
     for op in held:
         if op.kind.data in RESULT_KINDS:
@@ -173,6 +175,7 @@ def _steps(
                     _steps(op.body.block, {**symbols, op.symbol.data: layer}, running, stages, stepping)
             case g5.ChipCommandOp():
                 for stage in running:
+                    stage.run.require_barrier(f"{op.name} at '{op.path.data}'")
                     _chip_command(op, symbols, stage, stepping)
             case g5.ArrayOp():
                 pass
