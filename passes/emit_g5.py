@@ -26,12 +26,12 @@ from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, 
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects import g5, tile
+from pmc.dialects.analyses.hazards import Barrier, Buffer, Command, Item, Loop, lags
 from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import element_bits
 from pmc.passes.base import PassError, PmcPass
-from pmc.passes.hazards import Barrier, Buffer, Command, Item, Loop, lags
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pmc.dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_o
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError, PmcPass
-from pmc.passes.ring_attention import ring_attention
+from pmc.passes.insert_collectives.ring_attention import ring_attention
 
 RING_EXCHANGES = ("expanded", "smallest")
 

@@ -169,14 +169,16 @@ def _smallest_lag(y: _Place, x: _Place, buffer: Buffer | None) -> int | None:
     engine = y.command.engine
     level = next(i for i, (a, b) in enumerate(zip(y.indices, x.indices, strict=False)) if a != b)
     block = y.blocks[level]
+    # When its loop has ended, a late command has been given like any other.
+    late = y.command.late and level == len(y.indices) - 1
     if y.indices[level] < x.indices[level]:
-        assert not y.command.late, "nothing may use the buffer of a late command after it in the same iteration"
+        assert not late, "nothing may use the buffer of a late command after it in the same iteration"
         between = block.before(x.indices[level], engine) - block.before(y.indices[level] + 1, engine)
         return between + y.after(level + 1, engine) + x.before(level + 1, engine)
     if level == 0:
         return None
     distance = buffer.slots if buffer is not None and buffer.depth == level else 1
-    distance -= y.command.late
+    distance -= late
     assert distance > 0, "the buffer of a late command has a slot to keep its bytes in"
     whole_bodies = (distance - 1) * block.prefix[-1].get(engine, 0)
     return y.after(level, engine) + whole_bodies + x.before(level, engine)
