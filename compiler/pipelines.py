@@ -128,11 +128,6 @@ def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
     return specs[len(done) :]
 
 
-def pipeline_text(specs: Sequence[ArgSpec]) -> str:
-    """The pipeline as `pmc opt -p` takes it."""
-    return ",".join(map(str, specs))
-
-
 def unroll_specs(core: int) -> list[ArgSpec]:
     """What turns loops of commands into the tables of one core."""
     return [ArgSpec("unroll-commands", {"core": (core,)})]

@@ -200,11 +200,6 @@ class Sharding:
     dims: tuple[tuple[str, ...], ...]
     partial: tuple[str, ...] = ()
 
-    @property
-    def is_replicated(self) -> bool:
-        """Whether every rank holds the whole value."""
-        return not self.partial and not any(self.dims)
-
 
 @irdl_attr_definition
 class ShardingAttr(Data[Sharding], Encoding):

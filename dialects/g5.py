@@ -460,7 +460,7 @@ class GdmaOp(CommandOp):
         )
 
     def fields(self) -> dict[str, Field]:
-        """Shape and strides are filled up to four dims from the outside."""
+        """Shape and strides are filled up to four dims from the outside; then the cores that one read serves, if any."""
         missing = GDMA_RANK - len(self.shape.data)
         fields: dict[str, Field] = {"direction:direction": self.direction.data}
         fields |= {"dram": self.dram.data, "lmem": self.lmem.data}
@@ -468,7 +468,11 @@ class GdmaOp(CommandOp):
         for name, values, filler in columns:
             fields |= {f"{name}{i}": filler for i in range(missing)}
             fields |= {f"{name}{missing + i}": v.data for i, v in enumerate(values.data)}
-        return {**fields, "element:element": element_name(self.element_type)}
+        fields["element:element"] = element_name(self.element_type)
+        if self.serves is not None:
+            first, count, stride = self.serves.parameters
+            fields |= {"serves_first": first.data, "serves": count.value.data, "serves_stride": stride.value.data}
+        return fields
 
     def verify_(self) -> None:
         """A known direction; one stride per dim, at most `GDMA_RANK` dims."""

@@ -54,7 +54,7 @@ from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode, path_of
 from pmc.passes.tiling.families import family_of
 from pmc.passes.tiling.rowwise import copy_kernel
-from pmc.passes.tiling.target import chip_of
+from pmc.passes.tiling.target import TILING_FIELDS, chip_of
 
 Properties = dict[str, PropertyValue]
 
@@ -65,7 +65,7 @@ class LowerToTilesPass(PmcPass):
 
     name = "lower-to-tiles"
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
-    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("cores", "cube.m", "cube.n")
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = TILING_FIELDS
 
     def run(self, module: ModuleOp) -> None:
         """Lower program by program."""

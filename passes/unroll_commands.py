@@ -8,8 +8,8 @@ becomes
       g5.queue() {engine = "gdma", core = 0, .., table = #g5.table<[id, tiu, .., dram, lmem, ..], 28 rows, ..>} at "mm"
 
 Columns: `id`; `order`, the ordinal among all commands of the core; one column per engine with the id to wait for; `op`,
-which command of the program's text the row is a run of; then the operands, all numbers.  Inside a repeat the
-addresses are those of layer `layer`.  Without `full` a table keeps only its first and last rows.
+which command of the program's text the row is a run of; `phase`, the barriers passed, in a program with commands behind
+a barrier; then the operands, all numbers.  Inside a repeat the addresses are those of layer `layer`.  Without `full` a table keeps only its first and last rows.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class UnrollCommandsPass(PmcPass):
         if not runs:
             return None
         kinds: dict[VectorKindAttr, int] = {}
-        parts = [(columns_of(number, r, kinds), r.count) for number, r in runs]
+        phased = any(r.phase.any() for r in all_runs)
+        parts = [(columns_of(number, r, kinds, phased), r.count) for number, r in runs]
         # Templates of one engine may have different columns (gather among copies); a missing one is 0.
         names = list(dict.fromkeys(name for columns, _ in parts for name in columns))
         names = [n for n in names if n not in _LAST] + [n for n in names if n in _LAST]
@@ -117,13 +118,15 @@ class UnrollCommandsPass(PmcPass):
 _LAST = ("params",)
 
 
-def columns_of(number: int, runs: Runs, kinds: dict[VectorKindAttr, int]) -> Columns:
+def columns_of(number: int, runs: Runs, kinds: dict[VectorKindAttr, int], phased: bool) -> Columns:
     """The columns of all runs of one command; parameters that are expressions get columns of their own."""
     op = runs.op
     waits = runs.dependencies
     columns: Columns = {"id": runs.ids, "order": runs.order}
     columns |= {engine: waits[:, index] for index, engine in enumerate(g5.ENGINES)}
     columns["op"] = number
+    if phased:
+        columns["phase"] = runs.phase
     for name, value in op.fields().items():
         if isinstance(value, str):
             columns[name] = _code(name, value, op)

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
-    from pmc.compiler.driver import compile_model, evaluate, load_model, load_module, module_text, resume
+    from pmc.compiler.driver import compile_model, evaluate, evaluate_dump, load_model, load_module, module_text, resume
     from pmc.dialects.errors import PmcError
 
 __all__ = [
     "PmcError",
     "compile_model",
     "evaluate",
+    "evaluate_dump",
     "load_accounting",
     "load_chip",
     "load_deployment",
@@ -43,7 +44,8 @@ _HOME = {
     "PmcError": "pmc.dialects.errors",
     **dict.fromkeys(("load_accounting", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"),
     **dict.fromkeys(
-        ("compile_model", "evaluate", "load_model", "load_module", "module_text", "resume"), "pmc.compiler.driver"
+        ("compile_model", "evaluate", "evaluate_dump", "load_model", "load_module", "module_text", "resume"),
+        "pmc.compiler.driver",
     ),
 }
 """The module that defines each name."""

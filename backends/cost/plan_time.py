@@ -82,8 +82,9 @@ class PlanTimes:
             commands = rates.chip.commands
             if charged:
                 tiu_s = tiu_s + r.tiu_commands * (commands.tiu.startup_cycles_nn / (rates.chip.clocks.tiu_ghz * 1e9))
-            if accounting.core_receive == "charged":
-                gdma_s = rates.dma_s(commands.gdma, r.gdma_bytes, r.gdma_commands)
+            receives = accounting.core_receive == "charged"
+            gdma_s = rates.dma_s(commands.gdma, r.gdma_bytes * receives, r.gdma_commands)
+            if receives:
                 lmem_s = (r.gdma_bytes + r.sdma_bytes) / rates.lmem_bytes_per_s
             sdma_s = rates.dma_s(commands.sdma, r.sdma_bytes, r.sdma_commands)
         return PlanTime(nothing, np.asarray(tiu_s), np.asarray(vec_s), dram_s, gdma_s, np.asarray(lmem_s), sdma_s)

@@ -59,22 +59,6 @@ class Pipeline:
         return np.asarray(np.maximum(self.once_us, micro_batches * self.bottleneck_us))
 
 
-def finish_times(times_us: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
-    """When each micro-batch leaves each resource: `times_us[r][j]` is what micro-batch j takes on resource r.
-
-    Max-plus recurrence of a line of resources with room between them:
-    finish[r][j] = max(finish[r-1][j], finish[r][j-1]) + times[r][j].  Micro-batches may differ; for equal ones the
-    last entry is `Pipeline.stream_us` (a flow shop in which all jobs are equal).
-    """
-    times = np.asarray(times_us, np.float64)
-    finish = np.zeros_like(times)
-    for resource, micro_batch in np.ndindex(*times.shape):
-        arrives = finish[resource - 1, micro_batch] if resource else 0.0
-        is_free = finish[resource, micro_batch - 1] if micro_batch else 0.0
-        finish[resource, micro_batch] = max(arrives, is_free) + times[resource, micro_batch]
-    return finish
-
-
 def micro_batches_of(batch: int, stages: int, asked: int | None) -> int:
     """How many micro-batches a batch is split into: as asked, else the most that divide it, up to one per stage.
 

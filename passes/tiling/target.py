@@ -13,9 +13,9 @@ CHIP = "arch.chip"
 
 TILING_FIELDS = (
     "cores", "cube.m", "cube.n", "cube.k", "alignment_bytes", "command_level.lmem.bytes_per_core",
-    "command_level.lmem.tile_budget_fraction",
+    "command_level.lmem.tile_budget_fraction", "gdma_multicast",
 )  # fmt: skip
-"""The fields of the chip that plans and kernels rest on, besides those of the cost model."""
+"""The fields of the chip that say which plans are legal and what a kernel looks like."""
 
 
 def chip_of(module: ModuleOp, pass_name: str) -> Chip:

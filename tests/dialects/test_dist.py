@@ -135,8 +135,6 @@ def test_sharding_of_a_type() -> None:
     assert plain.with_encoding(ShardingAttr(sharding)).partial_axes == ("tp",)
     with pytest.raises(VerifyException, match="has no sharding"):
         sharding_of(plain)
-    assert Sharding(((), ())).is_replicated
-    assert not Sharding(((), ()), ("tp",)).is_replicated and not Sharding((("dp",), ())).is_replicated
 
 
 @pytest.mark.parametrize(

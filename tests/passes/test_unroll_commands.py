@@ -73,6 +73,24 @@ def test_rows_are_what_the_loop_does() -> None:
     ]
 
 
+def test_shared_reads_and_barriers_have_columns() -> None:
+    context = make_context()
+    text = NEST.replace("TRIPS", "2").replace("shape = [<core + 1>, <4>]", "shape = [<2>, <4>]")
+    text = text.replace("element_type = i8}", "element_type = i8, serves = #tile.cores<floordiv(core, 2)*2, 2>}")
+    text = text.replace('at "mm"\n        }\n', 'at "mm"\n          g5.barrier() at "mm"\n        }\n')
+    module = Parser(context, text).parse_module()
+    module.verify()
+    UnrollCommandsPass(3, -1, True).apply(context, module)
+    loads, products = (queues(module)[engine].table.data for engine in ("gdma", "tiu"))
+    assert loads.column("phase").tolist() == products.column("phase").tolist() == [0, 1]
+    assert [loads.column(name).tolist() for name in ("serves_first", "serves", "serves_stride")] == [
+        [2, 2],
+        [2, 2],
+        [1, 1],
+    ]
+    assert not {"phase", "serves"} & set(queues(unroll())["gdma"].table.data.columns)
+
+
 def test_the_layer_moves_the_addresses() -> None:
     assert queues(unroll(core=1, layer=4))["gdma"].table.data.column("dram").tolist() == [4064, 4068, 4072]
 
