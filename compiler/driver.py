@@ -190,7 +190,10 @@ def evaluate(
 def evaluate_dump(
     module: ModuleOp, granularity: str = "chip", bindings: Mapping[str, int] | None = None
 ) -> EngineResult:
-    """The same from a dump of `compile_model`, which may be lowered in place; `bindings` replaces symbols of its deployment.  Raises PmcError."""
+    """The same from a dump of `compile_model`, lowered in place where needed.
+
+    `bindings` replaces symbols of its deployment.  Raises PmcError.
+    """
     from pmc.backends.evaluate import evaluate_module
 
     return evaluate_module(lower_dump(module, bindings or {}), granularity, bindings)

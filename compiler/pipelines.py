@@ -6,7 +6,7 @@ A pass is added by one line in `PIPELINE` or `OTHER_PASSES`; its module and clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import cast

@@ -460,7 +460,7 @@ class GdmaOp(CommandOp):
         )
 
     def fields(self) -> dict[str, Field]:
-        """Shape and strides are filled up to four dims from the outside; then the cores that one read serves, if any."""
+        """Shape and strides, filled up to four dims from the outside; the cores that one read serves, if any."""
         missing = GDMA_RANK - len(self.shape.data)
         fields: dict[str, Field] = {"direction:direction": self.direction.data}
         fields |= {"dram": self.dram.data, "lmem": self.lmem.data}
@@ -470,8 +470,9 @@ class GdmaOp(CommandOp):
             fields |= {f"{name}{missing + i}": v.data for i, v in enumerate(values.data)}
         fields["element:element"] = element_name(self.element_type)
         if self.serves is not None:
-            first, count, stride = self.serves.parameters
-            fields |= {"serves_first": first.data, "serves": count.value.data, "serves_stride": stride.value.data}
+            cores = self.serves
+            fields |= {"serves_first": cores.first.data, "serves": cores.count.value.data}
+            fields["serves_stride"] = cores.stride.value.data
         return fields
 
     def verify_(self) -> None:

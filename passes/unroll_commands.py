@@ -9,7 +9,8 @@ becomes
 
 Columns: `id`; `order`, the ordinal among all commands of the core; one column per engine with the id to wait for; `op`,
 which command of the program's text the row is a run of; `phase`, the barriers passed, in a program with commands behind
-a barrier; then the operands, all numbers.  Inside a repeat the addresses are those of layer `layer`.  Without `full` a table keeps only its first and last rows.
+a barrier; then the operands, all numbers.  Inside a repeat the addresses are those of layer `layer`.  Without `full` a
+table keeps only its first and last rows.
 """
 
 from __future__ import annotations

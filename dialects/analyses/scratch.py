@@ -24,11 +24,11 @@ def scratch_types(op: Operation) -> Sequence[TensorType]:
     chip = chip_around(op)
     if chip is None:
         return ()
+    dims: Sequence[tuple[int, ...]] = ()
+    # A plan that is not legal has none: `lower-to-tiles` says what is wrong with it.
     if isinstance(op, layer.FlashAttentionOp):
-        shape = attention_shape(op)
-        dims = attentions.scratch_dims(shape, plan, chip)
-    elif isinstance(op, layer.MatrixOp):
+        if attentions.plan_fault(attention_shape(op), plan, chip) is None:
+            dims = attentions.scratch_dims(attention_shape(op), plan, chip)
+    elif isinstance(op, layer.MatrixOp) and matmuls.plan_fault(matmul_shape(op), plan, chip) is None:
         dims = matmuls.scratch_dims(matmul_shape(op), plan, chip)
-    else:
-        return ()
     return [TensorType.of(sizes, f32) for sizes in dims]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
@@ -48,19 +49,18 @@ def request(
 # -- pipelines --------------------------------------------------------------------------------------------------
 
 
-def finish_times(times_us: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
+def finish_times(times_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """When each micro-batch leaves each resource: `times_us[r][j]` is what micro-batch j takes on resource r.
 
     Max-plus recurrence of a line of resources with room between them:
     finish[r][j] = max(finish[r-1][j], finish[r][j-1]) + times[r][j].  Micro-batches may differ; for equal ones the
     last entry is `Pipeline.stream_us` (a flow shop in which all jobs are equal).
     """
-    times = np.asarray(times_us, np.float64)
-    finish = np.zeros_like(times)
-    for resource, micro_batch in np.ndindex(*times.shape):
+    finish = np.zeros_like(times_us)
+    for resource, micro_batch in np.ndindex(*times_us.shape):
         arrives = finish[resource - 1, micro_batch] if resource else 0.0
         is_free = finish[resource, micro_batch - 1] if micro_batch else 0.0
-        finish[resource, micro_batch] = max(arrives, is_free) + times[resource, micro_batch]
+        finish[resource, micro_batch] = max(arrives, is_free) + times_us[resource, micro_batch]
     return finish
 
 
@@ -86,7 +86,7 @@ def test_equal_stages_take_m_plus_p_minus_1() -> None:
 
 def test_unequal_micro_batches() -> None:
     # By hand: stage 0 ends at 2, 5; stage 1 starts at 2 and 12, because the first takes it until 12.
-    assert finish_times([[2.0, 3.0], [10.0, 1.0]]).tolist() == [[2.0, 5.0], [12.0, 13.0]]
+    assert finish_times(np.asarray([[2.0, 3.0], [10.0, 1.0]])).tolist() == [[2.0, 5.0], [12.0, 13.0]]
 
 
 def test_the_default_split_divides_the_batch() -> None:
