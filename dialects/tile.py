@@ -294,7 +294,7 @@ class KernelOp(BodyOp):
             elif isinstance(op, LoadOp) and op.serves is not None:
                 fault = op.serves.fault(self.cores.value.data)
             elif isinstance(op, StoreOp) and op.late is not None:
-                fault = misplaced_late(op)
+                fault = misplaced_late(op) or lost_late(op)
             else:
                 continue
             if fault is not None:
@@ -330,6 +330,19 @@ def missed_barrier(barrier: Operation) -> str | None:
 def misplaced_late(op: Operation) -> str | None:
     """Why a command cannot be late: it stands in no loop."""
     return None if isinstance(op.parent_op(), NamedLoopOp) else "only a command in a loop can be late"
+
+
+def lost_late(op: StoreOp) -> str | None:
+    """Why what a late store has to store would be overwritten before."""
+    buffer = op.buffer.owner
+    if not isinstance(buffer, AllocOp) or buffer.parent is not op.parent or buffer.slots.value.data < 2:
+        return "a late store needs a buffer that its loop allocates with at least 2 slots"
+    later = op.next_op
+    while later is not None:
+        if any(isinstance(user, CommandOp) and op.buffer in user.writes() for user in later.walk()):
+            return "what it stores is overwritten after it in the same iteration"
+        later = later.next_op
+    return None
 
 
 def _span(op: AllocOp) -> str:

@@ -25,6 +25,7 @@ from xdsl.pattern_rewriter import (
     RewritePattern,
     op_type_rewrite_pattern,
 )
+from xdsl.utils.exceptions import VerifyException
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import Target
@@ -40,8 +41,8 @@ from pmc.compiler.driver import module_text, parse_module, run_pipeline, set_tar
 from pmc.compiler.pipelines import PIPELINE, default_pipeline
 from pmc.dialects import dist, g5, tile
 from pmc.dialects.collective import CollectiveAttr, ExchangeInterface, Phase
-from pmc.dialects.dist import CollectiveOp, sharding_of
-from pmc.dialects.expr import expr
+from pmc.dialects.dist import CollectiveOp, Mesh, Sharding, ShardingAttr, sharding_of
+from pmc.dialects.expr import ceildiv, expr
 from pmc.dialects.tensor import tensor
 
 DOC = Path(__file__).parents[1] / "docs" / "add-an-op.md"
@@ -70,6 +71,20 @@ class AllToAllOp(CollectiveOp):
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = AllToAllAttr
     split = prop_def(IntegerAttr)
     join = prop_def(IntegerAttr)
+
+    def wrong_sharding(self, mesh: Mesh) -> str | None:
+        before, after = sharding_of(tensor(self.x)), sharding_of(tensor(self.y))
+        split, join, dims = self.split.value.data, self.join.value.data, list(before.dims)
+        dims[join], dims[split] = dims[join][:-1], (*dims[split], self.axis.data)
+        expected = ShardingAttr(Sharding(tuple(dims), before.partial))
+        return None if after == expected.data else f"the result has {ShardingAttr(after)}, must have {expected}"
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        ranks, x, y = mesh.axis(self.axis.data).size, tensor(self.x), tensor(self.y)
+        split, join, dims = self.split.value.data, self.join.value.data, list(x.dims)
+        dims[join], dims[split] = dims[join] * ranks, ceildiv(dims[split], ranks)
+        expected = x.with_dims(dims)
+        return None if y == expected else f"the result is {y}, must be {expected}"
 
 
 # [/2]
@@ -163,6 +178,23 @@ def test_a_fault_in_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     op.properties["axis"] = dist.StringAttr("dp")
     with pytest.raises(Exception, match=r"dist.all_to_all at 'w': rank 0 holds \[32, 16\], the type says \[64, 8\]"):
         run_dist(module, ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("level", "message"),
+    [
+        ("whole", "the result has #dist.sharding<[[], [tp]]>, must have #dist.sharding<[[tp, tp], []]>"),
+        ("dist", "the result is !layer.tensor<[64, 8], f32>, must be !layer.tensor<[4, 128], f32>"),
+    ],
+)
+def test_a_result_that_it_does_not_make_is_refused(level: str, message: str) -> None:
+    module = with_all_to_all() if level == "whole" else lowered("dist")
+    op = the_exchange(module)
+    assert isinstance(op, AllToAllOp)
+    op.split, op.join = op.join, op.split
+    with pytest.raises(VerifyException) as error:
+        module.verify()
+    assert str(error.value) == f"dist.all_to_all at 'w': {message}"
 
 
 def test_every_model_knows_what_it_costs() -> None:

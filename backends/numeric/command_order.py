@@ -33,6 +33,11 @@ class Access:
         """The end of the last piece."""
         return self.start + self.width + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
 
+    def of(self, marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """The marks of its bytes, one mark per byte of LMEM; writing to them writes `marks`."""
+        shape, strides = (*self.shape, self.width), (*self.strides, 1)
+        return np.ndarray(shape, np.bool_, marks.data, self.start, strides)
+
 
 @dataclass
 class _Segment:
@@ -84,19 +89,10 @@ class CoreOrder:
     def _segments(self, access: Access) -> list[_Segment]:
         return self.segments[bisect_left(self.bounds, access.start) : bisect_left(self.bounds, access.stop)]
 
-    def _pieces(self, access: Access) -> npt.NDArray[np.bool_]:
-        return np.ndarray(
-            (*access.shape, access.width),
-            np.bool_,
-            self.written,  # pyright: ignore[reportArgumentType]  # an array is a buffer
-            access.start,
-            (*access.strides, 1),
-        )
-
     def _access(self, access: Access, engine: int, number: int, clock: list[int]) -> str | None:
         verb = "writes" if access.write else "reads"
         where = f"LMEM {access.start}..{access.stop - 1}"
-        if not access.write and not self._pieces(access).all():
+        if not access.write and not access.of(self.written).all():
             return f"reads {where}, of which no command wrote all"
         for segment in self._segments(access):
             if segment.writer != engine and segment.writer_id > clock[segment.writer]:
@@ -110,7 +106,7 @@ class CoreOrder:
 
     def _note(self, access: Access, engine: int, number: int) -> None:
         if access.write:
-            self._pieces(access)[...] = True
+            access.of(self.written)[...] = True
         for segment in self._segments(access):
             if access.write:
                 segment.writer, segment.writer_id = engine, number

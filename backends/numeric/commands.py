@@ -397,6 +397,9 @@ def check_fetches(batches: Sequence[Batch]) -> None:
     if not fetches:
         return
     writes = [(b, a) for b in batches for a in b.accesses if a.write]
+    written: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
+    """The bytes of a core that were written before a phase."""
+    size = max([b.places["source"].access(False).stop for b in fetches] + [a.stop for _, a in writes])
     for batch in fetches:
         op = batch.runs.op
         assert isinstance(op, g5.FetchOp)
@@ -404,8 +407,14 @@ def check_fetches(batches: Sequence[Batch]) -> None:
         for core, owner in zip(batch.cores.tolist(), batch.runs.value(op.core.data)[batch.index].tolist(), strict=True):
             touching = [b for b, a in writes if owner in b.cores and a.start < source.stop and source.start < a.stop]
             where = f"LMEM {source.start}..{source.stop - 1} of core {owner}"
-            if not any(b.phase < batch.phase for b in touching):
-                raise fault(batch, f"reads {where}, which no command wrote before the last barrier", core)
+            marks = written.get((owner, batch.phase))
+            if marks is None:
+                marks = written[owner, batch.phase] = np.zeros(size, np.bool_)
+                for b, a in writes:
+                    if b.phase < batch.phase and owner in b.cores:
+                        a.of(marks)[...] = True
+            if not source.of(marks).all():
+                raise fault(batch, f"reads {where}, of which no command wrote all before the last barrier", core)
             if any(b.phase == batch.phase for b in touching):
                 raise fault(batch, f"reads {where}, which core {owner} writes without a barrier in between", core)
 

@@ -360,7 +360,10 @@ def _sums(
 def _equal_units(
     s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
 ) -> dict[str, IntArray]:
-    """The same in closed form: exact where all units have the same queries and see all keys."""
+    """The same in closed form: exact where all units have the same queries and see all keys.
+
+    Of the busiest core also where the last block of queries is short; with a causal mask every unit sees a mean.
+    """
     tile_q = np.minimum(t.tile_q, s.q_len)
     rows = tile_q * t.tile_g
     trips, units, parts = grid.units, grid.all_units, grid.parts[2]
@@ -369,21 +372,32 @@ def _equal_units(
     hidden = tile_q * grid.parts[1] * (trips - 1) // (2 * blocks_g) if s.causal else 0 * tile_q
     seen = s.kv_len - ((s.q_len - tile_q) // 2 if s.causal else 0 * tile_q)
     own = np.minimum(s.kv_len - hidden, grid.keys)
-    mine, every = (_Units(rows, keys, t.tile_s, cube, weights[NONE]) for keys in (own, seen))
+    # The last block of queries may be short: core 0 has the fewest units of it.
+    last_rows = (s.q_len - (units // blocks_g - 1) * tile_q) * t.tile_g
+    by_last = trips - ceil_div(units - blocks_g, grid.parts[1])
+    mine, mine_last, every = (
+        _Units(height, keys, t.tile_s, cube, weights[NONE])
+        for height, keys in ((rows, own), (last_rows, own), (rows, seen))
+    )
+
+    def busiest(full: IntArray, last: IntArray) -> IntArray:
+        return (trips - by_last) * full + by_last * last
+
     row_bits = np.array([w.row_bits for w in weights])[t.merge]
     unit_commands = np.array([w.unit_commands for w in weights])[t.merge]
     share_q, share_g = merge_share(tile_q, t.tile_g, parts)
     last = s.kv_len - (parts - 1) * grid.keys
     read = (parts - 1) * _loaded(grid.keys, t.tile_s, grid.keys) + _loaded(np.maximum(last - hidden, 0), t.tile_s, last)
     return {
-        "qk_steps": trips * mine.qk,
-        "pv_steps": trips * mine.pv,
-        "tiu_steps": trips * (mine.qk + mine.pv),
-        "vec_steps": trips * mine.vec,
+        "qk_steps": busiest(mine.qk, mine_last.qk),
+        "pv_steps": busiest(mine.pv, mine_last.pv),
+        "tiu_steps": busiest(mine.qk + mine.pv, mine_last.qk + mine_last.pv),
+        "vec_steps": busiest(mine.vec, mine_last.vec),
         "key_steps": trips * mine.steps,
-        "gdma_bits": trips * (rows * row_bits + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits),
+        "gdma_bits": busiest(rows, last_rows) * row_bits
+        + trips * _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits,
         "gdma_commands": trips * (unit_commands + mine.steps * weights[NONE].step_commands),
-        "rows": trips * rows,
+        "rows": busiest(rows, last_rows),
         "merged_rows": trips * share_q * share_g,
         "pairs": units * rows * seen,
         "all_qk_steps": units * every.qk,

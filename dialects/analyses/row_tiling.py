@@ -192,7 +192,7 @@ def plan_fault(rows: Rows, plan: PlanAttr, chip: Chip) -> str | None:
     outer, inner, width = plan.tile_sizes
     if width != rows.width:
         return f"its rows have {width} columns, those of the op {rows.width}"
-    if outer > 1 and inner < rows.inner:
+    if outer > 1 and min(inner, -(-rows.inner // plan.core_counts[1])) < rows.inner:
         return f"a tile of {outer} outer rows must have all {rows.inner} inner rows"
     step = chip.alignment_bytes
     sizes = [round_up(bytes_of(outer * inner * columns, element_bits(t)), step) for t, columns in rows.streamed]

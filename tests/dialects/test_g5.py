@@ -119,6 +119,42 @@ def test_the_verifier_says_what_is_wrong(text: str, message: str | None) -> None
     assert message in str(error.value)
 
 
+BARRIER = 'g5.barrier() at "meet"'
+LATE = COPY.replace("element_type = i8", "element_type = i8, late = unit")
+SHARED = COPY.replace("element_type = i8", "element_type = i8, serves = #tile.cores<CORES>")
+
+
+@pytest.mark.parametrize(
+    ("ops", "message"),
+    [
+        (
+            loop("k", "core + 1", BARRIER),
+            "g5.barrier at 'meet': some cores miss the barrier: loop 'k' around it runs core + 1 times, which differs "
+            "from core to core",
+        ),
+        (loop("n", "2 - core", loop("k", "3", BARRIER)), "loop 'n' around it runs -core + 2 times"),
+        (
+            LATE.replace("k.seq", "core").replace("k*16", "core"),
+            "g5.gdma at 'mm': only a command in a loop can be late",
+        ),
+        (loop("k", "3", SHARED.replace("CORES", "core, 2")), "core 1 names the cores [1, 2], the kernel has 0..1"),
+        (loop("k", "3", SHARED.replace("CORES", "1 - core, 1")), "core 0 is not among the cores [1] that it names"),
+        (loop("k", "3", SHARED.replace("CORES", "0, 3")), "g5.gdma at 'mm': names 3 cores 1 apart, the kernel has 2"),
+    ],
+)
+def test_what_cores_cannot_do_together_is_one_line(ops: str, message: str) -> None:
+    with pytest.raises(VerifyException) as error:
+        parse(stream(program(ops))).verify()
+    assert message in str(error.value)
+
+
+def test_cores_may_meet_in_loops_share_reads_and_be_late() -> None:
+    body = loop("k", "3", SHARED.replace("CORES", "0, 2"), LATE, BARRIER)
+    module = parse(stream(program(body)))
+    module.verify()
+    assert str(parse(str(module))) == str(module)
+
+
 def test_an_unknown_engine_is_a_parse_error() -> None:
     with pytest.raises(ParseError, match="unknown engine 'gpu', expected one of tiu, gdma"):
         parse(EXAMPLE.replace("[tiu-1]", "[gpu-1]"))
@@ -130,46 +166,67 @@ def test_an_unknown_engine_is_a_parse_error() -> None:
 def random_program(pick: random.Random) -> str:
     counter = iter(range(100))
 
-    def body(depth: int, symbols: tuple[str, ...]) -> str:
+    def body(depth: int, symbols: tuple[str, ...], even: bool) -> str:
         ops: list[str] = []
         for _ in range(pick.randint(1, 3)):
             if depth < 3 and pick.random() < 0.5:
                 name = f"i{next(counter)}"
                 count = pick.choice(["0", "2", "core", "3 - core", *(f"{s} + 1" for s in symbols)])
-                ops.append(loop(name, count, body(depth + 1, (*symbols, name))))
+                ops.append(loop(name, count, body(depth + 1, (*symbols, name), even and "core" not in count)))
             else:
                 address = " + ".join(["core*1000", *(f"{s}*{10**i}" for i, s in enumerate(symbols))])
                 running = " + ".join(["7", *(f"{s}.seq" for s in symbols)])
                 engine = pick.choice(["tiu-1", "gdma-0", "gdma-2"])
                 ops.append(
-                    COPY.replace("core*64 + k*16", address).replace("mod(k.seq, 2)*32", running)
+                    (LATE if depth and pick.random() < 0.4 else COPY)
+                    .replace("core*64 + k*16", address).replace("mod(k.seq, 2)*32", running)
                     .replace("tiu-1", engine)
                 )  # fmt: skip
+            if even and pick.random() < 0.2:
+                ops.append(BARRIER)
             if pick.random() < 0.3:
                 ops.append(MM2.replace("mod(k.seq, 2)*32", "0").replace("accumulate = <k>", "accumulate = <0>"))
         return " ".join(ops)
 
-    return stream(program(body(0, ()), cores=4))
+    return stream(program(body(0, (), even=True), cores=4))
 
 
-def interpret(block: Block, symbols: dict[str, int], issued: list[int]) -> Iterator[tuple[object, ...]]:
-    """The commands of one core by running the loops one iteration at a time."""
+Row = tuple[object, ...]
+
+
+def interpret(
+    block: Block, symbols: dict[str, int], issued: list[int], kept: dict[g5.CommandOp, Row], last: bool = True
+) -> Iterator[Row]:
+    """The commands of one core by running the loops one iteration at a time; `kept` are late ones not yet given."""
+
+    def given(op: g5.CommandOp, row: Row) -> Row:
+        order = sum(issued[: len(g5.ENGINES)])
+        issued[ENGINE_NUMBER[op.ENGINE]] += 1
+        return (order, issued[-1], op.ENGINE, issued[ENGINE_NUMBER[op.ENGINE]], *row)
+
     for op in block.ops:
         if isinstance(op, g5.LoopOp):
             name = op.symbol.data
-            for i in range(op.count.data.evaluate(symbols)):
+            late: dict[g5.CommandOp, Row] = {}
+            trips = op.count.data.evaluate(symbols)
+            for i in range(trips):
                 symbols[name] = i
-                yield from interpret(op.body.block, symbols, issued)
+                yield from interpret(op.body.block, symbols, issued, late, i == trips - 1)
                 symbols[f"{name}.seq"] += 1
+        elif isinstance(op, g5.BarrierOp):
+            issued[-1] += 1
         elif isinstance(op, g5.CommandOp):
             waits = [0] * len(g5.ENGINES)
             for engine, lag in op.dependencies:
                 waits[ENGINE_NUMBER[engine]] = max(0, issued[ENGINE_NUMBER[engine]] - lag)
-            order = sum(issued)
-            issued[ENGINE_NUMBER[op.ENGINE]] += 1
             address = op.dram.data.evaluate(symbols) if isinstance(op, g5.GdmaOp) else -1
             slot = op.lmem.data.evaluate(symbols) if isinstance(op, g5.GdmaOp) else -1
-            yield order, op.ENGINE, issued[ENGINE_NUMBER[op.ENGINE]], waits, address, slot
+            if op in kept:
+                yield given(op, kept.pop(op))
+            if isinstance(op, g5.GdmaOp) and op.late is not None and not last:
+                kept[op] = (waits, address, slot)
+            else:
+                yield given(op, (waits, address, slot))
 
 
 @settings(max_examples=150, deadline=None)
@@ -180,17 +237,17 @@ def test_expand_equals_running_the_loops(seed: int) -> None:
     top = next(op for op in module.walk() if isinstance(op, g5.ProgramOp))
     names = [op.symbol.data for op in top.walk() if isinstance(op, g5.LoopOp)]
     cores = [0, 1, 3]
-    expanded: dict[int, list[tuple[object, ...]]] = {core: [] for core in cores}
+    expanded: dict[int, list[Row]] = {core: [] for core in cores}
     for runs in expand(top, cores, {}):
         op = runs.op
         address = runs.value(op.dram.data) if isinstance(op, g5.GdmaOp) else np.full(runs.count, -1)
         slot = runs.value(op.lmem.data) if isinstance(op, g5.GdmaOp) else np.full(runs.count, -1)
-        columns = (runs.core, runs.order, runs.ids, runs.dependencies, address, slot)
-        for core, order, number, waits, at, where in zip(*(c.tolist() for c in columns), strict=True):
-            expanded[core].append((order, op.ENGINE, number, waits, at, where))
+        columns = (runs.core, runs.order, runs.phase, runs.ids, runs.dependencies, address, slot)
+        for core, order, phase, number, waits, at, where in zip(*(c.tolist() for c in columns), strict=True):
+            expanded[core].append((order, phase, op.ENGINE, number, waits, at, where))
     for core in cores:
         symbols: dict[str, int] = {"core": core, **{f"{n}.seq": 0 for n in names}}
-        expected = list(interpret(top.body.block, symbols, [0] * len(g5.ENGINES)))
+        expected = list(interpret(top.body.block, symbols, [0] * (len(g5.ENGINES) + 1), {}))
         assert sorted(expanded[core], key=lambda row: str(row[0]).zfill(9)) == expected
 
 

@@ -601,10 +601,10 @@ ADDRESSES = count(0, 1 << 24)
 """Start addresses so far apart that no two buffers overlap."""
 
 
-def buffer(make: Maker, rows: int = 0) -> SSAValue:
-    type_ = BufferType.of(rows or make.size(), make.size(), make.element())
-    address = next(ADDRESSES) if make.flag() else None
-    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=make.rng.randint(1, 3), address=address).result
+def buffer(make: Maker, fewest_slots: int = 1) -> SSAValue:
+    type_ = BufferType.of(make.size(), make.size(), make.element())
+    address, slots = next(ADDRESSES) if make.flag() else None, make.rng.randint(fewest_slots, 3)
+    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, address=address).result
     return found
 
 
@@ -631,7 +631,7 @@ def transfer(make: Maker) -> None:
     kind = make.rng.choice([tile.LoadOp, tile.StoreOp])
     extra = {"serves": served(make)} if kind is tile.LoadOp else late(make)
     make.add(
-        kind, [array(make, rank), buffer(make)], [], offsets=make.exprs(rank), sizes=make.exprs(rank),
+        kind, [array(make, rank), buffer(make, 2)], [], offsets=make.exprs(rank), sizes=make.exprs(rank),
         row=make.expr(), column=make.expr(), **extra,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pmc.dialects.analyses.stored_arrays import StoredArray, stored_arrays
 from pmc.dialects.errors import PmcError
 
 PROGRAM = """
-builtin.module {{
+builtin.module attributes {{dist.mesh = #dist.mesh<2 ranks, tp = 2 stride 1>}} {{
   layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
   ^bb0(%x: !layer.tensor<[8], i32>):
     {body}

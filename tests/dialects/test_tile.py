@@ -128,7 +128,7 @@ SERVES = "#tile.cores<floordiv(core, 3)*3, 3>"
     [
         (
             "j < <i + 1>", "j < <min(core, 2)>",
-            "tile.barrier at 'meet': some cores miss the barrier: loop 'j' around it runs min(2, core) times, which "
+            "tile.barrier at 'meet': some cores miss the barrier: loop 'j' around it runs min(core, 2) times, which "
             "differs from core to core",
         ),
         (
@@ -161,6 +161,22 @@ def test_a_late_store_needs_a_loop() -> None:
     with pytest.raises(VerifyException) as caught:
         parsed(text.replace("      }\n    }\n", ""))
     assert "tile.store at 'store': only a command in a loop can be late" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("slots = 2", "slots = 1", "a late store needs a buffer that its loop allocates with at least 2 slots"),
+        (
+            "tile.barrier()", "tile.vector([%a], [%a], []) {kind = #tile.convert, rows = <8>, columns = <8>}",
+            "what it stores is overwritten after it in the same iteration",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_late_store_stores_stays_until_then(old: str, new: str, message: str) -> None:
+    with pytest.raises(VerifyException) as caught:
+        parsed(TOGETHER.replace(old, new))
+    assert str(caught.value) == f"tile.store at 'store': {message}"
 
 
 def test_work_of_dependent_loops() -> None:

@@ -35,7 +35,10 @@ from pmc.dialects.tile_plan import PlanAttr
             PlanAttr.of([1, 4, 4, 4], [64, 8, 512], "gmkn", 1, ["a", "b"], "sdma"),
             '#tile.plan<cores [1, 4, 4, 4], tile [64, 8, 512], order "gmkn", slots 1, multicast [a, b], merge sdma>',
         ),
-        (PlanAttr.of([1], [2], "tn", 2, [], "dram"), '#tile.plan<cores [1], tile [2], order "tn", slots 2, merge dram>'),
+        (
+            PlanAttr.of([1], [2], "tn", 2, [], "dram"),
+            '#tile.plan<cores [1], tile [2], order "tn", slots 2, merge dram>',
+        ),
         (CoresAttr.of(floordiv(expr("core"), 16) * 16, 16), "#tile.cores<floordiv(core, 16)*16, 16>"),
         (CoresAttr.of(mod(expr("core"), 4), 16, 4), "#tile.cores<mod(core, 4), 16 stride 4>"),
     ],

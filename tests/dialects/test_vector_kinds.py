@@ -110,8 +110,11 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "counts"), [("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)), ("#tile.sum_parts<parts = 2>", (1, 1, 0)),
-     ("#tile.softmax_merge<parts = 2>", (3, 1, 0))],
+    ("kind", "counts"),
+    [
+        ("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)),
+        ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
+    ],
 )  # fmt: skip
 def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
     parse_module(program(kind, counts), "x.mlir").verify()
@@ -126,7 +129,11 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (STEP.replace("s*64", "row"), (1, 1, 3), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
         ("#tile.sum_parts<parts = 1>", (1, 1, 0), "#tile.sum_parts at 'mm': parts is 1, must be at least 2"),
         ("#tile.softmax_merge<parts = 0>", (3, 1, 0), "#tile.softmax_merge at 'mm': parts is 0, must be at least 2"),
-        ("#tile.softmax_merge<parts = 2>", (1, 1, 0), "takes (3, 1, 0) inputs, outputs and updates (accumulator, max, "),
+        (
+            "#tile.softmax_merge<parts = 2>",
+            (1, 1, 0),
+            "takes (3, 1, 0) inputs, outputs and updates (accumulator, max, ",
+        ),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),

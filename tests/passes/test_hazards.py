@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmc.passes.hazards import Buffer, Command, Item, Loop, lags
+from pmc.dialects.analyses.hazards import Barrier, Buffer, Command, Item, Loop, lags
 
 ENGINES: tuple[str, ...] = ("tiu", "gdma", "vec")
 
@@ -76,6 +76,73 @@ def test_a_loop_that_may_not_run_counts_as_nothing() -> None:
     assert lags([store, Loop(3, [load]), use])[use] == {"gdma": 3}
 
 
+# -- late commands and barriers ---------------------------------------------------------------------------------
+
+
+def test_who_waits_for_a_late_store_finds_one_body_less_in_between() -> None:
+    body, commands = matmul_nest(slots=2)
+    commands["store"].late = True
+    waits = lags(body)
+    # The store two n ago was given one n ago, at the end: then come only the 4 * 2 loads of this n.
+    assert waits[commands["convert"]] == {"tiu": 0, "gdma": 8}
+    # It waits for the convert of its own n, counted where it stands.
+    assert waits[commands["store"]] == {"vec": 0}
+    assert waits[commands["load a"]] == {"tiu": 1}
+
+
+@pytest.mark.parametrize(("late", "lag"), [(False, 1), (True, 0)])
+def test_a_late_store_between_two_commands_may_not_have_been_given_yet(late: bool, lag: int) -> None:
+    """Load a, store o, use a: in the first iteration the late store does not come before the use."""
+    a, o = Buffer(0, 32, 2, 1), Buffer(32, 64, 2, 1)
+    use = Command("vec", [a], [])
+    body: list[Item] = [Command("gdma", [], [a]), Command("gdma", [o], [], late), use]
+    assert lags([Loop(5, body)])[use] == {"gdma": lag}
+
+
+def test_after_its_loop_a_late_store_is_one_like_others() -> None:
+    """The last run of a late store is given in its own iteration; another loop may then use its bytes."""
+    o, other = Buffer(0, 32, 2, 1), Buffer(0, 16, 1, 1)
+    use, load = Command("vec", [], [other]), Command("gdma", [], [Buffer(64, 96, 1, 1)])
+    first = Loop(5, [Command("gdma", [o], [], late=True), load])
+    # After the store of the last iteration comes its load.
+    assert lags([first, Loop(2, [use])])[use] == {"gdma": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            [Command("vec", [], [Buffer(0, 32, 1, 1)])],
+            "the buffer of a late command has a slot to keep its bytes in",
+        ),
+        ([], "nothing may use the buffer of a late command after it in the same iteration"),
+    ],
+)
+def test_what_would_overwrite_a_late_store_is_refused(body: list[Item], message: str) -> None:
+    slots = 1 if body else 2
+    o = Buffer(0, 32, slots, 1)
+    before, after = Command("vec", [], [o]), Command("vec", [], [o])
+    store = Command("gdma", [o], [], late=True)
+    with pytest.raises(AssertionError, match=message):
+        lags([Loop(3, [before, store] if body else [store, after])])
+
+
+def test_nothing_waits_across_a_barrier() -> None:
+    a = Buffer(0, 32, 1, 0)
+    load, again, use = Command("gdma", [], [a]), Command("gdma", [], [a]), Command("vec", [a], [])
+    assert lags([load, Barrier(), use]) == {load: {}, use: {}}
+    # The load after the barrier is waited for, the one before it is not counted.
+    assert lags([load, Barrier(), again, use]) == {load: {}, again: {}, use: {"gdma": 0}}
+
+
+def test_a_barrier_in_a_loop_takes_no_wait_away() -> None:
+    a = Buffer(0, 32, 1, 1)
+    load, use = Command("gdma", [], [a]), Command("vec", [a], [])
+    with_barrier = lags([Loop(3, [load, Barrier(), use])])
+    # The use of the iteration before, and the load of this one.
+    assert with_barrier == {load: {"vec": 0}, use: {"gdma": 0}}
+
+
 # -- random nests -----------------------------------------------------------------------------------------------
 
 
@@ -100,6 +167,12 @@ def random_body(pick: random.Random, depth: int, scope: Sequence[Buffer], bytes_
         bytes_left[0] = max(bytes_left[0], stop)
         buffers.append(Buffer(start, stop, slots, depth))
     items: list[Item] = []
+    stored: Buffer | None = None
+    if depth and pick.random() < 0.5:
+        # The loops of one depth have their late stores from the same bytes.
+        start = 1000 + 100 * depth
+        stored = Buffer(start, start + 6, pick.choice([2, 3]), depth)
+        buffers.append(stored)
     for _ in range(pick.randint(1, 4)):
         if depth < 3 and pick.random() < 0.35:
             items.append(Loop(pick.choice([0, 0, 1, 2]), random_body(pick, depth + 1, buffers, bytes_left)))
@@ -107,6 +180,8 @@ def random_body(pick: random.Random, depth: int, scope: Sequence[Buffer], bytes_
             chosen = pick.choices(buffers, k=pick.randint(1, 3))
             cut = pick.randint(0, len(chosen))
             items.append(Command(pick.choice(ENGINES), chosen[:cut], chosen[cut:]))
+    if stored is not None:
+        items.append(Command(pick.choice(ENGINES), [stored], [], late=True))
     return items
 
 
@@ -124,20 +199,31 @@ def events(body: Sequence[Item], pick: random.Random) -> Iterator[Event]:
             cells.update(range(buffer.start + slot * size, buffer.start + (slot + 1) * size))
         return frozenset(cells)
 
-    def run(items: Sequence[Item], loops: tuple[int, ...]) -> Iterator[Event]:
+    def given(event: Event) -> Event:
+        issued[event.engine] += 1
+        return replace(event, number=issued[event.engine])
+
+    def run(
+        items: Sequence[Item], loops: tuple[int, ...], pending: dict[Command, Event], last: bool
+    ) -> Iterator[Event]:
         for item in items:
             if isinstance(item, Loop):
-                for _ in range(item.trips or pick.randint(0, 3)):
+                kept: dict[Command, Event] = {}
+                trips = item.trips or pick.randint(0, 3)
+                for i in range(trips):
                     runs[id(item)] = runs.get(id(item), 0) + 1
-                    yield from run(item.body, (*loops, id(item)))
-            else:
+                    yield from run(item.body, (*loops, id(item)), kept, i == trips - 1)
+            elif isinstance(item, Command):
                 absolute = {engine: issued[engine] - lag for engine, lag in waits[item].items()}
-                issued[item.engine] += 1
-                yield Event(
-                    item.engine, issued[item.engine], absolute, used(item.reads, loops), used(item.writes, loops)
-                )
+                event = Event(item.engine, 0, absolute, used(item.reads, loops), used(item.writes, loops))
+                if item in pending:
+                    yield given(pending.pop(item))
+                if item.late and not last:
+                    pending[item] = event
+                else:
+                    yield given(event)
 
-    return run(body, ())
+    return run(body, (), {}, True)
 
 
 def unordered(stream: Sequence[Event]) -> list[tuple[Event, Event]]:

@@ -344,6 +344,97 @@ def test_an_op_without_a_plan_is_an_error() -> None:
         LowerToTilesPass().apply(ctx, module)
 
 
+PLANNED = """
+layer.program() {sym_name = "p", phase = "decode"} at "p" {
+^bb0(%x : !layer.tensor<[8, 32], bf16>, %t : !layer.tensor<[8], i32>):
+  %w = layer.weight() {axes = ["", ""]} at "p.w" : !layer.tensor<[32, 32], bf16>
+  %m = layer.matmul(%x, %w) at "p.mm" attributes {tile.plan = #tile.plan<MATMUL>} : !layer.tensor<[8, 32], bf16>
+  %a = layer.add(%m, %x) at "p.add" attributes {tile.plan = #tile.plan<ADD>} : !layer.tensor<[8, 32], bf16>
+  %e = layer.embedding(%t, %w) at "p.embed" attributes {tile.plan = #tile.plan<EMBEDDING>}
+    : !layer.tensor<[8, 32], bf16>
+  %k = layer.weight() {axes = ["", "", ""]} at "p.k" : !layer.tensor<[2, 9, 16], bf16>
+  %y = layer.attention([%a], [%k], %k) {qk_dims = [8], v_dim = 8, q_len = <4>, scale = 1.0, causal = true}
+    at "p.attention" attributes {tile.plan = #tile.plan<ATTENTION>} : !layer.tensor<[8, 32], bf16>
+  layer.return([%y, %e]) at "p"
+}"""
+PLANS = {
+    "MATMUL": 'cores [1, 1, 2, 1], tile [16, 8, 16], order "gmnk", slots 2',
+    "ADD": 'cores [4, 1], tile [2, 1, 32], order "oi", slots 2',
+    "EMBEDDING": 'cores [4, 1], tile [2, 32], order "tn", slots 2',
+    "ATTENTION": 'cores [4, 1, 1], tile [4, 2, 16], order "pus", slots 2',
+}
+
+
+def planned(op: str = "", old: str = "", new: str = "") -> ModuleOp:
+    """A program whose plans are written by hand, on four cores with a budget of 45% of 64 KiB, 29491 bytes."""
+    text = PLANNED
+    for name, plan in PLANS.items():
+        assert name != op or old in plan
+        text = text.replace(name, plan.replace(old, new) if name == op else plan)
+    module = parse_module(text, "test")
+    module.attributes["arch.chip"] = ChipAttr(small_chip(1 << 16))
+    LowerToTilesPass().apply(make_context(), module)
+    return module
+
+
+def test_plans_may_be_written_by_hand() -> None:
+    assert [(k.op_name.data, k.cores.value.data) for k in kernels(planned())] == [
+        ("layer.matmul", 2), ("layer.add", 4), ("layer.embedding", 4), ("layer.attention", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "old", "new", "message"),
+    [
+        ("MATMUL", "[1, 1, 2, 1]", "[1, 1, 5, 1]", "layer.matmul at 'p.mm': asks for 5 cores, chip sg2262 has 4"),
+        ("MATMUL", "[16, 8, 16]", "[16, 0, 16]", "layer.matmul at 'p.mm': core counts and tile sizes must be at least"),
+        ("MATMUL", "gmnk", "mnkg", "layer.matmul at 'p.mm': unknown order 'mnkg', must be gmnk or gnkm or gmkn"),
+        ("MATMUL", "[16, 8, 16]", "[16, 8]", "'p.mm': needs 4 core counts and 3 tile sizes, found 4 and 2"),
+        (
+            # A 16 x 512 x 2 B x 2 slots; B 512 x 8 x 2 B x 2 slots; FP32 and BF16 results 16 x 8: K is one step, so
+            # only what the loop over n brings has two slots.  All of it is above 29491.
+            "MATMUL", "[16, 8, 16]", "[256, 128, 16]", "layer.matmul at 'p.mm': its tiles need",
+        ),
+        ("MATMUL", "slots 2", "slots 2, merge sdma", "'p.mm': merge must say how partial sums are added up exactly"),
+        ("ADD", "[4, 1]", "[4, 2]", "layer.add at 'p.add': asks for 8 cores, chip sg2262 has 4"),
+        ("ADD", "[2, 1, 32]", "[2, 1, 16]", "layer.add at 'p.add': its rows have 16 columns, those of the op 32"),
+        # Two slots of three matrices of 128 rows of 64 bytes.
+        ("ADD", "[2, 1, 32]", "[128, 1, 32]", "'p.add': its tiles need 49152 bytes of LMEM, the budget of a core is"),
+        ("ADD", "oi", "io", "layer.add at 'p.add': unknown order 'io', must be oi"),
+        ("ADD", "slots 2", "slots 2, multicast [w]", "'p.add': multicast of 'w', must be among no operands"),
+        ("EMBEDDING", "[4, 1]", "[3, 2]", "layer.embedding at 'p.embed': asks for 6 cores, chip sg2262 has 4"),
+        ("EMBEDDING", "[2, 32]", "[0, 32]", "layer.embedding at 'p.embed': core counts and tile sizes must be at"),
+        ("EMBEDDING", "tn", "nt", "layer.embedding at 'p.embed': unknown order 'nt', must be tn"),
+        ("ATTENTION", "[4, 1, 1]", "[4, 1, 2]", "layer.attention at 'p.attention': asks for 8 cores, chip sg2262 has"),
+        ("ATTENTION", "[4, 2, 16]", "[4, 0, 16]", "layer.attention at 'p.attention': core counts and tile sizes must"),
+        ("ATTENTION", "pus", "psu", "layer.attention at 'p.attention': unknown order 'psu', must be pus"),
+        ("ATTENTION", "[4, 2, 16]", "[4, 2, 4096]", "layer.attention at 'p.attention': its tiles need"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_is_one_line(op: str, old: str, new: str, message: str) -> None:
+    with pytest.raises(PassError) as error:
+        planned(op, old, new)
+    assert str(error.value).startswith("lower-to-tiles: the plan of layer.")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_tile_of_several_outer_rows_has_all_inner_rows() -> None:
+    """Two tokens of four heads: where two cores share the heads, the rows of a tile are not those of one piece."""
+    text = """
+layer.program() {sym_name = "p", phase = "decode"} at "p" {
+^bb0(%z : !layer.tensor<[6, 40], f32>):
+  %x = layer.slice(%z) {group = 10, offset = 2, size = 8} at "p.s" : !layer.tensor<[6, 32], f32>
+  %y = layer.rope(%x) {head_dim = 8, theta = 100.0, interleaved = false, q_len = <6>, kv_len = <6>} at "p.y"
+    attributes {tile.plan = #tile.plan<cores [1, 2], tile [2, 4, 8], order "oi", slots 2>}
+    : !layer.tensor<[6, 32], f32>
+  layer.return([%y]) at "p"
+}"""
+    module = parse_module(text, "test")
+    module.attributes["arch.chip"] = ChipAttr(small_chip(1 << 16))
+    with pytest.raises(PassError, match=r"layer\.rope at 'p\.y': a tile of 2 outer rows must have all 4 inner rows"):
+        LowerToTilesPass().apply(make_context(), module)
+
+
 # -- rings ------------------------------------------------------------------------------------------------------
 
 STATE = "!layer.tensor<[8, 16], f32>, !layer.tensor<[8, 2], f32>, !layer.tensor<[8, 2], f32>"
