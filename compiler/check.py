@@ -9,36 +9,47 @@ differs from what the levels above computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
+from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.backends.numeric.dist import layouts, run_dist
 from pmc.backends.numeric.environment import Environment
-from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import LayerRun, ValueKey, run_layer
 from pmc.backends.numeric.model import run_model, seeded_model_environment
+from pmc.backends.numeric.op_by_op import first_deviation
+from pmc.backends.numeric.precision import EMULATED
+from pmc.backends.numeric.quantized import in_format, run_quantized
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
 from pmc.backends.numeric.shards import Layout
 from pmc.compiler.context import make_context
-from pmc.compiler.driver import check_target, compile_model, set_target
+from pmc.compiler.coverage import Coverage
+from pmc.compiler.differences import Difference, Expected, compare
+from pmc.compiler.driver import check_target, compile_model, run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
+from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import build_pass, default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import LEAST_BUDGET, MOST_BUDGET, shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.unrolled import UNROLL, wrong_table
+from pmc.dialects import tile
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
+from pmc.dialects.model import EmbeddingOp
+from pmc.dialects.tensor import element_name, tensor
 
-LAST_EXACT_LEVEL: Level = "dist"
-LAST_LEVEL: Level = "commands"
+Plans = Literal["chosen", "random"]
+"""Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
 
 FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": ()}
 """A quantization that keeps everything in the type of the small models."""
@@ -48,15 +59,6 @@ TOLERANCE = 1e-9
 
 COMMAND_TOLERANCE = 2e-4
 """Tiles and commands hold FP32 in memory; relative to the largest value of a tensor."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where a pass first changed a value."""
-
-    path: str
-    what: str
-    max_error: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class CheckResult:
     phase: str
     types: str
     """The element type of the weights."""
+    plans: Plans
     checks: tuple[PassCheck, ...]
     seed: int
     bindings: Mapping[str, int]
@@ -104,12 +107,26 @@ Mutation = Callable[[str, ModuleOp], None]
 
 
 @dataclass(frozen=True)
-class _Expected:
-    """What the model computes, and what the last good level recorded on the way."""
+class Proof:
+    """What a check runs.
 
-    logits: Array
-    states: Mapping[str, Array]
-    values: Mapping[ValueKey, Sequence[Array]]
+    Down to the dist level arithmetic is FP64 whatever the element types say.  Tiles and commands store them, so they
+    can be compared with the model only where all are FP32.  With `in_types` the deployment may name any types: then
+    what `quantize` leaves must be the reference in these formats to the last bit, every kernel its tensor op within
+    the rounding of its types, and the commands what the kernels are.
+    """
+
+    plans: Plans = "chosen"
+    emit: Level = "commands"
+    in_types: bool = False
+    first: str = "expand-blocks"
+    """The passes before this one are taken to be right."""
+    unroll: bool = True
+    """Whether to look at the tables of `unroll-commands` too."""
+
+
+WHOLE = Proof()
+"""All passes, on FP32."""
 
 
 def check_model(
@@ -119,47 +136,74 @@ def check_model(
     deployment: Deployment,
     seed: int = 0,
     mutate: Mutation | None = None,
-    emit: Level = "commands",
+    proof: Proof = WHOLE,
+    coverage: Coverage | None = None,
     accounting: Accounting | None = None,
 ) -> CheckResult:
-    """Compile a small `model` with a small `deployment` (see compiler/shrink.py) to `emit`, running it after each pass.
+    """Compile a small `model` with a small `deployment` (see compiler/shrink.py), running it after each pass.
 
-    Down to the dist level arithmetic is FP64 whatever the element types say.  Tiles and commands store them, so they
-    can be compared with the model only where all are FP32.
+    A module in which a pass changed nothing that is executed is not run again.
     """
     bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
     environment = seeded_model_environment(model, bindings, seed)
+    if proof.in_types:
+        environment = in_format(environment, _own_format(model))
     reference = run_model(model, environment)
     logits = reference.logits
     if deployment.phase == "prefill":
         logits = logits[deployment.q_len - 1 :: deployment.q_len]  # a prefill gives those of the last tokens
-    expected = _Expected(logits, reference.states, {})
     set_target(model, chip, topology, deployment, accounting)
     checks: list[PassCheck] = []
-    runner = _Runner(environment)
+    runner = _Runner(environment, deployment, Expected(logits, reference.states, {}), proof.in_types)
     context = make_context()
-    for spec in default_pipeline(deployment, emit):
+    specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, seed)
+    skipped = next(i for i, spec in enumerate(specs) if spec.name == proof.first)
+    run_pipeline(model, specs[:skipped], verify_each=False)
+    for spec in specs[skipped:]:
         module_pass = build_pass(spec)
         start = perf_counter()
+        difference, error_size, failure = None, np.inf, None
         try:
-            module_pass.apply(context, model)
+            with coverage.tracing() if coverage is not None else nullcontext():
+                module_pass.apply(context, model)
             model.verify()
             if mutate is not None:
                 mutate(module_pass.name, model)
                 model.verify()
-            run = runner.run(model)
+            difference, error_size = runner.run(module_pass.name, model)
+            failure = runner.invariants.broken(module_pass.name, model) if difference is None else None
         except (PmcError, VerifyException) as error:
             failure = " ".join(str(error).split())
-            checks.append(PassCheck(module_pass.name, level_of(model), np.inf, perf_counter() - start, failure=failure))
-            break
-        difference, error_size = _compare(expected, run, _tolerance(model))
+        except Exception as error:  # whatever a pass stumbles over is its fault, and the others were right
+            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         seconds = perf_counter() - start
-        checks.append(PassCheck(module_pass.name, level_of(model), error_size, seconds, difference))
-        if difference is not None:
+        checks.append(PassCheck(module_pass.name, level_of(model), error_size, seconds, difference, failure))
+        if not checks[-1].passed:
             break
-        if run.values:
-            expected = _Expected(logits, reference.states, run.values)
-    return CheckResult(deployment.phase, deployment.quantization.weights, tuple(checks), seed, bindings)
+    done = level_of(model) == "commands" and checks[-1].passed
+    if done and coverage is not None:
+        coverage.add_programs(model)
+    if done and proof.unroll:
+        start = perf_counter()
+        try:
+            failure = wrong_table(model)
+        except (PmcError, VerifyException) as error:
+            failure = " ".join(str(error).split())
+        checks.append(PassCheck(UNROLL, "commands", checks[-1].max_error, perf_counter() - start, None, failure))
+    types = deployment.quantization.weights
+    return CheckResult(deployment.phase, types, proof.plans, tuple(checks), seed, bindings)
+
+
+def with_plans(specs: Sequence[ArgSpec], plans: Plans, seed: int) -> list[ArgSpec]:
+    """A pipeline whose `select-tiles` draws plans where they are to be random."""
+    drawn = ArgSpec("select-tiles", {"choose": ("random",), "seed": (seed,)})
+    return [drawn if spec.name == drawn.name and plans == "random" else spec for spec in specs]
+
+
+def _own_format(model: ModuleOp) -> str:
+    """The element type of the values of a module of the model level."""
+    embedding = next(op for op in model.walk() if isinstance(op, EmbeddingOp))
+    return element_name(tensor(embedding.y).element_type)
 
 
 def check_small(
@@ -168,34 +212,91 @@ def check_small(
     chip: Chip,
     topology: Topology,
     deployment: Deployment,
-    layers: int = 4,
+    layers: int = 3,
     seed: int = 0,
-    mutate: Mutation | None = None,
+    plans: Literal["chosen", "random", "both"] = "both",
+    coverage: Coverage | None = None,
     accounting: Accounting | None = None,
 ) -> tuple[CheckResult, ...]:
     """Shrink everything and check prefill, decode, and a decode step on the caches that a prefill left.
 
-    `config` is a Hugging Face config from `source`.  Each phase is compiled twice: with the element types of the
-    deployment down to the dist level, and with FP32 down to commands.  Stops at the first failure.
+    `config` is a Hugging Face config from `source`.  Each phase is compiled with the element types of the deployment
+    and with FP32, under plans that `select-tiles` chooses and under random ones.  A chip without a command level is
+    checked down to the dist level.  Stops at the first failure.  Raises PmcError for what `pmc compile` refuses too.
     """
     check_target(chip, topology, deployment)
-    small_chip = shrink_chip(chip)
+    refuse_mistakes(config, source, chip, topology, deployment)
+    emit: Level = "dist" if chip.command_level is None else "commands"
+    kinds: tuple[Plans, ...] = ("chosen", "random") if plans == "both" else (plans,)
     results: list[CheckResult] = []
+    fewest = 2 * deployment.pp if deployment.pp > 1 else 1
 
-    def model(small: Deployment) -> ModuleOp:
-        return import_hf(shrink_config(config, small, max(layers, small.pp)), source, "small")
+    def model(small: Deployment, dtype: str | None) -> ModuleOp:
+        return import_hf(shrink_config(config, small, max(layers, fewest), dtype), source, "small")
 
     for phase in ("prefill", "decode"):
         typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
         plain = shrink_deployment(typed, quantization=FP32)
-        targets: list[tuple[Deployment, Level]] = [(typed, LAST_EXACT_LEVEL), (plain, LAST_LEVEL)]
-        for small, emit in targets:
-            results.append(check_model(model(small), small_chip, topology, small, seed, mutate, emit, accounting))
+        typed_chip = chip_for(model(typed, None), chip, topology, typed)
+        proof = Proof(kinds[-1], emit, in_types=True)
+        args = (seed, None, proof, coverage, accounting)
+        results.append(check_model(model(typed, None), typed_chip, topology, typed, *args))
+        if not results[-1].passed:
+            return tuple(results)
+        if emit == "dist":
+            continue
+        plain_chip = chip_for(model(plain, "float32"), chip, topology, plain)
+        for kind in kinds:
+            args = (seed, None, Proof(kind, emit, first="bind-symbols", unroll=False), coverage, accounting)
+            results.append(check_model(model(plain, "float32"), plain_chip, topology, plain, *args))
             if not results[-1].passed:
                 return tuple(results)
-    small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
-    results.append(_check_sequence(partial(model, small), small_chip, topology, small, seed, accounting))
+    if emit == "commands":
+        small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
+        past = -(-11 // small.cp) * small.cp
+        small = small.model_copy(update={"q_len": past, "kv_len": past})
+        make = partial(model, small, "float32")
+        results.append(
+            _check_sequence(make, chip_for(make(), chip, topology, small), topology, small, seed, accounting)
+        )
     return tuple(results)
+
+
+def refuse_mistakes(
+    config: Mapping[str, Any], source: str, chip: Chip, topology: Topology, deployment: Deployment
+) -> None:
+    """Raise PmcError for a deployment that the model itself, unshrunk, cannot have: no fault of a pass.
+
+    What a verifier says of the result of a pass is one: the small model will show it.
+    """
+    try:
+        compile_model(import_hf(config, source, "model"), chip, topology, deployment, "dist")
+    except PmcError as error:
+        if not isinstance(error.__cause__, VerifyException):
+            raise
+
+
+def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment) -> Chip:
+    """A small chip with hardly more LMEM than the smallest tiles of a small model need."""
+    budget = LEAST_BUDGET
+    found = chip if chip.command_level is None else shrink_chip(chip, budget)
+    specs = default_pipeline(small, "tile")
+    tiling = next(i for i, spec in enumerate(specs) if spec.name == "select-tiles")
+    set_target(model, found, topology, small)
+    try:
+        run_pipeline(model, specs[:tiling], verify_each=False)
+    except PmcError:  # the check itself will say where
+        return found
+    while chip.command_level is not None and budget < MOST_BUDGET:
+        tiled = model.clone()
+        set_target(tiled, found, topology, small)
+        try:
+            run_pipeline(tiled, specs[tiling:], verify_each=False)
+            break
+        except PmcError:
+            budget += budget // 4
+            found = shrink_chip(chip, budget)
+    return found
 
 
 def _check_sequence(
@@ -221,36 +322,76 @@ def _check_sequence(
         {path: values[..., :past, :] for path, values in longer.states.items()},
     )
     run: LayerRun | None = None
-    for phase, q_len, kv_len in (("prefill", past, past), ("decode", new, past + new)):
-        changes: dict[str, object] = {"phase": phase, "q_len": q_len, "kv_len": kv_len}
-        here = small.model_copy(update=changes)
-        module = compile_model(model(), chip, topology, here, "commands", accounting=accounting)
-        if run is not None:
-            step = step.next_step(tokens[:, past:].reshape(-1), run.states)
-        run = run_commands(module, step)
-    assert run is not None
-    logits = expected.logits.reshape(small.batch, past + new, -1)[:, past:].reshape(small.batch * new, -1)
-    outcome = _Expected(logits, expected.states, {})
-    difference, error = _compare(outcome, run, COMMAND_TOLERANCE)
-    check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference)
-    return CheckResult("sequence", small.quantization.weights, (check,), seed, bindings)
-
-
-def _tolerance(module: ModuleOp) -> float:
-    return COMMAND_TOLERANCE if level_of(module) in ("tile", "commands") else TOLERANCE
+    difference, error, failure = None, np.inf, None
+    try:
+        for phase, q_len, kv_len in (("prefill", past, past), ("decode", new, past + new)):
+            changes: dict[str, object] = {"phase": phase, "q_len": q_len, "kv_len": kv_len}
+            here = small.model_copy(update=changes)
+            module = compile_model(model(), chip, topology, here, "commands", accounting=accounting)
+            if run is not None:
+                step = step.next_step(tokens[:, past:].reshape(-1), run.states)
+            run = run_commands(module, step)
+        assert run is not None
+        logits = expected.logits.reshape(small.batch, past + new, -1)[:, past:].reshape(small.batch * new, -1)
+        difference, error = compare(Expected(logits, expected.states, {}), run, COMMAND_TOLERANCE)
+    except PmcError as fault:
+        failure = " ".join(str(fault).split())
+    check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference, failure)
+    return CheckResult("sequence", small.quantization.weights, "chosen", (check,), seed, bindings)
 
 
 @dataclass
 class _Runner:
-    """Runs a module of any level on the inputs of the whole model."""
+    """Runs a module of any level on the inputs of the whole model and compares."""
 
     environment: Environment
+    deployment: Deployment
+    expected: Expected
+    in_types: bool
     known: dict[ValueKey, Layout] | None = None
     """The layouts of the values, from the module in which they were annotated."""
+    in_formats: LayerRun | None = None
+    """What the model computes in the formats of the deployment, until `quantize` is compared with it."""
+    program: ModuleOp | None = None
+    """The last tensor program, which kernels are held against."""
+    kernels: LayerRun | None = None
+    """What the kernels computed in their types."""
+    executed: list[object] | None = None
+    """What a run of the last module depended on."""
+    error: float = 0.0
 
-    def run(self, module: ModuleOp) -> LayerRun:
-        """Logits, caches and, where the level has them, the values on the way."""
+    def __post_init__(self) -> None:
+        self.invariants = Invariants(self.deployment)
+
+    def run(self, name: str, module: ModuleOp) -> tuple[Difference | None, float]:
+        """The first value that differs and the largest error of the results."""
         level = level_of(module)
+        exact = level in ("layer", "dist")
+        if self.in_types and name == "select-tiles":
+            self.program = module.clone()
+        before, self.executed = self.executed, list(_executed(module))
+        if before == self.executed:
+            return None, self.error
+        found = self.execute(module, level)
+        difference: Difference | None = None
+        if exact or not self.in_types:
+            difference, error = compare(self.expected, found, TOLERANCE if exact else COMMAND_TOLERANCE)
+        elif level == "tile":
+            difference, error = self.kernels_against_ops(found)
+        else:
+            assert self.kernels is not None
+            difference, error = compare(
+                Expected(self.kernels.outputs[0], self.kernels.states, {}), found, COMMAND_TOLERANCE
+            )
+        if difference is None and self.in_types and level == "layer":
+            difference = self.formats(name, module)
+        if found.values:
+            self.expected = replace(self.expected, values=found.values)
+        self.error = error
+        return difference, error
+
+    def execute(self, module: ModuleOp, level: Level | Literal["empty"]) -> LayerRun:
+        """Logits, caches and, where the level has them, the values on the way."""
         if level == "layer":
             return run_layer(module, self.environment, record=True)
         if level == "dist":
@@ -260,38 +401,36 @@ class _Runner:
             return run_tiles(module, self.environment, self.known)
         return run_commands(module, self.environment)
 
+    def formats(self, name: str, module: ModuleOp) -> Difference | None:
+        """After `quantize`: the first result that is not that of the reference in the formats of the deployment."""
+        if name != "quantize":
+            self.in_formats = run_quantized(module, self.environment, self.deployment.quantization)
+            return None
+        assert self.in_formats is not None
+        found = run_layer(module, self.environment, EMULATED)
+        return compare(Expected(self.in_formats.outputs[0], self.in_formats.states, {}), found, TOLERANCE)[0]
 
-def _compare(expected: _Expected, run: LayerRun, tolerance: float) -> tuple[Difference | None, float]:
-    """The first value that differs, by execution order if it was recorded; and the largest error of the results."""
-    results = [("logits", expected.logits, run.outputs[0] if run.outputs else None)]
-    results += [(path, values, run.states.get(path)) for path, values in expected.states.items()]
-    worst = max(_error(before, after) for _, before, after in results)
-    if worst <= tolerance:
-        return None, worst
-    for key, execution in _in_execution_order(expected.values):
-        before, found = expected.values[key][execution], run.values.get(key, ())
-        after = found[execution] if execution < len(found) else None
-        if after is not None and before.shape == after.shape and _error(before, after) > tolerance:
-            return Difference(key.path, f"{key.op} result {key.result}", _error(before, after)), worst
-    name, error = next((name, _error(a, b)) for name, a, b in results if _error(a, b) > tolerance)
-    what = "logits" if name == "logits" else "the cache after the step"
-    return Difference("" if name == "logits" else name, what, error), worst
-
-
-def _in_execution_order(values: Mapping[ValueKey, Sequence[Array]]) -> Iterator[tuple[ValueKey, int]]:
-    """Every value and which of its executions: the ops of repeated layers run one layer after the other."""
-    for _, group in groupby(values, key=lambda key: key.path.split(".")[:2]):
-        keys = list(group)
-        for execution in range(max(len(values[key]) for key in keys)):
-            yield from ((key, execution) for key in keys if execution < len(values[key]))
+    def kernels_against_ops(self, run: LayerRun) -> tuple[Difference | None, float]:
+        """The first kernel that stored something else than its op computes from the same operands."""
+        assert self.program is not None
+        deviation, beside = first_deviation(self.program, self.environment, run.ranked)
+        if deviation is not None:
+            return Difference(deviation.path, deviation.what, deviation.error), deviation.error
+        self.kernels = run
+        # What no kernel wrote alone, the caches and what collectives left, has come the same way.
+        return compare(Expected(beside.outputs[0], beside.states, {}), run, COMMAND_TOLERANCE)
 
 
-def _error(before: Array, after: Array | None) -> float:
-    """The largest difference, relative to the largest value (at least 1); infinite where shapes differ."""
-    if after is None or before.shape != after.shape:
-        return np.inf
-    if before.size == 0 or before.dtype.kind in "iu":
-        return 0.0 if np.array_equal(before, after) else np.inf
-    scale = max(1.0, float(np.abs(before).max()))
-    difference = float(np.abs(before - after).max()) / scale
-    return difference if np.isfinite(difference) else np.inf
+def _executed(module: ModuleOp) -> Iterator[object]:
+    """All that the values of a run depend on: without plans, and without addresses in LMEM above the commands."""
+    numbers: dict[SSAValue, int] = {}
+    for op in module.walk():
+        for value in (*op.results, *(a for region in op.regions for block in region.blocks for a in block.args)):
+            numbers[value] = len(numbers)
+        ignored = ("address",) if isinstance(op, tile.AllocOp) else ()
+        yield op.name
+        yield [numbers[v] for v in op.operands]
+        yield [v.type for v in op.results]
+        yield {name: value for name, value in op.properties.items() if name not in ignored}
+        if not isinstance(op, ModuleOp):
+            yield {name: value for name, value in op.attributes.items() if name != "tile.plan"}

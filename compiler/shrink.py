@@ -8,29 +8,32 @@ small, but not round: they leave edge tiles, and the batch does not divide by dp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import lcm
+from math import ceil, lcm
 from typing import Any
 
-from pmc.dialects.arch import Chip
+from pmc.dialects.arch import DTYPE_BITS, Chip
 from pmc.dialects.deployment import Deployment
 
 HEAD_DIMS = {"head_dim": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
 LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 11}
 
 
-def shrink_config(config: Mapping[str, Any], deployment: Deployment, layers: int) -> dict[str, Any]:
-    """The Hugging Face config with `layers` layers and small dims that divide as `deployment` needs, in FP32.
+def shrink_config(
+    config: Mapping[str, Any], deployment: Deployment, layers: int, dtype: str | None = "float32"
+) -> dict[str, Any]:
+    """The Hugging Face config with `layers` layers and small dims that divide as `deployment` needs.
 
-    Fields that a config does not have stay absent.
+    Fields that a config does not have stay absent; without `dtype` it keeps its own.
     """
     d = deployment
     small: dict[str, Any] = {
-        "hidden_size": 36,
+        "hidden_size": 38,
         "num_hidden_layers": layers,
-        "vocab_size": 8 * d.tp,
-        "intermediate_size": 12 * d.tp,
+        "vocab_size": 19 * d.tp,
+        "intermediate_size": 20 * d.tp,
         "moe_intermediate_size": 10 * d.moe_tp,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype or config.get("torch_dtype"),
+        "dtype": dtype or config.get("dtype"),
         **HEAD_DIMS,
         **LATENT_RANKS,
         **_heads(config, d.tp),
@@ -46,13 +49,14 @@ def shrink_config(config: Mapping[str, Any], deployment: Deployment, layers: int
 
 
 def _heads(config: Mapping[str, Any], tp: int) -> dict[str, int]:
-    """Query heads that tp divides; key heads as many, shared by two, or fewer than tp, as in the config."""
+    """Query heads that tp divides; key heads as many, two a rank shared by two, or fewer than tp, as in the config."""
     heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
     if kv_heads == heads:
         return {"num_attention_heads": 2 * tp, "num_key_value_heads": 2 * tp}
     if kv_heads < tp:
         return {"num_attention_heads": 2 * lcm(kv_heads, tp), "num_key_value_heads": kv_heads}
-    return {"num_attention_heads": 2 * tp, "num_key_value_heads": tp}
+    shared = 2 * tp if kv_heads % (2 * tp) == 0 else tp
+    return {"num_attention_heads": 2 * shared, "num_key_value_heads": shared}
 
 
 def _experts(config: Mapping[str, Any], deployment: Deployment) -> dict[str, int]:
@@ -69,28 +73,55 @@ def _experts(config: Mapping[str, Any], deployment: Deployment) -> dict[str, int
 
 
 def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
-    """The same mesh with a batch that dp does not divide, few tokens, and room for every token at every expert.
+    """The same parallel axes, a batch that dp does not divide, few tokens, and room for every token at every expert.
 
-    With cp a decode step has as many queries as cp has ranks, as when drafts are verified.
+    The new tokens continue a cache.  With cp a decode step has as many queries as cp has ranks, as when drafts are
+    verified.  Many data-parallel ranks do what a few do: dp and ep are divided alike.
     """
     d = deployment
-    queries = (5 if d.cp == 1 else 2 * d.cp) if d.phase == "prefill" else d.cp
+    fewer = _fewer_ranks(d)
+    queries = (7 if d.cp == 1 else 2 * d.cp) if d.phase == "prefill" else d.cp
     small = {
-        "batch": d.dp + 1 if d.dp > 1 else 2,
+        "dp": d.dp // fewer,
+        "ep": d.ep // fewer if d.ep > 1 else 1,
+        "batch": d.dp // fewer + 1 if d.dp > 1 else 3,
         "q_len": queries,
-        "kv_len": queries if d.phase == "prefill" else -(-11 // d.cp) * d.cp,
+        "kv_len": -(-41 // d.cp) * d.cp,
         "expert_capacity": "worst",
         **changes,
     }
     return Deployment.model_validate({**d.model_dump(), **small})
 
 
-def shrink_chip(chip: Chip) -> Chip:
-    """Six cores with so little LMEM that loops have several iterations."""
+MANY_RANKS = 4
+"""Meshes up to this size are kept."""
+
+
+def _fewer_ranks(d: Deployment) -> int:
+    """The factor by which dp shrinks, and ep where there are experts: at least two ranks of each stay."""
+    most = max(1, d.dp // 2) if d.ep == 1 else max(1, min(d.dp // 2, d.ep // 2))
+    factors = [f for f in range(1, most + 1) if d.dp % f == 0 and (d.ep == 1 or d.ep % f == 0)]
+    return next((f for f in factors if d.ranks // f <= MANY_RANKS), factors[-1])
+
+
+LEAST_BUDGET, MOST_BUDGET = 1024, 64 * 1024
+"""Bytes of LMEM for tiles between which the least is searched that a model is compiled into."""
+
+
+def shrink_chip(chip: Chip, budget: int = 16 * 1024) -> Chip:
+    """Nine cores with a small matrix unit and `budget` bytes of LMEM for tiles, so that loops have several iterations.
+
+    Raises PmcError for a chip without a command level, for which nothing is compiled below the dist level.
+    """
     data = chip.model_dump()
-    data.update(name=f"{chip.name}-small", cores=6)
     command_level = data["command_level"]
+    cores, columns, rows = 9, 3, 3
+    data.update(name=f"{chip.name}-small", cores=cores, dies=1, die_to_die=None)
+    data["cube"].update(m=4, n=3)
+    depths = data["cube"]["k"]
+    depths.update({name: 16 * 8 // DTYPE_BITS[name] for name, depth in depths.items() if depth is not None})
     if command_level is not None:
-        command_level["lmem"].update(bytes_per_core=40 * 1024)
-        command_level["noc"].update(mesh_columns=3, mesh_rows=2, cluster_columns=3, cluster_rows=1)
+        fraction = command_level["lmem"]["tile_budget_fraction"]
+        command_level["lmem"].update(bytes_per_core=ceil(budget / fraction))
+        command_level["noc"].update(mesh_columns=columns, mesh_rows=rows, cluster_columns=columns, cluster_rows=1)
     return Chip.model_validate(data)

@@ -5,7 +5,8 @@
 
 The search goes over core partitions, tile sizes and loop orders that fit the LMEM budget of the chip and takes the
 fastest under the accounting of the module (`arch.accounting`).  An op that already has a plan keeps it.  Symbols must
-be bound.  Ops of equal types share one search.
+be bound.  Ops of equal types share one search.  With choose=random every op gets a plan drawn from all that fit, by
+`seed`: `pmc check` runs such plans too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
@@ -27,6 +29,7 @@ from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import family_of
+from pmc.passes.tiling.random_plans import random_plan
 from pmc.passes.tiling.target import TILING_FIELDS, chip_of
 
 
@@ -37,11 +40,20 @@ class SelectTilesPass(PmcPass):
     name = "select-tiles"
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
     CHIP_FIELDS: ClassVar[tuple[str, ...]] = TILING_FIELDS
+    choose: str = "best"
+    """best or random."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the way to choose."""
+        if self.choose not in ("best", "random"):
+            raise PassError(f"{self.name}: choose is '{self.choose}', must be best or random")
 
     def run(self, module: ModuleOp) -> None:
         """Plan every op once per distinct shape."""
         chip = chip_of(module, self.name)
         planner = PLANNERS.planner(chip, accounting_of(module, self.name))
+        random = np.random.default_rng(self.seed) if self.choose == "random" else None
         found: dict[Hashable, PlanAttr] = {}
         for op in module.walk():
             family = family_of(op)
@@ -59,7 +71,8 @@ class SelectTilesPass(PmcPass):
                     raise
                 except PmcError as error:
                     raise PassError(f"{self.name}: {op.name} at '{path_of(op)}': {error}") from None
-            op.attributes[PLAN] = found[key]
+            plan = found[key]
+            op.attributes[PLAN] = plan if random is None else random_plan(op, family, plan, chip, random)
 
 
 def _shape_key(op: Operation) -> Hashable:

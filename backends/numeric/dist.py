@@ -74,11 +74,11 @@ def run_dist(
     `record` gives the layouts of the values to record, as whole tensors.  Errors (NumericError, one line) are those
     of `run_layer`, and ranks that disagree on a value of which both hold a copy.
     """
-    return _Ranks(module, environment, precision, dict(record or {})).run()
+    return DistMachine(module, environment, precision, dict(record or {})).run()
 
 
 @dataclass
-class _Ranks:
+class DistMachine:
     """The values of all ranks during one run."""
 
     module: ModuleOp
@@ -320,16 +320,16 @@ class _Ranks:
 # -- ops across ranks -------------------------------------------------------------------------------------------
 
 OpT = TypeVar("OpT", bound=Operation)
-Across = Callable[[Any, _Ranks], Sequence[Ranked]]
+Across = Callable[[Any, DistMachine], Sequence[Ranked]]
 
 ACROSS_RANKS: dict[type[Operation], Across] = {}
 """The semantics of every op in which ranks need each other, or their own coordinate."""
 
 
-def across_ranks(kind: type[OpT]) -> Callable[[Callable[[OpT, _Ranks], tuple[Ranked, ...]]], Across]:
+def across_ranks(kind: type[OpT]) -> Callable[[Callable[[OpT, DistMachine], tuple[Ranked, ...]]], Across]:
     """Register the decorated function as the semantics of `kind`."""
 
-    def register(function: Callable[[OpT, _Ranks], tuple[Ranked, ...]]) -> Across:
+    def register(function: Callable[[OpT, DistMachine], tuple[Ranked, ...]]) -> Across:
         ACROSS_RANKS[kind] = function
         return function
 
@@ -337,7 +337,7 @@ def across_ranks(kind: type[OpT]) -> Callable[[Callable[[OpT, _Ranks], tuple[Ran
 
 
 @across_ranks(dist.ReshardOp)
-def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _reshard(op: dist.ReshardOp, run: DistMachine) -> tuple[Ranked, ...]:
     """Reduce what the target does not keep partial, make the rest whole, cut it again."""
     x, y = dist.sharding_of(tensor(op.x)), dist.sharding_of(tensor(op.y))
     steps = shards.dim_sizes(Layout(tensor(op.x), x), run.mesh, run.environment.bindings, where(op))
@@ -355,7 +355,7 @@ def _reshard(op: dist.ReshardOp, run: _Ranks) -> tuple[Ranked, ...]:
 
 
 @across_ranks(layer.AttentionOp)
-def _attention(op: layer.AttentionOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _attention(op: layer.AttentionOp, run: DistMachine) -> tuple[Ranked, ...]:
     """Queries attend to the keys of their rank; where cp splits these, to the keys of the group put together."""
     encoding = tensor(op.v).encoding
     if not isinstance(encoding, ShardingAttr) or CONTEXT not in encoding.data.dims[1]:
@@ -372,7 +372,7 @@ def _attention(op: layer.AttentionOp, run: _Ranks) -> tuple[Ranked, ...]:
 
 
 @across_ranks(layer.EmbeddingOp)
-def _embedding(op: layer.EmbeddingOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _embedding(op: layer.EmbeddingOp, run: DistMachine) -> tuple[Ranked, ...]:
     encoding = tensor(op.table).encoding
     name = op.vocab_axis.data if op.vocab_axis is not None else None
     if isinstance(encoding, ShardingAttr) and encoding.data.dims[0]:
@@ -386,19 +386,19 @@ def _embedding(op: layer.EmbeddingOp, run: _Ranks) -> tuple[Ranked, ...]:
 
 
 @across_ranks(layer.DispatchOp)
-def _dispatch(op: layer.DispatchOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _dispatch(op: layer.DispatchOp, run: DistMachine) -> tuple[Ranked, ...]:
     experts, capacity, _ = run.local_shape(tensor(op.y), where(op))
     x, indices = run.values[op.x], run.values[op.indices]
     return (collectives.dispatch(x, indices, _expert_axis(op.y, run), experts, capacity),)
 
 
 @across_ranks(layer.CombineOp)
-def _combine(op: layer.CombineOp, run: _Ranks) -> tuple[Ranked, ...]:
+def _combine(op: layer.CombineOp, run: DistMachine) -> tuple[Ranked, ...]:
     x, indices, weights = (run.values[v] for v in (op.y_experts, op.indices, op.weights))
     return (collectives.combine(x, indices, weights, _expert_axis(op.y_experts, run)),)
 
 
-def _expert_axis(experts: SSAValue, run: _Ranks) -> dist.Axis | None:
+def _expert_axis(experts: SSAValue, run: DistMachine) -> dist.Axis | None:
     """The axis that splits the experts, by the sharding of their rows: until insert-collectives no op names it."""
     encoding = tensor(experts).encoding
     axes = encoding.data.dims[0] if isinstance(encoding, ShardingAttr) else ()

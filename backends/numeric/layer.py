@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.environment import Environment, Source, evaluate_dims, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError
@@ -37,6 +37,10 @@ class LayerRun:
     """Every cache after the step, by path, with its leading layer dim."""
     values: dict[ValueKey, list[Array]]
     """If recorded: every result in the order of execution, one array per execution of an op with that key."""
+    ranked: Mapping[ValueKey, Sequence[Mapping[int, Array]]] = field(
+        default_factory=dict[ValueKey, Sequence[Mapping[int, Array]]]
+    )
+    """If recorded below the dist level: the same by rank, as kernels store them."""
 
 
 def the_program(module: ModuleOp) -> layer.ProgramOp:
@@ -81,11 +85,11 @@ def run_layer(
     """
     program = the_program(module)
     environment.check(layer_sources(program, dict(environment.bindings)))
-    return _Machine(environment, precision, record).run(program)
+    return LayerMachine(environment, precision, record).run(program)
 
 
 @dataclass
-class _Machine:
+class LayerMachine:
     """The values of one run."""
 
     environment: Environment
@@ -130,7 +134,7 @@ class _Machine:
             elif isinstance(op, layer.RepeatOp):
                 results = self.repeat(op, tuple(operands))
             else:
-                results = run_tensor_op(op, operands, self.context)
+                results = self.run_op(op, operands)
             if isinstance(op, layer.KvAppendOp):
                 self.write_cache(op, results[0])
             self.values.update(zip(op.results, results, strict=True))
@@ -138,6 +142,10 @@ class _Machine:
                 for index, values in enumerate(results):
                     self.recorded.setdefault(ValueKey(op.path.data, op.name, index), []).append(values)
         raise NumericError("a block without layer.return or layer.yield has no results")
+
+    def run_op(self, op: Operation, operands: list[Array]) -> tuple[Array, ...]:
+        """The results of one tensor op."""
+        return run_tensor_op(op, operands, self.context)
 
     def repeat(self, op: layer.RepeatOp, carried: tuple[Array, ...]) -> tuple[Array, ...]:
         """Run the body once per stored layer, each on what the one before yielded."""

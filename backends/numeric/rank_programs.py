@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ def stream_inputs(module: ModuleOp, environment: Environment) -> tuple[g5.Stream
 def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueKey, Layout] | None = None) -> LayerRun:
     """Run the one tile program of `module` on all ranks, as `run_commands` does.
 
-    `record` gives the layouts of the values to record, as whole tensors, where kernels write them.
+    `record` gives the layouts of the values to record, as whole tensors and by rank, where kernels write them.
     """
     program = _only(module, tile.ProgramOp)
     placed = _placed_arrays(program)
@@ -61,7 +62,7 @@ def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueK
             if all(values.size == prod(local) for values in ranked.values()):
                 whole = {rank: values.reshape(local) for rank, values in ranked.items()}
                 run.values.setdefault(key, []).append(put_together(whole, layout, mesh, environment.bindings, key.path))
-    return run
+    return replace(run, ranked=result.values)
 
 
 def _placed_arrays(program: tile.ProgramOp | g5.StreamOp) -> list[Placed]:

@@ -185,7 +185,9 @@ class _Ranks:
         if prod(sizes) and not 0 <= first <= last < base.shape[1]:
             raise NumericError(f"{where}: elements {first}..{last} of an array of {base.shape[1]}")
         steps = (base.strides[0], *(s * base.itemsize for s in type_.steps))
-        return np.lib.stride_tricks.as_strided(base[:, first:], (base.shape[0], *sizes), steps)
+        # As integers of the same size: numpy makes no strided arrays of f8E5M2.
+        plain = base.view(f"u{base.itemsize}")[:, first:]
+        return np.lib.stride_tricks.as_strided(plain, (base.shape[0], *sizes), steps).view(base.dtype)
 
     def collective(self, op: tile.CollectiveOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """A movement of the chip, on whole arrays."""

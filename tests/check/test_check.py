@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects.deployment import Deployment
+from pmc.dialects.errors import PmcError
 
 from .mutants import MUTANTS, Mutant
 
@@ -27,10 +29,25 @@ def deployment(**changes: Any) -> Deployment:
     return Deployment.model_validate(base)
 
 
+def test_each_phase_is_run_in_its_types_and_in_fp32_under_plans_of_both_kinds() -> None:
+    config, source = load_model_config("llama-3.1-8b")
+    results = check_small(config, source, CHIP, TOPOLOGY, deployment())
+    assert [r.guilty for r in results] == [None] * 7
+    assert [(r.phase, r.types, r.plans) for r in results] == [
+        ("prefill", "bf16", "random"),
+        ("prefill", "f32", "chosen"),
+        ("prefill", "f32", "random"),
+        ("decode", "bf16", "random"),
+        ("decode", "f32", "chosen"),
+        ("decode", "f32", "random"),
+        ("sequence", "f32", "chosen"),
+    ]
+    assert [c.name for c in results[0].checks][-2:] == ["emit-g5", "unroll-commands"]
+
+
 @pytest.mark.parametrize(
     ("model", "mesh"),
     [
-        ("llama-3.1-8b", {"tp": 1}),
         ("llama-3.1-8b", {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
         ("llama-3.1-8b", {"dp": 2, "pp": 3}),
         ("llama-3.1-70b", {"tp": 8}),
@@ -39,14 +56,15 @@ def deployment(**changes: Any) -> Deployment:
         ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "pp": 2}),
         ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 1, "moe_tp": 4, "sp": True}),
         ("llama-3.1-8b", {"cp": 4, "tp": 2, "dp": 2, "sp": True}),
+        ("llama-3.1-8b", {"cp": 3, "tp": 2}),
         ("deepseek-v3", {"cp": 2, "tp": 2, "dp": 2, "ep": 4, "moe_tp": 2, "pp": 2}),
-        ("deepseek-v3", {"cp": 3, "tp": 2, "ep": 6, "ring_exchange": "expanded"}),
+        ("deepseek-v3", {"cp": 2, "tp": 2, "ep": 4, "ring_exchange": "expanded"}),
     ],
     ids=str,
 )
 def test_every_pass_keeps_the_meaning(model: str, mesh: dict[str, Any]) -> None:
     config, source = load_model_config(model)
-    results = check_small(config, source, CHIP, TOPOLOGY, deployment(**mesh))
+    results = check_small(config, source, CHIP, TOPOLOGY, deployment(**mesh), layers=2, plans="random")
     assert [(r.phase, r.guilty) for r in results] == [
         ("prefill", None),
         ("prefill", None),
@@ -54,7 +72,33 @@ def test_every_pass_keeps_the_meaning(model: str, mesh: dict[str, Any]) -> None:
         ("decode", None),
         ("sequence", None),
     ]
-    assert [c.name for c in results[1].checks][-1] == "emit-g5"
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "message"),
+    [
+        ("deepseek-v3", {"cp": 3, "tp": 2, "ep": 6}, "256 elements, not divisible by ep = 6"),
+        ("llama-3.1-8b", {"tp": 3}, "not divisible by tp = 3"),
+        ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2}, "must equal moe_tp*ep = 1*2"),
+        ("llama-3.1-8b", {"pp": 40}, "needs tp*cp*dp*pp = 1*1*1*40 = 40 chips"),
+    ],
+    ids=str,
+)
+def test_a_deployment_that_the_model_cannot_have_is_no_fault_of_a_pass(
+    model: str, mesh: dict[str, Any], message: str
+) -> None:
+    config, source = load_model_config(model)
+    with pytest.raises(PmcError, match=re.escape(message)):
+        check_small(config, source, CHIP, TOPOLOGY, deployment(**mesh))
+
+
+def test_a_chip_without_commands_is_checked_down_to_the_ranks() -> None:
+    config, source = load_model_config("llama-3.1-8b")
+    results = check_small(config, source, load_chip("h100-sxm"), load_topology("nvlink-8"), deployment(tp=2), layers=2)
+    assert [(r.phase, r.guilty, r.checks[-1].name) for r in results] == [
+        ("prefill", None, "partition-stages"),
+        ("decode", None, "partition-stages"),
+    ]
 
 
 def check_mutant(mutant: Mutant) -> CheckResult:

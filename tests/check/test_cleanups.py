@@ -45,4 +45,4 @@ def test_clean_ups_between_the_passes_change_no_value(model: str, mesh: dict[str
     chip, topology = shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32")
     result = check_model(small, chip, topology, target, mutate=clean_up)
     assert result.guilty is None
-    assert result.checks[-1].name == "emit-g5"
+    assert result.checks[-1].name == "unroll-commands"

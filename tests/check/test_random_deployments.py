@@ -19,7 +19,7 @@ def check(case: Case) -> None:
     model = import_hf(case.config, "random", "random")
     result = check_model(model, case.chip, TOPOLOGY, case.deployment, case.seed)
     assert result.guilty is None
-    assert result.checks[-1].name == "emit-g5"
+    assert result.checks[-1].name == "unroll-commands"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -82,7 +82,7 @@ def test_a_dump_is_analysed_as_the_model_it_came_from(pmc: Run, tiny: Path, tmp_
     assert "--tp cannot be changed any more" in pmc.error("analyze", dump, *MEMORY, "--tp", 4)
 
 
-def test_what_does_not_fit_is_an_answer_and_no_error(pmc: Run) -> None:
+def test_what_DoesNotFit_is_an_answer_and_no_error(pmc: Run) -> None:
     model = ("analyze", "llama-3.1-70b", *TARGET, *MEMORY)
     out = pmc(*model, code=1)
     answer = out.splitlines()[-1]
@@ -155,7 +155,7 @@ def test_two_chips_side_by_side(pmc: Run, tiny: Path) -> None:
     assert pmc(*command).startswith("a: sg2262 = tiny: one decode step")
 
 
-def test_a_side_that_does_not_fit_is_named_and_the_answer_is_no(pmc: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_side_that_DoesNotFit_is_named_and_the_answer_is_no(pmc: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """70B over 2 chips: 92.0 GB of weights and caches fit 137.4 GB of one chip, not 85.9 GB of the other."""
     target = ("--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode", "--tp", 2)
     command = ("compare", "sg2262", "h100-sxm", "--model", "llama-3.1-70b", *target)

@@ -72,7 +72,7 @@ def footprint(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
     return document
 
 
-def test_a_step_that_does_not_fit_is_evaluated_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     largest = footprint(capsys, *TP8)["largest_batch"]
     beyond = [*TP8, "--batch", str(largest + 1)]
     analysed = footprint(capsys, *beyond)
@@ -107,7 +107,7 @@ def test_a_step_that_does_not_fit_is_evaluated_and_exits_1(capsys: pytest.Captur
     assert len(out.splitlines()) == len(table) and "fit" not in out
 
 
-def test_a_request_that_does_not_fit_is_evaluated_and_exits_1(
+def test_a_request_that_DoesNotFit_is_evaluated_and_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lengths = ["--isl", "64", "--osl", "4033"]  # the full cache has the 64 + 4033 - 1 tokens of a step at 4096

@@ -1,0 +1,299 @@
+"""What must agree between the levels of a compiled model besides its values: types, shares, work, bytes, memory.
+
+A fault that keeps every value can still cost bytes, time or memory, or break a rule of the chip that no small program
+runs into.  Each function compares a module with what was noted of the levels above and gives a line for the first
+thing that is wrong, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.utils.arg_spec import ArgSpec
+
+from pmc.compiler.context import make_context
+from pmc.compiler.pipelines import build_pass
+from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects.analyses.kernel_work import kernel_work
+from pmc.dialects.analyses.program_work import program_work
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.assembly import PmcOp
+from pmc.dialects.deployment import Deployment
+from pmc.dialects.interfaces import Work, WorkInterface
+from pmc.dialects.levels import level_of
+from pmc.dialects.tensor import element_name, tensor
+from pmc.passes.base import PassError
+
+Key = tuple[str, str]
+"""Path and name of a tensor op."""
+
+CHIP = "arch.chip"
+
+
+@dataclass
+class Invariants:
+    """What the levels so far have said."""
+
+    deployment: Deployment
+    types: dict[tuple[str, str, int], str] = field(default_factory=dict[tuple[str, str, int], str])
+    """The element type of every value, by path, op and result."""
+    wholes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    """The dims of every weight of the whole model."""
+    work: dict[Key, list[Work]] = field(default_factory=dict[Key, list[Work]])
+    """What the ops of a key do, in the order of the text."""
+
+    def broken(self, name: str, module: ModuleOp) -> str | None:
+        """What is wrong after pass `name`; notes what the next passes must keep."""
+        match level_of(module):
+            case "layer":
+                self.types = types_of(module)
+                self.wholes = weight_dims(module)
+                return None
+            case "dist":
+                wrong = self.retyped(module)
+                if wrong is None and name == "localize":
+                    wrong = self.unshared(module)
+                if wrong is None and name == "insert-collectives":
+                    wrong = undone_move(module)
+                if wrong is None and name == "partition-stages":
+                    wrong = uneven_stages(module)
+                self.work = _noted(_tensor_work(module))
+                return wrong
+            case "tile":
+                if name == "lower-to-tiles":
+                    done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
+                    wrong = self.reworked(done, tile.KernelOp.name) or short_sum(module)
+                    self.work = done
+                    return wrong
+                return misplaced_buffer(module) if name == "allocate-lmem" else misplaced_array(module)
+            case "commands":
+                done = _noted((op, program_work(op)) for op in module.walk() if isinstance(op, g5.ProgramOp))
+                return self.reworked(done, g5.ProgramOp.name, exact=True)
+            case _:
+                return None
+
+    def retyped(self, module: ModuleOp) -> str | None:
+        """A value whose element type is another one than in the layer program."""
+        for key, name in types_of(module).items():
+            known = self.types.get(key, name)
+            if known != name:
+                return f"{key[1]} at '{key[0]}': result {key[2]} is {name}, it was {known}"
+        return None
+
+    def unshared(self, module: ModuleOp) -> str | None:
+        """A weight of which a rank holds more or less than its share: by the logical axes of its dims."""
+        d = self.deployment
+        ways = {"heads": d.tp, "ffn": d.tp, "vocab": d.tp, "expert": d.ep, "expert_ffn": d.moe_tp}
+        for op in module.walk():
+            if not isinstance(op, layer.WeightOp) or op.path.data not in self.wholes:
+                continue
+            for axis, whole, held in zip(op.axis_names(), self.wholes[op.path.data], _dims(op), strict=True):
+                share = whole // ways.get(axis, 1)
+                if axis != "kv_heads" and held != share:
+                    what = f"{axis or 'columns'} of '{op.path.data}'"
+                    return f"a rank holds {held} of the {whole} {what}, its share is {share}"
+        return None
+
+    def reworked(self, done: Mapping[Key, Sequence[Work]], what: str, exact: bool = False) -> str | None:
+        """A kernel or program that computes or stores something else than its op, or reads less."""
+        for key, ops in self.work.items():
+            found = done.get(key, [])
+            if len(found) != len(ops):
+                return f"{key[1]} at '{key[0]}' became {len(found)} {what} instead of {len(ops)}"
+            for before, after in zip(ops, found, strict=True):
+                if before != after if exact else not _does(after, before, "attention" in key[1]):
+                    return f"{what} at '{key[0]}' does {_text(after)}, its {key[1]} {_text(before)}"
+        return None
+
+
+def _does(kernel: Work, op: Work, attention: bool) -> bool:
+    """Whether a kernel does what its op asks.
+
+    It may read a block again, leave partial sums in DRAM for a while, and compute masked scores of attention.
+
+    The arithmetic of vector kinds is counted coarser than that of tensor ops.
+    """
+    flops, wanted = kernel.flops.constant, op.flops.constant
+    same = wanted <= flops if attention else wanted == flops or op.unit != "cube"
+    pairs = (op.bytes_written, kernel.bytes_written), (op.bytes_read, kernel.bytes_read)
+    return same and all(least.constant <= moved.constant for least, moved in pairs)
+
+
+def _text(work: Work) -> str:
+    return f"{work.flops} FLOPs on {work.bytes_read} bytes read and {work.bytes_written} written"
+
+
+def types_of(module: ModuleOp) -> dict[tuple[str, str, int], str]:
+    """The element types of all results of tensor ops."""
+    return {
+        (op.path.data, op.name, index): element_name(tensor(result).element_type)
+        for op in module.walk()
+        if isinstance(op, layer.LayerOp)
+        for index, result in enumerate(op.results)
+    }
+
+
+def uneven_stages(module: ModuleOp) -> str | None:
+    """Stages of which one runs two layers more than another, or a channel that two values go through."""
+    stages = [op for op in module.walk() if isinstance(op, dist.StageOp)]
+    layers = [
+        sum(op.trip_count for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
+        for stage in stages
+    ]
+    if layers and max(layers) > min(layers) + 1:
+        return f"the stages have {', '.join(map(str, layers))} layers, which can be dealt out more evenly"
+    channels = [op.channel.value.data for op in module.walk() if isinstance(op, dist.SendOp)]
+    repeated = next((c for c in channels if channels.count(c) > 1), None)
+    return None if repeated is None else f"{channels.count(repeated)} values are sent on channel {repeated}"
+
+
+def undone_move(module: ModuleOp) -> str | None:
+    """A collective that takes back what one before it did: bytes for nothing."""
+    for op in module.walk():
+        if not isinstance(op, dist.LocalSliceOp | dist.AllGatherOp):
+            continue
+        undoes = dist.AllGatherOp if isinstance(op, dist.LocalSliceOp) else dist.ReduceScatterOp
+        before = op.x.owner
+        while isinstance(before, dist.CollectiveOp):
+            same = isinstance(before, undoes) and (before.axis, before.dim) == (op.axis, op.dim)
+            if same:
+                return f"{op.name} at '{op.path.data}' takes back the {before.name} before it"
+            before = before.operands[0].owner
+    return None
+
+
+def short_sum(module: ModuleOp) -> str | None:
+    """A matrix command that adds up in another type than FP32, which the matrix unit does not do."""
+    for op in module.walk():
+        if isinstance(op, tile.MmaOp):
+            name = element_name(tile.buffer_type(op.acc).element_type)
+            if name != "f32":
+                return f"{op.name} at '{op.path.data}' adds up in {name}, must be f32"
+    return None
+
+
+def _dims(op: layer.WeightOp) -> tuple[int, ...]:
+    return tuple(dim.constant for dim in tensor(op.result).dims)
+
+
+def weight_dims(module: ModuleOp) -> dict[str, tuple[int, ...]]:
+    """The dims of every weight of one layer."""
+    return {op.path.data: _dims(op) for op in module.walk() if isinstance(op, layer.WeightOp)}
+
+
+def _noted(found: Iterator[tuple[Operation, Work]]) -> dict[Key, list[Work]]:
+    noted: dict[Key, list[Work]] = {}
+    for op, work in found:
+        name = op.op_name.data if isinstance(op, tile.KernelOp | g5.ProgramOp) else op.name
+        assert isinstance(op, PmcOp)
+        if name != "copy":  # copies are how arrays are made, no tensor op asks for them
+            noted.setdefault((op.path.data, name), []).append(work)
+    return noted
+
+
+def _tensor_work(module: ModuleOp) -> Iterator[tuple[Operation, Work]]:
+    """The tensor ops that become kernels."""
+    for op in module.walk():
+        if isinstance(op, WorkInterface) and "tile.plan" in op.attributes:
+            yield op, op.work()
+
+
+# -- memory -----------------------------------------------------------------------------------------------------
+
+
+def _chip(module: ModuleOp) -> Chip:
+    chip = module.attributes[CHIP]
+    assert isinstance(chip, ChipAttr)
+    return chip.data
+
+
+def misplaced_buffer(module: ModuleOp) -> str | None:
+    """A buffer that is unaligned, overlaps another of its kernel, or ends after the budget of a core.
+
+    The budget is a bound that is kept: with a byte less than the largest kernel needs, the module must be refused.
+    """
+    chip = _chip(module)
+    step, most = chip.alignment_bytes, 0
+    for kernel in (op for op in module.walk() if isinstance(op, tile.KernelOp)):
+        where = f"the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
+        places: list[tuple[int, int]] = []
+        for op in kernel.walk():
+            if isinstance(op, tile.AllocOp) and op.address is not None:
+                start = op.address.value.data
+                places.append((start, start + op.slots.value.data * tile.buffer_type(op.result).bytes))
+        wrong = _misplaced(places, step, chip.lmem_tile_budget_bytes, "LMEM")
+        if wrong is not None:
+            return f"{where}: {wrong}"
+        most = max(most, sum(-(-(stop - start) // step) * step for start, stop in places))
+    smaller = _with_budget(chip, most - 1)
+    if most and not _refuses("allocate-lmem", module, smaller):
+        return f"a kernel needs {most} bytes of LMEM and is placed in a budget of {smaller.lmem_tile_budget_bytes}"
+    return None
+
+
+def misplaced_array(module: ModuleOp) -> str | None:
+    """An array that is unaligned, overlaps a weight or a cache, or ends after the capacity of the chip.
+
+    The capacity is a bound that is kept: with a byte less than the last array ends at, the module must be refused.
+    """
+    chip, end = _chip(module), 0
+    program = next(op for op in module.ops if isinstance(op, tile.ProgramOp))
+    stages = [op for op in program.body.block.ops if isinstance(op, tile.StageOp)]
+    shared = [op for op in program.body.block.ops if isinstance(op, tile.GlobalOp)]
+    groups = [[*shared, *(op for op in stage.body.block.ops if isinstance(op, tile.GlobalOp))] for stage in stages]
+    for held in groups or [shared]:
+        # What is computed may share memory with other results, not with what stays there.
+        kept = [op for op in held if op.kind.data in ("weight", "state")]
+        for op in held:
+            others = [_place(o) for o in kept if o is not op]
+            start, stop = _place(op)
+            wrong = _misplaced([(start, stop)], chip.alignment_bytes, chip.dram_bytes, "DRAM")
+            if wrong is None and any(start < b and a < stop for a, b in others):
+                wrong = f"DRAM {start}..{stop - 1} is that of another array"
+            if wrong is not None:
+                return f"{op.kind.data} '{op.path.data}': {wrong}"
+            end = max(end, stop)
+    data = chip.model_dump()
+    data["dram"]["capacity_gib"] = (end - 1) / 2**30
+    if not _refuses("allocate-dram", module, Chip.model_validate(data)):
+        return f"arrays up to byte {end} of DRAM are placed in {end - 1}"
+    return None
+
+
+def _place(op: tile.GlobalOp) -> tuple[int, int]:
+    start = op.address.value.data if op.address is not None else -1
+    return start, start + op.memref.bytes
+
+
+def _misplaced(places: Sequence[tuple[int, int]], step: int, limit: int, memory: str) -> str | None:
+    end = 0
+    for start, stop in sorted(places):
+        if start % step:
+            return f"{memory} {start}..{stop - 1} does not start at a multiple of {step}"
+        if start < end:
+            return f"{memory} {start}..{stop - 1} overlaps bytes up to {end - 1}"
+        if stop > limit:
+            return f"{memory} {start}..{stop - 1} ends after {limit}"
+        end = stop
+    return None
+
+
+def _with_budget(chip: Chip, budget: int) -> Chip:
+    data = chip.model_dump()
+    lmem = data["command_level"]["lmem"]
+    lmem.update(bytes_per_core=max(1, int(budget / lmem["tile_budget_fraction"])))
+    return Chip.model_validate(data)
+
+
+def _refuses(name: str, module: ModuleOp, chip: Chip) -> bool:
+    """Whether pass `name` raises on a copy of the module for another chip."""
+    copy = module.clone()
+    copy.attributes[CHIP] = ChipAttr(chip)
+    try:
+        build_pass(ArgSpec(name, {})).apply(make_context(), copy)
+    except PassError:
+        return True
+    return False

@@ -1,0 +1,476 @@
+"""Texts of every pass, changed to see whether `pmc check` finds it: bounds, strides, slots, waits, types, .."""
+
+from __future__ import annotations
+
+from .source_faults import Fault
+
+TP = {"tp": 2}
+MESH = {"tp": 2, "dp": 4, "ep": 8}
+STAGES = {"pp": 2}
+RING = {"cp": 2, "tp": 2, "q_len": 2}
+
+_EXPAND = [
+    Fault("expand_blocks/attention.py", "1 / math.sqrt(d))", "1 / d)"),
+    Fault("expand_blocks/attention.py", '(q, "q_rope"), (k, "k_rope")', '(q, "q_rope"), (q, "k_rope")'),
+    Fault("expand_blocks/attention.py", '"k_pe", rank + rope, rank, rope', '"k_pe", rank + rope, 0, rope', "deepseek"),
+    Fault("expand_blocks/attention.py", "scale *= mscale * mscale", "scale *= mscale", "deepseek"),
+    Fault("expand_blocks/feed_forward.py", "layer.SiluMulOp, [gate, up]", "layer.SiluMulOp, [up, gate]"),
+    Fault("expand_blocks/program.py", 'if step.phase == "prefill":', 'if step.phase == "decode":'),
+]
+
+_QUANTIZE = [
+    Fault("quantize.py", "converter.convert_operand(append, append.new, cache)", "pass", "deepseek"),
+    Fault(
+        "quantize.py", "_retype(append.cache, cache)\n", "_retype(append.cache, cache) if False else None\n", "deepseek"
+    ),
+    Fault(
+        "quantize.py",
+        "_retype_parameter(product.w, weights)",
+        "_retype_parameter(product.w, activations)",
+        "deepseek",
+        {"quantization.activations": "bf16"},
+    ),
+    Fault("quantize.py", "            if activations is not None:", "            if activations is None:", "deepseek"),
+    Fault(
+        "quantize.py",
+        "_convert_activations(products, activations, converter)",
+        "_convert_activations(products, weights, converter)",
+        "deepseek",
+        {"quantization.activations": "f8E5M2"},
+    ),
+    Fault("quantize.py", "converter.convert_operand(product, product.x, element_type)", "pass", "deepseek"),
+    Fault("quantize.py", "                _convert_queries(attention, converter)", "                pass", "deepseek"),
+    Fault(
+        "quantize.py",
+        ") == 8 for v in (*attention.k, attention.v)",
+        ") <= 16 for v in (*attention.k, attention.v)",
+        "deepseek",
+        equivalent="keys of 16 bits have the type of the queries: nothing is converted",
+    ),
+    Fault(
+        "quantize.py",
+        "return not any(fnmatchcase(",
+        "return not all(fnmatchcase(",
+        "deepseek",
+        {"quantization.keep": ["*.o_proj.weight", "*.router.weight"]},
+    ),
+    Fault(
+        "quantize.py",
+        "if parameter is None or parameter.transpose_of is not None:",
+        "if parameter is None:",
+        equivalent="neither preset ties its embedding table",
+    ),
+    Fault(
+        "quantize.py",
+        "element_bits(tensor(value).element_type) <= element_bits(element_type)",
+        "element_bits(tensor(value).element_type) < element_bits(element_type)",
+        "deepseek",
+        {"quantization.kv_cache": "f8E5M2", "absorb_mla": False},
+    ),
+    Fault(
+        "quantize.py",
+        "key = (value, element_type)\n        if key",
+        "key = (value, value.type)\n        if key",
+        "deepseek",
+        {"quantization.kv_cache": "f8E5M2", "quantization.activations": "f8E4M3FN"},
+        equivalent="in these models no value is converted to two formats",
+    ),
+]
+
+_SHARD = [
+    Fault("annotate_shardings.py", '"expert": self.ep,', '"expert": (),', "deepseek"),
+    Fault("annotate_shardings.py", '"ffn": self.tp,', '"ffn": (),', "llama", TP),
+    Fault(
+        "annotate_shardings.py",
+        "if f not in surviving for a in names)",
+        "if f in surviving for a in names)",
+        "llama",
+        TP,
+    ),
+    Fault(
+        "annotate_shardings.py",
+        "key=lambda i: i not in rule.stationary",
+        "key=lambda i: i in rule.stationary",
+        "llama",
+        {"tp": 2, "sp": True},
+    ),
+    Fault(
+        "annotate_shardings.py",
+        'new.properties["first"] = ExprAttr.of(rank_symbol(axis))',
+        'new.properties["first"] = ExprAttr.of(0)',
+        "llama",
+        RING,
+    ),
+    Fault(
+        "annotate_shardings.py",
+        "rows = self.tokens if len(sharding.dims) == 2",
+        "rows = self.rows if len(sharding.dims) == 2",
+        "llama",
+        {"tp": 2, "sp": True},
+        equivalent="sums are whole on every rank: right, and more bytes than with sp",
+    ),
+    Fault(
+        "annotate_shardings.py",
+        'Axis("pp", self.pp, pp_stride)',
+        'Axis("pp", self.pp, dp_stride)',
+        "llama",
+        {"pp": 2, "dp": 2, "tp": 2},
+    ),
+    Fault(
+        "insert_collectives.py",
+        "for axis in [a for a in chain.sharding.partial if a not in target.partial]:",
+        "for axis in [a for a in chain.sharding.partial if a in target.partial]:",
+        "llama",
+        TP,
+    ),
+    Fault(
+        "insert_collectives.py",
+        "for axis in axes[len(chain.sharding.dims[dim]) :]:",
+        "for axis in axes:",
+        "llama",
+        {"tp": 2, "sp": True, "dp": 2},
+    ),
+    Fault(
+        "insert_collectives.py", "if axes[: len(now) + 1] == (*now, axis):", "if axes[: len(now)] == now:", "llama", TP
+    ),
+    Fault(
+        "insert_collectives.py",
+        "*kept, axis = self.sharding.dims[dim]",
+        "axis, *kept = self.sharding.dims[dim]",
+        "llama",
+        {"tp": 2, "sp": True, "dp": 2},
+    ),
+    Fault("insert_collectives.py", "return of[: len(axes)] == axes", "return of == axes", "deepseek", MESH),
+    Fault("ring_attention.py", "first=1, total", "first=0, total", "llama", RING),
+    Fault("ring_attention.py", "axis.size - 1, inits,", "axis.size - 2, inits,", "llama", {"cp": 4, "q_len": 4}),
+    Fault(
+        "ring_attention.py",
+        "floordiv(ahead + (axis.size - 1), axis.size)",
+        "floordiv(ahead + axis.size, axis.size)",
+        "llama",
+        RING,
+    ),
+    Fault(
+        "ring_attention.py", "handed_on = [*received.values()]", "handed_on = [*blocks]", "llama", {"cp": 4, "q_len": 4}
+    ),
+    Fault(
+        "localize.py",
+        "with_encoding(PartialAttr(sharding.partial) if sharding.partial else None)",
+        "with_encoding(None)",
+        "llama",
+        TP,
+        equivalent="collectives sum whatever a type says; only the verifier reads the mark",
+    ),
+    Fault(
+        "localize.py",
+        "op.attributes[SHARDING] = self._sharding(op.result, op.path.data)",
+        "op.attributes.setdefault(SHARDING, self._sharding(op.result, ''))",
+        "llama",
+        TP,
+        equivalent="no source has a sharding before",
+    ),
+    Fault("localize.py", "StringAttr(axes[0])", 'StringAttr("dp")', "llama", TP),
+    Fault("partition_stages.py", "op.first.value.data + done,", "op.first.value.data,", "llama", STAGES),
+    Fault("partition_stages.py", "self.used += count", "self.used += 1", "llama", {"pp": 2}),
+    Fault(
+        "partition_stages.py",
+        '{"peer": stage - 1, "channel": self.channel}',
+        '{"peer": stage, "channel": self.channel}',
+        "llama",
+        {"pp": 2, "tp": 2},
+    ),
+    Fault("partition_stages.py", "        self.channel += 1\n", "        pass\n", "llama", {"pp": 3}),
+    Fault(
+        "partition_stages.py",
+        "self.stages[self.stage].add_op(copy)\n            self.values[self.stage][value]",
+        "self.stages[self.stage].add_op(copy)\n            self.values[0][value]",
+        "llama",
+        STAGES,
+        equivalent="a weight is named again for each use; the lowering stores it once",
+    ),
+    Fault(
+        "bind_symbols.py", '"q_len": self.q_len, "kv_len": self.kv_len}', '"q_len": self.q_len, "kv_len": self.q_len}'
+    ),
+    Fault(
+        "bind_symbols.py",
+        "DictionaryAttr({name: self.bind(a) for",
+        "DictionaryAttr({name: a for",
+        equivalent="dictionaries of these models hold numbers only",
+    ),
+]
+
+_MATMUL = "tiling/matmul.py"
+_ATTENTION = "tiling/attention.py"
+_ROWS = "tiling/rowwise.py"
+_PLACEMENT = "dialects/analyses/dram_placement.py"
+_ARRAYS = "dialects/analyses/value_arrays.py"
+_LIVENESS = "dialects/analyses/liveness.py"
+
+_TILES = [
+    Fault(_MATMUL, "accumulate=ki,", "accumulate=1,"),
+    Fault(
+        _MATMUL,
+        "rank, group = (mm.n, mm.k) if mm.transpose_b else (mm.k, mm.n)",
+        "rank, group = (mm.k, mm.n) if mm.transpose_b else (mm.n, mm.k)",
+        "deepseek",
+    ),
+    Fault(
+        _ATTENTION,
+        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
+        "unit.query + unit.queries if s.causal",
+    ),
+    Fault(
+        _ATTENTION,
+        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
+        "s.kv_len - s.q_len + unit.query + 1 if s.causal",
+    ),
+    Fault(_ATTENTION, "accumulate=int(piece > 0)", "accumulate=0", "deepseek"),
+    Fault(
+        _ATTENTION,
+        "code.vector(FillAttr.of(0.0), rows, s.v_dim, outs=[acc])",
+        "code.vector(FillAttr.of(0.0), 1, s.v_dim, outs=[acc])",
+    ),
+    Fault(
+        _ATTENTION,
+        "floordiv(unit.kv_head * heads, s.kv_heads)",
+        "floordiv(unit.kv_head, s.kv_heads)",
+        equivalent="key pieces of these models have all heads, or one",
+    ),
+    Fault(
+        _ROWS,
+        "rows_each = self.inner_total if self.capacity >= self.inner_total else self.capacity",
+        "rows_each = self.capacity",
+        "deepseek",
+    ),
+    Fault(_ROWS, ".rows_from(1, q_len - 1, 1)", ".rows_from(1, 0, 1)"),
+    Fault(_ROWS, ".rows_from(1, kv_len - rows.inner, rows.inner)", ".rows_from(1, 0, rows.inner)"),
+    Fault(_ROWS, "split_i.size(core_i, i),", "expr(tile_i),"),
+    Fault(
+        "tiling/embedding.py",
+        "code.store(y, rows, (start, column), (size, width_here))",
+        "code.store(y, rows, (start, columns.start(core_t, ni)), (size, width_here))",
+    ),
+    Fault("tiling/embedding.py", "code.load(ids, index, (start,), (size,))", "code.load(ids, index, (0,), (size,))"),
+    Fault("tiling/embedding.py", "op.vocab_axis)", "None)", "llama", TP),
+    Fault(
+        "tiling/arrays.py",
+        "offset=split.offset + offset * last",
+        "offset=split.offset + offset",
+        "deepseek",
+        equivalent="the last dim of a split array is dense",
+    ),
+    Fault(
+        "tiling/arrays.py",
+        "offset=self.offset + start * self.steps[dim]",
+        "offset=start * self.steps[dim]",
+        equivalent="parts of parts do not occur in these models",
+    ),
+    Fault("tiling/arrays.py", "if merged and merged[-1][1] == dim * step:", "if merged:", "deepseek"),
+    Fault("lower_to_tiles.py", "self.layer - stored.layers.start", "self.layer", "llama", STAGES),
+    Fault(
+        "lower_to_tiles.py",
+        "part.update(first=stored.layers.start, total=stored.layer_counts[0])",
+        "part.update(first=0, total=stored.layer_counts[0])",
+        "llama",
+        STAGES,
+    ),
+    Fault(
+        _ARRAYS,
+        "if array_of[value] is not array or value in self.views",
+        "if value in self.views",
+        "llama",
+        RING,
+        equivalent="every carried value of these models is made where the next iteration expects it",
+    ),
+    Fault(
+        _ARRAYS,
+        "if value not in self.found.array_of and self._may_yield_into(value, argument, array):",
+        "if value not in self.found.array_of:",
+        "llama",
+        RING,
+        equivalent="in these models the op that makes the next value is the last to read the old one",
+    ),
+    Fault(
+        _ARRAYS,
+        "if array is None or array in carried:",
+        "if array is None:",
+        "llama",
+        RING,
+        equivalent="no repeat of these models starts twice from one value",
+    ),
+]
+
+_MEMORY = [
+    Fault(
+        "allocate_lmem.py",
+        "sizes = [round_up(_bytes(op), step) for op in allocs]",
+        "sizes = [_bytes(op) for op in allocs]",
+    ),
+    Fault(
+        "allocate_lmem.py",
+        "return op.slots.value.data * buffer_type(op.result).bytes",
+        "return buffer_type(op.result).bytes",
+    ),
+    Fault("allocate_lmem.py", "if sum(sizes) > budget:", "if sum(sizes) > 2 * budget:"),
+    Fault("allocate_lmem.py", "if moved + remaining <= budget:", "if moved <= budget:"),
+    Fault(
+        "allocate_lmem.py",
+        "        address += size\n        remaining -= size",
+        "        address = size\n        remaining -= size",
+    ),
+    Fault("allocate_dram.py", "if need > chip.dram_bytes:", "if need > 2 * chip.dram_bytes:"),
+    Fault(_PLACEMENT, "addresses.append(round_up(end, alignment))", "addresses.append(end)"),
+    Fault(_PLACEMENT, "padded = [round_up(size, alignment) for size in sizes]", "padded = [size for size in sizes]"),
+    Fault(_PLACEMENT, "if other_first > last or first > other_last:", "if other_first >= last or first >= other_last:"),
+    Fault(_PLACEMENT, "if address + size <= begin:", "if address <= begin:"),
+    Fault(_PLACEMENT, "start = round_up(base, alignment)", "start = 0"),
+    Fault(_LIVENESS, "first, last = uses[0].step, uses[-1].step", "first, last = uses[0].step, uses[0].step"),
+    Fault(
+        _LIVENESS,
+        "if len(inside) < len(uses) or read_first:",
+        "if read_first:",
+        equivalent="nothing but what they carry enters or leaves the repeats of these models",
+    ),
+    Fault(
+        _LIVENESS,
+        "if len(inside) < len(uses) or read_first:",
+        "if len(inside) < len(uses):",
+        equivalent="what a repeat reads first is what it carries, which is written before it",
+    ),
+    Fault(
+        _LIVENESS,
+        "max(last, self.spans[repeat].last)",
+        "last",
+        equivalent="what a repeat of these models carries is written by its last kernel",
+    ),
+    Fault(
+        "dialects/analyses/kernel_liveness.py",
+        "                    base[op.result] = base[op.source]",
+        "                    base[op.result] = op",
+    ),
+    Fault(
+        "dialects/analyses/kernel_liveness.py",
+        'timeline.add([op for op in base.values() if op.kind.data == "output"], [], ())',
+        "timeline.add([], [], ())",
+        equivalent="the outputs of these models are written by the last kernel",
+    ),
+    Fault(
+        "allocate_dram.py",
+        "_allocate(op, shared, alignment)) for op in stages",
+        "_allocate(op, 0, alignment)) for op in stages",
+        "llama",
+        STAGES,
+    ),
+]
+
+_EMIT = [
+    Fault(
+        "emit_g5.py",
+        "mod(expr(tile.running_count(loops[-1])), slots)",
+        "mod(expr(tile.running_count(loops[0])), slots)",
+    ),
+    Fault(
+        "emit_g5.py",
+        "mod(expr(tile.running_count(loops[-1])), slots)",
+        "mod(expr(loops[-1]), slots)",
+        equivalent="the store after every inner loop holds the loads of the next one back",
+    ),
+    Fault(
+        "emit_g5.py",
+        "buffer = Buffer(start, start + slots * size, slots, len(loops))",
+        "buffer = Buffer(start, start + slots * size, slots + 1, len(loops))",
+    ),
+    Fault(
+        "emit_g5.py",
+        "buffer = Buffer(start, start + slots * size, slots, len(loops))",
+        "buffer = Buffer(start, start + size, slots, len(loops))",
+        equivalent="buffers of one kernel share no bytes, so the end of one does not matter",
+    ),
+    Fault(
+        "emit_g5.py",
+        "max(count.constant, 0) if count.is_constant else 0",
+        "max(count.constant, 0) if count.is_constant else 1",
+        equivalent="loops with a trip count of their own run at least once",
+    ),
+    Fault(
+        "emit_g5.py",
+        "(op.row.data * allocation.pitch + op.column.data) * size",
+        "(op.row.data + op.column.data) * size",
+        equivalent="no lowering places a block inside of a buffer",
+    ),
+    Fault("emit_g5.py", "            row = row * rows\n", "            row = row\n"),
+    Fault(
+        "emit_g5.py",
+        "kept = [i for i, s in enumerate(sizes) if s != 1]",
+        "kept = [i for i, s in enumerate(sizes) if s != 2]",
+    ),
+    Fault("emit_g5.py", "(type_.offset.data + op.column.data) * size", "type_.offset.data * size"),
+    Fault(
+        "emit_g5.py",
+        '"dram": ExprAttr(self.stream.base(op.memref, op) + element * size),',
+        '"dram": ExprAttr(self.stream.base(op.memref, op) + element),',
+    ),
+    Fault("emit_g5.py", "element = element + offset.data * stride", "element = offset.data * stride"),
+    Fault(
+        "emit_g5.py",
+        "address = self.base(value, op) + type_.offset.data * element_bytes(type_.element_type, op)",
+        "address = self.base(value, op) + type_.offset.data",
+        "llama",
+        RING,
+        equivalent="what collectives move are whole arrays",
+    ),
+    Fault("emit_g5.py", '"rows": IntegerAttr(rows, i64),', '"rows": IntegerAttr(rows + 1, i64),', "llama", TP),
+    Fault(
+        "hazards.py",
+        "if x.command.engine == engine or not (x_writes or y_writes):",
+        "if x.command.engine == engine or not y_writes:",
+    ),
+    Fault(
+        "hazards.py",
+        "if x.command.engine == engine or not (x_writes or y_writes):",
+        "if x.command.engine == engine or not x_writes:",
+    ),
+    Fault("hazards.py", "waits[engine] = min(lag, waits.get(engine, lag))", "waits[engine] = lag"),
+    Fault("hazards.py", "    if level == 0:\n        return None", "    if level <= 1:\n        return None"),
+    Fault(
+        "hazards.py",
+        "buffer.depth == level else 1",
+        "buffer.depth <= level else 1",
+        equivalent="no buffer of several slots is used by two engines in a loop inside of its own",
+    ),
+    Fault("hazards.py", "whole_bodies = (distance - 1) *", "whole_bodies = distance *"),
+    Fault(
+        "hazards.py",
+        "return between + y.after(level + 1, engine) + x.before(level + 1, engine)",
+        "return between + y.after(level, engine) + x.before(level + 1, engine)",
+    ),
+    Fault(
+        "hazards.py",
+        "total[engine] = total.get(engine, 0) + times * count",
+        "total[engine] = total.get(engine, 0) + count",
+        equivalent="commands wait for more than they must: slower, never wrong",
+    ),
+]
+
+_UNROLL = [
+    Fault("unroll_commands.py", 'columns["op"] = number', 'columns["op"] = 0'),
+    Fault(
+        "unroll_commands.py", 'place = np.asarray(columns["id"]) - 1', 'place = np.asarray(columns["order"]) % count'
+    ),
+    Fault("unroll_commands.py", "layer = first if self.layer < 0", "layer = first + 1 if self.layer < 0"),
+    Fault("unroll_commands.py", "columns[name] = _code(name, value, op)", "columns[name] = 0"),
+    Fault("unroll_commands.py", "kinds.setdefault(op.kind, len(kinds))", "kinds.setdefault(op.kind, 0)"),
+    Fault(
+        "unroll_commands.py",
+        "waits[:, index] for index, engine in enumerate(g5.ENGINES)",
+        "waits[:, 0] for index, engine in enumerate(g5.ENGINES)",
+    ),
+    Fault("unroll_commands.py", "runs = expand(program, [self.core], symbols)", "runs = expand(program, [0], symbols)"),
+    Fault(
+        "unroll_commands.py",
+        "value if isinstance(value, int) else runs.value(value)",
+        "0 if isinstance(value, int) else runs.value(value)",
+    ),
+]
+
+FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_UNROLL)
