@@ -18,7 +18,7 @@ from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Runs, expand
 from pmc.dialects.expr import Expr, ExprAttr
 
-TRACED = ("lower_to_tiles.py", "allocate_lmem.py", "allocate_dram.py", "emit_g5.py", "hazards.py")
+TRACED = ("lower_to_tiles.py", "allocate_lmem.py", "allocate_dram.py", "emit_g5.py")
 """The files of passes, besides those of `passes/tiling`, whose lines are followed."""
 
 

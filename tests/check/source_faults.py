@@ -55,7 +55,7 @@ def codes(code: CodeType) -> Iterator[tuple[str, CodeType]]:
 def planted(fault: Fault) -> Generator[None]:
     """The functions of the file run the changed text inside."""
     place = fault.file if fault.file.startswith("dialects/") else f"passes/{fault.file}"
-    module = import_module("pmc." + place.removesuffix(".py").replace("/", "."))
+    module = import_module("pmc." + place.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."))
     path = Path(str(module.__file__))
     text = path.read_text()
     assert text.count(fault.old) == 1, f"{fault.name}: {text.count(fault.old)} places"
