@@ -360,7 +360,7 @@ _MEMORY = [
     Fault(
         "dialects/analyses/kernel_liveness.py",
         "                    base[op.result] = base[op.source]",
-        "                    base[op.result] = op",
+        "                    pass",
     ),
     Fault(
         "dialects/analyses/kernel_liveness.py",

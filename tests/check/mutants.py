@@ -135,13 +135,13 @@ def shards_a_projection_by_rows(module: ModuleOp) -> None:
     Rewriter.replace_value_with_new_type(weight, tensor(weight).with_encoding(dist.ShardingAttr(wrong)))
 
 
-@mutant("insert-collectives", path="mla.residual")
+@mutant("insert-collectives", path="mla.o_proj")
 def drops_the_all_reduce_after_o_proj(module: ModuleOp) -> None:
     op = first(module, dist.AllReduceOp, "o_proj")
     bypass(op, op.x)
 
 
-@mutant("insert-collectives", path="mla.residual")
+@mutant("insert-collectives", path="mla.o_proj")
 def reduces_twice(module: ModuleOp) -> None:
     op = first(module, dist.AllReduceOp, "mla.o_proj")
     again = dist.AllReduceOp.make([op.y], [op.y.type], op.path.data, {"axis": op.axis})
