@@ -144,7 +144,7 @@ class Expr:
 
     # -- queries ------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
         """Whether the expression has no symbol."""
         return all(not monomial for monomial, _ in self.terms)

@@ -83,20 +83,26 @@ class Lmem:
 
 
 class Dram:
-    """The DRAM of some ranks, and who wrote each byte.
+    """The DRAM of some ranks, and who wrote and read each byte.
 
-    `owner` is 0 where nobody wrote, 1 where an earlier program or the host did, 2 + core where a core of the current
-    program did.  It is the same for all ranks.
+    `owner` is 0 where nobody wrote, 1 where an earlier program or the host did, 2 + core where a core did since the last
+    barrier.  `reader` is 0 where nobody has read since then, 2 + core where one core has, -1 where several have.  They
+    are the same for all ranks.
     """
 
     UNWRITTEN = 0
     SETTLED = 1
     CORES = 2
+    SEVERAL = -1
 
     def __init__(self, ranks: int, size: int) -> None:
         self.bytes: Bytes = np.full((ranks, size), POISON, np.uint8)
         self.owner = np.zeros(size, np.int16)
+        self.reader = np.zeros(size, np.int16)
         self.fresh: list[tuple[int, int]] = []
+        """Bytes from .. to that have been written since the last barrier."""
+        self.seen: list[tuple[int, int]] = []
+        """The same of bytes that have been read."""
 
     @property
     def size(self) -> int:
@@ -119,13 +125,34 @@ class Dram:
         self, start: int, core_step: int, cores: int, shape: Sequence[int], steps: Sequence[int]
     ) -> npt.NDArray[np.int16]:
         """[cores, *shape]: the owner of the first byte of every element of such a block."""
-        return np.ndarray(
-            (cores, *shape),
-            np.int16,
-            self.owner.data,
-            2 * start,
-            (2 * core_step, *(2 * s for s in steps)),
-        )
+        return self._marks(self.owner, start, core_step, cores, shape, steps)
+
+    def readers(
+        self, start: int, core_step: int, cores: int, shape: Sequence[int], steps: Sequence[int]
+    ) -> npt.NDArray[np.int16]:
+        """[cores, *shape]: who has read the first byte of every element of such a block."""
+        return self._marks(self.reader, start, core_step, cores, shape, steps)
+
+    @staticmethod
+    def _marks(
+        marks: npt.NDArray[np.int16],
+        start: int,
+        core_step: int,
+        cores: int,
+        shape: Sequence[int],
+        steps: Sequence[int],
+    ) -> npt.NDArray[np.int16]:
+        size = marks.itemsize
+        strides = (size * core_step, *(size * s for s in steps))
+        return np.ndarray((cores, *shape), np.int16, marks.data, size * start, strides)
+
+    def read(self, readers: npt.NDArray[np.int16], own: npt.NDArray[np.int64], first: int, stop: int) -> None:
+        """Note that the cores `own` (2 + core) read the blocks `readers`, which lie in bytes `first` to `stop`."""
+        several = (readers != self.UNWRITTEN) & (readers != own)
+        readers[...] = own
+        several |= readers != own  # the last of the cores that share an element has marked it
+        readers[several] = self.SEVERAL
+        self.seen.append((first, stop))
 
     def write(self, start: int, values: Array) -> None:
         """Put [ranks, ..] elements densely at byte `start`, as the host or a finished command."""
@@ -134,7 +161,10 @@ class Dram:
         self.owner[start : start + flat.shape[1]] = self.SETTLED
 
     def settle(self) -> None:
-        """The end of a program: what its cores wrote is there for everyone."""
+        """A barrier: what cores wrote is there for everyone, and what they read may be overwritten."""
         for start, stop in self.fresh:
             np.minimum(self.owner[start:stop], self.SETTLED, out=self.owner[start:stop])
+        for start, stop in self.seen:
+            self.reader[start:stop] = 0
         self.fresh.clear()
+        self.seen.clear()

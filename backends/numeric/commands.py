@@ -181,12 +181,19 @@ class ProgramRun:
             own = (cores + Dram.CORES).reshape(-1, *[1] * len(place.shape))
             adjacent = int(cores[-1]) - int(cores[0]) + 1 == count
             here: CoreSet = slice(int(cores[0]), int(cores[-1]) + 1) if adjacent else cores
+            readers = self.dram.readers(start, core_step, count, place.shape, steps)
+            low = int(starts[first : first + count].min())
+            high = int(starts[first : first + count].max()) + reach + dtype.itemsize
             if op.is_load:
                 wrong = (owners != Dram.SETTLED) & (owners != own)
                 if wrong.any():
                     raise self._dram_fault(batch, owners, wrong, cores, "reads")
                 view[here] = there
+                self.dram.read(readers, own, low, high)
             else:
+                wrong = (readers != 0) & (readers != own)
+                if wrong.any():
+                    raise self._overwritten(batch, readers, wrong, cores)
                 if ((owners >= Dram.CORES) & (owners != own)).any():
                     wrong = (owners >= Dram.CORES) & (owners != own)
                     raise self._dram_fault(batch, owners, wrong, cores, "writes")
@@ -194,8 +201,6 @@ class ProgramRun:
                 owners[...] = own
                 if (owners != own).any():
                     raise self._dram_fault(batch, owners, owners != own, cores, "writes")
-                low = int(starts[first : first + count].min())
-                high = int(starts[first : first + count].max()) + reach + dtype.itemsize
                 self.dram.fresh.append((low, high))
 
     def _dram_fault(
@@ -207,6 +212,15 @@ class ProgramRun:
         who = "nobody wrote" if owner == Dram.UNWRITTEN else f"core {owner - Dram.CORES} wrote in the same program"
         element = list(position[1:])
         return fault(batch, f"{verb} element {element} of its block of DRAM, which {who}", core)
+
+    def _overwritten(
+        self, batch: Batch, readers: npt.NDArray[np.int16], wrong: npt.NDArray[np.bool_], cores: Ints
+    ) -> NumericError:
+        position = tuple(int(i) for i in np.argwhere(wrong)[0])
+        reader = int(readers[position])
+        who = "other cores read" if reader == Dram.SEVERAL else f"core {reader - Dram.CORES} reads"
+        text = f"writes element {list(position[1:])} of its block of DRAM, which {who} without a barrier in between"
+        return fault(batch, text, int(cores[position[0]]))
 
     def _check_dram(self, batch: Batch, starts: Ints, reach: int, size: int) -> None:
         for core, start in zip(batch.cores.tolist(), starts.tolist(), strict=True):
@@ -239,6 +253,9 @@ class ProgramRun:
             table = self.dram.view(start, (rows, columns), (step, dtype.itemsize), dtype)
             if (self.dram.owners(start, 0, 1, (rows, columns), (step, dtype.itemsize)) != Dram.SETTLED).any():
                 raise fault(batch, "gathers from rows of DRAM that no earlier program wrote", core)
+            readers = self.dram.readers(start, 0, 1, (rows, columns), (step, dtype.itemsize))
+            own = np.full((1, 1, 1), core + Dram.CORES)
+            self.dram.read(readers, own, start, start + (rows - 1) * step + columns * dtype.itemsize)
             for rank in range(ranks):
                 inside = held[position, rank]
                 found = table[rank, np.where(inside, row_of[position, rank], 0)]

@@ -233,7 +233,7 @@ class _Core:
 
     def value(self, expression: Expr) -> int:
         """The value of an expression in this iteration."""
-        return int(expression.evaluate(self.symbols))
+        return expression.constant if expression.is_constant else int(expression.evaluate(self.symbols))
 
     def body(self, block: Block) -> Iterator[tile.BarrierOp]:
         """Run the ops of a kernel or of one iteration of a loop; stops at barriers until it is asked to go on."""

@@ -16,7 +16,7 @@ ATTEMPTS = 300
 CUTS = (1, 2, 3)
 """Into how many pieces a tile of the best plan is cut along a dim."""
 
-MOST_TILES = 16
+MOST_TILES = 8
 """Random plans are for running them: many more tiles than the best plan has take long and show nothing new."""
 
 

@@ -108,3 +108,11 @@ def test_what_depends_on_who_is_faster_is_refused(ops: tuple[str, ...], message:
 def test_a_fetch_of_bytes_that_were_written_in_part_is_refused() -> None:
     with pytest.raises(NumericError, match=r"reads LMEM 0\.\.31 of core 1, of which"):
         run(LOAD.replace("<1>, <8>", "<1>, <4>"), BARRIER, FETCH, STORE, BARRIER)
+
+
+def test_a_store_to_what_another_core_reads_without_a_barrier_is_refused() -> None:
+    """Core 0 reads the row of x that core 1 overwrites: before or after, nobody can say."""
+    other = LOAD.replace("core*32", "-core*32 + 32")
+    store = STORE.replace("core*32 + 64", "core*32").replace("lmem = <64>", "lmem = <0>").replace(" after [sdma-0]", "")
+    with pytest.raises(NumericError, match="reads"):
+        run(other, store, BARRIER)
