@@ -33,7 +33,7 @@ Numbers = npt.NDArray[Any]
 
 EXACT_TILES, GROWTH = 8, 1.5
 PARTITIONS_AT_ONCE = 6
-MOST_EXACT = 64
+MOST_EXACT = 128
 """Plans of an attention that are counted unit by unit: the best by the mean number of keys."""
 
 TOLERANCE = 1e-9

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmc.backends.cost.plan_search import PlanSearch, tile_sizes
+from pmc.backends.cost.plan_search import MOST_EXACT, PlanSearch, attention_candidates, tile_sizes
 from pmc.backends.cost.plan_time import PlanTime
 from pmc.backends.cost.rates import CoreRates
 from pmc.compiler.config import load_accounting, load_chip
@@ -157,6 +157,38 @@ def attention(
         sequences, kv_heads, 128, q_len, kv_len, (512, 64), 512, 0, causal, 8, (8, 8), 8, 8, 16, 0, "f8E4M3FN",
         "f8E4M3FN",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "causal"),
+    [
+        ((1, 1, 8, 663, 663), True),
+        ((2, 8, 4, 813, 3813), False),
+        ((1, 1, 8, 1000, 1700), True),
+        ((1, 2, 4, 1700, 1700), True),
+    ],
+)
+def test_plans_of_an_attention_that_are_left_out_early_are_slower(
+    sizes: tuple[int, int, int, int, int], causal: bool
+) -> None:
+    """Only the best by a mean number of keys are counted unit by unit; here all are.  The last block is short."""
+    finder = search()
+    problem = AttentionShape(*sizes, (128,), 128, None, causal, 16, (16,), 16, 16, 16, 0, "bf16", "bf16")
+    tilings = attention_candidates(problem, finder.rates)
+    fits = attentions.lmem_bytes(problem, tilings, finder.chip) <= finder.chip.lmem_tile_budget_bytes
+    tilings = tilings[np.flatnonzero(fits)]
+    assert len(tilings) > 10 * MOST_EXACT
+    exact = finder.attention_time(finder.attention_resources(problem, tilings)).total_s
+    plan = attentions.tiling_of(finder.attention(problem))
+    found = finder.attention_time(finder.attention_resources(problem, plan)).total_s[0]
+    assert found == pytest.approx(exact.min(), rel=1e-9)
+    if not causal:
+        uncut = tilings[np.flatnonzero(tilings.cores_s == 1)]
+        mean, counted = (finder.attention_resources(problem, uncut, approximate) for approximate in (True, False))
+        assert (mean.tiu_steps["bf16"] == counted.tiu_steps["bf16"]).all() and (
+            mean.vec_steps == counted.vec_steps
+        ).all()
+        assert (mean.gdma_bytes == counted.gdma_bytes).all()
 
 
 def test_one_long_sequence_uses_the_whole_chip() -> None:

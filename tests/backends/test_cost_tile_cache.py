@@ -117,6 +117,12 @@ def test_a_plan_is_searched_once_and_kept_on_disk(tmp_path: Path) -> None:
     assert other.get(SHAPE, find) == first and searches == 2, "another accounting searches for itself"
 
 
+def test_no_field_of_a_plan_is_left_to_its_default(tmp_path: Path) -> None:
+    plan = PlanAttr.of([1, 1, 4, 2], [16, 8, 32], "gnkm", slots=1, multicast=("a", "b"), merge="dram")
+    assert PlanCache(RATES, tmp_path).get(SHAPE, lambda: plan) == plan
+    assert PlanCache(RATES, tmp_path).get(SHAPE, never) == plan
+
+
 @pytest.mark.parametrize("shape", [SHAPE, ATTENTION], ids=["matmul", "attention"])
 def test_the_search_keeps_every_field_of_its_plans(shape: MatmulShape | AttentionShape, tmp_path: Path) -> None:
     found = searched(RATES, shape, tmp_path)

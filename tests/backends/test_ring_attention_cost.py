@@ -251,7 +251,9 @@ def test_a_prefill_of_llama_70b_on_32_chips(level: str) -> None:
     assert other.bytes_read + other.bytes_written - 3 * (first.bytes_read + first.bytes_written) == (
         240 * 1024 * 8 * 4 * (128 + 2)
     ), "a step after the first reads its state too"
-    assert other.compute_us == pytest.approx(3 * first.compute_us, rel=1e-12)
+    # The first step fills the state of 1024 x 8 rows on 64 cores: 128 columns, and two of whole 16 lanes, in FP32.
+    fill_us = 1024 * 8 / 64 * (128 + 2 * 16) / (STEPS / 2) * 1e6 if level == "tile" else 0
+    assert other.compute_us == pytest.approx(3 * (first.compute_us - 80 * fill_us), rel=1e-9)
     if level == "chip":
         assert exchange.time_us == pytest.approx(240 * block / 450e9 * 1e6, rel=1e-12)
     else:
