@@ -47,7 +47,7 @@ class PmcOpt(xDSLOptMain):
 
     def parse_chunk(self, chunk: IO[bytes], file_extension: str, start_offset: int = 0) -> ModuleOp | None:
         """The module of a piece of the input, with errors that xDSL does not foresee."""
-        return parse_text(self.ctx, chunk.read().decode(), self.get_input_name(), start_offset)
+        return parse_text(self.ctx, chunk.read().decode(), self.get_input_name(), start_offset)  # type: ignore[no-untyped-call]
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """The rest of the pipeline, then the passes that were named.

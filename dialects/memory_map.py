@@ -128,8 +128,8 @@ class _Run:
                     return f"'{access.path}' uses {self.arrays[number]} and {self.arrays[other]}, which overlap"
         for number in access.reads:
             if number in self.spoiled_by and self.arrays[number].kind != "scratch":
-                other = self.arrays[self.spoiled_by[number]]
-                return f"'{access.path}' reads {self.arrays[number]}, which {other} has overwritten"
+                newer = self.arrays[self.spoiled_by[number]]
+                return f"'{access.path}' reads {self.arrays[number]}, which {newer} has overwritten"
         for number in access.writes:
             self.written.add(number)
             self.spoiled_by.pop(number, None)

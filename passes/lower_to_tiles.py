@@ -32,7 +32,7 @@ from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key
 from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.collective import ExchangeInterface
+from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
@@ -140,8 +140,8 @@ class _Lowering:
                     self._return(op)
                 case _ if family_of(op) is not None:
                     self._kernel(op)
-                case _ if isinstance(op, ExchangeInterface):
-                    self._collective(op)
+                case layer.LayerOp() | dist.DistExchangeOp() if isinstance(op, ExchangeInterface):
+                    self._collective(op, op.exchange())
                 case _:
                     raise PassError(f"lower-to-tiles: {op.name} at '{path_of(op)}' has no lowering to tiles")
 
@@ -332,11 +332,9 @@ class _Lowering:
             raise PassError(f"lower-to-tiles: the plan of {op.name} at '{path_of(op)}': {fault}")
         self.ops.append(family.lower(op, plan, self, self.chip))
 
-    def _collective(self, op: Operation) -> None:
-        assert isinstance(op, ExchangeInterface)
+    def _collective(self, op: Operation, exchange: Exchange) -> None:
         ins = [self._place(self.whole(v)) for v in op.operands]
         outs = [self._place(self.result(v)) for v in op.results]
-        exchange = op.exchange()
         properties: Properties = {"collective": exchange.collective, "algorithm": exchange.chosen_algorithm}
         self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
 

@@ -161,8 +161,10 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
-        return each * semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal)) + lost * largest
+        mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal))
+        bound: Array = each * mean + lost * largest
+        return bound
     # A step leaves sums of at most as many weights as there are keys so far, each at most 1.
     before = max((float(np.abs(s[np.isfinite(s)]).max(initial=0.0)) for s in operands[2 * pieces + 1 :]), default=0.0)
     finite = np.abs(y[np.isfinite(y)])
-    return (each + lost) * (keys * max(1.0, largest) + before + float(finite.max(initial=0.0)))
+    return float((each + lost) * (keys * max(1.0, largest) + before + float(finite.max(initial=0.0))))

@@ -39,9 +39,10 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _option(name: str, kind: object, *declarations: str, **shown: Any) -> inspect.Parameter:
+def _option(name: str, kind: Any, *declarations: str, **shown: Any) -> inspect.Parameter:
     """A keyword of a command that is an option, None if it is not given."""
-    annotation = Annotated[kind | None, typer.Option(*declarations, **shown)]  # type: ignore[operator]
+    optional: Any = kind | None
+    annotation: Any = Annotated[optional, typer.Option(*declarations, **shown)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

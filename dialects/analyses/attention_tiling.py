@@ -205,9 +205,9 @@ def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> 
         return round_up(bytes_of(height * columns, bits), chip.alignment_bytes)
 
     many_units = grid.problems * grid.units > 1
-    unit_slots = np.where(many_units, t.slots, 1)
+    unit_slots: IntArray = np.where(many_units, t.slots, 1)
     many_keys = (t.tile_s < np.minimum(grid.keys, s.kv_len)) | (s.causal & (grid.parts[2] > 1))
-    key_slots = np.where(many_units | many_keys, t.slots, 1)
+    key_slots: IntArray = np.where(many_units | many_keys, t.slots, 1)
     state = size(rows, s.v_dim, ACCUMULATOR_BITS) + STATE_COLUMNS * size(rows, 1, ACCUMULATOR_BITS)
     need = state + size(rows, t.tile_s, ACCUMULATOR_BITS) + size(rows, t.tile_s, s.p_bits)
     for width, bits in zip(s.qk_dims, s.k_bits, strict=True):
@@ -283,7 +283,8 @@ class _Units:
 
 def _loaded(keys: IntArray, tile_s: Ints, most: Ints) -> IntArray:
     """Keys in whole tiles, the last one cut at the end of the part."""
-    return np.minimum(ceil_div(keys, tile_s) * tile_s, most)
+    loaded: IntArray = np.minimum(ceil_div(keys, tile_s) * tile_s, most)
+    return loaded
 
 
 @lru_cache(maxsize=65536)

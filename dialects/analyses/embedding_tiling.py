@@ -44,8 +44,8 @@ def lookup_of(op: layer.EmbeddingOp, dims: Dims = ints) -> Lookup:
     """The look-up that an op is."""
     tokens, width = dims(op.y)
     table, ids, y = (tensor(v).element_type for v in (op.table, op.tokens, op.y))
-    bits = [element_bits(t) for t in (ids, table, y)]
-    return Lookup(tokens, width, *bits, converts=table != y, stored_dtype=element_name(table))
+    id_bits, stored_bits, out_bits = (element_bits(t) for t in (ids, table, y))
+    return Lookup(tokens, width, id_bits, stored_bits, out_bits, table != y, element_name(table))
 
 
 def parts_of(lookup: Lookup, plan: PlanAttr) -> tuple[Split, Split]:

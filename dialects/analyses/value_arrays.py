@@ -127,7 +127,8 @@ class _Assignment:
             self.found.inputs.append(array)
             self.found.array_of[argument] = array
         stages = [op for op in block.ops if isinstance(op, dist.StageOp)]
-        for scope in stages or [program]:
+        scopes: Sequence[dist.StageOp | layer.ProgramOp] = stages or [program]
+        for scope in scopes:
             self.stage = StageArrays(scope, stored_arrays(scope))
             self.repeats: tuple[layer.RepeatOp, ...] = ()
             self._block(scope.body.block)
@@ -360,7 +361,7 @@ def _spares(op: Operation, value: SSAValue, result: SSAValue) -> bool:
     if not reads:
         return True
     if isinstance(op, layer.RepeatOp):
-        pairs = list(zip(op.inits, op.outs, strict=True))
+        pairs: Sequence[tuple[SSAValue, SSAValue]] = list(zip(op.inits, op.outs, strict=True))
     else:
         pairs = op.in_place_pairs() if isinstance(op, layer.LayerOp) else []
     return reads == sum(1 for operand, written in pairs if operand is value and written is result)

@@ -25,9 +25,10 @@ def random_plan(op: Operation, family: Family, best: PlanAttr, chip: Chip, rando
     orders = ORDERS if best.order.data in ORDERS else (best.order.data,)
     names = [name.data for name in best.multicast.data]
     for _ in range(ATTEMPTS):
-        cores, left = [1] * len(best.core_counts), chip.cores
-        for dim in random.permutation(len(cores)).tolist():
-            cores[dim] = int(random.choice([1, min(left, best.core_counts[dim]), random.integers(1, left + 1)]))
+        cores, left = [1] * len(best.core_counts), int(chip.cores)
+        for dim in map(int, random.permutation(len(cores))):
+            some = int(random.integers(1, left + 1))
+            cores[dim] = int(random.choice([1, min(left, best.core_counts[dim]), some]))
             left //= cores[dim]
         cuts = random.choice(CUTS, len(best.tile_sizes)).tolist()
         if prod(cuts) * prod(best.core_counts) > MOST_TILES * prod(cores):

@@ -107,9 +107,7 @@ def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureF
     assert len(out.splitlines()) == len(table) and "fit" not in out
 
 
-def test_a_request_that_DoesNotFit_is_evaluated_and_exits_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_request_that_DoesNotFit_is_evaluated_and_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lengths = ["--isl", "64", "--osl", "4033"]  # the full cache has the 64 + 4033 - 1 tokens of a step at 4096
     largest = footprint(capsys, *TP8)["largest_batch"]
     command = ["evaluate", *TP8[:-2], *lengths]
