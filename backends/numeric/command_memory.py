@@ -83,11 +83,10 @@ class Lmem:
 
 
 class Dram:
-    """The DRAM of some ranks, and who wrote and read each byte.
+    """The DRAM of some ranks, and who wrote and read each byte; all ranks agree in this.
 
     `owner` is 0 where nobody wrote, 1 where an earlier program or the host did, 2 + core where a core did since the
-    last barrier.  `reader` is 0 where nobody has read since then, 2 + core where one core has, -1 where several have.  They
-    are the same for all ranks.
+    last barrier.  `reader` is 0 where nobody has read since then, 2 + core where one core has, -1 where several have.
     """
 
     UNWRITTEN = 0
