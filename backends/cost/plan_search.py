@@ -223,17 +223,22 @@ class _MatmulSearch:
         b = slots[1] * cn * ck * shape.b_bits / 8
         c = slots[2] * cm * cn * (4 + (shape.out_bits / 8 if shape.converts else 0))
         m, n, k = (tile_sizes(size) for size in cubes)
-        mm, nn = (axis.ravel() for axis in np.meshgrid(m, n, indexing="ij"))
+        mm, nn = _pairs(m, n)
         deep = _fit(self.budget - mm * nn * c, mm * a + nn * b, cubes[2])
         yield from ((matmuls.K_INNER, (mm, nn, depth)) for depth in (deep, _half(deep, cubes[2])))
         # With k outside, partial sums of several steps leave LMEM: few steps are worth a look.
         few = k[ceil_div(cubes[2], k) <= 2]
-        nn, kk = (axis.ravel() for axis in np.meshgrid(n, few, indexing="ij"))
+        nn, kk = _pairs(n, few)
         high = _fit(self.budget - nn * kk * b, kk * a + nn * c, cubes[0])
         yield from ((matmuls.M_INNER, (height, nn, kk)) for height in (high, _half(high, cubes[0])))
-        mm, kk = (axis.ravel() for axis in np.meshgrid(m, few, indexing="ij"))
+        mm, kk = _pairs(m, few)
         wide = _fit(self.budget - mm * kk * a, kk * b + mm * c, cubes[1])
         yield from ((matmuls.N_INNER, (mm, width, kk)) for width in (wide, _half(wide, cubes[1])))
+
+
+def _pairs(first: IntArray, second: IntArray) -> tuple[IntArray, IntArray]:
+    """Every number of `first` with every one of `second`; `meshgrid` would take most of the time of a search."""
+    return np.repeat(first, len(second)), np.tile(second, len(first))
 
 
 def _half(size: IntArray, most: int) -> IntArray:
@@ -242,7 +247,7 @@ def _half(size: IntArray, most: int) -> IntArray:
 
 def _fit(room: Numbers, per_cube: Numbers, most: int) -> IntArray:
     """How many cubes fit into `room` bytes, at most `most`, 0 for none."""
-    return np.clip(np.floor(room / per_cube), 0, most).astype(np.int64)
+    return np.minimum(np.maximum(room // per_cube, 0), most).astype(np.int64)
 
 
 @lru_cache(maxsize=4096)
