@@ -247,7 +247,8 @@ def _half(size: IntArray, most: int) -> IntArray:
 
 def _fit(room: Numbers, per_cube: Numbers, most: int) -> IntArray:
     """How many cubes fit into `room` bytes, at most `most`, 0 for none."""
-    return np.minimum(np.maximum(room // per_cube, 0), most).astype(np.int64)
+    cubes: IntArray = np.minimum(np.maximum(room // per_cube, 0), most).astype(np.int64)
+    return cubes
 
 
 @lru_cache(maxsize=4096)
