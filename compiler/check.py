@@ -156,7 +156,8 @@ def check_model(
     checks: list[PassCheck] = []
     runner = _Runner(environment, deployment, Expected(logits, reference.states, {}), proof.in_types)
     context = make_context()
-    specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, seed)
+    # The two runs of a phase draw different plans.
+    specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, 2 * seed + proof.in_types)
     skipped = next(i for i, spec in enumerate(specs) if spec.name == proof.first)
     run_pipeline(model, specs[:skipped], verify_each=False)
     for spec in specs[skipped:]:

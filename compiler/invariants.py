@@ -19,12 +19,14 @@ from pmc.compiler.pipelines import build_pass
 from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.analyses.kernel_work import kernel_work
 from pmc.dialects.analyses.program_work import program_work
+from pmc.dialects.analyses.scratch import scratch_types
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.levels import level_of
 from pmc.dialects.tensor import element_name, tensor
+from pmc.dialects.tile_plan import PLAN
 from pmc.passes.base import PassError
 
 Key = tuple[str, str]
@@ -44,6 +46,8 @@ class Invariants:
     """The dims of every weight of the whole model."""
     work: dict[Key, list[Work]] = field(default_factory=dict[Key, list[Work]])
     """What the ops of a key do, in the order of the text."""
+    scratch: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """Paths and bytes of the arrays that kernels will need while they run, as the footprint counts them."""
 
     def broken(self, name: str, module: ModuleOp) -> str | None:
         """What is wrong after pass `name`; notes what the next passes must keep."""
@@ -61,11 +65,12 @@ class Invariants:
                 if wrong is None and name == "partition-stages":
                     wrong = uneven_stages(module)
                 self.work = _noted(_tensor_work(module))
+                self.scratch = planned_scratch(module)
                 return wrong
             case "tile":
                 if name == "lower-to-tiles":
                     done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
-                    wrong = self.reworked(done, tile.KernelOp.name) or short_sum(module)
+                    wrong = self.reworked(done, tile.KernelOp.name) or short_sum(module) or self.rescratched(module)
                     self.work = done
                     return wrong
                 return misplaced_buffer(module) if name == "allocate-lmem" else misplaced_array(module)
@@ -107,6 +112,21 @@ class Invariants:
                 if before != after if exact else not _does(after, before, "attention" in key[1]):
                     return f"{what} at '{key[0]}' does {_text(after)}, its {key[1]} {_text(before)}"
         return None
+
+    def rescratched(self, module: ModuleOp) -> str | None:
+        """Arrays for partial results that are others than the footprint of the tensor program counts."""
+        arrays = [op for op in module.walk() if isinstance(op, tile.GlobalOp) and op.kind.data == "scratch"]
+        found = sorted((op.path.data, op.memref.bytes) for op in arrays)
+        if found == self.scratch:
+            return None
+        path, size = next(iter(set(found) ^ set(self.scratch)), ("", 0))
+        return f"{len(found)} scratch arrays, the plans need {len(self.scratch)}: {size} bytes at '{path}' differ"
+
+
+def planned_scratch(module: ModuleOp) -> list[tuple[str, int]]:
+    """Paths and bytes of what the plans of a tensor program need beside its values; none before `bind-symbols`."""
+    planned = [op for op in module.walk() if isinstance(op, layer.LayerOp) and PLAN in op.attributes]
+    return sorted((op.path.data, type_.bytes.constant) for op in planned for type_ in scratch_types(op))
 
 
 def _does(kernel: Work, op: Work, attention: bool) -> bool:
@@ -197,7 +217,7 @@ def _noted(found: Iterator[tuple[Operation, Work]]) -> dict[Key, list[Work]]:
 def _tensor_work(module: ModuleOp) -> Iterator[tuple[Operation, Work]]:
     """The tensor ops that become kernels."""
     for op in module.walk():
-        if isinstance(op, WorkInterface) and "tile.plan" in op.attributes:
+        if isinstance(op, WorkInterface) and PLAN in op.attributes:
             yield op, op.work()
 
 

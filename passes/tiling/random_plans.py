@@ -9,35 +9,65 @@ from xdsl.ir import Operation
 
 from pmc.dialects.analyses.matmul_tiling import ORDERS
 from pmc.dialects.arch import Chip
+from pmc.dialects.layer import FlashAttentionOp, MatrixOp
 from pmc.dialects.tile_plan import MAX_SLOTS, MERGES, PlanAttr
 from pmc.passes.tiling.kernels import Family
 
-ATTEMPTS = 300
+ATTEMPTS = 150
+"""Per way to merge."""
+
 CUTS = (1, 2, 3)
 """Into how many pieces a tile of the best plan is cut along a dim."""
+
+GROWTHS = (1, 2, 4, 8)
+"""How many tiles of the best plan become one along a dim of the result, where a core may have a single tile."""
+
+MOST_SHARES = 3
+"""Among how many cores a contraction is cut at most."""
 
 MOST_TILES = 8
 """Random plans are for running them: many more tiles than the best plan has take long and show nothing new."""
 
 
 def random_plan(op: Operation, family: Family, best: PlanAttr, chip: Chip, random: np.random.Generator) -> PlanAttr:
-    """A legal plan of smaller tiles than `best` on any grid of cores; `best` itself where none is found."""
-    orders = ORDERS if best.order.data in ORDERS else (best.order.data,)
-    names = [name.data for name in best.multicast.data]
-    for _ in range(ATTEMPTS):
-        cores, left = [1] * len(best.core_counts), int(chip.cores)
-        for dim in map(int, random.permutation(len(cores))):
-            some = int(random.integers(1, left + 1))
-            cores[dim] = int(random.choice([1, min(left, best.core_counts[dim]), some]))
-            left //= cores[dim]
-        cuts = random.choice(CUTS, len(best.tile_sizes)).tolist()
-        if prod(cuts) * prod(best.core_counts) > MOST_TILES * prod(cores):
-            continue
-        tile = [-(-size // cut) for size, cut in zip(best.tile_sizes, cuts, strict=True)]
-        order, slots = str(random.choice(orders)), int(random.integers(1, MAX_SLOTS + 1))
-        multicast = names if random.random() < 0.5 else []
-        for merge in random.permutation(MERGES).tolist():
-            plan = PlanAttr.of(cores, tile, order, slots, multicast, merge)
-            if family.fault(op, plan, chip) is None:
+    """A legal plan of other tiles than `best` on any grid of cores; `best` itself where none is found.
+
+    The way to merge is drawn first, none as often as the others together: few grids and tiles allow cores to share a
+    contraction, and a draw of all at once would hardly meet them.
+    """
+    merges = ("none", *MERGES) if isinstance(op, MatrixOp | FlashAttentionOp) else ("none",)
+    for merge in random.permutation(merges).tolist():
+        for _ in range(ATTEMPTS):
+            plan = _drawn(best, chip, merge, len(merges) > 1, random)
+            if plan is not None and family.fault(op, plan, chip) is None:
                 return plan
     return best
+
+
+def _drawn(best: PlanAttr, chip: Chip, merge: str, contracts: bool, random: np.random.Generator) -> PlanAttr | None:
+    """A plan that need not be legal, None for one of too many tiles; `contracts` when cores can share the last dim."""
+    cores: list[int] = [1] * len(best.core_counts)
+    left = chip.cores
+    dims: list[int] = random.permutation(len(cores) - contracts).tolist()
+    if merge != "none":
+        if chip.cores == 1:
+            return None
+        cores[-1] = int(random.integers(2, min(chip.cores, MOST_SHARES) + 1))
+        left //= cores[-1]
+    for dim in dims:
+        any_count = int(random.integers(1, left + 1))
+        cores[dim] = int(random.choice([1, min(left, best.core_counts[dim]), any_count]))
+        left //= cores[dim]
+    cuts = random.choice(CUTS, len(best.tile_sizes)).tolist()
+    growths: list[int] = [1] * len(cuts)
+    if merge == "sdma":
+        growths[:-1] = random.choice(GROWTHS, len(cuts) - 1).tolist()
+    if prod(cuts) * prod(best.core_counts) > MOST_TILES * prod(cores) * prod(growths):
+        return None
+    tile = [-(-size * grow // cut) for size, cut, grow in zip(best.tile_sizes, cuts, growths, strict=True)]
+    orders = ORDERS if best.order.data in ORDERS else (best.order.data,)
+    if merge == "sdma":
+        orders = orders[:1]  # partial sums stay in LMEM where k is innermost
+    names = [name.data for name in best.multicast.data]
+    order, slots = str(random.choice(orders)), int(random.integers(1, MAX_SLOTS + 1))
+    return PlanAttr.of(cores, tile, order, slots, names if random.random() < 0.5 else [], merge)

@@ -45,7 +45,6 @@ _QUANTIZE = [
         ") == 8 for v in (*attention.k, attention.v)",
         ") <= 16 for v in (*attention.k, attention.v)",
         "deepseek",
-        equivalent="keys of 16 bits have the type of the queries: nothing is converted",
     ),
     Fault(
         "quantize.py",
@@ -173,7 +172,6 @@ _SHARD = [
         "with_encoding(None)",
         "llama",
         TP,
-        equivalent="collectives sum whatever a type says; only the verifier reads the mark",
     ),
     Fault(
         "localize.py",
@@ -470,6 +468,92 @@ _EMIT = [
     ),
 ]
 
+_SPLIT = "dialects/analyses/split.py"
+_MATMUL_TILING = "dialects/analyses/matmul_tiling.py"
+_ATTENTION_TILING = "dialects/analyses/attention_tiling.py"
+_HAZARDS = "dialects/analyses/hazards.py"
+_BEHIND = "what writes the slot again waits for loads of its own iteration, which GDMA does after the late store"
+
+_PLANS = [
+    Fault(_MATMUL, "return self.depth.start(self.core_k, ki), self", "return self.depth.start(expr(0), ki), self"),
+    Fault(_MATMUL, "return [self.core_k, g, m, n], ", "return [expr(0), g, m, n], "),
+    Fault(_MATMUL, "found, (0, g, row, column), (parts", "found, (0, g, row, 0), (parts"),
+    Fault(_MATMUL, "code.fetch(acc, found, expr(CORE) - self.core_k + p,", "code.fetch(acc, found, p,"),
+    Fault(_MATMUL, "+ p, first, p * height,", "+ p, 0, p * height,"),
+    Fault(
+        _MATMUL,
+        "self.rows.length(self.core_m) - self.core_k * share), 0)",
+        "self.rows.length(self.core_m)), 0)",
+    ),
+    Fault(_MATMUL, "self.core_k * share + ri * tile", "self.core_k * share"),
+    Fault(_MATMUL, "        code.barrier()\n", ""),
+    Fault(_MATMUL, "SumPartsAttr(IntegerAttr(parts, i64))", "SumPartsAttr(IntegerAttr(parts - 1, i64))"),
+    Fault(_MATMUL, 'self.serves("a", 2))', 'self.serves("a", 1))'),
+    Fault(_MATMUL, 'self.serves("b", 1))', 'self.serves("b", 2))'),
+    Fault(_MATMUL, 'code.loop("again", min_of(ki, 1))', 'code.loop("again", expr(0))'),
+    Fault(_ATTENTION, "(self.core_s, *at), (1, *size, width)", "(0, *at), (1, *size, width)"),
+    Fault(_ATTENTION, "core = expr(CORE) - self.core_s + o", "core = o", "deepseek"),
+    Fault(_ATTENTION, "ExprAttr(position), ExprAttr(key)", "ExprAttr(position), ExprAttr(offset)"),
+    Fault(
+        _ATTENTION, "floordiv(expr(ROW), self.tile_g) - self.hidden", "floordiv(expr(ROW), self.tile_g)", "llama", RING
+    ),
+    Fault(_ATTENTION, "        code.barrier()\n", ""),
+    Fault(
+        _ATTENTION,
+        "start = self.core_s * (share_g if by_heads else share_q)",
+        "start = self.core_s * (share_q if by_heads else share_g)",
+        "deepseek",
+    ),
+    Fault(_ATTENTION, "cores_along(self.parts, 1) if", "cores_along(self.parts, 0) if", "deepseek"),
+    Fault(_ATTENTION, "cores_along(self.parts, 2) if", "cores_along(self.parts, 1) if"),
+    Fault(
+        _ATTENTION,
+        "index = self.shape, ui * self.parts[1] + self.core_u",
+        "index = self.shape, ui + self.core_u",
+    ),
+    Fault("tiling/code.py", "        if count == 1:", "        if count.is_constant:"),
+    Fault("tiling/code.py", 'expr(from_row), "row": expr(row)', 'expr(0), "row": expr(row)'),
+    Fault(
+        "tiling/code.py",
+        "self.rotates_with.get(buffer) == len(self.loops)",
+        "buffer in self.rotates_with",
+        equivalent="every store that may be late stands in the loop that turns its buffer",
+    ),
+    Fault("emit_g5.py", "rows_from(op.source, op.from_row.data)", "rows_from(op.source, op.row.data)"),
+    Fault("emit_g5.py", '"serves": op.serves if isinstance(op, tile.LoadOp) else None', '"serves": None'),
+    Fault("emit_g5.py", "out.append(g5.BarrierOp.make([], [], op.path.data, {}, like=op))", "pass"),
+    Fault("emit_g5.py", "        block.add_op(g5.BarrierOp.make([], [], op.path.data, {}, like=op))\n", ""),
+    Fault(
+        "emit_g5.py",
+        "late = isinstance(op, tile.StoreOp) and op.late is not None",
+        "late = False",
+        equivalent=_BEHIND,
+    ),
+    Fault(_HAZARDS, "    distance -= late\n", "", equivalent=_BEHIND),
+    Fault("dialects/analyses/scratch.py", "for sizes in dims]", "for sizes in dims[:1]]"),
+    Fault("dialects/analyses/scratch.py", "matmuls.plan_fault(matmul_shape(op), plan, chip) is None", "False"),
+    Fault(_SPLIT, "floordiv(core, count * stride) * (count * stride)", "floordiv(core, stride) * stride"),
+    Fault(_SPLIT, "first = first + mod(core, stride)", "first = first + mod(core, count)"),
+    Fault(_SPLIT, "CoresAttr.of(first, count, stride)", "CoresAttr.of(first, count, 1)"),
+    Fault(_SPLIT, "if self.parts > 1 and self.chunk % self.tile:", "if self.parts > 1 and self.total % self.tile:"),
+    Fault(_SPLIT, "            index = mod(index, count)", "            index = index"),
+    Fault(
+        _MATMUL_TILING,
+        "int(parts.groups[0] * parts.trips_m[0] * parts.trips_n[0]) > 1",
+        "int(parts.groups[0] * parts.trips_m[0]) > 1",
+    ),
+    Fault(_MATMUL_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
+    Fault(_MATMUL_TILING, "np.where(merges, merged, 0), np.int64)", "np.where(merges, 0, 0), np.int64)"),
+    Fault(_ATTENTION_TILING, "int(grid.problems[0] * grid.units[0]) > 1", "int(grid.problems[0]) > 1", "deepseek"),
+    Fault(
+        _ATTENTION_TILING,
+        "np.where(by_heads, 1, ceil_div(queries, parts))",
+        "np.where(by_heads, 1, queries // parts)",
+        "deepseek",
+    ),
+    Fault(_ATTENTION_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
+]
+
 _UNROLL = [
     Fault("unroll_commands.py", 'columns["op"] = number', 'columns["op"] = 0'),
     Fault(
@@ -491,4 +575,4 @@ _UNROLL = [
     ),
 ]
 
-FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_UNROLL)
+FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_UNROLL)

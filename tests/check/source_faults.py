@@ -7,6 +7,7 @@ outside of functions cannot be changed so.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,14 +75,22 @@ def planted(fault: Fault) -> Generator[None]:
     assert before, f"{fault.name}: no function has this text"
     for function, code in before:
         function.__code__ = changed[code.co_qualname, code.co_firstlineno]
-    for cached in vars(module).values():
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
+    forget()
     try:
         yield
     finally:
         for function, code in before:
             function.__code__ = code
+        forget()
+
+
+def forget() -> None:
+    """Empty the caches of passes, analyses and the plan search: what they hold was computed by other text."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("pmc.passes.", "pmc.dialects.analyses.", "pmc.backends.cost.", "pmc.compiler.tile_")):
+            for cached in list(vars(module).values()):
+                if hasattr(cached, "cache_clear"):
+                    cached.cache_clear()
 
 
 def checked(fault: Fault) -> str | None:
