@@ -324,7 +324,6 @@ _MEMORY = [
         "return buffer_type(op.result).bytes",
     ),
     Fault("allocate_lmem.py", "if sum(sizes) > budget:", "if sum(sizes) > 2 * budget:"),
-    Fault("allocate_lmem.py", "if moved + remaining <= budget:", "if moved <= budget:"),
     Fault(
         "allocate_lmem.py",
         "        address += size\n        remaining -= size",
@@ -363,7 +362,7 @@ _MEMORY = [
     Fault(
         "dialects/analyses/kernel_liveness.py",
         'timeline.add([op for op in base.values() if op.kind.data == "output"], [], ())',
-        "timeline.add([], [], ())",
+        'timeline.add([op for op in base.values() if op.kind.data == "none"], [], ())',
         equivalent="the outputs of these models are written by the last kernel",
     ),
     Fault(
@@ -385,7 +384,6 @@ _EMIT = [
         "emit_g5.py",
         "mod(expr(tile.running_count(loops[-1])), slots)",
         "mod(expr(loops[-1]), slots)",
-        equivalent="the store after every inner loop holds the loads of the next one back",
     ),
     Fault(
         "emit_g5.py",
@@ -416,7 +414,7 @@ _EMIT = [
         "kept = [i for i, s in enumerate(sizes) if s != 1]",
         "kept = [i for i, s in enumerate(sizes) if s != 2]",
     ),
-    Fault("emit_g5.py", "(type_.offset.data + op.column.data) * size", "type_.offset.data * size"),
+    Fault("emit_g5.py", "(type_.offset.data + op.column.data) * size", "type_.offset.data * size", "deepseek"),
     Fault(
         "emit_g5.py",
         '"dram": ExprAttr(self.stream.base(op.memref, op) + element * size),',
