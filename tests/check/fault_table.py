@@ -414,7 +414,6 @@ _EMIT = [
         "kept = [i for i, s in enumerate(sizes) if s != 1]",
         "kept = [i for i, s in enumerate(sizes) if s != 2]",
     ),
-    Fault("emit_g5.py", "(type_.offset.data + op.column.data) * size", "type_.offset.data * size", "deepseek"),
     Fault(
         "emit_g5.py",
         '"dram": ExprAttr(self.stream.base(op.memref, op) + element * size),',
