@@ -114,6 +114,8 @@ def plan_fault(shape: MatmulShape, plan: PlanAttr, chip: Chip) -> str | None:
         return "merge must say how partial sums are added up exactly where more than one core shares k"
     if len(plan.multicast.data) == 1:
         return "multicast must name both operands, a and b, or none"
+    if plan.merge.data == "sdma" and plan.order.data != ORDERS[K_INNER]:
+        return f"merge sdma needs order {ORDERS[K_INNER]}, whose partial sums stay in LMEM, found {plan.order.data}"
     tiling = tiling_of(plan)
     parts = chunks(shape, tiling, chip)
     if plan.merge.data == "sdma" and int(parts.groups[0] * parts.trips_m[0] * parts.trips_n[0]) > 1:

@@ -66,8 +66,6 @@ def _drawn(best: PlanAttr, chip: Chip, merge: str, contracts: bool, random: np.r
         return None
     tile = [-(-size * grow // cut) for size, cut, grow in zip(best.tile_sizes, cuts, growths, strict=True)]
     orders = ORDERS if best.order.data in ORDERS else (best.order.data,)
-    if merge == "sdma":
-        orders = orders[:1]  # partial sums stay in LMEM where k is innermost
     names = [name.data for name in best.multicast.data]
     order, slots = str(random.choice(orders)), int(random.integers(1, MAX_SLOTS + 1))
     return PlanAttr.of(cores, tile, order, slots, names if random.random() < 0.5 else [], merge)

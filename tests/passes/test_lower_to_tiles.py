@@ -396,6 +396,10 @@ def test_plans_may_be_written_by_hand() -> None:
             "MATMUL", "[16, 8, 16]", "[256, 128, 16]", "layer.matmul at 'p.mm': its tiles need",
         ),
         ("MATMUL", "slots 2", "slots 2, merge sdma", "'p.mm': merge must say how partial sums are added up exactly"),
+        (
+            "MATMUL", PLANS["MATMUL"], 'cores [1, 1, 1, 2], tile [16, 8, 16], order "gnkm", slots 2, merge sdma',
+            "layer.matmul at 'p.mm': merge sdma needs order gmnk, whose partial sums stay in LMEM, found gnkm",
+        ),
         ("ADD", "[4, 1]", "[4, 2]", "layer.add at 'p.add': asks for 8 cores, chip sg2262 has 4"),
         ("ADD", "[2, 1, 32]", "[2, 1, 16]", "layer.add at 'p.add': its rows have 16 columns, those of the op 32"),
         # Two slots of three matrices of 128 rows of 64 bytes.
