@@ -286,7 +286,7 @@ def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment)
     set_target(model, found, topology, small)
     try:
         run_pipeline(model, specs[:tiling], verify_each=False)
-    except PmcError:  # the check itself will say where
+    except Exception:  # whatever it is, the check itself will say where
         return found
     while chip.command_level is not None and budget < MOST_BUDGET:
         tiled = model.clone()
@@ -297,6 +297,8 @@ def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment)
         except PmcError:
             budget += budget // 4
             found = shrink_chip(chip, budget)
+        except Exception:  # an earlier pass is wrong: again, the check will say where
+            break
     return found
 
 

@@ -32,3 +32,9 @@ def test_every_fault_is_found(fault: Fault) -> None:
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.equivalent], ids=lambda f: f.name)
 def test_what_is_argued_to_be_equivalent_changes_nothing(fault: Fault) -> None:
     assert checked(fault) is None
+
+
+def test_a_fault_that_makes_a_later_pass_crash_is_reported_for_its_own_pass() -> None:
+    fault = next(fault for fault in FOUND if "axes[len(chain" in fault.old)
+    found = checked(fault)
+    assert found is not None and ": insert-collectives: " in found
