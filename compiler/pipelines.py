@@ -19,7 +19,7 @@ from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
 from pmc.dialects.deployment import Deployment, deployment_fields
-from pmc.dialects.errors import PmcError
+from pmc.dialects.errors import PmcError, excerpt
 from pmc.dialects.levels import LEVELS, Level
 from pmc.dialects.schema import did_you_mean
 from pmc.passes.base import PmcPass, history
@@ -120,11 +120,12 @@ def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
         expected = str(build_pass(spec))
         if recorded != expected:
             raise PmcError(
-                f"pass {step} of the module was {recorded}, the pipeline of its deployment has {expected}; "
+                f"pass {step} of the module was {excerpt(recorded)}, "
+                f"the pipeline of its deployment has {excerpt(expected)}; "
                 "name the remaining passes with -p"
             )
     if len(done) > len(specs):
-        raise PmcError(f"the module is past the {level} level: its last pass was {done[-1]}")
+        raise PmcError(f"the module is past the {level} level: its last pass was {excerpt(done[-1])}")
     return specs[len(done) :]
 
 

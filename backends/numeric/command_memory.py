@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,20 @@ Bytes = npt.NDArray[np.uint8]
 POISON = 0xFF
 """Unwritten memory: a NaN in every float format."""
 
+MAX_BYTES = 2**32
+"""Memory of one kind that a run takes at most; the LMEM of 32 SG2262 chips."""
+
 CoreSet = slice | npt.NDArray[np.int64]
 """Some cores: a range where they are adjacent, else their numbers."""
+
+
+def unwritten(shape: tuple[int, ...], what: str) -> Bytes:
+    """[*shape] bytes that nobody wrote; raises NumericError where they are more than MAX_BYTES, opening with `what`."""
+    if prod(shape) > MAX_BYTES:
+        raise NumericError(
+            f"{what} takes {prod(shape)} bytes, at most {MAX_BYTES} are run; `pmc check` shrinks model and chip"
+        )
+    return np.full(shape, POISON, np.uint8)
 
 
 @cache
@@ -74,7 +87,7 @@ class Lmem:
     """The LMEM of `cores` cores of `ranks` ranks."""
 
     def __init__(self, cores: int, ranks: int, size: int) -> None:
-        self.bytes: Bytes = np.full((cores, ranks, size), POISON, np.uint8)
+        self.bytes = unwritten((cores, ranks, size), "the LMEM of all cores and ranks")
 
     def view(self, start: int, shape: Sequence[int], steps: Sequence[int], dtype: npt.DTypeLike) -> Array:
         """[cores, ranks, *shape] elements from byte `start`, `steps` bytes apart; writing to it writes LMEM."""
@@ -95,7 +108,7 @@ class Dram:
     SEVERAL = -1
 
     def __init__(self, ranks: int, size: int) -> None:
-        self.bytes: Bytes = np.full((ranks, size), POISON, np.uint8)
+        self.bytes = unwritten((ranks, size), "the DRAM of all ranks")
         self.owner = np.zeros(size, np.int16)
         self.reader = np.zeros(size, np.int16)
         self.fresh: list[tuple[int, int]] = []

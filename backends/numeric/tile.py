@@ -15,7 +15,7 @@ import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
-from pmc.backends.numeric.command_memory import POISON, compute_type, decode, encode, storage_type
+from pmc.backends.numeric.command_memory import compute_type, decode, encode, storage_type, unwritten
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey
 from pmc.backends.numeric.streams import (
@@ -55,9 +55,9 @@ DRAM_ALIGNMENT = 8
 """Rows of bytes start at a multiple of the widest element."""
 
 
-def poison(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Memory that nobody wrote."""
-    return np.full((prod(shape) * dtype.itemsize,), POISON, np.uint8).view(dtype).reshape(shape)
+def poison(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> Array:
+    """[*shape] elements that nobody wrote; `what` opens the error where they are too many."""
+    return unwritten((prod(shape) * dtype.itemsize,), what).view(dtype).reshape(shape)
 
 
 def _dram(held: Iterable[Operation], mesh: Mesh) -> Array:
@@ -68,7 +68,7 @@ def _dram(held: Iterable[Operation], mesh: Mesh) -> Array:
         if isinstance(op, tile.GlobalOp) and op.address is not None
     ]
     size = -(-max(ends, default=0) // DRAM_ALIGNMENT) * DRAM_ALIGNMENT
-    return np.full((mesh.ranks, size), POISON, np.uint8)
+    return unwritten((mesh.ranks, size), "the DRAM of all ranks")
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Ranks:
         type_ = op.memref
         dtype, size = storage_type(type_.element_type), prod(type_.dims)
         if op.address is None:
-            held = poison((self.mesh.ranks, size), dtype)
+            held = poison((self.mesh.ranks, size), dtype, f"{op.path.data}: the array")
         else:
             start = op.address.value.data
             held = self.dram[:, start : start + size * dtype.itemsize].view(dtype)
@@ -251,7 +251,9 @@ class _Core:
                 case tile.AllocOp():
                     type_ = tile.buffer_type(op.result)
                     shape = (len(self.ranks), *type_.dims)
-                    self.buffers[op.result] = poison(shape, storage_type(type_.element_type))
+                    self.buffers[op.result] = poison(
+                        shape, storage_type(type_.element_type), f"{op.path.data}: the buffer"
+                    )
                 case tile.BarrierOp():
                     yield op
                 case tile.StoreOp() if op.late is not None:

@@ -10,6 +10,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.parser import Parser
 
+from pmc.backends.numeric import command_memory
 from pmc.backends.numeric.dist import mesh_of
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.model import run_model, seeded_model_environment
@@ -127,3 +128,10 @@ def test_what_was_not_loaded_is_nan() -> None:
 def test_blocks_outside_memory_are_named(load: str, store: str, message: str) -> None:
     with pytest.raises(NumericError, match=message):
         run_tiles(copy(load, store), {"x": X})
+
+
+def test_more_memory_than_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by fuzzing: an array of 32 GiB ended in the traceback of a MemoryError."""
+    monkeypatch.setattr(command_memory, "MAX_BYTES", 8 * 8 * 4 - 1)
+    with pytest.raises(NumericError, match="x: the array takes 256 bytes, at most 255 are run"):
+        run_tiles(copy("sizes = [<4>, <8>]"), {"x": X})

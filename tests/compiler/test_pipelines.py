@@ -91,6 +91,9 @@ def test_no_remaining_pipeline() -> None:
         remaining_pipeline(module_after(deployment=False), "dist")
     with pytest.raises(PmcError, match=r'pass 1 of the module was expand-blocks\{phase="prefill"\}, .* has .*decode'):
         remaining_pipeline(module_after('expand-blocks{phase="prefill"}'), "dist")
+    with pytest.raises(PmcError) as quoted:  # found by fuzzing: the message took ten lines of the terminal
+        remaining_pipeline(module_after("expand-blocks{phase=" + "1" * 5000 + "}"), "dist")
+    assert len(str(quoted.value)) < 600
     done = [str(build_pass(spec)) for spec in default_pipeline(DEPLOYMENT, "dist")]
     with pytest.raises(PmcError, match="past the layer level: its last pass was partition-stages"):
         remaining_pipeline(module_after(*done), "layer")
