@@ -2,12 +2,14 @@
 
     python benchmarks/compile_speed.py [--repeats N]
 
-Prints one row per requirement with what was measured.  Times are the smallest of the repeats, in seconds.
+Prints one row per requirement with what was measured.  Times are the smallest of the repeats, in seconds of the
+processor, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 DECODE, PREFILL = "dsv3-decode-ep32", "dsv3-prefill-ep32"
@@ -23,12 +25,13 @@ ROW = "{:52} {:>10} {:>10}  {}"
 
 
 def process_seconds(model: str, chip: str, deployment: str, out: Path) -> float:
-    """One whole process of `pmc compile --emit=commands`."""
+    """Processor seconds of one whole process of `pmc compile --emit=commands`."""
     target = ["--chip", chip, "--topology", "p1-r1-b4-c32", "--deployment", deployment]
     command = [sys.executable, "-m", "pmc.compiler", "compile", model, *target]
-    start = perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, "--emit", "commands", "-o", str(out)], check=True)
-    return perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def process_memory_mb() -> float:
@@ -59,14 +62,19 @@ def in_process(model_layers: int | None, deployment_name: str, **changes: int) -
     target = chip, load_topology("p1-r1-b4-c32"), load_deployment(deployment_name, changes)
     sizes = Sizes()
     compile_model(import_hf(config, source, "deepseek-v3"), *target, "commands", observers=[sizes])
-    start = perf_counter()
+    gc.collect()
+    start = process_time()
     compile_model(import_hf(config, source, "deepseek-v3"), *target, "commands")
-    return perf_counter() - start, sizes.largest
+    return process_time() - start, sizes.largest
 
 
-def best(measure: Callable[[], float], repeats: int) -> float:
-    """The smallest of several measurements."""
-    return min(measure() for _ in range(repeats))
+def best(repeats: int, *measures: Callable[[], float]) -> list[float]:
+    """The smallest of several measurements of each.
+
+    They take turns: what slows this process down as it ages would otherwise look like a property of the last one.
+    """
+    rounds = [[measure() for measure in measures] for _ in range(repeats)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def deeper_config(folder: Path, layers: int) -> Path:
@@ -99,15 +107,20 @@ def main() -> None:
         folder = Path(name)
         out = folder / "out.mlir"
         chip = roomy_chip(folder)
-        whole = best(lambda: process_seconds("deepseek-v3", str(chip), DECODE, out), repeats)
+        process_seconds("deepseek-v3", str(chip), DECODE, out)
         memory = process_memory_mb()
         deep = deeper_config(folder, 610)
-        deep_seconds = best(lambda: process_seconds(str(deep), str(chip), DECODE, out), repeats)
-    decode = best(lambda: in_process(None, DECODE)[0], repeats)
-    layers = best(lambda: in_process(610, DECODE)[0], repeats)
-    prefill = best(lambda: in_process(None, PREFILL)[0], repeats)
-    short_ring, long_ring = (
-        best(lambda cp=cp: in_process(None, PREFILL, cp=cp, dp=32 // cp)[0], repeats) for cp in (2, 32)
+        whole, deep_seconds = best(
+            repeats,
+            *(lambda model=m: process_seconds(model, str(chip), DECODE, out) for m in ("deepseek-v3", str(deep))),
+        )
+    decode, layers, prefill, short_ring, long_ring = best(
+        repeats,
+        lambda: in_process(None, DECODE)[0],
+        lambda: in_process(610, DECODE)[0],
+        lambda: in_process(None, PREFILL)[0],
+        lambda: in_process(None, PREFILL, cp=2, dp=16)[0],
+        lambda: in_process(None, PREFILL, cp=32, dp=1)[0],
     )
     ops = max(in_process(None, DECODE)[1], in_process(None, PREFILL)[1])
     rows = [
