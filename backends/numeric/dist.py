@@ -42,12 +42,19 @@ from pmc.dialects.expr import rank_symbol
 from pmc.dialects.levels import MESH
 from pmc.dialects.tensor import TensorType, tensor
 
+MAX_RANKS = 4096
+"""Ranks that a run simulates at most: all of them on this machine, one after the other."""
+
 
 def mesh_of(module: ModuleOp) -> Mesh:
-    """The mesh of a module at the dist level."""
+    """The mesh of a module at the dist level or below; raises NumericError where it has more than MAX_RANKS ranks."""
     attribute = module.attributes.get(MESH)
     if not isinstance(attribute, MeshAttr):
-        raise NumericError("the module has no dist.mesh: it is not at the dist level")
+        raise NumericError(f"the module has no {MESH}, so its ranks are unknown")
+    if attribute.data.ranks > MAX_RANKS:
+        raise NumericError(
+            f"{MESH} has {attribute.data.ranks} ranks, at most {MAX_RANKS} are run; `pmc check` shrinks a deployment"
+        )
     return attribute.data
 
 

@@ -13,6 +13,7 @@ from xdsl.ir import Operation
 from xdsl.utils.hints import isa
 
 from pmc.backends.numeric import tile as tiles
+from pmc.backends.numeric.dist import mesh_of
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import LayerRun, ValueKey
@@ -20,8 +21,7 @@ from pmc.backends.numeric.shards import Layout, Placed, dim_sizes, local_arrays,
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream, stored_arrays
 from pmc.dialects import dist, g5, tile
 from pmc.dialects.arch import ChipAttr
-from pmc.dialects.dist import PIPELINE, Mesh, MeshAttr, ShardingAttr
-from pmc.dialects.levels import MESH
+from pmc.dialects.dist import PIPELINE, Mesh, ShardingAttr
 from pmc.dialects.tensor import TensorType
 
 OpT = TypeVar("OpT", bound=Operation)
@@ -39,7 +39,7 @@ def run_commands(module: ModuleOp, environment: Environment) -> LayerRun:
 
 def stream_inputs(module: ModuleOp, environment: Environment) -> tuple[g5.StreamOp, dict[str, Array], int, Mesh]:
     """What `streams.run_stream` takes: the stream, the inputs of all ranks, the LMEM of a core in bytes, the mesh."""
-    stream, mesh = _only(module, g5.StreamOp), _mesh(module)
+    stream, mesh = _only(module, g5.StreamOp), mesh_of(module)
     inputs = [array for array in _placed_arrays(stream) if array.kind in HOST_KINDS]
     return stream, local_arrays(inputs, environment, mesh), _lmem_bytes(module), mesh
 
@@ -51,7 +51,7 @@ def run_tiles(module: ModuleOp, environment: Environment, record: Mapping[ValueK
     """
     program = _only(module, tile.ProgramOp)
     placed = _placed_arrays(program)
-    mesh = _mesh(module)
+    mesh = mesh_of(module)
     inputs = local_arrays([array for array in placed if array.kind in HOST_KINDS], environment, mesh)
     result = tiles.run_tiles(program, inputs, mesh, record=bool(record))
     run = _whole_run(program, placed, result.outputs, result.states, environment, mesh)
@@ -81,13 +81,6 @@ def _only(module: ModuleOp, kind: type[OpT]) -> OpT:
     if len(found) != 1:
         raise NumericError(f"the module holds {len(found)} {kind.name} ops, must be one")
     return found[0]
-
-
-def _mesh(module: ModuleOp) -> Mesh:
-    attribute = module.attributes.get(MESH)
-    if not isinstance(attribute, MeshAttr):
-        raise NumericError(f"the module has no {MESH}, so its ranks are unknown")
-    return attribute.data
 
 
 def _lmem_bytes(module: ModuleOp) -> int:

@@ -24,7 +24,8 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import build_pass, default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
 from pmc.dialects import g5, layer, tile
-from pmc.dialects.dist import ShardingAttr
+from pmc.dialects.dist import Axis, Mesh, MeshAttr, ShardingAttr
+from pmc.dialects.levels import MESH
 from pmc.passes.emit_g5 import EmitG5Pass
 
 FP32: dict[str, str | list[str]] = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": []}
@@ -135,3 +136,10 @@ def test_more_memory_than_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_memory, "MAX_BYTES", 8 * 8 * 4 - 1)
     with pytest.raises(NumericError, match="x: the array takes 256 bytes, at most 255 are run"):
         run_tiles(copy("sizes = [<4>, <8>]"), {"x": X})
+
+
+def test_more_ranks_than_are_run() -> None:
+    """Found by fuzzing: all ranks of a mesh of 10^11 were listed before the first of them ran."""
+    module = ModuleOp([], attributes={MESH: MeshAttr(Mesh(4097, (Axis("dp", 4097, 1),)))})
+    with pytest.raises(NumericError, match=r"dist\.mesh has 4097 ranks, at most 4096 are run"):
+        mesh_of(module)
