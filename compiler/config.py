@@ -29,7 +29,13 @@ from pmc.dialects.schema import Schema, did_you_mean, explain, found
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 
+DEFAULT_ACCOUNTING = "physical"
+"""The preset that says what is charged where none is named."""
+
 SchemaT = TypeVar("SchemaT", bound=Schema)
+
+Overrides = Mapping[str, object]
+"""Values of fields by their dotted path, which replace those of a file."""
 
 
 class ConfigError(PmcError):
@@ -39,33 +45,33 @@ class ConfigError(PmcError):
         super().__init__(" ".join(f"{source}: {problem}".split()))
 
 
-def load_chip(name_or_path: str | Path) -> Chip:
-    """The chip of a preset or file. Raises ConfigError."""
-    return _load(Chip, "chip", name_or_path)
+def load_chip(name_or_path: str | Path, overrides: Overrides | None = None) -> Chip:
+    """The chip of a preset or file, with some fields replaced, see `changed`.  Raises ConfigError."""
+    return _load(Chip, "chip", name_or_path, overrides)
 
 
-def load_topology(name_or_path: str | Path) -> Topology:
-    """The topology of a preset or file. Raises ConfigError."""
-    return _load(Topology, "topology", name_or_path)
+def load_topology(name_or_path: str | Path, overrides: Overrides | None = None) -> Topology:
+    """The topology of a preset or file, with some fields replaced, see `changed`.  Raises ConfigError."""
+    return _load(Topology, "topology", name_or_path, overrides)
 
 
-def load_accounting(name_or_path: str | Path) -> Accounting:
-    """What the cost models charge, of a preset or file. Raises ConfigError."""
-    return _load(Accounting, "accounting", name_or_path)
+def load_accounting(name_or_path: str | Path, overrides: Overrides | None = None) -> Accounting:
+    """What the cost models charge, of a preset or file, with some fields replaced.  Raises ConfigError."""
+    return _load(Accounting, "accounting", name_or_path, overrides)
 
 
 @cache
 def default_accounting() -> Accounting:
     """The accounting of who names none: what the hardware would do."""
-    return load_accounting("physical")
+    return load_accounting(DEFAULT_ACCOUNTING)
 
 
 def load_calibration(name_or_path: str | Path) -> Calibration:
     """How far a target is from its model, of a preset or file. Raises ConfigError."""
-    return _load(Calibration, "calibration", name_or_path)
+    return _load(Calibration, "calibration", name_or_path, None)
 
 
-def load_deployment(name_or_path: str | Path | None, overrides: Mapping[str, object] | None = None) -> Deployment:
+def load_deployment(name_or_path: str | Path | None, overrides: Overrides | None = None) -> Deployment:
     """The deployment of a preset or file with some fields replaced. Raises ConfigError.
 
     ``overrides`` maps field paths (``tp``, ``kv-len``, ``quantization.weights``) to values. None means not
@@ -88,9 +94,38 @@ def load_model_config(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     return _read(file, source), str(name_or_path)
 
 
-def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path) -> SchemaT:
+def changed(configuration: SchemaT, overrides: Overrides) -> SchemaT:
+    """A copy with the fields at some dotted paths replaced, validated like a file.
+
+    A field of a chip or topology that gets another value becomes one of its `unvalidated` fields, so that results that
+    rest on it say so.  Raises ConfigError.
+    """
+    content = configuration.model_dump(mode="json")
+    return _with_overrides(type(configuration), content, type(configuration).__name__.lower(), overrides)
+
+
+def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path, overrides: Overrides | None) -> SchemaT:
     file, source = _locate(kind, name_or_path)
-    return _validate(schema, _read(file, source), source, {})
+    return _with_overrides(schema, _read(file, source), source, overrides or {})
+
+
+def _with_overrides(schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Overrides) -> SchemaT:
+    if not overrides:
+        return _validate(schema, content, source, {})
+    if "unvalidated" in schema.model_fields and "unvalidated" not in overrides:
+        listed = content.get("unvalidated")
+        if isinstance(listed, list):
+            new = [path for path, value in overrides.items() if path != "name" and _at(content, path) != value]
+            content["unvalidated"] = [*cast(list[object], listed), *(path for path in new if path not in listed)]
+    return _validate(schema, _override(content, overrides), source, overrides)
+
+
+def _at(content: dict[str, Any], path: str) -> object:
+    """The value at a dotted path, None where there is none."""
+    value: Any = content
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    return cast(object, value)
 
 
 def _validate(schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Mapping[str, object]) -> SchemaT:
@@ -187,6 +222,13 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if isinstance(base[name], dict) and isinstance(over[name], dict):
             merged[name] = _merged(base[name], over[name])
     return merged
+
+
+def parse_value(text: str, source: str) -> object:
+    """A value written as YAML, of plain finite values only.  Raises ConfigError."""
+    value = _parse_yaml(text, source)
+    _check_plain(value, source, "", 0)
+    return value
 
 
 def _check_plain(value: object, source: str, path: str, depth: int) -> None:

@@ -38,6 +38,7 @@ from pmc.dialects.schema import (
     Ratio,
     Schema,
     Share,
+    ShortName,
     Us,
     models_in,
 )
@@ -148,7 +149,9 @@ class ChipToChip(Schema, frozen=True):
 class Lmem(Schema, frozen=True):
     """Core-local SRAM."""
 
-    bytes_per_core: Bytes = Field(description="LMEM capacity of one core; from the data sheet")
+    bytes_per_core: Annotated[Bytes, ShortName("lmem_bytes")] = Field(
+        description="LMEM capacity of one core; from the data sheet"
+    )
     bytes_per_cycle: Bytes = Field(description="LMEM bandwidth of one core per chip cycle; from the data sheet")
     latency_ns: Annotated[Ns, SIMULATOR] = Field(description="LMEM latency; from the data sheet")
     banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")

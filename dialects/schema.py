@@ -54,6 +54,13 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class ShortName:
+    """Marks a field that is known by a name of its own, which stands for its path in a setting."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Leaf:
     """A value of a schema, wherever in its blocks it stands."""
 
@@ -83,8 +90,13 @@ def leaves(schema: type[Schema], prefix: str = "", planned: Planned | None = Non
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the nearest known word, or nothing when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f"; did you mean '{near}'?"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The nearest known word, None when none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def found(value: object) -> str:
@@ -153,6 +165,32 @@ def _limits(metadata: object) -> str:
             return f" {sign} {getattr(metadata, attribute)}"
     pattern = getattr(metadata, "pattern", None)
     return f" matching {pattern}" if pattern else ""
+
+
+def unit_of(info: FieldInfo) -> str | None:
+    """The unit of a number, wherever in the type of its field it is said; None for a number without one."""
+    for metadata in (info, *(m for member in _annotated(info.annotation) for m in member)):
+        extra: Any = metadata.json_schema_extra if isinstance(metadata, FieldInfo) else None
+        if isinstance(extra, dict) and "unit" in extra:
+            return str(cast(dict[str, object], extra)["unit"])
+    return None
+
+
+def _annotated(annotation: object) -> Iterator[tuple[Any, ...]]:
+    """What is annotated on the members of a type."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return (get_args(member)[1:] for member in members if get_origin(member) is Annotated)
+
+
+def value_types(info: FieldInfo, inside: bool = False) -> set[object]:
+    """The plain types that a value may have: int, float, bool, str (a choice of words too), tuple, schemas, NoneType.
+
+    With `inside` those of the entries of a list.
+    """
+    members = _members(info)
+    if inside:
+        members = [entry for m in members if get_origin(m) is tuple for entry in _members(get_args(m)[0])]
+    return {str if get_origin(m) is Literal else get_origin(m) or m for m in members}
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:

@@ -28,10 +28,11 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
     module, accounting = load_model(model), target.load_accounting()
     if DEPLOYMENT not in module.attributes:
         return compile_model(module, *target.load(), "dist", accounting=accounting), {}
-    bindings = {name: value for name, value in target.fields.items() if name in SYMBOLS}
-    foreign = [name for name in target.given() if name not in (*SYMBOLS, "accounting")]
+    bindings = {name: value for name, value in target.fields.items() if name in SYMBOLS and isinstance(value, int)}
+    own = {"--accounting", *map(flag, SYMBOLS), *(f"--set deployment.{name}" for name in SYMBOLS)}
+    foreign = [option for option in target.given if option not in own and not option.startswith("--set accounting.")]
     if foreign:
-        raise PmcError(f"{model} holds its own target: {', '.join(map(flag, foreign))} cannot be changed any more")
+        raise PmcError(f"{model} holds its own target: {', '.join(foreign)} cannot be changed any more")
     if accounting is not None:
         replace_accounting(module, accounting)
     return lower_dump(module, bindings), bindings

@@ -8,7 +8,7 @@ import typer
 
 from pmc.compiler.cli.compile import Emit
 from pmc.compiler.cli.output import deliver, progress
-from pmc.compiler.cli.target import Output
+from pmc.compiler.cli.target import SETTING, Output
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -38,6 +38,7 @@ def opt_command(
     accounting: Annotated[
         str | None, typer.Option(help="What tiles are chosen by, for modules that name none: preset or YAML file.")
     ] = None,
+    settings: Annotated[list[str] | None, SETTING] = None,
     list_passes: Annotated[bool, typer.Option("--list", help="List passes with their options.")] = False,
     verify_diagnostics: Annotated[
         bool, typer.Option("--verify-diagnostics", help="Print errors of passes and verifiers as the result.")
@@ -74,24 +75,33 @@ def opt_command(
     with progress(f"pmc opt {file}"):
         from pmc.compiler.opt import run_opt
 
-        target = _target(chip, topology, accounting)
+        target = _target(chip, topology, accounting, settings or [])
         result = run_opt(args, source, (emit or Emit.COMMANDS).value if resume else None, target)
     deliver(result, output)
 
 
-def _target(chip: str | None, topology: str | None, accounting: str | None) -> dict[str, Attribute]:
+def _target(
+    chip: str | None, topology: str | None, accounting: str | None, settings: list[str]
+) -> dict[str, Attribute]:
     from pmc.compiler.config import load_accounting, load_chip, load_topology
     from pmc.compiler.driver import CHIP, TOPOLOGY
+    from pmc.compiler.overrides import parse_settings
     from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
     from pmc.dialects.arch import ChipAttr, TopologyAttr
 
+    named = {"chip": chip, "topology": topology, "accounting": accounting}
+    values = parse_settings(settings)
+    for part, fields in values.items():
+        if named.get(part) is None:
+            missing = f"--{part} is not given" if part in named else "a module has its own deployment"
+            raise PmcError(f"--set {part}.{next(iter(fields))}: {missing}")
     target: dict[str, Attribute] = {}
     if chip is not None:
-        target[CHIP] = ChipAttr(load_chip(chip))
+        target[CHIP] = ChipAttr(load_chip(chip, values.get("chip")))
     if topology is not None:
-        target[TOPOLOGY] = TopologyAttr(load_topology(topology))
+        target[TOPOLOGY] = TopologyAttr(load_topology(topology, values.get("topology")))
     if accounting is not None:
-        target[ACCOUNTING] = AccountingAttr(load_accounting(accounting))
+        target[ACCOUNTING] = AccountingAttr(load_accounting(accounting, values.get("accounting")))
     return target
 
 

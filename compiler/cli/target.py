@@ -14,7 +14,7 @@ from pmc.dialects.errors import PmcError
 if TYPE_CHECKING:
     from pmc.dialects.accounting import Accounting
     from pmc.dialects.arch import Chip, Topology
-    from pmc.dialects.deployment import Deployment, DeploymentField
+    from pmc.dialects.deployment import Deployment
 
 CONFIGURATIONS: Mapping[str, str] = {
     "chip": "Chip: preset or YAML file.",
@@ -33,12 +33,12 @@ class TargetOptions:
     topology: str | None
     deployment: str | None
     accounting: str | None
-    fields: Mapping[str, Any]
-    """The fields of the deployment that were given, by name."""
-
-    def given(self) -> list[str]:
-        """The names of the options that were given."""
-        return [*(name for name in CONFIGURATIONS if getattr(self, name) is not None), *self.fields]
+    fields: Mapping[str, object]
+    """The fields of the deployment that were given, by their dotted path."""
+    settings: Mapping[str, Mapping[str, object]]
+    """The fields of the chip, the topology and the accounting that were given, by part and dotted path."""
+    given: tuple[str, ...]
+    """The options that were given, as they were written."""
 
     def load(self) -> tuple[Chip, Topology, Deployment]:
         """The configurations.  Raises PmcError, once for all missing options."""
@@ -48,23 +48,27 @@ class TargetOptions:
         known = list(deployment_fields())
         missing = [name for name in ("chip", "topology") if getattr(self, name) is None]
         if self.deployment is None:
-            missing += [f.name for f in known if f.name not in self.fields and not f.is_list]
+            missing += [f.name for f in known if f.path not in self.fields and not f.is_list]
         if missing:
             options = ", ".join(map(flag, missing))
             hint = "" if self.deployment is not None else "; --deployment gives all but --chip and --topology"
             raise PmcError(f"missing options: {options}{hint}")
         assert self.chip is not None and self.topology is not None
-        chip, topology = load_chip(self.chip), load_topology(self.topology)
-        values = {f.path: _value(f, self.fields[f.name]) for f in known if f.name in self.fields}
+        chip = load_chip(self.chip, self.settings.get("chip"))
+        topology = load_topology(self.topology, self.settings.get("topology"))
+        values = dict(self.fields)
         if self.deployment is None:  # no pattern given is no pattern
-            values.update({f.path: [] for f in known if f.is_list and f.name not in self.fields})
+            values.update({f.path: [] for f in known if f.is_list and f.path not in values})
         return chip, topology, load_deployment(self.deployment, values)
 
     def load_accounting(self) -> Accounting | None:
-        """The accounting, None where none is given.  Raises PmcError."""
-        from pmc.compiler.config import load_accounting
+        """The accounting, None where nothing is said about it.  Raises PmcError."""
+        from pmc.compiler.config import DEFAULT_ACCOUNTING, load_accounting
 
-        return None if self.accounting is None else load_accounting(self.accounting)
+        settings = self.settings.get("accounting")
+        if self.accounting is None and settings is None:
+            return None
+        return load_accounting(self.accounting or DEFAULT_ACCOUNTING, settings)
 
 
 def flag(name: str) -> str:
@@ -72,15 +76,13 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _value(field: DeploymentField, given: Any) -> object:
-    """What the schema takes for an option.  Raises PmcError for text that is none of its forms."""
-    if field.text_form is None:
-        return given
-    try:
-        return field.text_form.parse(given)
-    except ValueError:
-        raise PmcError(f"{flag(field.name)}: expected {field.text_form.forms}, found '{given}'") from None
-
+SETTING: Any = typer.Option(
+    "--set",
+    metavar="PART.FIELD=VALUE",
+    help="Replace one field of the chip, topology, deployment or accounting: chip.lmem_bytes=4MiB, "
+    "topology.links.c2c.gb_per_s=900; repeatable. `pmc list chips --fields` names the fields.",
+)
+"""The option `--set`."""
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result here, not to stdout.")

@@ -6,20 +6,24 @@ A module of its own because it reads the schema, which `pmc --help` need not wai
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from pmc.compiler.cli.target import CONFIGURATIONS, TargetOptions, flag
+from pmc.compiler.cli.target import CONFIGURATIONS, SETTING, TargetOptions, flag
 from pmc.dialects.deployment import PANELS, DeploymentField, deployment_fields
+from pmc.dialects.errors import PmcError
 
 
 def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a target, which it receives as its keyword argument `target`."""
     own = inspect.signature(command, eval_str=True)
     files = [_option(name, str, help=text) for name, text in CONFIGURATIONS.items()]
+    settings = inspect.Parameter(
+        "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, SETTING]
+    )
     by_panel = sorted(deployment_fields(), key=lambda field: PANELS.index(field.panel))
     rest = [p for p in own.parameters.values() if p.name != "target"]
     positional = [p for p in rest if p.kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -28,15 +32,47 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**arguments: Any) -> None:
         configurations = {name: arguments.pop(name) for name in CONFIGURATIONS}
-        fields = {field.name: arguments.pop(field.name) for field in deployment_fields()}
-        given = {name: value for name, value in fields.items() if value not in (None, [])}
-        command(**arguments, target=TargetOptions(**configurations, fields=given))
+        settings = arguments.pop("settings")
+        options = {field: arguments.pop(field.name) for field in deployment_fields()}
+        given = {field: value for field, value in options.items() if value not in (None, [])}
+        command(**arguments, target=_target(configurations, given, settings or []))
 
-    parameters = [*positional, *files, *options, *map(_field_option, by_panel)]
+    parameters = [*positional, *files, settings, *options, *map(_field_option, by_panel)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     del run.__wrapped__  # typer would look at the signature of the command itself
     return run
+
+
+def _target(
+    configurations: Mapping[str, str | None], options: Mapping[DeploymentField, Any], texts: Sequence[str]
+) -> TargetOptions:
+    """What the options say.  Raises PmcError for a field that is given twice."""
+    fields = {field.path: _value(field, value) for field, value in options.items()}
+    given = [flag(name) for name, value in configurations.items() if value is not None]
+    given += [flag(field.name) for field in options]
+    settings: dict[str, dict[str, object]] = {}
+    if texts:
+        from pmc.compiler.overrides import parse_setting, values_by_part
+
+        parsed = [parse_setting(text) for text in texts]
+        settings = values_by_part(parsed)
+        given += [f"--set {setting.name}" for setting in parsed]
+        for path, value in settings.pop("deployment", {}).items():
+            if path in fields:
+                raise PmcError(f"--set deployment.{path}: also given as {flag(path.rpartition('.')[2])}")
+            fields[path] = value
+    return TargetOptions(**configurations, fields=fields, settings=settings, given=tuple(given))
+
+
+def _value(field: DeploymentField, given: Any) -> object:
+    """What the schema takes for an option.  Raises PmcError for text that is none of its forms."""
+    if field.text_form is None:
+        return given
+    try:
+        return field.text_form.parse(given)
+    except ValueError:
+        raise PmcError(f"{flag(field.name)}: expected {field.text_form.forms}, found '{given}'") from None
 
 
 def _option(name: str, kind: Any, *declarations: str, **shown: Any) -> inspect.Parameter:

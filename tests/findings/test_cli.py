@@ -1,0 +1,148 @@
+"""Findings about the command line: settings, base deployments, tables, help, speed of the start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pmc.compiler.config import ConfigError, changed, load_chip
+from pmc.compiler.main import main
+from pmc.compiler.overrides import PARTS, all_names, parse_setting, parse_settings
+from pmc.dialects.arch import Chip
+
+MODEL = ("llama-3.1-8b",)
+TARGET = ("--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode")
+
+
+def ok(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    return shown.err
+
+
+# -- --set (item 8, hands-on 17) ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("chip.lmem_bytes=4MiB", "chip.command_level.lmem.bytes_per_core", 4 * 2**20),
+        ("chip.cores=128", "chip.cores", 128),
+        ("chip.bandwidth_gb_per_s=8.6TB/s", "chip.dram.bandwidth_gb_per_s", 8600.0),
+        ("chip.dram.capacity_gib=1.5TiB", "chip.dram.capacity_gib", 1536.0),
+        ("chip.clocks.tiu_ghz=1500MHz", "chip.clocks.tiu_ghz", 1.5),
+        ("chip.gdma.startup_ns=0.5us", "chip.command_level.gdma.startup_ns", 500.0),
+        ("chip.gdma-multicast=false", "chip.gdma_multicast", False),
+        ("chip.command_level=null", "chip.command_level", None),
+        ("topology.links.b2b={gb_per_s: 50, latency_us: 2}", "topology.links.b2b", {"gb_per_s": 50, "latency_us": 2}),
+        ("deployment.keep=[*.o_proj.weight, *.x]", "deployment.quantization.keep", ["*.o_proj.weight", "*.x"]),
+        ("deployment.routing=zipf:1.2", "deployment.routing", {"zipf": 1.2}),
+        ("deployment.batch=1e3", "deployment.batch", 1000),
+        ("accounting.core_receive=free", "accounting.core_receive", "free"),
+    ],
+)  # fmt: skip
+def test_issue9_8_a_setting_names_a_field_and_converts_its_unit(text: str, name: str, value: object) -> None:
+    setting = parse_setting(text)
+    assert (setting.name, setting.value) == (name, value)
+    assert type(setting.value) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cores=1", "--set: expected PART.FIELD=VALUE, as chip.cores=128, found 'cores=1'"),
+        ("chip.cores", "--set: expected PART.FIELD=VALUE, as chip.cores=128, found 'chip.cores'"),
+        ("chp.cores=1", "--set: unknown part 'chp'; did you mean 'chip'?"),
+        ("chip.core=1", "--set: unknown field chip.core; did you mean 'chip.cores'?"),
+        ("chip.lmem_byte=1", "--set: unknown field chip.lmem_byte; did you mean 'chip.lmem_bytes'?"),
+        ("chip.lmem.byte_per_core=1", "did you mean 'chip.command_level.lmem.bytes_per_core'?"),
+        ("chip.zzz=1", "--set: unknown field chip.zzz; known fields: name, unvalidated, dies, cores,"),
+        ("chip.efficiency=1", "may be chip.command_level.gdma.efficiency or chip.command_level.sdma.efficiency"),
+        ("chip.capacity_gib=80GHz", "chip.dram.capacity_gib: unknown unit 'GHz': the field takes B, kB, MB, GB, TB,"),
+        ("chip.cores=4MiB", "--set: chip.cores: unknown unit 'MiB': the field has no unit"),
+        ("deployment.routing=zipf:x", "deployment.routing: expected uniform, zipf:EXPONENT or histogram:ROWS,ROWS,.."),
+    ],
+)  # fmt: skip
+def test_issue9_8_a_setting_that_names_no_field_says_which_is_near(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_setting(text)
+    assert message in str(error.value)
+
+
+def test_issue9_8_every_leaf_of_every_part_can_be_set_to_its_own_value() -> None:
+    chip = load_chip("sg2262")
+    names = [name.removeprefix("chip.") for name in all_names() if name.startswith("chip.")]
+    for path in names:
+        value: object = chip
+        for part in path.split("."):
+            value = getattr(value, part)
+        text = "[" + ",".join(value) + "]" if isinstance(value, tuple) else json.dumps(value).strip('"')  # pyright: ignore
+        assert changed(chip, parse_settings([f"chip.{path}={text}"])["chip"]) == chip, path
+    assert {name.partition(".")[0] for name in all_names()} == set(PARTS)
+
+
+def test_issue9_8_a_changed_field_is_validated_and_marked_as_never_validated_on_silicon() -> None:
+    chip = load_chip("sg2262", {"dram.bandwidth_gb_per_s": 4300.8})
+    assert chip.dram.bandwidth_gb_per_s == 4300.8
+    assert chip.is_unvalidated("dram.bandwidth_gb_per_s")
+    assert isinstance(chip, Chip) and load_chip("sg2262", {"dram.bandwidth_gb_per_s": 8601.6}) == load_chip("sg2262")
+    with pytest.raises(ConfigError, match=r"chip preset sg2262 with cores given: command_level.noc: 8 x 8 is not 128"):
+        load_chip("sg2262", {"cores": 128})
+    with pytest.raises(ConfigError, match="option: cores: expected integer > 0"):
+        changed(chip, {"cores": -5})
+
+
+def test_hands_on_17_set_changes_the_result_as_a_changed_file_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """A decode step of a dense 8B model is bound by DRAM: at half the bandwidth it takes twice the time."""
+    base = json.loads(ok(capsys, "evaluate", *MODEL, *TARGET, "--format", "json"))
+    half = json.loads(
+        ok(capsys, "evaluate", *MODEL, *TARGET, "--set", "chip.bandwidth_gb_per_s=4300.8GB/s", "--format", "json")
+    )
+    assert base["bottlenecks_us"].keys() == half["bottlenecks_us"].keys() and len(base["bottlenecks_us"]) == 1
+    assert half["total_us"] == pytest.approx(2 * base["total_us"], rel=1e-12)
+    assert half["unvalidated"] == ["chip.dram.bandwidth_gb_per_s"]
+    batch = ok(capsys, "evaluate", *MODEL, *TARGET, "--set", "deployment.batch=64", "--format", "csv")
+    assert batch == ok(capsys, "evaluate", *MODEL, *TARGET, "--batch", "64", "--format", "csv")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compile", *MODEL, *TARGET, "--emit", "dist"),
+        ("evaluate", *MODEL, *TARGET),
+        ("analyze", *MODEL, *TARGET, "--what", "comm"),
+        ("compare", "sg2262", "h100-sxm", "--model", *MODEL, *TARGET[2:]),
+        ("check", *MODEL, *TARGET),
+        ("opt", "none.mlir", "--chip", "sg2262"),
+    ],
+)
+def test_hands_on_17_every_command_with_a_target_takes_settings(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    error = refused(capsys, *command, "--set", "chip.dram.bandwidth_gb_per_s=-1")
+    assert "option: dram.bandwidth_gb_per_s: expected number > 0 in GB/s (Peak DRAM bandwidth of the chip" in error
+
+
+def test_issue9_8_settings_that_cannot_hold_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    step = ("evaluate", *MODEL, *TARGET)
+    error = refused(capsys, *step, "--tp", "2", "--set", "deployment.tp=4")
+    assert error == "pmc: error: --set deployment.tp: also given as --tp\n"
+    error = refused(capsys, *step, "--set", "chip.cores=64", "--set", "chip.cores=32")
+    assert error == "pmc: error: --set: chip.cores is given twice\n"
+    dump = tmp_path / "step.mlir"
+    ok(capsys, "compile", *MODEL, *TARGET, "--emit", "dist", "-o", str(dump))
+    error = refused(capsys, "evaluate", str(dump), "--set", "chip.cores=32")
+    assert "holds its own target: --set chip.cores cannot be changed any more" in error
+    shorter = ok(capsys, "evaluate", str(dump), "--set", "deployment.kv_len=1024", "--format", "csv")
+    assert shorter == ok(capsys, "evaluate", *MODEL, *TARGET, "--kv-len", "1024", "--format", "csv")
+    assert refused(capsys, "opt", str(dump), "--set", "chip.cores=32") == (
+        "pmc: error: --set chip.cores: --chip is not given\n"
+    )
