@@ -2,7 +2,7 @@
 
 A chip, topology, deployment, accounting or calibration is a YAML (or JSON) file that fills its schema in
 ``pmc.dialects``; a model is a Hugging Face ``config.json``. Each is named by a preset (`pmc list`) or by a path. A
-deployment may name a file that it ``extends``: fields that it does not give are those of that file.
+deployment may name a preset or file that it ``extends``: fields that it does not give are those of that one.
 """
 
 import json
@@ -104,6 +104,11 @@ def changed(configuration: SchemaT, overrides: Overrides) -> SchemaT:
     return _with_overrides(type(configuration), content, type(configuration).__name__.lower(), overrides)
 
 
+def yaml_text(configuration: Schema) -> str:
+    """A configuration as a YAML file would give it, every field written out."""
+    return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+
+
 def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path, overrides: Overrides | None) -> SchemaT:
     file, source = _locate(kind, name_or_path)
     return _with_overrides(schema, _read(file, source), source, overrides or {})
@@ -201,19 +206,32 @@ def _read(file: Traversable, source: str) -> dict[str, Any]:
 
 
 def _read_extended(file: Traversable, source: str) -> dict[str, Any]:
-    """The mapping in a file, over that of the file that it `extends`: one beside it, or among the presets."""
-    content = _read(file, source)
-    if (base := content.pop("extends", None)) is None:
-        return content
+    """The mapping in a file, over that of the deployment that it `extends`, and of the one which that extends."""
+    content, chain = _read(file, source), [str(file)]
+    while (base := content.pop("extends", None)) is not None:
+        file = _base(file, base, source)
+        if str(file) in chain:
+            raise ConfigError(source, f"extends: {base} extends itself in the end")
+        chain.append(str(file))
+        content = _merged(_read(file, f"{source}, which extends {base}"), content)
+    return content
+
+
+def _base(file: Traversable, name: object, source: str) -> Traversable:
+    """What `extends: name` in a file means: a file beside it, or a preset by its name or its file."""
+    if not isinstance(name, str) or "/" in name:
+        raise ConfigError(
+            source, f"extends: expected a preset or the name of a file beside this one, found {found(name)}"
+        )
     folders = [resources.files("pmc.configs") / KINDS["deployment"]]
     if isinstance(file, Path):
         folders.insert(0, file.parent)
-    if not isinstance(base, str) or "/" in base:
-        raise ConfigError(source, f"extends: expected the name of a file beside this one, found {found(base)}")
-    known = [candidate for folder in folders if (candidate := folder / base).is_file()]
+    names = [name] if name.endswith(SUFFIXES) else [f"{name}{suffix}" for suffix in SUFFIXES]
+    known = [candidate for folder in folders for n in names if (candidate := folder / n).is_file()]
     if not known:
-        raise ConfigError(source, f"extends: no file '{base[:80]}' beside this one or among the presets")
-    return _merged(_read(known[0], f"{source}, which extends {base}"), content)
+        hint = did_you_mean(name, presets("deployment"))
+        raise ConfigError(source, f"extends: no file '{name[:80]}' beside this one and no such preset{hint}")
+    return known[0]
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

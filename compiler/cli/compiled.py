@@ -11,9 +11,20 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from pmc.compiler.cli.target import TargetOptions
+    from pmc.dialects.deployment import Deployment
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The fields of a deployment that stay symbols until `bind-symbols`."""
+
+
+def deployment_of(module: ModuleOp, bindings: dict[str, int]) -> Deployment:
+    """The deployment that a module of `rank_program` is looked at under."""
+    from pmc.compiler.pipelines import DEPLOYMENT
+    from pmc.dialects.arch import DeploymentAttr
+
+    attribute = module.attributes[DEPLOYMENT]
+    assert isinstance(attribute, DeploymentAttr)
+    return attribute.data.model_copy(update=bindings)
 
 
 def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:

@@ -15,13 +15,12 @@ from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from pmc.backends.evaluate.footprint import Feasibility
-    from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
-    from pmc.backends.evaluate.request import RequestResult
     from pmc.compiler.evaluation import EvaluationOptions
+    from pmc.dialects.deployment import Deployment
 
 EXAMPLES = """\b
 Examples:
-  pmc evaluate llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
+  pmc evaluate llama-3.1-8b --chip h100-sxm --topology nvlink-8 --deployment decode --tp 8 --batch 64 --kv-len 4096
   pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
       --batch 1024 --format csv -o table.csv
   pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
@@ -52,6 +51,9 @@ def evaluate_command(
     tile_cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the results of tile searches here, for the next time.")
     ] = None,
+    show_deployment: Annotated[
+        bool, typer.Option("--show-deployment", help="Print every field of the deployment below the result.")
+    ] = False,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -79,12 +81,12 @@ def evaluate_command(
         if isl is None and osl is None:
             if micro_batches is not None:
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
-            text, memory = _step(model, options, output_format, target)
+            text, memory = _step(model, options, output_format, target, show_deployment)
         else:
             if isl is None or osl is None:
                 raise PmcError(f"a request needs both lengths: --{'isl' if isl is None else 'osl'} is missing")
-            result = _request(model, isl, osl, micro_batches, options, target)
-            text, memory = _request_text(result, output_format), result.memory
+            lengths = (isl, osl, micro_batches)
+            text, memory = _request(model, lengths, options, output_format, target, show_deployment)
     if memory is None or memory.fits:
         deliver(text, output)
         return
@@ -93,23 +95,49 @@ def evaluate_command(
 
 
 def _step(
-    model: str, options: EvaluationOptions, output_format: TableFormat, target: TargetOptions
+    model: str, options: EvaluationOptions, output_format: TableFormat, target: TargetOptions, show_deployment: bool
 ) -> tuple[str, Feasibility | None]:
     """The evaluation as it is printed, and whether it fits, where that is known."""
     from pmc.backends.evaluate.feasibility import step_feasibility
-    from pmc.compiler.cli.compiled import rank_program
+    from pmc.backends.evaluate.request import aggregate_step
+    from pmc.compiler.cli.compiled import deployment_of, rank_program
+    from pmc.compiler.hints import hints
 
     module, bindings = rank_program(model, target)
     evaluator = options.evaluator(module)
     step, memory = evaluator.step(bindings), step_feasibility(module, bindings)
-    return _step_text(evaluator, step, memory, output_format), memory
+    if output_format is TableFormat.CSV:
+        return step.ops.to_csv(), memory
+    figures = aggregate_step(evaluator, step)
+    deployment = deployment_of(module, bindings)
+    said = hints(module, deployment, (deployment.phase,))
+    if output_format is TableFormat.JSON:
+        document = {
+            **step.ops.to_dict(),
+            "schedule": step.schedule_dict(),
+            "aggregates": figures.to_dict(),
+            "memory": None if memory is None else memory.to_dict(),
+        }
+        return _json(document, deployment, said), memory
+    from pmc.compiler.cli.request_table import step_lines
+    from pmc.compiler.cli.table import result_table
+
+    lines = [*step_lines(step, figures), *_notes(deployment if show_deployment else None, said)]
+    return result_table(step.ops) + "".join(f"{line}\n" for line in lines), memory
 
 
 def _request(
-    model: str, isl: int, osl: int, micro_batches: int | None, options: EvaluationOptions, target: TargetOptions
-) -> RequestResult:
+    model: str,
+    lengths: tuple[int, int, int | None],
+    options: EvaluationOptions,
+    output_format: TableFormat,
+    target: TargetOptions,
+    show_deployment: bool,
+) -> tuple[str, Feasibility]:
+    """The evaluation of requests of `isl`, `osl` and `micro_batches` as it is printed, and whether it fits."""
     from pmc.compiler.driver import load_model
     from pmc.compiler.evaluation import evaluate_request
+    from pmc.compiler.hints import hints
     from pmc.compiler.pipelines import DEPLOYMENT
 
     module = load_model(model)
@@ -118,39 +146,35 @@ def _request(
     for name in ("phase", "q_len", "kv_len"):
         if name in target.fields:
             raise PmcError(f"{flag(name)} does not go with --isl and --osl, which say it for both phases")
-    return evaluate_request(module, *target.load(), isl, osl, options, micro_batches, target.load_accounting())
-
-
-def _step_text(
-    evaluator: StepEvaluator, step: StepResult, memory: Feasibility | None, output_format: TableFormat
-) -> str:
+    chip, topology, deployment = target.load()
+    isl, osl, micro_batches = lengths
+    result = evaluate_request(
+        module, chip, topology, deployment, isl, osl, options, micro_batches, target.load_accounting()
+    )
     if output_format is TableFormat.CSV:
-        return step.ops.to_csv()
-    from pmc.backends.evaluate.request import aggregate_step
-
-    figures = aggregate_step(evaluator, step)
+        return result.to_csv(), result.memory
+    deployment = deployment.model_copy(update={"q_len": isl, "kv_len": isl + osl - 1})
+    said = hints(module, deployment, ("prefill", "decode") if osl > 1 else ("prefill",))
     if output_format is TableFormat.JSON:
-        document = {
-            **step.ops.to_dict(),
-            "schedule": step.schedule_dict(),
-            "aggregates": figures.to_dict(),
-            "memory": None if memory is None else memory.to_dict(),
-        }
-        return json.dumps(document, indent=2) + "\n"
-    from pmc.compiler.cli.request_table import step_lines
-    from pmc.compiler.cli.table import result_table
-
-    return result_table(step.ops) + "".join(f"{line}\n" for line in step_lines(step, figures))
-
-
-def _request_text(result: RequestResult, output_format: TableFormat) -> str:
-    if output_format is TableFormat.CSV:
-        return result.to_csv()
-    if output_format is TableFormat.JSON:
-        return result.to_json()
+        return _json(result.to_dict(), deployment, said), result.memory
     from pmc.compiler.cli.request_table import request_table
 
-    return request_table(result)
+    notes = _notes(deployment if show_deployment else None, said)
+    return request_table(result) + "".join(f"{line}\n" for line in notes), result.memory
+
+
+def _json(document: dict[str, object], deployment: Deployment, said: list[str]) -> str:
+    return json.dumps({**document, "deployment": deployment.model_dump(mode="json"), "hints": said}, indent=2) + "\n"
+
+
+def _notes(deployment: Deployment | None, said: list[str]) -> list[str]:
+    """The deployment where it is asked for, as its file would say it, and the hints."""
+    lines = [f"hint: {hint}" for hint in said]
+    if deployment is not None:
+        from pmc.compiler.config import yaml_text
+
+        lines += ["deployment:", *(f"  {line}" for line in yaml_text(deployment).splitlines())]
+    return lines
 
 
 evaluate_command.__doc__ = f"{evaluate_command.__doc__}\n\n{EXAMPLES}"

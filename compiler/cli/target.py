@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 CONFIGURATIONS: Mapping[str, str] = {
     "chip": "Chip: preset or YAML file.",
     "topology": "Topology: preset or YAML file.",
-    "deployment": "Deployment: preset or YAML file. Without it, the options below give every field.",
+    "deployment": "Deployment: preset or YAML file, of which the options below replace fields; decode, prefill, "
+    "decode-moe and prefill-moe are bases for them.",
     "accounting": "What cost models charge, and tiles are chosen by: preset (physical if not given) or YAML file.",
 }
 """The options that name a file, with their help."""
@@ -51,7 +52,8 @@ class TargetOptions:
             missing += [f.name for f in known if f.path not in self.fields and not f.is_list]
         if missing:
             options = ", ".join(map(flag, missing))
-            hint = "" if self.deployment is not None else "; --deployment gives all but --chip and --topology"
+            bases = "--deployment decode (or prefill, decode-moe, prefill-moe) gives all but --chip and --topology"
+            hint = "" if self.deployment is not None else f"; {bases}"
             raise PmcError(f"missing options: {options}{hint}")
         assert self.chip is not None and self.topology is not None
         chip = load_chip(self.chip, self.settings.get("chip"))

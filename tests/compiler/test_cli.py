@@ -169,7 +169,8 @@ def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
     assert "sp = true" in out and "routing = {zipf = 0.8}" in out and "dist.reduce_scatter" in out
     error = pmc.error("compile", tiny, *TARGET[:4], *options[2:-1], "--emit", "dist")
     assert error == (
-        "pmc: error: missing options: --tp, --absorb-mla; --deployment gives all but --chip and --topology\n"
+        "pmc: error: missing options: --tp, --absorb-mla; "
+        "--deployment decode (or prefill, decode-moe, prefill-moe) gives all but --chip and --topology\n"
     )
     assert "missing options: --chip, --topology\n" in pmc.error("compile", tiny, *TARGET[4:], "--emit", "dist")
 

@@ -79,7 +79,7 @@ def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureF
     code, out, err = run(capsys, "evaluate", *beyond, "--format", "json")
     document = json.loads(out)
     assert (code, err) == (1, "")
-    assert list(document)[-1] == "memory" and document["steps"] and document["aggregates"]["time_us"] > 0
+    assert list(document)[-3:] == ["memory", "deployment", "hints"] and document["steps"] and document["aggregates"]["time_us"] > 0
     memory = document["memory"]
     for key in ("fits", "excess_bytes", "largest_batch", "verdict", "phase", "capacity_bytes"):
         assert memory[key] == analysed[key]
@@ -115,7 +115,7 @@ def test_a_request_that_DoesNotFit_is_evaluated_and_exits_1(tmp_path: Path, caps
     code, out, err = run(capsys, *command, "--batch", str(largest + 1), "--format", "json")
     document = json.loads(out)
     assert (code, err) == (1, "")
-    assert list(document)[-1] == "memory" and document["decode"]["steps"] == 4032
+    assert list(document)[-3:] == ["memory", "deployment", "hints"] and document["decode"]["steps"] == 4032
     memory = document["memory"]
     assert memory["verdict"] == analysed["verdict"] and memory["phase"] == "decode"
     for key in ("total_bytes", *(f"{part}_bytes" for part in PARTS)):

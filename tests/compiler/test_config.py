@@ -315,10 +315,11 @@ def test_a_deployment_takes_the_rest_of_its_fields_from_another_file(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: nothing.yaml\n", "extends: no file 'nothing.yaml' beside this one or among the presets"),
-        ("extends: ../base.yaml\n", "extends: expected the name of a file beside this one, found '../base.yaml'"),
-        ("extends: 3\n", "extends: expected the name of a file beside this one, found 3 (integer)"),
-        ("extends: base.yaml\n", "unknown field extends"),  # one step, so that no circle can be written
+        ("extends: nothing.yaml\n", "extends: no file 'nothing.yaml' beside this one and no such preset"),
+        ("extends: decod\n", "extends: no file 'decod' beside this one and no such preset; did you mean 'decode'?"),
+        ("extends: ../base.yaml\n", "expected a preset or the name of a file beside this one, found '../base.yaml'"),
+        ("extends: 3\n", "expected a preset or the name of a file beside this one, found 3 (integer)"),
+        ("extends: base.yaml\n", "mine.yaml extends itself in the end"),
         ("extends: _common.yaml\nphase: decode\n", "missing field tp: expected integer > 0 (Tensor parallelism)"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc.compiler.config import ConfigError, changed, load_chip
+from pmc.compiler.config import ConfigError, changed, load_chip, load_deployment
 from pmc.compiler.main import main
 from pmc.compiler.overrides import PARTS, all_names, parse_setting, parse_settings
 from pmc.dialects.arch import Chip
@@ -146,3 +146,67 @@ def test_issue9_8_settings_that_cannot_hold_are_refused(capsys: pytest.CaptureFi
     assert refused(capsys, "opt", str(dump), "--set", "chip.cores=32") == (
         "pmc: error: --set chip.cores: --chip is not given\n"
     )
+
+
+# -- base deployments (item 8, hands-on 4) --------------------------------------------------------------------------
+
+QWEN = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 36,
+    "vocab_size": 151936, "max_position_embeddings": 40960, "rms_norm_eps": 1e-06, "rope_theta": 1000000,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "hidden_act": "silu", "attention_bias": False,
+}  # fmt: skip
+GPU = ("--chip", "h100-sxm", "--topology", "nvlink-8")
+
+
+def test_issue9_8_a_base_deployment_and_four_options_are_enough(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "qwen.json"
+    model.write_text(json.dumps(QWEN))
+    command = ("evaluate", str(model), *GPU, "--deployment", "decode", "--tp", "8", "--batch", "64", "--kv-len", "4096")
+    result = json.loads(ok(capsys, *command, "--format", "json"))
+    assert result["ranks"] == 8 and result["bindings"] == {"batch": 64, "q_len": 1, "kv_len": 4096}
+    assert result["deployment"] == load_deployment("decode", {"tp": 8}).model_dump(mode="json")
+    shown = ok(capsys, *command, "--show-deployment")
+    assert shown.startswith(ok(capsys, *command))
+    block = shown[shown.index("deployment:\n") :]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("\n".join(line[2:] for line in block.splitlines()[1:]))
+    assert load_deployment(mine) == load_deployment("decode", {"tp": 8})
+
+
+def test_hands_on_04_the_moe_bases_run_on_one_board_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSeek-V3 has 671e9 weights: in BF16 1.34 TB, of 8 x 80 GiB, so that the answer is no and not an error."""
+    for phase in ("decode", "prefill"):
+        assert main(["evaluate", "deepseek-v3", *GPU, "--deployment", f"{phase}-moe"]) == 1
+        assert "does not fit" in capsys.readouterr().out
+
+
+def test_issue9_8_a_deployment_extends_a_preset_that_extends_another(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: decode\ntp: 8\nquantization: {kv_cache: f8E4M3FN}\n")
+    assert load_deployment(mine) == load_deployment("decode", {"tp": 8, "quantization.kv_cache": "f8E4M3FN"})
+
+
+@pytest.mark.parametrize(
+    ("deployment", "options", "hint"),
+    [
+        ("dsv3-decode-ep32", ("--no-absorb-mla",), "absorb_mla is false in decode: every step expands the keys"),
+        ("dsv3-decode-ep32", (), None),
+        ("dsv3-prefill-ep32", ("--absorb-mla",), "absorb_mla is true in prefill: with as many queries as keys,"),
+        ("dsv3-prefill-ep32", (), None),
+    ],
+)  # fmt: skip
+def test_hands_on_04_a_costly_choice_gets_a_hint(
+    capsys: pytest.CaptureFixture[str], deployment: str, options: tuple[str, ...], hint: str | None
+) -> None:
+    command = ["evaluate", "deepseek-v3", "--chip", "sg2262", "--topology", "p1-r1-b4-c32", "--deployment", deployment]
+    main([*command, *options, "--format", "json"])
+    said = json.loads(capsys.readouterr().out)["hints"]
+    main([*command, *options])
+    text = capsys.readouterr().out
+    if hint is None:
+        assert said == [] and "hint:" not in text
+    else:
+        assert len(said) == 1 and said[0].startswith(hint) and f"hint: {said[0]}\n" in text
