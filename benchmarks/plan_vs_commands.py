@@ -75,7 +75,7 @@ def compare(model: str, topology: str, deployment_name: str, chip: Chip) -> Iter
     rates = CoreRates(chip, accounting)
     for (op, found), program in zip(stated, programs, strict=True):
         assert found is not None and isinstance(op, PmcOp) and program.path == op.path
-        _, r, time = found
+        r, time = found.resources, found.time
         counted = program_resources(program, chip)
         yield Compared(op.path.data, op.name, by_plan(time), by_commands(counted, rates), exactly(r, counted))
 
@@ -87,7 +87,8 @@ def planned_ops(module: ModuleOp) -> list[Operation]:
 
 def by_plan(time: PlanTime) -> dict[str, float]:
     """Seconds of every term."""
-    columns = (time.tiu_s, time.vec_s, time.gdma_s, time.sdma_s, time.dram_s)
+    engines = time.engines
+    columns = (engines.tiu_s, engines.vec_s, engines.gdma_s, engines.sdma_s, engines.dram_s)
     return {term: float(column[0]) for term, column in zip(TERMS, columns, strict=True)}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, get_args
 
 from xdsl.ir import Operation
 
+from pmc.backends.cost.breakdown import Breakdown, Engine, Load, link_loads, loads_of, roofline_parts
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
 from pmc.backends.cost.network import transfer_of
 from pmc.dialects.analyses.work import work_of
-from pmc.dialects.arch import LinkLevel
+from pmc.dialects.arch import DTYPE_BITS, LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import UnboundSymbolError, expr
@@ -17,6 +19,22 @@ from pmc.dialects.interfaces import Work
 
 VECTOR_FLOPS_PER_OP = 2
 """A vector unit may do a multiply-add per cycle: the most FLOPs that one of its operations can be."""
+
+
+DRAM_FIELDS = ("chip.dram.bandwidth_gb_per_s",)
+
+
+def matrix_fields(dtype: str) -> tuple[str, ...]:
+    """The fields that the peak of all matrix units is made of."""
+    names = (f"macs_per_lane_per_cycle.{dtype}", "lanes_per_core", "cores", "clocks.tiu_ghz")
+    return tuple(f"chip.{name}" for name in names)
+
+
+def vector_fields(dtype: str) -> tuple[str, ...]:
+    """The fields that the rate of all vector units is made of."""
+    width = max(8, DTYPE_BITS[dtype])
+    names = (f"vector_eus_per_lane.bits_{width}", "lanes_per_core", "cores", "clocks.chip_ghz")
+    return tuple(f"chip.{name}" for name in names)
 
 
 class ChipCostModel(CostModel):
@@ -64,6 +82,32 @@ class ChipCostModel(CostModel):
             bytes_written=written,
             link_bytes=link_bytes,
         )
+
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """The parts of the roofline, and FLOPs, bytes and bytes sent."""
+        cost, work = self.cost(op, bindings), work_of(op)
+        if cost is None or work is None:
+            return None
+        return Breakdown(roofline_parts(cost, work.unit), loads_of(self.loads(op, work, cost)))
+
+    def loads(self, op: Operation, work: Work, cost: OpCost) -> list[Load]:
+        """FLOPs of the unit, bytes of DRAM, bytes on the links."""
+        loads = [*self.link_loads(op, cost, ("gb_per_s",))]
+        if work.unit != "none":
+            matrix = work.unit == "cube"
+            fields = matrix_fields(work.dtype) if matrix else vector_fields(work.dtype)
+            engine: Engine = "matrix" if matrix else "vector"
+            loads.append(Load(engine, "main", float(cost.flops), "FLOP", float(cost.compute_s), fields))
+        moved = float(cost.bytes_read + cost.bytes_written)
+        return [*loads, Load("dram", "main", moved, "bytes", float(cost.memory_s), DRAM_FIELDS)]
+
+    def link_loads(self, op: Operation, cost: OpCost, of_link: Sequence[str], more: Sequence[str] = ()) -> list[Load]:
+        """What an op asks of the slowest link that it spans, of which the fields `of_link` count."""
+        transfer = transfer_of(op, self.target)
+        if transfer is None:
+            return []
+        link = [f"topology.links.{transfer.level}.{name}" for name in of_link]
+        return link_loads(cost, [*link, *(f"topology.{name}" for name in more)])
 
     def compute_s(self, op: Operation, work: Work, flops: Number) -> Number:
         """FLOPs over the peak of the unit that does them; 0 for an op that only moves data."""

@@ -5,22 +5,36 @@ It needs no tiles, so it is quick and takes arrays of symbol values; no tiling o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 import numpy as np
 from xdsl.ir import Operation
 
-from pmc.backends.cost.chip import ChipCostModel
+from pmc.backends.cost.breakdown import Breakdown, Load, MatrixTime, busy_parts, loads_of, roofline_parts
+from pmc.backends.cost.chip import DRAM_FIELDS, ChipCostModel, matrix_fields, vector_fields
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, Target, as_number, larger, number
+from pmc.backends.cost.network import transfer_of
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.work import work_of
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
 from pmc.dialects.arch import LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import Work
+
+
+@dataclass(frozen=True)
+class _Waves:
+    """Row blocks of an attention, those of the core that decides, and the seconds of one on either unit."""
+
+    blocks: Number
+    waves: Number
+    gemm_s: Number
+    softmax_s: Number
 
 
 class CoreCostModel(CostModel):
@@ -124,6 +138,17 @@ class CoreCostModel(CostModel):
 
     def attention(self, workload: AttentionWorkload, base: OpCost, bindings: Bindings) -> OpCost:
         """Row blocks of cube m against blocks of keys, over the cores in whole waves: keys may be split as well."""
+        w, found = workload, self._attention_waves(workload, bindings)
+        compute_s = found.waves * (found.gemm_s / self._efficiency(base) + found.softmax_s)
+        bytes_moved = base.bytes_read + base.bytes_written
+        sequences, kv_len = number(w.sequences, bindings), number(w.kv_len, bindings)
+        if self.accounting.v_read == "apart" and w.v_is_key:
+            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.v_bits / 8
+        if self.accounting.attention_output == "as_inputs" and w.out_bits:
+            bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
+        return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)
+
+    def _attention_waves(self, workload: AttentionWorkload, bindings: Bindings) -> _Waves:
         w, cube = workload, self.target.chip.cube
         sequences, q_len, kv_len = (number(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
         k_qk, k_pv = self.rates.cube_k(w.qk_dtype, w.q_bits), self.rates.cube_k(w.pv_dtype, w.v_bits)
@@ -140,13 +165,7 @@ class CoreCostModel(CostModel):
         gemm_s = gemm_s + 2.0 * cube.m * own * round_up(w.v_dim, cube.n) / self.rates.core_flops_per_s(w.pv_dtype)
         per_score, per_row = self.rates.softmax_steps
         softmax_s = cube.m * (own * per_score + per_row / parts) / self.rates.core_steps_per_s("bf16")
-        compute_s = self.rates.waves(blocks) * (gemm_s / self._efficiency(base) + softmax_s)
-        bytes_moved = base.bytes_read + base.bytes_written
-        if self.accounting.v_read == "apart" and w.v_is_key:
-            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.v_bits / 8
-        if self.accounting.attention_output == "as_inputs" and w.out_bits:
-            bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
-        return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)
+        return _Waves(blocks, self.rates.waves(blocks), gemm_s, softmax_s)
 
     def vector(self, workload: VectorWorkload, base: OpCost, bindings: Bindings) -> OpCost:
         """Steps on the busiest core; rows stay whole where something happens once per row."""
@@ -158,6 +177,71 @@ class CoreCostModel(CostModel):
         else:
             steps = rows * aligned * per_element / self.rates.cores
         return self._finish(base, steps / self.rates.core_steps_per_s(workload.dtype), base.memory_s)
+
+    # -- where the time goes ------------------------------------------------------------------------------------
+
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """The parts of whole waves on cores, or of a transfer."""
+        cost, work = self.cost(op, bindings), work_of(op)
+        if cost is None or work is None:
+            return None
+        if op.name in self.accounting.uncharged_ops:
+            return Breakdown({})
+        if transfer_of(op, self.target) is not None and self.protocol is not None:
+            loads = self.roofline.loads(op, work, cost)
+            named = [name.removeprefix("topology.") for name in self.TOPOLOGY_PARAMETERS if "links." not in name]
+            links = self.roofline.link_loads(op, cost, ("gb_per_s", "latency_us"), named)
+            others = [load for load in loads if load.engine != "link"]
+            return Breakdown(roofline_parts(cost, work.unit), loads_of([*links, *others]))
+        return self.busy_breakdown(op, work, cost, bindings)
+
+    def busy_breakdown(self, op: Operation, work: Work, cost: OpCost, bindings: Bindings) -> Breakdown:
+        """The parts of an op that keeps the cores busy, and its FLOPs and bytes."""
+        compute_s, memory_s = float(cost.compute_s), float(cost.memory_s)
+        overlap, matrix, vector_s, rate = self.target.chip.compute_dma_overlap_rate, MatrixTime(), 0.0, "bf16"
+        match workload_of(op):
+            case MatmulWorkload() as matmul:
+                matrix = self._matmul_time(matmul, cost, bindings)
+            case AttentionWorkload() as attention:
+                matrix, vector_s = self._attention_time(attention, cost, bindings)
+            case VectorWorkload() as vector:
+                vector_s, rate = compute_s, vector.dtype
+            case MoveWorkload() | Exchange():
+                return Breakdown(roofline_parts(cost, work.unit), loads_of(self.roofline.loads(op, work, cost)))
+        peak = self.target.chip.peak_flops_per_s(work.dtype) if matrix.total_s else 0.0
+        steps = vector_s * self.rates.core_steps_per_s(rate)
+        loads = [
+            Load("matrix", "main", matrix.total_s * peak, "FLOP", matrix.total_s, matrix_fields(work.dtype)),
+            Load("vector", "main", steps, "steps", vector_s, vector_fields(rate)),
+            Load("dram", "main", memory_s * self.target.chip.dram_bytes_per_s, "bytes", memory_s, DRAM_FIELDS),
+        ]
+        return Breakdown(busy_parts(matrix, vector_s, memory_s, overlap), loads_of(loads))
+
+    def _matmul_time(self, workload: MatmulWorkload, cost: OpCost, bindings: Bindings) -> MatrixTime:
+        w, cube = workload, self.target.chip.cube
+        depth = self.rates.cube_k(w.dtype, w.a_bits)
+        groups, m, n, k = (float(number(e, bindings)) for e in (w.groups, w.m, w.n, w.k))
+        cubes = groups * float(ceil_div(m, cube.m) * ceil_div(n, cube.n) * ceil_div(k, depth))
+        cube_s = 2.0 * cube.m * cube.n * depth / self.target.chip.peak_flops_per_s(w.dtype)
+        useful_s = 2.0 * groups * m * n * k / self.target.chip.peak_flops_per_s(w.dtype)
+        efficiency = float(self._efficiency(cost))
+        busiest_s = float(cost.compute_s) * efficiency
+        found = MatrixTime.of(busiest_s, useful_s, cubes * cube_s)
+        return replace(found, efficiency_s=busiest_s / efficiency - busiest_s)
+
+    def _attention_time(
+        self, workload: AttentionWorkload, cost: OpCost, bindings: Bindings
+    ) -> tuple[MatrixTime, float]:
+        w, found = workload, self._attention_waves(workload, bindings)
+        busiest_s = float(found.waves * found.gemm_s)
+        all_dims = sum(w.qk_dims) + w.v_dim
+        useful_s = sum(
+            float(cost.flops) * part / all_dims / self.target.chip.peak_flops_per_s(dtype)
+            for part, dtype in ((sum(w.qk_dims), w.qk_dtype), (w.v_dim, w.pv_dtype))
+        )
+        matrix = MatrixTime.of(busiest_s, useful_s, float(found.blocks * found.gemm_s) / self.rates.cores)
+        lost_s = busiest_s / float(self._efficiency(cost)) - busiest_s
+        return replace(matrix, efficiency_s=lost_s), float(found.waves * found.softmax_s)
 
     def _finish(self, base: OpCost, compute_s: Number, memory_s: Number) -> OpCost:
         time_s = self.rates.overlapped(compute_s, memory_s)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -24,6 +24,9 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
 from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.levels import MESH
+
+if TYPE_CHECKING:
+    from pmc.backends.cost.breakdown import Breakdown
 
 Number = float | FloatArray
 """A quantity at one point, or at every point of a sweep."""
@@ -140,6 +143,13 @@ class CostModel(ABC):
         """The cost of one execution of `op`; None for an op that does nothing (views, sources, containers).
 
         Raises PmcError for a symbol without a value, or where the target has no rate or no link for the op.
+        """
+
+    @abstractmethod
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """Where the time of one execution of `op` goes; its parts add up to the time that `cost` says.
+
+        Symbols are bound to one value each.  Raises PmcError as `cost` does.
         """
 
     def unvalidated(self) -> tuple[str, ...]:

@@ -8,18 +8,20 @@ from typing import ClassVar
 
 from xdsl.ir import Operation, SSAValue
 
+from pmc.backends.cost.breakdown import Breakdown, MatrixTime, Part, busy_parts, loads_of, present
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import Bindings, Granularity, OpCost, Target
+from pmc.backends.cost.plan_loads import plan_loads
 from pmc.backends.cost.plan_search import PlanSearch
-from pmc.backends.cost.plan_time import PlanTime
+from pmc.backends.cost.planned import PlannedOp
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses import embedding_tiling, row_tiling
 from pmc.dialects.analyses import matmul_tiling as matmuls
-from pmc.dialects.analyses.resources import Resources
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, single, workload_of
 from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import Work
 from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import tensor
 from pmc.dialects.tile_plan import PLAN, PlanAttr
@@ -43,12 +45,30 @@ class TileCostModel(CoreCostModel):
     def busy(self, op: Operation, base: OpCost, bindings: Bindings) -> OpCost:
         """The cost of an op that keeps the cores busy: the price of its plan."""
         found = self.planned(op, bindings)
-        if found is None:
-            return super().busy(op, base, bindings)
-        _, r, time = found
-        return _priced(base, r, time, self.accounting)
+        return super().busy(op, base, bindings) if found is None else _priced(base, found, self.accounting)
 
-    def planned(self, op: Operation, bindings: Bindings) -> tuple[PlanAttr, Resources, PlanTime] | None:
+    def busy_breakdown(self, op: Operation, work: Work, cost: OpCost, bindings: Bindings) -> Breakdown:
+        """The parts of the time of its plan, and what the plan asks of every engine."""
+        found = self.planned(op, bindings)
+        if found is None:
+            return super().busy_breakdown(op, work, cost, bindings)
+        loads = plan_loads(self.rates, found.resources, found.vec_dtype, found.vec_is_free)
+        return Breakdown(self._parts(found), loads_of(loads), (found.shape,))
+
+    def _parts(self, found: PlannedOp) -> dict[Part, float]:
+        r, main, rates = found.resources, found.time.main, self.rates
+        matrix = MatrixTime.of(
+            float(main.tiu_s[0] - main.tiu_start_s[0]),
+            sum(2.0 * macs / rates.chip.peak_flops_per_s(dtype) for dtype, macs in found.macs.items()),
+            sum(float(s[0] * r.cores[0]) * rates.tiu_step_s(d) for d, s in r.tiu_mean_steps.items()) / rates.cores,
+        )
+        matrix = replace(matrix, start_up_s=float(main.tiu_start_s[0]))
+        parts = busy_parts(matrix, float(main.vec_s[0]), float(main.memory_s[0]), float(found.time.overlap[0]))
+        if found.time.merge is not None:
+            parts[Part.MERGE] = float(found.time.merge.compute_s[0] + found.time.merge.memory_s[0])
+        return present(parts)
+
+    def planned(self, op: Operation, bindings: Bindings) -> PlannedOp | None:
         """The plan of an op, what it asks of the engines, and its time; None for an op that becomes no kernel.
 
         Raises PmcError for a plan on the op that is not legal, or where none fits.
@@ -65,26 +85,29 @@ class TileCostModel(CoreCostModel):
             plan = given or row_tiling.plan_rows(rows, chip)
             _refuse(row_tiling.plan_fault(rows, plan, chip))
             r = row_tiling.resources(rows, plan, chip)
-            return plan, r, search.times.of(r, row_tiling.rate_type(rows))
+            dtype = row_tiling.rate_type(rows)
+            text = f"{rows.outer} x {rows.inner} rows of {rows.width}"
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, text)
         if isinstance(op, layer.EmbeddingOp):
             lookup = embedding_tiling.lookup_of(op, dims)
             plan = given or embedding_tiling.plan_lookup(lookup, chip)
             _refuse(embedding_tiling.plan_fault(lookup, plan, chip))
             r = embedding_tiling.resources(lookup, plan, chip)
-            return plan, r, search.times.of(r, lookup.stored_dtype)
+            dtype, text = lookup.stored_dtype, f"{lookup.tokens} rows of {lookup.width}"
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, text)
         match workload_of(op):
             case MatmulWorkload() as matmul:
                 shape = matmul.at(bindings)
                 plan = given or search.matmul(shape)
                 _refuse(matmuls.plan_fault(shape, plan, chip))
                 r = search.matmul_resources(shape, matmuls.tiling_of(plan))
-                return plan, r, search.matmul_time(shape, r)
+                return PlannedOp.of_matmul(shape, plan, r, search)
             case AttentionWorkload() as attention:
                 problem = attention.at(bindings)
                 plan = given or search.attention(problem)
                 _refuse(attentions.plan_fault(problem, plan, chip))
                 r = search.attention_resources(problem, attentions.tiling_of(plan))
-                return plan, r, search.attention_time(r)
+                return PlannedOp.of_attention(problem, plan, r, search)
             case _:
                 return None
 
@@ -94,8 +117,9 @@ def _refuse(fault: str | None) -> None:
         raise PmcError(f"the plan: {fault}")
 
 
-def _priced(base: OpCost, r: Resources, time: PlanTime, accounting: Accounting) -> OpCost:
-    """The cost of the one plan in `r` and `time`; bytes are those that the plan moves."""
+def _priced(base: OpCost, found: PlannedOp, accounting: Accounting) -> OpCost:
+    """The cost of a plan; bytes are those that it moves."""
+    r, time = found.resources, found.time
     read, written = float(r.dram_read[0]), float(r.dram_written[0])
     if r.merge is not None and accounting.core_reduction == "charged":
         read, written = read + float(r.merge.dram_read[0]), written + float(r.merge.dram_written[0])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from xdsl.ir import Operation
 
+from pmc.backends.cost.breakdown import Breakdown, Part
 from pmc.backends.cost.model import Bindings, CostModel, OpCost, as_number
 from pmc.backends.evaluate.streams import Stream, stream_of
 from pmc.dialects.calibration import Calibration
@@ -43,6 +44,17 @@ class CalibratedCostModel(CostModel):
             latency_s=base.latency_s * slower + startup_s,
             transfer_s=base.transfer_s * slower,
         )
+
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """Parts and loads, corrected alike; the start-up is latency."""
+        base, cost = self.model.breakdown(op, bindings), self.model.cost(op, bindings)
+        if base is None or cost is None:
+            return None
+        c = self.calibration
+        if stream_of(op) is Stream.COMPUTE:
+            return base.scaled(1.0 / c.compute_efficiency.value)
+        startup_s = c.startup_us.value * 1e-6 if float(cost.comm_s) > 0.0 else 0.0
+        return base.scaled(c.congestion.value / c.bandwidth_factor.value, {Part.LATENCY: startup_s})
 
     def unvalidated(self) -> tuple[str, ...]:
         """Those of the model, and the parameters of the calibration."""

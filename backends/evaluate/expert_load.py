@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
+from pmc.backends.cost.breakdown import Breakdown, roofline_parts
 from pmc.backends.cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
 from pmc.backends.evaluate.routing import ExpertLoad, Routing
 from pmc.dialects import deployment, dist, layer
+from pmc.dialects.analyses.work import work_of
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType, tensor
@@ -62,30 +64,61 @@ class BusiestRankCostModel(CostModel):
             )
         return replace(found, flops=base.flops * fill, link_bytes=base.link_bytes)
 
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """The parts on the busiest rank: the weighted mean of those between which the cost is interpolated."""
+        base, cost = self.model.breakdown(op, bindings), self.cost(op, bindings)
+        if base is None or cost is None or "batch" not in bindings or "q_len" not in bindings:
+            return base
+        dispatch = self._dispatch_of(op)
+        if dispatch is None or PLAN in op.attributes:
+            return base
+        slots = _Slots.of(dispatch, self.target, self.routing, bindings)
+        weighted: list[tuple[float, Breakdown]] = []
+        for weight, busy, point in self._points(op, slots, bindings):
+            found = self.model.breakdown(busy, point)
+            assert found is not None
+            weighted.append((float(weight), found))
+        mixed = Breakdown.mixed(weighted)
+        if isinstance(op, dist.DispatchOp | dist.CombineOp):
+            work = work_of(op)
+            assert work is not None
+            times = {"bytes": float(cost.transfer_s), "us of latency": float(cost.latency_s)}
+            loads = [replace(x, time_s=times[x.unit]) if x.engine == "link" else x for x in mixed.loads]
+            return replace(mixed, parts=roofline_parts(cost, work.unit), loads=tuple(loads))
+        return mixed
+
     def _interpolated(self, op: Operation, slots: _Slots, bindings: Bindings) -> OpCost:
         """The cost between the whole numbers of hit experts below and above the expected one."""
+        costs: list[tuple[Number, OpCost]] = []
+        for weight, busy, point in self._points(op, slots, bindings):
+            cost = self.model.cost(busy, point)
+            assert cost is not None
+            costs.append((weight, cost))
+        if len(costs) == 1:
+            return costs[0][1]
+        (below, low), (above, high) = costs
+        mixed: dict[str, Number] = {
+            f.name: getattr(low, f.name) * below + getattr(high, f.name) * above for f in fields(OpCost)
+        }
+        for name in ("bytes_read", "bytes_written"):  # whole, as all counts are
+            mixed[name] = as_number(np.round(mixed[name]))
+        return OpCost(**mixed)
+
+    def _points(self, op: Operation, slots: _Slots, bindings: Bindings) -> list[tuple[Number, Operation, Bindings]]:
+        """The op on whole numbers of hit experts, with the weight and the symbols of each: one or two points."""
         busy = self.busy.get(op)
         if busy is None:
             busy = self.busy[op] = self._rebuilt(op, slots)
         few = np.maximum(1, np.floor(slots.load.hit)).astype(np.int64)
         part = np.maximum(0.0, slots.load.hit - few)
-        costs: list[OpCost] = []
-        for hit in (few, few + (part > 0)):
+        found: list[tuple[Number, Operation, Bindings]] = []
+        for weight, hit in ((1 - part, few), (part, few + (part > 0))):
             rows = np.ceil(slots.load.rows / hit * slots.part_of_rows(op, bindings)).astype(np.int64)
             point: dict[str, int | IntArray] = {HIT: _plain(hit), ROWS: _plain(np.maximum(1, rows))}
-            cost = self.model.cost(busy, {**bindings, **point})
-            assert cost is not None
-            costs.append(cost)
+            found.append((as_number(weight), busy, {**bindings, **point}))
             if not part.any():
-                return cost
-        low, high = costs
-        mixed: dict[str, Number] = {
-            f.name: getattr(low, f.name) * as_number(1 - part) + getattr(high, f.name) * as_number(part)
-            for f in fields(OpCost)
-        }
-        for name in ("bytes_read", "bytes_written"):  # whole, as all counts are
-            mixed[name] = as_number(np.round(mixed[name]))
-        return OpCost(**mixed)
+                break
+        return found
 
     # -- which ops work on slots of experts ---------------------------------------------------------------------
 

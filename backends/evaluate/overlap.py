@@ -124,9 +124,9 @@ class StepEvaluator:
         Raises PmcError for a symbol without a value, an op that the target cannot run, or two-batch overlap of a
         single sequence.
         """
-        values = symbol_values(self.module, bindings or {})
+        values = self.values(bindings)
         if self.overlap is not Overlap.TWO_BATCH:
-            program = cost_program(self.program, self.model, values)
+            program = self.costed(values)
             schedule = (
                 serial_schedule(program)
                 if self.overlap is Overlap.NONE
@@ -137,6 +137,20 @@ class StepEvaluator:
         schedule = stream_schedule(halves, self.efficiency)
         merged = replace(_merged([self._result(half) for half in halves]), bindings=values)
         return StepResult(_with_waits(merged, halves, schedule.waits), self.overlap, schedule)
+
+    def values(self, bindings: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The symbols of the deployment, replaced by `bindings`.  Raises PmcError for a symbol that no program has."""
+        return symbol_values(self.module, bindings or {})
+
+    def costed(self, bindings: Mapping[str, int] | None = None) -> CostedProgram:
+        """Every op with its cost, before any schedule.  Raises PmcError as `step`."""
+        return cost_program(self.program, self.model, self.values(bindings))
+
+    def micro_batches(self, values: Mapping[str, int]) -> list[dict[str, int]]:
+        """The symbols of every micro-batch of a step: two with two-batch overlap.  Raises PmcError as `step`."""
+        if self.overlap is not Overlap.TWO_BATCH:
+            return [dict(values)]
+        return [dict(half.bindings) for half in self._halves(values)]
 
     def _halves(self, values: Mapping[str, int]) -> list[CostedProgram]:
         batch = values.get("batch", 1)

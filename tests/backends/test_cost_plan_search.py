@@ -114,11 +114,11 @@ def test_what_is_found_is_legal_and_explains_its_time(
     slow, fast = max(time.compute_s[0], time.memory_s[0]), min(time.compute_s[0], time.memory_s[0])
     assert slow * (1 - 1e-9) <= time.total_s[0] <= (slow + fast) * (1 + 1e-9)
     peak = finder.chip.peak_flops_per_s(dtype)
-    assert time.tiu_s[0] >= 2 * np.prod([float(s) for s in sizes]) / peak
+    assert time.engines.tiu_s[0] >= 2 * np.prod([float(s) for s in sizes]) / peak
     least = problem.groups * (
         (problem.m * problem.k + problem.k * problem.n) * problem.a_bits // 8 + 2 * problem.m * problem.n
     )
-    assert time.dram_s[0] >= least / finder.chip.dram_bytes_per_s * (1 - 1e-9)
+    assert time.engines.dram_s[0] >= least / finder.chip.dram_bytes_per_s * (1 - 1e-9)
 
 
 def test_a_worse_plan_costs_more() -> None:
@@ -127,10 +127,10 @@ def test_a_worse_plan_costs_more() -> None:
     one_core = PlanAttr.of([1, 1, 1, 1], [64, 256, 1024], "gmnk", 2, ("a", "b"))
     best, worse = (time_of(finder, problem, plan) for plan in (found, one_core))
     # One core computes alone and receives every byte of A, six times, and of B.
-    assert worse.tiu_s[0] > 10 * best.tiu_s[0]
+    assert worse.engines.tiu_s[0] > 10 * best.engines.tiu_s[0]
     received = 64 * 7168 * 6 + 7168 * 1536 + 64 * 1536 * 2
     loads = 6 * 7 * 2 + 6
-    assert worse.gdma_s[0] == pytest.approx(received / (149.4e9 * 0.9) + loads * 100e-9, rel=1e-9)
+    assert worse.engines.gdma_s[0] == pytest.approx(received / (149.4e9 * 0.9) + loads * 100e-9, rel=1e-9)
     assert worse.total_s[0] > 10 * best.total_s[0]
 
 
@@ -144,9 +144,9 @@ def test_what_a_core_receives_costs_time_where_the_accounting_says_so() -> None:
         for finder in (charged, free)
     ]
     latent = 4096 * 576
-    assert times[0].gdma_s[0] > latent / (149.4e9 * 0.9)
-    assert times[0].total_s[0] > times[0].gdma_s[0]
-    assert times[1].gdma_s[0] == 0
+    assert times[0].engines.gdma_s[0] > latent / (149.4e9 * 0.9)
+    assert times[0].total_s[0] > times[0].engines.gdma_s[0]
+    assert times[1].engines.gdma_s[0] == 0
 
 
 def attention(
@@ -238,10 +238,12 @@ def test_65_blocks_on_64_cores_cost_two_waves() -> None:
     free = load_accounting("physical").model_copy(update={"command_startup": "free"})
     whole = search(accounting=free)
     one_block = 2 * 16 * 8 * 32 / (786.432e12 / 64)
-    assert time_of(whole, problem, whole.matmul(problem)).tiu_s[0] == pytest.approx(2 * one_block, rel=1e-12)
+    assert time_of(whole, problem, whole.matmul(problem)).engines.tiu_s[0] == pytest.approx(2 * one_block, rel=1e-12)
     mean = search(accounting=load_accounting("ds-tpu"))
     # 64 of 65 columns can be dealt as chunks of 2, 33 of them: the mean over 33 cores.
-    assert time_of(mean, problem, mean.matmul(problem)).tiu_s[0] == pytest.approx(65 / 33 * one_block, rel=1e-12)
+    assert time_of(mean, problem, mean.matmul(problem)).engines.tiu_s[0] == pytest.approx(
+        65 / 33 * one_block, rel=1e-12
+    )
 
 
 def test_a_long_contraction_is_split_and_pays_its_merge() -> None:
@@ -255,7 +257,7 @@ def test_a_long_contraction_is_split_and_pays_its_merge() -> None:
         assert r.merge is not None and (r.merge.sdma_commands[0], r.merge.gdma_commands[0]) == (
             (parts, 1) if merge == "sdma" else (0, 2)
         )
-        assert time.sdma_s[0] == pytest.approx((parts * (120e-9 + 8 * 4 / (64e9 * 0.85))) * (merge == "sdma"))
+        assert time.engines.sdma_s[0] == pytest.approx((parts * (120e-9 + 8 * 4 / (64e9 * 0.85))) * (merge == "sdma"))
     assert plan.merge.data == "dram", "64 messages of 120 ns each take longer than one load and one store"
 
 

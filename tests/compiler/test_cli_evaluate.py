@@ -79,7 +79,11 @@ def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureF
     code, out, err = run(capsys, "evaluate", *beyond, "--format", "json")
     document = json.loads(out)
     assert (code, err) == (1, "")
-    assert list(document)[-3:] == ["memory", "deployment", "hints"] and document["steps"] and document["aggregates"]["time_us"] > 0
+    assert (
+        list(document)[-3:] == ["memory", "deployment", "hints"]
+        and document["steps"]
+        and document["aggregates"]["time_us"] > 0
+    )
     memory = document["memory"]
     for key in ("fits", "excess_bytes", "largest_batch", "verdict", "phase", "capacity_bytes"):
         assert memory[key] == analysed[key]

@@ -1,0 +1,79 @@
+"""An op with its plan: what the plan asks of the engines, its time, and the shape that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pmc.backends.cost.breakdown import CubeUse, Shape
+from pmc.backends.cost.plan_search import PlanSearch
+from pmc.backends.cost.plan_time import PlanTime
+from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.matmul_tiling import MatmulShape
+from pmc.dialects.analyses.resources import Resources
+from pmc.dialects.arch import Chip
+from pmc.dialects.tile_plan import PlanAttr
+
+
+@dataclass(frozen=True)
+class PlannedOp:
+    """One op under one plan; arrays have one entry."""
+
+    plan: PlanAttr
+    resources: Resources
+    time: PlanTime
+    vec_dtype: str
+    """What sets the rate of the vector unit."""
+    text: str
+    """The shape in words."""
+    vec_is_free: bool = False
+    macs: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Multiply-accumulates of the chip without padding, by the element type that sets the rate."""
+    cubes: tuple[CubeUse, ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        """What the op was priced for."""
+        return Shape(1.0, self.text, self.plan, int(self.resources.cores[0]), self.cubes)
+
+    @classmethod
+    def of_matmul(cls, shape: MatmulShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
+        """A matmul under `plan`, which asks for `r`."""
+        groups = f"{shape.groups} x " if shape.groups > 1 else ""
+        return cls(
+            plan,
+            r,
+            search.matmul_time(shape, r),
+            "f32",
+            f"{groups}[{shape.m}, {shape.k}] x [{shape.k}, {shape.n}] at {shape.dtype}",
+            search.rates.accounting.result_conversion == "free",
+            {shape.dtype: float(r.macs[0])},
+            (_cube(search.chip, shape.m, shape.n, shape.k, search.rates.cube_k(shape.dtype, shape.a_bits)),),
+        )
+
+    @classmethod
+    def of_attention(cls, shape: AttentionShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
+        """An attention under `plan`, which asks for `r`."""
+        s, rates, macs = shape, search.rates, float(r.macs[0])
+        scores, values = sum(s.qk_dims), s.v_dim
+        by_type = {s.qk_dtype: macs * scores / (scores + values)}
+        by_type[s.pv_dtype] = by_type.get(s.pv_dtype, 0.0) + macs * values / (scores + values)
+        rows = s.q_len * s.group
+        return cls(
+            plan,
+            r,
+            search.attention_time(r),
+            "bf16",
+            f"{s.problems} x {rows} rows ({s.q_len} queries of {s.group} heads) on {s.kv_len} keys, "
+            f"scores {s.qk_dtype}, values {s.pv_dtype}",
+            False,
+            by_type,
+            (
+                *(_cube(search.chip, rows, s.kv_len, d, rates.cube_k(s.qk_dtype, s.q_bits)) for d in s.qk_dims),
+                _cube(search.chip, rows, s.v_dim, s.kv_len, rates.cube_k(s.pv_dtype, s.v_bits)),
+            ),
+        )
+
+
+def _cube(chip: Chip, rows: int, columns: int, depth: int, cube_k: int) -> CubeUse:
+    return CubeUse(rows, columns, depth, (chip.cube.m, chip.cube.n, cube_k))
