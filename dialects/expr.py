@@ -8,7 +8,7 @@ One text form serves every dialect: `ceildiv(batch, 32)*q_len + 1`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, reduce
 from typing import Any, ClassVar
 
@@ -170,6 +170,13 @@ class Expr:
 
     def evaluate(self, bindings: Mapping[str, Value]) -> Value:
         """The value under `bindings` (symbol -> int or integer array; arrays broadcast against each other)."""
+        return self._value(bindings, _apply)
+
+    def without_rounding(self, bindings: Mapping[str, Value]) -> Value:
+        """The value with every `ceildiv` as an exact quotient: what a rank has on average, without any padding."""
+        return self._value(bindings, _apply_exactly)
+
+    def _value(self, bindings: Mapping[str, Value], apply: Callable[[str, Sequence[Value]], Value]) -> Value:
         total: Value = 0
         for monomial, coefficient in self.terms:
             product: Value = coefficient
@@ -179,7 +186,7 @@ class Expr:
                         raise UnboundSymbolError(f"symbol '{atom}' of '{self}' has no value")
                     product = product * bindings[atom]
                 else:
-                    product = product * _apply(atom.function, [a.evaluate(bindings) for a in atom.args])
+                    product = product * apply(atom.function, [a._value(bindings, apply) for a in atom.args])
             total = total + product
         return total
 
@@ -211,6 +218,15 @@ def _apply(function: str, args: Sequence[Value]) -> Value:
     if all(isinstance(a, int) for a in args):
         return min(args) if function == "min" else max(args)
     return reduce(np.minimum if function == "min" else np.maximum, args)
+
+
+def _apply_exactly(function: str, args: Sequence[Value]) -> Value:
+    if function != "ceildiv":
+        return _apply(function, args)
+    rounded_up = _apply(function, args)
+    exact = args[0] / args[1]
+    # A quotient of integers stays one: counts that need no rounding are exact beyond 2**53.
+    return rounded_up if np.all(rounded_up == exact) else exact
 
 
 def ceildiv(a: Expr | int, b: Expr | int) -> Expr:

@@ -8,8 +8,19 @@ from typing import ClassVar, get_args
 from xdsl.ir import Operation
 
 from pmc.backends.cost.breakdown import Breakdown, Engine, Load, link_loads, loads_of, roofline_parts
-from pmc.backends.cost.model import Bindings, CostModel, Granularity, Number, OpCost, larger, number
+from pmc.backends.cost.model import (
+    Bindings,
+    CostModel,
+    Granularity,
+    Number,
+    OpCost,
+    Target,
+    larger,
+    number,
+    useful,
+)
 from pmc.backends.cost.network import transfer_of
+from pmc.dialects.analyses.expert_slots import ExpertSlots
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.arch import DTYPE_BITS, LinkLevel
 from pmc.dialects.assembly import PmcOp
@@ -43,6 +54,9 @@ class ChipCostModel(CostModel):
     The peak is that of the matrix unit for the op's element type, or of the vector units.  A collective takes at least
     the bytes that one rank sends, over the bandwidth of the slowest link that its group spans: no latency, full
     utilisation.  A lower bound of every other model.
+
+    Time and bytes are those of the rank with most work, in the shapes of the program; FLOPs are counted as `OpCost`
+    says.
     """
 
     granularity: ClassVar[Granularity] = Granularity.CHIP
@@ -55,6 +69,10 @@ class ChipCostModel(CostModel):
         *(f"links.{level}.gb_per_s" for level in get_args(LinkLevel)),
     )  # fmt: skip
 
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.slots = ExpertSlots()
+
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The roofline of `op`."""
         work = work_of(op)
@@ -65,6 +83,7 @@ class ChipCostModel(CostModel):
             flops, read, written = (number(e, bindings) for e in (work.flops, work.bytes_read, work.bytes_written))
             transfer = transfer_of(op, self.target)
             link_bytes = 0.0 if transfer is None else number(transfer.link_bytes, bindings)
+            useful_flops = useful(work.flops, bindings) * self.slots.fill(op, self.target.mesh)
         except UnboundSymbolError as error:
             raise PmcError(f"{op.name} at '{path}': {error}") from None
         compute_s = self.compute_s(op, work, flops)
@@ -77,7 +96,8 @@ class ChipCostModel(CostModel):
             compute_s=compute_s,
             memory_s=memory_s,
             transfer_s=transfer_s,
-            flops=flops,
+            flops=useful_flops,
+            peak_s=self.compute_s(op, work, useful_flops) if work.unit == "cube" else 0.0,
             bytes_read=read,
             bytes_written=written,
             link_bytes=link_bytes,

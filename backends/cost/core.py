@@ -71,7 +71,7 @@ class CoreCostModel(CostModel):
         if base is None:
             return None
         if op.name in self.accounting.uncharged_ops:
-            return OpCost(0.0, flops=base.flops, bytes_read=base.bytes_read, bytes_written=base.bytes_written)
+            return OpCost(0.0, flops=base.flops)  # what takes no time moves nothing: it is part of its neighbours
         comm = None if self.protocol is None else self.protocol.time_of(op, self.target, bindings)
         if comm is not None:
             return replace(
@@ -140,13 +140,14 @@ class CoreCostModel(CostModel):
         """Row blocks of cube m against blocks of keys, over the cores in whole waves: keys may be split as well."""
         w, found = workload, self._attention_waves(workload, bindings)
         compute_s = found.waves * (found.gemm_s / self._efficiency(base) + found.softmax_s)
-        bytes_moved = base.bytes_read + base.bytes_written
+        read, written = base.bytes_read, base.bytes_written
         sequences, kv_len = number(w.sequences, bindings), number(w.kv_len, bindings)
         if self.accounting.v_read == "apart" and w.v_is_key:
-            bytes_moved = bytes_moved + sequences * w.kv_heads * kv_len * w.v_dim * w.v_bits / 8
+            read = read + sequences * w.kv_heads * kv_len * w.v_dim * w.v_bits / 8
         if self.accounting.attention_output == "as_inputs" and w.out_bits:
-            bytes_moved = bytes_moved - base.bytes_written * (1 - w.q_bits / w.out_bits)
-        return self._finish(base, compute_s, bytes_moved / self.target.chip.dram_bytes_per_s)
+            written = written * (w.q_bits / w.out_bits)
+        charged = replace(base, bytes_read=read, bytes_written=written)
+        return self._finish(charged, compute_s, (read + written) / self.target.chip.dram_bytes_per_s)
 
     def _attention_waves(self, workload: AttentionWorkload, bindings: Bindings) -> _Waves:
         w, cube = workload, self.target.chip.cube
@@ -240,8 +241,8 @@ class CoreCostModel(CostModel):
             for part, dtype in ((sum(w.qk_dims), w.qk_dtype), (w.v_dim, w.pv_dtype))
         )
         matrix = MatrixTime.of(busiest_s, useful_s, float(found.blocks * found.gemm_s) / self.rates.cores)
-        lost_s = busiest_s / float(self._efficiency(cost)) - busiest_s
-        return replace(matrix, efficiency_s=lost_s), float(found.waves * found.softmax_s)
+        softmax_s = float(found.waves * found.softmax_s)
+        return replace(matrix, efficiency_s=float(cost.compute_s) - softmax_s - busiest_s), softmax_s
 
     def _finish(self, base: OpCost, compute_s: Number, memory_s: Number) -> OpCost:
         time_s = self.rates.overlapped(compute_s, memory_s)

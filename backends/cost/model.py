@@ -59,6 +59,10 @@ class OpCost:
     `time_s` is what the op takes; the other times are what it would take if nothing else limited it, so they do not
     add up to `time_s` where parts overlap.  `latency_s` is the part of a transfer between chips that does not depend
     on its size, `transfer_s` the part that does.
+
+    `flops` are the useful ones of the mean rank: no padded rows, no slots of experts rounded up.  `peak_s` is what
+    those of the matrix unit would take at its peak for the element type of the op; 0 for other ops.  So the sum of
+    `peak_s` over the ops, over the time of the step, is the MFU.
     """
 
     time_s: Number
@@ -67,6 +71,7 @@ class OpCost:
     latency_s: Number = 0.0
     transfer_s: Number = 0.0
     flops: Number = 0.0
+    peak_s: Number = 0.0
     bytes_read: Number = 0.0
     bytes_written: Number = 0.0
     link_bytes: Number = 0.0
@@ -164,6 +169,11 @@ class CostModel(ABC):
 def number(value: Expr, bindings: Bindings) -> Number:
     """The value of an expression as a float or an array of floats."""
     return as_number(np.asarray(value.evaluate(bindings), dtype=np.float64))
+
+
+def useful(value: Expr, bindings: Bindings) -> Number:
+    """The value of a count without the padding of shards and slots, see `Expr.without_rounding`."""
+    return as_number(np.asarray(value.without_rounding(bindings), dtype=np.float64))
 
 
 def larger(a: Number, *others: Number) -> Number:

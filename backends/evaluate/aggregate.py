@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmc.backends.cost.model import BottleneckTag, Granularity, Number, Target, number
+from pmc.backends.cost.model import BottleneckTag, Granularity, Number, Target
 from pmc.backends.evaluate.engine import sites, symbol_values
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator, StepResult
 from pmc.backends.evaluate.pipeline import Pipeline
 from pmc.backends.evaluate.streams import Stream, stream_of
 from pmc.dialects import dist
-from pmc.dialects.analyses.work import work_of
-from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
 SAMPLES = 17
@@ -36,6 +34,8 @@ class StepTotals:
     exposed_us: FloatArray
     wait_us: FloatArray
     flops: FloatArray
+    peak_us: FloatArray
+    """What the matrix FLOPs take at the peak of their element types."""
     dram_bytes: FloatArray
     link_bytes: FloatArray
     bottlenecks_us: Mapping[BottleneckTag, FloatArray]
@@ -60,6 +60,7 @@ def totals_of(step: StepResult) -> StepTotals:
         exposed_us=np.asarray([step.exposed_us]),
         wait_us=np.asarray([step.wait_us]),
         flops=np.asarray([float(step.ops.total_flops)]),
+        peak_us=np.asarray([step.ops.total_peak_us]),
         dram_bytes=np.asarray([float(step.ops.total_bytes)]),
         link_bytes=np.asarray([float(step.ops.total_link_bytes)]),
         bottlenecks_us={tag: np.asarray([us]) for tag, us in step.ops.bottleneck_summary.items()},
@@ -87,7 +88,8 @@ def _swept(evaluator: StepEvaluator, bindings: Mapping[str, int | IntArray]) -> 
     all_sites = list(sites(evaluator.program))
     stages = 1 + max((site.stage for site in all_sites), default=0)
     stage_us = np.zeros((stages, points))
-    sums = {name: np.zeros(points) for name in ("compute_us", "comm_us", "flops", "dram_bytes", "link_bytes")}
+    names = ("compute_us", "comm_us", "flops", "peak_us", "dram_bytes", "link_bytes")
+    sums = {name: np.zeros(points) for name in names}
     # In the order in which `OpCost.bottleneck` settles ties.
     tags = (BottleneckTag.BW_BOUND, BottleneckTag.COMPUTE_BOUND, BottleneckTag.COMM_BOUND, BottleneckTag.LATENCY_BOUND)
     by_tag = np.zeros((len(tags), points))
@@ -99,7 +101,8 @@ def _swept(evaluator: StepEvaluator, bindings: Mapping[str, int | IntArray]) -> 
         stage_us[site.stage] += time_us
         sums["compute_us" if stream_of(site.op) is Stream.COMPUTE else "comm_us"] += time_us
         for name, amount in (
-            ("flops", cost.flops), ("dram_bytes", cost.bytes_read + cost.bytes_written), ("link_bytes", cost.link_bytes)
+            ("flops", cost.flops), ("peak_us", 1e6 * cost.peak_s),
+            ("dram_bytes", cost.bytes_read + cost.bytes_written), ("link_bytes", cost.link_bytes),
         ):  # fmt: skip
             sums[name] += site.count * _at(amount, points)
         parts = (cost.memory_s, cost.compute_s, cost.transfer_s, cost.latency_s)
@@ -114,6 +117,7 @@ def _swept(evaluator: StepEvaluator, bindings: Mapping[str, int | IntArray]) -> 
         exposed_us=sums["comm_us"],
         wait_us=np.zeros(points),
         flops=sums["flops"],
+        peak_us=sums["peak_us"],
         dram_bytes=sums["dram_bytes"],
         link_bytes=sums["link_bytes"],
         bottlenecks_us={tag: us for tag, us in zip(tags, by_tag, strict=True) if us.any()},
@@ -148,28 +152,11 @@ def _interpolated(samples: Sequence[StepTotals], known: IntArray, wanted: IntArr
         exposed_us=along([sample.exposed_us for sample in samples]),
         wait_us=along([sample.wait_us for sample in samples]),
         flops=along([sample.flops for sample in samples]),
+        peak_us=along([sample.peak_us for sample in samples]),
         dram_bytes=along([sample.dram_bytes for sample in samples]),
         link_bytes=along([sample.link_bytes for sample in samples]),
         interpolation_error_us=float(np.sum(between * np.abs(np.diff(at_samples)) / 2)),
     )
-
-
-def peak_flops_per_s(evaluator: StepEvaluator, bindings: Mapping[str, int]) -> float:
-    """The matrix peak of the chip for the element type in which most of the program's matrix FLOPs are done."""
-    values = symbol_values(evaluator.module, bindings)
-    by_type: dict[str, float] = {}
-    for site in sites(evaluator.program):
-        work = work_of(site.op)
-        if work is not None and work.unit == "cube":
-            by_type[work.dtype] = by_type.get(work.dtype, 0.0) + site.count * float(number(work.flops, values))
-    if not by_type:
-        raise PmcError("the program has no matrix op, whose element type would say what MFU is a part of")
-    return evaluator.target.chip.peak_flops_per_s(max(by_type, key=lambda dtype: by_type[dtype]))
-
-
-def utilisation(work_per_chip: float, time_us: float, peak_per_s: float) -> float:
-    """MFU of FLOPs and the matrix peak, MBU of bytes and the DRAM bandwidth: work / time / peak (Tier6-Model)."""
-    return work_per_chip / (time_us * 1e-6) / peak_per_s if time_us else 0.0
 
 
 def ranks_of(target: Target) -> int:

@@ -35,6 +35,9 @@ V = TypeVar("V", int, int | IntArray)
 MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
 """Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
 
+PADDING = "FLOPs count the sequences that a batch was padded with when its shapes became numbers"
+"""Said of such a program where dp does not divide the batch."""
+
 Program = layer.ProgramOp | tile.ProgramOp | g5.StreamOp
 """The container of a program at any level that can be evaluated."""
 
@@ -92,12 +95,16 @@ class CostedProgram:
         )
 
     def _assumptions(self) -> tuple[str, ...]:
-        """What the numbers take for granted: lowered experts have the slots of the mean load."""
+        """What the numbers take for granted: lowered experts have the slots of the mean load, shapes their padding."""
         lowered = not isinstance(self.program, layer.ProgramOp) or any(
             PLAN in site.op.attributes for site, _ in self.costs
         )
         experts = any(isinstance(site.collective, DispatchAttr) for site, _ in self.costs)
-        return (MEAN_LOAD,) if lowered and experts else ()
+        mesh = self.model.target.mesh
+        replicas = 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == dist.DATA), 1)
+        padded = "batch" in self.bindings and self.bindings["batch"] % replicas != 0
+        said = {MEAN_LOAD: lowered and experts, PADDING: lowered and padded}
+        return tuple(text for text, holds in said.items() if holds)
 
 
 def cost_program(program: Program, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:
@@ -223,7 +230,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
             path=site.op.path.data if isinstance(site.op, PmcOp) else "",
             op=site.op_name,
             count=site.count,
-            flops=int(cost.flops) * site.count,
+            flops=round(float(cost.flops) * site.count),
             bytes_read=int(cost.bytes_read) * site.count,
             bytes_written=int(cost.bytes_written) * site.count,
             link_bytes=int(cost.link_bytes) * site.count,
@@ -234,6 +241,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
             bottleneck=cost.bottleneck(),
             share=time_us / total if total else 0.0,
             stream=stream_of(site.op),
+            peak_us=float(cost.peak_s) * 1e6 * site.count,
         )
         for (site, cost), time_us in zip(costs, times, strict=True)
     )

@@ -8,11 +8,12 @@ import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.cost.breakdown import Breakdown, roofline_parts
-from pmc.backends.cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number
+from pmc.backends.cost.model import Bindings, CostModel, Number, OpCost, Target, as_number, larger, number, useful
 from pmc.backends.evaluate.routing import ExpertLoad, Routing
 from pmc.dialects import deployment, dist, layer
+from pmc.dialects.analyses.expert_slots import Dispatch, ExpertSlots, Routed
 from pmc.dialects.analyses.work import work_of
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.tile_plan import PLAN
@@ -26,14 +27,15 @@ class BusiestRankCostModel(CostModel):
 
     An op on expert slots is costed with the expected number of experts that are hit, in place of all local ones, and
     with the rows of the busiest rank shared by them; between two whole numbers of experts the cost is interpolated.
-    Dispatch and combine move the rows of that rank.  FLOPs stay those of the mean rank, so that they add up over ranks.
+    Dispatch and combine wait for the rank that sends or receives most.  FLOPs stay those of the mean rank, so that they
+    add up over ranks.
     """
 
     def __init__(self, model: CostModel, routing: deployment.Routing) -> None:
         super().__init__(model.target)
         self.model = model
         self.routing: deployment.Routing = routing
-        self.sources: dict[SSAValue, Operation | None] = {}
+        self.expert_slots = ExpertSlots()
         self.busy: dict[Operation, Operation] = {}
         self.blocks: list[Block] = []
         """Own the operands of the ops in `busy`."""
@@ -47,29 +49,25 @@ class BusiestRankCostModel(CostModel):
         base = self.model.cost(op, bindings)
         if base is None or "batch" not in bindings or "q_len" not in bindings:
             return base
-        dispatch = self._dispatch_of(op)
+        dispatch = self.expert_slots.dispatch_of(op)
         if dispatch is None or PLAN in op.attributes:  # a plan is for the slots of the program, and only for these
             return base
         slots = _Slots.of(dispatch, self.target, self.routing, bindings)
         found = self._interpolated(op, slots, bindings)
-        if isinstance(op, layer.CombineOp | dist.CombineOp):
-            fill: Number = 1.0  # works on tokens, however many slots there are
-        else:
-            fill = slots.mean_fill
         if isinstance(op, dist.DispatchOp | dist.CombineOp):
-            transfer_s = found.transfer_s * slots.imbalance
+            transfer_s = found.transfer_s * slots.busiest_exchange
             comm_s = np.where(np.asarray(base.comm_s) > 0.0, found.latency_s + transfer_s, 0.0)
             found = replace(
                 found, transfer_s=transfer_s, time_s=larger(as_number(comm_s), found.memory_s, found.compute_s)
             )
-        return replace(found, flops=base.flops * fill, link_bytes=base.link_bytes)
+        return replace(found, flops=base.flops, peak_s=base.peak_s, link_bytes=base.link_bytes)
 
     def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
         """The parts on the busiest rank: the weighted mean of those between which the cost is interpolated."""
         base, cost = self.model.breakdown(op, bindings), self.cost(op, bindings)
         if base is None or cost is None or "batch" not in bindings or "q_len" not in bindings:
             return base
-        dispatch = self._dispatch_of(op)
+        dispatch = self.expert_slots.dispatch_of(op)
         if dispatch is None or PLAN in op.attributes:
             return base
         slots = _Slots.of(dispatch, self.target, self.routing, bindings)
@@ -100,15 +98,15 @@ class BusiestRankCostModel(CostModel):
         mixed: dict[str, Number] = {
             f.name: getattr(low, f.name) * below + getattr(high, f.name) * above for f in fields(OpCost)
         }
-        for name in ("bytes_read", "bytes_written"):  # whole, as all counts are
-            mixed[name] = as_number(np.round(mixed[name]))
+        for name in ("bytes_read", "bytes_written"):  # whole, as all counts are, and no more than the time is for
+            mixed[name] = as_number(np.floor(mixed[name]))
         return OpCost(**mixed)
 
     def _points(self, op: Operation, slots: _Slots, bindings: Bindings) -> list[tuple[Number, Operation, Bindings]]:
         """The op on whole numbers of hit experts, with the weight and the symbols of each: one or two points."""
         busy = self.busy.get(op)
         if busy is None:
-            busy = self.busy[op] = self._rebuilt(op, slots)
+            busy = self.busy[op] = self._rebuilt(op)
         few = np.maximum(1, np.floor(slots.load.hit)).astype(np.int64)
         part = np.maximum(0.0, slots.load.hit - few)
         found: list[tuple[Number, Operation, Bindings]] = []
@@ -120,32 +118,14 @@ class BusiestRankCostModel(CostModel):
                 break
         return found
 
-    # -- which ops work on slots of experts ---------------------------------------------------------------------
+    # -- ops on the hit experts only ------------------------------------------------------------------------------
 
-    def _dispatch_of(self, op: Operation) -> Operation | None:
-        """The dispatch whose slots an op fills, works on or empties."""
-        if isinstance(op, layer.DispatchOp | dist.DispatchOp):
-            return op
-        if not isinstance(op, layer.LayerOp | dist.CollectiveOp):
-            return None
-        return next((d for value in op.operands if (d := self._source(value)) is not None), None)
-
-    def _source(self, value: SSAValue) -> Operation | None:
-        """The dispatch behind a value, None behind a combine."""
-        if value not in self.sources:
-            owner = value.owner
-            found: Operation | None = None
-            if isinstance(owner, Operation) and not isinstance(owner, layer.CombineOp | dist.CombineOp):
-                found = self._dispatch_of(owner)
-            self.sources[value] = found
-        return self.sources[value]
-
-    def _rebuilt(self, op: Operation, slots: _Slots) -> Operation:
+    def _rebuilt(self, op: Operation) -> Operation:
         """`op` on the hit experts only, with rows for each as a symbol."""
 
         def busy(value: SSAValue) -> TensorType:
             type_, dims = tensor(value), tensor(value).dims
-            if self._source(value) is not None:
+            if self.expert_slots.source(value) is not None:
                 return type_.with_dims((expr(HIT), expr(ROWS), *dims[2:]))
             if isinstance(value.owner, layer.WeightOp) and value.owner.axis_names()[0] == layer.EXPERT_AXIS:
                 return type_.with_dims((expr(HIT), *dims[1:]))
@@ -167,32 +147,32 @@ class BusiestRankCostModel(CostModel):
 class _Slots:
     """The slots of a dispatch and the load that they carry at the points of some bindings."""
 
-    local_experts: Expr
     capacity: Number
     """Rows of an expert that the program has room for."""
     load: ExpertLoad
-    mean_fill: Number
-    """Rows per slot, on average over experts."""
+    sent: Number
+    """Tokens of the mean rank over those of the fullest, which differ where ranks do not divide the batch."""
 
     @classmethod
-    def of(cls, dispatch: Operation, target: Target, routing: deployment.Routing, bindings: Bindings) -> _Slots:
-        assert isinstance(dispatch, layer.DispatchOp | dist.DispatchOp)
-        local = tensor(dispatch.y).dims[0]
-        ranks = 1
-        if isinstance(dispatch, dist.DispatchOp) and target.mesh is not None:
-            ranks = target.mesh.axis(dispatch.axis.data).size
+    def of(cls, dispatch: Dispatch, target: Target, routing: deployment.Routing, bindings: Bindings) -> _Slots:
+        routed = Routed.of(dispatch, target.mesh)
         tokens = np.asarray(bindings["batch"], np.int64) * np.asarray(bindings["q_len"], np.int64)
-        experts, top_k = local.constant * ranks, tensor(dispatch.indices).dims[1].constant
         worst = dispatch.capacity.data == "worst"
-        capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(tokens * top_k / experts))
-        # Balanced slots differ from the mean load by rounding only, which FLOPs are charged with everywhere.
-        fill = top_k / experts if worst else 1.0
-        return cls(local, capacity, Routing.of(routing, experts, top_k, ranks).load(tokens), fill)
+        mean = tokens * routed.top_k / routed.experts
+        capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(mean))
+        load = Routing.of(routing, routed.experts, routed.top_k, routed.ranks).load(tokens)
+        of_rank = tensor(dispatch.x).dims[0]
+        return cls(capacity, load, useful(of_rank, bindings) / number(of_rank, bindings))
 
     @property
-    def imbalance(self) -> Number:
-        """Rows of the busiest rank over those of the mean rank."""
-        return as_number(self.load.rows / self.load.mean_rows)
+    def busiest_exchange(self) -> Number:
+        """What the busiest rank sends or receives, over what a rank with most tokens sends in a dispatch.
+
+        The rank with most tokens sends a row for each of their choices; the rank with the busiest experts receives
+        (rows of the busiest rank / rows of the mean rank) of what the mean rank sends.  The larger decides.  In a
+        combine it is the other way round.
+        """
+        return larger(1.0, as_number(self.sent * self.load.rows / self.load.mean_rows))
 
     def part_of_rows(self, op: Operation, bindings: Bindings) -> Number:
         """The part of an expert's rows that an op has where ranks of tensor parallelism share them."""

@@ -34,6 +34,7 @@ class StepMetrics:
     op: str
     count: int
     flops: int
+    """Useful FLOPs of the mean rank, see `OpCost`."""
     bytes_read: int
     bytes_written: int
     link_bytes: int
@@ -49,6 +50,8 @@ class StepMetrics:
     """What the op occupies."""
     wait_us: float = 0.0
     """How long its stream waited for its operands; 0 where all ops run one after the other."""
+    peak_us: float = 0.0
+    """What its matrix FLOPs take at the peak for their element type; no column."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,13 @@ class EngineResult:
         return sum(step.time_us for step in self.steps)
 
     @property
+    def total_peak_us(self) -> float:
+        """What the matrix FLOPs take at the peak, each at that of its element type."""
+        return sum(step.peak_us for step in self.steps)
+
+    @property
     def total_flops(self) -> int:
-        """FLOPs of one rank per stage, added over the stages."""
+        """Useful FLOPs of the mean rank of a stage, added over the stages."""
         return sum(step.flops for step in self.steps)
 
     @property

@@ -183,7 +183,7 @@ def _with_waits(result: EngineResult, programs: Sequence[CostedProgram], waits: 
 
 
 _TIMES = ("time_us", "compute_us", "memory_us", "comm_us")
-_SUMS = ("count", "flops", "bytes_read", "bytes_written", "link_bytes", *_TIMES)
+_SUMS = ("count", "flops", "bytes_read", "bytes_written", "link_bytes", "peak_us", *_TIMES)
 
 
 def _merged(results: Sequence[EngineResult]) -> EngineResult:

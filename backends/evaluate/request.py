@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pmc.backends.evaluate.aggregate import StepTotals, peak_flops_per_s, ranks_of, totals_of, totals_over, utilisation
+from pmc.backends.evaluate.aggregate import StepTotals, ranks_of, totals_of, totals_over
 from pmc.backends.evaluate.feasibility import request_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
@@ -45,10 +45,11 @@ class PhaseAggregates:
     bubble: float
     """The part of the time in which a chip has no micro-batch to work on."""
     flops: float
+    """Useful FLOPs of the mean rank: no padding of batches or shards, no slots of experts without a row."""
     dram_bytes: float
     link_bytes: float
     mfu: float
-    """flops / time / matrix peak (Tier6-Model)."""
+    """The sum over element types of matrix FLOPs / peak of that type, over the time; FLOPs are the useful ones."""
     mbu: float
     """dram_bytes / time / DRAM bandwidth (Tier6-Model)."""
     tps_per_chip: float
@@ -243,7 +244,6 @@ def _aggregates(
 
     busy_us = of_chip(totals.stage_us)
     flops, dram_bytes = of_chip(totals.flops), of_chip(totals.dram_bytes)
-    peak = peak_flops_per_s(evaluator, bindings)
     error = totals.interpolation_error_us * (parts if stages > 1 else 1)
     return PhaseAggregates(
         steps=len(step_us),
@@ -257,8 +257,8 @@ def _aggregates(
         flops=flops,
         dram_bytes=dram_bytes,
         link_bytes=of_chip(totals.link_bytes),
-        mfu=utilisation(flops, time_us, peak),
-        mbu=utilisation(dram_bytes, time_us, evaluator.target.chip.dram_bytes_per_s),
+        mfu=of_chip(totals.peak_us) / time_us if time_us else 0.0,
+        mbu=dram_bytes * 1e6 / evaluator.target.chip.dram_bytes_per_s / time_us if time_us else 0.0,
         tps_per_chip=tokens / (time_us * 1e-6) / ranks_of(evaluator.target) if time_us else 0.0,
         bottlenecks_us={tag.name: of_chip(us) for tag, us in totals.bottlenecks_us.items()},
         interpolation_error_us=error,

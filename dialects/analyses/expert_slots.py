@@ -1,0 +1,76 @@
+"""Which ops work on the slots of experts, and what a slot carries.
+
+`dispatch` puts rows of tokens into slots [experts, rows, width]; the ops between it and `combine` work on slots, filled
+or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.ir import Operation, SSAValue
+
+from pmc.dialects import dist, layer
+from pmc.dialects.dist import Mesh
+from pmc.dialects.tensor import tensor
+
+Dispatch = layer.DispatchOp | dist.DispatchOp
+COMBINES = (layer.CombineOp, dist.CombineOp)
+
+
+class ExpertSlots:
+    """The dispatch behind every value of a program, found once."""
+
+    def __init__(self) -> None:
+        self.sources: dict[SSAValue, Dispatch | None] = {}
+
+    def dispatch_of(self, op: Operation) -> Dispatch | None:
+        """The dispatch whose slots an op fills, works on or empties."""
+        if isinstance(op, layer.DispatchOp | dist.DispatchOp):
+            return op
+        if not isinstance(op, layer.LayerOp | dist.CollectiveOp):
+            return None
+        return next((d for value in op.operands if (d := self.source(value)) is not None), None)
+
+    def source(self, value: SSAValue) -> Dispatch | None:
+        """The dispatch behind a value, None behind a combine."""
+        if value not in self.sources:
+            owner = value.owner
+            found: Dispatch | None = None
+            if isinstance(owner, Operation) and not isinstance(owner, COMBINES):
+                found = self.dispatch_of(owner)
+            self.sources[value] = found
+        return self.sources[value]
+
+    def fill(self, op: Operation, mesh: Mesh | None) -> float:
+        """The part of the slots that an op works on which holds rows, on average over experts, rounding left out.
+
+        A token goes to `top_k` of the experts: of slots for every token at every expert (capacity `worst`) that part
+        is filled.  Balanced slots are those of the mean load.  1 for dispatch and combine, which work on tokens.
+        """
+        dispatch = None if isinstance(op, (layer.DispatchOp, dist.DispatchOp, *COMBINES)) else self.dispatch_of(op)
+        if dispatch is None or dispatch.capacity.data != "worst":
+            return 1.0
+        routed = Routed.of(dispatch, mesh)
+        return routed.top_k / routed.experts
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a dispatch says of its experts."""
+
+    local_experts: int
+    ranks: int
+    """Ranks that the experts are dealt to."""
+    top_k: int
+
+    @property
+    def experts(self) -> int:
+        """All of them."""
+        return self.local_experts * self.ranks
+
+    @classmethod
+    def of(cls, dispatch: Dispatch, mesh: Mesh | None) -> Routed:
+        """Read from the types of the dispatch and the axis of the mesh that it goes along."""
+        ranks = mesh.axis(dispatch.axis.data).size if isinstance(dispatch, dist.DispatchOp) and mesh is not None else 1
+        return cls(tensor(dispatch.y).dims[0].constant, ranks, tensor(dispatch.indices).dims[1].constant)
