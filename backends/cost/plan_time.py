@@ -109,7 +109,7 @@ class PlanTimes:
             commands = rates.chip.commands
             if charged:
                 cycles_per_s = rates.chip.clocks.tiu_ghz * 1e9
-                tiu_start_s = np.asarray(r.tiu_commands * (commands.tiu.startup_cycles_nn / cycles_per_s))
+                tiu_start_s = np.asarray(r.tiu_commands * (commands.tiu.startup_cycles_nn / cycles_per_s), np.float64)
             receives = accounting.core_receive == "charged"
             gdma_s = rates.dma_s(commands.gdma, r.gdma_bytes * receives, r.gdma_commands)
             if receives:
