@@ -62,6 +62,8 @@ class Invariants:
                     wrong = self.unshared(module)
                 if wrong is None and name == "insert-collectives":
                     wrong = undone_move(module)
+                if wrong is None and name == "combine-collectives":
+                    wrong = left_apart(module)
                 if wrong is None and name == "partition-stages":
                     wrong = uneven_stages(module)
                 self.work = _noted(_tensor_work(module))
@@ -182,6 +184,20 @@ def undone_move(module: ModuleOp) -> str | None:
             if same:
                 return f"{op.name} at '{op.path.data}' takes back the {before.name} before it"
             before = before.operands[0].owner
+    return None
+
+
+def left_apart(module: ModuleOp) -> str | None:
+    """Two collectives, the second right behind the first, that could be one: a latency for nothing."""
+    for op in module.walk():
+        before = op.prev_op
+        if isinstance(op, dist.CollectiveOp) and isinstance(before, dist.CollectiveOp):
+            one, other = before.exchange(), op.exchange()
+            same = (one.collective, one.algorithm, one.ins[0].element_type) == (
+                (other.collective, other.algorithm, other.ins[0].element_type)
+            )
+            if same and type(one.collective) in dist.GROUPED and before.results[0] not in op.operands:
+                return f"{op.name} at '{op.path.data}' and the one before it could be one collective"
     return None
 
 

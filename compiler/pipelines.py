@@ -30,7 +30,7 @@ DEPLOYMENT = "arch.deployment"
 PIPELINE: Mapping[Level, tuple[str, ...]] = {
     "model": (),
     "layer": ("expand-blocks", "quantize"),
-    "dist": ("annotate-shardings", "insert-collectives", "localize", "partition-stages"),
+    "dist": ("annotate-shardings", "insert-collectives", "localize", "combine-collectives", "partition-stages"),
     "tile": ("bind-symbols", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
     "commands": ("emit-g5",),
 }

@@ -112,6 +112,7 @@ class DirectAttr(AlgorithmAttr):
 # -- collectives ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, init=False)  # the axis counts when two are compared
 class CollectiveAttr(ParametrizedAttribute):
     """The base of all collectives: `#dist.all_gather<tp, dim = 0>`, the mesh axis and then integer fields.
 
@@ -123,6 +124,8 @@ class CollectiveAttr(ParametrizedAttribute):
     """What sends, one after the other; empty where nothing is sent."""
     OPERANDS: ClassVar[int] = 1
     RESULTS: ClassVar[int] = 1
+    GROUPED: ClassVar[bool] = False
+    """Whether it may carry several values at once, each with its own result: one message for all of them."""
     ON_CHIP: ClassVar[bool] = False
     """Whether it makes sense without an axis."""
 
@@ -160,12 +163,15 @@ class CollectiveAttr(ParametrizedAttribute):
 
     def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
         """The size of the whole value, of which a rank sends (n-1)/n in every phase, or all of it in a message."""
-        return ins[0].bytes
+        return _bytes(self.sent(ins))
+
+    def sent(self, ins: Sequence[TensorType]) -> Sequence[TensorType]:
+        """The operands whose data is sent: all of a collective that carries several values, else the first."""
+        return ins if self.GROUPED else ins[:1]
 
     def work(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Work:
         """What it does on one chip: operands are read in DRAM and results written, once."""
-        read, written = (sum((t.bytes for t in types), expr(0)) for types in (ins, outs))
-        return Work(expr(0), read, written, "none", element_name((*ins, *outs)[0].element_type))
+        return Work(expr(0), _bytes(ins), _bytes(outs), "none", element_name((*ins, *outs)[0].element_type))
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
@@ -199,11 +205,16 @@ class CollectiveAttr(ParametrizedAttribute):
         return tuple(name for name, _ in cls.get_irdl_definition().parameters if name != "axis")
 
 
+def _bytes(types: Iterable[TensorType]) -> Expr:
+    return sum((t.bytes for t in types), expr(0))
+
+
 @irdl_attr_definition
 class AllReduceAttr(CollectiveAttr):
     """The sum over the group, on every rank."""
 
     name = "dist.all_reduce"
+    GROUPED: ClassVar[bool] = True
     PHASES: ClassVar[tuple[Phase, ...]] = (Phase.REDUCE_SCATTER, Phase.ALL_GATHER)
 
 
@@ -213,11 +224,12 @@ class AllGatherAttr(CollectiveAttr):
 
     name = "dist.all_gather"
     dim: IntegerAttr
+    GROUPED: ClassVar[bool] = True
     PHASES: ClassVar[tuple[Phase, ...]] = (Phase.ALL_GATHER,)
 
     def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
         """The shards with their padding."""
-        return ranks * ins[0].bytes
+        return ranks * _bytes(ins)
 
 
 @irdl_attr_definition
@@ -226,6 +238,7 @@ class ReduceScatterAttr(CollectiveAttr):
 
     name = "dist.reduce_scatter"
     dim: IntegerAttr
+    GROUPED: ClassVar[bool] = True
     PHASES: ClassVar[tuple[Phase, ...]] = (Phase.REDUCE_SCATTER,)
 
 
@@ -251,6 +264,7 @@ class RingExchangeAttr(CollectiveAttr):
     """Every rank sends its value to the next rank of the group and receives that of the one before (MPI_Sendrecv)."""
 
     name = "dist.ring_exchange"
+    GROUPED: ClassVar[bool] = True
     PHASES: ClassVar[tuple[Phase, ...]] = (Phase.MESSAGE,)
 
 
@@ -393,17 +407,19 @@ class Exchange:
     @property
     def buffer_bytes(self) -> Expr:
         """The memory that the network needs for it: the data that is sent and all that is received."""
-        return sum((t.bytes for t in (*self.ins[:1], *self.outs)), expr(0))
+        return _bytes((*self.collective.sent(self.ins), *self.outs))
 
     def verify(self, ranks: int | None) -> None:
         """Raise VerifyException unless the collective has its operands and results and the algorithm can do it.
 
         `ranks` is the size of the group where that is known.
         """
-        kind, found = self.collective, f"{len(self.ins)} operands and {len(self.outs)} results"
+        kind, found = self.collective, (len(self.ins), len(self.outs))
         expected = f"{kind.OPERANDS} operands and {kind.RESULTS} results"
-        if found != expected:
-            raise VerifyException(f"{kind} has {expected}, found {found}")
+        if kind.GROUPED:
+            expected = "as many operands as results"
+        if found != ((found[0], max(found[0], 1)) if kind.GROUPED else (kind.OPERANDS, kind.RESULTS)):
+            raise VerifyException(f"{kind} has {expected}, found {found[0]} operands and {found[1]} results")
         default = self.collective.default_algorithm
         if self.algorithm is None or self.algorithm == default:
             return

@@ -28,6 +28,8 @@ from xdsl.irdl import (
     region_def,
     result_def,
     traits_def,
+    var_operand_def,
+    var_result_def,
 )
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -372,53 +374,68 @@ class CollectiveOp(DistExchangeOp):
 
     def wrong_sharding(self, mesh: Mesh) -> str | None:
         """What is wrong with the shardings, before `localize`."""
-        x, y, axis = tensor(self.x), tensor(self.y), self.axis.data
+        return self.wrong_sharding_of(tensor(self.x), tensor(self.y), self.exchange().collective)
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        """What is wrong with the shapes of one rank, after `localize`."""
+        return self.wrong_shape_of(tensor(self.x), tensor(self.y), self.exchange().collective, mesh)
+
+    @classmethod
+    def wrong_sharding_of(cls, x: TensorType, y: TensorType, collective: CollectiveAttr) -> str | None:
+        """What is wrong with the shardings where `collective` makes `y` of `x`."""
+        axis = _axis(collective)
         if (x.shape, x.element_type) != (y.shape, y.element_type):
             return f"the result is {y.with_encoding(None)}, must be {x.with_encoding(None)}: only the sharding changes"
         before, after = sharding_of(x), sharding_of(y)
-        if self.SUMS and axis not in before.partial:
+        if cls.SUMS and axis not in before.partial:
             return f"the operand is no partial sum over '{axis}'"
         dims = list(before.dims)
-        if self.SPLIT != "same":
-            dim = self._split_dim()
+        if cls.SPLIT != "same":
+            dim = _split_dim(collective)
             if dim >= len(dims):
                 return f"dim {dim} of a tensor with {len(dims)} dims"
-            if self.SPLIT == "coarser" and dims[dim][-1:] != (axis,):
+            if cls.SPLIT == "coarser" and dims[dim][-1:] != (axis,):
                 return (
                     f"dim {dim} of the operand is split along {', '.join(dims[dim]) or 'no axis'}, must end in {axis}"
                 )
-            dims[dim] = (*dims[dim], axis) if self.SPLIT == "finer" else dims[dim][:-1]
-        partial = tuple(a for a in before.partial if not self.SUMS or a != axis)
+            dims[dim] = (*dims[dim], axis) if cls.SPLIT == "finer" else dims[dim][:-1]
+        partial = tuple(a for a in before.partial if not cls.SUMS or a != axis)
         expected = Sharding(tuple(dims), partial)
         return (
             None if after == expected else f"the result has {ShardingAttr(after)}, must have {ShardingAttr(expected)}"
         )
 
-    def wrong_shape(self, mesh: Mesh) -> str | None:
-        """What is wrong with the shapes of one rank, after `localize`."""
-        x, y, axis = tensor(self.x), tensor(self.y), self.axis.data
+    @classmethod
+    def wrong_shape_of(cls, x: TensorType, y: TensorType, collective: CollectiveAttr, mesh: Mesh) -> str | None:
+        """What is wrong with the shapes of one rank where `collective` makes `y` of `x`."""
+        axis = _axis(collective)
         if x.element_type != y.element_type:
             return f"the elements of the result are {y.element_type}, must be {x.element_type}"
-        if self.SUMS and axis not in x.partial_axes:
+        if cls.SUMS and axis not in x.partial_axes:
             return f"the operand is no partial sum over '{axis}'"
-        kept = tuple(a for a in x.partial_axes if not self.SUMS or a != axis)
+        kept = tuple(a for a in x.partial_axes if not cls.SUMS or a != axis)
         if y.partial_axes != kept:
             found = ", ".join(y.partial_axes) or "no axis"
             return f"the result is a partial sum over {found}, not over {', '.join(kept) or 'no axis'}"
-        dim = -1 if self.SPLIT == "same" else self._split_dim()
+        dim = -1 if cls.SPLIT == "same" else _split_dim(collective)
         if dim >= len(x.dims) or len(x.dims) != len(y.dims):
             return f"{'' if dim < 0 else f'dim {dim} of '}tensors with {len(x.dims)} and {len(y.dims)} dims"
         for index, (before, after) in enumerate(zip(x.dims, y.dims, strict=True)):
-            part, whole = (before, after) if self.SPLIT == "coarser" else (after, before)
+            part, whole = (before, after) if cls.SPLIT == "coarser" else (after, before)
             if part != whole if index != dim else not _is_part(part, whole, axis, mesh):
                 ways = "" if index != dim else f", one of {mesh.axis(axis).size} parts of the other"
                 return f"dim {index} is {before} in the operand and {after} in the result{ways}"
         return None
 
-    def _split_dim(self) -> int:
-        dim = self.properties["dim"]
-        assert isinstance(dim, IntegerAttr)
-        return dim.value.data
+
+def _axis(collective: CollectiveAttr) -> str:
+    assert collective.mesh_axis is not None, "an op of this dialect names its axis"
+    return collective.mesh_axis
+
+
+def _split_dim(collective: CollectiveAttr) -> int:
+    assert isinstance(collective, AllGatherAttr | ReduceScatterAttr | LocalSliceAttr)
+    return collective.dim.value.data
 
 
 def _is_part(part: Expr, whole: Expr, axis: str, mesh: Mesh) -> bool:
@@ -494,6 +511,58 @@ class RingExchangeOp(CollectiveOp):
 
     name = "dist.ring_exchange"
     COLLECTIVE: ClassVar[type[CollectiveAttr]] = RingExchangeAttr
+
+
+GROUPED: Mapping[type[CollectiveAttr], type[CollectiveOp]] = {
+    kind.COLLECTIVE: kind for kind in (AllReduceOp, AllGatherOp, ReduceScatterOp, RingExchangeOp)
+}
+"""The ops of which `CollectiveGroupOp` does several at once, by their collective."""
+
+
+@irdl_op_definition
+class CollectiveGroupOp(DistExchangeOp):
+    """One collective on several values, as between ncclGroupStart and ncclGroupEnd: y[i] is made of x[i].
+
+    All values go in the same messages, so that latency is paid once.
+
+        %u, %v = dist.collective_group([%x, %y]) {collective = #dist.all_gather<tp, dim = 0>} at "blocks.mla"
+    """
+
+    name = "dist.collective_group"
+    collective = prop_def(CollectiveAttr)
+    algorithm = opt_prop_def(AlgorithmAttr)
+    """The default of the collective where there is none."""
+    x = var_operand_def(TensorType)
+    y = var_result_def(TensorType)
+
+    @property
+    def mesh_axis(self) -> str:
+        return _axis(self.collective)
+
+    def exchange(self) -> Exchange:
+        return Exchange.of_values(self.collective, self.algorithm, self.x, self.y)
+
+    def verify_(self) -> None:
+        """The collective is one that carries several values, all of them of one type where they are summed."""
+        kind, place = GROUPED.get(type(self.collective)), f"{self.name} at '{self.path.data}'"
+        if kind is None or self.collective.mesh_axis is None:
+            raise VerifyException(f"{place}: {self.collective} does not carry several values")
+        types = {str(tensor(value).element_type): None for value in self.x}
+        if kind.SUMS and len(types) > 1:
+            raise VerifyException(f"{place}: sums of {' and '.join(types)} in one collective, must be of one type")
+        super().verify_()
+
+    def wrong_sharding(self, mesh: Mesh) -> str | None:
+        """What is wrong with the shardings, before `localize`."""
+        kind = GROUPED[type(self.collective)]
+        pairs = zip(map(tensor, self.x), map(tensor, self.y), strict=True)
+        return next((wrong for x, y in pairs if (wrong := kind.wrong_sharding_of(x, y, self.collective))), None)
+
+    def wrong_shape(self, mesh: Mesh) -> str | None:
+        """What is wrong with the shapes of one rank, after `localize`."""
+        kind = GROUPED[type(self.collective)]
+        pairs = zip(map(tensor, self.x), map(tensor, self.y), strict=True)
+        return next((wrong for x, y in pairs if (wrong := kind.wrong_shape_of(x, y, self.collective, mesh))), None)
 
 
 @irdl_op_definition
@@ -613,6 +682,7 @@ Dist = Dialect(
         ReduceScatterOp,
         LocalSliceOp,
         RingExchangeOp,
+        CollectiveGroupOp,
         DispatchOp,
         CombineOp,
         StageOp,

@@ -70,7 +70,7 @@ class _MeshVerifier:
             self._values(op.results, "result")
             if isinstance(op, LayerOp):
                 self._layer_op(op)
-            elif isinstance(op, dist.ReshardOp | dist.CollectiveOp):
+            elif isinstance(op, dist.ReshardOp | dist.CollectiveOp | dist.CollectiveGroupOp):
                 self._change(op)
         self._channels(program)
 
@@ -227,10 +227,10 @@ class _MeshVerifier:
                     f"{_axes(query_axes)}: a rank lacks key heads of its queries"
                 )
 
-    def _change(self, op: dist.ReshardOp | dist.CollectiveOp) -> None:
+    def _change(self, op: dist.ReshardOp | dist.CollectiveOp | dist.CollectiveGroupOp) -> None:
         """Collectives and reshards say themselves what they may change."""
         shardings = self._shardings(op)
-        if isinstance(op, dist.CollectiveOp):
+        if not isinstance(op, dist.ReshardOp):
             wrong = op.wrong_shape(self.mesh) if shardings is None else op.wrong_sharding(self.mesh)
             if wrong is not None:
                 self.fail(wrong)

@@ -189,18 +189,18 @@ def run_collective(collective: CollectiveAttr, path: str, movement: Movement) ->
 
 @computes(attrs.AllReduceAttr)
 def _all_reduce(c: attrs.AllReduceAttr, run: Movement) -> Sequence[Ranked]:
-    return [all_reduce(run.sources[0], run.axis(c))]
+    return [all_reduce(x, run.axis(c)) for x in run.sources]
 
 
 @computes(attrs.AllGatherAttr)
 def _all_gather(c: attrs.AllGatherAttr, run: Movement) -> Sequence[Ranked]:
     dim = c.dim.value.data
-    return [all_gather(run.sources[0], run.axis(c), dim, run.shapes[0][dim])]
+    return [all_gather(x, run.axis(c), dim, shape[dim]) for x, shape in zip(run.sources, run.shapes, strict=True)]
 
 
 @computes(attrs.ReduceScatterAttr)
 def _reduce_scatter(c: attrs.ReduceScatterAttr, run: Movement) -> Sequence[Ranked]:
-    return [reduce_scatter(run.sources[0], run.axis(c), c.dim.value.data)]
+    return [reduce_scatter(x, run.axis(c), c.dim.value.data) for x in run.sources]
 
 
 @computes(attrs.LocalSliceAttr)
@@ -210,7 +210,7 @@ def _local_slice(c: attrs.LocalSliceAttr, run: Movement) -> Sequence[Ranked]:
 
 @computes(attrs.RingExchangeAttr)
 def _ring_exchange(c: attrs.RingExchangeAttr, run: Movement) -> Sequence[Ranked]:
-    return [ring_exchange(run.sources[0], run.axis(c))]
+    return [ring_exchange(x, run.axis(c)) for x in run.sources]
 
 
 @computes(attrs.DispatchAttr)

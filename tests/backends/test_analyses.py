@@ -103,10 +103,10 @@ def test_the_pattern_of_experts_and_stages() -> None:
 def test_the_pattern_of_a_ring() -> None:
     pattern = comm_pattern(compiled("llama-3.1-70b", "llama-70b-prefill-tp8", cp=4))
     rings = [c for c in pattern.collectives if c.kind == "ring_exchange"]
-    # Keys and values: of 4096/4 tokens, a rank of tp has one head of 128 in bf16; 3 exchanges in each of 80 layers.
-    # The four ranks of a group are on the four boards.
+    # Keys and values: of 4096/4 tokens, a rank of tp has one head of 128 in bf16; 3 exchanges of both in each of 80
+    # layers. The four ranks of a group are on the four boards.
     rows = [(c.path, c.axis, c.group_size, c.groups, c.level, c.count, c.bytes_per_rank) for c in rings]
-    assert rows == [("blocks.dense.gqa.attention", "cp", 4, 8, "b2b", 3 * 80, 1024 * 128 * 2)] * 2
+    assert rows == [("blocks.dense.gqa.attention", "cp", 4, 8, "b2b", 3 * 80, 2 * 1024 * 128 * 2)]
     assert sum(c.total_bytes for c in rings) == 32 * 2 * 3 * 80 * 1024 * 128 * 2
     assert {c.kind for c in pattern.collectives if c.axis == "cp"} == {"ring_exchange", "all_gather"}
     (last,) = [c for c in pattern.collectives if c.axis == "cp" and c.kind == "all_gather"]

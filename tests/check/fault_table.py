@@ -182,6 +182,21 @@ _SHARD = [
         equivalent="no source has a sharding before",
     ),
     Fault("localize.py", "StringAttr(axes[0])", 'StringAttr("dp")', "llama", TP),
+    Fault(
+        "combine_collectives.py",
+        "[*first.results, *last.results]",
+        "[*last.results, *first.results]",
+        "deepseek",
+        {"tp": 2, "dp": 2, "ep": 4, "sp": True},
+    ),
+    Fault(
+        "combine_collectives.py",
+        "{effect.kind for op in others for effect in op.EFFECTS}",
+        "set()",
+        "deepseek",
+        {"tp": 2, "dp": 2, "ep": 4, "sp": True},
+        equivalent="no two caches of one path are used between two collectives",
+    ),
     Fault("partition_stages.py", "op.first.value.data + done,", "op.first.value.data,", "llama", STAGES),
     Fault("partition_stages.py", "self.used += count", "self.used += 1", "llama", {"pp": 2}),
     Fault(

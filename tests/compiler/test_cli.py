@@ -106,7 +106,8 @@ def test_dumps_name_the_command_that_resumes_them(
         "03-annotate-shardings.mlir",
         "04-insert-collectives.mlir",
         "05-localize.mlir",
-        "06-partition-stages.mlir",
+        "06-combine-collectives.mlir",
+        "07-partition-stages.mlir",
     ]
     monkeypatch.chdir(folder)
     for dump in dumps:
@@ -118,7 +119,7 @@ def test_dumps_name_the_command_that_resumes_them(
 def test_dumps_of_an_earlier_run_go_and_other_files_stay(pmc: Pmc, tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "dumps"
     folder.mkdir()
-    for name in ("07-bind-symbols.mlir", "notes.txt", "99-mine.mlir"):
+    for name in ("08-bind-symbols.mlir", "notes.txt", "99-mine.mlir"):
         (folder / name).write_text("")
     pmc.ok("compile", tiny, *TARGET, "--emit", "model", "--dump-dir", folder)
     assert sorted(f.name for f in folder.iterdir()) == ["00-import.mlir", "99-mine.mlir", "notes.txt"]
@@ -386,7 +387,7 @@ def test_evaluation_of_a_dump(pmc: Pmc, tiny: Path, tmp_path: Path) -> None:
     for dump in dumps.iterdir():
         assert pmc.ok("evaluate", dump, "--format", "csv") == straight
     longer = ("--kv-len", 4096, "--format", "csv")
-    assert pmc.ok("evaluate", dumps / "06-partition-stages.mlir", *longer) == pmc.ok(
+    assert pmc.ok("evaluate", dumps / "07-partition-stages.mlir", *longer) == pmc.ok(
         "evaluate", tiny, *TARGET, *SMALL, *longer
     )
 
@@ -410,7 +411,9 @@ def test_list(pmc: Pmc) -> None:
     assert set(everything) == {"models", "chips", "topologies", "deployments", "passes", "pipelines"}
     for kind in ("models", "chips", "topologies", "deployments"):
         assert f"{kind}:\n  {everything[kind][0]}\n" in pmc.ok("list")
-    assert "dist: annotate-shardings, insert-collectives, localize, partition-stages\n" in pmc.ok("list", "pipelines")
+    assert "dist: annotate-shardings, insert-collectives, localize, combine-collectives, partition-stages\n" in pmc.ok(
+        "list", "pipelines"
+    )
 
 
 @pytest.mark.parametrize("command", ["compile", "opt", "evaluate", "list"])

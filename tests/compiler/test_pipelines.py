@@ -62,7 +62,8 @@ def test_the_deployment_fills_the_options() -> None:
     assert text == (
         'expand-blocks{phase="decode"},'
         'quantize{weights="f8E4M3FN" activations="f8E4M3FN" kv_cache="f8E4M3FN"},'
-        'annotate-shardings{dp=32 ep=32},insert-collectives{ring_exchange="smallest"},localize,partition-stages'
+        'annotate-shardings{dp=32 ep=32},insert-collectives{ring_exchange="smallest"},localize,'
+        "combine-collectives,partition-stages"
     )
 
 

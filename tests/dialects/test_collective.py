@@ -149,7 +149,13 @@ TYPE = TensorType.of((8, 4), BFloat16Type())
         ),
         ("#dist.dispatch", "#dist.direct", 2, 1, "#dist.dispatch has no algorithm, not by #dist.direct"),
         ("#dist.local_slice<tp, dim = 0>", "#dist.direct", 1, 1, "dim = 0> has no algorithm, not by #dist.direct"),
-        ("#dist.all_reduce<tp>", "#dist.direct", 2, 1, "has 1 operands and 1 results, found 2 operands and 1 results"),
+        (
+            "#dist.all_reduce<tp>",
+            "#dist.direct",
+            2,
+            1,
+            "has as many operands as results, found 2 operands and 1 results",
+        ),
         ("#dist.combine<ep>", "#dist.direct", 1, 1, "has 3 operands and 1 results, found 1 operands and 1 results"),
     ],
 )
@@ -191,3 +197,9 @@ def test_an_exchange_is_the_same_at_every_level(case: str) -> None:
     expected = [(p, Exchange.of(e.collective, e.algorithm, bound(e.ins), bound(e.outs))) for p, e in exchanges(dist)]
     assert expected and exchanges(tile) == expected and exchanges(commands) == expected
     assert {workload_of(op) for op in commands.walk() if isinstance(op, ExchangeInterface)} == {e for _, e in expected}
+
+
+def test_collectives_on_other_axes_are_not_equal() -> None:
+    """Costs, tables and passes look collectives up by equality."""
+    assert parsed("#dist.all_gather<tp, dim = 0>") != parsed("#dist.all_gather<dp, dim = 0>")
+    assert parsed("#dist.all_gather<tp, dim = 0>") == parsed("#dist.all_gather<tp, dim = 0>")

@@ -488,6 +488,15 @@ def collective(kind: type[dist.CollectiveOp], has_dim: bool) -> Callable[[Maker]
     return build
 
 
+def collective_group(make: Maker) -> None:
+    values = [sharded(make) for _ in range(make.rng.randint(1, 3))]
+    types = [type_.with_encoding(encoding(make, 2, False)) for _, type_ in values]
+    kind = make.rng.choice([AllGatherAttr, ReduceScatterAttr])
+    algorithm = make.rng.choice([None, DirectAttr(), TwoLevelAttr.of(2)])
+    of = kind.new([StringAttr("ep"), IntegerAttr(make.rng.randint(0, 1), i64)])
+    make.add(dist.CollectiveGroupOp, [[x for x, _ in values]], types, collective=of, algorithm=algorithm)
+
+
 def all_to_all(make: Maker) -> None:
     indices, weights = make.source(make.dims(2)), make.source(make.dims(2))
     slots = make.add(
@@ -514,7 +523,7 @@ DIST: dict[type[Operation], Callable[[Maker], object]] = {
     dist.ReshardOp: reshard, dist.AllReduceOp: collective(dist.AllReduceOp, False),
     dist.AllGatherOp: collective(dist.AllGatherOp, True), dist.StageOp: dist_stage,
     dist.ReduceScatterOp: collective(dist.ReduceScatterOp, True),
-    dist.RingExchangeOp: collective(dist.RingExchangeOp, False),
+    dist.RingExchangeOp: collective(dist.RingExchangeOp, False), dist.CollectiveGroupOp: collective_group,
     dist.LocalSliceOp: collective(dist.LocalSliceOp, True), dist.DispatchOp: all_to_all,
     dist.CombineOp: all_to_all, dist.SendOp: send, dist.RecvOp: recv,
 }  # fmt: skip
