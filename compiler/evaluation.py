@@ -68,6 +68,20 @@ def evaluate_request(
     Without an accounting, `physical` says what is charged.  Compiles a prefill and a decode program from copies of
     `model`, a module of the model level.  Raises PmcError.
     """
+    prefill, decode = (
+        compile_model(model.clone(), chip, topology, phase, "dist", accounting=accounting)
+        for phase in request_deployments(deployment, isl, osl)
+    )
+    return evaluate_programs(
+        options.evaluator(prefill), options.evaluator(decode), deployment.batch, isl, osl, micro_batches
+    )
+
+
+def request_deployments(deployment: Deployment, isl: int, osl: int) -> tuple[Deployment, Deployment]:
+    """What prefill and decode of a request are compiled for: decode attends to all tokens in the end.
+
+    Raises PmcError for lengths below 1 and for context parallelism, which has no decode.
+    """
     for name, value in (("isl", isl), ("osl", osl)):
         if value < 1:
             raise PmcError(f"{name} is {value}, must be at least 1")
@@ -76,14 +90,7 @@ def evaluate_request(
             f"a request decodes one token of a sequence at a time, which cp = {deployment.cp} cannot deal out: "
             "evaluate its prefill alone (phase prefill), or requests with cp = 1"
         )
-    prefill, decode = (
-        compile_model(
-            model.clone(), chip, topology,
-            deployment.model_copy(update={"phase": phase, "q_len": q_len, "kv_len": kv_len}), "dist",
-            accounting=accounting,
-        )
-        for phase, q_len, kv_len in (("prefill", isl, isl), ("decode", 1, isl + osl - 1))
-    )  # fmt: skip
-    return evaluate_programs(
-        options.evaluator(prefill), options.evaluator(decode), deployment.batch, isl, osl, micro_batches
+    return (
+        deployment.model_copy(update={"phase": "prefill", "q_len": isl, "kv_len": isl}),
+        deployment.model_copy(update={"phase": "decode", "q_len": 1, "kv_len": isl + osl - 1}),
     )

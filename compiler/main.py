@@ -22,12 +22,14 @@ from pmc.compiler.cli.evaluate import evaluate_command
 from pmc.compiler.cli.listing import list_command
 from pmc.compiler.cli.opt import opt_command
 from pmc.compiler.cli.run import run_command
+from pmc.compiler.cli.sweep import sweep_command
 from pmc.dialects.errors import PmcError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "compile": compile_command,
     "opt": opt_command,
     "evaluate": evaluate_command,
+    "sweep": sweep_command,
     "analyze": analyze_command,
     "compare": compare_command,
     "run": run_command,

@@ -41,6 +41,11 @@ class TargetOptions:
     given: tuple[str, ...]
     """The options that were given, as they were written."""
 
+    def with_file(self, name: str, file: str) -> TargetOptions:
+        """The same with another chip, topology, deployment or accounting."""
+        files = {own: file if own == name else getattr(self, own) for own in CONFIGURATIONS}
+        return TargetOptions(**files, fields=self.fields, settings=self.settings, given=self.given)
+
     def load(self) -> tuple[Chip, Topology, Deployment]:
         """The configurations.  Raises PmcError, once for all missing options."""
         from pmc.compiler.config import load_chip, load_deployment, load_topology

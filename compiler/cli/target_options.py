@@ -18,24 +18,33 @@ from pmc.dialects.errors import PmcError
 
 
 def takes_target(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a target, which it receives as its keyword argument `target`."""
+    """Give a command the options of a target, which it receives as its keyword argument `target`.
+
+    A command with an argument `axes` receives there what `--set` gives several values.
+    """
     own = inspect.signature(command, eval_str=True)
     files = [_option(name, str, help=text) for name, text in CONFIGURATIONS.items()]
     settings = inspect.Parameter(
         "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, SETTING]
     )
     by_panel = sorted(deployment_fields(), key=lambda field: PANELS.index(field.panel))
-    rest = [p for p in own.parameters.values() if p.name != "target"]
+    sweeps = "axes" in own.parameters
+    rest = [p for p in own.parameters.values() if p.name not in ("target", "axes")]
     positional = [p for p in rest if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     options = [p for p in rest if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
     @wraps(command)
     def run(**arguments: Any) -> None:
         configurations = {name: arguments.pop(name) for name in CONFIGURATIONS}
-        settings = arguments.pop("settings")
+        settings: list[str] = arguments.pop("settings") or []
         options = {field: arguments.pop(field.name) for field in deployment_fields()}
         given = {field: value for field, value in options.items() if value not in (None, [])}
-        command(**arguments, target=_target(configurations, given, settings or []))
+        if sweeps:
+            from pmc.compiler.sweep.axes import varies
+
+            arguments["axes"] = [text for text in settings if varies(text)]
+            settings = [text for text in settings if text not in arguments["axes"]]
+        command(**arguments, target=_target(configurations, given, settings))
 
     parameters = [*positional, *files, settings, *options, *map(_field_option, by_panel)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

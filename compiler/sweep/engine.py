@@ -1,0 +1,209 @@
+"""The evaluation of all points of a sweep."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+
+from pmc.backends.evaluate.feasibility import step_feasibility
+from pmc.backends.evaluate.footprint import Feasibility
+from pmc.backends.evaluate.request import RequestResult, aggregate_step
+from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
+from pmc.compiler.driver import check_target, set_target
+from pmc.compiler.evaluation import CALIBRATION, request_deployments
+from pmc.compiler.sweep.axes import LENGTHS, Axis
+from pmc.compiler.sweep.points import Lengths, Point, Points
+from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
+from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
+from pmc.dialects.deployment import Deployment
+from pmc.dialects.errors import PmcError
+
+MOST_POINTS = 10_000_000
+"""Of a sweep: the table of more does not fit the memory of most machines."""
+
+COLLECT_EVERY = 64
+"""Programs after which what they leave behind is collected."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Evaluates `model`, a module of the model level that is not changed, at every point of the product of `axes`."""
+
+    model: ModuleOp
+    name: str
+    base: Point
+    axes: tuple[Axis, ...]
+
+    def __post_init__(self) -> None:
+        """Raises PmcError for axes that do not go together, or too many points."""
+        names = [axis.name for axis in self.axes]
+        for name in names:
+            if names.count(name) > 1:
+                raise PmcError(f"{name} is swept twice")
+        if not self.axes:
+            raise PmcError("nothing varies: give at least one axis, as --set deployment.tp=1,2,4,8")
+        if math.prod(len(axis.values) for axis in self.axes) > MOST_POINTS:
+            counts = " x ".join(str(len(axis.values)) for axis in self.axes)
+            raise PmcError(f"{counts} points are more than {MOST_POINTS}")
+        if self.base.request is None:
+            lengths = [name for name in names if name in LENGTHS]
+            if lengths:
+                raise PmcError(f"{', '.join(lengths)}: only requests have such lengths, give isl and osl")
+        else:
+            given = [name for name in names if name in ("deployment.phase", "deployment.q_len", "deployment.kv_len")]
+            if given:
+                raise PmcError(f"{', '.join(given)} cannot vary with isl and osl, which say it for both phases")
+
+    def table(self) -> SweepResult:
+        """A table without results."""
+        return SweepResult(self.name, self.axes, STEP_COLUMNS if self.base.request is None else REQUEST_COLUMNS)
+
+    def run(self, result: SweepResult, done: Callable[[Sequence[int]], None] = lambda points: None) -> None:
+        """Fill in all rows of `result` that have no status yet; `done` is told which points were found, as they are."""
+        points = Points(self.base)
+        compiler = SharedCompiler(self.model)
+        groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]] = {}
+        shape = [len(axis.values) for axis in self.axes]
+        for index in np.flatnonzero(result.columns["status"] == "").tolist():
+            places = np.unravel_index(index, shape)
+            values = {axis.name: axis.values[int(i)] for axis, i in zip(self.axes, places, strict=True)}
+            try:
+                point = points.at(values)
+                check_target(point.target.chip, point.target.topology, point.target.deployment)
+                pipelines = tuple(compiler.pipeline(target) for target in _programs_of(point))
+            except PmcError as error:
+                result.put(index, {"status": INFEASIBLE, "reason": str(error)})
+                done([index])
+                continue
+            groups.setdefault(pipelines, []).append((index, point))
+        with few_collections() as collected:
+            for modules, members in self._compiled(compiler, groups):
+                for index, point in members:
+                    result.put(index, _row(modules, point))
+                done([index for index, _ in members])
+                collected()
+
+    def _compiled(
+        self, compiler: SharedCompiler, groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]]
+    ) -> Iterator[tuple[tuple[ModuleOp | PmcError, ...], list[tuple[int, Point]]]]:
+        """The programs of each group.  Those of the two phases of a request come in the same order."""
+        if not groups:
+            return
+        phases = len(next(iter(groups)))
+        wanted = [
+            {pipelines[phase]: _programs_of(members[0][1])[phase] for pipelines, members in groups.items()}
+            for phase in range(phases)
+        ]
+        for found in zip(*(compiler.programs(targets) for targets in wanted), strict=True):
+            yield tuple(module for _, module in found), groups[tuple(pipeline for pipeline, _ in found)]
+
+
+def _programs_of(point: Point) -> tuple[Target, ...]:
+    """What a point needs compiled: one program, or those of the two phases of a request.  Raises PmcError."""
+    if point.request is None:
+        return (point.target,)
+    deployments = request_deployments(point.target.deployment, point.request.isl, point.request.osl)
+    return tuple(_with_deployment(point.target, deployment) for deployment in deployments)
+
+
+def _with_deployment(target: Target, deployment: Deployment) -> Target:
+    return Target(target.chip, target.topology, deployment, target.accounting)
+
+
+def _row(modules: Sequence[ModuleOp | PmcError], point: Point) -> dict[str, object]:
+    """The columns of one point."""
+    try:
+        for module, target in zip(modules, _programs_of(point), strict=True):
+            if isinstance(module, PmcError):
+                raise module
+            set_target(module, target.chip, target.topology, target.deployment, target.accounting)
+            module.attributes.pop(CALIBRATION, None)
+        programs = [module for module in modules if isinstance(module, ModuleOp)]
+        if point.request is None:
+            return _step_row(programs[0], point)
+        return _request_row(programs[0], programs[1], point, point.request)
+    except PmcError as error:
+        return {"status": INFEASIBLE, "reason": str(error)}
+
+
+def _step_row(module: ModuleOp, point: Point) -> dict[str, object]:
+    evaluator = point.options.evaluator(module)
+    step = evaluator.step({})
+    figures = aggregate_step(evaluator, step)
+    memory = step_feasibility(module)
+    assert memory is not None  # a program at the dist level
+    limits = figures.bottlenecks_us
+    own = {name: getattr(figures, name) for name in STEP_COLUMNS if hasattr(figures, name)}
+    return {
+        **own,
+        "bottleneck": max(limits, key=lambda tag: limits[tag]) if limits else "",
+        "ranks": step.ops.ranks,
+        "relative_only": bool(step.ops.unvalidated),
+        **_memory(memory),
+    }
+
+
+def _request_row(prefill: ModuleOp, decode: ModuleOp, point: Point, request: Lengths) -> dict[str, object]:
+    batch, options = point.target.deployment.batch, point.options
+    found = evaluate_programs(
+        options.evaluator(prefill), options.evaluator(decode), batch, request.isl, request.osl, request.micro_batches
+    )
+    return request_figures(found)
+
+
+def request_figures(found: RequestResult) -> dict[str, object]:
+    """The columns of a request."""
+    names = ("ttft_us", "tpot_us", "itl_first_us", "itl_last_us", "e2e_us", "tps_per_user", "tps_per_chip", "ranks")
+    phases = {"prefill": found.prefill, "decode": found.decode}
+    return {
+        **{name: getattr(found, name) for name in names},
+        **{
+            f"{phase}_{name}": getattr(figures, name)
+            for phase, figures in phases.items()
+            if figures is not None
+            for name in ("mfu", "mbu", "bubble")
+        },
+        "relative_only": bool(found.unvalidated),
+        **_memory(found.memory),
+    }
+
+
+def _memory(memory: Feasibility) -> dict[str, object]:
+    return {
+        "status": OK if memory.fits else DOES_NOT_FIT,
+        "memory_bytes": memory.total_bytes,
+        "memory_capacity_bytes": memory.capacity_bytes,
+        "reason": "" if memory.fits else memory.verdict,
+    }
+
+
+@contextmanager
+def few_collections() -> Generator[Callable[[], None]]:
+    """Collect garbage every `COLLECT_EVERY` calls of what is given, and not each time that many objects were made.
+
+    Modules refer to themselves in circles, so that only a collection frees them; most objects of a sweep are alive.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % COLLECT_EVERY == 0:
+            gc.collect()
+
+    try:
+        yield count
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
