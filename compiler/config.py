@@ -91,7 +91,7 @@ def load_model_config(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     Takes a preset, a JSON or YAML file, or a folder that holds ``config.json``. Raises ConfigError.
     """
     file, source = _locate("model", name_or_path)
-    return _read(file, source), str(name_or_path)
+    return _read(file, source, finite=False), str(name_or_path)
 
 
 def changed(configuration: SchemaT, overrides: Overrides) -> SchemaT:
@@ -181,8 +181,11 @@ def _locate(kind: str, name_or_path: str | Path) -> tuple[Traversable, str]:
     raise ConfigError(f"{kind} '{name[:80]}'", f"neither a preset nor a file{hint}")
 
 
-def _read(file: Traversable, source: str) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, of plain finite values only."""
+def _read(file: Traversable, source: str, finite: bool = True) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, of plain values only, and of finite ones where `finite`.
+
+    A model configuration may hold Infinity or NaN in fields that no computation reads.
+    """
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -197,7 +200,7 @@ def _read(file: Traversable, source: str) -> dict[str, Any]:
     parse: Callable[[str, str], object] = _parse_json if file.name.endswith(".json") else _parse_yaml
     try:
         content = parse(text, source)
-        _check_plain(content, source, "", 0)
+        _check_plain(content, source, "", 0, finite)
     except RecursionError:
         raise ConfigError(source, f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(content, dict):
@@ -245,11 +248,11 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def parse_value(text: str, source: str) -> object:
     """A value written as YAML, of plain finite values only.  Raises ConfigError."""
     value = _parse_yaml(text, source)
-    _check_plain(value, source, "", 0)
+    _check_plain(value, source, "", 0, finite=True)
     return value
 
 
-def _check_plain(value: object, source: str, path: str, depth: int) -> None:
+def _check_plain(value: object, source: str, path: str, depth: int, finite: bool) -> None:
     if depth > MAX_DEPTH:
         raise RecursionError
     match value:
@@ -257,11 +260,11 @@ def _check_plain(value: object, source: str, path: str, depth: int) -> None:
             for key, item in cast(dict[object, object], value).items():
                 if not isinstance(key, str):
                     raise ConfigError(source, f"{path or 'top level'}: field names are text, found {found(key)}")
-                _check_plain(item, source, f"{path}.{key}" if path else key, depth + 1)
+                _check_plain(item, source, f"{path}.{key}" if path else key, depth + 1, finite)
         case list():
             for index, item in enumerate(cast(list[object], value)):
-                _check_plain(item, source, f"{path}[{index}]", depth + 1)
-        case float() if not math.isfinite(value):
+                _check_plain(item, source, f"{path}[{index}]", depth + 1, finite)
+        case float() if finite and not math.isfinite(value):
             raise ConfigError(source, f"{path}: expected a finite number, found {value}")
         case None | bool() | int() | float() | str():
             pass

@@ -1,8 +1,9 @@
 """Hugging Face configurations to the `model` dialect.
 
 A field is read when the architecture's modeling code in `transformers` reads it, with the meaning it has
-there.  A missing or mistyped field is an error.  Where a comment says "absent = X", that is the default of
-the Hugging Face configuration class, which the published files rely on; there are no other defaults.
+there.  A missing or mistyped field is an error, and so is one that nothing here reads and that is not known to be
+harmless (compiler/config_fields.py).  Where a comment says "absent = X", that is the default of the Hugging Face
+configuration class, which the published files rely on; there are no other defaults.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import cast
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
-    DictionaryAttr,
     FileLineColLoc,
     Float16Type,
     Float32Type,
@@ -26,10 +26,13 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
+from pmc.compiler.config_fields import Fields
+from pmc.compiler.rope_fields import read_rope
+from pmc.compiler.stored_types import stored_type
 from pmc.dialects import model
-from pmc.dialects.assembly import PropertyValue, attribute
+from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr
 from pmc.dialects.expr import expr
-from pmc.dialects.schema import did_you_mean
 from pmc.dialects.tensor import TensorType
 
 DTYPES: dict[str, Attribute] = {
@@ -39,95 +42,18 @@ DTYPES: dict[str, Attribute] = {
 }
 """The element types of `torch_dtype`."""
 
-ROPE_FIELDS: dict[str, tuple[dict[str, type], dict[str, type]]] = {
-    "llama3": (
-        {
-            "factor": float,
-            "low_freq_factor": float,
-            "high_freq_factor": float,
-            "original_max_position_embeddings": int,
-        },
-        {},
-    ),
-    "yarn": (
-        {"factor": float, "original_max_position_embeddings": int},
-        {"beta_fast": float, "beta_slow": float, "mscale": float, "mscale_all_dim": float},
-    ),
-}
-"""The required and the optional fields of each `rope_scaling` type."""
-
-YARN_ABSENT: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0}
-"""What `transformers` takes for absent fields of yarn."""
-
 Properties = dict[str, PropertyValue]
-
-
-class Fields:
-    """Typed access to a configuration; `prefix` is the path of a nested block."""
-
-    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "") -> None:
-        self.config = config
-        self.source = source
-        self.prefix = prefix
-
-    def fail(self, name: str, problem: str) -> ConfigError:
-        """The error for a field."""
-        return ConfigError(self.source, f"{self.prefix}{name}: {problem}")
-
-    def _get(self, name: str, expected: str) -> object:
-        if name not in self.config:
-            raise self.fail(name, f"missing, expected {expected}")
-        return self.config[name]
-
-    def present(self, name: str) -> bool:
-        """Whether the field is given and not null."""
-        return self.config.get(name) is not None
-
-    def integer(self, name: str, at_least: int = 1) -> int:
-        """An integer field."""
-        expected = f"an integer of at least {at_least}"
-        value = self._get(name, expected)
-        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            raise self.fail(name, f"expected {expected}, found {value!r}")
-        return value
-
-    def number(self, name: str) -> float:
-        """A positive number."""
-        value = self._get(name, "a positive number")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise self.fail(name, f"expected a positive number, found {value!r}")
-        return float(value)
-
-    def boolean(self, name: str) -> bool:
-        """A truth value."""
-        value = self._get(name, "true or false")
-        if not isinstance(value, bool):
-            raise self.fail(name, f"expected true or false, found {value!r}")
-        return value
-
-    def choice(self, name: str, choices: Mapping[str, object]) -> str:
-        """One of some names."""
-        expected = f"one of {', '.join(choices)}"
-        value = self._get(name, expected)
-        if not isinstance(value, str) or value not in choices:
-            raise self.fail(name, f"expected {expected}, found {value!r}")
-        return value
-
-    def unsupported_unless(self, name: str, allowed: object) -> None:
-        """Reject a feature that the `model` dialect does not describe; absent or null means without it."""
-        value = self.config.get(name)
-        if value is not None and value != allowed:
-            raise self.fail(name, f"{value!r} is not supported, only {allowed!r} is")
 
 
 def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     """The `model` dialect module of a Hugging Face config.
 
     `source` is the file or preset that error messages name; `name` becomes the symbol of the model.  Raises
-    ConfigError for an unknown architecture and for missing, mistyped or unsupported fields.
+    ConfigError for an unknown architecture and for missing, mistyped, unsupported or unknown fields.
     """
     fields = Fields(config, source)
-    names = config.get("architectures")
+    _refuse_nested(fields)
+    names = fields.value("architectures")
     supported = ", ".join(ARCHITECTURES)
     if not isinstance(names, list) or len(cast(list[object], names)) != 1:
         raise fields.fail("architectures", f"expected a list of one of {supported}, found {names!r}")
@@ -135,8 +61,59 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise fields.fail("architectures", f"{architecture!r} is not supported; supported are {supported}")
     fields.unsupported_unless("hidden_act", "silu")
-    fields.unsupported_unless("attention_bias", False)
-    return _Import(fields, architecture, name).module()
+    for feature in ("attention_bias", "mlp_bias", "is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
+        fields.unsupported_unless(feature, False)
+    fields.unsupported_unless("pruned_heads", {})
+    _refuse_windows(fields)
+    module = _Import(fields, architecture, name).module()
+    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields))
+    fields.refuse_unread(architecture)
+    return module
+
+
+def _refuse_nested(fields: Fields) -> None:
+    """Refuse a config whose language model, a supported one, is a block beside an encoder of images or sound."""
+    nested = fields.config.get("text_config")
+    inner = cast(Mapping[str, object], nested).get("architectures") if isinstance(nested, Mapping) else None
+    if isinstance(inner, list) and any(name in ARCHITECTURES for name in cast(list[object], inner)):
+        raise fields.fail(
+            "text_config",
+            "a language model inside of a larger model is not read; to look at it alone, save this block as a "
+            "config.json of its own",
+        )
+
+
+def _checkpoint(fields: Fields) -> Checkpoint:
+    """What the file says besides the blocks."""
+    positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
+    return Checkpoint(
+        longest_context=read_rope(fields, theta=1.0).longest_context(positions),
+        # Absent = no multi-token prediction.
+        mtp_layers=fields.integer("num_nextn_predict_layers", 0) if fields.present("num_nextn_predict_layers") else 0,
+        stored_weights=stored_type(fields),
+    )
+
+
+def _refuse_windows(fields: Fields) -> None:
+    """Raise ConfigError for layers that do not attend to all tokens, which no op of the `model` dialect describes."""
+    kinds = fields.value("layer_types")
+    if kinds is None:
+        return
+    layers = fields.integer("num_hidden_layers")
+    if not isinstance(kinds, list) or len(cast(list[object], kinds)) != layers:
+        raise fields.fail("layer_types", f"expected a list with a type for each of the {layers} layers")
+    other = next((kind for kind in cast(list[object], kinds) if kind != "full_attention"), None)
+    if other is not None:
+        raise fields.fail("layer_types", f"layers of type {other!r} are not supported, only 'full_attention' is")
+
+
+def _dtype(fields: Fields) -> str:
+    """The element type of the model: `dtype`, which newer versions of transformers write for `torch_dtype`."""
+    given = [name for name in ("dtype", "torch_dtype") if fields.present(name)]
+    found = {fields.choice(name, DTYPES) for name in given}
+    if len(found) > 1:
+        raise fields.fail("dtype", f"{fields.value('dtype')!r} is not the torch_dtype {fields.value('torch_dtype')!r}")
+    return found.pop() if found else fields.choice("torch_dtype", DTYPES)
 
 
 class _Import:
@@ -148,8 +125,7 @@ class _Import:
         self.name = name
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
-        # `dtype` is what newer versions of transformers write for `torch_dtype`.
-        self.dtype = DTYPES[fields.choice("dtype" if fields.present("dtype") else "torch_dtype", DTYPES)]
+        self.dtype = DTYPES[_dtype(fields)]
         self.tokens = expr("batch") * expr("q_len")
         # The base name only: a dump must not depend on where the file lies.
         self.location = FileLineColLoc(StringAttr(PurePath(fields.source).name), IntAttr(1), IntAttr(1))
@@ -186,8 +162,6 @@ class _Import:
         )
         logits = self.add(body, head).results[0]
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
-        # Absent = no multi-token prediction.
-        mtp = fields.integer("num_nextn_predict_layers", 0) if fields.present("num_nextn_predict_layers") else 0
         llm = model.LlmOp.make(
             [],
             [],
@@ -198,7 +172,6 @@ class _Import:
                 "hidden_size": self.hidden,
                 "vocab_size": self.vocab,
                 "dtype": self.dtype,
-                "mtp_layers": mtp,
             },
             [Region(body)],
         )
@@ -224,42 +197,6 @@ _Layers = list[tuple[str, int, _Blocks]]
 """The layers of a model: kind, count, blocks."""
 
 
-def _rope(fields: Fields, theta: float | None = None) -> Properties:
-    """Base and scaling of the rotary embedding; `theta` is the base of a config without one."""
-    absent = theta is not None and not fields.present("rope_theta")
-    return {
-        "rope_theta": theta if absent else fields.number("rope_theta"),
-        "rope_scaling": _rope_scaling(fields),
-    }
-
-
-def _rope_scaling(fields: Fields) -> DictionaryAttr | None:
-    """The checked `rope_scaling`; absent, null or of type `default` means none."""
-    given = fields.config.get("rope_scaling")
-    if given is None:
-        return None
-    if not isinstance(given, Mapping):
-        raise fields.fail("rope_scaling", f"expected a block of fields or null, found {given!r}")
-    scaling = Fields(cast(Mapping[str, object], given), fields.source, "rope_scaling.")
-    # `type` is the name of `rope_type` in older files.
-    key = "type" if scaling.present("type") and not scaling.present("rope_type") else "rope_type"
-    kind = scaling.choice(key, {**ROPE_FIELDS, "default": ()})
-    if kind == "default":
-        return None
-    required, optional = ROPE_FIELDS[kind]
-    for name in scaling.config:
-        if name not in {**required, **optional, "type": str, "rope_type": str}:
-            raise scaling.fail(name, f"unknown field of '{kind}'{did_you_mean(name, [*required, *optional])}")
-    values: dict[str, Attribute] = {"rope_type": StringAttr(kind)}
-    for name, expected in {**required, **optional}.items():
-        if name in optional and not scaling.present(name):
-            if name in YARN_ABSENT:
-                values[name] = attribute(YARN_ABSENT[name])
-        else:
-            values[name] = attribute(scaling.integer(name) if expected is int else scaling.number(name))
-    return DictionaryAttr(values)
-
-
 def _gqa(fields: Fields, head_dim: int, qk_norm: bool, theta: float | None = None) -> Properties:
     heads = fields.integer("num_attention_heads")
     # Absent = one key head per query head.
@@ -270,7 +207,7 @@ def _gqa(fields: Fields, head_dim: int, qk_norm: bool, theta: float | None = Non
         "head_dim": head_dim,
         "qk_norm": qk_norm,
         "rms_norm_eps": fields.number("rms_norm_eps"),
-        **_rope(fields, theta),
+        **read_rope(fields, theta).properties(),
     }
 
 
@@ -294,7 +231,7 @@ def _ffn(fields: Fields) -> Properties:
 
 
 def _llama(fields: Fields) -> _Layers:
-    fields.unsupported_unless("mlp_bias", False)
+    fields.unsupported_unless("sliding_window", None)
     # rope_theta absent = 10000 (Llama 2 files have none).
     gqa = _gqa(fields, _head_dim(fields), qk_norm=False, theta=10000.0)
     blocks: _Blocks = [(model.GqaOp, "gqa", gqa), (model.FfnOp, "ffn", _ffn(fields))]
@@ -303,9 +240,16 @@ def _llama(fields: Fields) -> _Layers:
 
 def _qwen3(fields: Fields) -> _Layers:
     fields.unsupported_unless("use_sliding_window", False)
+    for name in ("sliding_window", "max_window_layers"):  # read with use_sliding_window only
+        fields.value(name)
     gqa = _gqa(fields, fields.integer("head_dim"), qk_norm=True)
     blocks: _Blocks = [(model.GqaOp, "gqa", gqa), (model.FfnOp, "ffn", _ffn(fields))]
     return [("dense", fields.integer("num_hidden_layers"), blocks)]
+
+
+def _null(fields: Fields, name: str) -> bool:
+    """Whether the field is given as null, which is not the same as absent."""
+    return name in fields.config and not fields.present(name)
 
 
 def _mixtral(fields: Fields) -> _Layers:
@@ -338,18 +282,25 @@ def _deepseek_v3(fields: Fields) -> _Layers:
     layers, dense = fields.integer("num_hidden_layers"), fields.integer("first_k_dense_replace", 0)
     if dense > layers:
         raise fields.fail("first_k_dense_replace", f"{dense} is more than num_hidden_layers {layers}")
+    heads, rotary = fields.integer("num_attention_heads"), fields.integer("qk_rope_head_dim")
+    for name, derived in (
+        ("num_key_value_heads", heads),
+        ("head_dim", rotary),
+        ("qk_head_dim", fields.integer("qk_nope_head_dim") + rotary),
+    ):
+        fields.unsupported_unless(name, derived)
     mla: Properties = {
-        "num_attention_heads": fields.integer("num_attention_heads"),
+        "num_attention_heads": heads,
         # Null = queries are projected without a latent (DeepSeek-V2-Lite).
-        "q_lora_rank": fields.integer("q_lora_rank") if fields.config.get("q_lora_rank", 0) is not None else None,
+        "q_lora_rank": None if _null(fields, "q_lora_rank") else fields.integer("q_lora_rank"),
         "kv_lora_rank": fields.integer("kv_lora_rank"),
         "qk_nope_head_dim": fields.integer("qk_nope_head_dim"),
-        "qk_rope_head_dim": fields.integer("qk_rope_head_dim"),
+        "qk_rope_head_dim": rotary,
         "v_head_dim": fields.integer("v_head_dim"),
         # Absent = true.
         "rope_interleave": fields.boolean("rope_interleave") if fields.present("rope_interleave") else True,
         "rms_norm_eps": fields.number("rms_norm_eps"),
-        **_rope(fields),
+        **read_rope(fields).properties(),
     }
     moe: Properties = {
         "n_routed_experts": fields.integer("n_routed_experts"),

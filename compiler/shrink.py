@@ -41,8 +41,13 @@ def shrink_config(
     }
     if config.get("num_local_experts") is not None:
         small["intermediate_size"] = 10 * d.moe_tp  # Mixtral names the width of its experts so
-    if "kv_lora_rank" not in config:
+    if "kv_lora_rank" in config:
+        # What newer files say once more: both follow from the dims of the heads.
+        config = {key: value for key, value in config.items() if key not in ("head_dim", "qk_head_dim")}
+    else:
         config = {**config, "head_dim": 0}  # optional in the config: hidden size by heads where absent
+    if config.get("layer_types") is not None:
+        small["layer_types"] = ["full_attention"] * layers
     if "first_k_dense_replace" in config:
         small["first_k_dense_replace"] = min(config["first_k_dense_replace"], layers // 2)
     return {**config, **{key: value for key, value in small.items() if config.get(key) is not None}}

@@ -41,6 +41,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, NoMemoryEffect, Recursi
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.checkpoint import CheckpointAttr
 from pmc.dialects.effects import UPDATES, Effects, HasEffects, StatedEffects
 from pmc.dialects.tensor import TensorType, tensor, verify_carried
 
@@ -97,8 +98,6 @@ class LlmOp(PmcOp):
     vocab_size = prop_def(IntegerAttr)
     dtype = prop_def(TypeAttribute)
     """The element type of weights and activations."""
-    mtp_layers = prop_def(IntegerAttr)
-    """Multi-token-prediction layers of the checkpoint: recorded, not part of the body nor of any count."""
     body = region_def("single_block")
     traits = traits_def(IsolatedFromAbove())
 
@@ -508,4 +507,6 @@ def _blocks_in(block: Block, count: int) -> Iterator[tuple[BlockOp, int]]:
             yield op, count
 
 
-Model = Dialect("model", [LlmOp, YieldOp, RepeatOp, EmbeddingOp, GqaOp, MlaOp, FfnOp, MoeOp, LmHeadOp], [])
+Model = Dialect(
+    "model", [LlmOp, YieldOp, RepeatOp, EmbeddingOp, GqaOp, MlaOp, FfnOp, MoeOp, LmHeadOp], [CheckpointAttr]
+)

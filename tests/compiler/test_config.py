@@ -217,8 +217,6 @@ def test_bad_chip_files(tmp_path: Path, old: str, new: str, parts: list[str]) ->
         ("m.json", b'{"hidden_size": 4096,', "line 1 column 22: not JSON"),
         ("m.json", b'{\n"a": 1\n"b": 2}', "line 3 column 1: not JSON: Expecting ',' delimiter"),
         ("m.json", b'{"a": 1, "a": 2}', "field 'a' is given twice"),
-        ("m.json", b'{"a": {"b": [NaN]}}', "a.b[0]: expected a finite number, found nan"),
-        ("m.json", b'{"a": 1e999}', "a: expected a finite number, found inf"),
         ("m.json", b'{"a": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
         ("m.json", b"[" * 100_000, "nested deeper than 64 levels"),
         ("m.json", b'{"a":' * 70 + b"1" + b"}" * 70, "nested deeper than 64 levels"),

@@ -270,7 +270,7 @@ def llm(make: Maker) -> None:
     block.add_ops(make.nested(body))
     make.add(
         model.LlmOp, [], [], sym_name=make.unique(), architecture="LlamaForCausalLM", hidden_size=hidden,
-        vocab_size=vocabulary, dtype=element, mtp_layers=make.rng.randint(0, 1), regions=[Region(block)],
+        vocab_size=vocabulary, dtype=element, regions=[Region(block)],
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 // RUN: pmc opt %s -p "expand-blocks{phase=decode},expand-blocks{phase=decode}" --verify-diagnostics | filecheck %s --check-prefix=TWICE
 
 builtin.module {
-  model.llm() {sym_name = "m", architecture = "LlamaForCausalLM", hidden_size = 64, vocab_size = 256, dtype = bf16, mtp_layers = 0} at "m" {
+  model.llm() {sym_name = "m", architecture = "LlamaForCausalLM", hidden_size = 64, vocab_size = 256, dtype = bf16} at "m" {
   ^bb0(%0: !layer.tensor<[batch*q_len], i32>):
     %1 = model.embedding(%0) {vocab_size = 256} at "embed" : !layer.tensor<[batch*q_len, 64], bf16>
     %2 = model.repeat([%1]) {count = 4} at "blocks.dense" : !layer.tensor<[batch*q_len, 64], bf16> {

@@ -1,4 +1,4 @@
-  model.llm() {sym_name = "deepseek-v3", architecture = "DeepseekV3ForCausalLM", hidden_size = 7168, vocab_size = 129280, dtype = bf16, mtp_layers = 1} at "deepseek-v3" {
+  model.llm() {sym_name = "deepseek-v3", architecture = "DeepseekV3ForCausalLM", hidden_size = 7168, vocab_size = 129280, dtype = bf16} at "deepseek-v3" {
   ^bb0(%0: !layer.tensor<[batch*q_len], i32>):
     %1 = model.embedding(%0) {vocab_size = 129280} at "embed" : !layer.tensor<[batch*q_len, 7168], bf16>
     %2 = model.repeat([%1]) {count = 3} at "blocks.dense" : !layer.tensor<[batch*q_len, 7168], bf16> {

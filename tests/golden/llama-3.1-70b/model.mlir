@@ -1,4 +1,4 @@
-  model.llm() {sym_name = "llama-3.1-70b", architecture = "LlamaForCausalLM", hidden_size = 8192, vocab_size = 128256, dtype = bf16, mtp_layers = 0} at "llama-3.1-70b" {
+  model.llm() {sym_name = "llama-3.1-70b", architecture = "LlamaForCausalLM", hidden_size = 8192, vocab_size = 128256, dtype = bf16} at "llama-3.1-70b" {
   ^bb0(%0: !layer.tensor<[batch*q_len], i32>):
     %1 = model.embedding(%0) {vocab_size = 128256} at "embed" : !layer.tensor<[batch*q_len, 8192], bf16>
     %2 = model.repeat([%1]) {count = 80} at "blocks.dense" : !layer.tensor<[batch*q_len, 8192], bf16> {

@@ -1,4 +1,4 @@
-  model.llm() {sym_name = "llama-3.1-8b", architecture = "LlamaForCausalLM", hidden_size = 4096, vocab_size = 128256, dtype = bf16, mtp_layers = 0} at "llama-3.1-8b" {
+  model.llm() {sym_name = "llama-3.1-8b", architecture = "LlamaForCausalLM", hidden_size = 4096, vocab_size = 128256, dtype = bf16} at "llama-3.1-8b" {
   ^bb0(%0: !layer.tensor<[batch*q_len], i32>):
     %1 = model.embedding(%0) {vocab_size = 128256} at "embed" : !layer.tensor<[batch*q_len, 4096], bf16>
     %2 = model.repeat([%1]) {count = 32} at "blocks.dense" : !layer.tensor<[batch*q_len, 4096], bf16> {
