@@ -64,6 +64,7 @@ from pmc.dialects.tile import (
     MemRefType,
     NamedLoopOp,
     StoredOp,
+    cores_fault,
     misplaced_late,
     missed_barrier,
     symbols_in_scope,
@@ -322,6 +323,9 @@ class ProgramOp(BodyOp):
 
     def verify_(self) -> None:
         """Loops, commands and barriers that all cores come to, or queues; loads that serve cores that exist."""
+        wrong = cores_fault(self.cores.value.data, chip_around(self))
+        if wrong is not None:
+            raise VerifyException(f"g5.program at '{self.path.data}': {wrong}")
         for op in self.body.block.ops:
             if not isinstance(op, (LoopOp, CommandOp, BarrierOp, QueueOp)):
                 raise VerifyException(f"g5.program at '{self.path.data}': {op.name} cannot stand in a program")

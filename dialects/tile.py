@@ -44,6 +44,7 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.accesses import ALWAYS, NEVER, TileAccess
+from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import verify_exchange
@@ -287,6 +288,9 @@ class KernelOp(BodyOp):
 
     def verify_(self) -> None:
         """Buffers in use at one time share no byte; all cores come to every barrier; loads serve cores that exist."""
+        fault = cores_fault(self.cores.value.data, chip_around(self))
+        if fault is not None:
+            raise VerifyException(f"tile.kernel at '{self.path.data}': {fault}")
         self._verify_disjoint(self.body.block, [])
         for op in self.body.block.walk():
             if isinstance(op, BarrierOp):
@@ -312,6 +316,16 @@ class KernelOp(BodyOp):
                 held.append(op)
             elif isinstance(op, ForOp):
                 self._verify_disjoint(op.body.block, held)
+
+
+MOST_CORES = 2**16
+"""Cores of a kernel in a module that does not say its chip."""
+
+
+def cores_fault(cores: int, chip: Chip | None) -> str | None:
+    """What is wrong with the number of cores of a kernel."""
+    most, where = (MOST_CORES, "") if chip is None else (chip.cores, f", the cores of {chip.name}")
+    return None if 1 <= cores <= most else f"cores is {cores}, must be 1 to {most}{where}"
 
 
 def missed_barrier(barrier: Operation) -> str | None:

@@ -23,8 +23,9 @@ from pmc.dialects.accounting import accounting_of
 from pmc.dialects.analyses.planner import PLANNERS
 from pmc.dialects.analyses.row_tiling import contiguous_columns, is_view
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import UnboundSymbolError
+from pmc.dialects.expr import UnboundSymbolError, product
 from pmc.dialects.levels import Level
+from pmc.dialects.tensor import TensorType
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
@@ -62,6 +63,7 @@ class SelectTilesPass(PmcPass):
             key = _shape_key(op)
             if key not in found:
                 try:
+                    _require_size(op)
                     found[key] = family.plan(op, chip, planner)
                 except UnboundSymbolError as error:
                     raise PassError(
@@ -73,6 +75,18 @@ class SelectTilesPass(PmcPass):
                     raise PassError(f"{self.name}: {op.name} at '{path_of(op)}': {error}") from None
             plan = found[key]
             op.attributes[PLAN] = plan if random is None else random_plan(op, family, plan, chip, random)
+
+
+MOST_ELEMENTS = 2**42
+"""Elements of a tensor for which every count of a plan, up to M * N * K of a matmul, is a 64-bit integer."""
+
+
+def _require_size(op: Operation) -> None:
+    for value in (*op.operands, *op.results):
+        if isinstance(value.type, TensorType):
+            elements = product(value.type.dims)
+            if elements.is_constant and elements.constant > MOST_ELEMENTS:
+                raise PmcError(f"a tensor of {elements} elements has no plan, at most {MOST_ELEMENTS} have")
 
 
 def _shape_key(op: Operation) -> Hashable:

@@ -62,31 +62,42 @@ def _number(scaling: Scaling, name: str, default: float | None = None) -> float:
     return float(value)
 
 
+def _positive(scaling: Scaling, name: str, absent: float | None = None) -> float:
+    value = _number(scaling, name, absent)
+    if not value > 0:
+        raise NumericError(f"rope scaling '{name}' is {value}, must be greater than 0")
+    return value
+
+
 def _llama3(plain: Array, scaling: Scaling) -> Array:
     """Long wavelengths are stretched by `factor`, short ones kept, those between blended (Llama 3.1)."""
-    factor = _number(scaling, "factor")
+    factor = _positive(scaling, "factor")
     low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
-    turns = _number(scaling, "original_max_position_embeddings") * plain / (2 * math.pi)
+    if not low < high:
+        raise NumericError(f"rope scaling 'low_freq_factor' is {low}, must be less than 'high_freq_factor', {high}")
+    turns = _positive(scaling, "original_max_position_embeddings") * plain / (2 * math.pi)
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return plain * (kept + (1 - kept) / factor)
 
 
 def _yarn(plain: Array, head_dim: int, theta: float, scaling: Scaling) -> Array:
     """NTK-by-parts interpolation (Peng et al., YaRN, section 3.2), bounds rounded as Hugging Face does."""
-    length = _number(scaling, "original_max_position_embeddings")
+    length = _positive(scaling, "original_max_position_embeddings")
+    if theta <= 1:
+        raise NumericError(f"rope theta is {theta}, must be greater than 1")
 
     def dim_of_turns(turns: float) -> float:
         return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = dim_of_turns(_number(scaling, "beta_fast", 32.0))
-    high = dim_of_turns(_number(scaling, "beta_slow", 1.0))
+    low = dim_of_turns(_positive(scaling, "beta_fast", 32.0))
+    high = dim_of_turns(_positive(scaling, "beta_slow", 1.0))
     if scaling.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001
     interpolated = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
-    blended: Array = plain * (1 - interpolated) + plain / _number(scaling, "factor") * interpolated
+    blended: Array = plain * (1 - interpolated) + plain / _positive(scaling, "factor") * interpolated
     return blended
 
 

@@ -211,6 +211,21 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
     [
         ({"rope_type": "longrope"}, "'longrope' has no numeric semantics, must be default, llama3 or yarn"),
         ({"rope_type": "yarn", "factor": 4.0}, "needs the number 'original_max_position_embeddings', found None"),
+        (
+            # Found by fuzzing: the bounds of the blend were divided by it.
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 0.0},
+            "'beta_fast' is 0.0, must be greater than 0",
+        ),
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+            "'low_freq_factor' is 4.0, must be less than 'high_freq_factor', 4.0",
+        ),
     ],
 )
 def test_rope_scaling_errors(scaling: Scaling, message: str) -> None:

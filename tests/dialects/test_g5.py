@@ -148,6 +148,13 @@ def test_what_cores_cannot_do_together_is_one_line(ops: str, message: str) -> No
     assert message in str(error.value)
 
 
+def test_a_program_has_cores_that_exist() -> None:
+    text = stream(program(loop("k", "3", COPY)))
+    for count, most in (("0", "65536"), ("65537", "65536")):
+        with pytest.raises(VerifyException, match=f"cores is {count}, must be 1 to {most}"):
+            parse(text.replace("cores = 2", f"cores = {count}")).verify()
+
+
 def test_cores_may_meet_in_loops_share_reads_and_be_late() -> None:
     body = loop("k", "3", SHARED.replace("CORES", "0, 2"), LATE, BARRIER)
     module = parse(stream(program(body)))

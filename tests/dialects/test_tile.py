@@ -136,6 +136,8 @@ SERVES = "#tile.cores<floordiv(core, 3)*3, 3>"
             "tile.barrier at 'meet': some cores miss the barrier: loop 'i' around it runs core + 1 times, which "
             "differs from core to core",
         ),
+        # Found by fuzzing: the cores that a load serves were listed for all 2^31 of them.
+        ("cores = 6", "cores = 2147483648", "tile.kernel at 'k': cores is 2147483648, must be 1 to 65536"),
         (SERVES, "#tile.cores<core, 2>", "tile.load at 'load': core 5 names the cores [5, 6], the kernel has 0..5"),
         (SERVES, "#tile.cores<core - 1, 2>", "core 0 names the cores [-1, 0], the kernel has 0..5"),
         (SERVES, "#tile.cores<0, 4 stride 2>", "names 4 cores 2 apart, the kernel has 6"),

@@ -179,6 +179,11 @@ def test_without_a_provider_the_pass_says_who_brings_one() -> None:
             "layer.matmul at 'p.mm': symbol 'batch' of 'batch' has no value (run bind-symbols before)",
         ),
         (
+            # Found by fuzzing: sizes that no machine integer holds.
+            matmul_module(16, 64, 2**70, chip()),
+            f"select-tiles: layer.matmul at 'p.mm': a tensor of {2**76} elements has no plan, at most {2**42} have",
+        ),
+        (
             # 45% of 4096 bytes.  A 16 x 16 (512 B, two slots) + B 16 x 8 (256 B, two slots) + C 16 x 8 f32 (512 B)
             # and bf16 (256 B) are 2304.
             matmul_module(16, 64, 8, chip(lmem_bytes=4096)),
