@@ -51,7 +51,7 @@ from pmc.dialects.tensor import element_name, tensor
 Plans = Literal["chosen", "random"]
 """Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
 
-FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": ()}
+FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "attention": "f32", "keep": ()}
 """A quantization that keeps everything in the type of the small models."""
 
 TOLERANCE = 1e-9

@@ -113,12 +113,22 @@ LEAST_BUDGET, MOST_BUDGET = 1024, 64 * 1024
 """Bytes of LMEM for tiles between which the least is searched that a model is compiled into."""
 
 
+def with_fp32(chip: Chip) -> Chip:
+    """The chip with a matrix unit that takes FP32 too, as its slowest type: accelerators rarely have one."""
+    data = chip.model_dump()
+    for counts in (data["macs_per_lane_per_cycle"], data["cube"]["k"]):
+        counts["f32"] = counts["f32"] or min(count for count in counts.values() if count is not None)
+    return Chip.model_validate(data)
+
+
 def shrink_chip(chip: Chip, budget: int = 16 * 1024) -> Chip:
     """Nine cores with a small matrix unit and `budget` bytes of LMEM for tiles, so that loops have several iterations.
 
+    Models are run on it in FP32, so it has a matrix unit for that (see `with_fp32`).
+
     Raises PmcError for a chip without a command level, for which nothing is compiled below the dist level.
     """
-    data = chip.model_dump()
+    data = with_fp32(chip).model_dump()
     command_level = data["command_level"]
     cores, columns, rows = 9, 3, 3
     data.update(name=f"{chip.name}-small", cores=cores, dies=1, die_to_die=None)

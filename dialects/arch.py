@@ -285,11 +285,16 @@ class Chip(Schema, frozen=True):
 
         Raises PmcError where the matrix unit has no path for operands of ``dtype``: nothing is converted.
         """
-        macs = self.macs_per_lane_per_cycle.get(dtype)
-        if macs is None:
-            has = ", ".join(self.macs_per_lane_per_cycle.supported())
-            raise PmcError(f"chip {self.name}: the matrix unit has no rate for element type '{dtype}'; it has {has}")
+        macs = self.matrix_count(self.macs_per_lane_per_cycle, dtype)
         return macs * 2.0 * self.lanes_per_core * self.cores * self.clocks.tiu_ghz * 1e9
+
+    def matrix_count(self, counts: PerDType, dtype: str) -> int:
+        """The entry of ``dtype`` in a table of the matrix unit.  Raises PmcError where it has no path for the type."""
+        count = counts.get(dtype)
+        if count is None:
+            has = ", ".join(counts.supported())
+            raise PmcError(f"chip {self.name}: the matrix unit has no rate for element type '{dtype}'; it has {has}")
+        return count
 
     def vector_ops_per_s(self, dtype: str) -> float:
         """Element operations per second of all vector units at ``clocks.chip_ghz``, by width of ``dtype``.

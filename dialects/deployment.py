@@ -57,6 +57,9 @@ class Quantization(Schema, frozen=True):
         description="Element type of matrix inputs"
     )
     kv_cache: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(description="Element type of the KV cache")
+    attention: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Element type in which QK and PV of attention are computed"
+    )
     keep: Annotated[Paths, ASSUMPTIONS, PassOption("quantize")] = Field(
         description="Patterns of block paths that stay in the model's own element type"
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType, bf16
+from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, prop_def, var_operand_def
 
 from pmc.dialects.expr import Expr, ExprAttr, expr
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE
 from pmc.dialects.layer_op import HEAD, MatrixOp
-from pmc.dialects.tensor import TensorType, element_bits, element_name, tensor
+from pmc.dialects.matrix_types import widens_to
+from pmc.dialects.tensor import TensorType, TypeMismatchError, element_name, tensor
 
 
 class FlashAttentionOp(MatrixOp):
@@ -87,20 +88,30 @@ class FlashAttentionOp(MatrixOp):
         """Bytes of running state that a row (a query of one head) reads and writes in DRAM."""
         return 0
 
-    def compute_dtype(self) -> str:
-        """The widest element type among queries, keys and values."""
-        return element_name(self._widest_type())
+    @property
+    def arithmetic_type(self) -> Attribute:
+        """The type in which both products are computed: that of the queries, and of the softmax weights in between.
 
-    def probability_type(self) -> Attribute:
-        """The type of the weights between softmax and values: that of the arithmetic, BF16 beside integers.
-
-        Probabilities are at most 1, so an integer type would hold none of them.
+        Keys and values are read in the type in which they are stored, and widened to it.
         """
-        widest = self._widest_type()
-        return bf16 if isinstance(widest, IntegerType) else widest
+        return tensor(self.q[0]).element_type
 
-    def _widest_type(self) -> Attribute:
-        return max((tensor(v).element_type for v in (*self.q, *self.k, self.v)), key=element_bits)
+    def compute_dtype(self) -> str:
+        """The type of the arithmetic.  Raises TypeMismatchError for types that do not make an attention."""
+        arithmetic = element_name(self.arithmetic_type)
+        if isinstance(self.arithmetic_type, IntegerType):
+            raise TypeMismatchError(
+                f"attention in {arithmetic}: the weights of a softmax are at most 1, so no integer type holds them"
+            )
+        for query in self.q:
+            if (other := element_name(tensor(query).element_type)) != arithmetic:
+                raise TypeMismatchError(f"the queries are {arithmetic} and {other}, must be of one type")
+        for value in (*self.k, self.v):
+            if not widens_to(stored := element_name(tensor(value).element_type), arithmetic):
+                raise TypeMismatchError(
+                    f"keys or values are {stored}, which the {arithmetic} of the arithmetic does not hold"
+                )
+        return arithmetic
 
     def flops(self) -> Expr:
         """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""

@@ -48,10 +48,12 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import chip_around, placement_fault
 from pmc.dialects.tensor import (
     ShapeAttr,
     TensorType,
+    TypeMismatchError,
     element_name,
     shape_text,
     verify_element_type,
@@ -565,6 +567,18 @@ class TiuOp(CommandOp):
             self.b.access("b", *b, ALWAYS, False),
             self.acc.access("acc", m, n, self.accumulate.data, True),
         )
+
+    @property
+    def matrix_type(self) -> str:
+        """The type of the arithmetic, which sets the rate."""
+        return matrix_type(*(element_name(matrix.element_type) for matrix in (self.a, self.b)))
+
+    def verify_(self) -> None:
+        """The types of the operands can be multiplied."""
+        try:
+            _ = self.matrix_type
+        except TypeMismatchError as error:
+            raise VerifyException(f"g5.tiu at '{self.path.data}': {error}") from None
 
     def flops(self) -> Expr:
         """A multiplication and an addition per element of the contraction."""

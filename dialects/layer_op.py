@@ -16,7 +16,8 @@ from pmc.dialects.collective import CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
-from pmc.dialects.tensor import element_bits, element_name, shape_text, tensor
+from pmc.dialects.matrix_types import matrix_type
+from pmc.dialects.tensor import TypeMismatchError, element_name, shape_text, tensor
 from pmc.dialects.vector_kinds import ROW, VectorKindAttr
 
 TOKEN, HEAD = "t", "h"
@@ -98,14 +99,27 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         return any(tensor(result).is_sharded for result in self.results)
 
 
+class MultipliesTypes(OpTrait):
+    """The matrix unit can multiply the element types of the operands."""
+
+    def verify(self, op: Operation) -> None:
+        """Ask for the type of the arithmetic."""
+        assert isinstance(op, MatrixOp)
+        try:
+            op.compute_dtype()
+        except TypeMismatchError as error:
+            op.fail_unless(False, str(error))
+
+
 class MatrixOp(LayerOp):
     """An op whose arithmetic runs on the matrix unit."""
 
+    traits = traits_def(StatedEffects(), SumsBeforeUse(), MultipliesTypes())
     UNIT: ClassVar[Unit] = "cube"
 
     def compute_dtype(self) -> str:
-        """The widest element type among the operands: the unit converts the others to it."""
-        return element_name(max((tensor(v).element_type for v in self.operands), key=element_bits))
+        """The type of the arithmetic, see `matrix_types`.  Raises TypeMismatchError for operands that do not mix."""
+        return matrix_type(*(element_name(tensor(v).element_type) for v in self.operands[:2]))
 
 
 class RowOp(LayerOp, ABC):

@@ -50,7 +50,9 @@ from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, Exc
 from pmc.dialects.dist import verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
+from pmc.dialects.tensor import TypeMismatchError, element_name
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.tile_types import CORE as CORE
 from pmc.dialects.tile_types import BufferType as BufferType
@@ -601,6 +603,18 @@ class MmaOp(CommandOp):
             _part("b", self.b, *b, ALWAYS, False),
             _part("acc", self.acc, m, n, self.accumulate.data, True),
         )
+
+    @property
+    def matrix_type(self) -> str:
+        """The type of the arithmetic, which sets the rate."""
+        return matrix_type(*(element_name(buffer_type(v).element_type) for v in (self.a, self.b)))
+
+    def verify_(self) -> None:
+        """The types of the operands can be multiplied."""
+        try:
+            _ = self.matrix_type
+        except TypeMismatchError as error:
+            raise VerifyException(f"tile.mma at '{self.path.data}': {error}") from None
 
     def flops(self) -> Expr:
         """A multiplication and an addition per element of the contraction."""

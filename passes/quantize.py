@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -23,7 +25,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.dialects.tensor import TypeMismatchError, element_bits, element_name, tensor
 from pmc.passes.base import PassError, PmcPass
 
 KEEP_MODEL_DTYPE = "none"
@@ -43,6 +45,9 @@ ELEMENT_TYPES: dict[str, Attribute] = {
 }
 """The number formats of weights, activations and caches, by their MLIR names."""
 
+ATTENTION_TYPES = ("f32", "f16", "bf16", "f8E4M3FN", "f8E5M2")
+"""In what attention can be computed."""
+
 
 @dataclass(frozen=True)
 class QuantizePass(PmcPass):
@@ -57,11 +62,15 @@ class QuantizePass(PmcPass):
         %q = layer.quantize(%x) at "blocks.dense.ffn.norm.quantize" : !layer.tensor<.., f8E4M3FN>
         %y = layer.matmul(%q, %w) at "blocks.dense.ffn.up_proj" : !layer.tensor<.., bf16>
 
-    One value is quantised once for all its readers; expert rows are quantised before the dispatch, which then
-    moves the short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they
-    are, and so do norms, router biases and the embedding table.  New cache rows are quantised before they are
-    appended; queries follow when all keys and values of an attention have 8 bits.  Results stay in the
-    model's element type.
+    An option shortens: what is no longer than it asks for stays, so `bf16` leaves a model of float16 as it is.  One
+    value is quantised once for all its readers; expert rows are quantised before the dispatch, which then moves the
+    short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
+    norms, router biases and the embedding table; a pattern that matches no weight is an error.  New cache rows are
+    quantised before they are appended.  `attention` is the type in which the two products of attention are computed:
+    queries are converted to it, and keys and values where they are longer; a shorter cache is read as it is stored.
+    Results stay in the model's element type.
+
+    Raises PassError for operands that no matrix unit multiplies with each other.
     """
 
     name = "quantize"
@@ -70,12 +79,18 @@ class QuantizePass(PmcPass):
     weights: str = KEEP_MODEL_DTYPE
     activations: str = KEEP_MODEL_DTYPE
     kv_cache: str = KEEP_MODEL_DTYPE
+    attention: str = KEEP_MODEL_DTYPE
     keep: str = ""
 
     def __post_init__(self) -> None:
         """Check the names of the element types."""
-        for option in ("weights", "activations", "kv_cache"):
+        for option in ("weights", "activations", "kv_cache", "attention"):
             self._element_type(option)
+        if self.attention != KEEP_MODEL_DTYPE and self.attention not in ATTENTION_TYPES:
+            raise PassError(
+                f"{self.name}: attention is '{self.attention}', must be one of {', '.join(ATTENTION_TYPES)}: "
+                "the weights of a softmax are at most 1, and no integer and no 4-bit type holds them"
+            )
 
     def _element_type(self, option: str) -> Attribute | None:
         name: str = getattr(self, option)
@@ -93,32 +108,75 @@ class QuantizePass(PmcPass):
     def run(self, module: ModuleOp) -> None:
         """Caches first, because what they hold may need no conversion later; then products; then queries."""
         weights, activations = self._element_type("weights"), self._element_type("activations")
-        cache = self._element_type("kv_cache")
+        cache, arithmetic = self._element_type("kv_cache"), self._element_type("attention")
         ops = list(module.walk())
+        self._check_keep(ops)
         converter = _Converter()
         if cache is not None:
             for append in ops:
-                if isinstance(append, layer.KvAppendOp):
+                if isinstance(append, layer.KvAppendOp) and _is_longer(append.cache, cache):
                     _retype(append.cache, cache)
                     converter.convert_operand(append, append.new, cache)
                     _retype(append.y, cache)
         if weights is not None:
             products = [op for op in ops if isinstance(op, _PRODUCTS) and self._quantised(op)]
             for product in products:
-                _retype_parameter(product.w, weights)
+                if _is_longer(product.w, weights):
+                    _retype_parameter(product.w, weights)
             if activations is not None:
                 _convert_activations(products, activations, converter)
         for attention in ops:
-            if isinstance(attention, layer.AttentionOp):
-                _convert_queries(attention, converter)
+            if isinstance(attention, layer.AttentionOp) and arithmetic is not None:
+                for value in dict.fromkeys((*attention.q, *attention.k, attention.v)):
+                    converter.convert_operand(attention, value, arithmetic)
+        for op in ops:
+            if isinstance(op, layer.MatrixOp):
+                self._check_types(op)
+
+    def _check_types(self, op: layer.MatrixOp) -> None:
+        """Raise PassError for operands that cannot be multiplied: a choice of options, not a fault of the pass."""
+        try:
+            op.compute_dtype()
+        except TypeMismatchError as error:
+            raise PassError(f"{self.name}: {op.name} at '{op.path.data}': {error}") from None
+
+    def _check_keep(self, ops: Sequence[Operation]) -> None:
+        """Raise PassError for a pattern that matches no weight of a product, naming paths that are close to it."""
+        paths = [parameter.path.data for op in ops if isinstance(op, _PRODUCTS) and (parameter := _parameter(op.w))]
+        for pattern in self._patterns():
+            if not fnmatch.filter(paths, pattern):
+                raise PassError(
+                    f"{self.name}: keep pattern '{pattern}' matches no weight; {close_paths(pattern, paths)}"
+                )
+
+    def _patterns(self) -> list[str]:
+        return [pattern for part in self.keep.split(",") if (pattern := part.strip())]
 
     def _quantised(self, product: _Product) -> bool:
         """Whether the weight of a product is quantised; a tied one is the embedding table, which is not."""
         parameter = _parameter(product.w)
         if parameter is None or parameter.transpose_of is not None:
             return False
-        patterns = [pattern.strip() for pattern in self.keep.split(",")]
-        return not any(fnmatchcase(parameter.path.data, pattern) for pattern in patterns)
+        return not any(fnmatch.fnmatchcase(parameter.path.data, pattern) for pattern in self._patterns())
+
+
+CLOSE_PATHS = 3
+"""Paths that an error names."""
+
+
+def close_paths(pattern: str, paths: Sequence[str]) -> str:
+    """The weights whose paths are most like a pattern: those that contain its words, else those spelt alike.
+
+    `keep` patterns are those of `fnmatch` on whole paths, so a part of a path needs `*` on both sides.
+    """
+    words = [word for word in re.split(r"[*?.\[\]!]+", pattern) if word]
+    known = list(dict.fromkeys(paths))
+    near = [path for path in known if words and all(word in path for word in words)]
+    if not near:
+        parts = {part: path for path in known for part in (*path.split("."), path)}
+        alike = [m for word in (pattern, *words) for m in difflib.get_close_matches(word, list(parts), n=2)]
+        near = list(dict.fromkeys(parts[part] for part in alike))
+    return f"{'close are' if near else 'there are'} {', '.join((near or known)[:CLOSE_PATHS])}"
 
 
 _Product = layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp
@@ -133,7 +191,7 @@ class _Converter:
 
     def convert_operand(self, user: Operation, value: SSAValue, element_type: Attribute) -> None:
         """Make `user` read `value` in `element_type`; a value that is as short already stays."""
-        if element_bits(tensor(value).element_type) <= element_bits(element_type):
+        if not _is_longer(value, element_type):
             return
         key = (value, element_type)
         if key not in self.converted:
@@ -166,13 +224,6 @@ def _convert_activations(products: list[_Product], element_type: Attribute, conv
             converter.convert_operand(product, product.x, element_type)
 
 
-def _convert_queries(attention: layer.AttentionOp, converter: _Converter) -> None:
-    """Queries take the type of their keys where all keys and values have 8 bits: the rate of the product."""
-    if all(element_bits(tensor(v).element_type) == 8 for v in (*attention.k, attention.v)):
-        for query, key in zip(list(attention.q), attention.k, strict=True):
-            converter.convert_operand(attention, query, tensor(key).element_type)
-
-
 def _parameter(w: SSAValue) -> layer.WeightOp | None:
     """The weight that `w` is, or is a slice of."""
     owner = w.owner
@@ -187,6 +238,10 @@ def _retype_parameter(w: SSAValue, element_type: Attribute) -> None:
     if isinstance(owner, layer.SliceOp):
         _retype_parameter(owner.x, element_type)
     _retype(w, element_type)
+
+
+def _is_longer(value: SSAValue, element_type: Attribute) -> bool:
+    return element_bits(tensor(value).element_type) > element_bits(element_type)
 
 
 def _retype(value: SSAValue, element_type: Attribute) -> None:

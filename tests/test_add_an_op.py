@@ -125,7 +125,7 @@ def small_program(kind: type[LayerOp] = ReluSquaredOp, /, **changes: object) -> 
     return with_the_op(module, kind), deployment
 
 
-F32 = {"quantization.weights": "f32", "quantization.activations": "f32", "quantization.kv_cache": "f32"}
+F32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 
 @pytest.mark.parametrize("mesh", [{"tp": 1}, {"tp": 2, "dp": 2, "pp": 2, "sp": True}])

@@ -103,7 +103,7 @@ class CoreCostModel(CostModel):
     def matmul(self, workload: MatmulWorkload, base: OpCost, bindings: Bindings) -> OpCost:
         """The best of all splits of the contraction: whole waves of blocks, each so many steps of cube k long."""
         w, cube = workload, self.target.chip.cube
-        cube_k = self.rates.cube_k(w.dtype, w.a_bits)
+        cube_k = self.rates.cube_k(w.dtype)
         groups, m, n, k = (number(e, bindings) for e in (w.groups, w.m, w.n, w.k))
         blocks = groups * ceil_div(m, cube.m) * ceil_div(n, cube.n)
         steps = ceil_div(k, cube_k)
@@ -152,18 +152,16 @@ class CoreCostModel(CostModel):
     def _attention_waves(self, workload: AttentionWorkload, bindings: Bindings) -> _Waves:
         w, cube = workload, self.target.chip.cube
         sequences, q_len, kv_len = (number(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
-        k_qk, k_pv = self.rates.cube_k(w.qk_dtype, w.q_bits), self.rates.cube_k(w.pv_dtype, w.v_bits)
+        depth = self.rates.cube_k(w.dtype)
         keys = kv_len - (q_len - 1) / 2 if w.causal else kv_len
         rows = ceil_div(q_len * w.group, cube.m) * cube.m
         # A core has whole blocks of rows x keys; a part of the keys is whole blocks of both matmuls.
-        step = float(np.lcm(cube.n, k_pv))
+        step = float(np.lcm(cube.n, depth))
         parts = 1.0 if w.state_bytes else ceil_div(keys, step)
         blocks = sequences * w.kv_heads * rows / cube.m * parts
         own = keys / parts
-        gemm_s = (
-            2.0 * cube.m * own * sum(round_up(d, k_qk) for d in w.qk_dims) / self.rates.core_flops_per_s(w.qk_dtype)
-        )
-        gemm_s = gemm_s + 2.0 * cube.m * own * round_up(w.v_dim, cube.n) / self.rates.core_flops_per_s(w.pv_dtype)
+        widths = sum(round_up(d, depth) for d in w.qk_dims) + round_up(w.v_dim, cube.n)
+        gemm_s = 2.0 * cube.m * own * widths / self.rates.core_flops_per_s(w.dtype)
         per_score, per_row = self.rates.softmax_steps
         softmax_s = cube.m * (own * per_score + per_row / parts) / self.rates.core_steps_per_s("bf16")
         return _Waves(blocks, self.rates.waves(blocks), gemm_s, softmax_s)

@@ -139,7 +139,7 @@ class _MatmulSearch:
         self.search, self.shape, self.chip = search, shape, search.chip
         self.budget = self.chip.lmem_tile_budget_bytes
         cube = self.chip.cube
-        self.step = (cube.m, cube.n, matmuls.cube_k(self.chip, shape.dtype, shape.a_bits))
+        self.step = (cube.m, cube.n, matmuls.cube_k(self.chip, shape.dtype))
         self.multicast = int(self.chip.gdma_multicast)
 
     def best(self) -> PlanAttr:

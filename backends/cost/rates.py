@@ -9,7 +9,7 @@ import numpy as np
 from pmc.backends.cost.model import Number, as_number
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.matmul_tiling import cube_k
-from pmc.dialects.arch import DTYPE_BITS, Chip, Dma
+from pmc.dialects.arch import Chip, Dma
 from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
 
@@ -36,9 +36,9 @@ class CoreRates:
         """Cores of the chip."""
         return self.chip.cores
 
-    def cube_k(self, dtype: str, bits: int) -> int:
+    def cube_k(self, dtype: str) -> int:
         """Elements of the contraction that the matrix unit takes at once."""
-        return cube_k(self.chip, dtype, bits)
+        return cube_k(self.chip, dtype)
 
     def core_flops_per_s(self, dtype: str) -> float:
         """Matrix peak of one core."""
@@ -68,7 +68,7 @@ class CoreRates:
     def tiu_step_s(self, dtype: str) -> float:
         """One block of the cube on the matrix unit of a core."""
         cube = self.chip.cube
-        k = self.cube_k(dtype, DTYPE_BITS[dtype])
+        k = self.cube_k(dtype)
         return 2.0 * cube.m * cube.n * k / self.core_flops_per_s(dtype)
 
     def dma_s(self, engine: Dma, size: FloatArray | IntArray, commands: FloatArray | IntArray) -> FloatArray:

@@ -156,7 +156,7 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     dims, v_dim, scale, e = op.piece_dims(), op.v_dim.value.data, op.scale.value.data, FP32_ROUNDOFF
     products = sum(float(np.abs(a).max()) * float(np.abs(b).max()) * d for a, b, d in zip(q, k, dims, strict=True))
     score = 2 * (sum(dims) + 1) * e * abs(scale) * products
-    name, keys, largest = element_name(op.probability_type()), v.shape[1], float(np.abs(v).max())
+    name, keys, largest = element_name(op.arithmetic_type), v.shape[1], float(np.abs(v).max())
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
     if isinstance(op, layer.AttentionOp):

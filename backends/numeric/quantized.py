@@ -2,10 +2,10 @@
 
 It runs a layer program in the model's own element type, every result rounded to it, and rounds further where a
 `Quantization` says: the weights of products, except tied ones and those that a pattern keeps; the activations of these
-products; new rows of a cache, and what a cache held before; the queries of an attention all of whose keys and values
-have 8 bits.  A value is never rounded to a longer format.  Rounding twice to one format is rounding once and the rows
-of a dispatch are those of its tokens, so it does not matter where a pass puts the conversions: the results are equal to
-the last bit.
+products; new rows of a cache, and what a cache held before; queries, keys and values where they are longer than the
+type of attention.  A value is never rounded to a format that is not shorter.  Rounding twice to one format is rounding
+once and the rows of a dispatch are those of its tokens, so it does not matter where a pass puts the conversions: the
+results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -58,19 +58,16 @@ class _Machine(LayerMachine):
         if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None:
             tied = parameter.transpose_of is not None
             if not tied and not any(fnmatchcase(parameter.path.data, pattern) for pattern in rule.keep):
-                operands[1] = _rounded(operands[1], rule.weights, self.precision)
+                operands[1] = self.shorter(op.w, operands[1], rule.weights)
                 operands[0] = self.shorter(op.x, operands[0], rule.activations)
         elif isinstance(op, layer.KvAppendOp):
-            operands = [_rounded(values, rule.kv_cache, self.precision) for values in operands]
-            self.formats[op.y] = rule.kv_cache
+            operands = [self.shorter(v, x, rule.kv_cache) for v, x in zip(op.operands, operands, strict=True)]
+            self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=BITS.__getitem__)
         elif isinstance(op, layer.AttentionOp):
-            keys = [self.format(value) for value in (*op.k, op.v)]
-            if all(BITS[name] == 8 for name in keys):
-                for piece, (query, name) in enumerate(zip(op.q, keys, strict=False)):
-                    operands[piece] = self.shorter(query, operands[piece], name)
+            operands = [self.shorter(v, x, rule.attention) for v, x in zip(op.operands, operands, strict=True)]
         results = super().run_op(op, operands)
         if isinstance(op, layer.KvAppendOp):
-            results = (_rounded(results[0], rule.kv_cache, self.precision),)
+            results = (_rounded(results[0], self.formats[op.y], self.precision),)
         return results
 
     def format(self, value: SSAValue) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -59,10 +59,8 @@ class AttentionShape:
     """Of the result; 0 for a step of a ring, which leaves its running state instead."""
     state_reads: int
     """1 where the op goes on from a running state in DRAM."""
-    qk_dtype: str
-    """The type that sets the rate of the scores."""
-    pv_dtype: str
-    """The type that sets the rate of the sum over the values."""
+    dtype: str
+    """The type of the arithmetic, of the scores and of the sum over the values: it sets the rate."""
 
     @property
     def problems(self) -> int:
@@ -150,7 +148,7 @@ def plan_fault(shape: AttentionShape, plan: PlanAttr, chip: Chip) -> str | None:
 
 def key_step(shape: AttentionShape, chip: Chip) -> int:
     """Keys are columns of one matmul and the contraction of the other: whole cubes of both."""
-    return int(np.lcm(chip.cube.n, cube_k(chip, shape.pv_dtype, shape.v_bits)))
+    return int(np.lcm(chip.cube.n, cube_k(chip, shape.dtype)))
 
 
 @dataclass(frozen=True)
@@ -245,10 +243,8 @@ class _Weights:
 class _Problem:
     """Sums over the units of one problem.  Of every engine that of the core with most work, in the first key part."""
 
-    qk_steps: int
-    pv_steps: int
     tiu_steps: int
-    """Both, where one core has most of both."""
+    """Of scores and values together."""
     vec_steps: int
     key_steps: int
     gdma_bits: int
@@ -259,8 +255,7 @@ class _Problem:
     """Those that the core merges."""
     pairs: int
     """Pairs of a row and a key, of all cores."""
-    all_qk_steps: int
-    all_pv_steps: int
+    all_tiu_steps: int
     all_vec_steps: int
     """The steps of all units, keys uncut."""
     read_together: int
@@ -276,8 +271,7 @@ class _Units:
         height = round_up(rows, m)
         self.rows = rows
         self.steps = ceil_div(keys, tile_s)
-        self.qk = height // m * (padded(keys, tile_s, n) // n) * w.qk
-        self.pv = height // m * (padded(keys, tile_s, k) // k) * w.pv
+        self.tiu = height // m * (padded(keys, tile_s, n) // n * w.qk + padded(keys, tile_s, k) // k * w.pv)
         self.vec = height * (padded(keys, tile_s, m) * w.per_score + self.steps * w.per_row)
 
 
@@ -292,7 +286,7 @@ def _problem(
     q_len: int, kv_len: int, causal: bool, group: int, tile: tuple[int, int, int], cores_u: int, part: int,
     cube: tuple[int, int, int], weights: _Weights,
 ) -> _Problem:  # fmt: skip
-    """`part` is the keys of a core, `cube` is m, n and the k of the type of the values."""
+    """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic."""
     tile_q, tile_g, tile_s = tile
     blocks_g = group // tile_g
     block = np.arange(-(-q_len // tile_q) * blocks_g) // blocks_g
@@ -318,9 +312,7 @@ def _problem(
     # The cores along u see the most keys in the last unit of a trip.
     last_of_trip = np.minimum(np.arange(1, trips + 1) * cores_u, len(block)) - 1
     return _Problem(
-        qk_steps=busiest(mine.qk),
-        pv_steps=busiest(mine.pv),
-        tiu_steps=busiest(mine.qk + mine.pv),
+        tiu_steps=busiest(mine.tiu),
         vec_steps=busiest(mine.vec),
         key_steps=busiest(mine.steps),
         gdma_bits=busiest(rows * weights.row_bits + _loaded(own, tile_s, part) * weights.key_bits),
@@ -328,8 +320,7 @@ def _problem(
         rows=busiest(rows),
         merged_rows=busiest(np.minimum(share_q, rows // tile_g) * share_g),
         pairs=int((rows * seen).sum()),
-        all_qk_steps=int(every.qk.sum()),
-        all_pv_steps=int(every.pv.sum()),
+        all_tiu_steps=int(every.tiu.sum()),
         all_vec_steps=int(every.vec.sum()),
         read_together=read(seen[last_of_trip]),
         read_apart=read(seen),
@@ -390,9 +381,7 @@ def _equal_units(
     last = s.kv_len - (parts - 1) * grid.keys
     read = (parts - 1) * _loaded(grid.keys, t.tile_s, grid.keys) + _loaded(np.maximum(last - hidden, 0), t.tile_s, last)
     return {
-        "qk_steps": busiest(mine.qk, mine_last.qk),
-        "pv_steps": busiest(mine.pv, mine_last.pv),
-        "tiu_steps": busiest(mine.qk + mine.pv, mine_last.qk + mine_last.pv),
+        "tiu_steps": busiest(mine.tiu, mine_last.tiu),
         "vec_steps": busiest(mine.vec, mine_last.vec),
         "key_steps": trips * mine.steps,
         "gdma_bits": busiest(rows, last_rows) * row_bits
@@ -401,8 +390,7 @@ def _equal_units(
         "rows": busiest(rows, last_rows),
         "merged_rows": trips * share_q * share_g,
         "pairs": units * rows * seen,
-        "all_qk_steps": units * every.qk,
-        "all_pv_steps": units * every.pv,
+        "all_tiu_steps": units * every.tiu,
         "all_vec_steps": units * every.vec,
         "read_together": trips * read,
         "read_apart": units * read,
@@ -424,7 +412,7 @@ def resources(
     """
     t, s, grid = tilings, shape, grid_of(shape, tilings, chip)
     cube = chip.cube
-    k_qk, k_pv = cube_k(chip, s.qk_dtype, s.q_bits), cube_k(chip, s.pv_dtype, s.v_bits)
+    depth = cube_k(chip, s.dtype)
     problems, parts_s = grid.problems, grid.parts[2]
     units, all_rows = problems * grid.units, s.problems * s.group * s.q_len
     merges, through_dram = t.merge != NONE, t.merge == DRAM
@@ -439,7 +427,7 @@ def resources(
     out_commands = state_commands if s.state_results else 1
     weights = [
         _Weights(
-            qk=sum(int(ceil_div(d, k_qk)) for d in s.qk_dims),
+            qk=sum(int(ceil_div(d, depth)) for d in s.qk_dims),
             pv=int(ceil_div(s.v_dim, cube.n)),
             per_score=softmax[0],
             per_row=softmax[1],
@@ -451,7 +439,7 @@ def resources(
         for left_bits, left_commands in ((out_bits, out_commands), (0, 0), (state_bits, state_commands))  # as `MERGES`
     ]
     equal = approximate or (not s.causal and s.q_len <= int(t.tile_q.min()))
-    of = (_equal_units if equal else _sums)(s, t, grid, (cube.m, cube.n, k_pv), weights)
+    of = (_equal_units if equal else _sums)(s, t, grid, (cube.m, cube.n, depth), weights)
 
     keys_read = s.problems * np.where(t.multicast == 1, of["read_together"], of["read_apart"])
     rows_read = all_rows * np.where(t.multicast == 1, 1, parts_s)
@@ -464,8 +452,6 @@ def resources(
         ends = ends + np.where(merges, 0, command_steps(SoftmaxFinishAttr, 1, s.v_dim, chip))
     active = grid.parts[0] * grid.parts[1] * parts_s
     mean = s.problems / active
-    one_rate = s.qk_dtype == s.pv_dtype
-    tiu_steps = {s.qk_dtype: of["tiu_steps"]} if one_rate else {s.qk_dtype: of["qk_steps"], s.pv_dtype: of["pv_steps"]}
 
     share = problems * of["merged_rows"]
     merge = Resources.nothing(len(t)).plus(
@@ -481,8 +467,8 @@ def resources(
     )
     return Resources.nothing(len(t)).plus(
         cores=active,
-        tiu_steps={dtype: problems * steps for dtype, steps in tiu_steps.items()},
-        tiu_mean_steps=_by_type((s.qk_dtype, mean * of["all_qk_steps"]), (s.pv_dtype, mean * of["all_pv_steps"])),
+        tiu_steps={s.dtype: problems * of["tiu_steps"]},
+        tiu_mean_steps={s.dtype: mean * of["all_tiu_steps"]},
         tiu_commands=problems * of["key_steps"] * (len(s.qk_dims) + 1),
         vec_steps=problems * of["vec_steps"],
         vec_end_steps=problems * of["rows"] * ends,
@@ -496,11 +482,3 @@ def resources(
         overlaps=(t.slots == 2) & (problems * of["key_steps"] > 1),
         merge=merge,
     )
-
-
-def _by_type(*steps: tuple[str, Any]) -> dict[str, Any]:
-    """Steps added up by the type that sets their rate."""
-    total: dict[str, Any] = {}
-    for dtype, amount in steps:
-        total[dtype] = total.get(dtype, 0) + amount
-    return total

@@ -16,7 +16,7 @@ from pmc.dialects.accesses import TileAccess
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import IntArray, Unit, Work
 from pmc.dialects.tensor import element_bits, element_name
-from pmc.dialects.tile import CORE, CommandOp, ForOp, KernelOp, LoadOp, RepeatOp
+from pmc.dialects.tile import CORE, CommandOp, ForOp, KernelOp, LoadOp, MmaOp, RepeatOp
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def kernel_work(kernel: KernelOp) -> Work:
         if op.UNIT != "none":
             work = op.flops()
             flops[op.UNIT] += 0 if work == 0 else iterations(op, [work]).sum(work)
+        if isinstance(op, MmaOp):
+            types["cube"] = op.matrix_type
         for access in op.accesses():
             if access.memory == "lmem" and access.may_read and op.UNIT != "none":
                 types.setdefault(op.UNIT, element_name(access.element_type))

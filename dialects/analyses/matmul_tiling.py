@@ -126,9 +126,9 @@ def plan_fault(shape: MatmulShape, plan: PlanAttr, chip: Chip) -> str | None:
     return None
 
 
-def cube_k(chip: Chip, dtype: str, bits: int) -> int:
-    """Elements of the contraction that the matrix unit takes at once; 32 bytes of a type that it has no path for."""
-    return chip.cube.k.get(dtype) or max(1, 32 * 8 // bits)
+def cube_k(chip: Chip, dtype: str) -> int:
+    """Elements of the contraction that the matrix unit takes at once.  Raises PmcError for a type without a path."""
+    return chip.matrix_count(chip.cube.k, dtype)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Chunks:
 def chunks(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Chunks:
     """The chunks: multiples of the cube, as `Split` cuts them, so fewer cores than asked for may have work."""
     t, cube = tilings, chip.cube
-    step_k = cube_k(chip, shape.dtype, shape.a_bits)
+    step_k = cube_k(chip, shape.dtype)
     cg = ceil_div(shape.groups, t.cores_g)
     cm, cn, ck = (
         round_up(ceil_div(total, cores), step)

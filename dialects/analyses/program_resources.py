@@ -50,11 +50,10 @@ def program_resources(program: ProgramOp, chip: Chip) -> ProgramResources:
         one = np.ones(runs.count, np.int64)
         match runs.op:
             case TiuOp() as op:
-                dtype = max((op.a, op.b), key=lambda m: element_bits(m.element_type))
-                name = element_name(dtype.element_type)
+                name = op.matrix_type
                 m, n, k = (runs.value(e.data) for e in (op.m, op.n, op.k))
                 found.macs += int((m * n * k).sum())
-                depth = cube_k(chip, name, element_bits(op.a.element_type))
+                depth = cube_k(chip, name)
                 steps = ceil_div(m, chip.cube.m) * ceil_div(n, chip.cube.n) * ceil_div(k, depth)
                 found.tiu_steps[name] = found.tiu_steps.get(name, zero) + per_core(runs, steps)
                 found.tiu_commands += per_core(runs, one)

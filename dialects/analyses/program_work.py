@@ -13,7 +13,7 @@ from pmc.dialects.analyses.expand import Ints, Runs, expand
 from pmc.dialects.analyses.kernel_work import packed_bytes
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr
-from pmc.dialects.g5 import GdmaOp, ProgramOp, QueueOp, RepeatOp
+from pmc.dialects.g5 import GdmaOp, ProgramOp, QueueOp, RepeatOp, TiuOp
 from pmc.dialects.interfaces import Unit, Work
 from pmc.dialects.tensor import element_name
 from pmc.dialects.tile import CORE, is_running_count
@@ -37,6 +37,8 @@ def program_work(program: ProgramOp) -> Work:
         op = runs.op
         if op.UNIT != "none":
             flops[op.UNIT] += _total(runs, op.flops())
+        if isinstance(op, TiuOp):
+            types["cube"] = op.matrix_type
         for access in op.accesses():
             if access.memory == "lmem" and access.may_read and op.UNIT != "none":
                 types.setdefault(op.UNIT, element_name(access.element_type))

@@ -41,7 +41,7 @@ class MatmulWorkload:
     b_bits: int
     out_bits: int
     dtype: str
-    """The widest element type of the operands, which sets the rate: the unit converts the other to it."""
+    """The type of the arithmetic, which sets the rate (see `matrix_types`)."""
     converts: bool
     """Whether the result is stored in another type than the FP32 of the accumulator."""
 
@@ -74,8 +74,8 @@ class AttentionWorkload:
     state_reads: int
     state_bytes: int
     """Bytes of running state that a row (a query of one head) reads and writes."""
-    qk_dtype: str
-    pv_dtype: str
+    dtype: str
+    """The type of the arithmetic, of the scores and of the sum over the values."""
 
     @property
     def v_is_key(self) -> bool:
@@ -88,8 +88,7 @@ class AttentionWorkload:
         causal = self.causal and (q_len > 1 or self.hides)
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
-            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.qk_dtype,
-            self.pv_dtype,
+            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype,
         )  # fmt: skip
 
 
@@ -197,7 +196,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
     v_heads = v_width.constant // v_dim
     kv_heads = max(*(op.kv_heads(i) for i in pieces), v_heads)
     shared = next((i for i in pieces if op.k[i] is op.v and dims[i] == v_dim and op.kv_heads(i) == v_heads), None)
-    q_type, v_type, p_type = tensor(op.q[0]).element_type, tensor(op.v).element_type, op.probability_type()
+    q_type, v_type = op.arithmetic_type, tensor(op.v).element_type
     k_types = [tensor(k).element_type for k in op.k]
     return AttentionWorkload(
         sequences=sequences,
@@ -213,12 +212,11 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         q_bits=element_bits(q_type),
         k_bits=tuple(element_bits(t) for t in k_types),
         v_bits=element_bits(v_type),
-        p_bits=element_bits(p_type),
+        p_bits=element_bits(q_type),
         out_bits=element_bits(tensor(op.y).element_type) if isinstance(op, layer.AttentionOp) else 0,
         state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
         state_bytes=op.state_bytes,
-        qk_dtype=element_name(max((q_type, *k_types), key=element_bits)),
-        pv_dtype=element_name(max((p_type, v_type), key=element_bits)),
+        dtype=op.compute_dtype(),
     )
 
 

@@ -98,7 +98,7 @@ class _Kernel:
         self.scratch = [arrays.scratch(op, dims, f32) for dims in scratch_dims(s, plan, chip)]
         q_type, v_type = (tensor(v).element_type for v in (op.q[0], op.v))
         self.q_type, self.v_type = q_type, v_type
-        self.p_type = op.probability_type()
+        self.p_type = op.arithmetic_type
         self.capacity = round_up(self.tile_q * self.tile_g, chip.cube.m)
         self.code: KernelCode = arrays.code(op, plan)
 

@@ -123,7 +123,7 @@ class _Kernel:
         self.rows = Split.over(mm.m, cores_m, self.tile_m, cube.m)
         self.columns = Split.over(mm.n, cores_n, self.tile_n, cube.n)
         shape = matmul_shape(op)
-        granule = cube_k(chip, shape.dtype, shape.a_bits)
+        granule = cube_k(chip, shape.dtype)
         self.depth = Split.over(mm.k, cores_k, self.tile_k, granule)
         self.parts = (self.groups.parts, self.rows.parts, self.columns.parts, self.depth.parts)
         self.core_g, self.core_m, self.core_n, self.core_k = core_coordinates(self.parts)

@@ -57,7 +57,7 @@ def seconds(finder: PlanSearch, problem: MatmulShape) -> float:
 def exhaustive(finder: PlanSearch, problem: MatmulShape) -> float:
     """The least time over every partition, tile, loop order and merge that is legal, with two slots."""
     cube = finder.chip.cube
-    step = (cube.m, cube.n, matmuls.cube_k(finder.chip, problem.dtype, problem.a_bits))
+    step = (cube.m, cube.n, matmuls.cube_k(finder.chip, problem.dtype))
     blocks = (problem.groups, *(-(-t // s) for t, s in zip((problem.m, problem.n, problem.k), step, strict=True)))
     rows: list[tuple[int, ...]] = []
     for cores in itertools.product(*(range(1, min(finder.chip.cores, b) + 1) for b in blocks)):
@@ -155,7 +155,6 @@ def attention(
     """Absorbed MLA of DeepSeek-V3: 128 heads share a latent of 512 + 64, V is its first part."""
     return AttentionShape(
         sequences, kv_heads, 128, q_len, kv_len, (512, 64), 512, 0, causal, 8, (8, 8), 8, 8, 16, 0, "f8E4M3FN",
-        "f8E4M3FN",
     )  # fmt: skip
 
 
@@ -173,7 +172,7 @@ def test_plans_of_an_attention_that_are_left_out_early_are_slower(
 ) -> None:
     """Only the best by a mean number of keys are counted unit by unit; here all are.  The last block is short."""
     finder = search()
-    problem = AttentionShape(*sizes, (128,), 128, None, causal, 16, (16,), 16, 16, 16, 0, "bf16", "bf16")
+    problem = AttentionShape(*sizes, (128,), 128, None, causal, 16, (16,), 16, 16, 16, 0, "bf16")
     tilings = attention_candidates(problem, finder.rates)
     fits = attentions.lmem_bytes(problem, tilings, finder.chip) <= finder.chip.lmem_tile_budget_bytes
     tilings = tilings[np.flatnonzero(fits)]

@@ -22,9 +22,7 @@ from pmc.dialects.tile_plan import PlanAttr
 CHIP = load_chip("sg2262")
 RATES = CoreRates(CHIP, load_accounting("physical"))
 SHAPE = MatmulShape(1, 64, 1536, 7168, 8, 8, 16, "f8E4M3FN", converts=True)
-ATTENTION = AttentionShape(
-    2, 1, 128, 1, 65536, (512, 64), 512, 0, False, 8, (8, 8), 8, 8, 16, 0, "f8E4M3FN", "f8E4M3FN"
-)
+ATTENTION = AttentionShape(2, 1, 128, 1, 65536, (512, 64), 512, 0, False, 8, (8, 8), 8, 8, 16, 0, "f8E4M3FN")
 """Two long sequences, so that the plan has a merge."""
 
 

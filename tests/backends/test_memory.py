@@ -49,7 +49,13 @@ def small(deployment: str, model: str, level: Level = "dist", **changes: Any) ->
     """A model of four layers and small dims in bf16."""
     config, source = load_model_config(model)
     shrunk = shrink_deployment(load_deployment(deployment, changes))
-    quantization: dict[str, Any] = {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16", "keep": []}
+    quantization: dict[str, Any] = {
+        "weights": "bf16",
+        "activations": "bf16",
+        "kv_cache": "bf16",
+        "attention": "bf16",
+        "keep": [],
+    }
     shrunk = Deployment.model_validate({**shrunk.model_dump(), "quantization": quantization})
     module = import_hf(shrink_config(config, shrunk, layers=4), source, model)
     return compile_model(module, shrink_chip(SG2262), load_topology("p1-r1-b4-c32"), shrunk, level)
@@ -328,7 +334,13 @@ LLAMA_70B_PARAMETERS = 70_553_706_496
 
 def test_two_stages_hold_llama_70b_where_one_chip_does_not() -> None:
     """The weights take 2 x 70.55 GB, and a chip has 137 GB: half the layers fit, and either the table or the head."""
-    bf16: dict[str, Any] = {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16", "keep": []}
+    bf16: dict[str, Any] = {
+        "weights": "bf16",
+        "activations": "bf16",
+        "kv_cache": "bf16",
+        "attention": "bf16",
+        "keep": [],
+    }
     changes: dict[str, Any] = {"tp": 1, "pp": 2, "batch": 8, "quantization": bf16}
     estimate = memory_footprint(compiled("llama-3.1-70b", "llama-70b-decode-tp8", **changes), PLAIN)
     tiles = compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **changes)

@@ -82,8 +82,8 @@ def tiles_of(quantization: Mapping[str, Any]) -> tuple[ModuleOp, Environment, Ma
 @pytest.mark.parametrize(
     "quantization",
     [
-        {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16"},
-        {"weights": "f8E4M3FN", "activations": "f8E4M3FN", "kv_cache": "f8E5M2"},
+        {"weights": "bf16", "activations": "bf16", "kv_cache": "bf16", "attention": "bf16"},
+        {"weights": "f8E4M3FN", "activations": "f8E4M3FN", "kv_cache": "f8E5M2", "attention": "f8E5M2"},
     ],
     ids=["bf16", "fp8"],
 )

@@ -17,6 +17,7 @@ from pmc.backends.numeric.model import run_model, seeded_model_environment
 from pmc.backends.numeric.shards import Placed, local_arrays
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream
 from pmc.backends.numeric.tile import run_tiles
+from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import set_target
@@ -27,8 +28,6 @@ from pmc.dialects import g5, layer, tile
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, ShardingAttr
 from pmc.dialects.levels import MESH
 from pmc.passes.emit_g5 import EmitG5Pass
-
-FP32: dict[str, str | list[str]] = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "keep": []}
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_arrays_of_lengths_give_what_their_points_give(first: bool, causal: bool
 
 # -- tiles of a step --------------------------------------------------------------------------------------------
 
-OWN = AttentionShape(64, 2, 8, 1, 4096, (128,), 128, None, False, 16, (16,), 16, 16, 0, 0, "bf16", "bf16")
+OWN = AttentionShape(64, 2, 8, 1, 4096, (128,), 128, None, False, 16, (16,), 16, 16, 0, 0, "bf16")
 OTHER = replace(OWN, state_reads=1)
 WHOLE = replace(OWN, out_bits=16)
 """64 sequences of one query; 8 heads of 2 key heads each."""
@@ -217,7 +217,7 @@ def test_more_lmem_or_bandwidth_never_makes_a_step_slower(
 ) -> None:
     shape = AttentionShape(
         sequences, *heads, q_len, q_len + past, (128,), 128, None, causal, 16, (16,), 16, 16, 0, int(not first),
-        "bf16", "bf16",
+        "bf16",
     )  # fmt: skip
 
     def seconds(target: Chip, accounting: str = "physical") -> float:

@@ -48,8 +48,8 @@ _QUANTIZE = [
     ),
     Fault(
         "quantize.py",
-        "return not any(fnmatchcase(",
-        "return not all(fnmatchcase(",
+        "return not any(fnmatch.fnmatchcase(",
+        "return not all(fnmatch.fnmatchcase(",
         "deepseek",
         {"quantization.keep": ["*.o_proj.weight", "*.router.weight"]},
     ),
@@ -61,8 +61,8 @@ _QUANTIZE = [
     ),
     Fault(
         "quantize.py",
-        "element_bits(tensor(value).element_type) <= element_bits(element_type)",
-        "element_bits(tensor(value).element_type) < element_bits(element_type)",
+        "element_bits(tensor(value).element_type) > element_bits(element_type)",
+        "element_bits(tensor(value).element_type) >= element_bits(element_type)",
         "deepseek",
         {"quantization.kv_cache": "f8E5M2", "absorb_mla": False},
     ),

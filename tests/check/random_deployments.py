@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_model_config
+from pmc.compiler.shrink import with_fp32
 from pmc.dialects.arch import Chip
 from pmc.dialects.deployment import Deployment
 
@@ -138,7 +139,7 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
 @st.composite
 def chips(draw: st.DrawFn) -> Chip:
     """The SG2262 with another number of cores, another cube and little LMEM."""
-    data = load_chip("sg2262").model_dump()
+    data = with_fp32(load_chip("sg2262")).model_dump()
     cores = draw(st.sampled_from([2, 4, 6, 16]))
     data.update(name="random", cores=cores)
     data["cube"].update(m=draw(st.sampled_from([8, 16])), n=draw(st.sampled_from([4, 8])))

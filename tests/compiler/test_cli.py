@@ -163,7 +163,7 @@ def test_unroll_and_core(pmc: Pmc, tiny: Path) -> None:
 
 def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
     text = """--tp 2 --pp 1 --dp 1 --ep 1 --moe-tp 1 --cp 1 --sp --phase decode --batch 8 --q-len 1 --kv-len 64
-        --weights bf16 --activations bf16 --kv-cache bf16 --expert-capacity balanced
+        --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
         --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla"""
     options = text.split()
     out = pmc.ok("compile", tiny, *TARGET[:4], *options, "--emit", "dist")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pmc.compiler.check import FP32
-from pmc.compiler.config import load_deployment, load_model_config
+from pmc.compiler.config import load_chip, load_deployment, load_model_config
 from pmc.compiler.main import main
-from pmc.compiler.shrink import shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_config, shrink_deployment, with_fp32
 
 SIZES = ["--batch", "3", "--q-len", "1", "--kv-len", "11"]
 
@@ -31,8 +31,10 @@ def small_config(folder: Path) -> Path:
 def compile_dumps(model: Path, folder: Path, pp: int = 1) -> list[Path]:
     """A dump after each pass down to commands."""
     mesh = ["--tp", "2", "--dp", "2", "--ep", "4", "--pp", str(pp), "--expert-capacity", "worst"]
-    types = ["--weights", "f32", "--activations", "f32", "--kv-cache", "f32"]
-    target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "dsv3-decode-ep32"]
+    types = ["--weights", "f32", "--activations", "f32", "--kv-cache", "f32", "--attention", "f32"]
+    chip = folder.parent / "chip.yaml"
+    chip.write_text(with_fp32(load_chip("sg2262")).model_dump_json(), encoding="utf-8")
+    target = ["--chip", str(chip), "--topology", "p1-r1-b1-c8", "--deployment", "dsv3-decode-ep32"]
     arguments = ["compile", str(model), *target, *mesh, *types, *SIZES, "--emit", "commands"]
     assert main([*arguments, "--dump-dir", str(folder), "-o", str(folder.parent / "out.txt")]) == 0
     return sorted(folder.glob("*.mlir"))

@@ -288,12 +288,14 @@ def source(make: Maker) -> None:
 
 def matmul(make: Maker) -> None:
     (t, k, n), e = make.dims(3), make.element()
-    make.add(layer.MatmulOp, [make.source([t, k], e), make.source([k, n])], [make.type([t, n])])
+    make.add(layer.MatmulOp, [make.source([t, k], e), make.source([k, n], e)], [make.type([t, n])])
 
 
 def grouped_matmul(make: Maker) -> None:
     e, c, k, n = make.dims(4)
-    make.add(layer.GroupedMatmulOp, [make.source([e, c, k]), make.source([e, k, n])], [make.type([e, c, n])])
+    type_ = make.element()
+    operands = [make.source([e, c, k], type_), make.source([e, k, n], type_)]
+    make.add(layer.GroupedMatmulOp, operands, [make.type([e, c, n])])
 
 
 def head_matmul(make: Maker) -> None:
@@ -301,17 +303,23 @@ def head_matmul(make: Maker) -> None:
     wide, narrow = heads * rank, heads * group
     transpose = make.flag()
     x, y = (narrow, wide) if transpose else (wide, narrow)
-    operands = [make.source([t, x]), make.source([rank, heads * group])]
+    type_ = make.element()
+    operands = [make.source([t, x], type_), make.source([rank, heads * group], type_)]
     make.add(layer.HeadMatmulOp, operands, [make.type([t, y])], group=group, transpose=transpose)
+
+
+ATTENTION_TYPES = ((bf16, bf16), (Float8E4M3FNType(), bf16), (bf16, f32))
+"""Of keys and values, and of the queries: the type of the arithmetic."""
 
 
 def attention(make: Maker) -> None:
     heads, pieces = make.size(), [make.size() for _ in range(make.rng.randint(1, 3))]
     q_len, batch, kv = make.dims(3)
     t = batch * q_len
-    q = [make.source([t, heads * d]) for d in pieces]
-    k = [make.source([batch, kv, d]) for d in pieces]
-    v = k[0] if make.flag() else make.source([batch, kv, make.size()])
+    stored, arithmetic = make.rng.choice(ATTENTION_TYPES)
+    q = [make.source([t, heads * d], arithmetic) for d in pieces]
+    k = [make.source([batch, kv, d], stored) for d in pieces]
+    v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
     make.add(
         layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
@@ -324,7 +332,9 @@ def attention_step(make: Maker) -> None:
     heads, width = make.size(), make.size()
     q_len, batch, kv = make.dims(3)
     t = batch * q_len
-    q, k, v = make.source([t, heads * width]), make.source([batch, kv, width]), make.source([batch, kv, width])
+    stored, arithmetic = make.rng.choice(ATTENTION_TYPES)
+    q = make.source([t, heads * width], arithmetic)
+    k, v = (make.source([batch, kv, width], stored) for _ in range(2))
     types = [make.type([t, n], f32) for n in (heads * width, heads, heads)]
     state = [make.source(type_.dims, f32) for type_ in types] if make.flag() else []
     hidden = make.rng.choice([expr(0), floordiv(expr("cp.step") + 3 - expr("cp.rank"), 4)])
@@ -610,8 +620,8 @@ ADDRESSES = count(0, 1 << 24)
 """Start addresses so far apart that no two buffers overlap."""
 
 
-def buffer(make: Maker, fewest_slots: int = 1) -> SSAValue:
-    type_ = BufferType.of(make.size(), make.size(), make.element())
+def buffer(make: Maker, fewest_slots: int = 1, element: Attribute | None = None) -> SSAValue:
+    type_ = BufferType.of(make.size(), make.size(), element or make.element())
     address, slots = next(ADDRESSES) if make.flag() else None, make.rng.randint(fewest_slots, 3)
     found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, address=address).result
     return found
@@ -661,8 +671,10 @@ def tile_gather(make: Maker) -> None:
 
 
 def mma(make: Maker) -> None:
+    e = make.element()
+    operands = [buffer(make), buffer(make, element=e), buffer(make, element=e)]
     make.add(
-        tile.MmaOp, [buffer(make), buffer(make), buffer(make)], [], m=make.expr(), n=make.expr(), k=make.expr(),
+        tile.MmaOp, operands, [], m=make.expr(), n=make.expr(), k=make.expr(),
         accumulate=make.expr(), transpose_b=make.flag(),
     )  # fmt: skip
 
@@ -748,8 +760,8 @@ TILE: dict[type[Operation], Any] = {
 # -- g5 ---------------------------------------------------------------------------------------------------------
 
 
-def lmem(make: Maker) -> g5.LmemAttr:
-    return g5.LmemAttr.of(make.expr(), make.size(), make.element())
+def lmem(make: Maker, element: Attribute | None = None) -> g5.LmemAttr:
+    return g5.LmemAttr.of(make.expr(), make.size(), element or make.element())
 
 
 def dram(make: Maker) -> g5.DramAttr:
@@ -796,8 +808,9 @@ def g5_gather(make: Maker) -> None:
 
 
 def tiu(make: Maker) -> None:
+    e = make.element()
     make.add(
-        g5.TiuOp, [], [], after=after(make), acc=lmem(make), a=lmem(make), b=lmem(make), m=make.expr(),
+        g5.TiuOp, [], [], after=after(make), acc=lmem(make), a=lmem(make, e), b=lmem(make, e), m=make.expr(),
         n=make.expr(), k=make.expr(), accumulate=make.expr(), transpose_b=make.flag(),
     )  # fmt: skip
 

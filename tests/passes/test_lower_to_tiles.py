@@ -16,6 +16,7 @@ from pmc.compiler.config import load_accounting, load_chip, load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import parse_module
 from pmc.compiler.frontend import import_hf
+from pmc.compiler.shrink import with_fp32
 from pmc.dialects import layer, tile
 from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.analyses.kernel_work import iterations, kernel_work
@@ -73,7 +74,7 @@ TINY_DEEPSEEK: dict[str, Any] = {
 
 def small_chip(lmem_bytes: int) -> Chip:
     """Four cores with so little LMEM that every kernel has loops and edges."""
-    fields = load_chip("sg2262").model_dump()
+    fields = with_fp32(load_chip("sg2262")).model_dump()
     fields["cores"] = 4
     fields["command_level"]["noc"].update(mesh_columns=2, mesh_rows=2, cluster_columns=1, cluster_rows=1)
     fields["command_level"]["lmem"]["bytes_per_core"] = lmem_bytes
@@ -197,7 +198,7 @@ def test_every_kernel_does_the_work_of_its_op(
     module = expanded(name, phase, phase == "decode", "balanced")
     if name == "deepseek-v3":
         QuantizePass("f8E4M3FN", "f8E4M3FN", "f8E4M3FN", "").apply(make_context(), module)
-    local(module, load_chip("sg2262"), bound(bindings), deployment)
+    local(module, with_fp32(load_chip("sg2262")), bound(bindings), deployment)
     expected: dict[tuple[str, str], list[layer.LayerOp]] = defaultdict(list)
     for op in module.walk():
         if family_of(op) is not None and isinstance(op, layer.LayerOp):

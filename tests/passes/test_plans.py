@@ -17,6 +17,7 @@ from pmc.backends.numeric.streams import HOST_KINDS, run_stream
 from pmc.backends.numeric.tile import run_tiles
 from pmc.compiler.config import load_accounting, load_chip
 from pmc.compiler.context import make_context
+from pmc.compiler.shrink import with_fp32
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses import matmul_tiling as matmuls
@@ -38,7 +39,7 @@ CUBE = (4, 2)
 
 def tiny_chip(cores: int = 6, lmem_bytes: int = 64 * 1024) -> Chip:
     """A cube of 4 x 2, so that small sizes have several tiles and edges."""
-    fields = load_chip("sg2262").model_dump()
+    fields = with_fp32(load_chip("sg2262")).model_dump()
     fields.update(cores=cores, dies=1, die_to_die=None)
     fields["cube"].update(m=CUBE[0], n=CUBE[1], k={t: None if k is None else 4 for t, k in fields["cube"]["k"].items()})
     fields["command_level"]["noc"].update(mesh_columns=cores, mesh_rows=1, cluster_columns=1, cluster_rows=1)

@@ -35,13 +35,14 @@ def quantized(
     weights: str = FP8,
     activations: str = FP8,
     kv_cache: str = FP8,
+    attention: str = FP8,
     keep: str = "",
     tied: bool = False,
 ) -> ModuleOp:
     config, source = load_model_config(name)
     module = import_hf({**config, "tie_word_embeddings": tied}, source, name)
     ExpandBlocksPass(phase).apply(context(), module)
-    QuantizePass(weights, activations, kv_cache, keep).apply(context(), module)
+    QuantizePass(weights, activations, kv_cache, attention, keep).apply(context(), module)
     module.verify()
     return module
 
@@ -162,8 +163,8 @@ def test_decode_attention_is_all_8_bit() -> None:
     assert read == 64 * 576 * (128 + 4096)
 
 
-def test_prefill_attention_computes_in_its_widest_operand() -> None:
-    module = quantized("deepseek-v3", "prefill")
+def test_attention_computes_in_the_type_of_the_option() -> None:
+    module = quantized("deepseek-v3", "prefill", attention="bf16")
     attention = at(module, "blocks.moe.mla.attention")
     assert isinstance(attention, layer.AttentionOp)
     assert dtypes(attention.q) == ["bf16", "bf16"]
@@ -184,12 +185,12 @@ def test_cache_alone() -> None:
 
 
 def test_cache_of_4_bits_leaves_the_queries() -> None:
-    module = quantized("llama-3.1-8b", kv_cache="f4E2M1FN", weights="none")
+    module = quantized("llama-3.1-8b", kv_cache="f4E2M1FN", attention="bf16", weights="none")
     assert operands(module, "blocks.dense.gqa.attention") == ["bf16", "f4E2M1FN", "f4E2M1FN"]
 
 
 def test_weights_alone() -> None:
-    module = quantized("llama-3.1-8b", activations="none", kv_cache="none")
+    module = quantized("llama-3.1-8b", activations="none", kv_cache="none", attention="none")
     up = at(module, "blocks.dense.ffn.up_proj")
     assert isinstance(up, layer.MatmulOp)
     assert dtypes(up.operands) == ["bf16", FP8]
@@ -198,7 +199,7 @@ def test_weights_alone() -> None:
 
 
 def test_activations_follow_only_quantised_weights() -> None:
-    module = quantized("llama-3.1-8b", weights="none", kv_cache="none")
+    module = quantized("llama-3.1-8b", weights="none", kv_cache="none", attention="none")
     assert not any(isinstance(op, layer.QuantizeOp) for op in module.walk())
 
 
