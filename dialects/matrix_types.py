@@ -48,7 +48,7 @@ FLOATS: dict[str, NumberFormat] = {
 }
 """IEEE 754-2019; bfloat16 and TF32 of the makers; OCP 8-bit Floating Point (2023) and Microscaling Formats (2023)."""
 
-EIGHT_BIT_FLOATS = frozenset(("f8E4M3FN", "f8E5M2"))
+EIGHT_BIT_FLOATS = ("f8E4M3FN", "f8E5M2")
 
 
 @cache
@@ -77,7 +77,7 @@ def matrix_type(a: str, b: str) -> str:
             return a
         if of_b.holds(of_a):
             return b
-        if {a, b} == EIGHT_BIT_FLOATS:
+        if a in EIGHT_BIT_FLOATS and b in EIGHT_BIT_FLOATS:
             return "f8E4M3FN"
     raise TypeMismatchError(
         f"no matrix unit multiplies {a} with {b}: neither type holds every number of the other; "

@@ -218,7 +218,7 @@ class CoreCostModel(CostModel):
 
     def _matmul_time(self, workload: MatmulWorkload, cost: OpCost, bindings: Bindings) -> MatrixTime:
         w, cube = workload, self.target.chip.cube
-        depth = self.rates.cube_k(w.dtype, w.a_bits)
+        depth = self.rates.cube_k(w.dtype)
         groups, m, n, k = (float(number(e, bindings)) for e in (w.groups, w.m, w.n, w.k))
         cubes = groups * float(ceil_div(m, cube.m) * ceil_div(n, cube.n) * ceil_div(k, depth))
         cube_s = 2.0 * cube.m * cube.n * depth / self.target.chip.peak_flops_per_s(w.dtype)
@@ -233,11 +233,7 @@ class CoreCostModel(CostModel):
     ) -> tuple[MatrixTime, float]:
         w, found = workload, self._attention_waves(workload, bindings)
         busiest_s = float(found.waves * found.gemm_s)
-        all_dims = sum(w.qk_dims) + w.v_dim
-        useful_s = sum(
-            float(cost.flops) * part / all_dims / self.target.chip.peak_flops_per_s(dtype)
-            for part, dtype in ((sum(w.qk_dims), w.qk_dtype), (w.v_dim, w.pv_dtype))
-        )
+        useful_s = float(cost.flops) / self.target.chip.peak_flops_per_s(w.dtype)
         matrix = MatrixTime.of(busiest_s, useful_s, float(found.blocks * found.gemm_s) / self.rates.cores)
         softmax_s = float(found.waves * found.softmax_s)
         return replace(matrix, efficiency_s=float(cost.compute_s) - softmax_s - busiest_s), softmax_s

@@ -48,29 +48,24 @@ class PlannedOp:
             f"{groups}[{shape.m}, {shape.k}] x [{shape.k}, {shape.n}] at {shape.dtype}",
             search.rates.accounting.result_conversion == "free",
             {shape.dtype: float(r.macs[0])},
-            (_cube(search.chip, shape.m, shape.n, shape.k, search.rates.cube_k(shape.dtype, shape.a_bits)),),
+            (_cube(search.chip, shape.m, shape.n, shape.k, search.rates.cube_k(shape.dtype)),),
         )
 
     @classmethod
     def of_attention(cls, shape: AttentionShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
         """An attention under `plan`, which asks for `r`."""
-        s, rates, macs = shape, search.rates, float(r.macs[0])
-        scores, values = sum(s.qk_dims), s.v_dim
-        by_type = {s.qk_dtype: macs * scores / (scores + values)}
-        by_type[s.pv_dtype] = by_type.get(s.pv_dtype, 0.0) + macs * values / (scores + values)
-        rows = s.q_len * s.group
+        s, depth, rows = shape, search.rates.cube_k(shape.dtype), shape.q_len * shape.group
         return cls(
             plan,
             r,
             search.attention_time(r),
             "bf16",
-            f"{s.problems} x {rows} rows ({s.q_len} queries of {s.group} heads) on {s.kv_len} keys, "
-            f"scores {s.qk_dtype}, values {s.pv_dtype}",
+            f"{s.problems} x {rows} rows ({s.q_len} queries of {s.group} heads) on {s.kv_len} keys, at {s.dtype}",
             False,
-            by_type,
+            {s.dtype: float(r.macs[0])},
             (
-                *(_cube(search.chip, rows, s.kv_len, d, rates.cube_k(s.qk_dtype, s.q_bits)) for d in s.qk_dims),
-                _cube(search.chip, rows, s.v_dim, s.kv_len, rates.cube_k(s.pv_dtype, s.v_bits)),
+                *(_cube(search.chip, rows, s.kv_len, d, depth) for d in s.qk_dims),
+                _cube(search.chip, rows, s.v_dim, s.kv_len, depth),
             ),
         )
 
