@@ -58,10 +58,15 @@ def readers() -> list[Reader]:
         for model in (ChipCostModel, CoreCostModel, TileCostModel)
     ]
     search = TileCostModel.CHIP_PARAMETERS
+    given = {  # what the driver gives to passes that ask for a cost
+        "select-tiles": (search, ()),
+        "partition-stages": (CoreCostModel.CHIP_PARAMETERS, CoreCostModel.TOPOLOGY_PARAMETERS),
+    }
     passes = [
-        Reader(name, (*loaded.CHIP_FIELDS, *(search if name == "select-tiles" else ())), loaded.TOPOLOGY_FIELDS)
+        Reader(name, (*loaded.CHIP_FIELDS, *chip), (*loaded.TOPOLOGY_FIELDS, *topology))
         for name, factory in pass_factories().items()
         if (loaded := factory())
+        for chip, topology in [given.get(name, ((), ()))]
     ]
     return [
         *costs,

@@ -15,6 +15,7 @@ from xdsl.ir import Operation
 from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.compiler.context import make_context
+from pmc.compiler.op_times import op_times
 from pmc.compiler.pipelines import build_pass
 from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.analyses.kernel_work import kernel_work
@@ -159,14 +160,30 @@ def types_of(module: ModuleOp) -> dict[tuple[str, str, int], str]:
 
 
 def uneven_stages(module: ModuleOp) -> str | None:
-    """Stages of which one runs two layers more than another, or a channel that two values go through."""
+    """Two stages that were more equal if one gave a layer to the other, or a channel that two values go through."""
     stages = [op for op in module.walk() if isinstance(op, dist.StageOp)]
-    layers = [
-        sum(op.trip_count for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
-        for stage in stages
+    repeats = [
+        [op for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers] for stage in stages
     ]
-    if layers and max(layers) > min(layers) + 1:
-        return f"the stages have {', '.join(map(str, layers))} layers, which can be dealt out more evenly"
+    layers = [sum(op.trip_count for op in own) for own in repeats]
+    times = op_times(module)
+    if times is None:
+        if layers and max(layers) > min(layers) + 1:
+            return f"the stages have {', '.join(map(str, layers))} layers, which can be dealt out more evenly"
+    else:
+
+        def seconds(op: Operation) -> float:
+            return sum(times.get(inner, 0.0) for inner in op.walk() if not isinstance(inner, dist.PointToPointOp))
+
+        totals = [seconds(stage) for stage in stages]
+        for left in range(len(stages) - 1):
+            for giver, taker, repeat in (
+                (left, left + 1, repeats[left][-1]),
+                (left + 1, left, repeats[left + 1][0]),
+            ):
+                one = seconds(repeat) / repeat.trip_count
+                if layers[giver] > 1 and totals[taker] + one < totals[giver] * (1 - 1e-6):
+                    return f"stage {giver} takes longer than stage {taker} would with a layer of it"
     channels = [op.channel.value.data for op in module.walk() if isinstance(op, dist.SendOp)]
     repeated = next((c for c in channels if channels.count(c) > 1), None)
     return None if repeated is None else f"{channels.count(repeated)} values are sent on channel {repeated}"

@@ -12,10 +12,12 @@ from importlib import import_module
 from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
 from pmc.dialects.deployment import Deployment, deployment_fields
@@ -70,7 +72,15 @@ def _tile_planner(chip: Chip, accounting: Accounting) -> TilePlanner:
     return tile_planner(chip, accounting)
 
 
-PLANNERS.provide(_tile_planner)  # whoever finds `select-tiles` by its name has imported this module
+def _op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
+    from pmc.compiler.op_times import op_times
+
+    return op_times(module)
+
+
+# Whoever finds a pass by its name has imported this module.
+PLANNERS.provide(_tile_planner)
+OP_TIMES.provide(_op_times)
 
 
 def _load_pass(name: str) -> type[PmcPass]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import MeshAttr
 from pmc.dialects.levels import MESH, Level
@@ -19,9 +24,12 @@ from pmc.passes.base import PassError, PmcPass
 class PartitionStagesPass(PmcPass):
     """Split a local program into as many `dist.stage`s as the mesh axis pp has coordinates.
 
-    The layers of all repeats, in order, are dealt to the stages in contiguous runs of equal length; the layers left
-    over go to the inner stages, because the first also embeds and the last also computes logits.  A repeat that a
-    boundary cuts becomes two repeats over parts of the same stored layers.
+    The layers of all repeats, in order, are dealt to the stages in contiguous runs, so that the slowest stage takes
+    as little time as can be and the others are as equal as can be.  Ops before the first layer (the embedding) run in
+    the first stage, others where the layer before them does (the LM head in the last).  Times are those that the
+    driver gives, of the target and the deployment of the module; sends are not in them.  A module without a target has
+    no times: its stages have equally many layers, and what is left over goes to the inner ones.  A repeat that a
+    boundary cuts becomes two repeats over parts of the same stored layers; which ones stands in the IR.
 
         %y = layer.repeat 32 from 0 of 32 (%h = %x) {..}
     becomes, with pp = 2,
@@ -41,18 +49,19 @@ class PartitionStagesPass(PmcPass):
         stages = mesh.data.axis(dist.PIPELINE).size
         if stages == 1:
             return
+        times = OP_TIMES.of(module) if "arch.chip" in module.attributes else None
         for op in module.ops:
             if isinstance(op, layer.ProgramOp):
-                self._partition(op, stages)
+                self._partition(op, stages, times)
 
-    def _partition(self, program: layer.ProgramOp, stages: int) -> None:
+    def _partition(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> None:
         block = program.body.block
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
         layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
         if layers < stages:
             raise PassError(f"{self.name}: pp = {stages} stages for {layers} layers; at most one stage per layer")
-        quotas = stage_lengths(layers, stages)
+        quotas = stage_lengths(layers, stages) if times is None else balanced_lengths(layer_times(block, times), stages)
         splitter = _Splitter(quotas)
         for op in list(block.ops):
             splitter.add(op)
@@ -72,6 +81,53 @@ def stage_lengths(layers: int, stages: int) -> list[int]:
     order = [*range(1, stages - 1), stages - 1, 0]
     longer = set(order[:extra])
     return [base + (stage in longer) for stage in range(stages)]
+
+
+def layer_times(block: Block, times: Mapping[Operation, float]) -> list[float]:
+    """The seconds of every layer of a program, with those of the ops that run in the same stage as it."""
+    found: list[float] = []
+    before = 0.0
+    for op in block.ops:
+        seconds = sum(times.get(inner, 0.0) for inner in op.walk())
+        if isinstance(op, layer.RepeatOp) and op.is_layers:
+            found += [seconds / op.trip_count] * op.trip_count
+        elif found:
+            found[-1] += seconds
+        else:
+            before += seconds
+    return [found[0] + before, *found[1:]]
+
+
+_TICKS = 1 << 24
+"""Of these is the time of all layers; whole numbers make stages of equal time exactly equal."""
+
+
+def balanced_lengths(seconds: Sequence[float], stages: int) -> list[int]:
+    """How many layers, one after the other, each of `stages` gets of layers that take `seconds` each; at least one.
+
+    The longest stage is as short as it can be.  Among such splits the sum of squares of the times is the least; of
+    equal ones that with more layers in earlier stages.  Found by dynamic programming over the first layer of each
+    stage (the linear partition problem, Skiena, The Algorithm Design Manual, 8.5), in stages * layers**2 steps.
+    """
+    layers = len(seconds)
+    ticks = np.rint(np.asarray(seconds) / max(sum(seconds), 1e-300) * _TICKS).astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(ticks)])
+    cost = ends[None, :] - ends[:, None]  # [first layer, layer behind the last]
+    impossible = np.int64(1) << 60
+    cost[np.tri(layers + 1, dtype=bool)] = impossible
+    longest = cost[0]
+    for _ in range(stages - 1):
+        longest = np.min(np.maximum(longest[:, None], cost), axis=0)
+    squares = np.where(cost <= longest[layers], cost**2, impossible)
+    total, starts = squares[0], list[NDArray[np.intp]]()
+    for _ in range(stages - 1):
+        sums = np.minimum(total[:, None] + squares, impossible)
+        starts.append(layers - np.argmin(sums[::-1], axis=0))
+        total = np.min(sums, axis=0)
+    bounds = [layers]
+    for start in reversed(starts):
+        bounds.insert(0, int(start[bounds[0]]))
+    return [b - a for a, b in pairwise([0, *bounds])]
 
 
 def _used_from_outside(op: Operation) -> list[SSAValue]:

@@ -20,6 +20,7 @@ from pmc.compiler.field_readers import LABELS, covers, field_uses, readers
 from pmc.compiler.pipelines import default_pipeline, pass_factories
 from pmc.dialects.arch import Chip, ChipAttr, PerDType, Topology, TopologyAttr, VectorUnits, check_network
 from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import Level
 from pmc.dialects.schema import Schema, leaves, models_in
 
 from .recording import recording
@@ -34,6 +35,17 @@ PROGRAMS: Mapping[str, tuple[str, str, Topology, dict[str, object]]] = {
     "pods": ("llama-3.1-70b", "llama-70b-decode-tp8", PODS, {"tp": 64}),
     "eight bits": ("llama-3.1-8b", "llama-8b-decode", RACK, {"quantization.weights": "i8"}),
 }
+STAGED: Mapping[str, tuple[str, str, Topology, dict[str, object]]] = {
+    "stages of mla": ("deepseek-v3", "dsv3-decode-ep32", RACK, {"dp": 16, "ep": 16, "pp": 2}),
+    "stages of racks": ("llama-3.1-70b", "llama-70b-decode-tp8", PODS, {"tp": 32, "pp": 2}),
+    "stages of pods": (
+        "llama-3.1-70b",
+        "llama-70b-decode-tp8",
+        PODS.model_copy(update={"pods": 4}),
+        {"tp": 64, "pp": 2},
+    ),
+}
+"""Programs of several stages, which are costed to balance these."""
 
 
 @cache
@@ -69,11 +81,13 @@ def evaluated(granularity: str) -> Seen:
 def by_pass() -> Iterator[tuple[str, Seen]]:
     """What every pass reads, over all programs that fit a single rank's search quickly."""
     found: dict[str, Seen] = {}
-    for name in ("mla", "dense"):
-        model, deployment_name, topology, options = PROGRAMS[name]
+    cases: list[tuple[str, str, Level]] = [("mla", "physical", "commands"), ("dense", "physical", "commands")]
+    staged: list[tuple[str, str, Level]] = [(name, how, "dist") for name in STAGED for how in ("physical", "ds-tpu")]
+    for name, accounting, level in (*cases, *staged):
+        model, deployment_name, topology, options = {**PROGRAMS, **STAGED}[name]
         module, deployment = load_model(model), load_deployment(deployment_name, options)
-        set_target(module, CHIP, topology, deployment)
-        for spec in default_pipeline(deployment, "commands"):
+        set_target(module, CHIP, topology, deployment, load_accounting(accounting))
+        for spec in default_pipeline(deployment, level):
             seen = found.setdefault(spec.name, Seen())
             module.attributes["arch.chip"] = ChipAttr(recording(CHIP, seen.chip))
             module.attributes["arch.topology"] = TopologyAttr(recording(topology, seen.topology))

@@ -6,8 +6,8 @@ import pytest
 
 from pmc.backends.evaluate import evaluate_module
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
-from pmc.compiler.driver import compile_model, load_model
-from pmc.dialects import dist
+from pmc.compiler.driver import compile_model, load_model, module_text, parse_module, resume
+from pmc.dialects import dist, layer, tile
 from pmc.dialects.collective import AllGatherAttr
 
 D32 = ("deepseek-v3", "sg2262", "p1-r1-b4-c32", "dsv3-decode-ep32")
@@ -51,8 +51,6 @@ def test_n11_the_group_reaches_commands() -> None:
     target = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
     deployment = load_deployment("dsv3-decode-ep32", {"tp": 8, "dp": 4, "ep": 32, "sp": True, "batch": 32})
     module = compile_model(load_model("deepseek-v3"), *target, deployment, "tile")
-    from pmc.dialects import tile
-
     found = [
         len(op.ins) for op in module.walk() if isinstance(op, tile.CollectiveOp) and op.path.data == "blocks.moe.mla"
     ]
@@ -66,3 +64,30 @@ def test_n11_keys_and_values_go_around_together() -> None:
     assert [(op.collective.name, len(op.x)) for op in groups] == [("dist.ring_exchange", 2)]
     assert not [op for op in module.walk() if isinstance(op, dist.RingExchangeOp)]
     assert AllGatherAttr not in {type(op.collective) for op in groups}
+
+
+# -- stages -----------------------------------------------------------------------------------------------------
+
+
+def test_n19_stages_are_balanced_by_time() -> None:
+    """DeepSeek-V3 on two stages: the LM head is worth a layer, so the last stage has one layer less, not one more.
+
+    A layer less in stage 1 must not make stage 0 slower than stage 1 is now: no other split has a shorter maximum.
+    """
+    module = compiled(*D32, dp=16, ep=16, pp=2)
+    stages = [op for op in module.walk() if isinstance(op, dist.StageOp)]
+    layers = [sum(op.trip_count for op in s.body.block.ops if isinstance(op, layer.RepeatOp)) for s in stages]
+    assert layers == [31, 30]
+    result = evaluate_module(module, "core")
+    first, last = (stage.time_us for stage in result.stages)
+    moe_us = sum(s.time_us for s in result.steps if s.path.startswith("blocks.moe") and s.op != "dist.send") / 58
+    assert max(first, last) < min(max(first - moe_us, last + moe_us), max(first + moe_us, last - moe_us))
+    assert last / first == pytest.approx(1, abs=0.005)  # 30 and 31 layers: 1.07
+
+
+def test_n19_a_dump_keeps_its_stages() -> None:
+    """The split stands in the IR: a module that is resumed has the same stages, at whatever length it is evaluated."""
+    module = compiled(*D32, dp=16, ep=16, pp=2)
+    again = parse_module(module_text(module), "dump")
+    assert module_text(resume(again, "dist")) == module_text(module)
+    assert [s.stage for s in evaluate_module(again, "core", {"kv_len": 8}).stages] == [0, 1]

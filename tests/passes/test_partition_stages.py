@@ -1,5 +1,6 @@
 """The partition-stages pass: layers in stages, values handed on by send and recv."""
 
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block
+from xdsl.ir import Block, Operation
 from xdsl.parser import Parser
 
 from pmc.backends.numeric.dist import run_dist
@@ -21,7 +22,7 @@ from pmc.passes.base import PassError
 from pmc.passes.expand_blocks import ExpandBlocksPass
 from pmc.passes.insert_collectives import InsertCollectivesPass
 from pmc.passes.localize import LocalizePass
-from pmc.passes.partition_stages import PartitionStagesPass, stage_lengths
+from pmc.passes.partition_stages import PartitionStagesPass, balanced_lengths, layer_times, stage_lengths
 
 CONTEXT = make_context()
 LLAMA = dict(
@@ -91,6 +92,43 @@ def test_stage_lengths_are_balanced(layers: int, count: int) -> None:
     assert lengths[0] == min(lengths)  # the first stage also embeds
     if layers % count == 1 and count > 2:
         assert lengths[-1] == min(lengths)  # the last also computes logits
+
+
+@given(st.lists(st.sampled_from([1.0, 1.0, 1.0, 2.0, 3.5, 7.0]), min_size=1, max_size=9), st.data())
+def test_no_split_has_a_shorter_longest_stage(seconds: list[float], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(seconds)))
+    lengths = balanced_lengths(seconds, count)
+    assert len(lengths) == count and sum(lengths) == len(seconds) and min(lengths) >= 1
+
+    def times(bounds: tuple[int, ...]) -> list[float]:
+        return [sum(seconds[a:b]) for a, b in pairwise((0, *bounds, len(seconds)))]
+
+    found = times(tuple(np.cumsum(lengths)[:-1].tolist()))
+    others = [times(bounds) for bounds in combinations(range(1, len(seconds)), count - 1)]
+    shortest = min(max(split) for split in others)
+    assert max(found) == shortest
+    assert sum(t * t for t in found) == pytest.approx(
+        min(sum(t * t for t in split) for split in others if max(split) == shortest), rel=1e-6
+    )
+
+
+def test_equal_stages_among_many_layers() -> None:
+    """126 layers on 16 stages: none has more than 8, and equal layers leave nothing to chance."""
+    assert sorted(balanced_lengths([0.1] * 126, 16)) == [7, 7, *[8] * 14]
+    assert balanced_lengths([2.0, *[1.0] * 5, 3.0], 3) == [3, 3, 1]  # 4, 3, 3 as good as 3, 3, 4
+
+
+def test_ops_around_layers_count_where_they_run() -> None:
+    module = expanded("llama-3.1-8b", num_hidden_layers=3)
+    (program,) = module.ops
+    assert isinstance(program, layer.ProgramOp)
+    # Seven matmuls a layer, three times; the embedding before the first, the LM head behind the last.
+    times: dict[Operation, float] = {
+        op: 1.0 if op.parent_op() is program else 3.0
+        for op in program.walk()
+        if isinstance(op, layer.EmbeddingOp | layer.MatmulOp)
+    }
+    assert layer_times(program.body.block, times) == [8.0, 7.0, 8.0]
 
 
 # -- programs ---------------------------------------------------------------------------------------------------

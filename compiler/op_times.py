@@ -1,0 +1,27 @@
+"""The times by which `partition-stages` balances; the driver brings passes and backends together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from pmc.backends.cost.model import Granularity, Target
+from pmc.backends.evaluate.engine import cost_model, cost_program, program_of, symbol_values
+from pmc.dialects.accounting import accounting_of
+from pmc.dialects.errors import PmcError
+
+
+def op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
+    """Seconds of all executions of every op in one step of one rank, by the core model, which searches nothing.
+
+    The whole batch of the deployment counts, as in the evaluation of a step.  None where nothing can evaluate the
+    module: it names no deployment or no accounting, or the target has no rate or no link for one of its ops.
+    """
+    try:
+        model = cost_model(Granularity.CORE, Target.of(module), accounting_of(module, "partition-stages"))
+        costed = cost_program(program_of(module), model, symbol_values(module, {}))
+    except PmcError:
+        return None
+    return {site.op: float(cost.time_s) * site.count for site, cost in costed.costs}
