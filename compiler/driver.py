@@ -27,6 +27,7 @@ from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pip
 from pmc.compiler.source_text import one_line, parse_text
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr, check_network
+from pmc.dialects.checkpoint import too_long
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
@@ -154,12 +155,16 @@ def compile_model(
     """Lower a module of the `model` level, in place, to the level `emit`; `extra` passes run last.
 
     Tiles are chosen under `accounting`, by default the preset `physical`, which also says what an evaluation charges.
-    Raises PmcError when the target is too small, and for whatever a pass cannot do.
+    Raises PmcError when the target is too small, for lengths that the model is not made for, and for whatever a pass
+    cannot do.
     """
     level = level_of(model)
     if level != "model" or history(model):
         raise PmcError(f"compile takes a module of the model level, this one is at the {level} level")
     check_target(chip, topology, deployment)
+    problem = too_long(model, deployment.kv_len, deployment.longer_context)
+    if problem is not None:
+        raise PmcError(problem)
     set_target(model, chip, topology, deployment, accounting)
     run_pipeline(model, [*default_pipeline(deployment, emit), *extra], observers)
     return model

@@ -15,7 +15,7 @@ from pmc.compiler.pipelines import pass_factories
 from pmc.dialects.arch import Chip, LinkLevel, Topology
 from pmc.dialects.schema import expected, leaves
 
-LABELS = ("name", "unvalidated")
+LABELS = ("name", "unvalidated", "compared_with_silicon")
 """Fields that describe the file itself: every result shows them, no model computes with them."""
 
 PORTS = (

@@ -235,11 +235,14 @@ class Chip(Schema, frozen=True):
     """One accelerator package.
 
     ``unvalidated`` lists paths of fields (or of blocks of fields) never checked against silicon: results that
-    rest on them are relative only.
+    rest on them are relative only.  So are those of every granularity that is not in ``compared_with_silicon``.
     """
 
     name: Name = Field(description="Name of the chip")
     unvalidated: Paths = Field(description="Paths of the fields never validated against silicon")
+    compared_with_silicon: Annotated[tuple[Literal["chip", "core", "tile"], ...], Field(strict=False)] = Field(
+        description="Granularities of which results for this chip were compared with measurements on it"
+    )
     dies: Count = Field(description="Dies per chip; from the data sheet")
     cores: Count = Field(description="Cores (SMs of a GPU) of all dies; from the data sheet")
     lanes_per_core: Count = Field(description="Lanes (tensor cores of an SM) per core; from the data sheet")
@@ -333,7 +336,8 @@ class Chip(Schema, frozen=True):
         """The command level. Raises PmcError where the chip has none."""
         if self.command_level is None:
             raise PmcError(
-                f"chip {self.name} has no command level (command_level is null): only chip-level models apply"
+                f"chip {self.name} has no command level (command_level is null): there are only the granularities "
+                "chip and core, and the levels down to dist"
             )
         return self.command_level
 

@@ -53,6 +53,18 @@ class CheckpointAttr(Data[Checkpoint]):
         print_schema(printer, self.data)
 
 
+def too_long(module: ModuleOp, kv_len: int, longer_context: bool) -> str | None:
+    """What is wrong with attending to `kv_len` tokens, unless the deployment says that longer contexts are run."""
+    checkpoint = checkpoint_of(module)
+    longest = None if checkpoint is None else checkpoint.longest_context
+    if longer_context or longest is None or kv_len <= longest:
+        return None
+    return (
+        f"kv_len {kv_len} is more than the {longest} tokens that the model is made for (max_position_embeddings); "
+        "--longer-context runs it all the same, and results say so"
+    )
+
+
 def checkpoint_of(module: ModuleOp) -> Checkpoint | None:
     """What is known of the checkpoint of a module; None for IR that was not imported."""
     found = module.attributes.get(CHECKPOINT)

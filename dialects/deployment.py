@@ -134,6 +134,9 @@ class Deployment(Schema, frozen=True):
     kv_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols")] = Field(
         description="Tokens a sequence attends to, the new ones included"
     )
+    longer_context: Annotated[bool, WORKLOAD] = Field(
+        description="Run lengths beyond those that the model is made for, which results then say; else they are errors"
+    )
     quantization: Quantization = Field(description="Element types")
     expert_capacity: Annotated[Literal["balanced", "worst"], ASSUMPTIONS, PassOption("expand-blocks", "capacity")] = (
         Field(description="Token capacity of an expert: its expected load, or every token")

@@ -73,6 +73,11 @@ class ChipCostModel(CostModel):
         super().__init__(target)
         self.slots = ExpertSlots()
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """A roofline is one."""
+        return True
+
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The roofline of `op`."""
         work = work_of(op)

@@ -157,10 +157,17 @@ class CostModel(ABC):
         Symbols are bound to one value each.  Raises PmcError as `cost` does.
         """
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether a chip with the rates of the target cannot be faster than `cost` says."""
+        return False
+
     def unvalidated(self) -> tuple[str, ...]:
-        """The parameters behind this model's numbers that were never validated against silicon."""
+        """What these numbers rest on and was never validated against silicon: this model of the chip, parameters."""
         chip, topology = self.target.chip, self.target.topology
-        found = [f"chip.{p}" for p in self.CHIP_PARAMETERS if chip.is_unvalidated(p)]
+        compared = self.granularity.value in chip.compared_with_silicon
+        found = [] if compared else [f"granularity {self.granularity.value} on {chip.name}"]
+        found += [f"chip.{p}" for p in self.CHIP_PARAMETERS if chip.is_unvalidated(p)]
         if topology is not None and self.target.mesh is not None and self.target.mesh.ranks > 1:
             found += [f"topology.{p}" for p in self.TOPOLOGY_PARAMETERS if topology.is_unvalidated(p)]
         return tuple(found)

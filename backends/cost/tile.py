@@ -38,8 +38,12 @@ class TileCostModel(CoreCostModel):
     )  # fmt: skip
 
     def __init__(self, target: Target, accounting: Accounting, folder: Path | None = None) -> None:
-        """Plans that are searched are kept in `folder`, if one is given."""
+        """Plans that are searched are kept in `folder`, if one is given.
+
+        Raises PmcError for a chip without a command level: there is nothing that plans could be for.
+        """
         super().__init__(target, accounting)
+        _ = target.chip.commands
         self.search = PlanSearch(self.rates, folder)
 
     def busy(self, op: Operation, base: OpCost, bindings: Bindings) -> OpCost:

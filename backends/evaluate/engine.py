@@ -15,6 +15,7 @@ from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
 from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_assumptions
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
@@ -23,6 +24,7 @@ from pmc.dialects import dist, g5, layer, tile
 from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.checkpoint import too_long
 from pmc.dialects.collective import CollectiveAttr, DispatchAttr, ExchangeInterface
 from pmc.dialects.dist import MeshAttr, uneven_lengths
 from pmc.dialects.errors import PmcError
@@ -31,12 +33,6 @@ from pmc.dialects.levels import MESH, level_of
 from pmc.dialects.tile_plan import PLAN
 
 V = TypeVar("V", int, int | IntArray)
-
-MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
-"""Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
-
-PADDING = "FLOPs count the sequences that a batch was padded with when its shapes became numbers"
-"""Said of such a program where dp does not divide the batch."""
 
 Program = layer.ProgramOp | tile.ProgramOp | g5.StreamOp
 """The container of a program at any level that can be evaluated."""
@@ -92,10 +88,11 @@ class CostedProgram:
             stages=_stages(steps),
             unvalidated=self.model.unvalidated(),
             assumptions=self._assumptions(),
+            lower_bound=self.model.is_lower_bound,
         )
 
     def _assumptions(self) -> tuple[str, ...]:
-        """What the numbers take for granted: lowered experts have the slots of the mean load, shapes their padding."""
+        """What the numbers take for granted: slots of the mean load, padding, and what is left of the checkpoint."""
         lowered = not isinstance(self.program, layer.ProgramOp) or any(
             PLAN in site.op.attributes for site, _ in self.costs
         )
@@ -104,7 +101,9 @@ class CostedProgram:
         replicas = 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == dist.DATA), 1)
         padded = "batch" in self.bindings and self.bindings["batch"] % replicas != 0
         said = {MEAN_LOAD: lowered and experts, PADDING: lowered and padded}
-        return tuple(text for text, holds in said.items() if holds)
+        module = self.program.parent_op()
+        left_out = checkpoint_assumptions(module, self.bindings) if isinstance(module, ModuleOp) else ()
+        return (*(text for text, holds in said.items() if holds), *left_out)
 
 
 def cost_program(program: Program, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:
@@ -151,7 +150,8 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
 def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int | V]:
     """The values of the symbols: those of the deployment, replaced by `bindings`.
 
-    Raises PmcError for a symbol that no program has, a value below 1, or a length that cp does not divide.
+    Raises PmcError for a symbol that no program has, a value below 1, a length that cp does not divide, or one that the
+    model is not made for where the deployment does not ask for that.
     """
     for name, value in bindings.items():
         if name not in SYMBOLS:
@@ -169,6 +169,10 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     uneven = uneven_lengths(mesh.data, values) if isinstance(mesh, MeshAttr) else None
     if uneven is not None:
         raise PmcError(uneven)
+    if isinstance(deployment, DeploymentAttr) and "kv_len" in bindings:
+        problem = too_long(module, int(np.max(bindings["kv_len"])), deployment.data.longer_context)
+        if problem is not None:
+            raise PmcError(problem)
     return values
 
 

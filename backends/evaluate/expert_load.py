@@ -40,6 +40,11 @@ class BusiestRankCostModel(CostModel):
         self.blocks: list[Block] = []
         """Own the operands of the ops in `busy`."""
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """What the model under it is: the rows of the busiest rank are an expectation, said apart."""
+        return self.model.is_lower_bound
+
     def unvalidated(self) -> tuple[str, ...]:
         """Those of the model."""
         return self.model.unvalidated()

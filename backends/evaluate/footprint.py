@@ -211,6 +211,11 @@ class MemoryFootprint(Analysis):
         """The answer in one line: what exceeds, by how much, and the largest batch that fits."""
         return self.feasibility.verdict
 
+    @property
+    def misfits(self) -> list[str]:
+        """The answer, where a stage does not fit."""
+        return [] if self.fits else [self.verdict]
+
     def to_rows(self) -> list[Row]:
         """Per stage one row per weight and cache and one for each other part; `share` is that of the capacity."""
         rows: list[Row] = []

@@ -84,9 +84,11 @@ class EngineResult:
     steps: tuple[StepMetrics, ...]
     stages: tuple[StageMetrics, ...]
     unvalidated: tuple[str, ...]
-    """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+    """What the numbers rest on and was never validated against silicon; if anything, results are relative only."""
     assumptions: tuple[str, ...] = ()
     """What the numbers take for granted about this program, in words."""
+    lower_bound: bool = False
+    """Whether hardware of these rates cannot be faster, op by op."""
 
     @property
     def total_us(self) -> float:
@@ -159,6 +161,7 @@ class EngineResult:
             "stages": [asdict(stage) for stage in self.stages],
             "steps": self.to_rows(),
             "assumptions": list(self.assumptions),
+            "lower_bound": self.lower_bound,
         }
 
     def to_json(self) -> str:

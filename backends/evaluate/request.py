@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pmc.backends.evaluate.aggregate import StepTotals, ranks_of, totals_of, totals_over
+from pmc.backends.evaluate.assumptions import checkpoint_assumptions
 from pmc.backends.evaluate.feasibility import request_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
@@ -97,9 +98,13 @@ class RequestResult:
     prefill: PhaseAggregates
     decode: PhaseAggregates | None
     unvalidated: tuple[str, ...]
-    """Parameters behind the numbers that were never validated against silicon; if any, results are relative only."""
+    """What the numbers rest on and was never validated against silicon; if anything, results are relative only."""
     memory: Feasibility
     """Whether the chip that holds most has DRAM for it, in the phase in which it does."""
+    assumptions: tuple[str, ...]
+    """What the numbers take for granted about the programs, in words."""
+    lower_bound: bool
+    """Whether hardware of these rates cannot be faster, op by op."""
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form: plain values, keys in a fixed order; new keys are only ever appended."""
@@ -216,6 +221,8 @@ def evaluate_request(
         decode=rest,
         unvalidated=unvalidated,
         memory=memory,
+        assumptions=checkpoint_assumptions(decode.module, {"kv_len": isl + osl - 1}),
+        lower_bound=prefill.model.is_lower_bound,
     )
 
 

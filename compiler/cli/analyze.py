@@ -9,7 +9,7 @@ import typer
 
 from pmc.compiler.cli.analysis_output import analysis_text
 from pmc.compiler.cli.compiled import rank_program
-from pmc.compiler.cli.output import TableFormat, deliver, progress
+from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
@@ -104,7 +104,7 @@ def analyze_command(
 ) -> None:
     """Count what a program is made of: its ops, memory, collectives, links, or the price of its tokens.
 
-    memory answers whether the program fits: exit code 1 says it does not, what exceeds by how much, and the largest
+    Exit code 1 says that the program does not fit (ops, memory and cost), what exceeds by how much, and the largest
     batch that fits.  A dump holds its own target; only --batch, --q-len and --kv-len may be given with it.
     """
     check_writable_file(output)
@@ -126,8 +126,8 @@ def analyze_command(
         module, bindings = rank_program(model, target)
         analysis = _analysis(what, options, module, bindings)
     deliver(analysis_text(analysis, output_format), output)
-    if what is What.MEMORY and not _fits(analysis):
-        raise typer.Exit(1)
+    if analysis.misfits:
+        refuse(analysis.misfits, output_format, output)
 
 
 def _check_options(what: What, options: dict[str, Any]) -> None:
@@ -143,20 +143,16 @@ def _flags(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names) or "none"
 
 
-def _fits(analysis: Analysis) -> bool:
-    from pmc.backends.evaluate.footprint import MemoryFootprint
-
-    assert isinstance(analysis, MemoryFootprint)
-    return analysis.fits
-
-
 def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     match what:
         case What.OPS:
             from pmc.backends.evaluate.analyses.ops_breakdown import ops_breakdown
+            from pmc.backends.evaluate.feasibility import step_feasibility
 
             depth = 3 if options["depth"] is None else options["depth"]
-            return ops_breakdown(module, _evaluated(options, module, bindings), depth)
+            return ops_breakdown(
+                module, _evaluated(options, module, bindings), depth, step_feasibility(module, bindings)
+            )
         case What.MEMORY:
             return _memory(options, module, bindings)
         case What.COMM:
@@ -189,6 +185,7 @@ def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int])
 def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> Analysis:
     """One step after the other, with one batch in flight: the stages of a pipeline wait for each other."""
     from pmc.backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
+    from pmc.backends.evaluate.feasibility import step_feasibility
 
     prices = CostOptions(*(options[name] for name in ("dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh")))
     result = _evaluated(options, module, bindings)
@@ -197,7 +194,8 @@ def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -
         raise PmcError(f"the tokens of a step are batch*q_len, and {', '.join(absent)} has no value")
     tokens = result.bindings["batch"] * result.bindings["q_len"]
     name = f"{result.program} {result.phase}, granularity {result.granularity.value}"
-    return cost_per_token(name, result.total_us, tokens, result.ranks, prices, result.unvalidated)
+    trust = (result.unvalidated, result.assumptions, result.lower_bound, step_feasibility(module, bindings))
+    return cost_per_token(name, result.total_us, tokens, result.ranks, prices, *trust)
 
 
 analyze_command.__doc__ = f"{analyze_command.__doc__}\n\n{EXAMPLES}"

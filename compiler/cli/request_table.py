@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pmc.backends.evaluate.assumptions import honesty_notes
+
 if TYPE_CHECKING:
     from pmc.backends.evaluate.overlap import StepResult
     from pmc.backends.evaluate.request import PhaseAggregates, RequestResult
@@ -46,8 +48,7 @@ def request_table(result: RequestResult) -> str:
     lines += _phase("prefill", r.prefill)
     if r.decode is not None:
         lines += _phase("decode", r.decode)
-    if r.unvalidated:
-        lines.append(f"relative only, never validated against silicon: {', '.join(r.unvalidated)}")
+    lines += honesty_notes(r.lower_bound, r.assumptions, r.unvalidated)
     return "".join(f"{line}\n" for line in lines)
 
 

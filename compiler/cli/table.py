@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pmc.backends.evaluate.assumptions import honesty_notes
+
 if TYPE_CHECKING:
     from pmc.backends.evaluate import EngineResult
 
@@ -70,7 +72,4 @@ def _summary(result: EngineResult) -> list[str]:
     if len(result.stages) > 1:
         times = ", ".join(f"{stage.stage}: {stage.time_us:.3f} us" for stage in result.stages)
         lines.append(f"by stage: {times}; the slowest is {result.bottleneck_stage}")
-    lines += result.assumptions
-    if result.unvalidated:
-        lines.append(f"relative only, never validated against silicon: {', '.join(result.unvalidated)}")
-    return lines
+    return [*lines, *honesty_notes(result.lower_bound, result.assumptions, result.unvalidated)]

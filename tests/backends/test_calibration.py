@@ -158,7 +158,8 @@ def test_overlap_efficiency_scales_the_saving() -> None:
 def test_an_unvalidated_parameter_marks_every_format(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     # Chip and topology are taken as validated, so that the mark can only come from the calibration.
     plain = module(calibration(True))
-    plain.attributes["arch.chip"] = ChipAttr(load_chip("sg2262").model_copy(update={"unvalidated": ()}))
+    validated = {"unvalidated": (), "compared_with_silicon": ("core",)}
+    plain.attributes["arch.chip"] = ChipAttr(load_chip("sg2262").model_copy(update=validated))
     links = load_topology("p1-r1-b1-c8").model_copy(update={"unvalidated": ()})
     plain.attributes["arch.topology"] = TopologyAttr(links)
     result = evaluate_module(plain, "core", {"batch": 8})

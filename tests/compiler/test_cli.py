@@ -164,13 +164,13 @@ def test_unroll_and_core(pmc: Pmc, tiny: Path) -> None:
 def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
     text = """--tp 2 --pp 1 --dp 1 --ep 1 --moe-tp 1 --cp 1 --sp --phase decode --batch 8 --q-len 1 --kv-len 64
         --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
-        --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla"""
+        --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla --no-longer-context"""
     options = text.split()
     out = pmc.ok("compile", tiny, *TARGET[:4], *options, "--emit", "dist")
     assert "sp = true" in out and "routing = {zipf = 0.8}" in out and "dist.reduce_scatter" in out
     error = pmc.error("compile", tiny, *TARGET[:4], *options[2:-1], "--emit", "dist")
     assert error == (
-        "pmc: error: missing options: --tp, --absorb-mla; "
+        "pmc: error: missing options: --tp, --longer-context; "
         "--deployment decode (or prefill, decode-moe, prefill-moe) gives all but --chip and --topology\n"
     )
     assert "missing options: --chip, --topology\n" in pmc.error("compile", tiny, *TARGET[4:], "--emit", "dist")

@@ -80,7 +80,7 @@ def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureF
     document = json.loads(out)
     assert (code, err) == (1, "")
     assert (
-        list(document)[-3:] == ["memory", "deployment", "hints"]
+        list(document)[-5:] == ["memory", "assumptions", "lower_bound", "deployment", "hints"]
         and document["steps"]
         and document["aggregates"]["time_us"] > 0
     )

@@ -142,7 +142,7 @@ def test_bad_overrides(overrides: dict[str, object], parts: list[str]) -> None:
 def test_a_deployment_without_preset_needs_every_field() -> None:
     message = refused(load_deployment, None, {"tp": 8})
     assert message.startswith("deployment: missing field phase: expected 'prefill' or 'decode'")
-    assert message.endswith("14 more fields are missing")
+    assert message.endswith("15 more fields are missing")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,11 @@ def test_a_deployment_without_preset_needs_every_field() -> None:
         (
             "cores: 64",
             "cores: !!python/object/apply:os.getpid []",
-            ["line 9 column 8: tag ", "is not allowed"],
+            ["line 10 column 8: tag ", "is not allowed"],
         ),
-        ("cores: 64", "cores: &a 64", ["line 9 column 8: anchors and aliases are not allowed"]),
-        ("cores: 64", "cores: 64\ncores: 32", ["line 10 column 1: field 'cores' is given twice"]),
-        ("cores: 64", "cores: [64", ["line 10 column "]),
+        ("cores: 64", "cores: &a 64", ["line 10 column 8: anchors and aliases are not allowed"]),
+        ("cores: 64", "cores: 64\ncores: 32", ["line 11 column 1: field 'cores' is given twice"]),
+        ("cores: 64", "cores: [64", ["line 11 column "]),
         ("cores: 64", "cores: " + "[" * 200 + "]" * 200, ["nested deeper than 64 levels"]),
         ("cores: 64", "cores: " + "9" * 5000, ["not YAML that can be read"]),
         ("cores: 64", "cores: \x07", ["not YAML that can be read"]),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of
+from pmc.backends.evaluate.assumptions import honesty_notes
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.metrics import EngineResult, StepMetrics
 
@@ -113,7 +114,9 @@ class Comparison(Analysis):
             alone = [op for op in self.ops if op.found_in == side]
             if alone:
                 lines.append(f"only in {side} ({name}): {len(alone)} ops, {sum(abs(o.delta_us) for o in alone):.3f} us")
-        notes = unvalidated_notes(tuple(dict.fromkeys((*a.unvalidated, *b.unvalidated))))
+        assumptions = [f"{side}: {text}" for side, r in (("a", a), ("b", b)) for text in r.assumptions]
+        unvalidated = tuple(dict.fromkeys((*a.unvalidated, *b.unvalidated)))
+        notes = honesty_notes(a.lower_bound and b.lower_bound, assumptions, unvalidated)
         return [*lines, *notes, *self.misfits]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from pmc.backends.evaluate.analyses.table import Analysis, Row, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row
+from pmc.backends.evaluate.assumptions import honesty_notes
+from pmc.backends.evaluate.footprint import Feasibility
 from pmc.dialects.errors import PmcError
 
 
@@ -53,6 +55,15 @@ class TokenCost(Analysis):
     chips: int
     options: CostOptions
     unvalidated: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    lower_bound: bool
+    memory: Feasibility | None
+    """Whether the program fits, where that is known: nobody can buy tokens of one that does not."""
+
+    @property
+    def misfits(self) -> list[str]:
+        """What exceeds, where the program does not fit."""
+        return [] if self.memory is None or self.memory.fits else [self.memory.verdict]
 
     @property
     def tokens_per_s(self) -> float:
@@ -91,6 +102,9 @@ class TokenCost(Analysis):
             "options": asdict(self.options),
             "relative_only": bool(self.unvalidated),
             "unvalidated": list(self.unvalidated),
+            "assumptions": list(self.assumptions),
+            "lower_bound": self.lower_bound,
+            "memory": None if self.memory is None else self.memory.to_dict(),
         }
 
     def headline(self) -> str:
@@ -100,10 +114,11 @@ class TokenCost(Analysis):
         return f"{self.name}: {self.chips} chips at {o.dollars_per_chip_hour:g} $/h each{energy}"
 
     def notes(self) -> list[str]:
-        """Step and tokens."""
+        """Step and tokens, and what does not fit."""
         return [
             f"{self.tokens_per_step} tokens per step of {self.step_us:.3f} us, one step after the other",
-            *unvalidated_notes(self.unvalidated),
+            *honesty_notes(self.lower_bound, self.assumptions, self.unvalidated),
+            *self.misfits,
         ]
 
 
@@ -114,13 +129,16 @@ def cost_per_token(
     chips: int,
     options: CostOptions,
     unvalidated: tuple[str, ...] = (),
+    assumptions: tuple[str, ...] = (),
+    lower_bound: bool = False,
+    memory: Feasibility | None = None,
 ) -> TokenCost:
     """The price of tokens that `chips` chips make or read in steps of `step_us` with `tokens_per_step` each.
 
-    `unvalidated` lists the parameters behind the step time that were never validated against silicon.  Raises PmcError
-    for a quantity that is not positive.
+    `unvalidated`, `assumptions` and `lower_bound` are those of the evaluation that the step time is from, `memory`
+    says whether its program fits.  Raises PmcError for a quantity that is not positive.
     """
     for what, value in (("step_us", step_us), ("tokens_per_step", tokens_per_step), ("chips", chips)):
         if not value > 0:
             raise PmcError(f"{what} is {value}, must be greater than 0")
-    return TokenCost(name, step_us, tokens_per_step, chips, options, unvalidated)
+    return TokenCost(name, step_us, tokens_per_step, chips, options, unvalidated, assumptions, lower_bound, memory)

@@ -22,8 +22,9 @@ from pmc.backends.evaluate.analyses.comm_pattern import (
     ranks_of_stage,
     topology_of,
 )
-from pmc.backends.evaluate.analyses.table import Analysis, Row, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.backends.evaluate.analyses.wiring import BoardWiring, LinkEnds, Wiring
+from pmc.backends.evaluate.assumptions import honesty_notes
 from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.dist import Mesh
@@ -117,7 +118,7 @@ class LinkTraffic(Analysis):
             f"busiest: {busy.source} -> {busy.target} ({busy.level}), {busy.bytes / 1e6:.3f} MB, {busy.time_us:.3f} us",
             f"{total / 1e6:.3f} MB are sent, {self.link_bytes / total:.3f} hops on average; {len(self.links)} links "
             f"are used, {self.idle} are idle",
-            *unvalidated_notes(self.unvalidated),
+            *honesty_notes(False, (), self.unvalidated),
         ]
 
 

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of, unvalidated_notes
+from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of
+from pmc.backends.evaluate.assumptions import honesty_notes
 from pmc.backends.evaluate.engine import program_of, sites
+from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.metrics import EngineResult, StepMetrics
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.assembly import PmcOp
@@ -57,6 +59,13 @@ class OpsBreakdown(Analysis):
     """By the first `depth` names of the path: `blocks.moe.mla`."""
     by_unit: tuple[Part, ...]
     """By the unit that does the arithmetic: matrix, vector, or none (data movement); network where an op sends."""
+    memory: Feasibility | None
+    """Whether the program fits, where that is known."""
+
+    @property
+    def misfits(self) -> list[str]:
+        """What exceeds, where the program does not fit."""
+        return [] if self.memory is None or self.memory.fits else [self.memory.verdict]
 
     def to_rows(self) -> list[Row]:
         """One row per group; `by` is op, block or unit."""
@@ -83,26 +92,31 @@ class OpsBreakdown(Analysis):
 
     def summary(self) -> dict[str, object]:
         """The evaluation without its rows."""
-        return {**{k: v for k, v in self.result.to_dict().items() if k != "steps"}, "depth": self.depth}
+        evaluation = {k: v for k, v in self.result.to_dict().items() if k != "steps"}
+        return {**evaluation, "depth": self.depth, "memory": None if self.memory is None else self.memory.to_dict()}
 
     def headline(self) -> str:
         """Program, point, target and granularity."""
         return conditions_of(self.result)
 
     def notes(self) -> list[str]:
-        """Totals."""
+        """Totals, and what does not fit."""
         r = self.result
         return [
             f"total: {r.total_flops / 1e9:.3f} GFLOP, {r.total_bytes / 1e6:.3f} MB moved, "
             f"{r.total_link_bytes / 1e6:.3f} MB sent, {r.total_us:.3f} us",
-            *unvalidated_notes(r.unvalidated),
+            *honesty_notes(r.lower_bound, r.assumptions, r.unvalidated),
+            *self.misfits,
         ]
 
 
-def ops_breakdown(module: ModuleOp, result: EngineResult, depth: int = 3) -> OpsBreakdown:
+def ops_breakdown(
+    module: ModuleOp, result: EngineResult, depth: int = 3, memory: Feasibility | None = None
+) -> OpsBreakdown:
     """Group the steps of `result`, the evaluation of `module`; blocks are the first `depth` names of a path.
 
-    Groups stand in the order of their time, the longest first.  Raises PmcError for a depth below 1.
+    `memory` says whether the program fits, where that is known.  Groups stand in the order of their time, the longest
+    first.  Raises PmcError for a depth below 1.
     """
     if depth < 1:
         raise PmcError(f"depth is {depth}, must be at least 1")
@@ -113,6 +127,7 @@ def ops_breakdown(module: ModuleOp, result: EngineResult, depth: int = 3) -> Ops
         _group(result, lambda step: step.op),
         _group(result, lambda step: ".".join(step.path.split(".")[:depth])),
         _group(result, lambda step: NETWORK if step.link_bytes else UNITS[units[step.stage, step.path, step.op]]),
+        memory,
     )
 
 

@@ -22,6 +22,11 @@ class Analysis(ABC):
     COLUMNS: ClassVar[tuple[str, ...]]
     """The columns of `to_rows`, of the CSV and of the JSON rows; new ones are only ever appended."""
 
+    @property
+    def misfits(self) -> list[str]:
+        """What exceeds the memory of its chip, where that is known; then the answer is no."""
+        return []
+
     @abstractmethod
     def to_rows(self) -> list[Row]:
         """One mapping per row, keyed by `COLUMNS` in that order."""
@@ -63,8 +68,3 @@ def conditions_of(result: EngineResult) -> str:
         f"{result.program}: one {result.phase} step of one rank of {result.ranks}, {symbols}; "
         f"{result.chip}{network}, granularity {result.granularity.value}"
     )
-
-
-def unvalidated_notes(parameters: tuple[str, ...]) -> list[str]:
-    """The line that marks numbers as relative only, if any parameter behind them was never validated."""
-    return [f"relative only, never validated against silicon: {', '.join(parameters)}"] if parameters else []
