@@ -1,7 +1,5 @@
 """`python -m pmc.compiler` is `pmc`."""
 
-import sys
+from pmc.compiler.main import run
 
-from pmc.compiler.main import main
-
-sys.exit(main())
+run()

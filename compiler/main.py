@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from pmc.compiler.cli.analyze import analyze_command
-from pmc.compiler.cli.check import check_command
-from pmc.compiler.cli.compare import compare_command
-from pmc.compiler.cli.compile import compile_command
-from pmc.compiler.cli.evaluate import evaluate_command
-from pmc.compiler.cli.listing import list_command
-from pmc.compiler.cli.opt import opt_command
-from pmc.compiler.cli.run import run_command
-from pmc.compiler.cli.sweep import sweep_command
 from pmc.dialects.errors import PmcError
 
-COMMANDS: Mapping[str, Callable[..., None]] = {
-    "compile": compile_command,
-    "opt": opt_command,
-    "evaluate": evaluate_command,
-    "sweep": sweep_command,
-    "analyze": analyze_command,
-    "compare": compare_command,
-    "run": run_command,
-    "check": check_command,
-    "list": list_command,
-}
-"""In the order of the help; a command with a parameter `target` gets the options of a target."""
+COMMANDS = ("compile", "opt", "evaluate", "sweep", "analyze", "compare", "run", "check", "list")
+"""In the order of the help.  `X` is the function `X_command` of `pmc.compiler.cli.X`, imported where it is named.
+
+A command with a parameter `target` gets the options of a target.
+"""
+
+
+def _function(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = getattr(import_module(f"pmc.compiler.cli.{name}"), f"{name}_command")
+    return function
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,9 +55,13 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(pmc)
-    completing = "_PMC_COMPLETE" in os.environ
-    for name, command in COMMANDS.items():
-        app.command(name)(_with_options(command) if completing or name in arguments else _only_named(command))
+    words = {*arguments, *os.environ.get("_TYPER_COMPLETE_ARGS", "").split()}
+    named = words.intersection(COMMANDS)
+    for name in COMMANDS:
+        if name in named:
+            app.command(name)(_with_options(_function(name)))
+        elif not named:
+            app.command(name)(_only_named(_function(name)))
     return app
 
 
@@ -98,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a user error is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = _command(frozenset(COMMANDS) & frozenset(given))
+        command = _command(frozenset(given).intersection(COMMANDS))
         result: object = command.main(args=given, prog_name="pmc", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (PmcError, TyperException) as error:
@@ -107,3 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
+
+
+def run() -> NoReturn:
+    """The process `pmc`: `main`, without what costs a short process much and gives it nothing.
+
+    What a command makes mostly lives until the process ends, so that the collector of cycles looks in vain: it looks
+    seldom, and at the end not at all.  Plugins of pydantic would be looked for in every installed package, and must
+    have no say in what a configuration may be.
+    """
+    gc.set_threshold(100_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    code = main()
+    gc.freeze()
+    sys.exit(code)

@@ -58,6 +58,7 @@ from pmc.dialects.effects import NOTHING, UPDATES, Effects, HasEffects, StatedEf
 from pmc.dialects.expr import Expr, ceildiv, expr
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.levels import MESH
+from pmc.dialects.structure import AnyStageOp
 from pmc.dialects.tensor import Encoding, TensorType, TypeMismatchError, shape_text, tensor
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
@@ -635,7 +636,7 @@ def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -
 
 
 @irdl_op_definition
-class StageOp(PmcOp):
+class StageOp(AnyStageOp):
     """The part of a program that the ranks of pipeline stage `index` run."""
 
     name = "dist.stage"

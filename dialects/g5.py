@@ -50,6 +50,7 @@ from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import chip_around, placement_fault
+from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tensor import (
     ShapeAttr,
     TensorType,
@@ -236,7 +237,7 @@ class DramAttr(ParametrizedAttribute):
 
 
 @irdl_op_definition
-class StreamOp(PmcOp):
+class StreamOp(AnyProgramOp):
     """One step of one rank: its DRAM arrays, then the programs and chip commands that run one after the other."""
 
     name = "g5.stream"
@@ -280,7 +281,7 @@ class ArrayOp(StoredOp):
 
 
 @irdl_op_definition
-class StageOp(BodyOp):
+class StageOp(BodyOp, AnyStageOp):
     """The arrays that the ranks of pipeline stage `index` have for themselves, and the part of the stream they run."""
 
     name = "g5.stage"
@@ -290,7 +291,7 @@ class StageOp(BodyOp):
 
 
 @irdl_op_definition
-class RepeatOp(BodyOp):
+class RepeatOp(BodyOp, AnyRepeatOp):
     """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
 
     name = "g5.repeat"

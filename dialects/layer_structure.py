@@ -23,11 +23,12 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
 from pmc.dialects.mesh_rules import verify_on_mesh
+from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp
 from pmc.dialects.tensor import TensorType, verify_carried
 
 
 @irdl_op_definition
-class ProgramOp(PmcOp):
+class ProgramOp(AnyProgramOp):
     """One step of the model, prefill or decode: a function from the token ids to the logits."""
 
     name = "layer.program"
@@ -63,7 +64,7 @@ class YieldOp(PmcOp):
 
 
 @irdl_op_definition
-class RepeatOp(PmcOp):
+class RepeatOp(AnyRepeatOp):
     """Equal layers: the body runs `count` times with the weights `first`, `first + 1`, ..
 
     %y = layer.repeat 58 from 3 of 61 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }

@@ -52,6 +52,7 @@ from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
+from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tensor import TypeMismatchError, element_name
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.tile_types import CORE as CORE
@@ -91,7 +92,7 @@ def is_running_count(symbol: str) -> bool:
 
 
 @irdl_op_definition
-class ProgramOp(PmcOp):
+class ProgramOp(AnyProgramOp):
     """One step of one rank: DRAM arrays and the kernels and collectives that run one after the other."""
 
     name = "tile.program"
@@ -248,7 +249,7 @@ class BodyOp(PmcOp):
 
 
 @irdl_op_definition
-class RepeatOp(BodyOp):
+class RepeatOp(BodyOp, AnyRepeatOp):
     """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
 
     name = "tile.repeat"
@@ -264,7 +265,7 @@ class RepeatOp(BodyOp):
 
 
 @irdl_op_definition
-class StageOp(BodyOp):
+class StageOp(BodyOp, AnyStageOp):
     """The arrays that the ranks of pipeline stage `index` have for themselves, and the part of the program they run."""
 
     name = "tile.stage"

@@ -10,7 +10,6 @@ from typing import get_args
 from xdsl.ir import Operation
 
 from pmc.backends.cost.model import Target
-from pmc.dialects import dist, g5, tile
 from pmc.dialects.analyses.collective_steps import Step, collective_steps
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.assembly import PmcOp
@@ -18,6 +17,7 @@ from pmc.dialects.collective import Exchange, ExchangeInterface, SendAttr
 from pmc.dialects.dist import Axis, Mesh
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
+from pmc.dialects.structure import AnyStageOp
 
 LEVELS: tuple[LinkLevel, ...] = get_args(LinkLevel)
 """Network levels from fast to slow."""
@@ -100,7 +100,7 @@ def level_of_rings(topology: Topology, mesh: Mesh, axis: Axis, size: int, stride
 def _stage_around(op: Operation) -> int | None:
     """The pipeline stage that an op stands in, None in a program without stages."""
     parent = op.parent_op()
-    while parent is not None and not isinstance(parent, dist.StageOp | tile.StageOp | g5.StageOp):
+    while parent is not None and not isinstance(parent, AnyStageOp):
         parent = parent.parent_op()
     return None if parent is None else parent.index.value.data
 

@@ -12,15 +12,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 
 from pmc.backends.cost.chip import ChipCostModel
-from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
-from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_assumptions
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.streams import stream_of
-from pmc.dialects import dist, g5, layer, tile
+from pmc.dialects import dist, layer
 from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.assembly import PmcOp
@@ -30,12 +28,10 @@ from pmc.dialects.dist import MeshAttr, uneven_lengths
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.levels import MESH, level_of
+from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tile_plan import PLAN
 
 V = TypeVar("V", int, int | IntArray)
-
-Program = layer.ProgramOp | tile.ProgramOp | g5.StreamOp
-"""The container of a program at any level that can be evaluated."""
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols of the dims of a program."""
@@ -67,7 +63,7 @@ def evaluate_module(
 class CostedProgram:
     """A program and what each of its ops costs, in program order; ops that do nothing are left out."""
 
-    program: Program
+    program: AnyProgramOp
     model: CostModel
     bindings: Mapping[str, int]
     costs: list[tuple[Site, OpCost]]
@@ -106,7 +102,7 @@ class CostedProgram:
         return (*(text for text, holds in said.items() if holds), *left_out)
 
 
-def cost_program(program: Program, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:
+def cost_program(program: AnyProgramOp, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:
     """Ask `model` for every op of `program`, with every symbol bound to one value.  Raises PmcError as it does."""
     costs = [(site, cost) for site in sites(program) if (cost := model.cost(site.op, bindings)) is not None]
     return CostedProgram(program, model, bindings, costs)
@@ -139,9 +135,9 @@ def sites(program: Operation) -> Iterator[Site]:
 def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
     for op in block.ops:
         match op:
-            case layer.RepeatOp() | tile.RepeatOp() | g5.RepeatOp():
+            case AnyRepeatOp():
                 yield from _sites(op.body.block, stage, count * op.count.value.data)
-            case dist.StageOp() | tile.StageOp() | g5.StageOp():
+            case AnyStageOp():
                 yield from _sites(op.body.block, op.index.value.data, count)
             case _:
                 yield Site(op, stage, count)
@@ -196,24 +192,28 @@ def cost_model(
         case Granularity.CHIP:
             model = ChipCostModel(target)
         case Granularity.CORE:
+            from pmc.backends.cost.core import CoreCostModel
+
             model = CoreCostModel(target, accounting)
         case Granularity.TILE:
+            from pmc.backends.cost.tile import TileCostModel
+
             model = TileCostModel(target, accounting, tile_cache)
     if accounting.expert_load == "busiest" and target.routing is not None:
         model = BusiestRankCostModel(model, target.routing)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 
-def program_of(module: ModuleOp) -> Program:
+def program_of(module: ModuleOp) -> AnyProgramOp:
     """The program of a module.  Raises PmcError unless there is exactly one."""
-    programs = [op for op in module.ops if isinstance(op, layer.ProgramOp | tile.ProgramOp | g5.StreamOp)]
+    programs = [op for op in module.ops if isinstance(op, AnyProgramOp)]
     if len(programs) != 1:
         found = f"{len(programs)} programs" if programs else f"a module at the {level_of(module)} level"
         raise PmcError(f"expected one program at the layer level or below, found {found}")
     return programs[0]
 
 
-def program_at(module: ModuleOp, granularity: Granularity) -> Program:
+def program_at(module: ModuleOp, granularity: Granularity) -> AnyProgramOp:
     """The program of a module.  Raises PmcError also when it is tiled already but `granularity` chooses tiles."""
     program = program_of(module)
     if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from xdsl.ir import Operation
 
-from pmc.dialects.analyses.kernel_work import kernel_work
-from pmc.dialects.analyses.program_work import program_work
-from pmc.dialects.g5 import ProgramOp
 from pmc.dialects.interfaces import Work, WorkInterface
-from pmc.dialects.tile import KernelOp
 
 
 def work_of(op: Operation) -> Work | None:
@@ -20,8 +16,18 @@ def work_of(op: Operation) -> Work | None:
 
     Raises PmcError for a program whose loops were unrolled into the tables of one core.
     """
-    if isinstance(op, KernelOp):
-        return kernel_work(op)
-    if isinstance(op, ProgramOp):
-        return program_work(op)
-    return op.work() if isinstance(op, WorkInterface) else None
+    if isinstance(op, WorkInterface):
+        return op.work()
+    match op.name:  # their dialects take a while to import, and most modules hold neither
+        case "tile.kernel":
+            from pmc.dialects.analyses.kernel_work import kernel_work
+            from pmc.dialects.tile import KernelOp
+
+            return kernel_work(op) if isinstance(op, KernelOp) else None
+        case "g5.program":
+            from pmc.dialects.analyses.program_work import program_work
+            from pmc.dialects.g5 import ProgramOp
+
+            return program_work(op) if isinstance(op, ProgramOp) else None
+        case _:
+            return None

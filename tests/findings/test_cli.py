@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,35 @@ def test_hands_on_04_a_costly_choice_gets_a_hint(
         assert said == [] and "hint:" not in text
     else:
         assert len(said) == 1 and said[0].startswith(hint) and f"hint: {said[0]}\n" in text
+
+
+# -- the start of the process (Must reach, hands-on 18) -------------------------------------------------------------
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a process of `pmc` with these arguments has imported at its end."""
+    code = (
+        f"import sys\nfrom pmc.compiler.main import main\nmain({list(arguments)!r})\nprint('\\nMODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+def test_hands_on_18_help_loads_neither_ir_nor_schemas() -> None:
+    assert not loaded_by("--help") & {"xdsl", "numpy", "pydantic", "yaml", "pmc.compiler.config"}
+
+
+def test_hands_on_18_a_command_loads_what_it_needs() -> None:
+    """The chip roofline of a program at the dist level needs no tiles, no commands and no search for plans."""
+    loaded = loaded_by("evaluate", *MODEL, *TARGET)
+    needless = ("pmc.dialects.tile", "pmc.dialects.g5", "pmc.backends.cost.tile", "pmc.backends.cost.plan_search")
+    assert not loaded & {*needless, "pmc.compiler.cli.check", "pmc.compiler.cli.opt", "xdsl.universe"}
+    assert "pmc.backends.cost.chip" in loaded
+
+
+@pytest.mark.parametrize("module", ["pmc", "pmc.compiler"])
+def test_issue9_11_python_m_runs_the_command_line(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "list", "chips"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "sg2262" in done.stdout
+    bad = subprocess.run([sys.executable, "-m", module, "list", "chip"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.startswith("pmc: error: ")

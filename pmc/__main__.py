@@ -1,0 +1,5 @@
+"""`python -m pmc` is `pmc`."""
+
+from pmc.compiler.main import run
+
+run()
