@@ -15,6 +15,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# Text is compared at full width, whatever the terminal that the tests are started from.
+os.environ.pop("COLUMNS", None)
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

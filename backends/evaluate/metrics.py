@@ -156,7 +156,7 @@ class EngineResult:
             "total_flops": self.total_flops,
             "total_bytes": self.total_bytes,
             "total_link_bytes": self.total_link_bytes,
-            "bottlenecks_us": {tag.name: us for tag, us in self.bottleneck_summary.items()},
+            "bottlenecks_us": {tag.value: us for tag, us in self.bottleneck_summary.items()},
             "bottleneck_stage": self.bottleneck_stage,
             "stages": [asdict(stage) for stage in self.stages],
             "steps": self.to_rows(),
@@ -171,6 +171,6 @@ class EngineResult:
 
 def _cell(value: object) -> Cell:
     if isinstance(value, Enum):
-        return value.name
+        return str(value.value)
     assert isinstance(value, str | int | float)
     return value

@@ -154,7 +154,7 @@ class RequestResult:
 def _figures(phase: PhaseAggregates) -> dict[str, float | None]:
     figures = asdict(phase)
     bottlenecks = figures.pop("bottlenecks_us")
-    return {**figures, **{f"bottleneck_{name.lower()}_us": us for name, us in bottlenecks.items()}}
+    return {**figures, **{f"bottleneck_{name}_us": us for name, us in bottlenecks.items()}}
 
 
 def evaluate_request(
@@ -267,6 +267,6 @@ def _aggregates(
         mfu=of_chip(totals.peak_us) / time_us if time_us else 0.0,
         mbu=dram_bytes * 1e6 / evaluator.target.chip.dram_bytes_per_s / time_us if time_us else 0.0,
         tps_per_chip=tokens / (time_us * 1e-6) / ranks_of(evaluator.target) if time_us else 0.0,
-        bottlenecks_us={tag.name: of_chip(us) for tag, us in totals.bottlenecks_us.items()},
+        bottlenecks_us={tag.value: of_chip(us) for tag, us in totals.bottlenecks_us.items()},
         interpolation_error_us=error,
     )

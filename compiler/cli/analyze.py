@@ -125,7 +125,7 @@ def analyze_command(
     with progress(f"analysing {model}"):
         module, bindings = rank_program(model, target)
         analysis = _analysis(what, options, module, bindings)
-    deliver(analysis_text(analysis, output_format), output)
+    deliver(analysis_text(analysis, output_format, output), output)
     if analysis.misfits:
         refuse(analysis.misfits, output_format, output)
 

@@ -51,7 +51,7 @@ def compare_command(
         sides = [_evaluate(program, own, granularity) for program, own in _sides(a, b, model, target)]
         (result_a, memory_a), (result_b, memory_b) = sides
         comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
-    deliver(analysis_text(comparison, output_format), output)
+    deliver(analysis_text(comparison, output_format, output), output)
     if comparison.misfits:
         refuse(comparison.misfits, output_format, output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmc.compiler.cli.target import flag
 from pmc.dialects.errors import PmcError
@@ -12,6 +12,38 @@ if TYPE_CHECKING:
 
     from pmc.compiler.cli.target import TargetOptions
     from pmc.dialects.deployment import Deployment
+
+
+class Parameters(NamedTuple):
+    """The weights of a model."""
+
+    total: int
+    active: int
+    """Those that a token uses: one row of the embedding, and of the routed experts those that it is sent to."""
+
+    def __str__(self) -> str:
+        active = "" if self.active == self.total else f", a token uses {_short(self.active)} of them"
+        return f"parameters {_short(self.total)}{active}"
+
+
+def _short(count: int) -> str:
+    """`671.03 billion`, and digits where it is less than a million."""
+    for scale, word in ((10**9, "billion"), (10**6, "million")):
+        if count >= scale:
+            return f"{count / scale:.2f} {word}"
+    return str(count)
+
+
+def parameters_of(model: str) -> Parameters | None:
+    """The parameters of a model, None for a dump: it may hold one rank of it only.  Raises PmcError."""
+    if model.endswith(".mlir"):
+        return None
+    from pmc.compiler.driver import load_model
+    from pmc.dialects.model import active_parameter_count, parameter_count
+
+    module = load_model(model)
+    return Parameters(parameter_count(module), active_parameter_count(module))
+
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The fields of a deployment that stay symbols until `bind-symbols`."""

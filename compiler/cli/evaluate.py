@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import Output, TargetOptions, flag
+from pmc.compiler.cli.text_table import output_width, prose
 from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
 
@@ -72,6 +75,7 @@ def evaluate_command(
         from pmc.compiler.config import load_calibration
         from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
+        form = Form(output_format, output_width(output), show_deployment)
         options = EvaluationOptions(
             granularity,
             overlap_of(overlap),
@@ -81,60 +85,89 @@ def evaluate_command(
         if isl is None and osl is None:
             if micro_batches is not None:
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
-            text, memory = _step(model, options, output_format, target, show_deployment)
+            text, memory = _step(model, options, form, target)
         else:
             if isl is None or osl is None:
                 raise PmcError(f"a request needs both lengths: --{'isl' if isl is None else 'osl'} is missing")
             lengths = (isl, osl, micro_batches)
-            text, memory = _request(model, lengths, options, output_format, target, show_deployment)
+            text, memory = _request(model, lengths, options, form, target)
     if memory is None or memory.fits:
         deliver(text, output)
         return
-    deliver(f"{text}{memory.verdict}\n" if output_format is TableFormat.TEXT else text, output)
+    deliver(f"{text}{form.lines([memory.verdict])}" if output_format is TableFormat.TEXT else text, output)
     refuse([memory.verdict], output_format, output)
 
 
-def _step(
-    model: str, options: EvaluationOptions, output_format: TableFormat, target: TargetOptions, show_deployment: bool
-) -> tuple[str, Feasibility | None]:
+@dataclass(frozen=True)
+class Form:
+    """How a result is printed."""
+
+    format: TableFormat
+    width: int | None
+    """The characters of a line of text, None for any."""
+    show_deployment: bool
+
+    def lines(self, lines: Sequence[str]) -> str:
+        """Text under a table."""
+        return "".join(f"{line}\n" for line in prose(lines, self.width))
+
+    def json(self, document: dict[str, object], deployment: Deployment, said: list[str]) -> str:
+        """A result with what it was computed for."""
+        full = {**document, "deployment": deployment.model_dump(mode="json"), "hints": said}
+        return json.dumps(full, indent=2) + "\n"
+
+    def notes(self, deployment: Deployment, said: list[str]) -> str:
+        """The hints, and the deployment where it is asked for, as its file would say it."""
+        text = self.lines([f"hint: {hint}" for hint in said])
+        if not self.show_deployment:
+            return text
+        from pmc.compiler.config import yaml_text
+
+        block = yaml_text(deployment).splitlines()
+        return f"{text}deployment:\n" + "".join(f"  {line}\n" for line in block)
+
+
+def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOptions) -> tuple[str, Feasibility | None]:
     """The evaluation as it is printed, and whether it fits, where that is known."""
     from pmc.backends.evaluate.feasibility import step_feasibility
     from pmc.backends.evaluate.request import aggregate_step
-    from pmc.compiler.cli.compiled import deployment_of, rank_program
+    from pmc.compiler.cli.compiled import deployment_of, parameters_of, rank_program
     from pmc.compiler.hints import hints
 
     module, bindings = rank_program(model, target)
     evaluator = options.evaluator(module)
     step, memory = evaluator.step(bindings), step_feasibility(module, bindings)
-    if output_format is TableFormat.CSV:
+    if form.format is TableFormat.CSV:
         return step.ops.to_csv(), memory
     figures = aggregate_step(evaluator, step)
     deployment = deployment_of(module, bindings)
     said = hints(module, deployment, (deployment.phase,))
-    if output_format is TableFormat.JSON:
+    parameters = parameters_of(model)
+    if form.format is TableFormat.JSON:
         document = {
             **step.ops.to_dict(),
             "schedule": step.schedule_dict(),
             "aggregates": figures.to_dict(),
             "memory": None if memory is None else memory.to_dict(),
+            "parameters": None if parameters is None else parameters._asdict(),
         }
-        return _json(document, deployment, said), memory
+        return form.json(document, deployment, said), memory
     from pmc.compiler.cli.request_table import step_lines
     from pmc.compiler.cli.table import result_table
 
-    lines = [*step_lines(step, figures), *_notes(deployment if show_deployment else None, said)]
-    return result_table(step.ops) + "".join(f"{line}\n" for line in lines), memory
+    lines = [*([] if parameters is None else [str(parameters)]), *step_lines(step, figures)]
+    return result_table(step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
 
 
 def _request(
     model: str,
     lengths: tuple[int, int, int | None],
     options: EvaluationOptions,
-    output_format: TableFormat,
+    form: Form,
     target: TargetOptions,
-    show_deployment: bool,
 ) -> tuple[str, Feasibility]:
     """The evaluation of requests of `isl`, `osl` and `micro_batches` as it is printed, and whether it fits."""
+    from pmc.compiler.cli.compiled import parameters_of
     from pmc.compiler.driver import load_model
     from pmc.compiler.evaluation import evaluate_request
     from pmc.compiler.hints import hints
@@ -151,30 +184,18 @@ def _request(
     result = evaluate_request(
         module, chip, topology, deployment, isl, osl, options, micro_batches, target.load_accounting()
     )
-    if output_format is TableFormat.CSV:
+    if form.format is TableFormat.CSV:
         return result.to_csv(), result.memory
     deployment = deployment.model_copy(update={"q_len": isl, "kv_len": isl + osl - 1})
     said = hints(module, deployment, ("prefill", "decode") if osl > 1 else ("prefill",))
-    if output_format is TableFormat.JSON:
-        return _json(result.to_dict(), deployment, said), result.memory
+    parameters = parameters_of(model)
+    if form.format is TableFormat.JSON:
+        document = {**result.to_dict(), "parameters": None if parameters is None else parameters._asdict()}
+        return form.json(document, deployment, said), result.memory
     from pmc.compiler.cli.request_table import request_table
 
-    notes = _notes(deployment if show_deployment else None, said)
-    return request_table(result) + "".join(f"{line}\n" for line in notes), result.memory
-
-
-def _json(document: dict[str, object], deployment: Deployment, said: list[str]) -> str:
-    return json.dumps({**document, "deployment": deployment.model_dump(mode="json"), "hints": said}, indent=2) + "\n"
-
-
-def _notes(deployment: Deployment | None, said: list[str]) -> list[str]:
-    """The deployment where it is asked for, as its file would say it, and the hints."""
-    lines = [f"hint: {hint}" for hint in said]
-    if deployment is not None:
-        from pmc.compiler.config import yaml_text
-
-        lines += ["deployment:", *(f"  {line}" for line in yaml_text(deployment).splitlines())]
-    return lines
+    lines = [*request_table(result), *([] if parameters is None else [str(parameters)])]
+    return form.lines(lines) + form.notes(deployment, said), result.memory
 
 
 evaluate_command.__doc__ = f"{evaluate_command.__doc__}\n\n{EXAMPLES}"

@@ -28,7 +28,7 @@ def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:
     return lines
 
 
-def request_table(result: RequestResult) -> str:
+def request_table(result: RequestResult) -> list[str]:
     """The figures of a request, then of its phases, then the conditions that they hold under."""
     r = result
     network = f" ({r.topology})" if r.topology else ""
@@ -49,11 +49,11 @@ def request_table(result: RequestResult) -> str:
     if r.decode is not None:
         lines += _phase("decode", r.decode)
     lines += honesty_notes(r.lower_bound, r.assumptions, r.unvalidated)
-    return "".join(f"{line}\n" for line in lines)
+    return lines
 
 
 def _phase(name: str, p: PhaseAggregates) -> list[str]:
-    parts = ", ".join(f"{tag.lower().removesuffix('_bound')} {us / 1e3:.3f} ms" for tag, us in p.bottlenecks_us.items())
+    parts = ", ".join(f"{tag} {us / 1e3:.3f} ms" for tag, us in p.bottlenecks_us.items())
     lines = [
         f"{name}: {p.steps} steps of {p.micro_batches} micro-batches, {p.time_us / 1e3:.3f} ms; MFU {p.mfu:.3f}, "
         f"MBU {p.mbu:.3f}, {p.tps_per_chip:.1f} tokens/s per chip",

@@ -90,7 +90,7 @@ def sweep_command(
     with _bar(len(result)) as advance:
         sweep.run(result, lambda points: advance(len(points)))
     order = result.ordered(sort, top)
-    deliver(_text(result, order, output_format or _form_of(output)), output)
+    deliver(_text(result, order, output_format or _form_of(output), output), output)
     if not result.count(OK):
         raise typer.Exit(1)
 
@@ -171,14 +171,15 @@ def _form_of(output: Path | None) -> TableFormat:
     return TableFormat.TEXT if output is None else forms.get(output.suffix, TableFormat.TEXT)
 
 
-def _text(result: SweepResult, order: Sequence[int], form: TableFormat) -> str:
+def _text(result: SweepResult, order: Sequence[int], form: TableFormat, output: Path | None) -> str:
     if form is TableFormat.CSV:
         return result.to_csv(order)
     if form is TableFormat.JSON:
         return result.to_json(order)
     from pmc.compiler.cli.sweep_table import sweep_table
+    from pmc.compiler.cli.text_table import output_width
 
-    return sweep_table(result, order)
+    return sweep_table(result, order, output_width(output))
 
 
 sweep_command.__doc__ = f"{sweep_command.__doc__}\n\n{EXAMPLES}"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from pmc.compiler.cli.table import WIDTH
+from pmc.compiler.cli.text_table import Column, prose, text_table
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, Cell, SweepResult
 
 FIGURES = {
@@ -27,34 +22,36 @@ FIGURES = {
 """For the columns that are shown a heading, a factor and a format."""
 
 
-def sweep_table(result: SweepResult, order: Sequence[int]) -> str:
-    """The rows in an order; under the table what the points that have no result, or do not fit, are told."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def sweep_table(result: SweepResult, order: Sequence[int], width: int | None) -> str:
+    """The rows in an order; under the table what the points that have no result, or do not fit, are told.
+
+    `width` is that of a line in characters, None for any.
+    """
     shown = [name for name in FIGURES if name in result.names]
-    for axis in result.axes:
-        table.add_column(axis.name, justify="right", no_wrap=True)
-    for name in shown:
-        table.add_column(FIGURES[name][0], justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    rows = [{name: result.value(point, name) for name in result.header} for point in order]
     reasons: dict[str, int] = {}
-    for point in order:
-        row = {name: result.value(point, name) for name in result.header}
-        status = str(row["status"])
-        if status == INFEASIBLE:
+    for row in rows:
+        if row["status"] == INFEASIBLE:
             reasons.setdefault(str(row["reason"]), len(reasons) + 1)
-            status += f" [{reasons[str(row['reason'])]}]"
-        table.add_row(
-            *(str(row[axis.name]) for axis in result.axes), *(_figure(name, row[name]) for name in shown), status
-        )
-    buffer = StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, highlight=False, markup=False).print(table)
-    lines = [line.rstrip() for line in buffer.getvalue().splitlines() if line.strip()]
+    status = [
+        f"{row['status']} [{reasons[str(row['reason'])]}]" if row["status"] == INFEASIBLE else str(row["status"])
+        for row in rows
+    ]
+    columns = [
+        *(Column(axis.name, [str(row[axis.name]) for row in rows]) for axis in result.axes),
+        *(
+            Column(FIGURES[name][0], [_figure(name, row[name]) for row in rows], optional=index)
+            for index, name in enumerate(shown)
+        ),
+        Column("status", status, left=True),
+    ]
     counted = ", ".join(
         f"{count} {status}" for status in (OK, DOES_NOT_FIT, INFEASIBLE) if (count := result.count(status))
     )
     heading = f"{result.model}: {len(result)} points: {counted}"
     notes = [f"[{number}] {reason}" for reason, number in reasons.items()]
-    return "".join(f"{line}\n" for line in (heading, *lines, *notes))
+    lines = [*prose([heading], width), *text_table(columns, width), *prose(notes, width)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _figure(name: str, value: Cell) -> str:

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from pmc.backends.evaluate.assumptions import honesty_notes
+from pmc.compiler.cli.text_table import Column, prose, text_table
 
 if TYPE_CHECKING:
     from pmc.backends.evaluate import EngineResult
 
-WIDTH = 1000
-"""Wider than any table: rows are never wrapped or cut, whatever the terminal."""
 
+def result_table(result: EngineResult, width: int | None) -> str:
+    """One row per op in program order, a row of totals, and the conditions that the numbers hold under.
 
-def result_table(result: EngineResult) -> str:
-    """One row per op in program order, a row of totals, and the conditions that the numbers hold under."""
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    columns: dict[str, str] = {
-        "op path": "total",
-        "op": "",
-        "count": "",
-        "GFLOP": f"{result.total_flops / 1e9:.3f}",
-        "MB moved": f"{result.total_bytes / 1e6:.3f}",
-        "MB sent": f"{result.total_link_bytes / 1e6:.3f}",
-        "time us": f"{result.total_us:.3f}",
-        "share": f"{sum(step.share for step in result.steps):.1%}",
-        "bottleneck": "",
-    }
-    for name, footer in columns.items():
-        left = name in ("op path", "op", "bottleneck")
-        table.add_column(name, footer, justify="left" if left else "right", no_wrap=True)
-    for step in result.steps:
-        table.add_row(
-            step.path,
-            step.op,
-            str(step.count),
-            f"{step.flops / 1e9:.3f}",
-            f"{(step.bytes_read + step.bytes_written) / 1e6:.3f}",
-            f"{step.link_bytes / 1e6:.3f}",
-            f"{step.time_us:.3f}",
-            f"{step.share:.1%}",
-            step.bottleneck.value,
-        )
-    lines = [_heading(result), *_render(table), *_summary(result)]
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    `width` is that of a line in characters, None for any.
+    """
+    steps = result.steps
+    columns = [
+        Column("op path", [s.path for s in steps], "total", left=True),
+        Column("op", [s.op for s in steps], left=True),
+        Column("count", [str(s.count) for s in steps], optional=2),
+        Column("GFLOP", [f"{s.flops / 1e9:.3f}" for s in steps], f"{result.total_flops / 1e9:.3f}", optional=3),
+        Column(
+            "MB moved",
+            [f"{(s.bytes_read + s.bytes_written) / 1e6:.3f}" for s in steps],
+            f"{result.total_bytes / 1e6:.3f}",
+            optional=1,
+        ),
+        Column(
+            "MB sent", [f"{s.link_bytes / 1e6:.3f}" for s in steps], f"{result.total_link_bytes / 1e6:.3f}", optional=4
+        ),
+        Column("time us", [f"{s.time_us:.3f}" for s in steps], f"{result.total_us:.3f}"),
+        Column("share", [f"{s.share:.1%}" for s in steps], f"{sum(s.share for s in steps):.1%}"),
+        Column("bottleneck", [s.bottleneck.value for s in steps], left=True),
+    ]
+    lines = [*prose([_heading(result)], width), *text_table(columns, width), *prose(_summary(result), width)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _heading(result: EngineResult) -> str:
@@ -58,12 +46,6 @@ def _heading(result: EngineResult) -> str:
         f"{result.program}: one {result.phase} step of one rank of {result.ranks}, {symbols}; "
         f"{result.chip}{network}, granularity {result.granularity.value}"
     )
-
-
-def _render(table: Table) -> list[str]:
-    buffer = StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, highlight=False, markup=False).print(table)
-    return [line for line in buffer.getvalue().splitlines() if line.strip()]
 
 
 def _summary(result: EngineResult) -> list[str]:

@@ -131,7 +131,7 @@ def test_decode_is_the_sum_over_the_growing_cache(level: str) -> None:
     sums: dict[str, float] = {}
     for step in steps:
         for tag, us in step.bottleneck_summary.items():
-            sums[tag.name] = sums.get(tag.name, 0.0) + us
+            sums[tag.value] = sums.get(tag.value, 0.0) + us
     assert found.decode.bottlenecks_us == pytest.approx(sums, rel=1e-9)
     prefill = evaluate_module(
         compiled("llama-3.1-70b", "llama-70b-decode-tp8", phase="prefill"), level, {"q_len": 1000, "kv_len": 1000}

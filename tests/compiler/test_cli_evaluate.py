@@ -80,7 +80,7 @@ def test_a_step_that_DoesNotFit_is_evaluated_and_exits_1(capsys: pytest.CaptureF
     document = json.loads(out)
     assert (code, err) == (1, "")
     assert (
-        list(document)[-5:] == ["memory", "assumptions", "lower_bound", "deployment", "hints"]
+        list(document)[-3:] == ["parameters", "deployment", "hints"]
         and document["steps"]
         and document["aggregates"]["time_us"] > 0
     )
@@ -119,7 +119,7 @@ def test_a_request_that_DoesNotFit_is_evaluated_and_exits_1(tmp_path: Path, caps
     code, out, err = run(capsys, *command, "--batch", str(largest + 1), "--format", "json")
     document = json.loads(out)
     assert (code, err) == (1, "")
-    assert list(document)[-3:] == ["memory", "deployment", "hints"] and document["decode"]["steps"] == 4032
+    assert list(document)[-3:] == ["parameters", "deployment", "hints"] and document["decode"]["steps"] == 4032
     memory = document["memory"]
     assert memory["verdict"] == analysed["verdict"] and memory["phase"] == "decode"
     for key in ("total_bytes", *(f"{part}_bytes" for part in PARTS)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pmc.compiler.cli.text_table import Column, text_table
 from pmc.compiler.config import ConfigError, changed, load_chip, load_deployment
 from pmc.compiler.main import main
 from pmc.compiler.overrides import PARTS, all_names, parse_setting, parse_settings
@@ -244,3 +245,83 @@ def test_issue9_11_python_m_runs_the_command_line(module: str) -> None:
     assert (done.returncode, done.stderr) == (0, "") and "sg2262" in done.stdout
     bad = subprocess.run([sys.executable, "-m", module, "list", "chip"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.startswith("pmc: error: ")
+
+
+# -- tables (item 12, hands-on 9) -----------------------------------------------------------------------------------
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "evaluate": ("evaluate", *MODEL, *TARGET),
+    "request": ("evaluate", *MODEL, *TARGET, "--isl", "256", "--osl", "8"),
+    "ops": ("analyze", *MODEL, *TARGET, "--what", "ops"),
+    "memory": ("analyze", *MODEL, *TARGET, "--what", "memory", "--reserve-fraction", "0.05"),
+    "comm": ("analyze", *MODEL, *TARGET, "--what", "comm", "--tp", "2"),
+    "cost": ("analyze", *MODEL, *TARGET, "--what", "cost", "--dollars-per-chip-hour", "2"),
+    "compare": ("compare", "sg2262", "h100-sxm", "--model", *MODEL, *TARGET[2:]),
+    "sweep": ("sweep", *MODEL, *TARGET, "--set", "deployment.batch=1,2"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_hands_on_09_every_table_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = ok(capsys, *TABLES[name])
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = ok(capsys, *TABLES[name])
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert narrow.count("\n") >= whole.count("\n")
+    assert ("─" * 20 in narrow) == ("─" * 20 in whole)
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert ok(capsys, *TABLES[name]) == whole
+
+
+def test_hands_on_09_a_file_and_a_pipe_have_full_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = ok(capsys, *TABLES["evaluate"])
+    monkeypatch.setenv("COLUMNS", "60")
+    ok(capsys, *TABLES["evaluate"], "-o", str(tmp_path / "table.txt"))
+    assert (tmp_path / "table.txt").read_text() == whole
+    monkeypatch.delenv("COLUMNS")
+    piped = subprocess.run(
+        [sys.executable, "-m", "pmc", *TABLES["evaluate"]], capture_output=True, text=True, check=True
+    )
+    assert piped.stdout == whole
+
+
+def test_hands_on_09_columns_that_do_not_fit_are_named_and_text_is_cut_at_its_beginning() -> None:
+    columns = [
+        Column("path", ["blocks.dense.ffn.gate_proj", "lm_head"], "total", left=True),
+        Column("count", ["32", "1"], optional=1),
+        Column("GFLOP", ["1.5", "0.25"], "1.75", optional=2),
+        Column("us", ["10", "2"], "12"),
+    ]
+    assert text_table(columns, None) == [
+        "path                        count  GFLOP  us",
+        "────────────────────────────────────────────",
+        "blocks.dense.ffn.gate_proj     32    1.5  10",
+        "lm_head                         1   0.25   2",
+        "────────────────────────────────────────────",
+        "total                               1.75  12",
+    ]
+    assert text_table(columns, 44) == text_table(columns, None)
+    assert text_table(columns, 43)[2] == "blocks.dense.ffn.gate_proj     32  10"
+    narrow = text_table(columns, 24)
+    assert narrow[2] == "..nse.ffn.gate_proj   10" or narrow[2] == "..ense.ffn.gate_proj  10"
+    assert narrow[-2:] == ["not shown in 24 columns:", "  count, GFLOP"]
+
+
+def test_hands_on_09_a_bottleneck_has_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    step = json.loads(ok(capsys, *TABLES["evaluate"], "--format", "json"))
+    assert set(step["bottlenecks_us"]) == {row["bottleneck"] for row in step["steps"]} == {"bandwidth"}
+    assert "by bottleneck: bandwidth " in ok(capsys, *TABLES["evaluate"])
+    request = json.loads(ok(capsys, *TABLES["request"], "--format", "json"))
+    assert set(request["prefill"]["bottlenecks_us"]) == {"bandwidth", "compute"}
+    assert "bottleneck_bandwidth_us" in ok(capsys, *TABLES["request"], "--format", "csv")
+
+
+def test_hands_on_11_evaluate_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Llama 3.1 8B has 8,030,261,248 parameters; of the embedding, 128256 x 4096, a token uses one row."""
+    assert "parameters 8.03 billion, a token uses 7.50 billion of them\n" in ok(capsys, *TABLES["evaluate"])
+    step = json.loads(ok(capsys, *TABLES["evaluate"], "--format", "json"))
+    assert step["parameters"] == {"total": 8030261248, "active": 8030261248 - 128255 * 4096}
