@@ -51,6 +51,9 @@ from pmc.dialects.tensor import element_name, tensor
 Plans = Literal["chosen", "random"]
 """Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
 
+CHOOSING = ("select-algorithms", "select-tiles")
+"""The passes that choose by time, or at random."""
+
 FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "attention": "f32", "keep": ()}
 """A quantization that keeps everything in the type of the small models."""
 
@@ -196,9 +199,9 @@ def check_model(
 
 
 def with_plans(specs: Sequence[ArgSpec], plans: Plans, seed: int) -> list[ArgSpec]:
-    """A pipeline whose `select-tiles` draws plans where they are to be random."""
-    drawn = ArgSpec("select-tiles", {"choose": ("random",), "seed": (seed,)})
-    return [drawn if spec.name == drawn.name and plans == "random" else spec for spec in specs]
+    """A pipeline that draws plans and the algorithms of collectives where they are to be random."""
+    drawn = {name: ArgSpec(name, {"choose": ("random",), "seed": (seed,)}) for name in CHOOSING}
+    return [drawn.get(spec.name, spec) if plans == "random" else spec for spec in specs]
 
 
 def _own_format(model: ModuleOp) -> str:

@@ -10,6 +10,7 @@ from typing import get_args
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
+from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.tile import TileCostModel
 from pmc.compiler.pipelines import pass_factories
 from pmc.dialects.arch import Chip, LinkLevel, Topology
@@ -61,6 +62,7 @@ def readers() -> list[Reader]:
     given = {  # what the driver gives to passes that ask for a cost
         "select-tiles": (search, ()),
         "partition-stages": (CoreCostModel.CHIP_PARAMETERS, CoreCostModel.TOPOLOGY_PARAMETERS),
+        "select-algorithms": ((), CommProtocol.CHOICE_PARAMETERS),
     }
     passes = [
         Reader(name, (*loaded.CHIP_FIELDS, *chip), (*loaded.TOPOLOGY_FIELDS, *topology))
@@ -71,7 +73,7 @@ def readers() -> list[Reader]:
     return [
         *costs,
         Reader("analyze --what memory", ("dram.capacity_gib", "alignment_bytes"), SIZES),
-        Reader("analyze --what links", (), (*SIZES, *LINKS, "bandwidth_utilisation")),
+        Reader("analyze --what links", (), CommProtocol.CHOICE_PARAMETERS),
         *(reader for reader in passes if reader.chip or reader.topology),
         Reader("run of commands", ("command_level.lmem.bytes_per_core",)),
         Reader("check of chip against topology", PORTS, (*SIZES, *LINKS)),

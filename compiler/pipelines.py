@@ -17,6 +17,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.algorithm_choice import CHOICES, AlgorithmChoice
 from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
@@ -33,7 +34,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
     "model": (),
     "layer": ("expand-blocks", "quantize"),
     "dist": ("annotate-shardings", "insert-collectives", "localize", "combine-collectives", "partition-stages"),
-    "tile": ("bind-symbols", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
+    "tile": ("bind-symbols", "select-algorithms", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
     "commands": ("emit-g5",),
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""
@@ -81,6 +82,15 @@ def _op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
 # Whoever finds a pass by its name has imported this module.
 PLANNERS.provide(_tile_planner)
 OP_TIMES.provide(_op_times)
+
+
+def _algorithm_choice(module: ModuleOp) -> AlgorithmChoice:
+    from pmc.compiler.algorithm_selection import algorithm_choice
+
+    return algorithm_choice(module)
+
+
+CHOICES.provide(_algorithm_choice)
 
 
 def _load_pass(name: str) -> type[PmcPass]:

@@ -67,17 +67,12 @@ class Accounting(Schema, frozen=True):
         description="Granularity core: factor on the matrix peak by the bytes of an op; null for none"
     )
     uncharged_ops: Paths = Field(description="Ops that take no time")
-    all_reduce_phases: Literal["in_sequence", "pipelined"] = Field(
-        description="Whether the phases of the two-level all-reduce add up, or the longest hides the others"
-    )
-    dispatch_rows: Literal["remote", "all"] = Field(
-        description="Whether dispatch and combine send only rows that leave their rank"
+    collectives: Literal["steps", "published"] = Field(
+        description="What collectives take: their steps on the links, by the fastest algorithm where none is named, or "
+        "the formulas of the DS_TPU protocol"
     )
     expert_load: Literal["busiest", "balanced"] = Field(
         description="Rows per expert: as expected on the rank with most of them, or as many on every rank"
-    )
-    link_latency: Literal["spanned", "board"] = Field(
-        description="Latency per message: of the slowest link that the group spans, or of a link on one board"
     )
 
 

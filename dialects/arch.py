@@ -346,6 +346,10 @@ class Chip(Schema, frozen=True):
         return _covers(self.unvalidated, path)
 
 
+BoardWiring = Literal["switch", "ring", "full_mesh"]
+"""How the chips of a board are connected."""
+
+
 class Link(Schema, frozen=True):
     """One level of the network."""
 
@@ -363,7 +367,7 @@ class Links(Schema, frozen=True):
 
 
 class TwoLevels(Schema, frozen=True):
-    """A size of groups that all-reduce in two levels: in rings of neighbours, and in rings across these."""
+    """A size of groups that the published protocol all-reduces in rings of neighbours and rings across these."""
 
     ranks: Count = Field(description="Ranks of the group; from the protocol")
     inner: Count = Field(description="Neighbours in an inner ring, a divisor of the ranks; from the protocol")
@@ -387,18 +391,22 @@ class Topology(Schema, frozen=True):
     racks_per_pod: Count = Field(description="Racks per pod; a choice of the installation")
     boards_per_rack: Count = Field(description="Boards per rack; a choice of the installation")
     chips_per_board: Count = Field(description="Chips per board; from the data sheet")
+    board_wiring: BoardWiring = Field(
+        description="Whom the ports of a chip reach on its board: all of them any chip (switch), half of them either "
+        "neighbour (ring), equal parts each of the others (full_mesh); from the data sheet"
+    )
     links: Links = Field(description="Bandwidth and latency of each level")
     bandwidth_utilisation: Ratio = Field(description="Part of a link's bandwidth that payload reaches; measured")
     sync_us: Us = Field(description="Synchronisation per step; measured")
-    switch_us: Us = Field(description="Latency of one switch; from the data sheet")
-    cable_us: Us = Field(description="Latency of one cable; from its length")
+    switch_us: Us = Field(description="Latency of one switch between boards; from the data sheet")
+    cable_us: Us = Field(description="Latency of one cable between boards; from its length")
     memory_read_us: Us = Field(description="Memory read at the sender; measured")
     memory_write_us: Us = Field(description="Memory write at the receiver; measured")
     noc_us: Us = Field(description="On-chip network on the way to the port; measured")
     die_to_die_us: Us = Field(description="One die crossing on the way to the port; measured")
     cpu_fetch_us: Us = Field(description="Fetch of descriptors by the CPU; measured")
     two_level_all_reduce: Annotated[tuple[TwoLevels, ...], Field(strict=False)] = Field(
-        description="Sizes of groups that all-reduce in two levels; groups of other sizes use one ring"
+        description="Sizes of groups for which the published protocol all-reduces in two levels; others use one ring"
     )
 
     @model_validator(mode="after")
@@ -452,7 +460,7 @@ class Topology(Schema, frozen=True):
         return link
 
     def inner_ring(self, ranks: int) -> int | None:
-        """The neighbours in an inner ring where a group of ``ranks`` all-reduces in two levels, None in one ring."""
+        """The neighbours in an inner ring where the published protocol all-reduces in two levels, None in one ring."""
         return next((entry.inner for entry in self.two_level_all_reduce if entry.ranks == ranks), None)
 
     def is_unvalidated(self, path: str) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Self
 
@@ -32,7 +32,10 @@ from pmc.dialects.tensor import TensorType, element_name, size_bytes, tensor
 
 
 class Phase(Enum):
-    """What collectives are made of, among n ranks; in all but a message a rank sends (n-1)/n of the whole value."""
+    """What collectives are made of, among n ranks.
+
+    A rank sends (n-1)/n of the whole value, in a broadcast n-1 times all of it, in a message once.
+    """
 
     REDUCE_SCATTER = "reduce_scatter"
     """Every rank has a term of the whole value and ends up with one part of the sum."""
@@ -40,6 +43,8 @@ class Phase(Enum):
     """Every rank has one part and ends up with all of them."""
     EXCHANGE = "exchange"
     """Every rank has a part for every other (all-to-all)."""
+    BROADCAST = "broadcast"
+    """Every rank sends the whole of its value to every other."""
     MESSAGE = "message"
     """A rank sends its value to one other."""
 
@@ -47,19 +52,30 @@ class Phase(Enum):
 RING_PHASES = frozenset({Phase.REDUCE_SCATTER, Phase.ALL_GATHER})
 """The phases that can go around a ring; the others are sent directly."""
 
+DIRECTIONS = ("none", "inside", "across", "both")
+"""Where the two levels of an algorithm send directly in place of rings."""
+
 
 # -- algorithms -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Ranks that exchange data with each other: in a ring, or each with each."""
+
+    size: int
+    direct: bool
 
 
 class AlgorithmAttr(ParametrizedAttribute):
     """Which way the data of a collective takes between the ranks of its group."""
 
-    def rings(self, ranks: int) -> tuple[int, ...]:
-        """The sizes of the rings inside each other: the first of neighbours, the next of such rings, ..
+    @abstractmethod
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        """Groups inside each other: the first of neighbours, the next of the ranks in the same place of those, ..
 
         Raises VerifyException where the algorithm does not fit a group of `ranks`.
         """
-        return (ranks,)
 
 
 @irdl_attr_definition
@@ -68,45 +84,75 @@ class FlatRingAttr(AlgorithmAttr):
 
     name = "dist.flat_ring"
 
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        return (Tier(ranks, direct=False),)
+
 
 @irdl_attr_definition
 class TwoLevelAttr(AlgorithmAttr):
-    """`#dist.two_level<inner = 4>`: rings of `inner` neighbours, and rings of the ranks in the same place of them."""
+    """`#dist.two_level<inner = 4>`: rings of `inner` neighbours, and rings of the ranks in the same place of them.
+
+    `#dist.two_level<inner = 4, direct = across>` sends directly across (or `inside`, or in `both`) in place of rings.
+    """
 
     name = "dist.two_level"
     inner: IntegerAttr
+    direct: StringAttr
 
     @classmethod
-    def of(cls, inner: int) -> TwoLevelAttr:
-        """The algorithm with so many neighbours in an inner ring."""
-        return cls(IntegerAttr(inner, i64))
+    def of(cls, inner: int, direct: str = "none") -> TwoLevelAttr:
+        """The algorithm with so many neighbours in an inner group."""
+        return cls(IntegerAttr(inner, i64), StringAttr(direct))
 
-    def rings(self, ranks: int) -> tuple[int, ...]:
-        inner = self.inner.value.data
+    def verify(self) -> None:
+        if self.direct.data not in DIRECTIONS:
+            raise VerifyException(f"direct is '{self.direct.data}', must be one of {', '.join(DIRECTIONS)}")
+
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        inner, direct = self.inner.value.data, self.direct.data
         if not 1 < inner < ranks or ranks % inner:
             raise VerifyException(
                 f"two levels with inner rings of {inner} do not fit a group of {ranks} ranks; "
                 "a divisor between 1 and the size of the group does"
             )
-        return inner, ranks // inner
+        return Tier(inner, direct in ("inside", "both")), Tier(ranks // inner, direct in ("across", "both"))
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         with parser.in_angle_brackets():
             parser.parse_keyword("inner")
             parser.parse_punctuation("=")
-            return [IntegerAttr(parser.parse_integer(), i64)]
+            inner, direct = parser.parse_integer(), "none"
+            if parser.parse_optional_punctuation(",") is not None:
+                parser.parse_keyword("direct")
+                parser.parse_punctuation("=")
+                direct = parser.parse_identifier()
+            return [IntegerAttr(inner, i64), StringAttr(direct)]
 
     def print_parameters(self, printer: Printer) -> None:
+        direct = "" if self.direct.data == "none" else f", direct = {self.direct.data}"
         with printer.in_angle_brackets():
-            printer.print_string(f"inner = {self.inner.value.data}")
+            printer.print_string(f"inner = {self.inner.value.data}{direct}")
 
 
 @irdl_attr_definition
 class DirectAttr(AlgorithmAttr):
-    """`#dist.direct`: every rank sends to every other at the same time."""
+    """`#dist.direct`: every rank sends every other its part, in one round."""
 
     name = "dist.direct"
+
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        return (Tier(ranks, direct=True),)
+
+
+@irdl_attr_definition
+class OneShotAttr(AlgorithmAttr):
+    """`#dist.one_shot`: an all-reduce in which every rank sends every other its whole value, and each adds up all."""
+
+    name = "dist.one_shot"
+
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        return (Tier(ranks, direct=True),)
 
 
 # -- collectives ------------------------------------------------------------------------------------------------
@@ -155,11 +201,22 @@ class CollectiveAttr(ParametrizedAttribute):
         return self.mesh_axis is not None
 
     @property
+    def is_ring(self) -> bool:
+        """Whether it can go around a ring, so that there is an algorithm to choose."""
+        return self.leaves_chip and bool(self.PHASES) and RING_PHASES.issuperset(self.PHASES)
+
+    @property
     def default_algorithm(self) -> AlgorithmAttr | None:
-        """The algorithm where none is named: a flat ring if that can do it; None where there is nothing to choose."""
-        if not self.leaves_chip or not {*self.PHASES} & {*RING_PHASES, Phase.EXCHANGE}:
-            return None
-        return FlatRingAttr() if RING_PHASES.issuperset(self.PHASES) else DirectAttr()
+        """The algorithm where none is named; None where there is nothing to choose, or a choice to make."""
+        return DirectAttr() if self.leaves_chip and Phase.EXCHANGE in self.PHASES else None
+
+    def can_go_by(self, algorithm: AlgorithmAttr) -> bool:
+        """Whether an algorithm can do it."""
+        if self.is_ring:
+            return isinstance(algorithm, FlatRingAttr | TwoLevelAttr | DirectAttr) or (
+                isinstance(algorithm, OneShotAttr) and self.PHASES == (Phase.REDUCE_SCATTER, Phase.ALL_GATHER)
+            )
+        return algorithm == self.default_algorithm
 
     def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
         """The size of the whole value, of which a rank sends (n-1)/n in every phase, or all of it in a message."""
@@ -350,7 +407,7 @@ class Exchange:
 
     collective: CollectiveAttr
     algorithm: AlgorithmAttr | None
-    """None where there is no choice."""
+    """None where there is no choice, and where nobody has chosen yet (`is_open`)."""
     ins: tuple[TensorType, ...]
     outs: tuple[TensorType, ...]
 
@@ -382,7 +439,21 @@ class Exchange:
         return self.collective.work(self.ins, self.outs)
 
     @property
-    def chosen_algorithm(self) -> AlgorithmAttr | None:
+    def is_open(self) -> bool:
+        """Whether any algorithm may do it: `select-algorithms` chooses one when sizes are known."""
+        return self.algorithm is None and self.collective.is_ring
+
+    def by(self, algorithm: AlgorithmAttr) -> Exchange:
+        """The same done by another algorithm."""
+        return replace(self, algorithm=algorithm)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What sends, one after the other."""
+        return (Phase.BROADCAST,) if isinstance(self.algorithm, OneShotAttr) else self.collective.PHASES
+
+    @property
+    def named_algorithm(self) -> AlgorithmAttr | None:
         """The algorithm where it is not the default, which ops do not name."""
         return None if self.algorithm == self.collective.default_algorithm else self.algorithm
 
@@ -396,12 +467,18 @@ class Exchange:
         return self.collective.whole_bytes(self.ins, self.outs, ranks)
 
     def link_bytes(self, ranks: int) -> Expr:
-        """The bytes that one rank of a group of `ranks` sends; every algorithm sends as many (Thakur et al., 2005)."""
-        phases = self.collective.PHASES
+        """The bytes that one rank of a group of `ranks` sends.
+
+        (n-1)/n of the value in every phase, the least that a reduce-scatter or an all-gather can do with, by rings and
+        directly alike (Thakur et al., 2005); n-1 times the value in one shot.
+        """
+        phases = self.phases
         if not self.sends or ranks == 1:
             return expr(0)
         if Phase.MESSAGE in phases:
             return self.whole_bytes(ranks)
+        if Phase.BROADCAST in phases:
+            return (ranks - 1) * self.whole_bytes(ranks)
         return ceildiv(len(phases) * (ranks - 1) * self.whole_bytes(ranks), ranks)
 
     @property
@@ -420,14 +497,14 @@ class Exchange:
             expected = "as many operands as results"
         if found != ((found[0], max(found[0], 1)) if kind.GROUPED else (kind.OPERANDS, kind.RESULTS)):
             raise VerifyException(f"{kind} has {expected}, found {found[0]} operands and {found[1]} results")
-        default = self.collective.default_algorithm
-        if self.algorithm is None or self.algorithm == default:
+        if self.algorithm is None:
             return
-        if not RING_PHASES.issuperset(self.collective.PHASES) or default is None:
-            known = "has no algorithm" if default is None else f"goes by {default}"
-            raise VerifyException(f"{self.collective} {known}, not by {self.algorithm}")
-        if ranks is not None:
-            self.algorithm.rings(ranks)
+        if not kind.can_go_by(self.algorithm):
+            ring = "goes by rings or directly" if kind.is_ring else "has no algorithm"
+            known = ring if kind.default_algorithm is None else f"goes by {kind.default_algorithm}"
+            raise VerifyException(f"{kind} {known}, not by {self.algorithm}")
+        if ranks is not None and ranks > 1:
+            self.algorithm.tiers(ranks)
 
 
 class ExchangeInterface(ABC):
@@ -442,4 +519,4 @@ COLLECTIVES: tuple[type[CollectiveAttr], ...] = (
     AllReduceAttr, AllGatherAttr, ReduceScatterAttr, LocalSliceAttr, RingExchangeAttr, DispatchAttr, CombineAttr,
     SendAttr, RecvAttr,
 )  # fmt: skip
-ALGORITHMS: tuple[type[AlgorithmAttr], ...] = (FlatRingAttr, TwoLevelAttr, DirectAttr)
+ALGORITHMS: tuple[type[AlgorithmAttr], ...] = (FlatRingAttr, TwoLevelAttr, DirectAttr, OneShotAttr)

@@ -365,7 +365,7 @@ class CollectiveOp(DistExchangeOp):
     """Whether the axis splits `dim` of the result in addition to what splits the operand, or no longer."""
     axis = prop_def(StringAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
-    """The default of the collective where there is none."""
+    """Where there is none, the only one that the collective has, or one still to be chosen."""
     x = operand_def(TensorType)
     y = result_def(TensorType)
 
@@ -532,7 +532,7 @@ class CollectiveGroupOp(DistExchangeOp):
     name = "dist.collective_group"
     collective = prop_def(CollectiveAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
-    """The default of the collective where there is none."""
+    """Where there is none, the only one that the collective has, or one still to be chosen."""
     x = var_operand_def(TensorType)
     y = var_result_def(TensorType)
 

@@ -685,7 +685,7 @@ class ChipCommandOp(CommandOp, WorkInterface, ExchangeInterface):
 
     collective = prop_def(CollectiveAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
-    """The default of the collective where there is none."""
+    """Where there is none, the only one that the collective has, or one still to be chosen."""
     ins = prop_def(ArrayAttr[DramAttr])
     outs = prop_def(ArrayAttr[DramAttr])
 

@@ -711,7 +711,7 @@ class CollectiveOp(CommandOp, WorkInterface, ExchangeInterface):
     outs = var_operand_def(MemRefType)
     collective = prop_def(CollectiveAttr)
     algorithm = opt_prop_def(AlgorithmAttr)
-    """The default of the collective where there is none."""
+    """Where there is none, the only one that the collective has, or one still to be chosen."""
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     def exchange(self) -> Exchange:

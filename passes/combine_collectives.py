@@ -118,7 +118,7 @@ def _join(first: Operation, last: Operation, moved: Sequence[Operation]) -> None
         [[*first.operands, *last.operands]],
         [value.type for value in results],
         _common_path(first.path.data, last.path.data),
-        {"collective": exchange.collective, "algorithm": exchange.chosen_algorithm},
+        {"collective": exchange.collective, "algorithm": exchange.named_algorithm},
         like=last,
     )
     block = last.parent

@@ -335,7 +335,7 @@ class _Lowering:
     def _collective(self, op: Operation, exchange: Exchange) -> None:
         ins = [self._place(self.whole(v)) for v in op.operands]
         outs = [self._place(self.result(v)) for v in op.results]
-        properties: Properties = {"collective": exchange.collective, "algorithm": exchange.chosen_algorithm}
+        properties: Properties = {"collective": exchange.collective, "algorithm": exchange.named_algorithm}
         self.ops.append(CollectiveOp.make([ins, outs], [], path_of(op), properties, like=op))
 
     def _dense(self, array: Array, path: str, like: Operation) -> Array:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import ClassVar, get_args
 
+import numpy as np
 from xdsl.ir import Operation
 
 from pmc.backends.cost.breakdown import Breakdown, Engine, Load, link_loads, loads_of, roofline_parts
@@ -15,11 +17,12 @@ from pmc.backends.cost.model import (
     Number,
     OpCost,
     Target,
+    as_number,
     larger,
     number,
     useful,
 )
-from pmc.backends.cost.network import transfer_of
+from pmc.backends.cost.network import Network, Transfer, network_of, transfer_of
 from pmc.dialects.analyses.expert_slots import ExpertSlots
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.arch import DTYPE_BITS, LinkLevel
@@ -52,7 +55,7 @@ class ChipCostModel(CostModel):
     """time = max(FLOPs / peak, bytes / DRAM bandwidth) (Williams et al., Roofline, CACM 2009).
 
     The peak is that of the matrix unit for the op's element type, or of the vector units.  A collective takes at least
-    the bytes that one rank sends, over the bandwidth of the slowest link that its group spans: no latency, full
+    what its bytes take on the links, by the algorithm that asks least of them where none is named: no latency, full
     utilisation.  A lower bound of every other model.
 
     Time and bytes are those of the rank with most work, in the shapes of the program; FLOPs are counted as `OpCost`
@@ -65,7 +68,7 @@ class ChipCostModel(CostModel):
         "vector_eus_per_lane", "dram.bandwidth_gb_per_s",
     )  # fmt: skip
     TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
-        "pods", "racks_per_pod", "boards_per_rack", "chips_per_board",
+        "pods", "racks_per_pod", "boards_per_rack", "chips_per_board", "board_wiring",
         *(f"links.{level}.gb_per_s" for level in get_args(LinkLevel)),
     )  # fmt: skip
 
@@ -89,13 +92,11 @@ class ChipCostModel(CostModel):
             transfer = transfer_of(op, self.target)
             link_bytes = 0.0 if transfer is None else number(transfer.link_bytes, bindings)
             useful_flops = useful(work.flops, bindings) * self.slots.fill(op, self.target.mesh)
+            transfer_s = 0.0 if transfer is None else self.transfer_s(transfer, network_of(op, self.target), bindings)
         except UnboundSymbolError as error:
             raise PmcError(f"{op.name} at '{path}': {error}") from None
         compute_s = self.compute_s(op, work, flops)
         memory_s = (read + written) / self.target.chip.dram_bytes_per_s
-        transfer_s: Number = 0.0
-        if transfer is not None and self.target.topology is not None:
-            transfer_s = link_bytes / (self.target.topology.link(transfer.level).gb_per_s * 1e9)
         return OpCost(
             time_s=larger(compute_s, memory_s, transfer_s),
             compute_s=compute_s,
@@ -127,12 +128,19 @@ class ChipCostModel(CostModel):
         return [*loads, Load("dram", "main", moved, "bytes", float(cost.memory_s), DRAM_FIELDS)]
 
     def link_loads(self, op: Operation, cost: OpCost, of_link: Sequence[str], more: Sequence[str] = ()) -> list[Load]:
-        """What an op asks of the slowest link that it spans, of which the fields `of_link` count."""
+        """What an op asks of the outermost links that it spans, of which the fields `of_link` count."""
         transfer = transfer_of(op, self.target)
         if transfer is None:
             return []
         link = [f"topology.links.{transfer.level}.{name}" for name in of_link]
         return link_loads(cost, [*link, *(f"topology.{name}" for name in more)])
+
+    def transfer_s(self, transfer: Transfer, network: Network, bindings: Bindings) -> Number:
+        """The bytes on the links at full bandwidth, by the algorithm that asks least of them; 0 for a single rank."""
+        if transfer.ranks == 1:
+            return 0.0
+        times = [np.asarray(network.wire_s(way, bindings), np.float64) for way in network.ways(transfer)]
+        return as_number(reduce(np.minimum, times))
 
     def compute_s(self, op: Operation, work: Work, flops: Number) -> Number:
         """FLOPs over the peak of the unit that does them; 0 for an op that only moves data."""

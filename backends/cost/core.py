@@ -6,7 +6,7 @@ It needs no tiles, so it is quick and takes arrays of symbol values; no tiling o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 from xdsl.ir import Operation
@@ -20,7 +20,6 @@ from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
-from pmc.dialects.arch import LinkLevel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
@@ -51,12 +50,7 @@ class CoreCostModel(CostModel):
         "elementary_steps.exp", "elementary_steps.div", "elementary_steps.rsqrt",
         "command_level.sdma.startup_ns", "command_level.gdma.startup_ns", "command_level.lmem.bytes_per_core",
     )  # fmt: skip
-    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (
-        *ChipCostModel.TOPOLOGY_PARAMETERS,
-        *(f"links.{level}.latency_us" for level in get_args(LinkLevel)),
-        "bandwidth_utilisation", "sync_us", "switch_us", "cable_us", "memory_read_us", "memory_write_us", "noc_us",
-        "die_to_die_us", "cpu_fetch_us", "two_level_all_reduce",
-    )  # fmt: skip
+    TOPOLOGY_PARAMETERS: ClassVar[tuple[str, ...]] = (*CommProtocol.CHOICE_PARAMETERS, "cpu_fetch_us")
 
     def __init__(self, target: Target, accounting: Accounting) -> None:
         super().__init__(target)
@@ -79,6 +73,7 @@ class CoreCostModel(CostModel):
                 time_s=larger(comm.total_s, base.memory_s, base.compute_s),
                 latency_s=comm.latency_s,
                 transfer_s=comm.transfer_s,
+                link_bytes=comm.link_bytes,
             )
         try:
             return self.busy(op, base, bindings)

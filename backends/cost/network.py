@@ -1,26 +1,47 @@
-"""Where the ranks of a collective sit, and what it puts on the links."""
+"""Where the ranks of a collective sit, and what it puts on the links.
+
+A level of the network is a set of links: chip to chip on a board, then one link of every chip to a switch of its rack,
+pod or installation.  A message takes links of the one level that sender and receiver span.  `gb_per_s` of a level is
+what a chip sends over all its links of that level.  Off the board that is one link.  On a board the wiring says
+(`Topology.board_wiring`): one link to a switch, one to either neighbour of a ring with half of it, or one to each of
+the others with an equal part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import get_args
 
+import numpy as np
 from xdsl.ir import Operation
 
-from pmc.backends.cost.model import Target
+from pmc.backends.cost.model import Bindings, Number, Target, larger, number
 from pmc.dialects.analyses.collective_steps import Step, collective_steps
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.collective import Exchange, ExchangeInterface, SendAttr
+from pmc.dialects.collective import (
+    DIRECTIONS,
+    AlgorithmAttr,
+    DirectAttr,
+    Exchange,
+    ExchangeInterface,
+    FlatRingAttr,
+    OneShotAttr,
+    Phase,
+    SendAttr,
+    TwoLevelAttr,
+)
 from pmc.dialects.dist import Axis, Mesh
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
+from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.structure import AnyStageOp
 
 LEVELS: tuple[LinkLevel, ...] = get_args(LinkLevel)
-"""Network levels from fast to slow."""
+"""Network levels from the inside out."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +55,183 @@ class Transfer:
     ranks: int
     """The size of the group, 2 for a transfer between two stages."""
     level: LinkLevel
-    """The slowest level that any group of the mesh axis spans: the slowest group decides."""
+    """The outermost level that any group of the mesh axis spans."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Who sends to whom along the axis."""
+        """Who sends to whom along the axis.  Raises VerifyException while the algorithm is open."""
         return collective_steps(self.exchange, self.axis.size, self.stage)
 
-    def level_of(self, step: Step, topology: Topology, mesh: Mesh) -> LinkLevel:
-        """The slowest level that a ring of a step spans."""
-        if step.size == self.axis.size:
-            return self.level
-        return level_of_rings(topology, mesh, self.axis, step.size, step.stride)
+    def by(self, algorithm: AlgorithmAttr) -> Transfer:
+        """The same done by another algorithm."""
+        return replace(self, exchange=self.exchange.by(algorithm))
 
     @property
     def link_bytes(self) -> Expr:
         """Bytes that one rank sends."""
         return self.exchange.link_bytes(self.ranks)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one step puts on the links of one level."""
+
+    level: LinkLevel
+    share: float
+    """Of the bytes that a rank sends in the step, what the busiest link carries, over the part of the level's
+    bandwidth that this link has: the bytes times `share` take the time of the level's whole bandwidth."""
+    hops: int
+    """The most links of a board that a message crosses, 1 off the board."""
+
+
+class Network:
+    """The links between the ranks of a mesh.  What a step puts on them is found once."""
+
+    def __init__(self, topology: Topology, mesh: Mesh) -> None:
+        self.topology = topology
+        self.mesh = mesh
+        self._loads: dict[object, tuple[Load, ...]] = {}
+        sizes = (topology.chips_per_board, topology.boards_per_rack, topology.racks_per_pod, topology.pods)
+        self.spans = tuple(prod(sizes[: i + 1]) for i in range(len(sizes)))
+        """The chips that a level connects, from the inside out."""
+
+    def ways(self, transfer: Transfer) -> tuple[Transfer, ...]:
+        """A transfer by every algorithm that its links allow while it is open, else as it is.
+
+        The inner groups of two levels are the members of the group on one board, in one rack or in one pod.
+        """
+        exchange = transfer.exchange
+        if not exchange.is_open:
+            return (transfer,)
+        flat = (FlatRingAttr(), DirectAttr(), OneShotAttr())
+        two = (TwoLevelAttr.of(inner, direct) for inner in self.inner_sizes(transfer.axis) for direct in DIRECTIONS)
+        return tuple(transfer.by(a) for a in (*flat, *two) if exchange.collective.can_go_by(a))
+
+    def inner_sizes(self, axis: Axis) -> Iterator[int]:
+        """Into how many neighbours on a board, in a rack or in a pod the groups of an axis fall apart evenly."""
+        group, found = np.asarray(axis.group(0)), set[int]()
+        for level, span in zip(LEVELS, self.spans, strict=True):
+            inner = int(np.count_nonzero(group // span == 0))
+            fits = 1 < inner < axis.size and axis.size % inner == 0 and inner not in found
+            if fits and LEVELS.index(level_of_rings(self.topology, self.mesh, axis, inner, 1)) <= LEVELS.index(level):
+                found.add(inner)
+                yield inner
+
+    def wire_s(self, transfer: Transfer, bindings: Bindings) -> Number:
+        """The time that the bytes of a transfer take on the links, at full bandwidth and without latency.
+
+        Rounds of a ring, and phases, follow each other; each takes what its busiest link needs.  A round in which a
+        rank sends to many over several levels is charged as though all of it crossed each of them, so that ranks
+        further out never make a group faster.  The steps of a dispatch or combine run at the same time: the busiest
+        level decides, or the ports of a chip, which carry no more than the fastest of these levels.
+        """
+        if transfer.exchange.collective.PHASES == (Phase.EXCHANGE,):
+            return self._stream_s(transfer, bindings)
+        total: Number = 0.0
+        for step in transfer.steps:
+            loads = self.loads(transfer, step)
+            many = len(loads) > 1 and len(step.peers) > 2
+            slowest = max((max(load.share, 1.0) if many else load.share) / self._rate(load.level) for load in loads)
+            total = total + number(step.bytes * step.rounds, bindings) * slowest
+        return total
+
+    def _stream_s(self, transfer: Transfer, bindings: Bindings) -> Number:
+        busy: dict[LinkLevel, Number] = {}
+        sent: Number = 0.0
+        for step in transfer.steps:
+            volume = number(step.bytes * step.rounds, bindings)
+            sent = sent + volume
+            for load in self.loads(transfer, step):
+                busy[load.level] = busy.get(load.level, 0.0) + volume * load.share / self._rate(load.level)
+        ports = sent / max(map(self._rate, busy)) if busy else 0.0
+        return larger(ports, *busy.values())
+
+    def _rate(self, level: LinkLevel) -> float:
+        return self.topology.link(level).gb_per_s * 1e9
+
+    def loads(self, transfer: Transfer, step: Step) -> tuple[Load, ...]:
+        """What a step of a transfer puts on the links, from the inside out."""
+        sends = isinstance(transfer.exchange.collective, SendAttr)
+        stage = transfer.stage if sends else None
+        key = (transfer.axis, step.size, step.stride, step.peers, stage)
+        if key not in self._loads:
+            self._loads[key] = tuple(self._find_loads(transfer.axis, step, stage))
+        return self._loads[key]
+
+    def _find_loads(self, axis: Axis, step: Step, stage: int | None) -> Iterator[Load]:
+        ranks = np.arange(self.mesh.ranks)
+        member = ranks // axis.stride % axis.size
+        if stage is not None:
+            ranks, member = ranks[member == stage], member[member == stage]
+        place = member // step.stride % step.size
+        reach = step.stride * axis.stride
+        board = self._board_load(ranks, ranks - place * reach, place, reach, step)
+        if board is not None:
+            yield board
+        if len(step.peers) == step.size - 1 and len(step.peers) > 2:
+            # Each with each: of the other members of a ring, those that a level is the first to hold.
+            ring = ranks - place * reach
+            inside = _members(ring, ranks // self.spans[0])
+            for level, span in zip(LEVELS[1:], self.spans[1:], strict=True):
+                within = _members(ring, ranks // span)
+                if (within > inside).any():
+                    yield Load(level, float((within - inside).max()) / (step.size - 1), 1)
+                inside = within
+            return
+        out: dict[LinkLevel, FloatArray] = {level: np.zeros(len(ranks)) for level in LEVELS}
+        for distance in step.peers:
+            peer = ranks + ((place + distance) % step.size - place) * reach
+            inside = ranks // self.spans[0] == peer // self.spans[0]
+            for level, span in zip(LEVELS[1:], self.spans[1:], strict=True):
+                within = ranks // span == peer // span
+                out[level] += (within & ~inside) / len(step.peers)
+                inside = within
+        yield from (Load(level, float(part.max()), 1) for level, part in out.items() if part.any())
+
+    def _board_load(self, ranks: IntArray, ring: IntArray, place: IntArray, reach: int, step: Step) -> Load | None:
+        """What stays on boards; `ring` tells the groups of a step apart."""
+        chips, wiring = self.topology.chips_per_board, self.topology.board_wiring
+        # What goes from a chip over its link to the chip so many places on (ring: 1 and the last), or to the switch.
+        on_links = np.zeros(self.topology.chips * chips)
+        peers, hops = np.asarray(step.peers) % step.size, 0
+        for ahead in range(1, chips):
+            peer = ranks // chips * chips + (ranks % chips + ahead) % chips
+            distance = (peer - ranks) // reach
+            meets = (peer - ranks) % reach == 0
+            meets &= (place + distance >= 0) & (place + distance < step.size)
+            meets &= np.isin(distance % step.size, peers)
+            senders = ranks[meets]
+            if not len(senders):
+                continue
+            part = 1.0 / len(step.peers)
+            match wiring:
+                case "switch":
+                    on_links[senders * chips] += part
+                    hops = max(hops, 1)
+                case "full_mesh":
+                    on_links[senders * chips + ahead] += part * (chips - 1)
+                    hops = max(hops, 1)
+                case "ring":
+                    short = min(ahead, chips - ahead)
+                    hops = max(hops, short)
+                    ways = [1] if 2 * ahead < chips else [-1] if 2 * ahead > chips else [1, -1]
+                    for way in ways:
+                        for hop in range(short):
+                            via = senders // chips * chips + (senders % chips + way * hop) % chips
+                            np.add.at(on_links, via * chips + way % chips, part / len(ways) * min(2, chips - 1))
+        return Load("c2c", float(on_links.max()), hops) if hops else None
+
+
+def _members(ring: IntArray, span: IntArray) -> IntArray:
+    """For every rank the number of ranks of its ring in its span, itself included."""
+    _, inverse, counts = np.unique(np.stack([ring, span]), axis=1, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse.reshape(-1)])
+
+
+@lru_cache(maxsize=64)
+def network(topology: Topology, mesh: Mesh) -> Network:
+    """The network of the ranks of a mesh."""
+    return Network(topology, mesh)
 
 
 def transfer_of(op: Operation, target: Target) -> Transfer | None:
@@ -63,7 +244,8 @@ def transfer_of(op: Operation, target: Target) -> Transfer | None:
     exchange = op.exchange()
     if not exchange.sends:
         return None
-    mesh, topology = network_of(op, target)
+    found = network_of(op, target)
+    mesh, topology = found.mesh, found.topology
     name = exchange.collective.mesh_axis
     assert name is not None
     axis, stage = mesh.axis(name), _stage_around(op)
@@ -75,12 +257,12 @@ def transfer_of(op: Operation, target: Target) -> Transfer | None:
     return Transfer(exchange, axis, stage, 2, level)
 
 
-def network_of(op: Operation, target: Target) -> tuple[Mesh, Topology]:
-    """Mesh and topology, which an op that leaves the chip needs."""
+def network_of(op: Operation, target: Target) -> Network:
+    """The network that an op which leaves the chip needs.  Raises PmcError when the module has no mesh or topology."""
     if target.mesh is None or target.topology is None:
         missing = "dist.mesh" if target.mesh is None else "arch.topology"
         raise PmcError(f"{place_of(op)}: the module has no attribute '{missing}'")
-    return target.mesh, target.topology
+    return network(target.topology, target.mesh)
 
 
 def place_of(op: Operation) -> str:
@@ -90,11 +272,11 @@ def place_of(op: Operation) -> str:
 
 @lru_cache(maxsize=256)
 def level_of_rings(topology: Topology, mesh: Mesh, axis: Axis, size: int, stride: int) -> LinkLevel:
-    """The slowest level over all rings of `size` ranks that are `stride` places apart in the groups along `axis`."""
+    """The outermost level over all rings of `size` ranks that are `stride` places apart in the groups along `axis`."""
     groups = {axis.group(rank) for rank in range(mesh.ranks)}
     reach = size * stride
     starts = [block + place for block in range(0, axis.size, reach) for place in range(stride)]
-    return slowest(topology.link_of_span(group[i : i + reach : stride]) for group in groups for i in starts)
+    return outermost(topology.link_of_span(group[i : i + reach : stride]) for group in groups for i in starts)
 
 
 def _stage_around(op: Operation) -> int | None:
@@ -106,11 +288,11 @@ def _stage_around(op: Operation) -> int | None:
 
 
 def _level_between(topology: Topology, mesh: Mesh, axis: Axis, here: int, peer: int) -> LinkLevel:
-    """The slowest level over all pairs of a rank of one stage and its partner in another."""
+    """The outermost level over all pairs of a rank of one stage and its partner in another."""
     pairs = [(group[here], group[peer]) for group in {axis.group(rank) for rank in range(mesh.ranks)}]
-    return slowest(topology.link_of_span(pair) for pair in pairs)
+    return outermost(topology.link_of_span(pair) for pair in pairs)
 
 
-def slowest(levels: Iterable[LinkLevel]) -> LinkLevel:
-    """The slowest of some levels."""
+def outermost(levels: Iterable[LinkLevel]) -> LinkLevel:
+    """The outermost of some levels."""
     return LEVELS[max(LEVELS.index(level) for level in levels)]

@@ -1,6 +1,7 @@
 """What collectives compute, on the arrays of all ranks of a mesh at once, at the dist level and below.
 
-`run_collective` computes any collective attribute: a new one is a function here, under `@computes(ItsAttr)`.
+`run_collective` computes any collective attribute: a new one is a function here, under `@computes(ItsAttr)`.  Where an
+algorithm is chosen, its steps are run message by message (`stepped.py`), else the definition of the collective.
 `Ranked` maps every rank that takes part to its array.  Shards are of equal size, rounded up; where the size of the
 whole is not a multiple, the last ones are padded, and gathering drops the padding again.  Padding is zero; in integer
 arrays it is `NONE`, a token or expert that does not exist: it embeds to zeros and is dispatched nowhere.  A striped
@@ -15,11 +16,13 @@ from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
+from xdsl.utils.exceptions import VerifyException
 
-from pmc.backends.numeric import routing
+from pmc.backends.numeric import routing, stepped
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.dialects import collective as attrs
-from pmc.dialects.collective import CollectiveAttr
+from pmc.dialects.analyses.collective_steps import Step, collective_steps
+from pmc.dialects.collective import CollectiveAttr, Exchange
 from pmc.dialects.dist import DATA, Axis, Mesh, Sharding
 
 Ranked = Mapping[int, Array]
@@ -53,14 +56,17 @@ def all_gather(x: Ranked, axis: Axis, dim: int, size: int) -> dict[int, Array]:
     """The shards of every group along `dim`, cut to `size`."""
     result: dict[int, Array] = {}
     for group in groups(list(x), axis):
-        parts = [x[rank] for rank in group]
-        if axis.is_striped:
-            whole = np.stack(parts, axis=dim + 1).reshape(*parts[0].shape[:dim], -1, *parts[0].shape[dim + 1 :])
-        else:
-            whole = np.concatenate(parts, axis=dim)
-        whole = whole[(slice(None),) * dim + (slice(0, size),)]
-        result.update(dict.fromkeys(group, whole))
+        result.update(dict.fromkeys(group, joined([x[rank] for rank in group], axis, dim, size)))
     return result
+
+
+def joined(parts: Sequence[Array], axis: Axis, dim: int, size: int) -> Array:
+    """The shards of one group along `dim`, in coordinate order, cut to `size`."""
+    if axis.is_striped:
+        whole = np.stack(parts, axis=dim + 1).reshape(*parts[0].shape[:dim], -1, *parts[0].shape[dim + 1 :])
+    else:
+        whole = np.concatenate(parts, axis=dim)
+    return whole[(slice(None),) * dim + (slice(0, size),)]
 
 
 def ring_exchange(x: Ranked, axis: Axis) -> dict[int, Array]:
@@ -130,8 +136,9 @@ def combine(y_experts: Ranked, indices: Ranked, weights: Ranked, axis: Axis | No
 
 @dataclass(frozen=True)
 class Movement:
-    """The operands of a collective by rank, and who takes part."""
+    """A collective with its operands by rank, and who takes part."""
 
+    exchange: Exchange
     sources: Sequence[Ranked]
     shapes: Sequence[tuple[int, ...]]
     """Those of the results on one rank."""
@@ -146,6 +153,18 @@ class Movement:
         if axis is None:
             raise NumericError("has no mesh axis")
         return axis
+
+    def steps(self, axis: Axis) -> tuple[Step, ...] | None:
+        """The steps of the collective along the axis; None while its algorithm is open.
+
+        Raises NumericError where the algorithm does not fit the group.
+        """
+        if self.exchange.algorithm is None:
+            return None
+        try:
+            return collective_steps(self.exchange, axis.size)
+        except VerifyException as error:
+            raise NumericError(str(error)) from None
 
     def optional_axis(self, collective: CollectiveAttr) -> Axis | None:
         """The axis along which data is exchanged, None where it stays on its chip."""
@@ -173,11 +192,12 @@ def computes(
     return register
 
 
-def run_collective(collective: CollectiveAttr, path: str, movement: Movement) -> Sequence[Ranked]:
+def run_collective(path: str, movement: Movement) -> Sequence[Ranked]:
     """The results of a collective by rank.
 
     Raises NumericError, naming the path, for one without numeric semantics or a movement that cannot be.
     """
+    collective = movement.exchange.collective
     function = _COMPUTES.get(type(collective))
     try:
         if function is None:
@@ -189,18 +209,37 @@ def run_collective(collective: CollectiveAttr, path: str, movement: Movement) ->
 
 @computes(attrs.AllReduceAttr)
 def _all_reduce(c: attrs.AllReduceAttr, run: Movement) -> Sequence[Ranked]:
-    return [all_reduce(x, run.axis(c)) for x in run.sources]
+    axis = run.axis(c)
+    steps = run.steps(axis)
+    if not steps:
+        return [all_reduce(x, axis) for x in run.sources]
+    return [stepped.all_reduce(x, groups(list(x), axis), steps) for x in run.sources]
 
 
 @computes(attrs.AllGatherAttr)
 def _all_gather(c: attrs.AllGatherAttr, run: Movement) -> Sequence[Ranked]:
-    dim = c.dim.value.data
-    return [all_gather(x, run.axis(c), dim, shape[dim]) for x, shape in zip(run.sources, run.shapes, strict=True)]
+    axis, dim = run.axis(c), c.dim.value.data
+    steps, sizes = run.steps(axis), [shape[dim] for shape in run.shapes]
+    if not steps:
+        return [all_gather(x, axis, dim, size) for x, size in zip(run.sources, sizes, strict=True)]
+    gathered = [stepped.all_gather(x, groups(list(x), axis), steps) for x in run.sources]
+    return [
+        {rank: joined(shards, axis, dim, size) for rank, shards in parts.items()}
+        for parts, size in zip(gathered, sizes, strict=True)
+    ]
 
 
 @computes(attrs.ReduceScatterAttr)
 def _reduce_scatter(c: attrs.ReduceScatterAttr, run: Movement) -> Sequence[Ranked]:
-    return [reduce_scatter(x, run.axis(c), c.dim.value.data) for x in run.sources]
+    axis, dim = run.axis(c), c.dim.value.data
+    steps = run.steps(axis)
+    if not steps:
+        return [reduce_scatter(x, axis, dim) for x in run.sources]
+    found: list[Ranked] = []
+    for x in run.sources:
+        terms = {rank: [shard(term, axis, part, dim) for part in axis.group(rank)] for rank, term in x.items()}
+        found.append(stepped.reduce_scatter(terms, groups(list(x), axis), steps))
+    return found
 
 
 @computes(attrs.LocalSliceAttr)

@@ -216,8 +216,8 @@ class DistMachine:
         """The results of a collective or transfer."""
         sources = [self.values[value] for value in op.operands]
         shapes = [self.local_shape(tensor(value), where(op)) for value in op.results]
-        movement = Movement(sources, shapes, self.mesh, self.ranks, self.channels)
-        return run_collective(op.exchange().collective, op.path.data, movement)
+        movement = Movement(op.exchange(), sources, shapes, self.mesh, self.ranks, self.channels)
+        return run_collective(op.path.data, movement)
 
     def on_every_rank(self, op: Operation) -> list[dict[int, Array]]:
         """The results of an op that each rank runs by itself."""

@@ -210,8 +210,8 @@ def _chip_command(op: g5.ChipCommandOp, symbols: Mapping[str, int], stage: _Stag
     targets = [view(a) for a in op.outs.data]
     shapes = [t.shape[1:] for t in targets]
     operands = [dict(zip(stage.ranks, decode(s, compute_type([s.dtype])), strict=True)) for s in sources]
-    movement = Movement(operands, shapes, stepping.mesh, stage.ranks, stepping.channels)
-    results = run_collective(op.collective, op.path.data, movement)
+    movement = Movement(op.exchange(), operands, shapes, stepping.mesh, stage.ranks, stepping.channels)
+    results = run_collective(op.path.data, movement)
     for array, target, values in zip(op.outs.data, targets, results, strict=True):
         for position, rank in enumerate(stage.ranks):
             if values[rank].shape != target.shape[1:]:

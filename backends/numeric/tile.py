@@ -200,8 +200,8 @@ class _Ranks:
         sources = [whole(v) for v in op.ins]
         targets = [whole(v) for v in op.outs]
         operands = [{r: decode(s[r], compute_type([s.dtype])) for r in ranks} for s in sources]
-        movement = Movement(operands, [t.shape[1:] for t in targets], self.mesh, ranks, self.channels)
-        results = run_collective(op.collective, op.path.data, movement)
+        movement = Movement(op.exchange(), operands, [t.shape[1:] for t in targets], self.mesh, ranks, self.channels)
+        results = run_collective(op.path.data, movement)
         for value, target, result in zip(op.outs, targets, results, strict=True):
             for rank in ranks:
                 if result[rank].shape != target.shape[1:]:

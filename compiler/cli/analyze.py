@@ -25,7 +25,7 @@ EXAMPLES = """\b
 Examples:
   pmc analyze deepseek-v3 --what memory --reserve-fraction 0.05 --kv-block-tokens 16 \\
       --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
-  pmc analyze deepseek-v3 --what links --board-wiring full-mesh \\
+  pmc analyze deepseek-v3 --what links \\
       --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
   pmc analyze dumps/06-partition-stages.mlir --what ops --granularity core --depth 2 --format csv
 """
@@ -42,8 +42,9 @@ class What(StrEnum):
 
 
 class Board(StrEnum):
-    """How chips of one board are connected."""
+    """How chips of one board are connected, in place of what the topology says."""
 
+    SWITCH = "switch"
     RING = "ring"
     FULL_MESH = "full-mesh"
 
@@ -51,15 +52,14 @@ class Board(StrEnum):
 USES: dict[What, tuple[str, ...]] = {
     What.OPS: ("granularity", "accounting", "depth"),
     What.MEMORY: ("reserve_fraction", "reserve_bytes", "kv_block_tokens", "micro_batches"),
-    What.COMM: (),
-    What.LINKS: ("board_wiring",),
+    What.COMM: ("accounting",),
+    What.LINKS: ("accounting", "board_wiring"),
     What.COST: ("granularity", "accounting", "dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh"),
 }
 """The options that each analysis has."""
 
 REQUIRED: dict[What, tuple[str, ...]] = {
     What.MEMORY: ("reserve_fraction",),
-    What.LINKS: ("board_wiring",),
     What.COST: ("dollars_per_chip_hour",),
 }
 """Those of them that no analysis can guess."""
@@ -99,7 +99,10 @@ def analyze_command(
     micro_batches: Annotated[
         int | None, typer.Option(help="Parts that the batch runs in (1 if not given).", **_MEMORY)
     ] = None,
-    board_wiring: Annotated[Board | None, typer.Option(help="How chips of a board are connected.", **_LINKS)] = None,
+    board_wiring: Annotated[
+        Board | None,
+        typer.Option(help="How chips of a board are connected (if not given: see the topology).", **_LINKS),
+    ] = None,
     target: TargetOptions,
 ) -> None:
     """Count what a program is made of: its ops, memory, collectives, links, or the price of its tokens.
@@ -162,9 +165,23 @@ def _analysis(what: What, options: dict[str, Any], module: ModuleOp, bindings: d
         case What.LINKS:
             from pmc.backends.evaluate.analyses.link_traffic import link_traffic
 
-            return link_traffic(module, "ring" if options["board_wiring"] is Board.RING else "full_mesh", bindings)
+            if options["board_wiring"] is not None:
+                _rewire(module, options["board_wiring"])
+            return link_traffic(module, bindings)
         case What.COST:
             return _cost(options, module, bindings)
+
+
+def _rewire(module: ModuleOp, board: Board) -> None:
+    from pmc.dialects.arch import BoardWiring, TopologyAttr
+
+    wirings: dict[Board, BoardWiring] = {
+        Board.SWITCH: "switch", Board.RING: "ring", Board.FULL_MESH: "full_mesh",
+    }  # fmt: skip
+    topology = module.attributes.get("arch.topology")
+    if isinstance(topology, TopologyAttr):
+        wired = topology.data.model_copy(update={"board_wiring": wirings[board]})
+        module.attributes["arch.topology"] = TopologyAttr(wired)
 
 
 def _evaluated(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -> EngineResult:

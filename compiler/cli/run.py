@@ -21,7 +21,7 @@ EXAMPLES = """\b
 Examples:
   pmc run ./tiny/config.json --batch 2 --q-len 4 --kv-len 4 --seed 1
   pmc run dumps/07-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
-  pmc run dumps/12-emit-g5.mlir --inputs inputs.npz --format json
+  pmc run dumps/13-emit-g5.mlir --inputs inputs.npz --format json
 """
 
 

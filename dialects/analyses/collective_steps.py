@@ -9,6 +9,8 @@ not grow with the group:
     the same in two levels with inner rings of 4:    3 rounds of D/4 among neighbours, 1 round of D/8 between ranks in
                                                      the same place of the two inner rings, and the same way back
 
+    the same in one shot:                            1 round in which every rank sends D to each of the others
+
 (Thakur, Rabenseifner and Gropp, Optimization of Collective Communication Operations in MPICH, 2005.)  In two levels the
 ranks reduce from the inside out and gather from the outside in, so that slow outer links carry 1/inner of the value.
 """
@@ -18,7 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pmc.dialects.collective import DirectAttr, Exchange, Phase, SendAttr
+from xdsl.utils.exceptions import VerifyException
+
+from pmc.dialects.collective import Exchange, Phase, SendAttr
 from pmc.dialects.expr import Expr, ceildiv
 
 
@@ -51,8 +55,8 @@ class Step:
     def part(self, member: int, distance: int, round_: int) -> int:
         """Which part of the value `member` sends to that peer in round `round_`, as the place that owns it.
 
-        Of the n parts of the whole value these are all whose owner has that place in its own ring and agrees with
-        `member` in the places of the rings inside this one.  Only for `RING_PHASES`.
+        Of the n parts of the whole value these are all whose owner has that place in its own group and agrees with
+        `member` in the places of the groups inside this one.  Only for `RING_PHASES`.
         """
         owner = self.place(member)
         if self.phase is Phase.REDUCE_SCATTER:
@@ -67,11 +71,13 @@ def collective_steps(exchange: Exchange, ranks: int, stage: int = 0) -> tuple[St
     """The steps of `exchange` in a group of `ranks`, in order; none where nothing is sent.
 
     A send is one step among the `ranks` of the pipeline axis, of which only those of `stage` take part.  Raises
-    VerifyException where the algorithm does not fit the group.
+    VerifyException where the algorithm does not fit the group, or is still open.
     """
     if not exchange.sends or ranks == 1:
         return ()
-    return tuple(step for phase in exchange.collective.PHASES for step in _steps(exchange, phase, ranks, stage))
+    if exchange.is_open:
+        raise VerifyException(f"{exchange.collective} has no algorithm yet: select-algorithms chooses one")
+    return tuple(step for phase in exchange.phases for step in _steps(exchange, phase, ranks, stage))
 
 
 def _steps(exchange: Exchange, phase: Phase, ranks: int, stage: int) -> Iterator[Step]:
@@ -80,16 +86,16 @@ def _steps(exchange: Exchange, phase: Phase, ranks: int, stage: int) -> Iterator
         case Phase.MESSAGE:
             distance = collective.peer.value.data - stage if isinstance(collective, SendAttr) else 1
             yield Step(phase, ranks, 1, 1, (distance,), exchange.whole_bytes(ranks))
-        case Phase.EXCHANGE:
+        case Phase.EXCHANGE | Phase.BROADCAST:
             yield Step(phase, ranks, 1, 1, range(1, ranks), exchange.link_bytes(ranks))
         case Phase.REDUCE_SCATTER | Phase.ALL_GATHER:
             assert exchange.algorithm is not None
-            sizes = exchange.algorithm.rings(ranks)
             stride, found = 1, list[Step]()
-            for size in sizes:
+            for tier in exchange.algorithm.tiers(ranks):
+                size = tier.size
                 # The parts of all ranks further out go along.
                 parts = exchange.whole_bytes(ranks) * (ranks // (size * stride))
-                if isinstance(exchange.algorithm, DirectAttr):
+                if tier.direct:
                     sent = ceildiv(parts * (size - 1), ranks)
                     found.append(Step(phase, size, stride, 1, range(1, size), sent))
                 else:

@@ -17,9 +17,7 @@ from xdsl.pattern_rewriter import (
 )
 
 from pmc.dialects import dist, layer
-from pmc.dialects.arch import Topology, TopologyAttr
 from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.collective import AlgorithmAttr, TwoLevelAttr
 from pmc.dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import tensor
@@ -40,9 +38,8 @@ class InsertCollectivesPass(PmcPass):
         %s = dist.reshard(%y) : partial [tp] -> [[dp], []]
     becomes
         %s = dist.all_reduce(%y) {axis = "tp"}
-    and `partial [tp] -> [[dp, tp], []]` becomes `dist.reduce_scatter(%y) {axis = "tp", dim = 0}`.  An all-reduce goes
-    around one ring, or in two levels in groups of a size for which the topology of the module asks for it:
-    `{axis = "tp", algorithm = #dist.two_level<inner = 4>}`.
+    and `partial [tp] -> [[dp, tp], []]` becomes `dist.reduce_scatter(%y) {axis = "tp", dim = 0}`.  By which
+    algorithm a collective goes is left open: `select-algorithms` chooses when sizes are known.
 
     Ring attention: keys and values go around the ranks of cp, and each of them is attended to where it comes by.  What
     a step of the ring exchanges does not depend on what it computes, so both can run at the same time.
@@ -67,7 +64,6 @@ class InsertCollectivesPass(PmcPass):
 
     name = "insert-collectives"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
-    TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ("two_level_all_reduce",)
 
     ring_exchange: str = "expanded"
 
@@ -82,10 +78,9 @@ class InsertCollectivesPass(PmcPass):
         """Rewrite all reshards, dispatches and combines."""
         mesh = module.attributes[MESH]
         assert isinstance(mesh, MeshAttr)
-        topology = module.attributes.get("arch.topology")
         patterns = GreedyRewritePatternApplier(
             [
-                LowerReshard(mesh.data, topology.data if isinstance(topology, TopologyAttr) else None),
+                LowerReshard(),
                 DispatchToAllToAll(),
                 CombineToAllToAll(),
                 AttentionToRing(mesh.data, self.ring_exchange == "smallest"),
@@ -94,17 +89,13 @@ class InsertCollectivesPass(PmcPass):
         PatternRewriteWalker(patterns, apply_recursively=False).rewrite_module(module)
 
 
-@dataclass
 class LowerReshard(RewritePattern):
     """Reduce, gather, slice."""
-
-    mesh: Mesh
-    topology: Topology | None
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: dist.ReshardOp, rewriter: PatternRewriter) -> None:
         """Replace the reshard by its collectives."""
-        chain = _Chain(op, self)
+        chain = _Chain(op)
         target = sharding_of(tensor(op.y))
         for axis in [a for a in chain.sharding.partial if a not in target.partial]:
             chain.reduce(axis, target)
@@ -116,11 +107,6 @@ class LowerReshard(RewritePattern):
                 chain.slice(axis, dim)
         rewriter.replace(op, chain.ops, [chain.value])
 
-    def algorithm(self, axis: str) -> AlgorithmAttr | None:
-        """How the topology says that a group along `axis` all-reduces; None for one ring, as without a topology."""
-        inner = None if self.topology is None else self.topology.inner_ring(self.mesh.axis(axis).size)
-        return None if inner is None else TwoLevelAttr.of(inner)
-
 
 def _is_prefix(axes: tuple[str, ...], of: tuple[str, ...]) -> bool:
     return of[: len(axes)] == axes
@@ -129,8 +115,8 @@ def _is_prefix(axes: tuple[str, ...], of: tuple[str, ...]) -> bool:
 class _Chain:
     """Collectives one after the other, each with the sharding it leaves."""
 
-    def __init__(self, op: dist.ReshardOp, pattern: LowerReshard) -> None:
-        self.op, self.pattern = op, pattern
+    def __init__(self, op: dist.ReshardOp) -> None:
+        self.op = op
         self.value: SSAValue = op.x
         self.sharding = sharding_of(tensor(op.x))
         self.ops: list[Operation] = []
@@ -143,7 +129,7 @@ class _Chain:
             if axes[: len(now) + 1] == (*now, axis):
                 self._append(dist.ReduceScatterOp, axis, self._with(dim, (*now, axis), rest), dim)
                 return
-        self._append(dist.AllReduceOp, axis, Sharding(self.sharding.dims, rest), None, self.pattern.algorithm(axis))
+        self._append(dist.AllReduceOp, axis, Sharding(self.sharding.dims, rest), None)
 
     def gather(self, dim: int) -> None:
         """Undo the innermost axis of a dim."""
@@ -160,16 +146,9 @@ class _Chain:
         dims[dim] = axes
         return Sharding(tuple(dims), partial)
 
-    def _append(
-        self,
-        kind: type[dist.CollectiveOp],
-        axis: str,
-        sharding: Sharding,
-        dim: int | None,
-        algorithm: AlgorithmAttr | None = None,
-    ) -> None:
+    def _append(self, kind: type[dist.CollectiveOp], axis: str, sharding: Sharding, dim: int | None) -> None:
         type_ = tensor(self.value).with_encoding(ShardingAttr(sharding))
-        properties: Mapping[str, PropertyValue] = {"axis": axis, "dim": dim, "algorithm": algorithm}
+        properties: Mapping[str, PropertyValue] = {"axis": axis, "dim": dim}
         op = kind.make([self.value], [type_], self.op.path.data, properties, like=self.op)
         self.ops.append(op)
         self.value, self.sharding = op.y, sharding

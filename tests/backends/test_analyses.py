@@ -389,7 +389,7 @@ def analyses() -> list[Analysis]:
     return [
         ops_breakdown(module, result),
         comm_pattern(module),
-        link_traffic(module, "ring"),
+        link_traffic(module),
         cost_per_token("x", 1.0, 1, 1, CostOptions(1.0, None, None)),
         compare(result, other, ("a", "b")),
     ]

@@ -74,7 +74,8 @@ def evaluated(granularity: str) -> Seen:
     seen = Seen()
     for name in PROGRAMS:
         evaluate_module(seen.module(name), granularity)
-    evaluate_module(seen.module("mla", "ds-tpu"), granularity)
+    for name in ("mla", "dense"):
+        evaluate_module(seen.module(name, "ds-tpu"), granularity)
     return seen
 
 
@@ -92,6 +93,10 @@ def by_pass() -> Iterator[tuple[str, Seen]]:
             module.attributes["arch.chip"] = ChipAttr(recording(CHIP, seen.chip))
             module.attributes["arch.topology"] = TopologyAttr(recording(topology, seen.topology))
             run_pipeline(module, [spec])
+    for name, accounting in (("dense", "ds-tpu"), ("racks", "physical"), ("pods", "physical")):
+        specs = default_pipeline(load_deployment(PROGRAMS[name][1], PROGRAMS[name][3]), "commands")
+        module = found["select-algorithms"].module(name, accounting)
+        run_pipeline(module, [spec for spec in specs if spec.name in ("bind-symbols", "select-algorithms")])
     yield from found.items()
 
 
@@ -100,8 +105,8 @@ def memory(seen: Seen) -> None:
 
 
 def links(seen: Seen) -> None:
-    for name in ("mla", "racks", "pods"):
-        link_traffic(seen.module(name), "full_mesh")
+    for name, accounting in (("mla", "physical"), ("dense", "ds-tpu"), ("racks", "physical"), ("pods", "physical")):
+        link_traffic(seen.module(name, accounting))
 
 
 def network(seen: Seen) -> None:

@@ -119,9 +119,8 @@ def test_the_answer_goes_to_a_file_too(pmc: Run, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--what", "memory"), "--what memory needs --reserve-fraction"),
-        (("--what", "links"), "--what links needs --board-wiring"),
         (("--what", "cost"), "--what cost needs --dollars-per-chip-hour"),
-        (("--what", "comm", "--depth", "2"), "--what comm does not use --depth; its options are none"),
+        (("--what", "comm", "--depth", "2"), "--what comm does not use --depth; its options are --accounting"),
         (
             (*MEMORY, "--granularity", "core"),
             "--what memory does not use --granularity; its options are --reserve-fraction",

@@ -10,8 +10,9 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
-from pmc.compiler.driver import compile_model, make_context, parse_module
+from pmc.compiler.driver import compile_model, make_context, parse_module, run_pipeline
 from pmc.compiler.frontend import import_hf
+from pmc.compiler.pipelines import default_pipeline
 from pmc.dialects import collective as c
 from pmc.dialects.analyses.workload import workload_of
 from pmc.dialects.collective import Exchange, ExchangeInterface
@@ -32,7 +33,9 @@ TEXTS = [
     "#dist.recv<pp, peer = 0, channel = 3>",
     "#dist.flat_ring",
     "#dist.two_level<inner = 4>",
+    "#dist.two_level<inner = 8, direct = across>",
     "#dist.direct",
+    "#dist.one_shot",
 ]
 
 
@@ -58,6 +61,10 @@ def test_every_collective_and_algorithm_is_here() -> None:
         ("#dist.all_gather<tp, size = 1>", "Expected 'dim'"),
         ("#dist.all_gather<tp, dim = x>", "Expected integer literal"),
         ("#dist.two_level<4>", "Expected 'inner'"),
+        (
+            "#dist.two_level<inner = 4, direct = outside>",
+            "direct is 'outside', must be one of none, inside, across, both",
+        ),
     ],
 )
 def test_a_wrong_collective_is_refused(text: str, message: str) -> None:
@@ -189,12 +196,10 @@ def test_an_exchange_is_the_same_at_every_level(case: str) -> None:
     config.update(num_hidden_layers=5)
     family = "deepseek-v3" if model == "deepseek-v3" else "llama"
     dist, tile, commands = (compile_model(import_hf(config, source, family), *target, level) for level in levels)
-    values = {"batch": target[2].batch, "q_len": target[2].q_len, "kv_len": target[2].kv_len}
-
-    def bound(types: tuple[TensorType, ...]) -> tuple[TensorType, ...]:
-        return tuple(t.with_dims([d.substitute(values) for d in t.dims]) for t in types)
-
-    expected = [(p, Exchange.of(e.collective, e.algorithm, bound(e.ins), bound(e.outs))) for p, e in exchanges(dist)]
+    chosen = ("bind-symbols", "select-algorithms")
+    run_pipeline(dist, [spec for spec in default_pipeline(target[2], "tile") if spec.name in chosen])
+    expected = exchanges(dist)
+    assert not any(exchange.is_open for _, exchange in expected)
     assert expected and exchanges(tile) == expected and exchanges(commands) == expected
     assert {workload_of(op) for op in commands.walk() if isinstance(op, ExchangeInterface)} == {e for _, e in expected}
 

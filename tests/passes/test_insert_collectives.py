@@ -13,11 +13,10 @@ from pmc.backends.numeric import collectives as numeric
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
-from pmc.compiler.config import load_model_config, load_topology
+from pmc.compiler.config import load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import dist, layer
-from pmc.dialects.arch import TopologyAttr
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import expr
@@ -86,31 +85,6 @@ def chain(before: Sharding, after: Sharding) -> list[str]:
     module.verify()
     assert not [op for op in module.walk() if isinstance(op, dist.ReshardOp)]
     return [line.removeprefix("w: ") for line in collectives(module)]
-
-
-@pytest.mark.parametrize(
-    ("topology", "size", "expected"),
-    [
-        (None, 8, None),
-        ("nvlink-8", 8, None),
-        ("p1-r1-b1-c8", 4, None),
-        ("p1-r1-b1-c8", 8, "#dist.two_level<inner = 4>"),
-        ("p1-r1-b4-c32", 16, "#dist.two_level<inner = 2>"),
-        ("p1-r1-b4-c32", 32, "#dist.two_level<inner = 4>"),
-    ],
-)
-def test_the_topology_decides_how_an_all_reduce_goes(topology: str | None, size: int, expected: str | None) -> None:
-    """Only an all-reduce: a reduce-scatter of the same group goes around one ring."""
-    mesh = Mesh(size, (Axis("tp", size, 1),))
-    for after, kind in ((sharding(), dist.AllReduceOp), (sharding("tp"), dist.ReduceScatterOp)):
-        module = reshard_module(sharding(partial="tp"), after, mesh)
-        if topology is not None:
-            module.attributes["arch.topology"] = TopologyAttr(load_topology(topology))
-        InsertCollectivesPass().apply(CONTEXT, module)
-        module.verify()
-        (op,) = (op for op in module.walk() if isinstance(op, dist.CollectiveOp))
-        chosen = expected if kind is dist.AllReduceOp else None
-        assert isinstance(op, kind) and (None if op.algorithm is None else str(op.algorithm)) == chosen
 
 
 def sharding(rows: str = "", columns: str = "", partial: str = "") -> Sharding:

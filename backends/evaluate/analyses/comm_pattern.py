@@ -10,8 +10,10 @@ from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.model import Target
 from pmc.backends.cost.network import transfer_of
+from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.backends.evaluate.engine import Site, program_of, sites, symbol_values
+from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.arch import LinkLevel, Topology
 from pmc.dialects.assembly import PmcOp
@@ -36,13 +38,13 @@ class Collective:
     groups: int
     """Groups of this stage that run it at the same time."""
     level: LinkLevel
-    """The slowest link that any group of the axis spans."""
+    """The outermost network level that any group of the axis spans."""
     count: int
     """Executions in one step."""
     bytes_per_rank: int
     """Bytes that one rank sends in one execution."""
     algorithm: str
-    """`flat_ring`, `two_level<inner = 4>`, `direct`; empty where there is no choice."""
+    """`flat_ring`, `two_level<inner = 4>`, `direct`, ..; empty where there is no choice."""
     steps: tuple[Step, ...]
     """Who sends to whom in one execution."""
 
@@ -115,28 +117,39 @@ class CommPattern(Analysis):
 def comm_pattern(module: ModuleOp, bindings: Mapping[str, int] | None = None) -> CommPattern:
     """The communication of one step of the program in `module`, which has the shapes of one rank (after localize).
 
-    Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  Raises PmcError for a symbol
-    without a value, or a collective in a module without mesh or topology.
+    Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  A collective whose algorithm is
+    open goes by the one that is fastest under `arch.accounting`.  Raises PmcError for a symbol
+    without a value, a collective in a module without mesh or topology, or an open one without accounting.
     """
     program = program_of(module)
     target = Target.of(module)
     values = symbol_values(module, bindings or {})
+    accounting = module.attributes.get(ACCOUNTING)
+    charged = accounting.data if isinstance(accounting, AccountingAttr) else None
     return CommPattern(
         program.sym_name.data,
         target.topology.name if target.topology is not None else "",
         target.mesh.ranks if target.mesh is not None else 1,
         values,
-        tuple(c for site in sites(program) if (c := _collective(site, target, values)) is not None),
+        tuple(c for site in sites(program) if (c := _collective(site, target, charged, values)) is not None),
     )
 
 
-def _collective(site: Site, target: Target, values: Mapping[str, int]) -> Collective | None:
+def _collective(
+    site: Site, target: Target, accounting: Accounting | None, values: Mapping[str, int]
+) -> Collective | None:
     op = site.op
     transfer = transfer_of(op, target)
-    if transfer is None or target.mesh is None or not isinstance(op, PmcOp):
+    if transfer is None or target.mesh is None or target.topology is None or not isinstance(op, PmcOp):
         return None
     path = op.path.data
     try:
+        if transfer.exchange.is_open and transfer.ranks > 1:
+            if accounting is None:
+                raise PmcError(f"{op.name} at '{path}': which algorithm is fastest needs the attribute '{ACCOUNTING}'")
+            algorithm = CommProtocol(target.topology, accounting).algorithm_of(op, target, values)
+            assert algorithm is not None
+            transfer = transfer.by(algorithm)
         size = int(transfer.link_bytes.evaluate(values))
     except UnboundSymbolError as error:
         raise PmcError(f"{op.name} at '{path}': {error}") from None

@@ -23,10 +23,10 @@ from pmc.backends.evaluate.analyses.comm_pattern import (
     topology_of,
 )
 from pmc.backends.evaluate.analyses.table import Analysis, Row
-from pmc.backends.evaluate.analyses.wiring import BoardWiring, LinkEnds, Wiring
+from pmc.backends.evaluate.analyses.wiring import LinkEnds, Wiring
 from pmc.backends.evaluate.assumptions import honesty_notes
 from pmc.dialects.analyses.collective_steps import Step
-from pmc.dialects.arch import LinkLevel, Topology
+from pmc.dialects.arch import BoardWiring, LinkLevel, Topology
 from pmc.dialects.dist import Mesh
 
 Flow = tuple[int, int, Fraction]
@@ -122,8 +122,8 @@ class LinkTraffic(Analysis):
         ]
 
 
-def link_traffic(module: ModuleOp, board: BoardWiring, bindings: Mapping[str, int] | None = None) -> LinkTraffic:
-    """The traffic of one step of the program in `module` (after localize) with boards wired as `board`.
+def link_traffic(module: ModuleOp, bindings: Mapping[str, int] | None = None) -> LinkTraffic:
+    """The traffic of one step of the program in `module` (after localize).
 
     Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  Raises PmcError as `comm_pattern`
     does, and without a topology.
@@ -131,7 +131,7 @@ def link_traffic(module: ModuleOp, board: BoardWiring, bindings: Mapping[str, in
     pattern = comm_pattern(module, bindings)
     target = Target.of(module)
     topology = topology_of(target)
-    wiring = Wiring(topology, board)
+    wiring = Wiring(topology)
     unit_loads: dict[object, Mapping[LinkEnds, Fraction]] = {}
     loads: dict[LinkEnds, Fraction] = {}
     placed: list[PlacedCollective] = []
@@ -150,7 +150,7 @@ def link_traffic(module: ModuleOp, board: BoardWiring, bindings: Mapping[str, in
         hops = float(crossed / sent) if sent else 0.0
         placed.append(PlacedCollective(c.stage, c.path, c.kind, c.axis, c.total_bytes, hops))
     links, idle = _links(wiring, loads)
-    return LinkTraffic(pattern, board, links, idle, tuple(placed), _unvalidated(topology, links))
+    return LinkTraffic(pattern, topology.board_wiring, links, idle, tuple(placed), _unvalidated(topology, links))
 
 
 def flows_of(collective: Collective, step: Step, mesh: Mesh) -> Iterator[Flow]:
@@ -189,5 +189,6 @@ def _links(wiring: Wiring, loads: Mapping[LinkEnds, Fraction]) -> tuple[tuple[Li
 
 def _unvalidated(topology: Topology, links: tuple[LinkLoad, ...]) -> tuple[str, ...]:
     used = [f"links.{level}" for level in dict.fromkeys(link.level for link in links)]
-    fields = [*sorted(used), "bandwidth_utilisation"] if used else []
+    boards = ["board_wiring"] if "links.c2c" in used else []
+    fields = [*boards, *sorted(used), "bandwidth_utilisation"] if used else []
     return tuple(f"topology.{name}" for name in fields if topology.is_unvalidated(name))

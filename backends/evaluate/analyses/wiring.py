@@ -2,8 +2,8 @@
 
 A topology states bandwidths per chip and level, not cables.  What is assumed here:
 
-- Chips of one board are wired directly, without a switch (only paths that leave a board pay for one in the protocol):
-  in a ring by their number, or each to each.
+- Chips of one board are wired as the topology says (`board_wiring`): to a switch of the board, in a ring by their
+  number, or each to each.
 - For every slower level a chip has one link to a switch of the rack (b2b), the pod (r2r) or the installation (p2p).
   Switches are not blocking, so that only the links of chips can be busy.
 - `gb_per_s` of a level is what one chip sends over all its links of that level: they share it evenly.
@@ -17,15 +17,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
 from math import prod
-from typing import Literal
 
 import networkx as nx
 
 from pmc.backends.cost.network import LEVELS
-from pmc.dialects.arch import LinkLevel, Topology
-
-BoardWiring = Literal["ring", "full_mesh"]
-"""How the chips of a board are connected."""
+from pmc.dialects.arch import BoardWiring, LinkLevel, Topology
 
 Node = str
 LinkEnds = tuple[Node, Node]
@@ -44,10 +40,9 @@ class PhysicalLink:
 
 @dataclass(frozen=True)
 class Wiring:
-    """A topology with its boards wired in one way."""
+    """The links of a topology."""
 
     topology: Topology
-    board: BoardWiring
 
     def links(self) -> tuple[PhysicalLink, ...]:
         """All links, level by level."""
@@ -64,15 +59,15 @@ class Wiring:
     def paths(self, source: int, target: int) -> tuple[tuple[LinkEnds, ...], ...]:
         """All shortest paths between two chips over links of the one level that they span.
 
-        On a board there may be several.  A slower level is a star: from the chip to the switch and on.
+        In a ring there may be two.  A level with a switch is a star: from the chip to the switch and on.
         """
         level = self.topology.link_of_span((source, target))
-        if level != "c2c":
+        if level != "c2c" or self.topology.board_wiring == "switch":
             middle = switch(level, source // self._span(level)[1])
             return (((chip(source), middle), (middle, chip(target))),)
         size = self.topology.chips_per_board
         first = source // size * size
-        found = _board_paths(size, self.board, source - first, target - first)
+        found = _board_paths(size, self.topology.board_wiring, source - first, target - first)
         return tuple(tuple((chip(first + a), chip(first + b)) for a, b in path) for path in found)
 
     def _links(self, level: LinkLevel) -> Iterator[PhysicalLink]:
@@ -81,13 +76,13 @@ class Wiring:
         if inner == outer:
             return  # one board, rack or pod: nothing to connect
         rate = t.link(level).gb_per_s * t.bandwidth_utilisation
-        if level != "c2c":
+        if level != "c2c" or t.board_wiring == "switch":
             for rank in range(t.chips):
                 near, far = chip(rank), switch(level, rank // outer)
                 yield PhysicalLink(near, far, level, rate)
                 yield PhysicalLink(far, near, level, rate)
             return
-        pairs = _board_pairs(t.chips_per_board, self.board)
+        pairs = _board_pairs(t.chips_per_board, t.board_wiring)
         ports = sum(0 in pair for pair in pairs)
         for first in range(0, t.chips, t.chips_per_board):
             for a, b in pairs:

@@ -30,7 +30,7 @@
           }
           g5.barrier() at "blocks.dense.ffn.down_proj"
         }
-        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, ins = [#g5.dram<17966579712, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17907859456, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"
+        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, algorithm = #dist.direct, ins = [#g5.dram<17966579712, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17907859456, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"
         g5.program() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
           g5.loop u < <16> at "blocks.dense.gqa.attention" {
             g5.gdma {direction = "load", dram = <floordiv(core, 64)*16777216 + mod(core, 32)*32768 + mod(floordiv(core, 32), 2)*2048 + u*1048576 + 17907875840>, lmem = <mod(u.seq, 2)*16384>, shape = [<8>, <8>, <128>], dram_strides = [<2048>, <128>, <1>], lmem_strides = [<1024>, <128>, <1>], element_type = bf16} after [tiu-1] at "blocks.dense.gqa.attention"
@@ -63,4 +63,4 @@
           }
           g5.barrier() at "blocks.dense.ffn.down_proj"
         }
-        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, ins = [#g5.dram<17966596096, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17907875840, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"
+        g5.cdma {collective = #dist.reduce_scatter<tp, dim = 0>, algorithm = #dist.direct, ins = [#g5.dram<17966596096, [4096, 8192], strides [8192, 1], bf16>], outs = [#g5.dram<17907875840, [1024, 8192], strides [8192, 1], bf16>]} at "blocks.dense.ffn.down_proj"

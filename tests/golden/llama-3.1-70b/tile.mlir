@@ -41,7 +41,7 @@
             }
           }
         }
-        tile.collective([%28], [%29]) {collective = #dist.reduce_scatter<tp, dim = 0>} at "blocks.dense.ffn.down_proj"
+        tile.collective([%28], [%29]) {collective = #dist.reduce_scatter<tp, dim = 0>, algorithm = #dist.direct} at "blocks.dense.ffn.down_proj"
         tile.kernel() {cores = 64, op_name = "layer.attention"} at "blocks.dense.gqa.attention" {
           tile.for u < <16> at "blocks.dense.gqa.attention" {
             %165 = tile.alloc() {slots = 2, address = 0} at "blocks.dense.gqa.attention" : !tile.buffer<[64, 128], bf16>
@@ -85,4 +85,4 @@
             }
           }
         }
-        tile.collective([%130], [%131]) {collective = #dist.reduce_scatter<tp, dim = 0>} at "blocks.dense.ffn.down_proj"
+        tile.collective([%130], [%131]) {collective = #dist.reduce_scatter<tp, dim = 0>, algorithm = #dist.direct} at "blocks.dense.ffn.down_proj"
