@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.printer import Printer
 from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import default_accounting, load_model_config
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
+from pmc.compiler.module_text import module_text as module_text
 from pmc.compiler.pipelines import DEPLOYMENT, PIPELINE, build_pass, default_pipeline, remaining_pipeline
 from pmc.compiler.source_text import one_line, parse_text
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
@@ -251,10 +250,3 @@ def verifier_errors(where: str) -> Generator[None]:
         yield
     except VerifyException as error:
         raise PmcError(f"{where}: {verify_error_line(error)}") from error
-
-
-def module_text(module: ModuleOp, generic: bool = False) -> str:
-    """The module as MLIR text that ends with a newline."""
-    stream = StringIO()
-    Printer(stream, print_generic_format=generic).print_op(module)
-    return stream.getvalue() + "\n"

@@ -13,7 +13,7 @@ from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
-from pmc.compiler.driver import resume, verify_error_line
+from pmc.compiler.driver import module_text, resume, verify_error_line
 from pmc.compiler.source_text import parse_text
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
@@ -68,6 +68,8 @@ class PmcOpt(xDSLOptMain):
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         """The text as `pmc compile` prints it, with one newline at the end."""
+        if not self.args.print_op_generic and not self.args.print_debuginfo:
+            return module_text(prog)
         return super().output_resulting_program(prog).rstrip("\n") + "\n"
 
 

@@ -217,7 +217,8 @@ def test_what_nobody_reads_changes_nothing() -> None:
             module.attributes["arch.chip"] = ChipAttr(target)
             times: list[object] = [evaluate_module(module, g).total_us for g in ("chip", "core", "tile")]
             run_pipeline(module, default_pipeline(deployment, "commands")[len(default_pipeline(deployment, "dist")) :])
-            results.append([*times, module_text(module).partition("\n")[2]])
+            del module.attributes["arch.chip"]
+            results.append([*times, module_text(module)])
         assert results[0] == results[1]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pmc.compiler.cli.text_table import Column, text_table
 from pmc.compiler.config import ConfigError, changed, load_chip, load_deployment
+from pmc.compiler.driver import load_module, module_text
 from pmc.compiler.main import main
 from pmc.compiler.overrides import PARTS, all_names, parse_setting, parse_settings
 from pmc.dialects.arch import Chip
@@ -325,3 +326,22 @@ def test_hands_on_11_evaluate_counts_parameters(capsys: pytest.CaptureFixture[st
     assert "parameters 8.03 billion, a token uses 7.50 billion of them\n" in ok(capsys, *TABLES["evaluate"])
     step = json.loads(ok(capsys, *TABLES["evaluate"], "--format", "json"))
     assert step["parameters"] == {"total": 8030261248, "active": 8030261248 - 128255 * 4096}
+
+
+# -- dumps (item 12, hands-on 15) -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["model", "layer", "dist", "tile", "commands"])
+def test_hands_on_15_the_first_line_of_a_dump_reads_and_its_target_stands_at_the_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, level: str
+) -> None:
+    out = tmp_path / "out.mlir"
+    ok(capsys, "compile", *MODEL, *TARGET, "--emit", level, "-o", str(out))
+    text = out.read_text()
+    lines = text.splitlines()
+    assert lines[0] == '"builtin.module"() ({'
+    names = [line.split()[0] for line in lines[lines.index("}) {") + 1 : -1]]
+    assert {"arch.chip", "arch.topology", "arch.deployment", "arch.accounting"} <= set(names)
+    assert lines[-1] == "} : () -> ()"
+    assert module_text(load_module(out)) == text
+    assert ok(capsys, "opt", str(out)) == text

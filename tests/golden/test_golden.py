@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from xdsl.dialects.builtin import ModuleOp
 
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, module_text
@@ -27,9 +28,10 @@ KERNELS = {
 """The ops whose kernels the goldens of the two lowest levels show."""
 
 
-def without_target(text: str) -> str:
-    """The text without the first line, which holds the chip and the passes."""
-    return text.partition("\n")[2]
+def without_target(module: ModuleOp) -> str:
+    """The text without the chip and the passes, and without the line that opens the module."""
+    module.attributes.clear()
+    return module_text(module).partition("\n")[2]
 
 
 def kernels(text: str, paths: tuple[str, ...]) -> str:
@@ -60,7 +62,7 @@ def test_golden(model: str, level: Level, golden: Callable[[str, str], None]) ->
         load_deployment(deployment, changes),
         level,
     )
-    text = without_target(module_text(module))
+    text = without_target(module)
     if level in ("tile", "commands"):
         text = kernels(text, KERNELS[model])
         for path in KERNELS[model]:
