@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
+from pmc.backends.cost.command_time import dram_seconds, engine_seconds
 from pmc.backends.cost.model import Target
 from pmc.backends.cost.plan_time import PlanTime
 from pmc.backends.cost.rates import CoreRates
@@ -94,20 +95,8 @@ def by_plan(time: PlanTime) -> dict[str, float]:
 
 def by_commands(counted: ProgramResources, rates: CoreRates) -> dict[str, float]:
     """The same on the busiest core of each engine, from counted commands."""
-    commands, clock_hz = rates.chip.commands, rates.chip.clocks.tiu_ghz * 1e9
-    matrix = counted.tiu_commands * (commands.tiu.startup_cycles_nn / clock_hz)
-    for dtype, steps in counted.tiu_steps.items():
-        matrix = matrix + steps * rates.tiu_step_s(dtype)
-    vector = 0.0 * matrix
-    for dtype, steps in counted.vec_steps.items():
-        vector = vector + steps / rates.core_steps_per_s(dtype)
-    return {
-        "matrix": float(matrix.max()),
-        "vector": float(vector.max()),
-        "gdma": float(rates.dma_s(commands.gdma, counted.gdma_bytes, counted.gdma_commands).max()),
-        "sdma": float(rates.dma_s(commands.sdma, counted.sdma_bytes, counted.sdma_commands).max()),
-        "dram": (counted.dram_read + counted.dram_written) / rates.chip.dram_bytes_per_s,
-    }
+    busiest = {engine: float(seconds.max()) for engine, seconds in engine_seconds(counted, rates).items()}
+    return {**busiest, "dram": dram_seconds(counted, rates)}
 
 
 def exactly(r: Resources, counted: ProgramResources) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
     from pmc.compiler.driver import compile_model, evaluate, evaluate_dump, load_model, load_module, module_text, resume
+    from pmc.compiler.explain import explain
     from pmc.dialects.errors import PmcError
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "compile_model",
     "evaluate",
     "evaluate_dump",
+    "explain",
     "load_accounting",
     "load_chip",
     "load_deployment",
@@ -42,6 +44,7 @@ __all__ = [
 
 _HOME = {
     "PmcError": "pmc.dialects.errors",
+    "explain": "pmc.compiler.explain",
     **dict.fromkeys(("load_accounting", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"),
     **dict.fromkeys(
         ("compile_model", "evaluate", "evaluate_dump", "load_model", "load_module", "module_text", "resume"),

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pmc.backends.cost.model import OpCost
-from pmc.dialects.interfaces import Unit
-from pmc.dialects.tile_plan import PlanAttr
+if TYPE_CHECKING:
+    from pmc.backends.cost.model import OpCost
+    from pmc.dialects.interfaces import Unit
+    from pmc.dialects.tile_plan import PlanAttr
 
 
 class Part(Enum):
@@ -110,6 +111,8 @@ class Breakdown:
     parts: Mapping[Part, float]
     loads: tuple[Load, ...] = ()
     shapes: tuple[Shape, ...] = ()
+    note: str = ""
+    """What to know about the load that the time is for."""
 
     @property
     def time_s(self) -> float:

@@ -183,7 +183,7 @@ class CoreCostModel(CostModel):
             return Breakdown({})
         if transfer_of(op, self.target) is not None and self.protocol is not None:
             loads = self.roofline.loads(op, work, cost)
-            named = [name.removeprefix("topology.") for name in self.TOPOLOGY_PARAMETERS if "links." not in name]
+            named = [n for n in self.TOPOLOGY_PARAMETERS if n.endswith(("_us", "_utilisation")) and "links." not in n]
             links = self.roofline.link_loads(op, cost, ("gb_per_s", "latency_us"), named)
             others = [load for load in loads if load.engine != "link"]
             return Breakdown(roofline_parts(cost, work.unit), loads_of([*links, *others]))

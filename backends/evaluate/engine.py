@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -30,6 +30,9 @@ from pmc.dialects.interfaces import IntArray
 from pmc.dialects.levels import MESH, level_of
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tile_plan import PLAN
+
+if TYPE_CHECKING:
+    from pmc.backends.cost.tile import TileCostModel
 
 V = TypeVar("V", int, int | IntArray)
 
@@ -126,6 +129,15 @@ class Site:
         """The name of the op; a collective has that of its op at the dist level wherever it stands."""
         return self.op.name if self.collective is None else self.collective.op_name
 
+    @property
+    def path(self) -> str:
+        """The path of the model block that the op came from."""
+        return self.op.path.data if isinstance(self.op, PmcOp) else ""
+
+    def is_below(self, path: str) -> bool:
+        """Whether the op has `path`, or stands inside of that block."""
+        return self.path == path or self.path.startswith(f"{path}.")
+
 
 def sites(program: Operation) -> Iterator[Site]:
     """All ops of a program that are not containers, in program order."""
@@ -204,6 +216,15 @@ def cost_model(
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 
+def tile_model_of(model: CostModel) -> TileCostModel | None:
+    """The tile model inside of its corrections; None at another granularity."""
+    from pmc.backends.cost.tile import TileCostModel
+
+    while isinstance(model, BusiestRankCostModel | CalibratedCostModel):
+        model = model.model
+    return model if isinstance(model, TileCostModel) else None
+
+
 def program_of(module: ModuleOp) -> AnyProgramOp:
     """The program of a module.  Raises PmcError unless there is exactly one."""
     programs = [op for op in module.ops if isinstance(op, AnyProgramOp)]
@@ -231,7 +252,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
     return tuple(
         StepMetrics(
             stage=site.stage,
-            path=site.op.path.data if isinstance(site.op, PmcOp) else "",
+            path=site.path,
             op=site.op_name,
             count=site.count,
             flops=round(float(cost.flops) * site.count),

@@ -21,6 +21,9 @@ from pmc.dialects.tile_plan import PLAN
 HIT, ROWS = "experts_hit", "expert_rows"
 """Symbols that stand for the experts of the busiest rank with any row, and for the rows of each."""
 
+BUSIEST = "the time is that of the busiest rank; a program is lowered for the mean load of experts"
+"""Said of an op on the slots of experts."""
+
 
 class BusiestRankCostModel(CostModel):
     """Another model's costs, with experts as the busiest rank sees them (see `routing`).
@@ -81,7 +84,7 @@ class BusiestRankCostModel(CostModel):
             found = self.model.breakdown(busy, point)
             assert found is not None
             weighted.append((float(weight), found))
-        mixed = Breakdown.mixed(weighted)
+        mixed = replace(Breakdown.mixed(weighted), note=BUSIEST)
         if isinstance(op, dist.DispatchOp | dist.CombineOp):
             work = work_of(op)
             assert work is not None

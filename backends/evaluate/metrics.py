@@ -90,6 +90,14 @@ class EngineResult:
     lower_bound: bool = False
     """Whether hardware of these rates cannot be faster, op by op."""
 
+    plans: tuple[str, ...] | None = None
+    """The plan of every op in `steps` (of two shapes both plans; of an op without one nothing), where asked for."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """`COLUMNS`, and `plan` where plans were asked for."""
+        return COLUMNS if self.plans is None else (*COLUMNS, "plan")
+
     @property
     def total_us(self) -> float:
         """The time of one step."""
@@ -127,15 +135,18 @@ class EngineResult:
         return dict(sorted(((t, us) for t, us in sums.items() if us), key=lambda item: -item[1]))
 
     def to_rows(self) -> list[dict[str, Cell]]:
-        """One mapping per op, keyed by `COLUMNS` in that order."""
+        """One mapping per op, keyed by `columns` in that order."""
         relative = {"relative_only": bool(self.unvalidated)}
         own = [name for name in COLUMNS if name not in relative]
-        return [{**{name: _cell(getattr(step, name)) for name in own}, **relative} for step in self.steps]
+        rows = [{**{name: _cell(getattr(step, name)) for name in own}, **relative} for step in self.steps]
+        if self.plans is None:
+            return rows
+        return [{**row, "plan": plan} for row, plan in zip(rows, self.plans, strict=True)]
 
     def to_csv(self) -> str:
-        """A header line with `COLUMNS`, then one line per op; floats in their shortest exact form."""
+        """A header line with `columns`, then one line per op; floats in their shortest exact form."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.to_rows())
         return text.getvalue()

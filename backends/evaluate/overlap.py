@@ -10,20 +10,24 @@ op is in the tile model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.cost.model import Target
+from pmc.backends.cost.model import Granularity, Target
 from pmc.backends.evaluate.engine import (
     CostedProgram,
+    Site,
     cost_model,
     cost_program,
     granularity_of,
     program_at,
+    sites,
     symbol_values,
+    tile_model_of,
 )
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, Wait, serial_schedule, stream_schedule
@@ -151,6 +155,42 @@ class StepEvaluator:
         if self.overlap is not Overlap.TWO_BATCH:
             return [dict(values)]
         return [dict(half.bindings) for half in self._halves(values)]
+
+    def with_plans(self, step: StepResult, bindings: Mapping[str, int] | None = None) -> StepResult:
+        """A step of this evaluator with the plan of every op; with two-batch overlap those of the first half.
+
+        Raises PmcError at a granularity that prices no plans.
+        """
+        if self.granularity is not Granularity.TILE:
+            raise PmcError(f"plans are priced at granularity tile, this is granularity {self.granularity.value}")
+        values = self.micro_batches(self.values(bindings))[0]
+        plans: list[str] = []
+        for site, _ in self.costed(values).costs:
+            one = self.model.breakdown(site.op, values)
+            found = [] if one is None else [str(shape.plan) for shape in one.shapes if shape.plan is not None]
+            plans.append(" | ".join(dict.fromkeys(found)))
+        return replace(step, ops=replace(step.ops, plans=tuple(plans)))
+
+    def on(self, target: Target, keep_plans: bool) -> StepEvaluator:
+        """An evaluator of the same program on another target; `keep_plans` holds on to plans that were searched."""
+        other = copy(self)
+        other.target = target
+        other.model = cost_model(self.granularity, target, self.accounting)
+        mine, theirs = (tile_model_of(evaluator.model) for evaluator in (self, other))
+        if keep_plans and mine is not None and theirs is not None:
+            theirs.search.known = mine.search.known
+        return other
+
+    def at(self, granularity: Granularity) -> StepEvaluator:
+        """An evaluator of the same program that looks at the chip from another distance."""
+        other = copy(self)
+        other.granularity = granularity
+        other.model = cost_model(granularity, self.target, self.accounting)
+        return other
+
+    def sites_below(self, path: str | None) -> list[Site]:
+        """The places of the ops at `path` or inside of that block; of all ops for None."""
+        return [site for site in sites(self.program) if path is None or site.is_below(path)]
 
     def _halves(self, values: Mapping[str, int]) -> list[CostedProgram]:
         batch = values.get("batch", 1)

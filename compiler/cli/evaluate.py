@@ -57,6 +57,9 @@ def evaluate_command(
     show_deployment: Annotated[
         bool, typer.Option("--show-deployment", help="Print every field of the deployment below the result.")
     ] = False,
+    plans: Annotated[
+        bool, typer.Option("--plans", help="A column with the plan of every op, at granularity tile.")
+    ] = False,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -75,7 +78,7 @@ def evaluate_command(
         from pmc.compiler.config import load_calibration
         from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
-        form = Form(output_format, output_width(output), show_deployment)
+        form = Form(output_format, output_width(output), show_deployment, plans)
         options = EvaluationOptions(
             granularity,
             overlap_of(overlap),
@@ -87,6 +90,8 @@ def evaluate_command(
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
             text, memory = _step(model, options, form, target)
         else:
+            if plans:
+                raise PmcError("--plans is about a step: leave out --isl and --osl")
             if isl is None or osl is None:
                 raise PmcError(f"a request needs both lengths: --{'isl' if isl is None else 'osl'} is missing")
             lengths = (isl, osl, micro_batches)
@@ -106,6 +111,7 @@ class Form:
     width: int | None
     """The characters of a line of text, None for any."""
     show_deployment: bool
+    plans: bool
 
     def lines(self, lines: Sequence[str]) -> str:
         """Text under a table."""
@@ -137,6 +143,8 @@ def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOpti
     module, bindings = rank_program(model, target)
     evaluator = options.evaluator(module)
     step, memory = evaluator.step(bindings), step_feasibility(module, bindings)
+    if form.plans:
+        step = evaluator.with_plans(step, bindings)
     if form.format is TableFormat.CSV:
         return step.ops.to_csv(), memory
     figures = aggregate_step(evaluator, step)

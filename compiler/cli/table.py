@@ -35,6 +35,8 @@ def result_table(result: EngineResult, width: int | None) -> str:
         Column("share", [f"{s.share:.1%}" for s in steps], f"{sum(s.share for s in steps):.1%}"),
         Column("bottleneck", [s.bottleneck.value for s in steps], left=True),
     ]
+    if result.plans is not None:
+        columns.append(Column("plan", [plan.replace("#tile.plan", "") for plan in result.plans], left=True))
     lines = [*prose([_heading(result)], width), *text_table(columns, width), *prose(_summary(result), width)]
     return "".join(f"{line}\n" for line in lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +67,36 @@ class TargetOptions:
         if self.deployment is None:  # no pattern given is no pattern
             values.update({f.path: [] for f in known if f.is_list and f.path not in values})
         return chip, topology, load_deployment(self.deployment, values)
+
+    def varied(self, changes: Sequence[str]) -> TargetOptions:
+        """The same with other options: `chip=NAME`, `tp=4` or any field of the deployment, `chip.cores=128`.
+
+        Raises PmcError for a change that is none of these, or that is given twice.
+        """
+        from pmc.compiler.overrides import parse_setting, values_by_part
+
+        files: dict[str, str] = {}
+        texts: list[str] = []
+        for change in changes:
+            name, equals, value = change.partition("=")
+            if name in CONFIGURATIONS and equals:
+                if name in files:
+                    raise PmcError(f"--against {name} is given twice")
+                files[name] = value
+            else:
+                texts.append(change if "." in name else f"deployment.{change}")
+        settings = values_by_part(map(parse_setting, texts))
+        fields = {**self.fields, **settings.pop("deployment", {})}
+        parts = {part: {**self.settings.get(part, {}), **values} for part, values in settings.items()}
+        return TargetOptions(
+            files.get("chip", self.chip),
+            files.get("topology", self.topology),
+            files.get("deployment", self.deployment),
+            files.get("accounting", self.accounting),
+            fields,
+            {**self.settings, **parts},
+            self.given,
+        )
 
     def load_accounting(self) -> Accounting | None:
         """The accounting, None where nothing is said about it.  Raises PmcError."""

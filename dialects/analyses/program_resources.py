@@ -34,47 +34,74 @@ class ProgramResources:
     dram_written: int = 0
     macs: int = 0
 
+    @classmethod
+    def nothing(cls, cores: int) -> ProgramResources:
+        """What no command asks for."""
+        zero = np.zeros(cores, np.int64)
+        return cls({}, {}, zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy())
+
+    def add(self, other: ProgramResources) -> None:
+        """Count another command, its DRAM traffic left out."""
+        for mine, more in ((self.tiu_steps, other.tiu_steps), (self.vec_steps, other.vec_steps)):
+            for dtype, steps in more.items():
+                mine[dtype] = mine[dtype] + steps if dtype in mine else steps
+        self.tiu_commands = self.tiu_commands + other.tiu_commands
+        self.gdma_bytes, self.gdma_commands = (
+            self.gdma_bytes + other.gdma_bytes,
+            self.gdma_commands + other.gdma_commands,
+        )
+        self.sdma_bytes, self.sdma_commands = (
+            self.sdma_bytes + other.sdma_bytes,
+            self.sdma_commands + other.sdma_commands,
+        )
+        self.macs += other.macs
+
 
 def program_resources(program: ProgramOp, chip: Chip) -> ProgramResources:
     """Counted command by command, in the first layer of a repeat.  Raises PmcError for an unrolled program."""
     cores = program.cores.value.data
     work = program_work(program)
-    zero = np.zeros(cores, np.int64)
-    found = ProgramResources({}, {}, zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy())
+    found = ProgramResources.nothing(cores)
     found.dram_read, found.dram_written = work.bytes_read.constant, work.bytes_written.constant
+    for runs in expand(program, range(cores), layer_symbols(program)):
+        found.add(command_resources(runs, cores, chip))
+    return found
 
-    def per_core(runs: Runs, amount: IntArray) -> IntArray:
+
+def command_resources(runs: Runs, cores: int, chip: Chip) -> ProgramResources:
+    """What all runs of one command ask of the engines; DRAM is left out, which loads may share."""
+    found = ProgramResources.nothing(cores)
+
+    def per_core(amount: IntArray) -> IntArray:
         return np.bincount(runs.core, weights=np.broadcast_to(amount, (runs.count,)), minlength=cores).astype(np.int64)
 
-    for runs in expand(program, range(cores), layer_symbols(program)):
-        one = np.ones(runs.count, np.int64)
-        match runs.op:
-            case TiuOp() as op:
-                name = op.matrix_type
-                m, n, k = (runs.value(e.data) for e in (op.m, op.n, op.k))
-                found.macs += int((m * n * k).sum())
-                depth = cube_k(chip, name)
-                steps = ceil_div(m, chip.cube.m) * ceil_div(n, chip.cube.n) * ceil_div(k, depth)
-                found.tiu_steps[name] = found.tiu_steps.get(name, zero) + per_core(runs, steps)
-                found.tiu_commands += per_core(runs, one)
-            case VectorCommandOp() as op:
-                name = vector_dtype(op)
-                steps = command_steps(op.kind, runs.value(op.rows.data), runs.value(op.columns.data), chip)
-                found.vec_steps[name] = found.vec_steps.get(name, zero) + per_core(runs, steps)
-            case GdmaOp() as op:
-                size = runs.value(product(n.data for n in op.shape.data))
-                found.gdma_bytes += per_core(runs, bytes_of(size, element_bits(op.element_type)))
-                found.gdma_commands += per_core(runs, one)
-            case GatherOp() as op:
-                size = runs.value(op.count.data * op.columns.data)
-                found.gdma_bytes += per_core(runs, bytes_of(size, element_bits(op.lmem.element_type)))
-                found.gdma_commands += per_core(runs, one)
-            case FetchOp() as op:
-                size = runs.value(op.rows.data * op.columns.data)
-                found.sdma_bytes += per_core(runs, bytes_of(size, element_bits(op.target.element_type)))
-                found.sdma_commands += per_core(runs, one)
-            case _:
-                pass
+    one = np.ones(runs.count, np.int64)
+    match runs.op:
+        case TiuOp() as op:
+            name = op.matrix_type
+            m, n, k = (runs.value(e.data) for e in (op.m, op.n, op.k))
+            depth = cube_k(chip, name)
+            steps = ceil_div(m, chip.cube.m) * ceil_div(n, chip.cube.n) * ceil_div(k, depth)
+            found.macs = int((m * n * k).sum())
+            found.tiu_steps[name] = per_core(steps)
+            found.tiu_commands = per_core(one)
+        case VectorCommandOp() as op:
+            steps = command_steps(op.kind, runs.value(op.rows.data), runs.value(op.columns.data), chip)
+            found.vec_steps[vector_dtype(op)] = per_core(steps)
+        case GdmaOp() as op:
+            size = runs.value(product(n.data for n in op.shape.data))
+            found.gdma_bytes = per_core(bytes_of(size, element_bits(op.element_type)))
+            found.gdma_commands = per_core(one)
+        case GatherOp() as op:
+            size = runs.value(op.count.data * op.columns.data)
+            found.gdma_bytes = per_core(bytes_of(size, element_bits(op.lmem.element_type)))
+            found.gdma_commands = per_core(one)
+        case FetchOp() as op:
+            size = runs.value(op.rows.data * op.columns.data)
+            found.sdma_bytes = per_core(bytes_of(size, element_bits(op.target.element_type)))
+            found.sdma_commands = per_core(one)
+        case _:
+            pass
     return found
 
 
