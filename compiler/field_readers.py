@@ -12,6 +12,7 @@ from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.g5.stream import CHIP_FIELDS
 from pmc.compiler.pipelines import pass_factories
 from pmc.dialects.arch import Chip, LinkLevel, Topology
 from pmc.dialects.schema import expected, leaves
@@ -28,7 +29,7 @@ SIZES = ("pods", "racks_per_pod", "boards_per_rack", "chips_per_board")
 LINKS = tuple(f"links.{level}.gb_per_s" for level in get_args(LinkLevel))
 """What the analyses read of a topology: how many chips it has, and what its links carry."""
 
-CHIP_CHECK = ("dies",)
+CHIP_CHECK = ("dies", "command_level.noc.mesh_rows")
 """What the schema of the chip compares with other fields, and nothing else reads."""
 
 
@@ -75,6 +76,7 @@ def readers() -> list[Reader]:
         Reader("analyze --what memory", ("dram.capacity_gib", "alignment_bytes"), SIZES),
         Reader("analyze --what links", (), CommProtocol.CHOICE_PARAMETERS),
         *(reader for reader in passes if reader.chip or reader.topology),
+        Reader("simulate", CHIP_FIELDS),
         Reader("run of commands", ("command_level.lmem.bytes_per_core",)),
         Reader("check of chip against topology", PORTS, (*SIZES, *LINKS)),
         Reader("check of the chip file", CHIP_CHECK),

@@ -18,7 +18,9 @@ from typer.main import get_command
 
 from pmc.dialects.errors import PmcError
 
-COMMANDS = ("compile", "opt", "evaluate", "sweep", "explain", "analyze", "compare", "run", "check", "list")
+COMMANDS = (
+    "compile", "opt", "evaluate", "sweep", "explain", "simulate", "analyze", "compare", "run", "check", "list",
+)  # fmt: skip
 """In the order of the help.  `X` is the function `X_command` of `pmc.compiler.cli.X`, imported where it is named.
 
 A command with a parameter `target` gets the options of a target.

@@ -51,8 +51,8 @@ LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
 ROUNDING = 0.01
 """How much faster than the ports a link may be stated: data sheets quote 448 GB/s as 450."""
 
-SIMULATOR = Planned("command simulator (not built yet)")
-"""Marks the fields that only the simulator of command streams will read."""
+SIMULATED_COLLECTIVES = Planned("collectives in the command simulator (not built yet)")
+"""Marks what only simulated CDMA engines will read."""
 
 DTYPE_BITS: dict[str, int] = {
     "i4": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
@@ -116,10 +116,10 @@ class Dram(Schema, frozen=True):
 
     capacity_gib: GiB = Field(description="DRAM capacity; from the data sheet")
     bandwidth_gb_per_s: GbPerS = Field(description="Peak DRAM bandwidth of the chip; from the data sheet")
-    command_latency_ns: Annotated[Ns | None, SIMULATOR] = Field(
+    command_latency_ns: Ns | None = Field(
         description="DRAM latency of one command, page miss; null on a chip without a command level"
     )
-    page_hit_latency_ns: Annotated[Ns | None, SIMULATOR] = Field(
+    page_hit_latency_ns: Ns | None = Field(
         description="DRAM latency of one command, page hit; null on a chip without a command level"
     )
 
@@ -153,7 +153,7 @@ class Lmem(Schema, frozen=True):
         description="LMEM capacity of one core; from the data sheet"
     )
     bytes_per_cycle: Bytes = Field(description="LMEM bandwidth of one core per chip cycle; from the data sheet")
-    latency_ns: Annotated[Ns, SIMULATOR] = Field(description="LMEM latency; from the data sheet")
+    latency_ns: Ns = Field(description="LMEM latency; from the data sheet")
     banks_per_lane: Count = Field(description="LMEM banks per lane; from the data sheet")
     tile_budget_fraction: Ratio = Field(description="Part of LMEM that tiles may occupy; from the compiler's rule")
 
@@ -162,10 +162,8 @@ class Tiu(Schema, frozen=True):
     """Start-up of matrix commands, by which operands are transposed."""
 
     startup_cycles_nn: Cycles = Field(description="Start of MM2, no operand transposed; from the command manual")
-    startup_cycles_nt: Annotated[Cycles, SIMULATOR] = Field(
-        description="Start of MM2, right operand transposed; from the command manual"
-    )
-    startup_cycles_tt: Annotated[Cycles, SIMULATOR] = Field(
+    startup_cycles_nt: Cycles = Field(description="Start of MM2, right operand transposed; from the command manual")
+    startup_cycles_tt: Annotated[Cycles, Planned("matrix commands that transpose both operands (not emitted)")] = Field(
         description="Start of MM2, both operands transposed; from the command manual"
     )
 
@@ -219,6 +217,26 @@ class Noc(Schema, frozen=True):
         return abs(x0 - x1) + abs(y0 - y1)
 
 
+class DramChannels(Schema, frozen=True):
+    """How addresses are dealt out to the channels of DRAM."""
+
+    count: Count = Field(description="Channels of the chip; from the data sheet")
+    interleave_bytes: Bytes = Field(
+        description="Adjacent bytes of one channel before the next one follows; from the memory controller"
+    )
+    page_bytes: Bytes = Field(description="Bytes of a DRAM page of one channel; from the data sheet")
+
+
+class Issue(Schema, frozen=True):
+    """How a core gives its commands."""
+
+    queue_depth: Count = Field(description="Commands that wait in the queue of one engine; from the command manual")
+    cycles_per_command: Cycles = Field(description="Chip cycles from one command to the next; from the command manual")
+    barrier_cycles: Cycles = Field(
+        description="Chip cycles from the last core that comes to a barrier until all go on; from the command manual"
+    )
+
+
 class CommandLevel(Schema, frozen=True):
     """What the tile and command levels need to know of an accelerator that runs command streams."""
 
@@ -226,9 +244,11 @@ class CommandLevel(Schema, frozen=True):
     tiu: Tiu = Field(description="Matrix unit")
     gdma: Dma = Field(description="DRAM to LMEM")
     sdma: Dma = Field(description="Core to core and DRAM to DRAM")
-    cdma: Annotated[Cdma, SIMULATOR] = Field(description="Chip to chip")
-    hau: Annotated[Hau, SIMULATOR] = Field(description="Sort and top-k unit")
-    noc: Annotated[Noc, SIMULATOR] = Field(description="Network of cores")
+    cdma: Annotated[Cdma, SIMULATED_COLLECTIVES] = Field(description="Chip to chip")
+    hau: Hau = Field(description="Sort and top-k unit")
+    noc: Noc = Field(description="Network of cores")
+    dram_channels: DramChannels = Field(description="Channels of DRAM")
+    issue: Issue = Field(description="Front end of a core")
 
 
 class Chip(Schema, frozen=True):
@@ -255,9 +275,7 @@ class Chip(Schema, frozen=True):
     compute_dma_overlap_rate: Share = Field(description="Part of the shorter of compute and DMA that is hidden; fitted")
     gdma_multicast: bool = Field(description="One DRAM read serves all cores that need it; from the data sheet")
     alignment_bytes: Bytes = Field(description="Row alignment in memory; from the instruction set")
-    die_to_die: Annotated[DieToDie | None, SIMULATOR] = Field(
-        description="Link between dies; null on a single-die chip"
-    )
+    die_to_die: DieToDie | None = Field(description="Link between dies; null on a single-die chip")
     c2c: ChipToChip = Field(description="Ports to other chips")
     command_level: CommandLevel | None = Field(
         description="Engines and LMEM; null on a chip that pmc does not emit commands for"

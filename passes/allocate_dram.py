@@ -30,7 +30,7 @@ class AllocateDramPass(PmcPass):
 
     name = "allocate-dram"
     READS: ClassVar[tuple[Level, ...]] = ("tile",)
-    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("alignment_bytes", "dram.capacity_gib")
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("cores", "alignment_bytes", "dram.capacity_gib")
 
     def run(self, module: ModuleOp) -> None:
         """Programs of one module share weights and caches no more than names: each has its own memory map."""

@@ -31,7 +31,7 @@ class AllocateLmemPass(PmcPass):
     name = "allocate-lmem"
     READS: ClassVar[tuple[Level, ...]] = ("tile",)
     CHIP_FIELDS: ClassVar[tuple[str, ...]] = (
-        "alignment_bytes", "command_level.lmem.bytes_per_core", "command_level.lmem.banks_per_lane",
+        "cores", "alignment_bytes", "command_level.lmem.bytes_per_core", "command_level.lmem.banks_per_lane",
         "command_level.lmem.tile_budget_fraction",
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ class EmitG5Pass(PmcPass):
 
     name: ClassVar[str] = "emit-g5"
     READS: ClassVar[tuple[Level, ...]] = ("tile",)
-    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("alignment_bytes", "dram.capacity_gib")
+    CHIP_FIELDS: ClassVar[tuple[str, ...]] = ("cores", "alignment_bytes", "dram.capacity_gib")
 
     def run(self, module: ModuleOp) -> None:
         """Replace every `tile.program` by a `g5.stream`."""

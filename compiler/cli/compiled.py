@@ -65,12 +65,35 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
     A dump holds its own target; only --batch, --q-len and --kv-len may be given with it, and only while it has symbols,
     and --accounting, while no plans are chosen.  Raises PmcError.
     """
-    from pmc.compiler.driver import compile_model, load_model, lower_dump, replace_accounting
+    from pmc.compiler.driver import compile_model, load_model, lower_dump
     from pmc.compiler.pipelines import DEPLOYMENT
 
-    module, accounting = load_model(model), target.load_accounting()
+    module = load_model(model)
     if DEPLOYMENT not in module.attributes:
-        return compile_model(module, *target.load(), "dist", accounting=accounting), {}
+        return compile_model(module, *target.load(), "dist", accounting=target.load_accounting()), {}
+    bindings = _taken_by_dump(model, module, target)
+    return lower_dump(module, bindings), bindings
+
+
+def commands_of(model: str, target: TargetOptions) -> ModuleOp:
+    """The module at the commands level, of a model or of what is left to do on a dump; options as in `rank_program`."""
+    from pmc.compiler.driver import compile_model, load_model, resume
+    from pmc.compiler.pipelines import DEPLOYMENT
+    from pmc.dialects.levels import LEVELS
+
+    module = load_model(model)
+    if DEPLOYMENT not in module.attributes:
+        return compile_model(module, *target.load(), LEVELS[-1], accounting=target.load_accounting())
+    bindings = _taken_by_dump(model, module, target)
+    if bindings:
+        raise PmcError(f"{model}: {', '.join(map(flag, bindings))} cannot be changed: compile the model with them")
+    return resume(module, LEVELS[-1])
+
+
+def _taken_by_dump(model: str, module: ModuleOp, target: TargetOptions) -> dict[str, int]:
+    from pmc.compiler.driver import replace_accounting
+
+    accounting = target.load_accounting()
     bindings = {name: value for name, value in target.fields.items() if name in SYMBOLS and isinstance(value, int)}
     own = {"--accounting", *map(flag, SYMBOLS), *(f"--set deployment.{name}" for name in SYMBOLS)}
     foreign = [option for option in target.given if option not in own and not option.startswith("--set accounting.")]
@@ -78,4 +101,4 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
         raise PmcError(f"{model} holds its own target: {', '.join(foreign)} cannot be changed any more")
     if accounting is not None:
         replace_accounting(module, accounting)
-    return lower_dump(module, bindings), bindings
+    return bindings

@@ -159,7 +159,7 @@ def test_analyses_read_what_they_declare(reader: str, run: Callable[[Seen], None
 @pytest.mark.parametrize("schema", [Chip, Topology])
 def test_every_field_is_read_or_says_who_will_read_it(schema: type[Chip] | type[Topology]) -> None:
     orphans = [use.path for use in field_uses(schema) if not use.readers and use.planned is None]
-    assert orphans == [], "no model reads these: remove them, or mark them with what will (see SIMULATOR)"
+    assert orphans == [], "no model reads these: remove them, or mark them with what will (see Planned)"
 
 
 def test_a_mark_goes_when_its_field_is_read() -> None:

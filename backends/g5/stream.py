@@ -1,0 +1,185 @@
+"""One step of one rank in time: its kernels on the cores, and what the chip does between them.
+
+Kernels follow each other: each starts when the one before has passed its last barrier and all its commands have
+finished.  Layers of a repeat run the same commands at addresses a layer further on; they are simulated once, at the
+addresses of the first.  A movement between chips takes what the communication protocol says of it (see
+`docs/evaluate.md`), and one inside the chip what the SDMA engines of all cores and DRAM need for its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block
+
+from pmc.backends.cost.model import Target
+from pmc.backends.cost.network import network_of
+from pmc.backends.cost.protocol import CommProtocol
+from pmc.backends.g5 import dma
+from pmc.backends.g5.clock import PS_PER_US, of_bytes
+from pmc.backends.g5.machine import LIMITS, Machine, ProgramTimes
+from pmc.backends.g5.program import NONE, lower
+from pmc.dialects.accounting import Accounting, accounting_of
+from pmc.dialects.analyses.program_work import layer_symbols
+from pmc.dialects.arch import Chip
+from pmc.dialects.errors import PmcError
+from pmc.dialects.g5 import ENGINES, ChipCommandOp, ProgramOp, RepeatOp, SdmaOp, StageOp, StreamOp
+
+BARRIER = "barrier"
+MOVING = "chip"
+ACTIVITIES = (*ENGINES, "dram", "lmem port", "die to die", BARRIER, MOVING)
+"""What a step spends its time with: engines, what a DMA engine waits for while it moves, barriers, and movements of
+the whole chip."""
+
+
+CHIP_FIELDS = (
+    "clocks.chip_ghz", "clocks.tiu_ghz", "cores", "dies", "lanes_per_core", "cube.m", "cube.n", "cube.k",
+    "vector_eus_per_lane", "elementary_steps.exp", "elementary_steps.div", "elementary_steps.rsqrt",
+    "dram.bandwidth_gb_per_s", "dram.command_latency_ns", "dram.page_hit_latency_ns",
+    "die_to_die.gb_per_s", "die_to_die.latency_ns",
+    *(f"command_level.lmem.{name}" for name in ("bytes_per_core", "bytes_per_cycle", "latency_ns", "banks_per_lane")),
+    "command_level.tiu.startup_cycles_nn", "command_level.tiu.startup_cycles_nt",
+    *(f"command_level.{dma}.{name}" for dma in ("gdma", "sdma") for name in ("gb_per_s", "startup_ns", "efficiency")),
+    *(f"command_level.hau.{name}" for name in ("sort_width", "cycles_per_compare", "startup_cycles")),
+    *(f"command_level.noc.{name}" for name in ("mesh_columns", "cluster_columns", "cluster_rows", "cycles_per_hop")),
+    *(f"command_level.dram_channels.{name}" for name in ("count", "interleave_bytes", "page_bytes")),
+    *(f"command_level.issue.{name}" for name in ("queue_depth", "cycles_per_command", "barrier_cycles")),
+)  # fmt: skip
+"""What the simulator reads of a chip.  Movements between chips read what the protocol reads."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A kernel or a movement of the chip; times of one run."""
+
+    path: str
+    op: str
+    count: int
+    """Runs per step: the layers of the repeat around it."""
+    duration_ps: int
+    times: ProgramTimes | None
+    """Every command of a kernel."""
+    stage: int | None = None
+    """The pipeline stage that runs it; None for every rank."""
+
+    @cached_property
+    def critical_ps(self) -> dict[str, int]:
+        """What the critical path of one run spends its time with; adds up to the duration."""
+        return {MOVING: self.duration_ps} if self.times is None else _critical(self.times)
+
+    @cached_property
+    def busy_ps(self) -> dict[str, int]:
+        """Of every engine how long it is busy on the core on which it is busy longest."""
+        if self.times is None:
+            return {}
+        commands, length = self.times.commands, self.times.end_ps - self.times.start_ps
+        found: dict[str, int] = {}
+        for number, engine in enumerate(ENGINES):
+            own = commands.engine == number
+            if own.any():
+                found[engine] = int(np.bincount(commands.core[own], length[own].astype(np.float64)).max())
+        return found
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """A simulated step of one rank."""
+
+    chip: Chip
+    parts: tuple[Part, ...]
+    stage: int | None = None
+    """The pipeline stage whose rank this is, the slowest one; None without stages."""
+
+    @property
+    def total_ps(self) -> int:
+        """From the first command to the last."""
+        return sum(part.count * part.duration_ps for part in self.parts)
+
+    @property
+    def total_us(self) -> float:
+        """The same in microseconds."""
+        return self.total_ps / PS_PER_US
+
+    @property
+    def commands(self) -> int:
+        """Commands of all cores in the whole step, those of layers that are simulated once counted for each."""
+        return sum(part.count * len(part.times.commands.op) for part in self.parts if part.times is not None)
+
+
+def simulate(module: ModuleOp) -> StepTimes:
+    """Run the commands of a module in time.
+
+    Of pipeline stages the slowest is kept.  Raises PmcError for a module above the commands level or without a chip,
+    and for commands that wait for what never happens.
+    """
+    streams = [op for op in module.ops if isinstance(op, StreamOp)]
+    if len(streams) != 1:
+        raise PmcError(f"the module holds {len(streams)} g5.stream ops, must be one: compile it to commands")
+    target = Target.of(module)
+    simulation = _Simulation(target, accounting_of(module, "simulate"))
+    parts = list(simulation.parts(streams[0].body.block, 1, None))
+    stages: list[int | None] = [*{part.stage for part in parts if part.stage is not None}] or [None]
+    steps = [StepTimes(target.chip, tuple(p for p in parts if p.stage in (None, stage)), stage) for stage in stages]
+    return max(steps, key=lambda step: step.total_ps)
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    target: Target
+    accounting: Accounting
+
+    def parts(self, block: Block, count: int, stage: int | None) -> Iterator[Part]:
+        for op in block.ops:
+            match op:
+                case ProgramOp():
+                    times = Machine(lower(op, self.target.chip, layer_symbols(op)), self.target.chip).run()
+                    yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, stage)
+                case RepeatOp():
+                    yield from self.parts(op.body.block, count * op.count.value.data, stage)
+                case StageOp():
+                    yield from self.parts(op.body.block, count, op.index.value.data)
+                case ChipCommandOp():
+                    yield Part(op.path.data, str(op.collective.name), count, self.movement_ps(op), None, stage)
+                case _:
+                    pass
+
+    def movement_ps(self, op: ChipCommandOp) -> int:
+        """How long the chip takes for a movement."""
+        if isinstance(op, SdmaOp):
+            work, sdma, chip = op.work(), self.target.chip.commands.sdma, self.target.chip
+            moved = max(work.bytes_read.constant, work.bytes_written.constant)
+            engines = int(dma.transfer_ps(sdma, np.asarray(-(-moved // chip.cores))))
+            memory = int(of_bytes(work.bytes_read.constant + work.bytes_written.constant, chip.dram_bytes_per_s))
+            return dma.startup_ps(sdma) + max(engines, memory)
+        topology = network_of(op, self.target).topology
+        time = CommProtocol(topology, self.accounting).time_of(op, self.target, {})
+        assert time is not None
+        return int(np.ceil(float(time.total_s) * 1e12))
+
+
+def _critical(times: ProgramTimes) -> dict[str, int]:
+    """Back from the last command to the start: each stretch belongs to the command that the next one waited for.
+
+    A command is charged from its start to its end, or to the start of the one that went on from there, with what
+    decided when it ended.  What is left between commands, barriers and the giving of commands, is charged to barriers.
+    """
+    found: dict[str, int] = {}
+
+    def charge(activity: str, ps: int) -> None:
+        if ps:
+            found[activity] = found.get(activity, 0) + ps
+
+    until, command = times.duration_ps, int(np.argmax(times.end_ps)) if len(times.end_ps) else NONE
+    while command != NONE:
+        start, end = int(times.start_ps[command]), int(times.end_ps[command])
+        charge(BARRIER, max(0, until - end))
+        limit = int(times.limit[command])
+        activity = LIMITS[limit] if limit else ENGINES[int(times.commands.engine[command])]
+        charge(activity, max(0, min(until, end) - start))
+        until, command = min(until, start), int(times.cause[command])
+    charge(BARRIER, until)
+    return found

@@ -1,0 +1,440 @@
+"""The simulator of commands: one command by its published formula, chains by closed forms, shared DRAM, deadlocks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+
+from pmc.backends.cost.rates import CoreRates
+from pmc.backends.g5 import dram
+from pmc.backends.g5.clock import of_bytes
+from pmc.backends.g5.events import EventQueue
+from pmc.backends.g5.machine import LIMITS, REASONS, Machine, ProgramTimes
+from pmc.backends.g5.program import lower
+from pmc.backends.g5.report import CommandList, StepReport
+from pmc.backends.g5.stream import CHIP_FIELDS, StepTimes, simulate
+from pmc.backends.g5.timeline import trace
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
+from pmc.compiler.context import make_context
+from pmc.compiler.driver import compile_model, load_model
+from pmc.compiler.field_readers import covers
+from pmc.compiler.main import main
+from pmc.dialects.analyses.program_resources import program_resources
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.errors import PmcError
+from pmc.dialects.g5 import ENGINES, ProgramOp
+
+from .recording import recording
+
+PS = 1e-6
+"""Microseconds of a picosecond."""
+
+
+def chip_with(name: str = "sg2262-tpuperf", **changes: Any) -> Chip:
+    """The chip, with fields by dotted path (`__` for the dot) set to other values."""
+    data = load_chip(name).model_dump()
+    for path, value in changes.items():
+        *blocks, last = path.split("__")
+        place = data
+        for block in blocks:
+            place = place[block]
+        assert last in place, path
+        place[last] = value
+    return Chip.model_validate(data)
+
+
+QUIET: dict[str, Any] = {
+    "command_level__issue__cycles_per_command": 0,
+    "command_level__issue__barrier_cycles": 0,
+    "command_level__lmem__latency_ns": 0.0,
+    "dram__command_latency_ns": 50.0,
+}
+"""No overheads but those of the published formulas: pages are open, commands are given in no time."""
+
+
+def load(size: int = 4096, address: str = "0", lmem: str = "0", after: str = "", extra: str = "") -> str:
+    waits = f" after [{after}]" if after else ""
+    return (
+        f'g5.gdma {{direction = "load", dram = <{address}>, lmem = <{lmem}>, shape = [<{size}>], '
+        f'dram_strides = [<1>], lmem_strides = [<1>], element_type = i8{extra}}}{waits} at "load"'
+    )
+
+
+def multiply(
+    m: int = 64, n: int = 64, k: int = 512, after: str = "", result: int = 262144, b: int = 131072, t: str = "false"
+) -> str:
+    waits = f" after [{after}]" if after else ""
+    return (
+        f"g5.tiu {{acc = #g5.lmem<{result}, pitch {n}, f32>, a = #g5.lmem<0, pitch {k}, f8E4M3FN>, "
+        f"b = #g5.lmem<{b}, pitch {k if t == 'true' else n}, f8E4M3FN>, m = <{m}>, n = <{n}>, k = <{k}>, "
+        f'accumulate = <0>, transpose_b = {t}}}{waits} at "mm"'
+    )
+
+
+def loop(name: str, count: int, *ops: str) -> str:
+    return f'g5.loop {name} < <{count}> at "loop" {{ {" ".join(ops)} }}'
+
+
+def fetch(source: str) -> str:
+    return (
+        f"g5.fetch {{core = <{source}>, source = #g5.lmem<0, pitch 64, bf16>, "
+        'target = #g5.lmem<65536, pitch 64, bf16>, rows = <16>, columns = <64>} at "fetch"'
+    )
+
+
+BARRIER = 'g5.barrier() at "end"'
+
+
+def program(*ops: str, cores: int = 1) -> ProgramOp:
+    text = f"""builtin.module {{ g5.stream() {{sym_name = "s", phase = "decode"}} at "" {{
+      g5.program() {{cores = {cores}, op_name = "layer.matmul"}} at "k" {{ {" ".join(ops)} }} }} }}"""
+    module: ModuleOp = Parser(make_context(), text).parse_module()
+    module.verify()
+    (found,) = (op for op in module.walk() if isinstance(op, ProgramOp))
+    return found
+
+
+def run(chip: Chip, *ops: str, cores: int = 1) -> ProgramTimes:
+    return Machine(lower(program(*ops, cores=cores), chip, {}), chip).run()
+
+
+def alone_ps(chip: Chip, op: str) -> int:
+    times = run(chip, op)
+    assert len(times.start_ps) == 1
+    return int(times.end_ps[0] - times.start_ps[0])
+
+
+# -- one command, by the published formulas (facts, section 8) -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "cycles"),
+    [
+        # 44 + ceil(64/16) ceil(64/8) ceil(512/32)
+        (multiply(64, 64, 512), 44 + 4 * 8 * 16),
+        # Edges count whole blocks.
+        (multiply(17, 9, 33), 44 + 2 * 2 * 2),
+        # A conflict cycle per block where the result is in the bank (128 KiB) of the first operand, ..
+        (multiply(64, 64, 512, result=65536), 44 + 4 * 8 * (16 + 1)),
+        # .. and another where it is in that of the second.
+        (multiply(64, 64, 512, result=65536, b=98304), 44 + 4 * 8 * (16 + 2)),
+        (multiply(64, 64, 512, t="true"), 50 + 4 * 8 * 16),
+    ],
+)
+def test_a_matrix_command(op: str, cycles: int) -> None:
+    chip = chip_with(**QUIET, clocks__tiu_ghz=1.0, command_level__tiu__startup_cycles_nt=50)
+    assert alone_ps(chip, op) == cycles * 1000
+
+
+def test_a_dma_command() -> None:
+    """start-up + bytes / (68 GB/s x 0.9); a closed page takes (150 - 50) ns longer."""
+    expected = 100_000 + int(np.ceil(1_000_000 * 1000 / (68 * 0.9)))
+    assert alone_ps(chip_with(**QUIET), load(1_000_000)) == expected
+    closed = chip_with(**{**QUIET, "dram__command_latency_ns": 150.0})
+    assert alone_ps(closed, load(1_000_000)) == expected + 100_000
+
+
+@pytest.mark.parametrize(("source", "hops"), [("0", 0), ("9", 5), ("63", 14)])
+def test_a_fetch_from_another_core(source: str, hops: int) -> None:
+    """120 ns + 45 cycles of 1.5 GHz a hop + bytes / (64 GB/s x 0.85).
+
+    Cores come in clusters of 4 x 2: core 9 is the second of the second cluster, at (5, 0); core 63 is at (7, 7).
+    """
+    chip = chip_with(**QUIET, die_to_die__latency_ns=0.0)
+    times = run(chip, fetch(source), cores=64)
+    own = int(times.end_ps[0] - times.start_ps[0])
+    assert own >= 120_000 + hops * 45 * 1000 / 1.5 + 2048 * 1000 / (64 * 0.85)
+    if source == "0":  # nobody but core 0 reads its own LMEM without passing another port
+        assert own == 120_000 + int(np.ceil(2048 * 1000 / (64 * 0.85)))
+
+
+def test_a_vector_and_a_sort_command() -> None:
+    silu = (
+        "g5.vec {kind = #tile.silu_mul, ins = [#g5.lmem<0, pitch 64, bf16>, #g5.lmem<8192, pitch 64, bf16>], "
+        'outs = [#g5.lmem<16384, pitch 64, bf16>], updates = [], rows = <16>, columns = <64>} at "silu"'
+    )
+    chip = chip_with(**QUIET)
+    kernel = program(silu)
+    steps = program_resources(kernel, chip).vec_steps["bf16"][0]
+    # 32 units of 16 bits in each of 16 lanes.
+    assert alone_ps(chip, silu) == int(np.ceil(np.ceil(steps / 512) * 1000 / 1.5))
+    late = chip_with(**{**QUIET, "command_level__lmem__latency_ns": 29.0})
+    assert alone_ps(late, silu) - alone_ps(chip, silu) == 29_000
+
+
+# -- chains --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "size"), [(512, 65536), (8192, 4096)])
+def test_double_buffering_hides_the_shorter_of_loads_and_products(k: int, size: int) -> None:
+    """n iterations with two slots: L + (n - 1) max(L, T) + T."""
+    chip, n = chip_with(**QUIET), 9
+    body = (load(size, "i*65536", "mod(i.seq, 2)*65536", after="tiu-1"), multiply(k=k, after="gdma-0"))
+    length, product = alone_ps(chip, load(size)), alone_ps(chip, multiply(k=k))
+    times = run(chip, loop("i", n, *body), BARRIER)
+    assert times.duration_ps == length + (n - 1) * max(length, product) + product
+
+
+def test_one_buffer_adds_loads_and_products_up() -> None:
+    chip, n = chip_with(**QUIET), 5
+    times = run(chip, loop("i", n, load(after="tiu-0"), multiply(after="gdma-0")), BARRIER)
+    assert times.duration_ps == n * (alone_ps(chip, load()) + alone_ps(chip, multiply()))
+
+
+def test_every_barrier_and_every_command_given_takes_its_cycles() -> None:
+    given = {"command_level__issue__cycles_per_command": 3, "command_level__issue__barrier_cycles": 30}
+    times = run(chip_with(**{**QUIET, **given}), load(), BARRIER, load(), BARRIER)
+    one = alone_ps(chip_with(**QUIET), load())
+    assert times.duration_ps == 2 * (2_000 + one + 20_000)
+
+
+def test_a_full_queue_holds_back_what_comes_after() -> None:
+    """With room for one waiting command the last load and the product are given when the third load has started."""
+    ops = (load(), load(), load(), load(), multiply())
+    one = alone_ps(chip_with(**QUIET), load())
+    for depth, start in ((1, 2 * one), (2, one), (3, 0)):
+        times = run(chip_with(**QUIET, command_level__issue__queue_depth=depth), *ops)
+        (product,) = np.flatnonzero(times.commands.engine == ENGINES.index("tiu"))
+        assert times.start_ps[product] == start
+
+
+# -- what cores share ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores", [1, 8, 64])
+def test_all_cores_together_get_no_more_than_dram_gives(cores: int) -> None:
+    size = 1 << 20
+    chip = chip_with("sg2262", **QUIET, dram__bandwidth_gb_per_s=1000.0)
+    times = run(chip, load(size, f"core*{size}"), BARRIER, cores=cores)
+    alone = size / (149.4 * 0.9) * 1e3
+    shared = cores * size / 1000 * 1e3
+    assert times.duration_ps == pytest.approx(100_000 + max(alone, shared), rel=1e-3)
+    assert (LIMITS[int(times.limit[-1])] == "dram") == (shared > alone)
+
+
+def test_a_shared_load_reads_dram_once_and_waits_for_all_its_cores() -> None:
+    size = 1 << 20
+    chip = chip_with("sg2262", **QUIET, dram__bandwidth_gb_per_s=100.0)
+    serves = ", serves = #tile.cores<0, 8>"
+    apart = run(chip, load(size), BARRIER, cores=8)
+    together = run(chip, load(size, extra=serves), BARRIER, cores=8)
+    assert together.duration_ps < apart.duration_ps / 6
+    late = run(chip, loop("i", 3, load(4096, "core*4096", "core*4096")), load(size, extra=serves), BARRIER, cores=8)
+    shared = [i for i, op in enumerate(late.commands.op) if op == 1]
+    assert len({int(late.start_ps[i]) for i in shared}) == 1
+    assert {REASONS[int(late.reason[i])] for i in shared} <= {"engine", "shared load"}
+
+
+def test_bytes_of_channels_are_those_of_a_walk_over_the_bytes() -> None:
+    """Random strided blocks against the definition, byte by byte."""
+    chip = chip_with(command_level__dram_channels__count=4, command_level__dram_channels__interleave_bytes=8)
+    channels, random = chip.commands.dram_channels, np.random.default_rng(0)
+    for _ in range(200):
+        rows, columns, pitch, start = (int(random.integers(1, top)) for top in (5, 40, 60, 300))
+        pitch = max(pitch, columns)
+        block = dram.blocks(
+            np.array([start]), [np.array([rows]), np.array([columns])], [np.array([pitch]), np.array([1])], 8
+        )
+        (found,), _ = dram.shares(block, channels)
+        granules = [(start + r * pitch + c) // 8 for r in range(rows) for c in range(columns)]
+        walked = np.bincount([(g + g // 4) % 4 for g in granules], minlength=4)
+        np.testing.assert_array_equal(found, walked)
+
+
+def test_events_come_by_time_then_priority_then_order() -> None:
+    queue: EventQueue[str] = EventQueue()
+    for time, priority, what in ((5, 0, "e"), (3, 1, "c"), (3, 0, "a"), (3, 0, "b"), (4, 9, "d")):
+        queue.add(time, priority, what)
+    assert "".join(queue.next()[1] for _ in range(5)) == "abcde"
+    assert not queue
+
+
+# -- whole programs ------------------------------------------------------------------------------------------------
+
+
+def small_step(**changes: Any) -> tuple[ModuleOp, StepTimes]:
+    fields = {"tp": 2, "batch": 8, "kv_len": 128, **changes}
+    deployment = load_deployment("llama-8b-decode", fields)
+    module = compile_model(
+        load_model("llama-3.1-8b"), load_chip("sg2262"), load_topology("p1-r1-b1-c8"), deployment, "commands"
+    )
+    return module, simulate(module)
+
+
+STEP = small_step()
+
+
+def test_no_kernel_is_faster_than_its_resources() -> None:
+    """Per core the sum of matrix, vector and DMA time at the chip's rates, per chip the DRAM bytes."""
+    module, step = STEP
+    chip, physical = load_chip("sg2262"), load_accounting("physical")
+    rates = CoreRates(chip, physical)
+    kernels = [part for part in step.parts if part.times is not None]
+    programs = [op for op in module.walk() if isinstance(op, ProgramOp)]
+    for part, op in zip(kernels, programs, strict=True):
+        assert part.path == op.path.data
+        counted = program_resources(op, chip)
+        seconds = part.duration_ps * 1e-12 * (1 + 1e-9)
+        assert seconds >= (counted.dram_read + counted.dram_written) / chip.dram_bytes_per_s
+        assert seconds >= rates.dma_s(chip.commands.gdma, counted.gdma_bytes, counted.gdma_commands).max()
+        assert seconds >= sum(steps.max() * rates.tiu_step_s(t) for t, steps in counted.tiu_steps.items())
+        assert seconds >= sum(steps.max() / rates.core_steps_per_s(t) for t, steps in counted.vec_steps.items())
+
+
+def test_the_critical_path_adds_up_to_the_time() -> None:
+    _, step = STEP
+    for part in step.parts:
+        assert sum(part.critical_ps.values()) == part.duration_ps
+        assert all(0 < ps <= part.duration_ps for ps in part.busy_ps.values())
+    report = StepReport("llama", step)
+    assert sum(report.critical_us.values()) == pytest.approx(step.total_us)
+    assert sum(float(row["time_us"] or 0) for row in report.to_rows()) == pytest.approx(step.total_us)
+    assert report.notes()[-1].startswith("relative only, never validated against silicon: gdma_multicast")
+
+
+def test_commands_start_when_their_causes_have_ended() -> None:
+    """In order, one at a time on each engine, after everything that they wait for."""
+    for part in STEP[1].parts:
+        if part.times is None:
+            continue
+        times, commands = part.times, part.times.commands
+        ended: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(commands.op)):
+            core, engine = int(commands.core[index]), int(commands.engine[index])
+            own = ended.setdefault((core, engine), [])
+            assert not own or times.start_ps[index] >= own[-1]
+            for other, number in enumerate(commands.waits[index]):
+                if number:
+                    assert times.start_ps[index] >= ended[core, other][number - 1]
+            own.append(int(times.end_ps[index]))
+            assert times.end_ps[index] > times.start_ps[index]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_random_loops_keep_to_their_bounds(data: st.DataObject) -> None:
+    """Time is at least what each engine and DRAM need, at most what all of them need one after the other."""
+    chip = chip_with("sg2262", **QUIET)
+    cores, n = data.draw(st.sampled_from([1, 3, 64])), data.draw(st.integers(1, 12))
+    size, k = data.draw(st.integers(1, 200_000)), data.draw(st.integers(1, 4096))
+    lag = data.draw(st.integers(0, 2))
+    body = (load(size, f"core*{size * n} + i*{size}", after=f"tiu-{lag}"), multiply(k=k, after="gdma-0"))
+    times = run(chip, loop("i", n, *body), BARRIER, cores=cores)
+    one_load, one_product = alone_ps(chip, load(size)), alone_ps(chip, multiply(k=k))
+    in_all = cores * n * size / chip.dram_bytes_per_s * 1e12
+    assert times.duration_ps >= max(n * one_load, n * one_product, in_all)
+    one_channel = int(of_bytes(size, chip.dram_bytes_per_s / 64))
+    assert times.duration_ps <= n * (one_load + one_product) + cores * n * one_channel
+
+
+TIMING = {
+    "clocks.chip_ghz": 1.2,
+    "clocks.tiu_ghz": 1.2,
+    "dram.bandwidth_gb_per_s": 2000.0,
+    "dram.command_latency_ns": 250.0,
+    "dram.page_hit_latency_ns": 10.0,
+    "command_level.lmem.bytes_per_cycle": 32,
+    "command_level.lmem.latency_ns": 99.0,
+    "command_level.tiu.startup_cycles_nn": 400,
+    "command_level.tiu.startup_cycles_nt": 400,
+    "command_level.gdma.gb_per_s": 80.0,
+    "command_level.gdma.startup_ns": 300.0,
+    "command_level.gdma.efficiency": 0.5,
+    "command_level.dram_channels.count": 8,
+    "command_level.dram_channels.interleave_bytes": 4096,
+    "command_level.dram_channels.page_bytes": 65536,
+    "command_level.issue.cycles_per_command": 200,
+    "command_level.issue.barrier_cycles": 500,
+}
+
+
+@pytest.mark.parametrize("path", TIMING)
+def test_every_timing_field_changes_the_time_of_the_same_commands(path: str) -> None:
+    module, step = STEP
+    other = module.clone()
+    changed = chip_with("sg2262", **{path.replace(".", "__"): TIMING[path]})
+    other.attributes["arch.chip"] = ChipAttr(changed)
+    assert simulate(other).total_ps != step.total_ps
+
+
+def test_the_simulator_reads_the_fields_that_it_declares() -> None:
+    """Of a decode step with a router, and of a core that fetches from the other die."""
+    seen: set[str] = set()
+    chip = recording(load_chip("sg2262"), seen)
+    deployment = load_deployment("dsv3-decode-ep32")
+    module = compile_model(
+        load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployment, "commands"
+    )
+    module.attributes["arch.chip"] = ChipAttr(chip)
+    simulate(module)
+    run(chip, fetch("63"), cores=64)
+    undeclared = sorted(path for path in seen if not any(covers(declared, path) for declared in CHIP_FIELDS))
+    assert undeclared == []
+    assert [declared for declared in CHIP_FIELDS if not any(covers(declared, path) for path in seen)] == []
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_commands_that_wait_for_each_other_are_named() -> None:
+    deadlock = (load(after="tiu-0"), multiply(after="gdma-0"))
+    commands = lower(program(*deadlock), load_chip("sg2262"), {})
+    waits = commands.waits.copy()
+    waits[0, ENGINES.index("tiu")] = 1
+    with pytest.raises(PmcError) as stuck:
+        Machine(replace(commands, waits=waits), load_chip("sg2262")).run()
+    assert str(stuck.value) == (
+        "the program at 'load' stands still with 2 commands left: core 0: tiu 1 (mm) waits for gdma 1, "
+        "gdma 1 (load) waits for tiu 1"
+    )
+
+
+def test_a_module_without_commands_and_unrolled_tables_are_refused() -> None:
+    deployment = load_deployment("llama-8b-decode", {"batch": 8, "kv_len": 128})
+    target = load_chip("sg2262"), load_topology("p1-r1-b1-c8"), deployment
+    with pytest.raises(PmcError, match=r"the module holds 0 g5\.stream ops, must be one: compile it to commands"):
+        simulate(compile_model(load_model("llama-3.1-8b"), *target, "dist"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("core=64", "--commands core=64: chip sg2262 has cores 0 to 63"),
+        ("cor=3", "--commands cor=3: 'cor=3' must be core=N or op=PATTERN"),
+    ],
+)
+def test_bad_choices_of_commands(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode"]
+    assert main(["simulate", "llama-3.1-8b", *target, "--batch", "8", "--kv-len", "128", "--commands", option]) == 2
+    assert capsys.readouterr().err == f"pmc: error: {message}\n"
+
+
+# -- what is printed -----------------------------------------------------------------------------------------------
+
+
+def test_listed_commands_and_the_trace_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, step = STEP
+    listed = CommandList("llama", step, frozenset({0}), "*.q_proj").to_rows()
+    assert listed and {row["path"] for row in listed} == {"blocks.dense.gqa.q_proj"}
+    assert [row["id"] for row in listed if row["engine"] == "gdma"] == sorted(
+        int(row["id"] or 0) for row in listed if row["engine"] == "gdma"
+    )
+    events = trace(step, [0])["traceEvents"]
+    slices = [e for e in events if e["ph"] == "X" and e["pid"] == 1]
+    assert len(slices) == sum(int((p.times.commands.core == 0).sum()) for p in step.parts if p.times is not None)
+    for event in slices:
+        assert event["ts"] >= 0 and event["dur"] > 0 and event["tid"] < len(ENGINES)
+    target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode", "--tp", "2"]
+    path = tmp_path / "trace.json"
+    assert main(["simulate", "llama-3.1-8b", *target, "--batch", "8", "--kv-len", "128", "--trace", str(path)]) == 0
+    assert json.loads(path.read_text())["traceEvents"]
+    assert f"total {step.total_us:.3f} us; critical path: " in capsys.readouterr().out
