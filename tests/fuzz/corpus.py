@@ -62,7 +62,9 @@ def _dumps(case: Case) -> tuple[Dump, ...]:
     config, source = load_model_config(case.model)
     deployment = load_deployment(case.deployment, {**case.changes, "batch": 4})
     small = shrink_deployment(deployment)
-    model = import_hf(shrink_config({**config, "first_k_dense_replace": 0}, small, small.pp), source, "small")
+    if "first_k_dense_replace" in config:  # the dense layers are those of Llama
+        config = {**config, "first_k_dense_replace": 0}
+    model = import_hf(shrink_config(config, small, small.pp), source, "small")
     observer = _Dumps(f"{case.model}-{case.deployment.split('-')[2]}")
     target = shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b1-c8"), small
     compile_model(model, *target, case.emit, [observer], unroll_specs(0) if case.emit == "commands" else ())
