@@ -23,6 +23,7 @@ from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.passes.partition_stages import BALANCED, lengths_of
 
 CALIBRATION = "arch.calibration"
 """The module attribute that holds the calibration."""
@@ -68,13 +69,36 @@ def evaluate_request(
     Without an accounting, `physical` says what is charged.  Compiles a prefill and a decode program from copies of
     `model`, a module of the model level.  Raises PmcError.
     """
+    staged = with_stages_of_request(model, chip, topology, deployment, isl, osl, accounting)
     prefill, decode = (
         compile_model(model.clone(), chip, topology, phase, "dist", accounting=accounting)
-        for phase in request_deployments(deployment, isl, osl)
+        for phase in request_deployments(staged, isl, osl)
     )
     return evaluate_programs(
         options.evaluator(prefill), options.evaluator(decode), deployment.batch, isl, osl, micro_batches
     )
+
+
+def with_stages_of_request(
+    model: ModuleOp,
+    chip: Chip,
+    topology: Topology,
+    deployment: Deployment,
+    isl: int,
+    osl: int,
+    accounting: Accounting | None = None,
+) -> Deployment:
+    """The deployment with the layers of every stage, where those are to be balanced.
+
+    Prefill and decode of a request run on the same chips, so a pipeline has the same stages in both: those that are
+    balanced for decode, or for prefill where nothing is decoded.  Raises PmcError.
+    """
+    if deployment.pp == 1 or deployment.pp_layers != BALANCED:
+        return deployment
+    prefill, decode = request_deployments(deployment, isl, osl)
+    phase = decode if osl > 1 else prefill
+    lengths = lengths_of(compile_model(model.clone(), chip, topology, phase, "dist", accounting=accounting))
+    return deployment.model_copy(update={"pp_layers": ",".join(map(str, lengths))})
 
 
 def request_deployments(deployment: Deployment, isl: int, osl: int) -> tuple[Deployment, Deployment]:

@@ -29,6 +29,7 @@ from pmc.dialects.levels import level_of
 from pmc.dialects.tensor import element_name, tensor
 from pmc.dialects.tile_plan import PLAN
 from pmc.passes.base import PassError
+from pmc.passes.partition_stages import BALANCED
 
 Key = tuple[str, str]
 """Path and name of a tensor op."""
@@ -66,7 +67,7 @@ class Invariants:
                 if wrong is None and name == "combine-collectives":
                     wrong = left_apart(module)
                 if wrong is None and name == "partition-stages":
-                    wrong = uneven_stages(module)
+                    wrong = uneven_stages(module, self.deployment.pp_layers == BALANCED)
                 self.work = _noted(_tensor_work(module))
                 self.scratch = planned_scratch(module)
                 return wrong
@@ -94,12 +95,16 @@ class Invariants:
     def unshared(self, module: ModuleOp) -> str | None:
         """A weight of which a rank holds more or less than its share: by the logical axes of its dims."""
         d = self.deployment
-        ways = {"heads": d.tp, "ffn": d.tp, "vocab": d.tp, "expert": d.ep, "expert_ffn": d.moe_tp}
+        ways = {"heads": d.tp, "ffn": d.tp, "expert": d.ep, "expert_ffn": d.moe_tp}
+        of_vocabulary = {"tp": d.tp, "stage": d.tp * d.cp * d.dp, "replicated": 1}
         for op in module.walk():
             if not isinstance(op, layer.WeightOp) or op.path.data not in self.wholes:
                 continue
             for axis, whole, held in zip(op.axis_names(), self.wholes[op.path.data], _dims(op), strict=True):
                 share = whole // ways.get(axis, 1)
+                if axis == "vocab":
+                    table = op.axis_names()[0] == axis
+                    share = -(-whole // of_vocabulary[d.embedding if table else d.lm_head])
                 if axis != "kv_heads" and held != share:
                     what = f"{axis or 'columns'} of '{op.path.data}'"
                     return f"a rank holds {held} of the {whole} {what}, its share is {share}"
@@ -159,15 +164,17 @@ def types_of(module: ModuleOp) -> dict[tuple[str, str, int], str]:
     }
 
 
-def uneven_stages(module: ModuleOp) -> str | None:
+def uneven_stages(module: ModuleOp, balanced: bool = True) -> str | None:
     """Two stages that were more equal if one gave a layer to the other, or a channel that two values go through."""
     stages = [op for op in module.walk() if isinstance(op, dist.StageOp)]
     repeats = [
         [op for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers] for stage in stages
     ]
     layers = [sum(op.trip_count for op in own) for own in repeats]
-    times = op_times(module)
-    if times is None:
+    times = op_times(module) if balanced else None
+    if not balanced:
+        pass  # as the deployment says
+    elif times is None:
         if layers and max(layers) > min(layers) + 1:
             return f"the stages have {', '.join(map(str, layers))} layers, which can be dealt out more evenly"
     else:

@@ -29,7 +29,7 @@ def shrink_config(
     small: dict[str, Any] = {
         "hidden_size": 38,
         "num_hidden_layers": layers,
-        "vocab_size": 19 * d.tp,
+        "vocab_size": _vocabulary(config, d),
         "intermediate_size": 20 * d.tp,
         "moe_intermediate_size": 10 * d.moe_tp,
         "torch_dtype": dtype or config.get("torch_dtype"),
@@ -51,6 +51,12 @@ def shrink_config(
     if "first_k_dense_replace" in config:
         small["first_k_dense_replace"] = min(config["first_k_dense_replace"], layers // 2)
     return {**config, **{key: value for key, value in small.items() if config.get(key) is not None}}
+
+
+def _vocabulary(config: Mapping[str, Any], d: Deployment) -> int:
+    """A vocabulary that its ranks divide where they divide that of the config; otherwise the last rank has padding."""
+    ranks = d.tp * (d.cp * d.dp if "stage" in (d.embedding, d.lm_head) else 1)
+    return 19 * ranks - (1 if int(config["vocab_size"]) % ranks else 0)
 
 
 def _heads(config: Mapping[str, Any], tp: int) -> dict[str, int]:
@@ -81,7 +87,7 @@ def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
     """The same parallel axes, a batch that dp does not divide, few tokens, and room for every token at every expert.
 
     The new tokens continue a cache.  With cp a decode step has as many queries as cp has ranks, as when drafts are
-    verified.  Many data-parallel ranks do what a few do: dp and ep are divided alike.
+    verified.  Many data-parallel ranks do what a few do: dp and ep (or moe_dp) are divided alike.
     """
     d = deployment
     fewer = _fewer_ranks(d)
@@ -89,6 +95,7 @@ def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
     small = {
         "dp": d.dp // fewer,
         "ep": d.ep // fewer if d.ep > 1 else 1,
+        "moe_dp": d.moe_dp // fewer if d.ep == 1 and d.moe_dp > 1 else d.moe_dp,
         "batch": d.dp // fewer + 1 if d.dp > 1 else 3,
         "q_len": queries,
         "kv_len": -(-41 // d.cp) * d.cp,
@@ -103,9 +110,10 @@ MANY_RANKS = 4
 
 
 def _fewer_ranks(d: Deployment) -> int:
-    """The factor by which dp shrinks, and ep where there are experts: at least two ranks of each stay."""
-    most = max(1, d.dp // 2) if d.ep == 1 else max(1, min(d.dp // 2, d.ep // 2))
-    factors = [f for f in range(1, most + 1) if d.dp % f == 0 and (d.ep == 1 or d.ep % f == 0)]
+    """The factor by which dp shrinks, and what spreads the experts, if any does: at least two ranks of each stay."""
+    spread = d.ep if d.ep > 1 else d.moe_dp
+    most = max(1, d.dp // 2) if spread == 1 else max(1, min(d.dp // 2, spread // 2))
+    factors = [f for f in range(1, most + 1) if d.dp % f == 0 and (spread == 1 or spread % f == 0)]
     return next((f for f in factors if d.ranks // f <= MANY_RANKS), factors[-1])
 
 

@@ -104,6 +104,11 @@ def _routing(text: str) -> object:
     return {kind: [float(n) for n in numbers.split(",")]} if kind == "histogram" else text
 
 
+VocabularySplit: TypeAlias = Literal["tp", "stage", "replicated"]
+"""`stage` is what serving engines do that run attention data parallel and the LM head tensor parallel: every rank gets
+the tokens of all, computes its part of the logits, and those are gathered."""
+
+
 class Deployment(Schema, frozen=True):
     """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
 
@@ -119,9 +124,21 @@ class Deployment(Schema, frozen=True):
     moe_tp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
         description="Tensor parallelism inside an expert; 1 for a dense model"
     )
+    moe_dp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="Replicas of the experts in a stage, each for its own tokens; 1 for a dense model"
+    )
+    embedding: Annotated[VocabularySplit, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="What splits the rows of the embedding table: tp, all ranks of a stage, or nothing"
+    )
+    lm_head: Annotated[VocabularySplit, PARALLELISM, PassOption("annotate-shardings")] = Field(
+        description="What splits the vocabulary of the LM head: tp, all ranks of a stage, or nothing"
+    )
     cp: Annotated[Count, PARALLELISM, PassOption("annotate-shardings")] = Field(
         description="Context parallelism: every sequence dealt out to ranks; divides q_len and kv_len"
     )
+    pp_layers: Annotated[
+        str, PARALLELISM, PassOption("partition-stages", "layers"), Field(pattern=r"^(balanced|\d+(,\d+)*)$")
+    ] = Field(description="Layers of each pipeline stage, as in 16,15,15,15; balanced: stages of equal time")
     sp: Annotated[bool, PARALLELISM, PassOption("annotate-shardings")] = Field(
         description="Sequence parallelism: reduce-scatter and all-gather in place of all-reduce; needs tp > 1"
     )

@@ -65,8 +65,14 @@ SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
 whole) say which part of the whole they are."""
 
+WHOLE = "dist.whole"
+"""The attribute of a local weight with padding that holds the dims of the whole weight."""
+
 DATA = "dp"
 """The mesh axis of data parallelism, which splits the batch into whole sequences."""
+
+REPLICAS = "moe_dp"
+"""The mesh axis of the replicas of the experts of a stage."""
 
 PIPELINE = "pp"
 """The mesh axis of the pipeline stages."""

@@ -11,7 +11,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.dist import CONTEXT, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from pmc.dialects.dist import CONTEXT, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
@@ -23,11 +23,13 @@ from pmc.passes.base import PassError, PmcPass
 class AnnotateShardingsPass(PmcPass):
     """Shard a layer program over a mesh by the rules of Megatron-LM.
 
-    The logical axes of weights and caches are mapped to mesh axes: heads, ffn and vocab to tp, experts to ep, the
-    width of an expert to moe_tp, sequences to dp, their positions to cp; a latent of MLA has no axis and is replicated.
-    Shardings then flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations
-    move.  A contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as
-    well.  Types stay those of whole tensors; lengths and positions in properties are those of a rank of cp.
+    The logical axes of weights and caches are mapped to mesh axes: heads and ffn to tp, experts to ep, the width of an
+    expert to moe_tp, the vocabulary of the embedding and of the LM head to tp or to all ranks of a stage, sequences to
+    dp, their positions to cp; a latent of MLA has no axis and is replicated.  Shardings then flow forward through every
+    op's `sharding_rule`; weights and caches stay where they are, activations move.  A vocabulary that the ranks do not
+    divide is padded: the last of them hold rows and columns of zeros, whose logits are dropped.  A contracted dim that
+    is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as well.  Types stay those of whole
+    tensors; lengths and positions in properties are those of a rank of cp.
 
         %y = layer.matmul(%x, %w) : !layer.tensor<[batch*q_len, 7168], bf16>
         %z = layer.add(%r, %y) ..
@@ -47,6 +49,9 @@ class AnnotateShardingsPass(PmcPass):
     dp: int = 1
     ep: int = 1
     moe_tp: int = 1
+    moe_dp: int = 1
+    embedding: str = "tp"
+    lm_head: str = "tp"
     cp: int = 1
     sp: bool = False
 
@@ -55,23 +60,29 @@ class AnnotateShardingsPass(PmcPass):
         programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
         mesh = self._mesh(programs)
         for program in programs:
-            _Sharder(mesh, self.sp).program(program)
+            _Sharder(mesh, self.sp, *self._vocabulary(mesh)).program(program)
         module.attributes[MESH] = MeshAttr(mesh)
 
     def _mesh(self, programs: Sequence[layer.ProgramOp]) -> Mesh:
-        for option in ("tp", "pp", "dp", "ep", "moe_tp", "cp"):
+        for option in ("tp", "pp", "dp", "ep", "moe_tp", "moe_dp", "cp"):
             if getattr(self, option) < 1:
                 raise PassError(f"{self.name}: {option} is {getattr(self, option)}, must be at least 1")
         tp, cp, dp, stage = self.tp, self.cp, self.dp, self.tp * self.cp * self.dp
         ops = [op for program in programs for op in program.walk()]
         experts = any(isinstance(op, layer.DispatchOp) for op in ops)
-        if experts and stage != self.moe_tp * self.ep:
+        of_experts = self.moe_tp * self.ep * self.moe_dp
+        if experts and stage != of_experts:
             raise PassError(
-                f"{self.name}: dp*cp*tp = {dp}*{cp}*{tp} = {stage} must equal moe_tp*ep = {self.moe_tp}*{self.ep} = "
-                f"{self.moe_tp * self.ep}: attention and experts share the ranks of a stage"
+                f"{self.name}: dp*cp*tp = {dp}*{cp}*{tp} = {stage} must equal moe_tp*ep*moe_dp = "
+                f"{self.moe_tp}*{self.ep}*{self.moe_dp} = {of_experts}: "
+                "attention and experts share the ranks of a stage"
             )
-        if not experts and self.ep * self.moe_tp > 1:
-            raise PassError(f"{self.name}: ep = {self.ep}, moe_tp = {self.moe_tp}, but the model has no experts")
+        if not experts and of_experts > 1:
+            raise PassError(
+                f"{self.name}: ep = {self.ep}, moe_tp = {self.moe_tp}, moe_dp = {self.moe_dp}, "
+                "but the model has no experts"
+            )
+        self._check_vocabulary(ops, experts)
         # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
         dp_stride, pp_stride = (tp * cp, stage) if experts else (tp * cp * self.pp, tp * cp)
         axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
@@ -79,6 +90,10 @@ class AnnotateShardingsPass(PmcPass):
             axes.insert(1, Axis(CONTEXT, cp, tp))
         if experts:
             axes += [Axis("moe_tp", self.moe_tp, 1), Axis("ep", self.ep, self.moe_tp)]
+            if self.moe_dp > 1:
+                axes.append(Axis(REPLICAS, self.moe_dp, self.moe_tp * self.ep))
+        if "stage" in (self.embedding, self.lm_head) and stage > tp:
+            axes.append(Axis(VOCABULARY, stage, 1))
         kv_heads = _fewest_kv_heads(ops)
         if kv_heads is not None and kv_heads < tp:
             if tp % kv_heads:
@@ -86,6 +101,40 @@ class AnnotateShardingsPass(PmcPass):
             # Fewer key heads than ranks: neighbours hold the same head.
             axes.append(Axis("tp_kv", kv_heads, tp // kv_heads))
         return Mesh(stage * self.pp, tuple(axes))
+
+    def _check_vocabulary(self, ops: Sequence[Operation], experts: bool) -> None:
+        for option in ("embedding", "lm_head"):
+            if getattr(self, option) not in VOCABULARY_SPLITS:
+                raise PassError(
+                    f"{self.name}: {option} is '{getattr(self, option)}', must be {', '.join(VOCABULARY_SPLITS[:-1])} "
+                    f"or {VOCABULARY_SPLITS[-1]}"
+                )
+            if getattr(self, option) == "stage" and self.pp > 1 and self.dp > 1 and not experts:
+                raise PassError(
+                    f"{self.name}: {option} = stage needs the ranks of a stage side by side; those of a model without "
+                    f"experts are {self.tp * self.cp * self.pp} apart with pp = {self.pp}: choose tp or replicated"
+                )
+        tied = any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops)
+        if tied and self.embedding != self.lm_head:
+            raise PassError(
+                f"{self.name}: embedding = {self.embedding} and lm_head = {self.lm_head}, but both are one table in "
+                "this model (tie_word_embeddings): split them alike"
+            )
+
+    def _vocabulary(self, mesh: Mesh) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The axes that split the vocabulary of the embedding and of the LM head."""
+        whole = (VOCABULARY,) if any(axis.name == VOCABULARY for axis in mesh.axes) else ("tp",)
+        axes = {"tp": ("tp",), "stage": whole, "replicated": ()}
+        embedding, lm_head = (
+            tuple(name for name in axes[split] if mesh.axis(name).size > 1) for split in (self.embedding, self.lm_head)
+        )
+        return embedding, lm_head
+
+
+VOCABULARY = "vocab"
+"""The mesh axis of all ranks of a stage, where a vocabulary is split over them."""
+
+VOCABULARY_SPLITS = ("tp", "stage", "replicated")
 
 
 def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
@@ -117,6 +166,10 @@ class _Sharder:
 
     mesh: Mesh
     sp: bool
+    embedding: tuple[str, ...]
+    """The axes that split the vocabulary of the embedding."""
+    lm_head: tuple[str, ...]
+    """Those of the LM head."""
     values: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
     resharded: dict[tuple[SSAValue, Sharding], SSAValue] = field(
         default_factory=dict[tuple[SSAValue, Sharding], SSAValue]
@@ -136,6 +189,9 @@ class _Sharder:
         )
         self.expert_plane = same_plane or not names & {"tp", "moe_tp"}
         self.moe_tp = self.tp if same_plane else ("moe_tp",) if "moe_tp" in names else ()
+        # Replicas of the experts share no tokens: a slot is for one of them.
+        moe_dp = (REPLICAS,) if REPLICAS in names else ()
+        self.slots = moe_dp if self.expert_plane else (*moe_dp, *self.moe_tp)
         kv = ("tp_kv",) if "tp_kv" in (a.name for a in self.mesh.axes) else self.tp
         kv = () if kv == ("tp_kv",) and "tp_kv" not in names else kv
         self.axis_of = {
@@ -145,7 +201,7 @@ class _Sharder:
             "heads": self.tp,
             "kv_heads": kv,
             "ffn": self.tp,
-            "vocab": self.tp,
+            "vocab": self.lm_head,
             "expert": self.ep,
             "expert_ffn": self.moe_tp,
         }
@@ -244,7 +300,11 @@ class _Sharder:
                 known = ", ".join(a for a in self.axis_of if a)
                 raise PassError(f"annotate-shardings: '{op.path.data}' has the unknown axis '{name}' (known: {known})")
             axes = self.axis_of[name]
+            if name == "vocab" and any(isinstance(use.operation, layer.EmbeddingOp) for use in op.result.uses):
+                axes = self.embedding
             dims.append(axes)
+            if name == "vocab":
+                continue  # padded
             if name in _COUNTED_BY:
                 symbol = _COUNTED_BY[name]
                 if axes and symbol not in dim.symbols:
@@ -365,7 +425,7 @@ class _Sharder:
         operands = [self._reshard(self.values[v], Sharding((rows, ())), op) for v in op.operands]
         experts, capacity, width = tensor(op.y).dims
         self._check_divides(experts, self.ep, "expert", op.path.data)
-        slots = () if self.expert_plane else self.moe_tp
+        slots = self.slots
         if op.capacity.data == "worst":
             # No rank can be sent more than all padded tokens of its group.
             local = dist.local_dim(tensor(op.x).dims[0], rows, self.mesh)
@@ -378,7 +438,7 @@ class _Sharder:
         assert isinstance(op, layer.CombineOp)
         rows = self._expert_token_axes()
         experts = self.values[op.y_experts]
-        slots = () if self.expert_plane else self.moe_tp
+        slots = self.slots
         partial = sharding_of(tensor(experts)).partial if self.expert_plane else ()
         moved = [self._reshard(experts, Sharding((self.ep, slots, ()), partial), op)]
         moved += [self._reshard(self.values[v], Sharding((rows, ())), op) for v in (op.indices, op.weights)]

@@ -31,6 +31,8 @@ class PmcPass(ModulePass):
     """The fields of the chip that the pass reads, by dotted path; a block stands for any of its fields."""
     TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ()
     """Those of the topology."""
+    COSTS: ClassVar[bool] = False
+    """Whether it asks for times of ops, which rest on the whole target and on batch and lengths."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Check the level, run, record."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from pmc.dialects import dist, layer
-from pmc.dialects.dist import ARGUMENTS, RESULTS, SHARDING, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
+from pmc.dialects.dist import ARGUMENTS, RESULTS, SHARDING, WHOLE, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
@@ -25,7 +26,8 @@ class LocalizePass(PmcPass):
         %w = layer.weight() attributes {dist.sharding = ..} : !layer.tensor<[7168, 3072], bf16>
 
     Weights, caches and arguments keep their sharding as an attribute, results the type of the whole, which says what
-    part of the whole they are.  Partial sums stay marked in the type.  Assumes that no `dist.reshard` is left.
+    part of the whole they are; a weight that its ranks do not divide keeps its whole dims too (`dist.whole`).  Partial
+    sums stay marked in the type.  Assumes that no `dist.reshard` is left.
     """
 
     name = "localize"
@@ -39,7 +41,7 @@ class LocalizePass(PmcPass):
         for op in module.walk():
             if isinstance(op, dist.ReshardOp):
                 raise PassError(f"{self.name}: dist.reshard at '{op.path.data}' is left; run insert-collectives first")
-            self._record_shardings(op)
+            self._record_shardings(op, mesh)
         local_types: dict[Attribute, Attribute] = {}
         for op in module.walk():
             for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
@@ -49,10 +51,12 @@ class LocalizePass(PmcPass):
                 if type_ != value.type:
                     Rewriter.replace_value_with_new_type(value, type_)
 
-    def _record_shardings(self, op: Operation) -> None:
+    def _record_shardings(self, op: Operation, mesh: Mesh) -> None:
         """Keep what the types are about to lose where tensors enter and leave the program."""
         if isinstance(op, layer.SourceOp):
-            op.attributes[SHARDING] = self._sharding(op.result, op.path.data)
+            op.attributes[SHARDING] = sharding = self._sharding(op.result, op.path.data)
+            if isinstance(op, layer.WeightOp) and _is_padded(tensor(op.result), sharding, mesh):
+                op.attributes[WHOLE] = ArrayAttr([IntegerAttr(dim.constant, i64) for dim in tensor(op.result).dims])
         elif isinstance(op, layer.ProgramOp):
             block = op.body.block
             op.attributes[ARGUMENTS] = ArrayAttr([self._sharding(a, op.path.data) for a in block.args])
@@ -68,6 +72,12 @@ class LocalizePass(PmcPass):
         if not isinstance(encoding, ShardingAttr):
             raise PassError(f"{self.name}: '{path}' has no sharding; run annotate-shardings first")
         return encoding
+
+
+def _is_padded(type_: TensorType, sharding: ShardingAttr, mesh: Mesh) -> bool:
+    """Whether the ranks that split a dim do not divide it."""
+    splits = zip(type_.dims, sharding.data.dims, strict=True)
+    return any(dim.constant % prod(mesh.axis(name).size for name in axes) for dim, axes in splits)
 
 
 def _local_type(type_: Attribute, mesh: Mesh) -> Attribute:

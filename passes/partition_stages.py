@@ -19,6 +19,9 @@ from pmc.dialects.dist import MeshAttr
 from pmc.dialects.levels import MESH, Level
 from pmc.passes.base import PassError, PmcPass
 
+BALANCED = "balanced"
+"""The option `layers` where times decide."""
+
 
 @dataclass(frozen=True)
 class PartitionStagesPass(PmcPass):
@@ -28,8 +31,9 @@ class PartitionStagesPass(PmcPass):
     as little time as can be and the others are as equal as can be.  Ops before the first layer (the embedding) run in
     the first stage, others where the layer before them does (the LM head in the last).  Times are those that the
     driver gives, of the target and the deployment of the module; sends are not in them.  A module without a target has
-    no times: its stages have equally many layers, and what is left over goes to the inner ones.  A repeat that a
-    boundary cuts becomes two repeats over parts of the same stored layers; which ones stands in the IR.
+    no times: its stages have equally many layers, and what is left over goes to the inner ones.  With `layers` =
+    16,15,.. the stages have so many.  A repeat that a boundary cuts becomes two repeats over parts of the same stored
+    layers; which ones stands in the IR.
 
         %y = layer.repeat 32 from 0 of 32 (%h = %x) {..}
     becomes, with pp = 2,
@@ -41,6 +45,9 @@ class PartitionStagesPass(PmcPass):
 
     name = "partition-stages"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
+    COSTS: ClassVar[bool] = True
+
+    layers: str = BALANCED
 
     def run(self, module: ModuleOp) -> None:
         """Partition every program."""
@@ -49,7 +56,8 @@ class PartitionStagesPass(PmcPass):
         stages = mesh.data.axis(dist.PIPELINE).size
         if stages == 1:
             return
-        times = OP_TIMES.of(module) if "arch.chip" in module.attributes else None
+        balances = self.layers == BALANCED and "arch.chip" in module.attributes
+        times = OP_TIMES.of(module) if balances else None
         for op in module.ops:
             if isinstance(op, layer.ProgramOp):
                 self._partition(op, stages, times)
@@ -61,7 +69,12 @@ class PartitionStagesPass(PmcPass):
         layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
         if layers < stages:
             raise PassError(f"{self.name}: pp = {stages} stages for {layers} layers; at most one stage per layer")
-        quotas = stage_lengths(layers, stages) if times is None else balanced_lengths(layer_times(block, times), stages)
+        if self.layers != BALANCED:
+            quotas = self._given(layers, stages)
+        elif times is None:
+            quotas = stage_lengths(layers, stages)
+        else:
+            quotas = balanced_lengths(layer_times(block, times), stages)
         splitter = _Splitter(quotas)
         for op in list(block.ops):
             splitter.add(op)
@@ -73,6 +86,28 @@ class PartitionStagesPass(PmcPass):
         old = program.detach_region(program.body)
         program.add_region(Region(new))
         old.drop_all_references()
+
+    def _given(self, layers: int, stages: int) -> list[int]:
+        """The lengths that the option names.  Raises PassError unless each stage has one and they add up."""
+        try:
+            given = [int(part) for part in self.layers.split(",")]
+        except ValueError:
+            raise PassError(f"{self.name}: layers is '{self.layers}', must be {BALANCED} or as in 16,15,15") from None
+        if len(given) != stages or sum(given) != layers or min(given) < 1:
+            raise PassError(
+                f"{self.name}: layers = {self.layers} gives {len(given)} stages {sum(given)} layers, "
+                f"must give pp = {stages} stages {layers} layers, each at least one"
+            )
+        return given
+
+
+def lengths_of(module: ModuleOp) -> list[int]:
+    """How many layers every stage of a module has; none without stages."""
+    return [
+        sum(op.trip_count for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
+        for stage in module.walk()
+        if isinstance(stage, dist.StageOp)
+    ]
 
 
 def stage_lengths(layers: int, stages: int) -> list[int]:

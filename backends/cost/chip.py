@@ -24,6 +24,7 @@ from pmc.backends.cost.model import (
 )
 from pmc.backends.cost.network import Network, Transfer, network_of, transfer_of
 from pmc.dialects.analyses.expert_slots import ExpertSlots
+from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.arch import DTYPE_BITS, LinkLevel
 from pmc.dialects.assembly import PmcOp
@@ -92,6 +93,7 @@ class ChipCostModel(CostModel):
             transfer = transfer_of(op, self.target)
             link_bytes = 0.0 if transfer is None else number(transfer.link_bytes, bindings)
             useful_flops = useful(work.flops, bindings) * self.slots.fill(op, self.target.mesh)
+            useful_flops = useful_flops * unpadded_share(op, self.target.mesh)
             transfer_s = 0.0 if transfer is None else self.transfer_s(transfer, network_of(op, self.target), bindings)
         except UnboundSymbolError as error:
             raise PmcError(f"{op.name} at '{path}': {error}") from None

@@ -165,6 +165,7 @@ class _Slots:
     def of(cls, dispatch: Dispatch, target: Target, routing: deployment.Routing, bindings: Bindings) -> _Slots:
         routed = Routed.of(dispatch, target.mesh)
         tokens = np.asarray(bindings["batch"], np.int64) * np.asarray(bindings["q_len"], np.int64)
+        tokens = -(-tokens // routed.replicas)
         worst = dispatch.capacity.data == "worst"
         mean = tokens * routed.top_k / routed.experts
         capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(mean))

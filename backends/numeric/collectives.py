@@ -74,9 +74,12 @@ def ring_exchange(x: Ranked, axis: Axis) -> dict[int, Array]:
     return {rank: x[group[i - 1]] for group in groups(list(x), axis) for i, rank in enumerate(group)}
 
 
-def local_slice(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
-    """The shard of every rank along `dim` of a value that it holds whole."""
-    return {rank: shard(values, axis, rank, dim) for rank, values in x.items()}
+def local_slice(x: Ranked, axis: Axis, dim: int, size: int | None = None) -> dict[int, Array]:
+    """The shard of every rank along `dim` of a value that it holds whole.
+
+    `size` is that of a shard where elements stay together, as the queries of a sequence under dp.
+    """
+    return {rank: shard(values, axis, rank, dim, size) for rank, values in x.items()}
 
 
 def reduce_scatter(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
@@ -84,8 +87,8 @@ def reduce_scatter(x: Ranked, axis: Axis, dim: int) -> dict[int, Array]:
     return local_slice(all_reduce(x, axis), axis, dim)
 
 
-def shard(values: Array, axis: Axis, rank: int, dim: int) -> Array:
-    """The part of `values` along `dim` that belongs to a rank, padded to the common size.
+def shard(values: Array, axis: Axis, rank: int, dim: int, size: int | None = None) -> Array:
+    """The part of `values` along `dim` that belongs to a rank, padded to the common size, the least that holds all.
 
     Raises NumericError where a striped axis does not divide.
     """
@@ -94,7 +97,7 @@ def shard(values: Array, axis: Axis, rank: int, dim: int) -> Array:
         if values.shape[dim] % count:
             raise NumericError(f"a dim of {values.shape[dim]} is not a multiple of {axis.name} = {count}")
         return values[(slice(None),) * dim + (slice(index, None, count),)]
-    size = -(-values.shape[dim] // count)
+    size = size or -(-values.shape[dim] // count)
     part = values[(slice(None),) * dim + (slice(index * size, (index + 1) * size),)]
     padding = [(0, 0)] * values.ndim
     padding[dim] = (0, size - part.shape[dim])
@@ -244,7 +247,8 @@ def _reduce_scatter(c: attrs.ReduceScatterAttr, run: Movement) -> Sequence[Ranke
 
 @computes(attrs.LocalSliceAttr)
 def _local_slice(c: attrs.LocalSliceAttr, run: Movement) -> Sequence[Ranked]:
-    return [local_slice(run.sources[0], run.axis(c), c.dim.value.data)]
+    dim = c.dim.value.data
+    return [local_slice(run.sources[0], run.axis(c), dim, run.shapes[0][dim])]
 
 
 @computes(attrs.RingExchangeAttr)

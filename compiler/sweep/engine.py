@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -16,7 +16,7 @@ from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.request import RequestResult, aggregate_step
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
 from pmc.compiler.driver import check_target, set_target
-from pmc.compiler.evaluation import CALIBRATION, request_deployments
+from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stages_of_request
 from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
@@ -76,6 +76,7 @@ class Sweep:
             try:
                 point = points.at(values)
                 check_target(point.target.chip, point.target.topology, point.target.deployment)
+                point = self._with_stages(point)
                 pipelines = tuple(compiler.pipeline(target) for target in _programs_of(point))
             except PmcError as error:
                 result.put(index, {"status": INFEASIBLE, "reason": str(error)})
@@ -88,6 +89,16 @@ class Sweep:
                     result.put(index, _row(modules, point))
                 done([index for index, _ in members])
                 collected()
+
+    def _with_stages(self, point: Point) -> Point:
+        """The point of a request with the stages that both of its phases have."""
+        if point.request is None:
+            return point
+        t = point.target
+        deployment = with_stages_of_request(
+            self.model, t.chip, t.topology, t.deployment, point.request.isl, point.request.osl, t.accounting
+        )
+        return replace(point, target=_with_deployment(t, deployment))
 
     def _compiled(
         self, compiler: SharedCompiler, groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]]

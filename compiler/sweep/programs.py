@@ -1,9 +1,9 @@
 """Programs of many deployments, compiled together: what their pipelines have in common runs once.
 
 The pipeline of a deployment is a list of passes with options, and a pass reads the module, its options and at most the
-target.  Two deployments whose lists begin alike therefore have the same module after that beginning.  Deployments
-are compiled in an order in which those that share most are neighbours; of the one at hand, the modules at which the
-next one branches off are kept.
+target, or what ops take on it.  Two deployments whose lists begin alike therefore have the same module after that
+beginning.  Deployments are compiled in an order in which those that share most are neighbours; of the one at hand, the
+modules at which the next one branches off are kept.
 
 Nothing is verified here: what a pass leaves does not depend on how many deployments are compiled, and the passes are
 held against the verifiers wherever they run alone.  What a deployment may not ask for, passes refuse themselves.
@@ -52,6 +52,7 @@ class SharedCompiler:
         self.model = model
         self.context = make_context()
         self.passes: dict[str, PmcPass] = {}
+        self.costed: dict[Target, int] = {}
         self.targets: dict[tuple[Chip, Topology, Accounting], int] = {}
 
     def pipeline(self, target: Target) -> Pipeline:
@@ -93,6 +94,8 @@ class SharedCompiler:
             module_pass = build_pass(spec)
             assert isinstance(module_pass, PmcPass)
             self.passes[name] = module_pass
+        if self.passes[name].COSTS and target.deployment.pp > 1:  # one stage is never balanced
+            return name, self.costed.setdefault(target, len(self.costed) + 1)
         if not self.passes[name].CHIP_FIELDS and not self.passes[name].TOPOLOGY_FIELDS:
             return name, 0
         read = (target.chip, target.topology, target.accounting)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import dist, layer
-from pmc.dialects.dist import Mesh
+from pmc.dialects.dist import REPLICAS, Mesh
 from pmc.dialects.tensor import tensor
 
 Dispatch = layer.DispatchOp | dist.DispatchOp
@@ -63,6 +63,8 @@ class Routed:
     ranks: int
     """Ranks that the experts are dealt to."""
     top_k: int
+    replicas: int
+    """How often the experts stand in a stage; each replica has its part of the tokens."""
 
     @property
     def experts(self) -> int:
@@ -73,4 +75,6 @@ class Routed:
     def of(cls, dispatch: Dispatch, mesh: Mesh | None) -> Routed:
         """Read from the types of the dispatch and the axis of the mesh that it goes along."""
         ranks = mesh.axis(dispatch.axis.data).size if isinstance(dispatch, dist.DispatchOp) and mesh is not None else 1
-        return cls(tensor(dispatch.y).dims[0].constant, ranks, tensor(dispatch.indices).dims[1].constant)
+        axes = () if mesh is None else mesh.axes
+        replicas = next((axis.size for axis in axes if axis.name == REPLICAS), 1)
+        return cls(tensor(dispatch.y).dims[0].constant, ranks, tensor(dispatch.indices).dims[1].constant, replicas)

@@ -366,17 +366,17 @@ def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any],
         ("llama-3.1-8b", {}, dict(cp=0), "annotate-shardings: cp is 0, must be at least 1"),
         (
             "deepseek-v3", {}, dict(tp=2, cp=2, dp=2, ep=4),
-            "annotate-shardings: dp*cp*tp = 2*2*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
+            "annotate-shardings: dp*cp*tp = 2*2*2 = 8 must equal moe_tp*ep*moe_dp = 1*4*1 = 4: "
             "attention and experts share the ranks of a stage",
         ),
         (
             "deepseek-v3", {}, dict(tp=2, dp=4, ep=4),
-            "annotate-shardings: dp*cp*tp = 4*1*2 = 8 must equal moe_tp*ep = 1*4 = 4: "
+            "annotate-shardings: dp*cp*tp = 4*1*2 = 8 must equal moe_tp*ep*moe_dp = 1*4*1 = 4: "
             "attention and experts share the ranks of a stage",
         ),
         (
             "llama-3.1-8b", {}, dict(ep=4),
-            "annotate-shardings: ep = 4, moe_tp = 1, but the model has no experts",
+            "annotate-shardings: ep = 4, moe_tp = 1, moe_dp = 1, but the model has no experts",
         ),
         (
             "llama-3.1-8b", {}, dict(tp=6),
@@ -388,10 +388,6 @@ def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any],
             "not divisible by ep = 8",
         ),
         (
-            "llama-3.1-8b", {"vocab_size": 66}, dict(tp=4),
-            "annotate-shardings: the vocab dim of 'embed.weight' has 66 elements, not divisible by tp = 4",
-        ),
-        (
             "llama-3.1-8b", {"num_attention_heads": 6, "num_key_value_heads": 1}, dict(tp=4),
             "annotate-shardings: the 6 heads of 'blocks.dense.gqa.attention' are not divisible by tp = 4",
         ),
@@ -400,7 +396,7 @@ def test_worst_capacity_holds_all_padded_tokens_of_a_group(mesh: dict[str, Any],
             "annotate-shardings: the 6 key heads of 'blocks.dense.gqa.attention' are not divisible by tp = 4",
         ),
         (
-            "deepseek-v3", {"num_attention_heads": 6}, dict(tp=4, ep=1, moe_tp=4),
+            "deepseek-v3", {"num_attention_heads": 6, "num_key_value_heads": 6}, dict(tp=4, ep=1, moe_tp=4),
             "annotate-shardings: the 6 heads of 'blocks.dense.mla.attention' are not divisible by tp = 4",
         ),
         (
