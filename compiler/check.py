@@ -42,7 +42,8 @@ from pmc.compiler.unrolled import UNROLL, wrong_table
 from pmc.dialects import tile
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
-from pmc.dialects.deployment import Deployment
+from pmc.dialects.deployment import Deployment, Quantization
+from pmc.dialects.element_formats import element_format
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 from pmc.dialects.model import EmbeddingOp
@@ -225,8 +226,9 @@ def check_small(
     """Shrink everything and check prefill, decode, and a decode step on the caches that a prefill left.
 
     `config` is a Hugging Face config from `source`.  Each phase is compiled with the element types of the deployment
-    and with FP32, under plans that `select-tiles` chooses and under random ones.  A chip without a command level is
-    checked down to the dist level.  Stops at the first failure.  Raises PmcError for what `pmc compile` refuses too.
+    and with FP32, under plans that `select-tiles` chooses and under random ones.  A chip without a command level, and
+    element types that no command moves, are checked down to the dist level.  Stops at the first
+    failure.  Raises PmcError for what `pmc compile` refuses too.
     """
     check_target(chip, topology, deployment)
     refuse_mistakes(config, source, chip, topology, deployment)
@@ -241,8 +243,9 @@ def check_small(
     for phase in ("prefill", "decode"):
         typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
         plain = shrink_deployment(typed, quantization=FP32)
-        typed_chip = chip_for(model(typed, None), chip, topology, typed)
-        proof = Proof(kinds[-1], emit, in_types=True)
+        reached: Level = emit if in_commands(typed.quantization) else "dist"
+        typed_chip = chip if reached == "dist" else chip_for(model(typed, None), chip, topology, typed)
+        proof = Proof(kinds[-1], reached, in_types=True)
         args = (seed, None, proof, coverage, accounting)
         results.append(check_model(model(typed, None), typed_chip, topology, typed, *args))
         if not results[-1].passed:
@@ -264,6 +267,12 @@ def check_small(
             _check_sequence(make, chip_for(make(), chip, topology, small), topology, small, seed, accounting)
         )
     return tuple(results)
+
+
+def in_commands(quantization: Quantization) -> bool:
+    """Whether commands exist for the element types: whole bytes without scales."""
+    formats = [element_format(name) for name in (quantization.weights, quantization.activations, quantization.kv_cache)]
+    return all(found.scales is None and found.bits % 8 == 0 for found in formats)
 
 
 def refuse_mistakes(

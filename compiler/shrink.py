@@ -12,7 +12,8 @@ from math import ceil, lcm
 from typing import Any
 
 from pmc.dialects.arch import DTYPE_BITS, Chip
-from pmc.dialects.deployment import Deployment
+from pmc.dialects.deployment import Deployment, Quantization
+from pmc.dialects.element_formats import ElementFormat, Scales, element_format
 
 HEAD_DIMS = {"head_dim": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
 LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 11}
@@ -100,9 +101,19 @@ def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
         "q_len": queries,
         "kv_len": -(-41 // d.cp) * d.cp,
         "expert_capacity": "worst",
+        "quantization": _small_groups(d.quantization),
         **changes,
     }
     return Deployment.model_validate({**d.model_dump(), **small})
+
+
+def _small_groups(quantization: Quantization) -> Quantization:
+    """Weights of which two numbers share a scale where more do: the widths of small models are no multiples of more."""
+    found = element_format(quantization.weights)
+    if found.scales is None:
+        return quantization
+    weights = ElementFormat(found.element, Scales(2, 1, found.scales.element))
+    return quantization.model_copy(update={"weights": str(weights)})
 
 
 MANY_RANKS = 4

@@ -26,7 +26,6 @@ from pmc.dialects.schema import (
     Bytes,
     Count,
     Cycles,
-    DType,
     GbitPerS,
     GbPerS,
     Ghz,
@@ -55,7 +54,7 @@ SIMULATED_COLLECTIVES = Planned("collectives in the command simulator (not built
 """Marks what only simulated CDMA engines will read."""
 
 DTYPE_BITS: dict[str, int] = {
-    "i4": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
+    "i4": 4, "f4E2M1FN": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
 }  # fmt: skip
 
 
@@ -70,6 +69,7 @@ class PerDType(Schema, frozen=True):
     """One count per element type; ``null`` where the hardware has no path for that type."""
 
     i4: Count | None = Field(description="4-bit integer")
+    f4E2M1FN: Count | None = Field(description="4-bit float, 2 exponent bits")
     i8: Count | None = Field(description="8-bit integer")
     f8E4M3FN: Count | None = Field(description="8-bit float, 4 exponent bits")
     f8E5M2: Count | None = Field(description="8-bit float, 5 exponent bits")
@@ -84,7 +84,7 @@ class PerDType(Schema, frozen=True):
 
     def supported(self) -> list[str]:
         """The element types that have a count."""
-        return [d for d in get_args(DType) if self.get(d) is not None]
+        return [d for d in PerDType.model_fields if self.get(d) is not None]
 
 
 class Cube(Schema, frozen=True):

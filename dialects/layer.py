@@ -47,7 +47,7 @@ from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
 from pmc.dialects.layer_structure import YieldOp as YieldOp
-from pmc.dialects.tensor import ShapeAttr, TensorType, element_name, tensor
+from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
     AddAttr,
     ConvertAttr,
@@ -519,6 +519,7 @@ class SliceOp(LayerOp):
         x, y = tensor(self.x).dims, tensor(self.y).dims
         self.require_shape(self.y, (*x[:-1], y[-1]), "y")
         self.fail_unless(x[-1] * size == y[-1] * group, "the width of y is not size per group of x")
+        self.fail_unless(tensor(self.y).element_type == tensor(self.x).element_type, "a view has the type of x")
 
     def work(self) -> Work:
         """A view costs nothing."""
@@ -747,5 +748,5 @@ Layer = Dialect(
         DispatchOp,
         CombineOp,
     ],
-    [ExprAttr, ShapeAttr, TensorType],
+    [ExprAttr, ShapeAttr, TensorType, ScaledType],
 )

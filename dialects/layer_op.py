@@ -17,7 +17,7 @@ from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
-from pmc.dialects.tensor import TypeMismatchError, element_name, shape_text, tensor
+from pmc.dialects.tensor import TypeMismatchError, element_name, number_type, shape_text, tensor
 from pmc.dialects.vector_kinds import ROW, VectorKindAttr
 
 TOKEN, HEAD = "t", "h"
@@ -119,7 +119,7 @@ class MatrixOp(LayerOp):
 
     def compute_dtype(self) -> str:
         """The type of the arithmetic, see `matrix_types`.  Raises TypeMismatchError for operands that do not mix."""
-        return matrix_type(*(element_name(tensor(v).element_type) for v in self.operands[:2]))
+        return matrix_type(*(element_name(number_type(tensor(v).element_type)) for v in self.operands[:2]))
 
 
 class RowOp(LayerOp, ABC):

@@ -2,16 +2,26 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from pmc.dialects.element_formats import canonical_format, known_formats
+
 _LARGE = 2**40  # keeps integers within MLIR's i64 and out of error messages
+
+
+@dataclass(frozen=True)
+class Words:
+    """Marks a field of text that has known words, for completions."""
+
+    known: Callable[[], list[str]]
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(gt=0, le=_LARGE)]
@@ -30,8 +40,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Loads = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]+$")], ...], Field(strict=False)]
 
-DType: TypeAlias = Literal["i4", "i8", "f8E4M3FN", "f8E5M2", "f16", "bf16", "tf32", "f32"]
-"""Element types by their MLIR name; ``tf32`` is a compute format of 32-bit storage."""
+DType: TypeAlias = Annotated[str, AfterValidator(canonical_format), Words(known_formats)]
+"""An element type by its MLIR name, or by one that `element_formats` knows; held as the former."""
 
 _BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))
 _NAMES: dict[object, str] = {

@@ -7,13 +7,27 @@ from collections.abc import Sequence
 from functools import cache
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import AnyFloat, IntegerType, NoneAttr
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    BFloat16Type,
+    Float4E2M1FNType,
+    Float8E4M3FNType,
+    Float8E5M2Type,
+    Float8E8M0FNUType,
+    Float16Type,
+    Float32Type,
+    IntegerAttr,
+    IntegerType,
+    NoneAttr,
+    i64,
+)
 from xdsl.ir import Attribute, Data, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.element_formats import element_format
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ceildiv, expr, parse_expr, product
 
@@ -82,6 +96,8 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
         if not self.shape.data:
             raise VerifyException("a tensor has at least one dim")
         verify_element_type(self.element_type)
+        if isinstance(self.element_type, ScaledType) and len(self.dims) < 2:
+            raise VerifyException("scales are those of blocks: their tensor has rows and columns")
         if type(self.encoding) is not NoneAttr and not isinstance(self.encoding, Encoding):
             raise VerifyException(f"{self.encoding} is no sharding and no partial sum")
 
@@ -102,7 +118,10 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
 
     @property
     def bytes(self) -> Expr:
-        """The size of the tensor; sub-byte elements are packed."""
+        """The size of the tensor, scales included; sub-byte elements are packed."""
+        if isinstance(self.element_type, ScaledType):
+            scales = size_bytes(self.element_type.scales(self.dims), self.element_type.scale_type)
+            return size_bytes(self.elements, self.element_type) + scales
         return size_bytes(self.elements, self.element_type)
 
     @property
@@ -154,12 +173,105 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
                 printer.print_attribute(self.encoding)
 
 
+@irdl_attr_definition
+class ScaledType(ParametrizedAttribute, TypeAttribute):
+    """Elements of a weight [.., contraction, columns] of which blocks share a scale.
+
+    `!layer.scaled<i4, 128 x 1, bf16>`: a number is its code times the scale of its block of `rows` x `columns`; the
+    last blocks of a dim may be short.
+    """
+
+    name: ClassVar[str] = "layer.scaled"
+    element_type: Attribute
+    rows: IntegerAttr
+    columns: IntegerAttr
+    scale_type: Attribute
+
+    def verify(self) -> None:
+        """Plain elements and scales, and blocks that are not empty."""
+        for plain in (self.element_type, self.scale_type):
+            if not isinstance(plain, AnyFloat | IntegerType):
+                raise VerifyException(f"codes and scales are numbers, not {plain}")
+        if min(self.block) < 1:
+            raise VerifyException(f"a block of {self.block[0]} x {self.block[1]} is empty")
+
+    @classmethod
+    def of(cls, element_type: Attribute, block: tuple[int, int], scale_type: Attribute) -> Self:
+        """Blocks of rows x columns with a scale each."""
+        return cls(element_type, IntegerAttr(block[0], i64), IntegerAttr(block[1], i64), scale_type)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that share a scale."""
+        return self.rows.value.data, self.columns.value.data
+
+    @property
+    def bitwidth(self) -> int:
+        """The bits of a code."""
+        return element_bits(self.element_type)
+
+    @property
+    def scale_bits(self) -> float:
+        """The bits of scales for each element of whole blocks."""
+        return element_bits(self.scale_type) / (self.block[0] * self.block[1])
+
+    def scales(self, dims: Sequence[Expr]) -> Expr:
+        """How many scales a tensor of these dims has."""
+        *leading, rows, columns = dims
+        return product((*leading, ceildiv(rows, self.block[0]), ceildiv(columns, self.block[1])))
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<element, rows x columns, scale>`."""
+        with parser.in_angle_brackets():
+            element: Attribute = parser.parse_type()
+            parser.parse_punctuation(",")
+            rows = IntegerAttr(parser.parse_integer(allow_negative=False), i64)
+            parser.parse_keyword("x")
+            columns = IntegerAttr(parser.parse_integer(allow_negative=False), i64)
+            parser.parse_punctuation(",")
+            return [element, rows, columns, parser.parse_type()]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<element, rows x columns, scale>`."""
+        with printer.in_angle_brackets():
+            printer.print_attribute(self.element_type)
+            printer.print_string(f", {self.block[0]} x {self.block[1]}, ")
+            printer.print_attribute(self.scale_type)
+
+
+_ELEMENT_TYPES: dict[str, Attribute] = {
+    str(t): t
+    for t in (
+        Float32Type(), Float16Type(), BFloat16Type(), Float8E4M3FNType(), Float8E5M2Type(), Float8E8M0FNUType(),
+        Float4E2M1FNType(), IntegerType(8), IntegerType(4),
+    )
+}  # fmt: skip
+
+
+def type_of_format(name: str) -> Attribute:
+    """The element type of a format of `element_formats`.  Raises ValueError for a name that is none."""
+    found = element_format(name)
+    element = _ELEMENT_TYPES[found.element]
+    if found.scales is None:
+        return element
+    block = (found.scales.rows, found.scales.columns)
+    return ScaledType.of(element, block, _ELEMENT_TYPES[found.scales.element])
+
+
+def number_type(element_type: Attribute) -> Attribute:
+    """The type of the codes where they have scales, else the type itself."""
+    return element_type.element_type if isinstance(element_type, ScaledType) else element_type
+
+
 MAX_ELEMENT_BITS = 64
 
 
 @cache
 def verify_element_type(element_type: Attribute) -> None:
     """Raise VerifyException unless elements of this type can be stored: integers and floats of up to 64 bits."""
+    if isinstance(element_type, ScaledType):
+        return
     if not isinstance(element_type, AnyFloat | IntegerType) or not 1 <= element_type.bitwidth <= MAX_ELEMENT_BITS:
         raise VerifyException(f"elements are integers or floats of at most {MAX_ELEMENT_BITS} bits, not {element_type}")
 
@@ -180,7 +292,7 @@ def element_bits(element_type: Attribute) -> int:
 
 
 def size_bytes(elements: Expr, element_type: Attribute) -> Expr:
-    """The bytes of that many elements."""
+    """The bytes of that many elements, without their scales."""
     bits = element_bits(element_type)
     return elements * (bits // 8) if bits % 8 == 0 else ceildiv(elements * bits, 8)
 

@@ -11,9 +11,10 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from pmc.dialects import dist, layer
+from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import ARGUMENTS, RESULTS, SHARDING, WHOLE, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
 from pmc.dialects.levels import MESH, Level
-from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
 
 
@@ -47,9 +48,26 @@ class LocalizePass(PmcPass):
             for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
                 type_ = local_types.get(value.type)
                 if type_ is None:
+                    self._check_blocks(value, op, mesh)
                     type_ = local_types[value.type] = _local_type(value.type, mesh)
                 if type_ != value.type:
                     Rewriter.replace_value_with_new_type(value, type_)
+
+    def _check_blocks(self, value: SSAValue, op: Operation, mesh: Mesh) -> None:
+        """Raise PassError where ranks would share a block of elements with one scale."""
+        local = _local_type(value.type, mesh)
+        if not isinstance(value.type, TensorType) or not isinstance(local, TensorType):
+            return
+        if not isinstance(local.element_type, ScaledType):
+            return
+        sides = zip(local.dims[-2:], value.type.dims[-2:], local.element_type.block, strict=True)
+        for (own, whole, size), what in zip(sides, ("rows", "columns"), strict=True):
+            if own != whole and own.constant % size:
+                path = op.path.data if isinstance(op, PmcOp) else op.name
+                raise PassError(
+                    f"{self.name}: '{path}' has {own} of its {whole} {what} on a rank, which are no whole groups of "
+                    f"{size} with one scale; split it less, keep it in the type of the model, or choose other groups"
+                )
 
     def _record_shardings(self, op: Operation, mesh: Mesh) -> None:
         """Keep what the types are about to lose where tensors enter and leave the program."""

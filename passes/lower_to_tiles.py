@@ -36,7 +36,7 @@ from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, UnboundSymbolError, expr
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import TensorType, ints
+from pmc.dialects.tensor import ScaledType, TensorType, element_bits, ints
 from pmc.dialects.tile import (
     LAYER,
     SHARED_KINDS,
@@ -213,6 +213,11 @@ class _Lowering:
         axes: Attribute | None = None,
         part: Properties | None = None,
     ) -> SSAValue:
+        if isinstance(type_.element_type, ScaledType) or element_bits(type_.element_type) % 8:
+            raise PassError(
+                f"lower-to-tiles: '{path}' is stored as {type_.element_type}: GDMA moves whole bytes of one type, "
+                "so no command reads it; evaluate it at granularity chip, core or tile, or compile to --emit dist"
+            )
         properties: Properties = {"kind": kind, "layers": layers, "sharding": sharding, "axes": axes, **(part or {})}
         op = GlobalOp.make([], [type_], path, properties, like=like)
         self.globals.append(op)

@@ -9,41 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xdsl.dialects.builtin import (
-    BFloat16Type,
-    Float4E2M1FNType,
-    Float8E4M3FNType,
-    Float8E5M2Type,
-    Float16Type,
-    Float32Type,
-    IntegerType,
-    ModuleOp,
-)
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.element_formats import element_format
 from pmc.dialects.levels import Level
-from pmc.dialects.tensor import TypeMismatchError, element_bits, element_name, tensor
+from pmc.dialects.tensor import TypeMismatchError, element_bits, tensor, type_of_format
 from pmc.passes.base import PassError, PmcPass
 
 KEEP_MODEL_DTYPE = "none"
-
-ELEMENT_TYPES: dict[str, Attribute] = {
-    element_name(t): t
-    for t in (
-        Float32Type(),
-        Float16Type(),
-        BFloat16Type(),
-        Float8E4M3FNType(),
-        Float8E5M2Type(),
-        Float4E2M1FNType(),
-        IntegerType(8),
-        IntegerType(4),
-    )
-}
-"""The number formats of weights, activations and caches, by their MLIR names."""
 
 ATTENTION_TYPES = ("f32", "f16", "bf16", "f8E4M3FN", "f8E5M2")
 """In what attention can be computed."""
@@ -83,9 +60,22 @@ class QuantizePass(PmcPass):
     keep: str = ""
 
     def __post_init__(self) -> None:
-        """Check the names of the element types."""
+        """Check the names of the element types and write them as dumps have them."""
         for option in ("weights", "activations", "kv_cache", "attention"):
-            self._element_type(option)
+            name: str = getattr(self, option)
+            if name == KEEP_MODEL_DTYPE:
+                continue
+            words = option.replace("_", "-")
+            try:
+                found = element_format(name)
+            except ValueError as error:
+                raise PassError(f"{self.name}: {words}: {error}") from None
+            if found.scales is not None and option != "weights":
+                raise PassError(
+                    f"{self.name}: {words} is '{name}': scales of groups are modelled for weights only; "
+                    f"{found.element} has none"
+                )
+            object.__setattr__(self, option, str(found))
         if self.attention != KEEP_MODEL_DTYPE and self.attention not in ATTENTION_TYPES:
             raise PassError(
                 f"{self.name}: attention is '{self.attention}', must be one of {', '.join(ATTENTION_TYPES)}: "
@@ -94,16 +84,7 @@ class QuantizePass(PmcPass):
 
     def _element_type(self, option: str) -> Attribute | None:
         name: str = getattr(self, option)
-        if name == KEEP_MODEL_DTYPE:
-            return None
-        if name not in ELEMENT_TYPES:
-            known = [*ELEMENT_TYPES, KEEP_MODEL_DTYPE]
-            lowered = {k.lower(): k for k in known}
-            near = difflib.get_close_matches(name.lower(), list(lowered), n=1)
-            hint = f"; did you mean '{lowered[near[0]]}'?" if near else ""
-            option = option.replace("_", "-")
-            raise PassError(f"{self.name}: {option} is '{name}', must be one of {', '.join(known)}{hint}")
-        return ELEMENT_TYPES[name]
+        return None if name == KEEP_MODEL_DTYPE else type_of_format(name)
 
     def run(self, module: ModuleOp) -> None:
         """Caches first, because what they hold may need no conversion later; then products; then queries."""

@@ -220,7 +220,8 @@ class _MatmulSearch:
         """For every loop order two dims of the tile in cubes and the largest third, if A, B and C take these slots."""
         shape, (cm, cn, ck) = self.shape, self.step
         a = slots[0] * cm * ck * shape.a_bits / 8  # bytes of one cube of the A tile, in its slots
-        b = slots[1] * cn * ck * shape.b_bits / 8
+        b_bits = slots[1] * (shape.b_bits + shape.storage.scale_bits) + shape.storage.widened_bits
+        b = cn * ck * b_bits / 8
         c = slots[2] * cm * cn * (4 + (shape.out_bits / 8 if shape.converts else 0))
         m, n, k = (tile_sizes(size) for size in cubes)
         mm, nn = _pairs(m, n)

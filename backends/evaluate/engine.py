@@ -29,6 +29,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.levels import MESH, level_of
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
+from pmc.dialects.tensor import ScaledType, tensor
 from pmc.dialects.tile_plan import PLAN
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class CostedProgram:
             steps=steps,
             stages=_stages(steps),
             unvalidated=self.model.unvalidated(),
-            assumptions=self._assumptions(),
+            assumptions=(*self._assumptions(), *self._dequantized(granularity)),
             lower_bound=self.model.is_lower_bound,
         )
 
@@ -103,6 +104,25 @@ class CostedProgram:
         module = self.program.parent_op()
         left_out = checkpoint_assumptions(module, self.bindings) if isinstance(module, ModuleOp) else ()
         return (*(text for text, holds in said.items() if holds), *left_out)
+
+    def _dequantized(self, granularity: Granularity) -> tuple[str, ...]:
+        """Weights that are multiplied in another type than the one they are stored in."""
+        pairs = dict.fromkeys(
+            (str(tensor(op.w).element_type), op.compute_dtype())
+            for site, _ in self.costs
+            if isinstance(op := site.op, layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp)
+        )
+        return tuple(
+            f"weights stored as {stored} are read so and multiplied in {dtype}"
+            + (" by way of the vector unit" if granularity is Granularity.TILE else ", at no cost of the conversion")
+            for stored, dtype in pairs
+            if _is_dequantized(stored, dtype)
+        )
+
+
+def _is_dequantized(stored: str, dtype: str) -> bool:
+    """Whether a stored type is one of 4 bits, or one with scales, beside other arithmetic."""
+    return stored != dtype and (stored in ("i4", "f4E2M1FN") or stored.startswith(f"!{ScaledType.name}"))
 
 
 def cost_program(program: AnyProgramOp, model: CostModel, bindings: Mapping[str, int]) -> CostedProgram:

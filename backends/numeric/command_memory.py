@@ -16,7 +16,7 @@ import numpy.typing as npt
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
-from pmc.backends.numeric.precision import STORAGE, round_to
+from pmc.backends.numeric.precision_formats import STORAGE, round_to
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -13,19 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from math import floor, log2
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import LayerMachine, LayerRun, the_program
-from pmc.backends.numeric.precision import EMULATED, EXACT64, Precision, round_to
+from pmc.backends.numeric.precision import EMULATED, EXACT64, Precision
+from pmc.backends.numeric.precision_formats import round_to
 from pmc.dialects import layer
 from pmc.dialects.deployment import Quantization
+from pmc.dialects.element_formats import ElementFormat, Scales, element_format
 from pmc.dialects.tensor import element_name, tensor
-
-BITS = {"f32": 32, "bf16": 16, "f16": 16, "f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1FN": 4, "i8": 8, "i4": 4}
 
 Product = layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp
 
@@ -55,14 +57,11 @@ class _Machine(LayerMachine):
         """Round the operands that are held in a shorter format, then compute."""
         rule = self.quantization
         assert rule is not None
-        if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None:
-            tied = parameter.transpose_of is not None
-            if not tied and not any(fnmatchcase(parameter.path.data, pattern) for pattern in rule.keep):
-                operands[1] = self.shorter(op.w, operands[1], rule.weights)
-                operands[0] = self.shorter(op.x, operands[0], rule.activations)
+        if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None and self.is_quantized(parameter):
+            operands[0] = self.shorter(op.x, operands[0], rule.activations)
         elif isinstance(op, layer.KvAppendOp):
             operands = [self.shorter(v, x, rule.kv_cache) for v, x in zip(op.operands, operands, strict=True)]
-            self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=BITS.__getitem__)
+            self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=_bits)
         elif isinstance(op, layer.AttentionOp):
             operands = [self.shorter(v, x, rule.attention) for v, x in zip(op.operands, operands, strict=True)]
         results = super().run_op(op, operands)
@@ -70,13 +69,39 @@ class _Machine(LayerMachine):
             results = (_rounded(results[0], self.formats[op.y], self.precision),)
         return results
 
+    def source(self, op: layer.SourceOp) -> Array:
+        """A weight whole, as blocks that share a scale are those of the whole."""
+        values, rule = super().source(op), self.quantization
+        assert rule is not None
+        multiplied = isinstance(op, layer.WeightOp) and self.is_quantized(op) and _is_multiplied(op.result)
+        return self.shorter(op.result, values, rule.weights) if multiplied else values
+
+    def is_quantized(self, parameter: layer.WeightOp) -> bool:
+        """Whether products take a weight in the format of weights: no tied one, and none that is kept."""
+        rule = self.quantization
+        assert rule is not None
+        kept = any(fnmatchcase(parameter.path.data, pattern) for pattern in rule.keep)
+        return parameter.transpose_of is None and not kept
+
     def format(self, value: SSAValue) -> str:
         """The format that a value is held in."""
         return self.formats.get(value, element_name(tensor(value).element_type))
 
     def shorter(self, value: SSAValue, values: Array, name: str) -> Array:
         """The values in format `name`, where they are longer."""
-        return _rounded(values, name, self.precision) if BITS[self.format(value)] > BITS[name] else values
+        return _rounded(values, name, self.precision) if _bits(self.format(value)) > _bits(name) else values
+
+
+def _bits(name: str) -> int:
+    return element_format(name).bits
+
+
+def _is_multiplied(w: SSAValue) -> bool:
+    """Whether a product multiplies with a value or with a slice of it."""
+    users = [use.operation for use in w.uses]
+    return any(
+        op.w is w if isinstance(op, Product) else isinstance(op, layer.SliceOp) and _is_multiplied(op.y) for op in users
+    )
 
 
 def _parameter(w: SSAValue) -> layer.WeightOp | None:
@@ -87,7 +112,34 @@ def _parameter(w: SSAValue) -> layer.WeightOp | None:
 
 
 def _rounded(values: Array, name: str, precision: Precision) -> Array:
+    found = element_format(name)
+    if found.scales is not None:
+        return _scaled(values, found, found.scales).astype(precision.compute)
     if name.startswith("i"):
-        limit = 1 << (BITS[name] - 1)
+        limit = 1 << (found.bits - 1)
         return values.round().clip(-limit, limit - 1)
     return round_to(values, name).astype(precision.compute)
+
+
+LARGEST_CODE = {"i4": 7.0, "i8": 127.0, "f4E2M1FN": 6.0, "f8E4M3FN": 448.0, "f8E5M2": 57344.0}
+
+
+def _scaled(values: Array, found: ElementFormat, scales: Scales) -> Array:
+    """Every block by itself: a scale that takes its largest value to the largest code, and the codes times it."""
+    left, most = np.empty(values.shape, np.float64), LARGEST_CODE[found.element]
+    *leading, rows, columns = values.shape
+    for index in np.ndindex(*leading, -(-rows // scales.rows), -(-columns // scales.columns)):
+        *outer, row, column = index
+        at = (*outer, slice(row * scales.rows, (row + 1) * scales.rows))
+        at = (*at, slice(column * scales.columns, (column + 1) * scales.columns))
+        block = values[at].astype(np.float64)
+        largest = np.abs(block).max()
+        scale = 1.0
+        if largest > 0 and scales.element == "f8E8M0FNU":
+            scale = 2.0 ** (floor(log2(largest)) - floor(log2(most)))
+        elif largest > 0:
+            scale = float(round_to(np.array(largest / most), scales.element)) or 1.0
+        codes = block / scale
+        codes = codes.round().clip(-most, most) if found.element[0] == "i" else round_to(codes, found.element)
+        left[at] = codes.astype(np.float64) * scale
+    return left

@@ -15,6 +15,7 @@ import typer
 from pmc.compiler.cli.target import CONFIGURATIONS, SETTING, TargetOptions, flag
 from pmc.dialects.deployment import PANELS, DeploymentField, deployment_fields
 from pmc.dialects.errors import PmcError
+from pmc.dialects.schema import Words
 
 
 def takes_target(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,6 +103,9 @@ def _field_option(field: DeploymentField) -> inspect.Parameter:
         return _option(field.name, bool, f"{yes}/--no-{yes[2:]}", help=f"{text}.", **shown)
     if field.is_list:
         return _option(field.name, list[str], help=f"{text}; repeatable.", **shown)
+    words_of = next((mark for mark in field.info.metadata if isinstance(mark, Words)), None)
+    if words_of is not None:
+        return _option(field.name, str, help=f"{text}.", autocompletion=words_of.known, **shown)
     if get_origin(kind) is Literal:
         words: tuple[str, ...] = get_args(kind)
         return _option(

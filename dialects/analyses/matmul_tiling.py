@@ -36,6 +36,26 @@ NONE, SDMA, DRAM = range(3)
 K_INNER, M_INNER, N_INNER = range(3)
 
 
+DEQUANTIZE_STEPS = 2
+"""Vector steps of a code that becomes a number, or of a sum that takes a scale: convert, multiply."""
+
+
+@dataclass(frozen=True)
+class WeightStorage:
+    """How B is stored where the matrix unit does not take it as it is."""
+
+    scale_bits: float = 0.0
+    """Bits of scales for each element."""
+    widened_bits: int = 0
+    """Bits of an element after the vector unit has made a number of it; 0 where it does not."""
+    group: int = 0
+    """Elements of the contraction whose sum takes a scale; 0 where sums take none."""
+
+
+PLAIN = WeightStorage()
+"""Elements that the matrix unit takes as they are."""
+
+
 @dataclass(frozen=True)
 class MatmulShape:
     """`groups` independent products [m, k] x [k, n] of one rank; types by their MLIR name."""
@@ -51,6 +71,14 @@ class MatmulShape:
     """The element type that sets the rate."""
     converts: bool
     """Whether the result is stored in another type than the FP32 of the accumulator."""
+    storage: WeightStorage = PLAIN
+
+    def b_bytes(self, elements: IntArray) -> IntArray:
+        """The bytes of so many elements of B with their scales."""
+        if not self.storage.scale_bits:
+            return bytes_of(elements, self.b_bits)
+        size = np.ceil(np.asarray(elements) * ((self.b_bits + self.storage.scale_bits) / 8))
+        return np.asarray(size, np.int64)
 
 
 @dataclass(frozen=True)
@@ -206,7 +234,9 @@ def lmem_bytes(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> IntArr
 
     merges = t.merge != NONE
     need = slots(a_loops) * size(t.tile_m, t.tile_k, shape.a_bits)
-    need = need + slots(b_loops) * size(t.tile_n, t.tile_k, shape.b_bits)
+    need = need + slots(b_loops) * round_up(shape.b_bytes(t.tile_n * t.tile_k), step)
+    if shape.storage.widened_bits:
+        need = need + size(t.tile_n, t.tile_k, shape.storage.widened_bits)
     need = need + slots(acc_loops) * size(t.tile_m, t.tile_n, ACCUMULATOR_BITS)
     if shape.converts:
         need = need + np.where(merges, 0, slots(acc_loops) * size(t.tile_m, t.tile_n, shape.out_bits))
@@ -232,7 +262,7 @@ def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resourc
     through_dram = t.merge == DRAM
 
     loads = g * tk * np.where(t.order == N_INNER, tm, tm * tn) + g * tk * np.where(m_inner, tn, tm * tn)
-    gdma_bytes = bytes_of(g * m * k * a_times, s.a_bits) + bytes_of(g * n * k * b_times, s.b_bits)
+    gdma_bytes = bytes_of(g * m * k * a_times, s.a_bits) + s.b_bytes(g * n * k * b_times)
     results = g * tm * tn
     gdma_commands = loads + 2 * results * spills
     gdma_bytes = gdma_bytes + bytes_of(g * m * n * 2 * spills, acc)
@@ -250,7 +280,7 @@ def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resourc
     a_reads = np.where(multicast, a_times, np.where(t.order == N_INNER, pn, all_n))
     b_reads = np.where(multicast, b_times, np.where(m_inner, pm, all_m))
     all_spills = np.where(k_inner, 0, (pk - 1) * (tk - 1) + ceil_div(c.last_k, t.tile_k) - 1)
-    read = bytes_of(s.groups * s.m * s.k * a_reads, s.a_bits) + bytes_of(s.groups * s.n * s.k * b_reads, s.b_bits)
+    read = bytes_of(s.groups * s.m * s.k * a_reads, s.a_bits) + s.b_bytes(s.groups * s.n * s.k * b_reads)
     partial = bytes_of(np.asarray(s.groups * s.m * s.n), acc)
     written = bytes_of(np.asarray(s.groups * s.m * s.n), s.out_bits) + partial * all_spills
     read = read + partial * all_spills
@@ -262,6 +292,10 @@ def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resourc
     mean_steps = ideal * ceil_div(np.asarray(s.k), c.cube_k) / (pg * pm * pn * pk)
     converted = g * m * padded(n, t.tile_n, cube.m)
     vec_elements = np.where(merges, 0, converted if s.converts else 0 * converted)
+    if s.storage.widened_bits:  # every time that a block of B comes in
+        vec_elements = vec_elements + DEQUANTIZE_STEPS * g * n * k * b_times
+    if s.storage.group:
+        vec_elements = vec_elements + DEQUANTIZE_STEPS * g * m * n * ceil_div(k, s.storage.group)
 
     share, rows = share_rows(c), merge_tile_rows(c, t)
     tiles = g * tn * ceil_div(share, rows)

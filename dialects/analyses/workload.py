@@ -16,15 +16,16 @@ from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import layer
 from pmc.dialects.analyses.attention_tiling import AttentionShape
-from pmc.dialects.analyses.matmul_tiling import MatmulShape
+from pmc.dialects.analyses.matmul_tiling import MatmulShape, WeightStorage
 from pmc.dialects.analyses.work import work_of
+from pmc.dialects.arch import DTYPE_BITS
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.layer_op import RowOp
-from pmc.dialects.tensor import element_bits, element_name, tensor
+from pmc.dialects.tensor import ScaledType, element_bits, element_name, number_type, tensor
 from pmc.dialects.vector_kinds import ROW
 from pmc.dialects.vector_steps import VectorSteps
 
@@ -44,11 +45,15 @@ class MatmulWorkload:
     """The type of the arithmetic, which sets the rate (see `matrix_types`)."""
     converts: bool
     """Whether the result is stored in another type than the FP32 of the accumulator."""
+    storage: WeightStorage
+    """How B is stored where the matrix unit does not take it as it is."""
 
     def at(self, bindings: Bindings) -> MatmulShape:
         """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
         groups, m, n, k = (single(e, bindings) for e in (self.groups, self.m, self.n, self.k))
-        return MatmulShape(groups, m, n, k, self.a_bits, self.b_bits, self.out_bits, self.dtype, self.converts)
+        return MatmulShape(
+            groups, m, n, k, self.a_bits, self.b_bits, self.out_bits, self.dtype, self.converts, self.storage
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,19 @@ def workload_of(op: Operation) -> Workload:
 def _matmul(op: layer.MatrixOp, x: SSAValue, w: SSAValue, groups: Expr, m: Expr, n: Expr, k: Expr) -> MatmulWorkload:
     a_bits, b_bits, out_bits = (element_bits(tensor(v).element_type) for v in (x, w, op.results[0]))
     converts = tensor(op.results[0]).element_type != f32
-    return MatmulWorkload(groups, m, n, k, a_bits, b_bits, out_bits, op.compute_dtype(), converts)
+    return MatmulWorkload(groups, m, n, k, a_bits, b_bits, out_bits, op.compute_dtype(), converts, _storage(op, w))
+
+
+def _storage(op: layer.MatrixOp, w: SSAValue) -> WeightStorage:
+    """Codes of less than 8 bits, and codes with scales, become numbers on the vector unit.
+
+    Codes in the type of the arithmetic are multiplied as they are, and the scales applied to the sums of every group.
+    """
+    type_, dtype = tensor(w).element_type, op.compute_dtype()
+    same = element_name(number_type(type_)) == dtype
+    if isinstance(type_, ScaledType):
+        return WeightStorage(type_.scale_bits, 0 if same else DTYPE_BITS[dtype], type_.block[0] if same else 0)
+    return WeightStorage(0.0, 0 if same or element_bits(type_) >= 8 else DTYPE_BITS[dtype], 0)
 
 
 @describes(layer.MatmulOp)

@@ -17,7 +17,7 @@ from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import ValueKey
 from pmc.backends.numeric.model import seeded_model_environment
 from pmc.backends.numeric.op_by_op import bound, first_deviation
-from pmc.backends.numeric.precision import round_to
+from pmc.backends.numeric.precision_formats import round_to
 from pmc.backends.numeric.quantized import in_format
 from pmc.backends.numeric.rank_programs import run_tiles
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology

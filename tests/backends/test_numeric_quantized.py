@@ -12,7 +12,7 @@ from xdsl.parser import Parser
 
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import seeded_layer_environment
-from pmc.backends.numeric.precision import round_to
+from pmc.backends.numeric.precision_formats import round_to
 from pmc.backends.numeric.quantized import in_format, run_quantized
 from pmc.dialects.deployment import Quantization
 from pmc.dialects.layer import Layer

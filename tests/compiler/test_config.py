@@ -111,8 +111,8 @@ def test_overrides_replace_fields() -> None:
         ({"batch": 0}, ["option: batch: expected integer > 0 in sequences", "found 0 (integer)"]),
         ({"batch_size": 4}, ["option: unknown field batch_size", "did you mean 'batch'?"]),
         (
-            {"quantization.weights": "fp8"},
-            ["option: quantization.weights: ", "'f8E4M3FN'", "found 'fp8' (text)"],
+            {"quantization.weights": "fp88"},
+            ["option: quantization.weights: 'fp88' is no element type, must be one of i4, ", "did you mean 'fp8'?"],
         ),
         ({"tp.x": 1}, ["option: tp.x: tp is 1 (integer), not a block of fields"]),
         (

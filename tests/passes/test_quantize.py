@@ -215,12 +215,14 @@ def test_flops_do_not_change() -> None:
     [
         (
             {"weights": "fp8e4m3fn"},
-            "weights is 'fp8e4m3fn', must be one of f32, f16, bf16, f8E4M3FN, f8E5M2, f4E2M1FN, i8, i4, none; "
-            "did you mean 'f8E4M3FN'?",
+            "weights: 'fp8e4m3fn' is no element type, must be one of i4, f4E2M1FN, i8, f8E4M3FN, f8E5M2, f16, bf16, "
+            "f32, a name such as fp8, int4, nvfp4, mxfp4, fp8-block or int4-g128, or ELEMENT/GROUP:SCALE; did you mean "
+            "'f8E4M3FN'?",
         ),
         (
             {"kv_cache": "xyz"},
-            "kv-cache is 'xyz', must be one of f32, f16, bf16, f8E4M3FN, f8E5M2, f4E2M1FN, i8, i4, none",
+            "kv-cache: 'xyz' is no element type, must be one of i4, f4E2M1FN, i8, f8E4M3FN, f8E5M2, f16, bf16, f32, "
+            "a name such as fp8, int4, nvfp4, mxfp4, fp8-block or int4-g128, or ELEMENT/GROUP:SCALE",
         ),
     ],
 )
