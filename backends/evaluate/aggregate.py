@@ -23,12 +23,16 @@ SAMPLES = 17
 class StepTotals:
     """What one micro-batch takes and does in each of several steps; arrays end with one entry per step.
 
-    `stage_us` and `send_us` have the stage as first dim.  Times in us; work is that of one rank of every stage.
+    `stage_us`, `send_us` and `passage_us` have the stage as first dim.  Times in us; work is that of one rank of every
+    stage.
     """
 
     stage_us: FloatArray
+    """How long each stage cannot take the next micro-batch."""
     send_us: FloatArray
     """Sends to the next stage that the stage does not wait for, and which `stage_us` is without."""
+    passage_us: FloatArray
+    """From the arrival of the micro-batch at each stage to its arrival at the next."""
     compute_us: FloatArray
     comm_us: FloatArray
     exposed_us: FloatArray
@@ -45,7 +49,7 @@ class StepTotals:
     @property
     def pipeline(self) -> Pipeline:
         """The stages with their transfers."""
-        return Pipeline(self.stage_us, self.send_us[:-1])
+        return Pipeline(self.stage_us, self.send_us[:-1], self.passage_us)
 
 
 def totals_of(step: StepResult) -> StepTotals:
@@ -53,8 +57,9 @@ def totals_of(step: StepResult) -> StepTotals:
     stages = step.schedule.stages
     hidden = [0.0 if step.overlap is Overlap.NONE else stage.send_us for stage in stages]
     return StepTotals(
-        stage_us=np.asarray([[stage.total_us - send] for stage, send in zip(stages, hidden, strict=True)]),
+        stage_us=np.asarray([[stage.occupied_us] for stage in stages]),
         send_us=np.asarray([[send] for send in hidden]),
+        passage_us=np.asarray([[stage.total_us] for stage in stages]),
         compute_us=np.asarray([sum(stage.compute_us for stage in stages)]),
         comm_us=np.asarray([step.comm_us]),
         exposed_us=np.asarray([step.exposed_us]),
@@ -112,6 +117,7 @@ def _swept(evaluator: StepEvaluator, bindings: Mapping[str, int | IntArray]) -> 
     return StepTotals(
         stage_us=stage_us,
         send_us=np.zeros((stages, points)),
+        passage_us=stage_us,
         compute_us=sums["compute_us"],
         comm_us=sums["comm_us"],
         exposed_us=sums["comm_us"],
@@ -144,6 +150,7 @@ def _interpolated(samples: Sequence[StepTotals], known: IntArray, wanted: IntArr
     return StepTotals(
         stage_us=along([sample.stage_us for sample in samples]),
         send_us=along([sample.send_us for sample in samples]),
+        passage_us=along([sample.passage_us for sample in samples]),
         bottlenecks_us={
             tag: along([sample.bottlenecks_us.get(tag, np.zeros(1)) for sample in samples]) for tag in tags
         },

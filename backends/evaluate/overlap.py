@@ -30,7 +30,7 @@ from pmc.backends.evaluate.engine import (
     tile_model_of,
 )
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
-from pmc.backends.evaluate.schedule import Schedule, Wait, serial_schedule, stream_schedule
+from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, serial_schedule
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
 
@@ -109,6 +109,7 @@ class StepEvaluator:
         self.target = Target.of(module)
         self.model = cost_model(self.granularity, self.target, self.accounting, tile_cache)
         self.overlap = overlap
+        self._scheduler: StreamScheduler | None = None
 
     @property
     def stages(self) -> int:
@@ -131,14 +132,10 @@ class StepEvaluator:
         values = self.values(bindings)
         if self.overlap is not Overlap.TWO_BATCH:
             program = self.costed(values)
-            schedule = (
-                serial_schedule(program)
-                if self.overlap is Overlap.NONE
-                else stream_schedule([program], self.efficiency)
-            )
+            schedule = serial_schedule(program) if self.overlap is Overlap.NONE else self._scheduled([program])
             return StepResult(_with_waits(self._result(program), [program], schedule.waits), self.overlap, schedule)
         halves = self._halves(values)
-        schedule = stream_schedule(halves, self.efficiency)
+        schedule = self._scheduled(halves)
         merged = replace(_merged([self._result(half) for half in halves]), bindings=values)
         return StepResult(_with_waits(merged, halves, schedule.waits), self.overlap, schedule)
 
@@ -200,6 +197,11 @@ class StepEvaluator:
         if batch % 2 == 0:
             return [large, large]
         return [large, cost_program(self.program, self.model, {**values, "batch": batch // 2})]
+
+    def _scheduled(self, programs: Sequence[CostedProgram]) -> Schedule:
+        if self._scheduler is None:
+            self._scheduler = StreamScheduler(self.program, len(programs))
+        return self._scheduler.schedule(programs, self.efficiency)
 
     def _result(self, program: CostedProgram) -> EngineResult:
         return program.result(self.granularity)

@@ -14,12 +14,15 @@ from pmc.dialects.interfaces import FloatArray
 class Pipeline:
     """What one micro-batch takes in each stage, and on the way from each stage to the next, in us.
 
-    Arrays may have more dims after the first (points of a sweep).  A transfer that the stage waits for belongs to the
-    time of the stage, and is 0 here.
+    Arrays may have more dims after the first (points of a sweep).
     """
 
     stage_us: FloatArray
+    """How long each stage is occupied."""
     transfer_us: FloatArray
+    """How long the link from each stage to the next is occupied beside it; 0 where the stage waits for the transfer."""
+    passage_us: FloatArray
+    """From the arrival at each stage to the arrival at the next: both, less what of the transfer runs beside ops."""
 
     def __post_init__(self) -> None:
         if len(self.transfer_us) != len(self.stage_us) - 1:
@@ -28,7 +31,7 @@ class Pipeline:
     @property
     def once_us(self) -> FloatArray:
         """One micro-batch through all stages."""
-        return np.asarray(self.stage_us.sum(axis=0) + self.transfer_us.sum(axis=0))
+        return np.asarray(self.passage_us.sum(axis=0))
 
     @property
     def bottleneck_us(self) -> FloatArray:

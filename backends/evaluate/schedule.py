@@ -1,13 +1,13 @@
 """The schedule of one step on two streams, compute and communication, from the SSA dependencies of the program.
 
-An op starts when its stream is free and its operands are there.  The order is that of list scheduling: of the ops that
-can start first, one of the micro-batch that ran last, then the one with the longest path to the end (Graham, Bounds on
-multiprocessing timing anomalies, 1969; highest level first).
+An op starts when its operands are there and the op before it on its stream is done.  The order on the streams is one of
+a few that follow from the structure of the program (`stream_orders`), whichever ends first.  For each of them the end
+is a longest path through a fixed graph, so that an op that takes less time never makes the step longer.
 
-A repeat of layers is not unrolled: it is scheduled with few iterations, of which each may overlap with the one before,
-until one iteration more adds the same time as the last one did; all that are left add that time.  So the work does not
-grow with the number of layers.  The few steps of a ring inside a layer are all scheduled: its exchanges run ahead of
-its computation, so that which of them is slower may show only after many steps.
+The streams share the DRAM of the chip: no schedule is shorter than the DRAM traffic of all ops together.
+
+A repeat of layers is a power of a matrix in the max-plus algebra (`max_plus`): exact for any number of layers, at a
+cost that grows with the binary digits of that number.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
 
-from pmc.backends.evaluate.engine import CostedProgram
+from pmc.backends.cost.model import OpCost
+from pmc.backends.evaluate.engine import CostedProgram, Site
+from pmc.backends.evaluate.max_plus import NEVER, applied, latest, orbit, power, product, unit
+from pmc.backends.evaluate.stream_orders import Entry, Order, stream_orders
 from pmc.backends.evaluate.streams import Stream, is_send, stream_of
 from pmc.dialects import dist, layer
 from pmc.dialects.errors import PmcError
-
-MAX_ITERATIONS = 12
-"""Layers of a repeat after which the schedule is taken to be steady, if it does not show before."""
-
-MAX_STEPS = 128
-"""Steps of a ring that are all scheduled; of a longer one those that are left add what the last of them did."""
+from pmc.dialects.interfaces import FloatArray, WorkInterface
+from pmc.dialects.structure import AnyProgramOp
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class StageSchedule:
     """The time of all transfers."""
     send_us: float
     """The part of the transfers that are sends to other stages."""
+    dram_us: float
+    """The time that the DRAM traffic of all ops takes at full bandwidth."""
+    occupied_us: float
+    """How long the stage cannot take the next micro-batch: the time without sends where these run beside it."""
     compute_wait_us: float
     """How long the cores wait for transfers before an op."""
     comm_wait_us: float
@@ -65,7 +69,9 @@ class StageSchedule:
 
     @property
     def exposed_us(self) -> float:
-        """Transfers that no computation hides: something runs at any time, so what is no computation is exposed."""
+        """Transfers that no computation hides, and what transfers take of the DRAM bandwidth of the computation:
+        something runs at any time, so what is no computation is exposed.
+        """
         exposed = self.total_us - self.compute_us
         return exposed if exposed > 1e-12 * self.total_us else 0.0  # else the rounding of two sums
 
@@ -85,54 +91,96 @@ class Schedule:
 
 def serial_schedule(program: CostedProgram) -> Schedule:
     """One op after the other, on one stream: nothing waits, nothing is hidden."""
-    stages: dict[int, dict[str, float]] = {}
+    stages: dict[int, _Busy] = {}
     for site, cost in program.costs:
-        parts = stages.setdefault(site.stage, {"compute": 0.0, "comm": 0.0, "send": 0.0, "total": 0.0})
-        time_us = float(cost.time_s) * 1e6 * site.count
-        parts["compute" if stream_of(site.op) is Stream.COMPUTE else "comm"] += time_us
-        parts["send"] += time_us if is_send(site.op) else 0.0
-        parts["total"] += time_us
+        busy = stages.setdefault(site.stage, _Busy())
+        busy.add(site, cost, program.model.target.chip.dram_bytes_per_s)
     return Schedule(
         tuple(
-            StageSchedule(index, p["total"], p["compute"], p["comm"], p["send"], 0.0, 0.0)
-            for index, p in sorted(stages.items())
+            StageSchedule(index, b.total_us, b.compute_us, b.comm_us, b.send_us, b.dram_us, b.total_us, 0.0, 0.0)
+            for index, b in sorted(stages.items())
         ),
         Wait({}),
     )
 
 
-def stream_schedule(programs: Sequence[CostedProgram], efficiency: float = 1.0) -> Schedule:
-    """The micro-batches `programs` (costs of one program under different bindings) on the two streams.
+@dataclass
+class _Busy:
+    """How long streams and DRAM are busy in a stage, in us."""
 
-    `efficiency` is the part of the ideal saving over the serial schedule that is reached.  Raises PmcError for a
-    program of tiles, whose dependencies go through memory.
-    """
-    if not isinstance(programs[0].program, layer.ProgramOp):
-        raise PmcError("overlap follows the values of a program at the dist level, this one is at the tile level")
-    times = [{site.op: float(cost.time_s) * 1e6 for site, cost in program.costs} for program in programs]
-    serial = [serial_schedule(program).stages for program in programs]
-    block = programs[0].program.regions[0].block
-    found: list[StageSchedule] = []
-    waits: dict[tuple[int, Operation], float] = {}
-    for index, body in _stage_blocks(block):
-        own = [stage for stages in serial for stage in stages if stage.stage == index]
-        compute, comm, send = (sum(getattr(s, name) for s in own) for name in ("compute_us", "comm_us", "send_us"))
-        timeline = _steady(body, times)
-        # No schedule is shorter than its streams are busy: an iteration added by rounding errors may seem to be.
-        ideal = max(timeline.end_us, compute, comm)
-        waits.update(timeline.waits)
-        found.append(
-            StageSchedule(
-                stage=index,
-                total_us=ideal + (1.0 - efficiency) * max(0.0, compute + comm - ideal),
-                compute_us=compute,
-                comm_us=comm,
-                send_us=send,
-                compute_wait_us=timeline.waited(Stream.COMPUTE),
-                comm_wait_us=timeline.waited(Stream.COMMUNICATION),
+    compute_us: float = 0.0
+    comm_us: float = 0.0
+    send_us: float = 0.0
+    dram_us: float = 0.0
+    total_us: float = 0.0
+
+    def add(self, site: Site, cost: OpCost, dram_bytes_per_s: float) -> None:
+        time_us = float(cost.time_s) * 1e6 * site.count
+        if stream_of(site.op) is Stream.COMPUTE:
+            self.compute_us += time_us
+        else:
+            self.comm_us += time_us
+        self.send_us += time_us if is_send(site.op) else 0.0
+        self.dram_us += float(cost.bytes_read + cost.bytes_written) * site.count / dram_bytes_per_s * 1e6
+        self.total_us += time_us
+
+
+class StreamScheduler:
+    """Schedules of one program with so many micro-batches at once; its orders are found once."""
+
+    def __init__(self, program: AnyProgramOp, copies: int) -> None:
+        """Raises PmcError for a program of tiles, whose dependencies go through memory."""
+        if not isinstance(program, layer.ProgramOp):
+            raise PmcError("overlap follows the values of a program at the dist level, this one is at the tile level")
+        self.stages = [
+            (index, body, Facts(body), stream_orders(body, copies))
+            for index, body in _stage_blocks(program.regions[0].block)
+        ]
+
+    def schedule(self, programs: Sequence[CostedProgram], efficiency: float = 1.0) -> Schedule:
+        """The micro-batches `programs` (costs of the program under different bindings) on the two streams.
+
+        `efficiency` is the part of the ideal saving over the serial schedule that is reached.
+        """
+        times = [{site.op: float(cost.time_s) * 1e6 for site, cost in program.costs} for program in programs]
+        serial = [serial_schedule(program).stages for program in programs]
+        found: list[StageSchedule] = []
+        waits: dict[tuple[int, Operation], float] = {}
+        for index, body, facts, orders in self.stages:
+            own = [stage for stages in serial for stage in stages if stage.stage == index]
+            compute, comm, send, dram = (
+                sum(getattr(s, name) for s in own) for name in ("compute_us", "comm_us", "send_us", "dram_us")
             )
-        )
-    return Schedule(tuple(found), Wait(waits))
+
+            def total(end_us: float, comm_us: float, compute: float = compute, dram: float = dram) -> float:
+                ideal = max(end_us, compute, comm_us, dram)  # an end below these is one by rounding
+                return ideal + (1.0 - efficiency) * max(0.0, compute + comm_us - ideal)
+
+            best = min((timeline(body, order, times, facts) for order in orders), key=lambda t: t.end_us)
+            own_waits = best.waits()
+            waits.update(own_waits)
+            waited = {
+                stream: sum(us for (_, op), us in own_waits.items() if stream_of(op) is stream) for stream in Stream
+            }
+            total_us = occupied_us = total(best.end_us, comm)
+            if send:
+                unsent = [{op: 0.0 if is_send(op) else us for op, us in of_op.items()} for of_op in times]
+                end_us = min(timeline(body, order, unsent, facts).end_us for order in orders)
+                occupied_us = total(end_us, comm - send)
+            found.append(
+                StageSchedule(
+                    stage=index,
+                    total_us=total_us,
+                    compute_us=compute,
+                    comm_us=comm,
+                    send_us=send,
+                    dram_us=dram,
+                    occupied_us=occupied_us,
+                    compute_wait_us=waited[Stream.COMPUTE],
+                    comm_wait_us=waited[Stream.COMMUNICATION],
+                )
+            )
+        return Schedule(tuple(found), Wait(waits))
 
 
 def _stage_blocks(block: Block) -> Iterator[tuple[int, Block]]:
@@ -144,156 +192,181 @@ def _stage_blocks(block: Block) -> Iterator[tuple[int, Block]]:
         yield stage.index.value.data, stage.body.block
 
 
-@dataclass(frozen=True)
-class _Timeline:
-    """When everything is done, and how long streams wait before which op of which micro-batch."""
+# -- the timeline of one order ----------------------------------------------------------------------------------
 
-    end_us: float
-    waits: Mapping[tuple[int, Operation], float]
-
-    def waited(self, stream: Stream) -> float:
-        """How long a stream waits."""
-        return sum(us for (_, op), us in self.waits.items() if stream_of(op) is stream)
-
-    def plus(self, times: int, longer: _Timeline, shorter: _Timeline) -> _Timeline:
-        """This timeline with `times` what `longer` has more than `shorter`."""
-        end_us = self.end_us + times * (longer.end_us - shorter.end_us)
-        keys = dict.fromkeys([*self.waits, *longer.waits, *shorter.waits])
-        found = {
-            key: self.waits.get(key, 0.0) + times * (longer.waits.get(key, 0.0) - shorter.waits.get(key, 0.0))
-            for key in keys
-        }
-        return _Timeline(end_us, {key: us for key, us in found.items() if us > 0.0})
-
+STREAMS = tuple(Stream)
 
 Times = Sequence[Mapping[Operation, float]]
-"""What the ops of each micro-batch take."""
+"""What the ops of each micro-batch take; an op without an entry takes no time and no place on a stream."""
 
 
-def _steady(block: Block, times: Times) -> _Timeline:
-    """The timeline of a stage: all steps of a ring, as many layers as it takes to be steady, and the others added."""
-    depths = dict(_repeats(block, 0))
-    counts = {op: min(op.trip_count, 2 if op.is_layers else MAX_STEPS) for op in depths}
-    steady = _list_schedule(_Graph(block, times, counts))
-    for op in filter(lambda op: op.is_layers, depths):
-        added: float | None = None
-        while counts[op] < op.trip_count:
-            counts[op] += 1
-            before, steady = steady, _list_schedule(_Graph(block, times, counts))
-            adds = steady.end_us - before.end_us
-            if counts[op] == MAX_ITERATIONS or (added is not None and abs(adds - added) <= 1e-9 * steady.end_us):
-                break
-            added = adds
-    return _extended(block, times, counts, depths, 0)
+class Facts:
+    """What every order of a block shares: streams of ops, and what the bodies of repeats take from around them."""
+
+    def __init__(self, block: Block) -> None:
+        ops = [op for op in block.walk() if isinstance(op, WorkInterface)]
+        self.streams: dict[Operation, Stream] = {op: stream_of(op) for op in ops}
+        repeats = [op for op in block.walk() if isinstance(op, layer.RepeatOp)]
+        self.around = {op.body.block: _taken(op.body.block) for op in repeats}
 
 
-def _extended(
-    block: Block,
-    times: Times,
-    counts: Mapping[layer.RepeatOp, int],
-    depths: Mapping[layer.RepeatOp, int],
-    depth: int,
-) -> _Timeline:
-    """The timeline with all iterations of the repeats that are `depth` deep or deeper.
+def _taken(block: Block) -> list[SSAValue]:
+    """The values that the ops of a block, and of repeats in it, take from around it."""
+    own = set[SSAValue](block.args)
+    taken: dict[SSAValue, None] = {}
+    for op in block.walk():
+        taken.update(dict.fromkeys(op.operands))
+        own.update(op.results, *(inner.args for region in op.regions for inner in region.blocks))
+    return [value for value in taken if value not in own]
 
-    An iteration of an outer repeat that is added brings all iterations of those inside it.
+
+def timeline(block: Block, order: Order, times: Times, facts: Facts) -> Timeline:
+    """The ops of a block and of the repeats in it, started in the order given, from an idle chip."""
+    frame = _Frame(order, times, facts, [np.zeros(1) for _ in STREAMS])
+    frame.run(block)
+    return Timeline(frame)
+
+
+class Timeline:
+    """When everything is done, and how long streams wait before which op."""
+
+    def __init__(self, frame: _Frame) -> None:
+        self.frame = frame
+        self.end_us = float(max(row[0] for row in frame.free))
+
+    def waits(self) -> dict[tuple[int, Operation], float]:
+        """How long the stream waits before an op of a micro-batch, over all its executions, in us."""
+        found: dict[tuple[int, Operation], float] = {}
+        self.frame.add_waits(found, np.zeros((1, 1)))
+        least = 1e-9 * self.end_us  # below that it is the rounding of sums
+        return {key: us for key, us in found.items() if us > least}
+
+
+_Key = tuple[int, SSAValue]
+"""A value of a micro-batch."""
+
+
+class _Frame:
+    """Times within a block, as rows: of every time at which the block may begin to depend on something, how much later.
+
+    The block of a stage begins at one time.  An iteration of a repeat begins when the streams become free and when the
+    values of the iteration before it and of what is around the repeat are there.
     """
-    if depth > max(depths.values(), default=-1):
-        return _list_schedule(_Graph(block, times, counts))
-    steady = _extended(block, times, counts, depths, depth + 1)
-    total = steady
-    for op, own_depth in depths.items():
-        left = op.trip_count - counts[op]
-        if own_depth == depth and left:
-            shorter = _extended(block, times, {**counts, op: counts[op] - 1}, depths, depth + 1)
-            total = total.plus(left, steady, shorter)
-    return total
 
+    def __init__(self, order: Order, times: Times, facts: Facts, free: Sequence[FloatArray]) -> None:
+        self.order = order
+        self.times = times
+        self.facts = facts
+        self.free = list(free)
+        """When the streams, in the order of `Stream`, are done with what was started so far."""
+        self.ready: dict[_Key, FloatArray] = {}
+        """When values are there; a value without an entry is there from the beginning."""
+        self.before: dict[_Key, FloatArray] = {}
+        """The same in the iteration before."""
+        self.carried: Mapping[SSAValue, SSAValue] = {}
+        """The arguments of an iteration, and what the iteration before yields for them."""
+        self.yielded: dict[SSAValue, SSAValue] = {}
+        """The results of repeats, and what the last iteration yields for them."""
+        self.begun: list[tuple[int, Operation, FloatArray, FloatArray]] = []
+        """Micro-batch and op, when it starts, and when its stream was free."""
+        self.inner: list[tuple[_Frame, FloatArray, FloatArray, int]] = []
+        """Iterations of a repeat: the rows with which the first of them begins, those after one, and their number."""
 
-def _repeats(block: Block, depth: int) -> Iterator[tuple[layer.RepeatOp, int]]:
-    """All repeats with the number of those around them."""
-    for op in block.ops:
-        if isinstance(op, layer.RepeatOp):
-            yield op, depth
-            yield from _repeats(op.body.block, depth + 1)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One execution of an op of one micro-batch, and the tasks whose results it takes."""
-
-    copy: int
-    op: Operation
-    stream: Stream
-    time_us: float
-    needs: frozenset[int]
-
-
-class _Graph:
-    """The tasks of a block in program order, with `counts` iterations of every repeat."""
-
-    def __init__(self, block: Block, times: Times, counts: Mapping[layer.RepeatOp, int]) -> None:
-        self.tasks: list[_Task] = []
-        self.counts = counts
-        for copy, of_op in enumerate(times):
-            self._add(block, copy, of_op, {})
-
-    def _add(
-        self, block: Block, copy: int, times: Mapping[Operation, float], makers: dict[SSAValue, frozenset[int]]
-    ) -> None:
-        """Add the ops of a block; `makers` are the tasks behind each value, through views, which take no time."""
-        for op in block.ops:
-            if isinstance(op, layer.RepeatOp):
-                carried = [makers.get(value, frozenset()) for value in op.operands]
-                body, last = op.body.block, op.body.block.last_op
-                assert last is not None
-                for _ in range(self.counts[op]):
-                    makers.update(zip(body.args, carried, strict=True))
-                    self._add(body, copy, times, makers)
-                    carried = [makers.get(value, frozenset()) for value in last.operands]
-                makers.update(zip(op.results, carried, strict=True))
+    def run(self, block: Block, first: bool = False) -> None:
+        """Start the ops of a block in their order; in the first iteration none is left over from the one before."""
+        for entry in self.order[block]:
+            if entry.late and first:
                 continue
-            needs = frozenset[int]().union(*(makers.get(value, frozenset()) for value in op.operands))
-            if op in times:
-                self.tasks.append(_Task(copy, op, stream_of(op), times[op], needs))
-                needs = frozenset({len(self.tasks) - 1})
-            makers.update(dict.fromkeys(op.results, needs))
+            if isinstance(entry.op, layer.RepeatOp):
+                self._repeat(entry.op)
+            else:
+                self._start(entry)
 
+    def _there(self, copy: int, value: SSAValue, late: bool = False) -> FloatArray | None:
+        """When a value is there."""
+        if late:
+            return self.before.get((copy, value))
+        if value in self.carried:
+            return self.before.get((copy, self.carried[value]))
+        row = self.ready.get((copy, value))
+        return self._there(copy, self.yielded[value]) if row is None and value in self.yielded else row
 
-def _list_schedule(graph: _Graph) -> _Timeline:
-    """The timeline of all tasks, in the order that the module describes."""
-    tasks = graph.tasks
-    users: list[list[int]] = [[] for _ in tasks]
-    for index, task in enumerate(tasks):
-        for needed in task.needs:
-            users[needed].append(index)
-    level = [0.0] * len(tasks)
-    for index in reversed(range(len(tasks))):  # users of a value follow its maker
-        level[index] = tasks[index].time_us + max((level[u] for u in users[index]), default=0.0)
-    missing = [len(task.needs) for task in tasks]
-    ready = [0.0] * len(tasks)
-    free = dict.fromkeys(Stream, 0.0)
-    available = [index for index, task in enumerate(tasks) if not task.needs]
-    waits: dict[tuple[int, Operation], float] = {}
-    running = 0
-    while available:
-        chosen, first = available[0], (float("inf"), True, 0.0, 0)
-        for index in available:
-            task = tasks[index]
-            key = (max(ready[index], free[task.stream]), task.copy != running, -level[index], index)
-            if key < first:
-                chosen, first = index, key
-        available.remove(chosen)
-        task, start = tasks[chosen], first[0]
-        if start > free[task.stream]:
-            at = task.copy, task.op
-            waits[at] = waits.get(at, 0.0) + start - free[task.stream]
-        free[task.stream] = start + task.time_us
-        if task.stream is Stream.COMPUTE:
-            running = task.copy
-        for user in users[chosen]:
-            ready[user] = max(ready[user], start + task.time_us)
-            missing[user] -= 1
-            if not missing[user]:
-                available.append(user)
-    return _Timeline(max(free.values()), waits)
+    def _start(self, entry: Entry) -> None:
+        copy, op, values = entry.copy, entry.op, self.before if entry.late else self.ready
+        needed = [row for value in op.operands if (row := self._there(copy, value, entry.late)) is not None]
+        time_us = self.times[copy].get(op)
+        if time_us is None:
+            if needed:
+                values.update({(copy, result): latest(needed) for result in op.results})
+            return
+        stream = STREAMS.index(self.facts.streams[op])
+        free = self.free[stream]
+        start = latest([free, *needed])
+        self.begun.append((copy, op, start, free))
+        self.free[stream] = end = start + time_us
+        values.update({(copy, result): end for result in op.results})
+
+    def _repeat(self, repeat: layer.RepeatOp) -> None:
+        """The first iteration, and those that are alike; what the last one leaves over stands behind the repeat."""
+        body, copies = repeat.body.block, range(len(self.times))
+        last = body.last_op
+        assert last is not None
+        for copy in copies:
+            for argument, value in zip(body.args, repeat.operands, strict=True):
+                self._set(copy, argument, self._there(copy, value))
+        self.run(body, first=True)
+        late = [entry for entry in self.order[body] if entry.late]
+        made_late = {(entry.copy, result) for entry in late for result in entry.op.results}
+        passed = [
+            *((copy, value) for copy in copies for value in last.operands),
+            *((entry.copy, value) for entry in late for value in entry.op.operands),
+        ]
+        around = set(self.facts.around[body])
+        passed = [key for key in dict.fromkeys(passed) if key not in made_late and key[1] not in around]
+        if repeat.trip_count > 1:
+            self._alike(repeat, passed)
+        self.yielded.update(zip(repeat.results, last.operands, strict=True))
+
+    def _alike(self, repeat: layer.RepeatOp, passed: Sequence[_Key]) -> None:
+        """All iterations behind the first, which pass on when the values `passed` are there."""
+        body = repeat.body.block
+        last = body.last_op
+        assert last is not None
+        copies = range(len(self.times))
+        around = [
+            key for value in self.facts.around[body] for c in copies if self._there(*(key := (c, value))) is not None
+        ]
+        never = np.full_like(self.free[0], NEVER)
+        entry = np.stack(
+            [*self.free, *(never if (row := self._there(*key)) is None else row for key in (*passed, *around))]
+        )
+        rows, first = list(unit(len(entry))), len(self.free)
+        inner = _Frame(self.order, self.times, self.facts, rows[:first])
+        inner.before = dict(zip((*passed, *around), rows[first:], strict=True))
+        inner.ready = {key: inner.before[key] for key in around}
+        inner.carried = dict(zip(body.args, last.operands, strict=True))
+        inner.run(body)
+        nothing = np.full(len(entry), NEVER)
+        found = [nothing if (row := inner._there(*key)) is None else row for key in passed]
+        step = np.stack([*inner.free, *found, *rows[first + len(passed) :]])
+        self.inner.append((inner, entry, step, repeat.trip_count - 1))
+        after = product(power(step, repeat.trip_count - 1), entry)
+        self.free = list(after[:first])
+        self.ready.update(zip(passed, after[first:], strict=False))
+
+    def _set(self, copy: int, value: SSAValue, row: FloatArray | None) -> None:
+        if row is None:
+            self.ready.pop((copy, value), None)
+        else:
+            self.ready[copy, value] = row
+
+    def add_waits(self, found: dict[tuple[int, Operation], float], begins: FloatArray) -> None:
+        """Add the waits of all ops, for a block that begins at each of `begins` [number, size]."""
+        if self.begun:
+            starts, frees = (np.stack(rows) for rows in zip(*(entry[2:] for entry in self.begun), strict=True))
+            waited = (applied(starts, begins) - applied(frees, begins)).sum(axis=0)
+            for (copy, op, _, _), us in zip(self.begun, waited, strict=True):
+                found[copy, op] = found.get((copy, op), 0.0) + float(us)
+        for inner, entry, step, times in self.inner:
+            states = orbit(step, applied(entry, begins), times)
+            inner.add_waits(found, states.reshape(-1, states.shape[-1]))
