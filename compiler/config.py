@@ -104,6 +104,12 @@ def changed(configuration: SchemaT, overrides: Overrides) -> SchemaT:
     return _with_overrides(type(configuration), content, type(configuration).__name__.lower(), overrides)
 
 
+def load_fields(kind: str, name_or_path: str | Path) -> dict[str, Any]:
+    """What a preset or file of a kind says, as plain values.  Raises ConfigError where it is no mapping."""
+    file, source = _locate(kind, name_or_path)
+    return _read(file, source)
+
+
 def yaml_text(configuration: Schema) -> str:
     """A configuration as a YAML file would give it, every field written out."""
     return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin
 from xdsl.ir import Dialect
+
+if TYPE_CHECKING:
+    from xdsl.universe import Universe
 
 DIALECTS = ("arch", "model", "layer", "dist", "tile", "g5")
 """The dialects of pmc, from the target to the machine; `x` is the object `X` of `pmc.dialects.x`."""
@@ -25,10 +29,20 @@ def dialect_factories() -> dict[str, Callable[[], Dialect]]:
     return {name: partial(_load_dialect, name) for name in DIALECTS}
 
 
-def make_context() -> Context:
-    """A context that knows the dialects of pmc and `builtin`."""
+@cache
+def foreign_universes() -> tuple[Universe, ...]:
+    """What packages other than pmc and xDSL bring by the entry point `xdsl.universe`, in the order of their names."""
+    from importlib.metadata import entry_points
+
+    found = sorted(entry_points(group="xdsl.universe"), key=lambda entry: entry.name)
+    return tuple(entry.load() for entry in found if entry.name not in ("pmc", "xdsl"))
+
+
+def make_context(foreign: bool = False) -> Context:
+    """A context that knows the dialects of pmc and `builtin`, and with `foreign` those of other packages."""
     context = Context()
     context.load_dialect(Builtin)
-    for name, factory in dialect_factories().items():
+    brought = [universe.all_dialects for universe in foreign_universes()] if foreign else []
+    for name, factory in (item for dialects in (dialect_factories(), *brought) for item in dialects.items()):
         context.register_dialect(name, factory)
     return context

@@ -87,7 +87,7 @@ def load_module(path: str | Path) -> ModuleOp:
 
 def parse_module(text: str, source: str) -> ModuleOp:
     """The verified module of MLIR text; an error says `source:line:column`.  Raises PmcError."""
-    module = parse_text(make_context(), text, source)
+    module = parse_text(make_context(foreign=True), text, source)
     try:
         module.verify()
     except VerifyException as error:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.levels import level_of
 from pmc.passes.base import history
 
@@ -18,7 +19,8 @@ def module_json(module: ModuleOp) -> str:
     """`{"level", "passes", "attributes", "ops"}`; an op is `{"op", "path", "operands", "results", ...}`.
 
     Values are numbered in the order of their definition.  Attributes are JSON where they are plain (numbers, text,
-    lists, mappings), and MLIR text where not.
+    lists, mappings), and MLIR text where not.  A table of commands says its `row_count`; where it is not `whole`, it
+    has only the first and last of its `rows`.
     """
     writer = _Writer()
     document: dict[str, Json] = {
@@ -74,5 +76,13 @@ class _Writer:
                 return [self.attribute(item) for item in attribute.data]
             case DictionaryAttr():
                 return self.attributes(attribute.data)
+            case TableAttr():
+                table = attribute.data
+                return {
+                    "columns": list(table.columns),
+                    "row_count": table.count,
+                    "whole": table.is_whole,
+                    "rows": [line.strip() for text in table.lines() for line in text.split(";")],
+                }
             case _:
                 return str(attribute)

@@ -16,15 +16,21 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
+from pmc.compiler.cli.help_text import help_text
 from pmc.dialects.errors import PmcError
 
 COMMANDS = (
-    "compile", "opt", "evaluate", "sweep", "explain", "simulate", "analyze", "compare", "run", "check", "list",
+    "compile", "opt", "evaluate", "sweep", "explain", "simulate", "analyze", "compare", "run", "check", "list", "show",
+    "init",
 )  # fmt: skip
 """In the order of the help.  `X` is the function `X_command` of `pmc.compiler.cli.X`, imported where it is named.
 
 A command with a parameter `target` gets the options of a target.
 """
+
+
+COMPLETED = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+"""Where bash, and the other shells, say what is on the line that they complete."""
 
 
 def _function(name: str) -> Callable[..., None]:
@@ -57,11 +63,12 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(pmc)
-    words = {*arguments, *os.environ.get("_TYPER_COMPLETE_ARGS", "").split()}
+    words = {*arguments, *(word for name in COMPLETED for word in os.environ.get(name, "").split())}
     named = words.intersection(COMMANDS)
     for name in COMMANDS:
         if name in named:
-            app.command(name)(_with_options(_function(name)))
+            function = _function(name)
+            app.command(name, help=help_text(function))(_with_options(function))
         elif not named:
             app.command(name)(_only_named(_function(name)))
     return app
@@ -93,7 +100,7 @@ def _command(named: frozenset[str]) -> TyperGroup:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a user error is one line on stderr."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         command = _command(frozenset(given).intersection(COMMANDS))
         result: object = command.main(args=given, prog_name="pmc", standalone_mode=False)

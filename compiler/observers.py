@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from time import process_time
 from typing import TextIO
 
 from xdsl.dialects.builtin import ModuleOp
@@ -58,3 +59,29 @@ class PrintObserver(Observer):
         """Print, with a heading that is a comment."""
         if name in self.passes:
             self.stream.write(f"// ----- after {step:02} {name}\n{module_text(module)}")
+
+
+class TimeObserver(Observer):
+    """Measures what each pass takes, its verifier included, in seconds of the processor."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.begin = 0.0
+
+    def before(self, step: int, name: str) -> None:
+        """Start the clock."""
+        self.begin = process_time()
+
+    def after(self, step: int, name: str, module: ModuleOp) -> None:
+        """Stop it."""
+        if name != IMPORT:
+            self.seconds[f"{step:02} {name}"] = process_time() - self.begin
+
+    def table(self) -> str:
+        """One line a pass, and their sum."""
+        total = sum(self.seconds.values())
+        lines = [
+            f"{name:28} {1e3 * seconds:9.1f} ms {seconds / total if total else 0.0:6.1%}"
+            for name, seconds in {**self.seconds, "total": total}.items()
+        ]
+        return "".join(f"{line}\n" for line in lines)

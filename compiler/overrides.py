@@ -142,6 +142,11 @@ def all_names() -> list[str]:
     return [f"{part}.{path}" for part in PARTS for path in _leaves(part)]
 
 
+def short_names() -> list[str]:
+    """The names that stand for longer paths."""
+    return [f"{part}.{short}" for part in PARTS for short in _short_names(part)]
+
+
 def value_of(part: str, path: str, text: str) -> object:
     """What a file would say for the text of a setting, in the unit of the field.
 

@@ -16,6 +16,7 @@ from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 
+from pmc.compiler.context import foreign_universes
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.algorithm_choice import CHOICES, AlgorithmChoice
 from pmc.dialects.analyses.op_times import OP_TIMES
@@ -106,6 +107,11 @@ def pass_factories() -> dict[str, Callable[[], type[PmcPass]]]:
     return {name: partial(_load_pass, name) for name in pass_names()}
 
 
+def foreign_pass_factories() -> dict[str, Callable[[], type[ModulePass]]]:
+    """The passes that other installed packages bring by the entry point `xdsl.universe`."""
+    return {name: factory for universe in foreign_universes() for name, factory in universe.all_passes.items()}
+
+
 def build_pass(spec: ArgSpec) -> ModulePass:
     """The pass that `spec` describes.  Raises PmcError for an unknown pass or option."""
     if spec.name not in pass_names():
@@ -126,6 +132,7 @@ def default_pipeline(deployment: Deployment, level: Level) -> list[ArgSpec]:
 def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
     """What is left of the default pipeline of the module's own deployment.
 
+    Passes that other packages bring may have run anywhere in between.
     Raises PmcError when the module holds no deployment, or when what it has been through (`pmc.passes`) is not how
     that pipeline begins: then only its author knows how to go on.
     """
@@ -135,7 +142,8 @@ def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
             f"the module has no attribute {DEPLOYMENT}, which `pmc compile` writes into it; name the passes with -p"
         )
     specs = default_pipeline(deployment.data, level)
-    done = [entry.data for entry in history(module)]
+    ours = pass_names()
+    done = [entry.data for entry in history(module) if entry.data.partition("{")[0] in ours]
     for step, (recorded, spec) in enumerate(zip(done, specs, strict=False), 1):
         expected = str(build_pass(spec))
         if recorded != expected:
@@ -149,6 +157,6 @@ def remaining_pipeline(module: ModuleOp, level: Level) -> list[ArgSpec]:
     return specs[len(done) :]
 
 
-def unroll_specs(core: int) -> list[ArgSpec]:
-    """What turns loops of commands into the tables of one core."""
-    return [ArgSpec("unroll-commands", {"core": (core,)})]
+def unroll_specs(core: int, full: bool) -> list[ArgSpec]:
+    """What turns loops of commands into the tables of one core, with all their rows or the first and last."""
+    return [ArgSpec("unroll-commands", {"core": (core,), "full": (full,)})]

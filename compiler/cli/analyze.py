@@ -10,7 +10,7 @@ import typer
 from pmc.compiler.cli.analysis_output import analysis_text
 from pmc.compiler.cli.compiled import rank_program
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
-from pmc.compiler.cli.target import Output, TargetOptions
+from pmc.compiler.cli.target import MODELS, Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from pmc.backends.evaluate.analyses.table import Analysis
     from pmc.backends.evaluate.footprint import MemoryFootprint
 
-EXAMPLES = """\b
-Examples:
-  pmc analyze deepseek-v3 --what memory --reserve-fraction 0.05 --kv-block-tokens 16 \\
-      --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
-  pmc analyze deepseek-v3 --what links \\
-      --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
-  pmc analyze dumps/06-partition-stages.mlir --what ops --granularity core --depth 2 --format csv
+EXAMPLES = """
+pmc analyze deepseek-v3 --what memory --reserve-fraction 0.05 --kv-block-tokens 16 --chip sg2262 \
+    --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
+pmc analyze deepseek-v3 --what links --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32
+pmc analyze dumps/06-partition-stages.mlir --what ops --granularity core --depth 2 --format csv
 """
 
 
@@ -59,7 +57,6 @@ USES: dict[What, tuple[str, ...]] = {
 """The options that each analysis has."""
 
 REQUIRED: dict[What, tuple[str, ...]] = {
-    What.MEMORY: ("reserve_fraction",),
     What.COST: ("dollars_per_chip_hour",),
 }
 """Those of them that no analysis can guess."""
@@ -70,9 +67,11 @@ _LINKS: dict[str, Any] = {"rich_help_panel": "Analysis links"}
 
 
 def analyze_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).", autocompletion=MODELS)
+    ],
     *,
-    what: Annotated[What, typer.Option(help="What to count.")],
+    what: Annotated[What, typer.Option(help="What to count; only cost needs another option, --dollars-per-chip-hour.")],
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     granularity: Annotated[
@@ -88,7 +87,7 @@ def analyze_command(
     ] = None,
     dollars_per_kwh: Annotated[float | None, typer.Option(help="cost: price of that energy.", **_OPS)] = None,
     reserve_fraction: Annotated[
-        float | None, typer.Option(help="Part of DRAM to keep free, 0 to 1.", **_MEMORY)
+        float | None, typer.Option(help="Part of DRAM to keep free, 0 to 1 (0 if not given).", **_MEMORY)
     ] = None,
     reserve_bytes: Annotated[
         int | None, typer.Option(help="Bytes to keep free in addition (0 if not given).", **_MEMORY)
@@ -139,7 +138,7 @@ def _check_options(what: What, options: dict[str, Any]) -> None:
         raise PmcError(f"--what {what.value} does not use {_flags(foreign)}; its options are {_flags(USES[what])}")
     missing = [name for name in REQUIRED.get(what, ()) if options[name] is None]
     if missing:
-        raise PmcError(f"--what {what.value} needs {_flags(missing)}")
+        raise PmcError(f"--what {what.value} needs {_flags(missing)}, as {_flags(missing)} 2.5")
 
 
 def _flags(names: list[str] | tuple[str, ...]) -> str:
@@ -194,7 +193,7 @@ def _memory(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int])
     from pmc.backends.evaluate.footprint import MemoryOptions
     from pmc.backends.evaluate.memory import memory_footprint
 
-    assumed = {"reserve_bytes": 0, "kv_block_tokens": 1, "micro_batches": 1}
+    assumed: dict[str, Any] = {"reserve_fraction": 0.0, "reserve_bytes": 0, "kv_block_tokens": 1, "micro_batches": 1}
     given = {name: value for name in USES[What.MEMORY] if (value := options[name]) is not None}
     return memory_footprint(module, MemoryOptions(**{**assumed, **given}), bindings)
 
@@ -213,6 +212,3 @@ def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -
     name = f"{result.program} {result.phase}, granularity {result.granularity.value}"
     trust = (result.unvalidated, result.assumptions, result.lower_bound, step_feasibility(module, bindings))
     return cost_per_token(name, result.total_us, tokens, result.ranks, prices, *trust)
-
-
-analyze_command.__doc__ = f"{analyze_command.__doc__}\n\n{EXAMPLES}"

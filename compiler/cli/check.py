@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions
+from pmc.compiler.cli.target import MODELS, Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ class PlanSource(StrEnum):
     BOTH = "both"
 
 
-EXAMPLES = """\b
-Examples:
-  pmc check deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --tp 2 --dp 4 --ep 8
-  pmc check llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-70b-decode-tp8 --sp --seed 3
+EXAMPLES = """
+pmc check deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 --tp 2 --dp 4 --ep 8
+pmc check llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-70b-decode-tp8 --sp --seed 3
 """
 
 
 def check_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json (or its folder) or YAML file.")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json (or its folder) or YAML file.", autocompletion=MODELS)
+    ],
     *,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the small model.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the inputs, and of random plans.")] = 0,
@@ -99,6 +99,3 @@ def _json(results: tuple[CheckResult, ...], reached: Coverage | None) -> str:
     if reached is not None:
         report["coverage"] = reached.report()
     return json.dumps(report, indent=2, default=str) + "\n"
-
-
-check_command.__doc__ = f"{check_command.__doc__}\n\n{EXAMPLES}"

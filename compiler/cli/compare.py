@@ -9,6 +9,7 @@ import typer
 
 from pmc.compiler.cli.analysis_output import analysis_text
 from pmc.compiler.cli.compiled import rank_program
+from pmc.compiler.cli.complete import setting
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 VARIED = ("chip", "topology", "deployment")
 """The parts of a target that A and B may be."""
 
-EXAMPLES = """\b
-Examples:
-  pmc compare sg2262 h100-sxm --model llama-3.1-8b --topology p1-r1-b1-c8 --deployment llama-8b-decode
-  pmc compare tp8.yaml tp4-dp2.yaml --model llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --granularity core
-  pmc compare before/06-partition-stages.mlir after/06-partition-stages.mlir --format csv
+EXAMPLES = """
+pmc compare sg2262 h100-sxm --model llama-3.1-8b --topology p1-r1-b1-c8 --deployment llama-8b-decode
+pmc compare tp8.yaml tp4-dp2.yaml --model llama-3.1-70b --chip sg2262 --topology p1-r1-b1-c8 --granularity core
+pmc compare decode decode --model llama-3.1-8b --chip h100-sxm --topology nvlink-8 --b-set tp=4
+pmc compare before/06-partition-stages.mlir after/06-partition-stages.mlir --format csv
 """
 
 
@@ -34,6 +35,15 @@ def compare_command(
     b: Annotated[str, typer.Argument(help="The other one, of the same kind.")],
     *,
     model: Annotated[str | None, typer.Option(help="Preset, config.json or YAML; not with dumps.")] = None,
+    b_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--b-set",
+            metavar="FIELD=VALUE",
+            autocompletion=setting,
+            help="Replace one field of the target of B only: tp=4, chip.cores=128; repeatable.",
+        ),
+    ] = None,
     granularity: Annotated[str, typer.Option(help="How closely the chip is looked at: chip, core or tile.")] = "chip",
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
@@ -42,15 +52,21 @@ def compare_command(
     """Evaluate a model on two targets and set the times side by side, op by op.
 
     A and B are what --chip, --topology and --deployment leave open: give two of the three.  Or they are two dumps,
-    which hold their own targets and may be of different models.  Exit code 1 says that one does not fit its chip.
+    which hold their own targets and may be of different models.  Options and --set hold for both sides; to vary one
+    field, give the same name twice and the field of B with --b-set.  Exit code 1 says that one does not fit its chip.
     """
     check_writable_file(output)
     from pmc.backends.evaluate.analyses.compare import compare
 
+    if b_settings and b.endswith(".mlir"):
+        raise PmcError(f"{b} holds its own target: --b-set cannot change it any more")
     with progress(f"comparing {a} and {b}"):
-        sides = [_evaluate(program, own, granularity) for program, own in _sides(a, b, model, target)]
+        first, (program, own) = _sides(a, b, model, target)
+        second = (program, own.varied(b_settings) if b_settings else own)
+        sides = [_evaluate(*side, granularity) for side in (first, second)]
         (result_a, memory_a), (result_b, memory_b) = sides
-        comparison = compare(result_a, result_b, (a, b), (memory_a, memory_b))
+        names = (a, f"{b} with {', '.join(b_settings)}" if b_settings else b)
+        comparison = compare(result_a, result_b, names, (memory_a, memory_b))
     deliver(analysis_text(comparison, output_format, output), output)
     if comparison.misfits:
         refuse(comparison.misfits, output_format, output)
@@ -92,6 +108,3 @@ def _evaluate(program: str, target: TargetOptions, granularity: str) -> tuple[En
 
     module, bindings = rank_program(program, target)
     return evaluate_module(module, granularity, bindings), step_feasibility(module, bindings)
-
-
-compare_command.__doc__ = f"{compare_command.__doc__}\n\n{EXAMPLES}"

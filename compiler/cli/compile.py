@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions
+from pmc.compiler.cli.target import MODELS, Output, TargetOptions
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
     from pmc.compiler.driver import Observer
 
-EXAMPLES = """\b
-Examples:
-  pmc compile llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --emit dist
-  pmc compile deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --batch 1024 --emit commands --dump-dir dumps -o commands.mlir
-  pmc compile ./config.json --chip my-chip.yaml --topology p1-r1-b1-c8 --deployment llama-8b-decode \\
-      --emit layer --print-ir-after expand-blocks
+EXAMPLES = """
+pmc compile llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --emit dist
+pmc compile deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 --batch 1024 \
+    --emit commands --dump-dir dumps -o commands.mlir
+pmc compile ./config.json --chip my-chip.yaml --topology p1-r1-b1-c8 --deployment llama-8b-decode \
+    --emit layer --print-ir-after expand-blocks
 """
 
 
@@ -40,7 +39,9 @@ class Emit(StrEnum):
 
 
 def compile_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json (or its folder), YAML or .mlir file.")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json (or its folder), YAML or .mlir file.", autocompletion=MODELS)
+    ],
     *,
     emit: Annotated[Emit, typer.Option(help="The level to print.")],
     output: Output = None,
@@ -57,16 +58,22 @@ def compile_command(
         bool, typer.Option("--unroll", help="Unroll the commands into tables, of core 0 or --core.")
     ] = False,
     core: Annotated[int | None, typer.Option(min=0, help="Unroll the commands of this core.")] = None,
+    all_rows: Annotated[
+        bool,
+        typer.Option("--all-rows", help="Unroll with all rows of the tables, not only the first and last of each."),
+    ] = False,
+    timing: Annotated[bool, typer.Option("--timing", help="Print to stderr how long each pass takes.")] = False,
     output_format: Annotated[Format, typer.Option("--format", help="text is MLIR.")] = Format.TEXT,
     target: TargetOptions,
 ) -> None:
     """Compile a model for a target and print one level of its lowering."""
-    if (unroll or core is not None) and emit is not Emit.COMMANDS:
-        raise PmcError(f"--unroll and --core are about commands: --emit is {emit}, must be commands")
+    unrolled = unroll or all_rows or core is not None
+    if unrolled and emit is not Emit.COMMANDS:
+        raise PmcError(f"--unroll, --core and --all-rows are about commands: --emit is {emit}, must be commands")
     check_writable_file(output)
     with progress(f"compiling {model}"):
         from pmc.compiler.driver import compile_model, load_model
-        from pmc.compiler.observers import DumpObserver, PrintObserver
+        from pmc.compiler.observers import DumpObserver, PrintObserver, TimeObserver
         from pmc.compiler.pipelines import unroll_specs
 
         configurations, accounting = target.load(), target.load_accounting()
@@ -74,10 +81,29 @@ def compile_command(
         observers: list[Observer] = [PrintObserver(print_ir_after, sys.stderr)] if print_ir_after else []
         if dump_dir is not None:
             observers.append(DumpObserver(dump_dir, emit.value))
-        extra = unroll_specs(core or 0) if unroll or core is not None else []
+        times = TimeObserver()
+        observers += [times] if timing else []
+        extra = unroll_specs(core or 0, all_rows) if unrolled else []
         compile_model(module, *configurations, emit=emit.value, observers=observers, extra=extra, accounting=accounting)
         text = result_text(module, output_format, print_op_generic)
     deliver(text, output)
+    if timing:
+        print(times.table(), end="", file=sys.stderr)
+    if unrolled and (note := shortened(module)) is not None:
+        print(f"pmc: {note}; --all-rows prints all", file=sys.stderr)
+
+
+def shortened(module: ModuleOp) -> str | None:
+    """How many rows the tables of unrolled commands lack, None where they are whole."""
+    from pmc.dialects.g5 import QueueOp
+    from pmc.dialects.g5_table import ENDS
+
+    tables = [op.table.data for op in module.walk() if isinstance(op, QueueOp)]
+    short = [table for table in tables if not table.is_whole]
+    if not short:
+        return None
+    shown, count = (sum(n) for n in zip(*((len(t.rows), t.count) for t in short), strict=True))
+    return f"{len(short)} of {len(tables)} tables have only their first and last {ENDS} rows, {shown} of {count}"
 
 
 def result_text(module: ModuleOp, output_format: Format, generic: bool) -> str:
@@ -89,6 +115,3 @@ def result_text(module: ModuleOp, output_format: Format, generic: bool) -> str:
     from pmc.compiler.driver import module_text
 
     return module_text(module, generic)
-
-
-compile_command.__doc__ = f"{compile_command.__doc__}\n\n{EXAMPLES}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
-from pmc.compiler.cli.target import Output, TargetOptions, flag
+from pmc.compiler.cli.target import MODELS, Output, TargetOptions, flag
 from pmc.compiler.cli.text_table import output_width, prose
 from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
@@ -21,19 +21,21 @@ if TYPE_CHECKING:
     from pmc.compiler.evaluation import EvaluationOptions
     from pmc.dialects.deployment import Deployment
 
-EXAMPLES = """\b
-Examples:
-  pmc evaluate llama-3.1-8b --chip h100-sxm --topology nvlink-8 --deployment decode --tp 8 --batch 64 --kv-len 4096
-  pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --batch 1024 --format csv -o table.csv
-  pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --granularity tile --overlap two-batch --isl 4096 --osl 1024
-  pmc evaluate dumps/06-partition-stages.mlir --kv-len 8192
+EXAMPLES = """
+pmc evaluate llama-3.1-8b --chip h100-sxm --topology nvlink-8 --deployment decode --tp 8 --batch 64 \
+    --kv-len 4096
+pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 --batch 1024 \
+    --format csv -o table.csv
+pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \
+    --granularity tile --overlap two-batch --isl 4096 --osl 1024
+pmc evaluate dumps/06-partition-stages.mlir --kv-len 8192
 """
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).", autocompletion=MODELS)
+    ],
     *,
     granularity: Annotated[
         str, typer.Option(help="How closely the chip is looked at: chip (a roofline per op), core, or tile (tilings).")
@@ -204,6 +206,3 @@ def _request(
 
     lines = [*request_table(result), *([] if parameters is None else [str(parameters)])]
     return form.lines(lines) + form.notes(deployment, said), result.memory
-
-
-evaluate_command.__doc__ = f"{evaluate_command.__doc__}\n\n{EXAMPLES}"

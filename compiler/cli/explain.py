@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import Output, TargetOptions
+from pmc.compiler.cli.target import MODELS, Output, TargetOptions
 from pmc.compiler.cli.text_table import output_width
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from pmc.backends.evaluate.explain.difference import Difference
     from pmc.backends.evaluate.explain.explanation import Explanation
 
-EXAMPLES = """\b
-Examples:
-  pmc explain llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
-  pmc explain deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --op blocks.moe.mla.attention
-  pmc explain llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --against tp=4
-  pmc explain dumps/09-select-tiles.mlir --op lm_head.proj --format json
+EXAMPLES = """
+pmc explain llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
+pmc explain deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \
+    --op blocks.moe.mla.attention
+pmc explain llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --against tp=4
+pmc explain dumps/09-select-tiles.mlir --op lm_head.proj --format json
 """
 
 PICTURES = (".svg", ".html")
 
 
 def explain_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).", autocompletion=MODELS)
+    ],
     *,
     op: Annotated[
         str | None, typer.Option(metavar="PATH", help="Explain the ops at this path, or inside of this block.")
@@ -136,6 +137,3 @@ def _picture(found: Explanation, suffix: str) -> str:
 
     title = conditions_of(found.step.ops)
     return roofline_svg(found.roofline, title) if suffix == ".svg" else roofline_page(found.roofline, title)
-
-
-explain_command.__doc__ = f"{explain_command.__doc__}\n\n{EXAMPLES}"

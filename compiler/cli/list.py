@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pmc.compiler.cli.output import Format, deliver
+from pmc.compiler.cli.text_table import hanged, output_width
 from pmc.dialects.errors import PmcError
 
-EXAMPLES = """\b
-Examples:
-  pmc list
-  pmc list chips
-  pmc list passes --format json
-  pmc list chips --fields
+if TYPE_CHECKING:
+    from pmc.compiler.catalog import Entry
+
+EXAMPLES = """
+pmc list
+pmc list chips
+pmc list passes --format json
+pmc list chips --fields
 """
 
 
@@ -28,8 +31,13 @@ class Kind(StrEnum):
     CHIPS = "chips"
     TOPOLOGIES = "topologies"
     DEPLOYMENTS = "deployments"
+    ACCOUNTING = "accounting"
+    CALIBRATIONS = "calibrations"
     PASSES = "passes"
     PIPELINES = "pipelines"
+
+
+PRESETS = (Kind.MODELS, Kind.CHIPS, Kind.TOPOLOGIES, Kind.DEPLOYMENTS, Kind.ACCOUNTING, Kind.CALIBRATIONS)
 
 
 def list_command(
@@ -39,18 +47,26 @@ def list_command(
     ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="The form of the list.")] = Format.TEXT,
 ) -> None:
-    """List presets, passes or pipelines."""
+    """List presets, passes or pipelines, with what each of them is; `pmc show` says all of one."""
     if fields:
         deliver(_fields(kind, output_format), None)
         return
+    kinds = [kind] if kind is not None else list(Kind) if output_format is Format.JSON else list(PRESETS)
+    entries = {k.value: _entries(k) for k in kinds}
     if output_format is Format.JSON:
-        names = {kind.value: _names(kind)} if kind else {k.value: _names(k) for k in Kind}
-        deliver(json.dumps(names, indent=1) + "\n", None)
-    elif kind is not None:
-        deliver("".join(f"{name}\n" for name in _names(kind)), None)
-    else:
-        presets = (Kind.MODELS, Kind.CHIPS, Kind.TOPOLOGIES, Kind.DEPLOYMENTS)
-        deliver("".join(f"{k}:\n" + "".join(f"  {name}\n" for name in _names(k)) for k in presets), None)
+        document = {name: [asdict(entry) for entry in found] for name, found in entries.items()}
+        deliver(json.dumps(document, indent=1) + "\n", None)
+        return
+    width = max(len(entry.name) for found in entries.values() for entry in found)
+    indent = "" if kind is not None else "  "
+    lines: list[str] = []
+    for name, found in entries.items():
+        lines += [f"{name}:"] if kind is None else []
+        for entry in found:
+            hanging = " " * (len(indent) + width + 2)
+            first, *rest = hanged(entry.description, len(hanging), output_width(None))
+            lines += [f"{indent}{entry.name:{width}}  {first}".rstrip(), *(f"{hanging}{line}" for line in rest)]
+    deliver("".join(f"{line}\n" for line in lines), None)
 
 
 def _fields(kind: Kind | None, output_format: Format) -> str:
@@ -66,17 +82,15 @@ def _fields(kind: Kind | None, output_format: Format) -> str:
     return "".join(f"{use.path:{width}}  {', '.join(use.readers) or use.planned}\n" for use in uses)
 
 
-def _names(kind: Kind) -> list[str]:
-    if kind in (Kind.PASSES, Kind.PIPELINES):
-        from pmc.compiler.pipelines import PIPELINE, pass_names
+def _entries(kind: Kind) -> list[Entry]:
+    from pmc.compiler.catalog import Entry, pass_entries, preset_entries
 
-        if kind is Kind.PASSES:
-            return list(pass_names())
-        return [f"{level}: {', '.join(names) or '(nothing to run)'}" for level, names in PIPELINE.items()]
-    from pmc.compiler.presets import KINDS, presets
+    if kind is Kind.PASSES:
+        return pass_entries()
+    if kind is Kind.PIPELINES:
+        from pmc.compiler.pipelines import PIPELINE
 
-    singular = next(name for name, folder in KINDS.items() if folder == kind.value)
-    return sorted(presets(singular))
+        return [Entry(level, ", ".join(names) or "(nothing to run)") for level, names in PIPELINE.items()]
+    from pmc.compiler.presets import KINDS
 
-
-list_command.__doc__ = f"{list_command.__doc__}\n\n{EXAMPLES}"
+    return preset_entries(next(name for name, folder in KINDS.items() if folder == kind.value))

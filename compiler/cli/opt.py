@@ -7,34 +7,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.compile import Emit
+from pmc.compiler.cli.complete import pipeline, preset_names
 from pmc.compiler.cli.output import deliver, progress
 from pmc.compiler.cli.target import SETTING, Output
+from pmc.compiler.cli.text_table import hanged, output_width
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from xdsl.ir import Attribute
 
-EXAMPLES = """\b
-Examples:
-  pmc opt m.mlir -p "expand-blocks{phase=decode},quantize{weights=bf16}"
-  pmc opt dumps/03-annotate-shardings.mlir --resume --emit dist
-  pmc compile ... --emit layer | pmc opt - -p "canonicalize,cse"
-  pmc opt kernel.mlir --chip sg2262 --accounting physical -p select-tiles,lower-to-tiles,allocate-lmem
-  pmc opt --list
+EXAMPLES = """
+pmc opt m.mlir -p "expand-blocks{phase=decode},quantize{weights=bf16}"
+pmc opt dumps/03-annotate-shardings.mlir --resume --emit dist
+pmc compile ... --emit layer | pmc opt - -p "canonicalize,cse"
+pmc opt kernel.mlir --chip sg2262 --accounting physical -p select-tiles,lower-to-tiles,allocate-lmem
+pmc opt --list
 """
 
 
 def opt_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="MLIR file; - is stdin.")] = "-",
-    passes: Annotated[str, typer.Option("--passes", "-p", metavar="PIPELINE", help='"pass{option=value},pass".')] = "",
+    passes: Annotated[
+        str,
+        typer.Option("--passes", "-p", metavar="PIPELINE", autocompletion=pipeline, help='"pass{option=value},pass".'),
+    ] = "",
     output: Output = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Run what is left of the pipeline of a dump of pmc compile.")
     ] = False,
     emit: Annotated[Emit | None, typer.Option(help="With --resume: the level to go to (default commands).")] = None,
-    chip: Annotated[str | None, typer.Option(help="Chip for modules that name none: preset or YAML file.")] = None,
-    topology: Annotated[str | None, typer.Option(help="Topology for modules that name none.")] = None,
+    chip: Annotated[
+        str | None,
+        typer.Option(help="Chip for modules that name none: preset or YAML file.", autocompletion=preset_names("chip")),
+    ] = None,
+    topology: Annotated[
+        str | None, typer.Option(help="Topology for modules that name none.", autocompletion=preset_names("topology"))
+    ] = None,
     accounting: Annotated[
         str | None, typer.Option(help="What tiles are chosen by, for modules that name none: preset or YAML file.")
     ] = None,
@@ -106,17 +115,14 @@ def _target(
 
 
 def _pass_list() -> str:
-    from xdsl.passes import get_pass_option_infos
+    from pmc.compiler.catalog import pass_entries, pass_options
 
-    from pmc.compiler.pipelines import pass_factories
-
+    width = output_width(None)
     lines: list[str] = []
-    for name, factory in pass_factories().items():
-        pass_class = factory()
-        options = ", ".join(f"{o.name.replace('_', '-')}: {o.expected_type}" for o in get_pass_option_infos(pass_class))
-        summary = (pass_class.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"{name}{f' {{{options}}}' if options else ''}\n    {summary}\n")
-    return "".join(lines)
-
-
-opt_command.__doc__ = f"{opt_command.__doc__}\n\n{EXAMPLES}"
+    for entry in pass_entries():
+        lines += [entry.name, *(f"    {line}" for line in hanged(entry.description, 4, width))]
+        for option in pass_options(entry.name):
+            default = "" if option.default is None else f"={option.default}"
+            lines.append(f"      {option.name}{default} ({option.takes})")
+            lines += [f"          {line}" for line in hanged(option.description, 10, width) if line]
+    return "".join(f"{line}\n" for line in lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.output import Format, deliver, progress
+from pmc.compiler.cli.target import MODELS
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
     from pmc.backends.numeric.errors import Array
     from pmc.backends.numeric.layer import LayerRun
 
-EXAMPLES = """\b
-Examples:
-  pmc run ./tiny/config.json --batch 2 --q-len 4 --kv-len 4 --seed 1
-  pmc run dumps/07-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
-  pmc run dumps/13-emit-g5.mlir --inputs inputs.npz --format json
+EXAMPLES = """
+pmc run ./tiny/config.json --batch 2 --q-len 4 --kv-len 4 --seed 1
+pmc run dumps/07-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
+pmc run dumps/13-emit-g5.mlir --inputs inputs.npz --format json
 """
 
 
@@ -34,7 +34,9 @@ class PrecisionName(StrEnum):
 
 
 def run_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).")],
+    model: Annotated[
+        str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).", autocompletion=MODELS)
+    ],
     *,
     batch: Annotated[int | None, typer.Option(help="Sequences; a dump knows its own.")] = None,
     q_len: Annotated[int | None, typer.Option(help="New tokens per sequence.")] = None,
@@ -120,6 +122,3 @@ def _json(arrays: dict[str, Array]) -> str:
         for name, v in arrays.items()
     }
     return json.dumps({"results": summary, "logits": arrays["logits"].tolist()}, indent=2) + "\n"
-
-
-run_command.__doc__ = f"{run_command.__doc__}\n\n{EXAMPLES}"

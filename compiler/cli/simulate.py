@@ -17,11 +17,10 @@ from pmc.dialects.errors import PmcError
 if TYPE_CHECKING:
     from pmc.backends.g5.stream import StepTimes
 
-EXAMPLES = """\b
-Examples:
-  pmc simulate llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
-  pmc simulate dumps/13-emit-g5.mlir --trace trace.json
-  pmc simulate dumps/13-emit-g5.mlir --commands core=3,op=*.attention --format csv
+EXAMPLES = """
+pmc simulate llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
+pmc simulate dumps/13-emit-g5.mlir --trace trace.json
+pmc simulate dumps/13-emit-g5.mlir --commands core=3,op=*.attention --format csv
 """
 
 

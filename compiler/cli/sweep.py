@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver
-from pmc.compiler.cli.target import CONFIGURATIONS, Output, TargetOptions, flag
+from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, Output, TargetOptions, flag
 from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from pmc.compiler.sweep.points import Lengths, Point
     from pmc.compiler.sweep.result import SweepResult
 
-EXAMPLES = """\b
-Examples:
-  pmc sweep llama-3.1-70b --chip h100-sxm --topology nvlink-8 --deployment llama-70b-decode-tp8 \\
-      --set deployment.tp=1,2,4,8 --set deployment.batch=8..256:x2 --sort=-tps_per_chip
-  pmc sweep deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \\
-      --set chip.cores=16..64:16 --isl 4096 --osl 1024 --out cores.csv --resume
-  pmc sweep llama-3.1-8b --set chip=sg2262,h100-sxm --topology p1-r1-b1-c8 --deployment llama-8b-decode \\
-      --set deployment.batch=1..64 --plot batch.html
+EXAMPLES = """
+pmc sweep llama-3.1-70b --chip h100-sxm --topology nvlink-8 --deployment llama-70b-decode-tp8 \
+    --set deployment.tp=1,2,4,8 --set deployment.batch=8..256:x2 --sort=-tps_per_chip
+pmc sweep deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \
+    --set chip.cores=16..64:16 --isl 4096 --osl 1024 --out cores.csv --resume
+pmc sweep llama-3.1-8b --set chip=sg2262,h100-sxm --topology p1-r1-b1-c8 --deployment llama-8b-decode \
+    --set deployment.batch=1..64 --plot batch.html
 """
 
 
 def sweep_command(
-    model: Annotated[str, typer.Argument(help="Preset, config.json or YAML.")],
+    model: Annotated[str, typer.Argument(help="Preset, config.json or YAML.", autocompletion=MODELS)],
     *,
     granularity: Annotated[
         str, typer.Option(help="How closely the chip is looked at: chip (a roofline per op), core, or tile (tilings).")
@@ -180,6 +179,3 @@ def _text(result: SweepResult, order: Sequence[int], form: TableFormat, output: 
     from pmc.compiler.cli.text_table import output_width
 
     return sweep_table(result, order, output_width(output))
-
-
-sweep_command.__doc__ = f"{sweep_command.__doc__}\n\n{EXAMPLES}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pmc.compiler.cli.complete import preset_names, setting
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
@@ -113,8 +114,12 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+MODELS = preset_names("model")
+"""Completes the name of a model."""
+
 SETTING: Any = typer.Option(
     "--set",
+    autocompletion=setting,
     metavar="PART.FIELD=VALUE",
     help="Replace one field of the chip, topology, deployment or accounting: chip.lmem_bytes=4MiB, "
     "topology.links.c2c.gb_per_s=900; repeatable. `pmc list chips --fields` names the fields.",

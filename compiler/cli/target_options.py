@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from pmc.compiler.cli.complete import preset_names
 from pmc.compiler.cli.target import CONFIGURATIONS, SETTING, TargetOptions, flag
 from pmc.dialects.deployment import PANELS, DeploymentField, deployment_fields
 from pmc.dialects.errors import PmcError
@@ -24,7 +25,7 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     A command with an argument `axes` receives there what `--set` gives several values.
     """
     own = inspect.signature(command, eval_str=True)
-    files = [_option(name, str, help=text) for name, text in CONFIGURATIONS.items()]
+    files = [_option(name, str, help=text, autocompletion=preset_names(name)) for name, text in CONFIGURATIONS.items()]
     settings = inspect.Parameter(
         "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, SETTING]
     )

@@ -86,6 +86,11 @@ def prose(lines: Iterable[str], width: int | None) -> list[str]:
     return broken
 
 
+def hanged(text: str, indent: int, width: int | None) -> list[str]:
+    """Text that stands beside something `indent` characters wide, broken where it passes `width`."""
+    return (textwrap.wrap(text, max(width - indent, 24)) if width is not None else [text]) or [""]
+
+
 def _total(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + len(GAP) * (len(columns) - 1)
 

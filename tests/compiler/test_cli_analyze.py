@@ -118,7 +118,6 @@ def test_the_answer_goes_to_a_file_too(pmc: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--what", "memory"), "--what memory needs --reserve-fraction"),
         (("--what", "cost"), "--what cost needs --dollars-per-chip-hour"),
         (("--what", "comm", "--depth", "2"), "--what comm does not use --depth; its options are --accounting"),
         (

@@ -170,14 +170,19 @@ def test_unrolled_commands_are_those_of_one_core(tmp_path: Path) -> None:
     core = max(cores) - 1
     assert min(cores) <= core, "some program leaves the core idle"
     unrolled = compile_model(
-        load_model(write_config(tmp_path, LLAMA)), CHIP, TOPOLOGY, deployment({}), "commands", extra=unroll_specs(core)
+        load_model(write_config(tmp_path, LLAMA)),
+        CHIP,
+        TOPOLOGY,
+        deployment({}),
+        "commands",
+        extra=unroll_specs(core, False),
     )
     programs = [op for op in unrolled.walk() if isinstance(op, g5.ProgramOp)]
     for program in programs:
         queues = [op for op in program.body.block.ops if isinstance(op, g5.QueueOp)]
         assert {queue.core.value.data for queue in queues} == ({core} if core < program.cores.value.data else set())
     with pytest.raises(PmcError, match=rf"core {core + 1} is outside 0\.\.{core} of"):
-        run_pipeline(looped, unroll_specs(core + 1))
+        run_pipeline(looped, unroll_specs(core + 1, False))
 
 
 def test_a_dump_evaluates_like_its_model(tmp_path: Path) -> None:

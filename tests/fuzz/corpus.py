@@ -67,5 +67,5 @@ def _dumps(case: Case) -> tuple[Dump, ...]:
     model = import_hf(shrink_config(config, small, small.pp), source, "small")
     observer = _Dumps(f"{case.model}-{case.deployment.split('-')[2]}")
     target = shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b1-c8"), small
-    compile_model(model, *target, case.emit, [observer], unroll_specs(0) if case.emit == "commands" else ())
+    compile_model(model, *target, case.emit, [observer], unroll_specs(0, False) if case.emit == "commands" else ())
     return tuple(observer.dumps)
