@@ -231,7 +231,10 @@ class CoreCostModel(CostModel):
         useful_s = float(cost.flops) / self.target.chip.peak_flops_per_s(w.dtype)
         matrix = MatrixTime.of(busiest_s, useful_s, float(found.blocks * found.gemm_s) / self.rates.cores)
         softmax_s = float(found.waves * found.softmax_s)
-        return replace(matrix, efficiency_s=float(cost.compute_s) - softmax_s - busiest_s), softmax_s
+        compute_s = float(cost.compute_s)
+        lost_s = compute_s - softmax_s - busiest_s
+        lost_s = lost_s if lost_s > 1e-14 * compute_s else 0.0  # else the rounding of the sums
+        return replace(matrix, efficiency_s=lost_s), softmax_s
 
     def _finish(self, base: OpCost, compute_s: Number, memory_s: Number) -> OpCost:
         time_s = self.rates.overlapped(compute_s, memory_s)

@@ -72,12 +72,13 @@ class TileCostModel(CoreCostModel):
             parts[Part.MERGE] = float(found.time.merge.compute_s[0] + found.time.merge.memory_s[0])
         return present(parts)
 
-    def planned(self, op: Operation, bindings: Bindings) -> PlannedOp | None:
+    def planned(self, op: Operation, bindings: Bindings, searched: bool = False) -> PlannedOp | None:
         """The plan of an op, what it asks of the engines, and its time; None for an op that becomes no kernel.
 
-        Raises PmcError for a plan on the op that is not legal, or where none fits.
+        `searched` looks for the fastest plan even where one stands on the op.  Raises PmcError for a plan on the op
+        that is not legal, or where none fits.
         """
-        on_op = op.attributes.get(PLAN)
+        on_op = None if searched else op.attributes.get(PLAN)
         given = on_op if isinstance(on_op, PlanAttr) else None
         chip, search = self.target.chip, self.search
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmc.compiler.cli.output import Format, deliver, progress
+from pmc.compiler.cli.output import Format, TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import MODELS, Output, TargetOptions
 from pmc.compiler.cli.text_table import output_width
 from pmc.compiler.files import check_writable_file
@@ -71,8 +71,10 @@ def explain_command(
     Every op is taken apart into matrix, padding, imbalance, start-up, vector, data, no overlap, merge, latency and
     transfer, which add up to its time in evaluate.  With --op, plans, engines and commands are shown as well.
     With --against, the difference between two targets is taken apart in the same way.
+    Exit code 1 says that the step does not fit the DRAM of a chip.
     """
     check_writable_file(output)
+    misfits: list[str] = []
     if roofline is not None:
         if roofline.suffix not in PICTURES:
             raise PmcError(f"--roofline {roofline}: the picture is {' or '.join(PICTURES)}")
@@ -96,13 +98,17 @@ def explain_command(
             found = explain_module(module, bindings, options, op, None)
             both = difference(found, explain_module(other, other_bindings, options, op, None))
             json = output_format is Format.JSON
-            deliver(both.to_json() if json else _difference_text(both, every_op, output_width(output)), output)
-            return
-        found = explain_module(module, bindings, options, op, faster if levers else None, commands=op is not None)
-        text = found.to_json() if output_format is Format.JSON else _text(found, every_op, output_width(output))
-        if roofline is not None:
-            deliver(_picture(found, roofline.suffix), roofline)
+            text = both.to_json() if json else _difference_text(both, every_op, output_width(output))
+            misfits = both.misfits
+        else:
+            found = explain_module(module, bindings, options, op, faster if levers else None, commands=op is not None)
+            text = found.to_json() if output_format is Format.JSON else _text(found, every_op, output_width(output))
+            misfits = found.misfits
+            if roofline is not None:
+                deliver(_picture(found, roofline.suffix), roofline)
     deliver(text, output)
+    if misfits:
+        refuse(misfits, TableFormat(output_format.value), output)
 
 
 def _other(model: str, target: TargetOptions, changes: list[str]) -> tuple[str, TargetOptions]:

@@ -34,6 +34,7 @@ def difference_text(found: Difference, every_op: bool, width: int | None) -> str
     assumptions = tuple(dict.fromkeys(said for side in sides for said in side.assumptions))
     unvalidated = tuple(dict.fromkeys(said for side in sides for said in side.unvalidated))
     lines += honesty_notes(all(side.lower_bound for side in sides), assumptions, unvalidated)
+    lines += found.misfits
     return "".join(f"{line.rstrip()}\n" for line in prose(lines, width))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pmc.backends.evaluate.explain.bound import Bound
     from pmc.backends.evaluate.explain.commands import OpCommands
     from pmc.backends.evaluate.explain.levers import HardwareResult, Levers, Trial
+    from pmc.backends.evaluate.metrics import StepMetrics
 
 MEANINGS: Mapping[Part, str] = {
     Part.MATRIX: "products that the ops ask for, at the peak of all cores",
@@ -50,6 +52,7 @@ def explanation_text(found: Explanation, every_op: bool, width: int | None) -> s
         lines += ["", *_levers(found.levers)]
     result = found.step.ops
     lines += ["", *roofline_lines(found), *honesty_notes(result.lower_bound, result.assumptions, result.unvalidated)]
+    lines += found.misfits
     return "".join(f"{line.rstrip()}\n" for line in prose(lines, width))
 
 
@@ -75,16 +78,30 @@ def _parts(parts: Mapping[Part, float], whole: float) -> Iterator[str]:
 def _ops(found: Explanation, every_op: bool) -> Iterator[str]:
     ranked = sorted(found.ops, key=lambda op: -op.step.time_us)
     shown = ranked if every_op else ranked[:MOST_OPS]
-    width = max(len(op.step.path) for op in shown)
+    names = _names(found.ops)
+    width = max(len(names[op.step]) for op in shown)
     yield f"{'time us':>12s}  {'share':>6s}  {'op path':{width}s}  bound by, and what most of the time is"
     for op in shown:
         by = "" if op.bound is None else op.bound.by
         share = _percent(op.step.time_us, found.time_us)
-        yield f"{op.step.time_us:12.3f}  {share:>6s}  {op.step.path:{width}s}  {by}: {_largest(op)}"
+        yield f"{op.step.time_us:12.3f}  {share:>6s}  {names[op.step]:{width}s}  {by}: {_largest(op)}"
     rest = ranked[len(shown) :]
     if rest:
         us = sum(op.step.time_us for op in rest)
         yield f"{us:12.3f}  {_percent(us, found.time_us):>6s}  {len(rest)} more ops (--all lists them)"
+
+
+def _names(ops: Sequence[ExplainedOp]) -> dict[StepMetrics, str]:
+    """The path of every op; with what kind of op it is, or its pipeline stage, where the path alone is not enough."""
+    steps = [op.step for op in ops]
+    paths = Counter(step.path for step in steps)
+    kinds = Counter((step.path, step.op) for step in steps)
+    found: dict[StepMetrics, str] = {}
+    for step in steps:
+        kind = f" {step.op}" if paths[step.path] > kinds[step.path, step.op] else ""
+        stage = f" (stage {step.stage})" if kinds[step.path, step.op] > 1 else ""
+        found[step] = f"{step.path}{kind}{stage}"
+    return found
 
 
 def _largest(op: ExplainedOp) -> str:
@@ -99,6 +116,8 @@ def _op(op: ExplainedOp, found: Explanation) -> Iterator[str]:
     yield from _parts({part: seconds * 1e6 for part, seconds in op.one.parts.items()}, one_us)
     for shape in op.one.shapes:
         yield from _shape(shape)
+    if op.searched is not None:
+        yield f"  a search finds {op.searched.us:.3f} us: {op.searched.plan}"
     if op.one.note:
         yield f"  {op.one.note}"
     if op.one.loads:

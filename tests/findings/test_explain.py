@@ -398,3 +398,30 @@ def test_hands_on_05_evaluate_has_the_plan_in_a_column(capsys: pytest.CaptureFix
     assert "plan" not in run(capsys, "evaluate", *at_tile, "--format", "csv").splitlines()[0]
     assert main(["evaluate", *LLAMA, "--plans"]) == 2
     assert "plans are priced at granularity tile, this is granularity chip" in capsys.readouterr().err
+
+
+def test_hands_on_05_a_plan_that_is_not_the_best_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One slot instead of two: nothing overlaps, and the search finds the plan that was there."""
+    assert main(["compile", *LLAMA, "--emit", "commands", "--dump-dir", str(tmp_path), "-o", "/dev/null"]) == 0
+    capsys.readouterr()
+    (planned,) = tmp_path.glob("*-select-tiles.mlir")
+    path = "blocks.dense.gqa.attention"
+    best = run(capsys, "explain", str(planned), "--op", path, "--no-levers")
+    assert "a search finds" not in best
+    text = planned.read_text()
+    plan = '#tile.plan<cores [64, 1, 1], tile [1, 4, 688], order "pus", slots 2, multicast [q, kv]>'
+    assert text.count(plan) == 1
+    worse = tmp_path / "worse.mlir"
+    worse.write_text(text.replace(plan, plan.replace("slots 2", "slots 1")))
+    said = run(capsys, "explain", str(worse), "--op", path, "--no-levers")
+    once_us = explained(path=path, faster=None).ops[0].one.time_s * 1e6
+    assert f"a search finds {once_us:.3f} us: {plan}" in said
+
+
+def test_n24_a_step_that_does_not_fit_is_explained_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", *LLAMA, "--batch", "4096", "--no-levers", "--granularity", "chip"]) == 1
+    out = capsys.readouterr().out
+    assert "does not fit: " in out.splitlines()[-1] and "the step takes" in out
+    assert main(["explain", *LLAMA, "--against", "batch=4096", "--granularity", "chip", "--format", "json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["a"]["memory"]["fits"] is True and document["b"]["memory"]["fits"] is False

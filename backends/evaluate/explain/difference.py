@@ -122,6 +122,11 @@ class Difference:
         return parts_between(self.a.parts_us, self.b.parts_us)
 
     @property
+    def misfits(self) -> list[str]:
+        """One line for every side that does not fit."""
+        return [f"{name} {line}" for name, side in (("a", self.a), ("b", self.b)) for line in side.misfits]
+
+    @property
     def fields(self) -> dict[str, tuple[object, object]]:
         """The fields of chip and topology that times rest on and that differ, with both values."""
         paths = dict.fromkeys(

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from pmc.backends.cost.breakdown import Breakdown
-from pmc.backends.evaluate.engine import Site
+from pmc.backends.evaluate.engine import Site, tile_model_of
 from pmc.backends.evaluate.explain.commands import CommandTable
-from pmc.backends.evaluate.explain.explanation import ExplainedOp, Explanation, total_of
+from pmc.backends.evaluate.explain.explanation import ExplainedOp, Explanation, SearchedPlan, total_of
 from pmc.backends.evaluate.explain.levers import find_levers
 from pmc.backends.evaluate.explain.roofline import roofline_of
+from pmc.backends.evaluate.feasibility import step_feasibility
 from pmc.backends.evaluate.metrics import StepMetrics
 from pmc.backends.evaluate.overlap import StepEvaluator
 from pmc.dialects.errors import PmcError
+from pmc.dialects.tile_plan import PLAN
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def explain_step(
         ops = tuple(replace(op, commands=table.of(site)) for op, (site, _) in zip(ops, chosen, strict=True))
     levers = None if asked.faster is None else find_levers(evaluator, values, asked.path, asked.faster)
     roofline = roofline_of(ops, [site for site, _ in chosen], evaluator)
-    return Explanation(step, evaluator.target, ops, asked.path, roofline, levers)
+    memory = step_feasibility(evaluator.module, bindings)
+    return Explanation(step, evaluator.target, ops, asked.path, roofline, levers, memory)
 
 
 def _explained(evaluator: StepEvaluator, site: Site, row: StepMetrics, batches: list[dict[str, int]]) -> ExplainedOp:
@@ -65,7 +68,19 @@ def _explained(evaluator: StepEvaluator, site: Site, row: StepMetrics, batches: 
         found.append(one)
     us = [{part: seconds * 1e6 * site.count for part, seconds in one.parts.items()} for one in found]
     one = found[0] if len(found) == 1 else Breakdown.mixed([(1 / len(found), half) for half in found])
-    return ExplainedOp(row, total_of(us), one)
+    return ExplainedOp(row, total_of(us), one, _searched(evaluator, site, batches[0], one))
+
+
+def _searched(evaluator: StepEvaluator, site: Site, values: dict[str, int], one: Breakdown) -> SearchedPlan | None:
+    """The plan that a search finds for an op that has another one; corrections of times are those of its own plan."""
+    model = tile_model_of(evaluator.model)
+    if model is None or PLAN not in site.op.attributes:
+        return None
+    given, best = model.planned(site.op, values), model.planned(site.op, values, searched=True)
+    if given is None or best is None or given.plan == best.plan:
+        return None
+    own_s = float(given.time.total_s[0])
+    return SearchedPlan(best.plan, one.time_s * 1e6 * float(best.time.total_s[0]) / own_s) if own_s else None
 
 
 def _unknown(path: str, known: list[str]) -> PmcError:

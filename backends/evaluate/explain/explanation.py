@@ -13,10 +13,24 @@ from pmc.backends.evaluate.explain.bound import Bound, bound_of
 from pmc.backends.evaluate.explain.commands import OpCommands
 from pmc.backends.evaluate.explain.levers import Levers
 from pmc.backends.evaluate.explain.roofline import Roofline
+from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.metrics import StepMetrics
 from pmc.backends.evaluate.overlap import Overlap, StepResult
+from pmc.dialects.tile_plan import PlanAttr
 
 Parts = Mapping[Part, float]
+
+
+@dataclass(frozen=True)
+class SearchedPlan:
+    """What a search finds for an op on which a plan stands: the fastest plan, and its time in one execution."""
+
+    plan: PlanAttr
+    us: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values."""
+        return {"plan": str(self.plan), "us": self.us}
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,8 @@ class ExplainedOp:
     """They add up to `step.time_us`."""
     one: Breakdown
     """One execution; with two-batch overlap the mean of both micro-batches."""
+    searched: SearchedPlan | None = None
+    """The plan that a search finds, where another one stands on the op."""
     commands: OpCommands | None = None
     """What it was lowered to, where that was asked for."""
 
@@ -52,6 +68,7 @@ class ExplainedOp:
             "shapes": [_shape_dict(shape) for shape in self.one.shapes],
             "loads": [_load_dict(load, target) for load in self.one.loads],
             "note": self.one.note,
+            "searched": None if self.searched is None else self.searched.to_dict(),
             "commands": None if self.commands is None else self.commands.to_dict(),
         }
 
@@ -72,6 +89,8 @@ class Explanation:
     roofline: Roofline
     levers: Levers | None
     """What would make it faster, where that was asked for."""
+    memory: Feasibility | None
+    """Whether the step fits the DRAM of a chip; None below the dist level."""
 
     @property
     def parts_us(self) -> dict[Part, float]:
@@ -112,11 +131,17 @@ class Explanation:
             "levers": None if self.levers is None else self.levers.to_dict(),
             "roofline": self.roofline.to_dict(),
             "lower_bound": result.lower_bound,
+            "memory": None if self.memory is None else self.memory.to_dict(),
         }
 
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @property
+    def misfits(self) -> list[str]:
+        """One line where the step does not fit the DRAM of a chip."""
+        return [] if self.memory is None or self.memory.fits else [self.memory.verdict]
 
     @property
     def overlapped(self) -> bool:

@@ -117,7 +117,12 @@ def find_levers(evaluator: StepEvaluator, values: Mapping[str, int], path: str |
     base_us = timer.us(evaluator.target)
     found: list[HardwareResult] = []
     idle: list[str] = []
+    pulled: list[dict[str, float]] = []
     for lever in HARDWARE:
+        numbers = numbers_at(evaluator.target, lever.fields)
+        if not numbers or numbers in pulled:
+            continue  # the target has none of these fields, or no more than another lever
+        pulled.append(numbers)
         result = _pulled(lever, timer, base_us, base_us / faster)
         if result is None:
             idle.append(lever.name)
