@@ -36,13 +36,17 @@ def cases(draw: st.DrawFn) -> Case:
     moe = kind in ("mixtral", "deepseek", "deepseek-direct-q")
     ways = tp * cp * dp
     moe_tp = draw(st.sampled_from([n for n in range(1, ways + 1) if ways % n == 0])) if moe else 1
-    ep = ways // moe_tp if moe else 1
+    groups = ways // moe_tp
+    ep = draw(st.sampled_from([n for n in range(1, groups + 1) if groups % n == 0])) if moe else 1
+    moe_dp = groups // ep if moe else 1
+    splits = ["tp", "replicated", "stage"] if moe or pp == 1 or dp == 1 else ["tp", "replicated"]
+    vocabulary = {name: draw(st.sampled_from(splits)) for name in ("embedding", "lm_head")}
     config = (
         draw(deepseek(tp, pp, ep, moe_tp, kind))
         if kind.startswith("deepseek")
         else draw(llama(tp, pp, ep, moe_tp, kind))
     )
-    deployment = draw(deployments(tp, dp, pp, ep, moe_tp, cp))
+    deployment = draw(deployments(tp, dp, pp, ep, moe_tp, cp, moe_dp=moe_dp, **vocabulary))
     return Case(config, deployment, draw(chips()), draw(st.integers(0, 1000)))
 
 
@@ -60,7 +64,7 @@ def llama(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str) ->
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": draw(st.integers(pp, pp + 1)),
-        "vocab_size": tp * draw(st.integers(5, 9)),
+        "vocab_size": draw(st.integers(5, 40)),
         "intermediate_size": tp * moe_tp * draw(st.integers(3, 20)),
         "tie_word_embeddings": False,
         "rope_scaling": config["rope_scaling"] if draw(st.booleans()) else None,
@@ -96,7 +100,7 @@ def deepseek(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str)
         "qk_nope_head_dim": draw(st.sampled_from([5, 8])),
         "qk_rope_head_dim": draw(st.sampled_from([2, 4])),
         "v_head_dim": draw(st.sampled_from([3, 8])),
-        "vocab_size": tp * draw(st.integers(5, 9)),
+        "vocab_size": draw(st.integers(5, 40)),
         "intermediate_size": tp * draw(st.integers(3, 20)),
         "moe_intermediate_size": tp * moe_tp * draw(st.integers(1, 9)),
         "n_routed_experts": lcm(ep, groups) * 2,
@@ -110,7 +114,9 @@ def deepseek(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str)
 
 
 @st.composite
-def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int, cp: int) -> Deployment:
+def deployments(
+    draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int, cp: int, **more: object
+) -> Deployment:
     """A phase with lengths that only cp divides; a prefill may continue a cache, a decode step has one token a rank."""
     phase = draw(st.sampled_from(["prefill", "decode"]))
     q_len = cp * (draw(st.integers(1, 7 if cp == 1 else 3)) if phase == "prefill" else 1)
@@ -124,6 +130,7 @@ def deployments(draw: st.DrawFn, tp: int, dp: int, pp: int, ep: int, moe_tp: int
             "ep": ep,
             "moe_tp": moe_tp,
             "cp": cp,
+            **more,
             "sp": tp > 1 and draw(st.booleans()),
             "batch": draw(st.integers(1, 5)),
             "q_len": q_len,
