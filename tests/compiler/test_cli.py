@@ -162,7 +162,8 @@ def test_unroll_and_core(pmc: Pmc, tiny: Path) -> None:
 
 
 def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
-    text = """--tp 2 --pp 1 --dp 1 --ep 1 --moe-tp 1 --cp 1 --sp --phase decode --batch 8 --q-len 1 --kv-len 64
+    text = """--tp 2 --pp 1 --pp-layers balanced --dp 1 --ep 1 --moe-tp 1 --moe-dp 1 --cp 1
+        --embedding tp --lm-head tp --sp --phase decode --batch 8 --q-len 1 --kv-len 64
         --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
         --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla --no-longer-context"""
     options = text.split()
@@ -189,7 +190,7 @@ DEEP = "[" * 100_000
 BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = {
     "heads-by-tp": (["--tp", "3"], LLAMA, ["tp", "3", "heads"]),
     "experts-by-ep": (["--dp", "3", "--ep", "3"], MIXTRAL, ["8", "3", "ep"]),
-    "dp-tp-is-moe-tp-ep": (["--dp", "4", "--ep", "2"], MIXTRAL, ["dp*cp*tp = 4*1*1 = 4", "moe_tp*ep = 1*2 = 2"]),
+    "dp-tp-is-moe-tp-ep": (["--dp", "4", "--ep", "2"], MIXTRAL, ["dp*cp*tp = 4*1*1 = 4", "moe_tp*ep*moe_dp = 1*2*1 = 2"]),
     "ranks": (["--tp", "2", "--dp", "8"], LLAMA, ["tp*cp*dp*pp = 2*1*8*1 = 16 chips", "has 8"]),
     "stages": (["--pp", "5"], LLAMA, ["pp = 5 stages for 4 layers"]),
     "architecture": ([], {**LLAMA, "architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "LlamaForCausalLM"]),
