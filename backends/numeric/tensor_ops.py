@@ -190,7 +190,9 @@ def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Resu
 
 @implements(layer.RopeOp)
 def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
-    q_len = context.integer(op.q_len.data, op)
+    q_len, rows = context.integer(op.q_len.data, op), operands[0].shape[0]
+    if q_len < 1 or rows % q_len:
+        raise NumericError(f"{where(op)}: {rows} rows are not whole sequences of q_len {q_len}")
     positions = np.arange(q_len) * op.stride.value.data + context.integer(op.position(expr(0)), op)
     y = rope(
         operands[0],

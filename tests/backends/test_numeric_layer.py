@@ -233,6 +233,17 @@ def test_rope_scaling_errors(scaling: Scaling, message: str) -> None:
         rope_frequencies(8, 10000.0, scaling)
 
 
+@pytest.mark.parametrize("q_len", ["0", "batch + 1"])
+def test_rope_turns_whole_sequences(q_len: str) -> None:
+    """Found by fuzzing: rows were divided by a q_len of 0."""
+    body = (
+        f"%y = layer.rope(%x) {{head_dim = 4, theta = 100.0, interleaved = false, q_len = <{q_len}>, "
+        'kv_len = <kv_len>} at "q_rope" : !layer.tensor<[batch*q_len, 8], bf16>\nlayer.return([%y]) at "p"'
+    )
+    with pytest.raises(NumericError, match=r"layer\.rope at 'q_rope': 2 rows are not whole sequences of q_len [03]"):
+        run(body)
+
+
 # -- mixture of experts -----------------------------------------------------------------------------------------
 
 
