@@ -120,7 +120,7 @@ def run() -> NoReturn:
     seldom, and at the end not at all.  Plugins of pydantic would be looked for in every installed package, and must
     have no say in what a configuration may be.
     """
-    gc.set_threshold(100_000)
+    gc.set_threshold(300_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = main()
     gc.freeze()
