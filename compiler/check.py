@@ -33,11 +33,11 @@ from pmc.backends.numeric.shards import Layout
 from pmc.compiler.context import make_context
 from pmc.compiler.coverage import Coverage
 from pmc.compiler.differences import Difference, Expected, compare
-from pmc.compiler.driver import check_target, compile_model, run_pipeline, set_target
-from pmc.compiler.frontend import import_hf
+from pmc.compiler.driver import compile_model, run_pipeline, set_target
 from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import build_pass, default_pipeline
-from pmc.compiler.shrink import LEAST_BUDGET, MOST_BUDGET, shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_deployment
+from pmc.compiler.small import LAYERS, chip_for, refuse_mistakes, small_model
 from pmc.compiler.unrolled import UNROLL, wrong_table
 from pmc.dialects import tile
 from pmc.dialects.accounting import Accounting
@@ -217,7 +217,7 @@ def check_small(
     chip: Chip,
     topology: Topology,
     deployment: Deployment,
-    layers: int = 3,
+    layers: int = LAYERS,
     seed: int = 0,
     plans: Literal["chosen", "random", "both"] = "both",
     coverage: Coverage | None = None,
@@ -230,15 +230,13 @@ def check_small(
     element types that no command moves, are checked down to the dist level.  Stops at the first
     failure.  Raises PmcError for what `pmc compile` refuses too.
     """
-    check_target(chip, topology, deployment)
     refuse_mistakes(config, source, chip, topology, deployment)
     emit: Level = "dist" if chip.command_level is None else "commands"
     kinds: tuple[Plans, ...] = ("chosen", "random") if plans == "both" else (plans,)
     results: list[CheckResult] = []
-    fewest = 2 * deployment.pp if deployment.pp > 1 else 1
 
     def model(small: Deployment, dtype: str | None) -> ModuleOp:
-        return import_hf(shrink_config(config, small, max(layers, fewest), dtype), source, "small")
+        return small_model(config, source, small, layers, dtype)
 
     for phase in ("prefill", "decode"):
         typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
@@ -273,45 +271,6 @@ def in_commands(quantization: Quantization) -> bool:
     """Whether commands exist for the element types: whole bytes without scales."""
     formats = [element_format(name) for name in (quantization.weights, quantization.activations, quantization.kv_cache)]
     return all(found.scales is None and found.bits % 8 == 0 for found in formats)
-
-
-def refuse_mistakes(
-    config: Mapping[str, Any], source: str, chip: Chip, topology: Topology, deployment: Deployment
-) -> None:
-    """Raise PmcError for a deployment that the model itself, unshrunk, cannot have: no fault of a pass.
-
-    What a verifier says of the result of a pass is one: the small model will show it.
-    """
-    try:
-        compile_model(import_hf(config, source, "model"), chip, topology, deployment, "dist")
-    except PmcError as error:
-        if not isinstance(error.__cause__, VerifyException):
-            raise
-
-
-def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment) -> Chip:
-    """A small chip with hardly more LMEM than the smallest tiles of a small model need."""
-    budget = LEAST_BUDGET
-    found = chip if chip.command_level is None else shrink_chip(chip, budget)
-    specs = default_pipeline(small, "tile")
-    tiling = next(i for i, spec in enumerate(specs) if spec.name == "select-tiles")
-    set_target(model, found, topology, small)
-    try:
-        run_pipeline(model, specs[:tiling], verify_each=False)
-    except Exception:  # whatever it is, the check itself will say where
-        return found
-    while chip.command_level is not None and budget < MOST_BUDGET:
-        tiled = model.clone()
-        set_target(tiled, found, topology, small)
-        try:
-            run_pipeline(tiled, specs[tiling:], verify_each=False)
-            break
-        except PmcError:
-            budget += budget // 4
-            found = shrink_chip(chip, budget)
-        except Exception:  # an earlier pass is wrong: again, the check will say where
-            break
-    return found
 
 
 def _check_sequence(

@@ -128,7 +128,8 @@ def seeded_environment(
     elements = sum(prod(source.shape) for source in sources)
     if elements > MAX_ELEMENTS:
         raise NumericError(
-            f"the inputs have {elements} elements, at most {MAX_ELEMENTS} are run; `pmc check` shrinks a model"
+            f"the inputs have {elements} elements, at most {MAX_ELEMENTS} are run; "
+            "--shrink of `pmc run` and `pmc compile` makes a small version"
         )
     arrays: dict[str, dict[str, Array]] = {"weight": {}, "state": {}}
     for source in sources:

@@ -63,6 +63,9 @@ def compile_command(
         typer.Option("--all-rows", help="Unroll with all rows of the tables, not only the first and last of each."),
     ] = False,
     timing: Annotated[bool, typer.Option("--timing", help="Print to stderr how long each pass takes.")] = False,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Compile a small version of model, chip and lengths, which `pmc run` runs.")
+    ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="text is MLIR.")] = Format.TEXT,
     target: TargetOptions,
 ) -> None:
@@ -72,19 +75,20 @@ def compile_command(
         raise PmcError(f"--unroll, --core and --all-rows are about commands: --emit is {emit}, must be commands")
     check_writable_file(output)
     with progress(f"compiling {model}"):
-        from pmc.compiler.driver import compile_model, load_model
+        from pmc.compiler.cli.compiled import to_compile
+        from pmc.compiler.driver import compile_model
         from pmc.compiler.observers import DumpObserver, PrintObserver, TimeObserver
         from pmc.compiler.pipelines import unroll_specs
 
-        configurations, accounting = target.load(), target.load_accounting()
-        module = load_model(model)
+        module, chip, topology, deployment = to_compile(model, target, shrink)
+        accounting = target.load_accounting()
         observers: list[Observer] = [PrintObserver(print_ir_after, sys.stderr)] if print_ir_after else []
         if dump_dir is not None:
             observers.append(DumpObserver(dump_dir, emit.value))
         times = TimeObserver()
         observers += [times] if timing else []
         extra = unroll_specs(core or 0, all_rows) if unrolled else []
-        compile_model(module, *configurations, emit=emit.value, observers=observers, extra=extra, accounting=accounting)
+        compile_model(module, chip, topology, deployment, emit.value, observers, extra, accounting)
         text = result_text(module, output_format, print_op_generic)
     deliver(text, output)
     if timing:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from pmc.compiler.cli.target import TargetOptions
+    from pmc.dialects.arch import Chip, Topology
     from pmc.dialects.deployment import Deployment
 
 
@@ -57,6 +58,27 @@ def deployment_of(module: ModuleOp, bindings: dict[str, int]) -> Deployment:
     attribute = module.attributes[DEPLOYMENT]
     assert isinstance(attribute, DeploymentAttr)
     return attribute.data.model_copy(update=bindings)
+
+
+def to_compile(model: str, target: TargetOptions, shrink: bool) -> tuple[ModuleOp, Chip, Topology, Deployment]:
+    """A module of the model level and its target; with `shrink` small versions of both.
+
+    Lengths that the options give are kept in a small version too.  Raises PmcError.
+    """
+    from pmc.compiler.config import load_model_config
+    from pmc.compiler.driver import load_model
+
+    if not shrink:
+        return (load_model(model), *target.load())
+    if model.endswith(".mlir"):
+        raise PmcError(f"{model}: the sizes in a dump are fixed; --shrink takes a model (preset, config.json, YAML)")
+    from pmc.compiler.small import small_target
+
+    lengths = {name: value for name in SYMBOLS if isinstance(value := target.fields.get(name), int)}
+    config, source = load_model_config(model)
+    chip, topology, deployment = target.load()
+    small = small_target(config, source, chip, topology, deployment, lengths)
+    return small.model, small.chip, small.topology, small.deployment
 
 
 def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str, int]]:

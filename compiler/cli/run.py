@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pmc.compiler.cli.compile import Emit
+from pmc.compiler.cli.compiled import SYMBOLS, to_compile
 from pmc.compiler.cli.output import Format, deliver, progress
-from pmc.compiler.cli.target import MODELS
+from pmc.compiler.cli.target import MODELS, TargetOptions, flag
 from pmc.compiler.files import check_writable_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
     from pmc.backends.numeric.environment import Environment
     from pmc.backends.numeric.errors import Array
     from pmc.backends.numeric.layer import LayerRun
 
 EXAMPLES = """
-pmc run ./tiny/config.json --batch 2 --q-len 4 --kv-len 4 --seed 1
-pmc run dumps/07-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
+pmc run llama-3.1-8b --shrink --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --tp 2
+pmc run dumps/08-bind-symbols.mlir --save-inputs inputs.npz -o results.npz
 pmc run dumps/13-emit-g5.mlir --inputs inputs.npz --format json
 """
 
@@ -38,9 +42,13 @@ def run_command(
         str, typer.Argument(help="Preset, config.json, YAML; or a dump of pmc compile (.mlir).", autocompletion=MODELS)
     ],
     *,
-    batch: Annotated[int | None, typer.Option(help="Sequences; a dump knows its own.")] = None,
-    q_len: Annotated[int | None, typer.Option(help="New tokens per sequence.")] = None,
-    kv_len: Annotated[int | None, typer.Option(help="Tokens attended to, the new ones included.")] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Compile and run a small version of model, chip and lengths.")
+    ] = False,
+    emit: Annotated[
+        Emit | None,
+        typer.Option(help="With --shrink, the level to run; without it the lowest that the chip has."),
+    ] = None,
     inputs: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Inputs as .npz: tokens, weights/PATH, states/PATH. Without: seeded."),
@@ -54,16 +62,20 @@ def run_command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write logits and caches as .npz.")
     ] = None,
     output_format: Annotated[Format, typer.Option("--format", help="The form of the summary on stdout.")] = Format.TEXT,
+    target: TargetOptions,
 ) -> None:
     """Execute a module of any level on numpy and print its results.
 
-    Inputs are those of the whole model at every level; programs of ranks run on all ranks in one process.
+    Inputs are those of the whole model at every level; programs of ranks run on all ranks in one process.  --batch,
+    --q-len and --kv-len are its lengths; a dump knows its own.  Models of their real size are mostly too large:
+    --shrink compiles and runs a small version of the model for a small version of the target, as `pmc check` does.
     """
     for path in (save_inputs, output):
         check_writable_file(path)
-    given = {"batch": batch, "q_len": q_len, "kv_len": kv_len}
     with progress(f"running {model}"):
-        environment, run = _run(model, {k: v for k, v in given.items() if v is not None}, inputs, seed, precision)
+        module = _module(model, target, shrink, emit)
+        lengths = {name: value for name in SYMBOLS if isinstance(value := target.fields.get(name), int)}
+        environment, run = _run(module, lengths, inputs, seed, precision)
     from pmc.backends.numeric.run import input_arrays, result_arrays
 
     results = result_arrays(run)
@@ -74,14 +86,29 @@ def run_command(
     deliver(_json(results) if output_format is Format.JSON else _text(results), None)
 
 
+def _module(model: str, target: TargetOptions, shrink: bool, emit: Emit | None) -> ModuleOp:
+    """The module of a model or dump as it is, or the compilation of a small version."""
+    from pmc.compiler.driver import compile_model, load_model
+
+    if not shrink:
+        foreign = [name for name in target.given if name not in map(flag, SYMBOLS)]
+        foreign += ["--emit"] if emit is not None else []
+        if foreign:
+            raise PmcError(f"{', '.join(foreign)}: only with --shrink, which compiles; a module runs as it is")
+        return load_model(model)
+    module, chip, topology, deployment = to_compile(model, target, shrink)
+    lowest = Emit.DIST if chip.command_level is None else Emit.COMMANDS
+    return compile_model(
+        module, chip, topology, deployment, (emit or lowest).value, accounting=target.load_accounting()
+    )
+
+
 def _run(
-    model: str, bindings: dict[str, int], inputs: Path | None, seed: int, precision: PrecisionName
+    module: ModuleOp, bindings: dict[str, int], inputs: Path | None, seed: int, precision: PrecisionName
 ) -> tuple[Environment, LayerRun]:
     from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
     from pmc.backends.numeric.run import bindings_of, load_inputs, run_module, seeded_inputs
-    from pmc.compiler.driver import load_model
 
-    module = load_model(model)
     known = bindings_of(module, bindings)
     environment = load_inputs(inputs, known) if inputs is not None else seeded_inputs(module, known, seed)
     precisions = {p.name: p for p in (EXACT64, EXACT32, EMULATED)}
