@@ -79,7 +79,7 @@ def test_every_pass_keeps_the_meaning(model: str, mesh: dict[str, Any]) -> None:
     [
         ("deepseek-v3", {"cp": 3, "tp": 2, "ep": 6}, "256 elements, not divisible by ep = 6"),
         ("llama-3.1-8b", {"tp": 3}, "not divisible by tp = 3"),
-        ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2}, "must equal moe_tp*ep = 1*2"),
+        ("deepseek-v3", {"tp": 2, "dp": 2, "ep": 2}, "must equal moe_tp*ep*moe_dp = 1*2*1"),
         ("llama-3.1-8b", {"pp": 40}, "needs tp*cp*dp*pp = 1*1*1*40 = 40 chips"),
     ],
     ids=str,
