@@ -154,6 +154,9 @@ class Deployment(Schema, frozen=True):
     longer_context: Annotated[bool, WORKLOAD] = Field(
         description="Run lengths beyond those that the model is made for, which results then say; else they are errors"
     )
+    prefill_chunk: Annotated[Tokens, WORKLOAD] = Field(
+        description="Tokens that a dp rank prefills at once, at most, in a request: whole prompts, or parts of one"
+    )
     quantization: Quantization = Field(description="Element types")
     expert_capacity: Annotated[Literal["balanced", "worst"], ASSUMPTIONS, PassOption("expand-blocks", "capacity")] = (
         Field(description="Token capacity of an expert: its expected load, or every token")

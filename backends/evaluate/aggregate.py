@@ -47,6 +47,11 @@ class StepTotals:
     """The most by which the sum of the times over the steps can be off, for times that grow with the length."""
 
     @property
+    def points(self) -> int:
+        """How many steps these are."""
+        return len(self.compute_us)
+
+    @property
     def pipeline(self) -> Pipeline:
         """The stages with their transfers."""
         return Pipeline(self.stage_us, self.send_us[:-1], self.passage_us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -176,7 +176,7 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
 
 
 def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int | V]:
-    """The values of the symbols: those of the deployment, replaced by `bindings`.
+    """The values of the symbols: those of the deployment, replaced by `bindings`; arrays as floats, never too small.
 
     Raises PmcError for a symbol that no program has, a value below 1, a length that cp does not divide, or one that the
     model is not made for where the deployment does not ask for that.
@@ -192,7 +192,9 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     if isinstance(deployment, DeploymentAttr):
         data = deployment.data
         known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
-    values = {**known, **bindings}
+    # Products of lengths may exceed 64 bits, which integer arrays do not say.
+    given = {name: _as_floats(value) for name, value in bindings.items()}
+    values = {**known, **given}
     mesh = module.attributes.get(MESH)
     uneven = uneven_lengths(mesh.data, values) if isinstance(mesh, MeshAttr) else None
     if uneven is not None:
@@ -202,6 +204,10 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
         if problem is not None:
             raise PmcError(problem)
     return values
+
+
+def _as_floats(value: V) -> V:
+    return cast(V, value.astype(np.float64)) if isinstance(value, np.ndarray) else value
 
 
 def granularity_of(name: str) -> Granularity:

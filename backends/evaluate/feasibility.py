@@ -6,7 +6,7 @@ where the batch asked for does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
@@ -14,16 +14,16 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import Feasibility, MemoryOptions
 from pmc.backends.evaluate.memory import FootprintPlan
-from pmc.backends.evaluate.pipeline import micro_batches_of
+from pmc.backends.evaluate.pipeline import PrefillChunks, micro_batches_of
 from pmc.dialects import layer
 
 Point = tuple[FootprintPlan, Mapping[str, int]]
 """A program and the values of its symbols."""
 
 
-def unreserved(micro_batches: int) -> MemoryOptions:
+def unreserved(micro_batches: int, most_sequences: int | None = None) -> MemoryOptions:
     """Nothing kept free and no pages: what the program itself must have."""
-    return MemoryOptions(reserve_fraction=0.0, reserve_bytes=0, kv_block_tokens=1, micro_batches=micro_batches)
+    return MemoryOptions(0.0, 0, 1, micro_batches, most_sequences)
 
 
 def step_feasibility(module: ModuleOp, bindings: Mapping[str, int] | None = None) -> Feasibility | None:
@@ -40,48 +40,36 @@ def step_feasibility(module: ModuleOp, bindings: Mapping[str, int] | None = None
 
 
 def request_feasibility(
-    prefill: ModuleOp, decode: ModuleOp, batch: int, isl: int, osl: int, stages: int, micro_batches: int | None
+    prefill: ModuleOp, decode: ModuleOp, batch: int, chunks: PrefillChunks, osl: int, micro_batches: int | None
 ) -> Feasibility:
-    """Whether both phases of a request fit: caches of all sequences, activations of one micro-batch.
+    """Whether both phases of a request fit: caches of all sequences, activations of one chunk or micro-batch.
 
-    The phase and the stage that need most decide; decode is looked at with the full cache.  The largest batch is the
-    largest for which this function, with the same other arguments, says that it fits.  Raises PmcError for
-    micro-batches that do not divide the batch.
+    The phase and the stage that need most decide.  Decode is looked at with the full cache, prefill in its last chunk,
+    when all prompts are in the cache.  The largest batch is the largest for which this function, with the same other
+    arguments, says that it fits.  Raises PmcError for more micro-batches than sequences.
     """
-    options = unreserved(micro_batches_of(batch, stages, micro_batches))
+    micro_batches_of(batch, chunks.stages, chunks.replicas, micro_batches)
+    isl = chunks.isl
     points: list[Point] = [
-        (FootprintPlan.of(prefill, options), {"batch": batch, "q_len": isl, "kv_len": isl}),
-        (FootprintPlan.of(decode, options), {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1}),
+        (
+            FootprintPlan.of(prefill, unreserved(chunks.stages, chunks.most_sequences)),
+            {"batch": batch, "q_len": min(isl, chunks.chunk), "kv_len": isl},
+        ),
+        (
+            FootprintPlan.of(decode, unreserved(micro_batches or chunks.stages)),
+            {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1},
+        ),
     ]
     fullest = max((_at(plan, values) for plan, values in points), key=lambda found: found.total_bytes)
     if fullest.fits:
         return fullest
-    counts = range(1, stages + 1) if micro_batches is None else [micro_batches]
-    return replace(fullest, largest_batch=_largest_batch(points, counts))
+    limits = [limit for plan, values in points if (limit := plan.largest_batch(values)) is not None]
+    largest = min(limits, default=None)
+    # A batch with fewer sequences than micro-batches that were asked for cannot be split into these.
+    return replace(fullest, largest_batch=0 if largest is not None and largest < (micro_batches or 1) else largest)
 
 
 def _at(plan: FootprintPlan, values: Mapping[str, int]) -> Feasibility:
     """The answer at one point; the first of stages that need equally much."""
     fullest = max(plan.at(values), key=lambda stage: stage.total_bytes)
     return Feasibility(plan.phase, fullest.stage, fullest.parts, plan.chip.name, plan.chip.dram_bytes)
-
-
-def _largest_batch(points: Sequence[Point], counts: Iterable[int]) -> int | None:
-    """The largest batch that fits at every point, in as many micro-batches as one of `counts` says.
-
-    A batch is a multiple of its number of micro-batches.  One that is split into more than the number under which it
-    was found needs no more memory, so that it still fits.  None where no program has a symbol `batch` to vary.
-    """
-    largest = 0
-    for count in counts:
-        limits = [_with_parts(plan, count).largest_batch(values) for plan, values in points]
-        limit = min((found for found in limits if found is not None), default=None)
-        if limit is None:
-            return None
-        largest = max(largest, limit - limit % count)
-    return largest
-
-
-def _with_parts(plan: FootprintPlan, micro_batches: int) -> FootprintPlan:
-    options = replace(plan.options, micro_batches=micro_batches)
-    return replace(plan, options=options, stages=tuple(replace(stage, options=options) for stage in plan.stages))

@@ -26,6 +26,8 @@ class MemoryOptions:
     """Tokens of a block of a paged cache: every sequence occupies whole blocks.  1 is a cache without pages."""
     micro_batches: int
     """Parts into which the batch is cut: caches are those of all sequences, activations those of one part."""
+    most_sequences: int | None = None
+    """The most sequences of a part, where more parts are made of a large batch."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.reserve_fraction < 1:

@@ -20,8 +20,8 @@ from pmc.dialects.analyses.stored_arrays import StoredArray
 from pmc.dialects.analyses.value_arrays import ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, UnboundSymbolError, ceildiv
-from pmc.dialects.interfaces import IntArray
+from pmc.dialects.expr import Expr, UnboundSymbolError, Value, ceildiv
+from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.tensor import TensorType, element_name
 
 BATCH = "batch"
@@ -98,20 +98,30 @@ class StagePlan:
             chip=chip,
         )
 
-    def least(self, bindings: Bindings) -> IntArray:
-        """Bytes that no placement can do without, at one point or at every point of arrays; the reserve included."""
+    def least(self, bindings: Bindings) -> FloatArray:
+        """Bytes that no placement can do without, at one point or at every point of arrays; the reserve included.
+
+        Exact up to 2**53, where any batch fits no more; integers would overflow in silence.
+        """
         alignment = self.chip.alignment_bytes
-        inputs, stored, shared, buffers = self._sizes(bindings)
-        stay = sum((padded(size, alignment) for size in (*inputs, *stored, max_of_all(buffers))), np.asarray(0))
+        at = {name: np.asarray(value, np.float64) for name, value in bindings.items()}
+        inputs, stored, shared, buffers = (
+            [np.asarray(size, np.float64) for size in _evaluated(sizes, point)]
+            for sizes, point in zip(self._bytes, self._points(at), strict=True)
+        )
+        stay = sum((padded(size, alignment) for size in (*inputs, *stored, max_of_all(buffers))), np.asarray(0.0))
         sizes = [padded(size, alignment) for size in shared]
         # The last array of a placement ends without padding.
-        alive = max_of_all([sum((sizes[i] for i in at), np.asarray(0)) for at in self.arrays.alive])
-        return np.asarray(stay + alive - (alignment - 1) + self.options.reserve_of(self.chip.dram_bytes))
+        alive = max_of_all([sum((sizes[i] for i in together), np.asarray(0.0)) for together in self.arrays.alive])
+        return np.asarray(stay + alive - (alignment - 1) + self.options.reserve_of(self.chip.dram_bytes), np.float64)
 
     def at(self, bindings: Mapping[str, int]) -> StageFootprint:
         """The footprint at one point: the arrays as `allocate-dram` places them."""
         alignment = self.chip.alignment_bytes
-        inputs, stored, shared, buffers = ([int(size) for size in sizes] for sizes in self._sizes(bindings))
+        inputs, stored, shared, buffers = (
+            [int(size) for size in _evaluated(sizes, point)]
+            for sizes, point in zip(self._bytes, self._points(bindings), strict=True)
+        )
         largest = int(np.argmax(buffers)) if buffers else None
         communication_bytes = 0 if largest is None else buffers[largest]
         stay = place_in_turn([*inputs, *stored, communication_bytes], 0, alignment)
@@ -154,10 +164,10 @@ class StagePlan:
     def _shapes(self) -> list[str]:
         return [*(dims_text(weight.type) for weight in self.weights), *self.shapes]
 
-    def _sizes(self, bindings: Bindings) -> list[list[IntArray]]:
-        """`_bytes` at a point or at points; caches are those of all sequences, all else that of one micro-batch."""
-        part = micro_batch(bindings, self.options)
-        return [_evaluated(sizes, p) for sizes, p in zip(self._bytes, (part, bindings, part, part), strict=True)]
+    def _points(self, values: Mapping[str, Value]) -> tuple[Mapping[str, Value], ...]:
+        """The symbols of each of `_bytes`: caches are those of all sequences, all else that of one micro-batch."""
+        part = micro_batch(values, self.options)
+        return part, values, part, part
 
 
 @dataclass(frozen=True)
@@ -228,16 +238,20 @@ class FootprintPlan:
         return low
 
 
-def micro_batch(bindings: Bindings, options: MemoryOptions) -> Bindings:
-    """The bindings of one micro-batch: the batch in parts, rounded up."""
+def micro_batch(bindings: Mapping[str, Value], options: MemoryOptions) -> Mapping[str, Value]:
+    """The bindings of one micro-batch: the batch in parts, rounded up, none with more sequences than it may have."""
     if BATCH not in bindings:
         return bindings
-    return {**bindings, BATCH: -(-bindings[BATCH] // options.micro_batches)}
+    part = -(-bindings[BATCH] // options.micro_batches)
+    if options.most_sequences is not None:
+        least = min if isinstance(part, int) else np.minimum
+        part = least(part, options.most_sequences)
+    return {**bindings, BATCH: part}
 
 
-def max_of_all(values: Sequence[IntArray]) -> IntArray:
+def max_of_all(values: Sequence[FloatArray]) -> FloatArray:
     """The element-wise maximum of arrays that broadcast, 0 for none."""
-    return np.asarray(np.max(np.stack(np.broadcast_arrays(*values)), axis=0) if values else 0)
+    return np.asarray(np.max(np.stack(np.broadcast_arrays(*values)), axis=0) if values else 0.0, np.float64)
 
 
 def dims_text(type_: TensorType) -> str:
@@ -260,14 +274,14 @@ def _require_local(program: layer.ProgramOp) -> None:
                 )
 
 
-def padded(sizes: IntArray, alignment: int) -> IntArray:
+def padded(sizes: FloatArray, alignment: int) -> FloatArray:
     """Sizes rounded up to whole units of alignment."""
-    return np.asarray(-(-sizes // alignment) * alignment)
+    return np.asarray(-(-sizes // alignment) * alignment, np.float64)
 
 
-def _evaluated(sizes: Sequence[Expr], bindings: Bindings) -> list[IntArray]:
+def _evaluated(sizes: Sequence[Expr], bindings: Mapping[str, Value]) -> list[Value]:
     """Every size, equal ones evaluated once."""
-    found = {size: np.asarray(size.evaluate(bindings), np.int64) for size in dict.fromkeys(sizes)}
+    found = {size: size.evaluate(bindings) for size in dict.fromkeys(sizes)}
     return [found[size] for size in sizes]
 
 

@@ -32,6 +32,7 @@ from pmc.backends.evaluate.engine import (
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, serial_schedule
 from pmc.dialects.accounting import accounting_of
+from pmc.dialects.dist import DATA
 from pmc.dialects.errors import PmcError
 
 
@@ -116,6 +117,12 @@ class StepEvaluator:
         """The pipeline stages of the program."""
         mesh = self.target.mesh
         return 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == "pp"), 1)
+
+    @property
+    def replicas(self) -> int:
+        """The ranks of data parallelism."""
+        mesh = self.target.mesh
+        return 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == DATA), 1)
 
     @property
     def efficiency(self) -> float:

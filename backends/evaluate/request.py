@@ -1,7 +1,7 @@
 """A whole request: prefill of the prompt, then one decode step per token over a growing KV cache.
 
 All sequences of the batch are in the same phase: the batch is prefilled, then decoded, as in a serving system that
-separates the phases.  Queueing, chunked prefill and the host are not modelled.
+separates the phases; prompts are prefilled in chunks.  Queueing and the host are not modelled.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,9 +19,13 @@ from pmc.backends.evaluate.assumptions import checkpoint_assumptions
 from pmc.backends.evaluate.feasibility import request_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
-from pmc.backends.evaluate.pipeline import micro_batches_of
+from pmc.backends.evaluate.pipeline import PrefillChunks, decode_us, micro_batches_of, parts_of, stream_us
+from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray
+
+ALL_AT_ONCE = 2**62
+"""The chunk of programs without a deployment: all prompts."""
 
 CSV_COLUMNS: tuple[str, ...] = ("phase", "metric", "value", "relative_only")
 """The columns of `RequestResult.to_csv`; new metrics are only ever appended to a phase."""
@@ -33,7 +37,7 @@ class PhaseAggregates:
 
     steps: int
     micro_batches: int
-    """Parts of the batch that follow each other through the pipeline stages in every step."""
+    """What follows each other through the pipeline stages in every step: parts of the batch, or chunks of prefill."""
     time_us: float
     compute_us: float
     """The time of ops on the cores, of one chip."""
@@ -168,9 +172,10 @@ def evaluate_request(
     """Prefill of `isl` tokens and `osl` tokens of output of `batch` sequences (over all ranks).
 
     Both programs are of one deployment.  The first token comes out of prefill; token i > 1 takes a decode step in which
-    isl + i - 1 tokens are attended to.  With pipeline stages the batch is split into `micro_batches`, by default the
-    most that divide it, up to one per stage.  Raises PmcError for lengths below 1, a number of micro-batches that does
-    not divide the batch, or programs of other phases.
+    isl + i - 1 tokens are attended to.  Prompts are prefilled in chunks, see `PrefillChunks`, of the size that the
+    deployment of the program says (without one, all at once); every chunk is a micro-batch of the pipeline.  Decode
+    splits the batch into `micro_batches`, by default one per stage; they differ by a sequence where they do not divide
+    it.  Raises PmcError for lengths below 1, more micro-batches than sequences, or programs of other phases.
     """
     for name, value in (("batch", batch), ("isl", isl), ("osl", osl)):
         if value < 1:
@@ -178,25 +183,28 @@ def evaluate_request(
     for evaluator, phase in ((prefill, "prefill"), (decode, "decode")):
         if evaluator.program.phase.data != phase:
             raise PmcError(f"expected a {phase} program, found one of phase {evaluator.program.phase.data}")
-    parts = micro_batches_of(batch, prefill.stages, micro_batches)
-    part = batch // parts
-    prompt = {"batch": part, "q_len": isl, "kv_len": isl}
-    read = totals_of(prefill.step(prompt))
-    ttft_us = float(read.pipeline.stream_us(parts)[0])
-    first = _aggregates(prefill, prompt, read, np.asarray([ttft_us]), parts, batch * isl)
+    chunks = prefill_chunks(prefill, isl)
+    prompts = [(_prompts(prefill, size, chunks), times) for size, times in chunks.micro_batches(batch)]
+    read = [Run(totals, times) for own, times in prompts for totals in own]
+    ttft_us = stream_us([([totals.pipeline for totals in own], times) for own, times in prompts])
+    parts = sum(times * sum(totals.points for totals in own) for own, times in prompts)
+    first = _aggregates(prefill, read, parts, np.asarray([ttft_us]), batch * isl)
     rest: PhaseAggregates | None = None
     gaps = np.zeros(0)
     unvalidated = prefill.model.unvalidated()
     if osl > 1:
-        step = {"batch": part, "q_len": 1, "kv_len": isl + 1}
-        written = totals_over(decode, step, np.arange(isl + 1, isl + osl, dtype=np.int64))
-        gaps = written.pipeline.decode_us(parts)
-        rest = _aggregates(decode, step, written, gaps, parts, batch * (osl - 1))
+        lengths = np.arange(isl + 1, isl + osl, dtype=np.int64)
+        written = [
+            Run(totals_over(decode, {"batch": size, "q_len": 1, "kv_len": isl + 1}, lengths), times)
+            for size, times in parts_of(batch, micro_batches_of(batch, prefill.stages, prefill.replicas, micro_batches))
+        ]
+        gaps = decode_us([(run.totals.pipeline, run.times) for run in written])
+        rest = _aggregates(decode, written, sum(run.times for run in written), gaps, batch * (osl - 1))
         unvalidated = (*unvalidated, *(p for p in decode.model.unvalidated() if p not in unvalidated))
     e2e_us = ttft_us + float(gaps.sum())
     ranks, target = ranks_of(prefill.target), prefill.target
     tpot_us = float(gaps.mean()) if len(gaps) else None
-    memory = request_feasibility(prefill.module, decode.module, batch, isl, osl, prefill.stages, micro_batches)
+    memory = request_feasibility(prefill.module, decode.module, batch, chunks, osl, micro_batches)
     return RequestResult(
         model=prefill.program.sym_name.data,
         chip=target.chip.name,
@@ -226,47 +234,77 @@ def evaluate_request(
     )
 
 
+@dataclass(frozen=True)
+class Run:
+    """Steps, and how many micro-batches there are of each."""
+
+    totals: StepTotals
+    times: int
+
+    def sum(self, name: str) -> float:
+        """One of the arrays of the totals, over all steps and micro-batches."""
+        return float(getattr(self.totals, name).sum()) * self.times
+
+
+def prefill_chunks(evaluator: StepEvaluator, isl: int) -> PrefillChunks:
+    """How prompts of so many tokens are prefilled under the deployment of a program."""
+    deployment = evaluator.module.attributes.get("arch.deployment")
+    chunk = deployment.data.prefill_chunk if isinstance(deployment, DeploymentAttr) else ALL_AT_ONCE
+    return PrefillChunks(isl, chunk, evaluator.replicas, evaluator.stages)
+
+
+def _prompts(evaluator: StepEvaluator, sequences: int, chunks: PrefillChunks) -> list[StepTotals]:
+    """The chunks of so many prompts that are prefilled together, in their order."""
+    found: list[StepTotals] = []
+    for q_len, count, first_kv in chunks.tokens:
+        prompt = {"batch": sequences, "q_len": q_len, "kv_len": first_kv}
+        if count == 1:
+            found.append(totals_of(evaluator.step(prompt)))
+        else:
+            found.append(totals_over(evaluator, prompt, np.arange(1, count + 1, dtype=np.int64) * q_len))
+    return found
+
+
 def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregates:
     """The figures of one step of one micro-batch; its tokens are those that it reads (prefill) or writes (decode)."""
     totals = totals_of(step)
     bindings = step.ops.bindings
     tokens = bindings.get("batch", 1) * bindings.get("q_len", 1)
-    return _aggregates(evaluator, bindings, totals, totals.pipeline.once_us, 1, tokens)
+    return _aggregates(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
 
 
 def _aggregates(
-    evaluator: StepEvaluator,
-    bindings: Mapping[str, int],
-    totals: StepTotals,
-    step_us: FloatArray,
-    parts: int,
-    tokens: int,
+    evaluator: StepEvaluator, runs: Sequence[Run], micro_batches: int, step_us: FloatArray, tokens: int
 ) -> PhaseAggregates:
-    """The figures of a phase whose steps take `step_us` each, with `parts` micro-batches through all stages."""
-    stages = len(totals.stage_us)
+    """The figures of a phase whose steps take `step_us` each, with the micro-batches of all runs."""
+    stages = len(runs[0].totals.stage_us)
     time_us = float(step_us.sum())
 
-    def of_chip(per_micro_batch: FloatArray) -> float:
-        return float(per_micro_batch.sum()) * parts / stages
+    def of_chip(name: str) -> float:
+        return sum(run.sum(name) for run in runs) / stages
 
-    busy_us = of_chip(totals.stage_us)
-    flops, dram_bytes = of_chip(totals.flops), of_chip(totals.dram_bytes)
-    error = totals.interpolation_error_us * (parts if stages > 1 else 1)
+    bottlenecks = {
+        tag.value: sum(
+            float(run.totals.bottlenecks_us[tag].sum()) * run.times for run in runs if tag in run.totals.bottlenecks_us
+        )
+        for tag in dict.fromkeys(tag for run in runs for tag in run.totals.bottlenecks_us)
+    }
+    dram_bytes = of_chip("dram_bytes")
     return PhaseAggregates(
         steps=len(step_us),
-        micro_batches=parts,
+        micro_batches=micro_batches,
         time_us=time_us,
-        compute_us=of_chip(totals.compute_us),
-        comm_us=of_chip(totals.comm_us),
-        exposed_us=of_chip(totals.exposed_us),
-        wait_us=of_chip(totals.wait_us),
-        bubble=max(0.0, 1.0 - busy_us / time_us) if time_us else 0.0,
-        flops=flops,
+        compute_us=of_chip("compute_us"),
+        comm_us=of_chip("comm_us"),
+        exposed_us=of_chip("exposed_us"),
+        wait_us=of_chip("wait_us"),
+        bubble=max(0.0, 1.0 - of_chip("stage_us") / time_us) if time_us else 0.0,
+        flops=of_chip("flops"),
         dram_bytes=dram_bytes,
-        link_bytes=of_chip(totals.link_bytes),
-        mfu=of_chip(totals.peak_us) / time_us if time_us else 0.0,
+        link_bytes=of_chip("link_bytes"),
+        mfu=of_chip("peak_us") / time_us if time_us else 0.0,
         mbu=dram_bytes * 1e6 / evaluator.target.chip.dram_bytes_per_s / time_us if time_us else 0.0,
         tps_per_chip=tokens / (time_us * 1e-6) / ranks_of(evaluator.target) if time_us else 0.0,
-        bottlenecks_us={tag.value: of_chip(us) for tag, us in totals.bottlenecks_us.items()},
-        interpolation_error_us=error,
+        bottlenecks_us={name: us / stages for name, us in bottlenecks.items()},
+        interpolation_error_us=sum(run.totals.interpolation_error_us * run.times for run in runs),
     )

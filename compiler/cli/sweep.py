@@ -48,7 +48,7 @@ def sweep_command(
     ] = None,
     micro_batches: Annotated[
         int | None,
-        typer.Option(help="Parts of the batch in the pipeline; without it the most that divide it, up to one a stage."),
+        typer.Option(help="Parts of the batch in the pipeline of decode; one per stage if not given."),
     ] = None,
     tile_cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the results of tile searches here, for the next time.")

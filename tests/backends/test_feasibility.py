@@ -11,6 +11,7 @@ from pmc.backends.evaluate.feasibility import request_feasibility, step_feasibil
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.evaluate.overlap import StepEvaluator
+from pmc.backends.evaluate.pipeline import PrefillChunks
 from pmc.backends.evaluate.request import RequestResult, evaluate_request
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model
@@ -67,9 +68,13 @@ def staged(dram: int) -> tuple[ModuleOp, ModuleOp]:
     return with_dram(compiled("prefill", STAGES), dram), with_dram(compiled("decode", STAGES), dram)
 
 
-def request_fits(batch: int, dram: int, micro_batches: int | None = None) -> Feasibility:
+def chunks(isl: int = ISL, stages: int = STAGES, chunk: int = 10**6) -> PrefillChunks:
+    return PrefillChunks(isl, chunk, 1, stages)
+
+
+def request_fits(batch: int, dram: int, micro_batches: int | None = None, chunk: int = 10**6) -> Feasibility:
     prefill, decode = staged(dram)
-    return request_feasibility(prefill, decode, batch, ISL, OSL, STAGES, micro_batches)
+    return request_feasibility(prefill, decode, batch, chunks(chunk=chunk), OSL, micro_batches)
 
 
 def request_at(batch: int, dram: int) -> RequestResult:
@@ -88,36 +93,40 @@ def test_a_request_needs_what_its_fullest_phase_needs() -> None:
     assert found.memory_peak_bytes == found.memory.total_bytes == by_phase["prefill"]
     assert found.memory_capacity_bytes == found.memory.capacity_bytes == by_phase["prefill"] - 1
     # From a prompt of one token to a long answer, it is the cache at the end that decides.
-    decode = request_feasibility(compiled("prefill", 1), compiled("decode", 1), 8, 1, 4000, 1, None)
+    decode = request_feasibility(compiled("prefill", 1), compiled("decode", 1), 8, chunks(1, 1), 4000, None)
     assert decode.phase == "decode" and decode.fits
     assert decode.total_bytes == needs("decode", 1, batch=8, q_len=1, kv_len=4000)
 
 
-@pytest.mark.parametrize(("parts", "room"), [(2, 5), (2, 11), (3, 10)])
+@pytest.mark.parametrize("chunk", [ISL // 2, 2 * ISL, 10**6])
+@pytest.mark.parametrize("room", [5, 10, 11])
 @pytest.mark.parametrize("micro_batches", [None, 1, 3])
-def test_the_largest_batch_of_a_request_is_that_of_trying_all(micro_batches: int | None, parts: int, room: int) -> None:
-    """On a chip with just the room for so many sequences, were they (10 cannot be) split into so many parts."""
-    dram = needs("prefill", STAGES, parts, batch=room, q_len=ISL, kv_len=ISL)
+def test_the_largest_batch_of_a_request_is_that_of_trying_all(micro_batches: int | None, room: int, chunk: int) -> None:
+    dram = request_fits(room, 2**37, micro_batches, chunk).total_bytes
     fitting: list[int] = []
     said: set[int | None] = set()
-    for batch in range(1, 31):
-        if batch % (micro_batches or 1):
-            with pytest.raises(PmcError, match=f"{micro_batches} micro-batches do not divide the batch of {batch} s"):
-                request_fits(batch, dram, micro_batches)
-            continue
-        found = request_fits(batch, dram, micro_batches)
+    for batch in range(micro_batches or 1, 31):
+        found = request_fits(batch, dram, micro_batches, chunk)
         if found.fits:
             fitting.append(batch)
         else:
             said.add(found.largest_batch)
-    assert said == {max(fitting)} and max(fitting) < 30
+    assert said == {max(fitting)} and max(fitting) >= room
+    assert fitting == list(range(micro_batches or 1, max(fitting) + 1)), "a smaller batch never needs more"
+    if micro_batches == 3:
+        with pytest.raises(PmcError, match=r"^3 micro-batches of a batch of 2 sequences"):
+            request_fits(2, dram, micro_batches)
 
 
-def test_a_smaller_batch_can_need_more() -> None:
-    """7 sequences are one micro-batch, 8 are four: the largest batch is beyond the first that does not fit."""
-    dram = needs("prefill", STAGES, 4, batch=8, q_len=ISL, kv_len=ISL)
-    prime, split = (request_fits(batch, dram) for batch in (7, 8))
-    assert split.fits and not prime.fits and prime.largest_batch == 8
+def test_a_chunk_of_prefill_needs_what_its_sequences_need() -> None:
+    """Two prompts at once of eight: activations of two, caches of eight."""
+    of_two = needs("prefill", STAGES, 4, batch=8, q_len=ISL, kv_len=ISL)
+    prefill, decode = staged(2**37)
+    found = request_feasibility(prefill, decode, 8, chunks(chunk=2 * ISL), 1, None)
+    assert found.phase == "prefill" and found.total_bytes == of_two
+    assert request_feasibility(prefill, decode, 64, chunks(chunk=2 * ISL), 1, None).total_bytes == needs(
+        "prefill", STAGES, 32, batch=64, q_len=ISL, kv_len=ISL
+    )
 
 
 def test_no_batch_fits_where_weights_do_not() -> None:

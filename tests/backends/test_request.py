@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.backends.evaluate import evaluate_module
 from pmc.backends.evaluate.aggregate import totals_over
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
-from pmc.backends.evaluate.pipeline import Pipeline, micro_batches_of
+from pmc.backends.evaluate.pipeline import Pipeline, PrefillChunks, decode_us, micro_batches_of, parts_of, stream_us
 from pmc.backends.evaluate.request import CSV_COLUMNS, RequestResult, evaluate_request
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
@@ -54,7 +54,7 @@ def finish_times(times_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
     Max-plus recurrence of a line of resources with room between them:
     finish[r][j] = max(finish[r-1][j], finish[r][j-1]) + times[r][j].  Micro-batches may differ; for equal ones the
-    last entry is `Pipeline.stream_us` (a flow shop in which all jobs are equal).
+    last entry is `Pipeline.once_us` and the slowest resource for each of the others.
     """
     finish = np.zeros_like(times_us)
     for resource, micro_batch in np.ndindex(*times_us.shape):
@@ -66,27 +66,48 @@ def finish_times(times_us: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def pipeline_of(stage_us: npt.NDArray[np.float64], transfer_us: npt.NDArray[np.float64]) -> Pipeline:
     """Sends that nothing of their stage runs beside."""
-    return Pipeline(stage_us, transfer_us, stage_us + np.append(transfer_us, 0.0))
+    nothing = np.zeros((1, *stage_us.shape[1:]))
+    return Pipeline(stage_us, transfer_us, stage_us + np.concatenate([transfer_us, nothing]))
 
 
-def test_a_stream_of_equal_micro_batches_is_the_recurrence() -> None:
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_a_stream_of_micro_batches_is_the_recurrence(stages: int) -> None:
     random = np.random.default_rng(3)
-    for stages in (1, 2, 5):
-        for count in (1, 2, 7):
-            stage_us, transfer_us = random.uniform(1, 9, stages), random.uniform(0, 12, stages - 1)
-            line = [stage_us[0]]
-            for transfer, stage in zip(transfer_us, stage_us[1:], strict=True):
-                line += [transfer, stage]
-            last = finish_times(np.tile(np.asarray(line)[:, None], (1, count)))[-1, -1]
-            assert float(pipeline_of(stage_us, transfer_us).stream_us(count)) == pytest.approx(float(last), rel=1e-12)
+    for kinds, times in ((1, 1), (1, 7), (2, 1), (3, 4), (6, 61)):
+        stage_us, transfer_us = random.uniform(1, 9, (stages, kinds)), random.uniform(0, 12, (stages - 1, kinds))
+        line = [stage_us[0]]
+        for transfer, stage in zip(transfer_us, stage_us[1:], strict=True):
+            line += [transfer, stage]
+        last = finish_times(np.tile(np.stack(line), (1, times)))[-1, -1]
+        assert stream_us([([pipeline_of(stage_us, transfer_us)], times)]) == pytest.approx(float(last), rel=1e-12)
+        if kinds == 1:
+            pipeline = pipeline_of(stage_us[:, 0], transfer_us[:, 0])
+            equal = float(pipeline.once_us + (times - 1) * pipeline.bottleneck_us)
+            assert float(last) == pytest.approx(equal, rel=1e-12)
+
+
+def test_trains_follow_each_other() -> None:
+    random = np.random.default_rng(4)
+    large, small = random.uniform(5, 9, (3, 1)), random.uniform(1, 5, (3, 1))
+    pipelines = [pipeline_of(stage_us, np.zeros((2, 1))) for stage_us in (large, small)]
+    line = finish_times(np.concatenate([large, large, small, small, small], axis=1))
+    assert stream_us([([pipelines[0]], 2), ([pipelines[1]], 3)]) == pytest.approx(float(line[-1, -1]), rel=1e-12)
+
+
+def test_a_send_beside_ops_occupies_its_link() -> None:
+    """A stage of 10 sends for 8, 5 of which run beside its own ops: the next one has the value after 13."""
+    pipeline = Pipeline(np.asarray([10.0, 4.0]), np.asarray([8.0]), np.asarray([13.0, 4.0]))
+    assert stream_us([([pipeline], 1)]) == 17.0
+    assert stream_us([([pipeline], 3)]) == 17.0 + 2 * 10.0
 
 
 def test_equal_stages_take_m_plus_p_minus_1() -> None:
     pipeline = pipeline_of(np.full(4, 10.0), np.zeros(3))
-    assert pipeline.stream_us(6) == pytest.approx((6 + 4 - 1) * 10.0)
-    assert pipeline.bubble(6) == pytest.approx((4 - 1) / (6 + 4 - 1))
+    assert stream_us([([pipeline], 6)]) == pytest.approx((6 + 4 - 1) * 10.0)
     # Decode: a token goes round in 40; with 4 or more micro-batches in flight a stage is the limit.
-    assert [float(pipeline.decode_us(m)) for m in (1, 2, 4, 8)] == [40.0, 40.0, 40.0, 80.0]
+    assert [float(decode_us([(pipeline, m)])) for m in (1, 2, 4, 8)] == [40.0, 40.0, 40.0, 80.0]
+    shorter = pipeline_of(np.full(4, 5.0), np.zeros(3))
+    assert float(decode_us([(pipeline, 5), (shorter, 3)])) == 5 * 10.0 + 3 * 5.0
 
 
 def test_unequal_micro_batches() -> None:
@@ -94,10 +115,32 @@ def test_unequal_micro_batches() -> None:
     assert finish_times(np.asarray([[2.0, 3.0], [10.0, 1.0]])).tolist() == [[2.0, 5.0], [12.0, 13.0]]
 
 
-def test_the_default_split_divides_the_batch() -> None:
-    assert [micro_batches_of(batch, 4, None) for batch in (1, 2, 3, 6, 7, 8)] == [1, 2, 3, 3, 1, 4]
-    with pytest.raises(PmcError, match=r"^3 micro-batches do not divide the batch of 64 sequences$"):
-        micro_batches_of(64, 4, 3)
+def test_the_default_split_gives_every_stage_a_micro_batch() -> None:
+    assert [micro_batches_of(batch, 4, 1, None) for batch in (1, 2, 3, 6, 7, 8)] == [1, 2, 3, 4, 4, 4]
+    assert [micro_batches_of(batch, 4, 8, None) for batch in (1, 8, 9, 32, 33)] == [1, 1, 2, 4, 4]
+    assert parts_of(61, 4) == [(16, 1), (15, 3)] and parts_of(64, 4) == [(16, 4)]
+    assert micro_batches_of(64, 4, 1, 3) == 3 and parts_of(64, 3) == [(22, 1), (21, 2)]
+    with pytest.raises(
+        PmcError, match=r"^3 micro-batches of a batch of 2 sequences: must be in 1..2, one sequence each$"
+    ):
+        micro_batches_of(2, 4, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "batch", "parts", "tokens"),
+    [
+        (PrefillChunks(isl=100, chunk=350, replicas=2, stages=1), 20, [(6, 3), (2, 1)], [(100, 1, 100)]),
+        (PrefillChunks(isl=100, chunk=350, replicas=2, stages=4), 6, [(2, 3)], [(100, 1, 100)]),
+        (PrefillChunks(isl=100, chunk=32, replicas=2, stages=4), 5, [(2, 2), (1, 1)], [(32, 3, 32), (4, 1, 100)]),
+        (PrefillChunks(isl=100, chunk=50, replicas=1, stages=1), 3, [(1, 3)], [(50, 2, 50)]),
+    ],
+)
+def test_chunks_of_prefill(
+    chunks: PrefillChunks, batch: int, parts: list[tuple[int, int]], tokens: list[tuple[int, int, int]]
+) -> None:
+    assert chunks.micro_batches(batch) == parts and chunks.tokens == tokens
+    assert sum(size * times for size, times in parts) == batch
+    assert sum(size * times for size, times, _ in tokens) == chunks.isl
 
 
 def test_stages_of_a_request() -> None:
@@ -110,8 +153,11 @@ def test_stages_of_a_request() -> None:
     times = [stage.time_us for stage in stages]
     assert found.ttft_us == pytest.approx(sum(times) + 3 * max(times), rel=1e-12)
     assert found.prefill.bubble == pytest.approx(1 - 4 * sum(times) / (4 * found.ttft_us), rel=1e-9)
-    alone = request("core", 128, 9, tp=2, pp=4, micro_batches=1)
+    alone = request("core", 128, 9, tp=2, pp=4, batch=1)
     assert alone.prefill.bubble == pytest.approx(0.75, abs=0.01)
+    decoded_at_once = request("core", 128, 9, tp=2, pp=4, micro_batches=1)
+    assert decoded_at_once.prefill == found.prefill, "micro-batches of prefill and decode are apart"
+    assert decoded_at_once.decode.micro_batches == 1  # type: ignore[union-attr]
     beside = request("core", 128, 9, Overlap.STREAMS, tp=2, pp=4)
     assert beside.ttft_us < found.ttft_us
     assert beside.tpot_us == pytest.approx(found.tpot_us, rel=1e-12), "the round trip decides, sends and all"
@@ -122,7 +168,7 @@ def test_stages_of_a_request() -> None:
 
 @pytest.mark.parametrize("level", ["chip", "core"])
 def test_decode_is_the_sum_over_the_growing_cache(level: str) -> None:
-    found = request(level, 1000, 40)
+    found = request(level, 1000, 40, prefill_chunk=64 * 1000)
     program = compiled("llama-3.1-70b", "llama-70b-decode-tp8", phase="decode")
     steps = [evaluate_module(program, level, {"q_len": 1, "kv_len": 1000 + i}) for i in range(1, 40)]
     times = [step.total_us for step in steps]

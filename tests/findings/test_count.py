@@ -13,8 +13,10 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.backends.cost.model import Target
 from pmc.backends.evaluate.aggregate import totals_of
 from pmc.backends.evaluate.engine import evaluate_module, program_of, sites, symbol_values
+from pmc.backends.evaluate.feasibility import unreserved
+from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
-from pmc.backends.evaluate.request import aggregate_step
+from pmc.backends.evaluate.request import RequestResult, aggregate_step, evaluate_request
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
 from pmc.dialects.analyses.work import work_of
@@ -217,3 +219,59 @@ def test_n17_no_random_deployment_uses_more_than_there_is(seeds: range) -> None:
         assert 0 < figures.mfu <= 1 + 1e-9, f"seed {seed}"
         assert 0 < figures.mbu <= 1 + 1e-9, f"seed {seed}"
         assert figures.time_us <= step.ops.total_us * (1 + 1e-9), f"seed {seed}: overlap never loses"
+
+
+LLAMA_70B = ("llama-3.1-70b", "h100-sxm", "nvlink-8", "llama-70b-decode-tp8")
+
+
+def requests(batch: int, isl: int, osl: int, **options: Any) -> RequestResult:
+    """Requests of Llama-3.1-70B on 8 H100."""
+    phases = (StepEvaluator(compiled(*LLAMA_70B, phase=phase, **options)) for phase in ("prefill", "decode"))
+    return evaluate_request(*phases, batch=batch, isl=isl, osl=osl)
+
+
+def test_n19_a_batch_that_pp_does_not_divide_is_not_one_micro_batch() -> None:
+    """61 sequences took 5.20 s, 64 took 2.52 s."""
+    found = {batch: requests(batch, 2048, 2, tp=2, pp=4) for batch in (60, 61, 63, 64, 65)}
+    assert [r.decode.micro_batches for r in found.values() if r.decode is not None] == [4] * 5
+    for fewer, more in itertools.pairwise(found.values()):
+        assert fewer.ttft_us < more.ttft_us
+        assert fewer.tpot_us is not None and more.tpot_us is not None and fewer.tpot_us <= more.tpot_us
+    # 8192 tokens are 4 prompts: 15 chunks, and one of a single prompt behind them.
+    assert [found[batch].prefill.micro_batches for batch in (60, 61, 64)] == [15, 16, 16]
+    module = compiled(*LLAMA_70B, phase="prefill", tp=2, pp=4)
+    full, last = (evaluate_module(module, bindings={"batch": n, "q_len": 2048, "kv_len": 2048}) for n in (4, 1))
+    slowest = max(stage.time_us for stage in full.stages)
+    behind = [sum(s.time_us for s in full.stages[: i + 1]) + sum(s.time_us for s in last.stages[i:]) for i in range(4)]
+    assert found[61].ttft_us == pytest.approx(14 * slowest + max(behind), rel=1e-9)
+
+
+def test_n19_parts_of_a_prompt_are_costed_with_the_keys_before_them() -> None:
+    module = compiled(*LLAMA_70B, phase="prefill")
+    parts = [(1024, 1024), (1024, 2048), (500, 2548)]
+    each = [evaluate_module(module, bindings={"batch": 1, "q_len": q, "kv_len": kv}).total_us for q, kv in parts]
+    found = requests(3, 2548, 1, prefill_chunk=1024)
+    assert found.prefill.micro_batches == 9 and found.ttft_us == pytest.approx(3 * sum(each), rel=1e-12)
+    whole = requests(3, 2548, 1, prefill_chunk=3 * 2548)
+    assert found.prefill.flops == pytest.approx(whole.prefill.flops, rel=2e-3), "sampling needs one row per chunk"
+
+
+def test_n20_one_answer_to_how_many_users_fit() -> None:
+    """The analysis said 369; requests of the same length held the activations of all prompts: 75 of 80 GiB at 128."""
+    decode = compiled(*LLAMA_70B)
+    analysed = memory_footprint(decode, unreserved(1), {"kv_len": 4000 + 500 - 1}).largest_batch
+    assert analysed == 369
+    assert requests(370, 4000, 500).memory.largest_batch == analysed
+    fits = requests(369, 4000, 500).memory
+    assert fits.fits and fits.phase == "decode"
+    caches = 80 * 128 * 4000 * 2 * 2  # a rank has 1 of 8 key heads: layers, head, prompt, K and V, bf16
+    small = requests(128, 4000, 500)
+    assert 128 * caches < small.memory_peak_bytes - dict(small.memory.parts)["weights"] < 1.25 * 128 * caches
+
+
+def test_n23_a_batch_beyond_all_bounds_is_an_answer() -> None:
+    """Bytes beyond 64 bits: exact where they are said, and no traceback."""
+    found = requests(10**9, 10**6, 500, longer_context=True)
+    assert not found.memory.fits and found.memory.largest_batch == 1
+    assert dict(found.memory.parts)["states"] == 80 * 128 * (10**6 + 499) * 2 * 2 * 10**9 > 2**63
+    assert found.decode is not None and 0 < found.decode.mbu <= 1 and 0 < found.prefill.mfu <= 1
