@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Self
 
-from xdsl.dialects.builtin import IntegerAttr, NoneAttr, StringAttr, i64
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, NoneAttr, StringAttr, f64, i64
 from xdsl.ir import Attribute, ParametrizedAttribute, SSAValue
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -155,6 +155,90 @@ class OneShotAttr(AlgorithmAttr):
         return (Tier(ranks, direct=True),)
 
 
+COPY_UNITS = 2**20
+"""Expected numbers of copies are rounded to 1 / COPY_UNITS where they are multiplied by bytes."""
+
+
+@irdl_attr_definition
+class PerRankAttr(AlgorithmAttr):
+    """`#dist.per_rank<copies = 6.39>`: a dispatch or combine with one copy of a token for each rank with its experts.
+
+    `copies` is the expected number of other ranks that a token goes to, or in a combine comes back from, summed up
+    there (`analyses/token_copies.py`).
+    """
+
+    name = "dist.per_rank"
+    copies: FloatAttr
+
+    @classmethod
+    def of(cls, copies: float) -> PerRankAttr:
+        """The algorithm with so many copies of a token."""
+        return cls(FloatAttr(copies, f64))
+
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        return (Tier(ranks, direct=True),)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            return [_parse_copies(parser, "copies")]
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string(f"copies = {self.copies.value.data!r}")
+
+
+@irdl_attr_definition
+class PerNodeAttr(AlgorithmAttr):
+    """`#dist.per_node<ranks = 8, nodes = 2.2, copies = 5.77>`: a token crosses to a node once, and is copied there.
+
+    It goes to the rank in its own place of every other node with any of its experts, `nodes` of them on average, and
+    from there and on its own node to the other ranks of the node that hold some, `copies` in all.  `ranks` of the group
+    are on a node.  A combine sums up on the way back (as the normal kernels of DeepEP do).
+    """
+
+    name = "dist.per_node"
+    ranks: IntegerAttr
+    nodes: FloatAttr
+    copies: FloatAttr
+
+    @classmethod
+    def of(cls, ranks: int, nodes: float, copies: float) -> PerNodeAttr:
+        """The algorithm with so many ranks on a node and copies of a token."""
+        return cls(IntegerAttr(ranks, i64), FloatAttr(nodes, f64), FloatAttr(copies, f64))
+
+    def tiers(self, ranks: int) -> tuple[Tier, ...]:
+        inner = self.ranks.value.data
+        if not 1 <= inner <= ranks or ranks % inner:
+            raise VerifyException(f"nodes of {inner} ranks do not divide a group of {ranks} ranks")
+        return Tier(inner, direct=True), Tier(ranks // inner, direct=True)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            parser.parse_keyword("ranks")
+            parser.parse_punctuation("=")
+            ranks = IntegerAttr(parser.parse_integer(), i64)
+            parser.parse_punctuation(",")
+            nodes = _parse_copies(parser, "nodes")
+            parser.parse_punctuation(",")
+            return [ranks, nodes, _parse_copies(parser, "copies")]
+
+    def print_parameters(self, printer: Printer) -> None:
+        ranks, nodes, copies = self.ranks.value.data, self.nodes.value.data, self.copies.value.data
+        with printer.in_angle_brackets():
+            printer.print_string(f"ranks = {ranks}, nodes = {nodes!r}, copies = {copies!r}")
+
+
+def _parse_copies(parser: AttrParser, name: str) -> FloatAttr:
+    parser.parse_keyword(name)
+    parser.parse_punctuation("=")
+    copies = float(parser.parse_number())
+    if not 0.0 <= copies < 2.0**20:
+        parser.raise_error(f"{name} is {copies}, must be a number of copies of a token")
+    return FloatAttr(copies, f64)
+
+
 # -- collectives ------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +301,10 @@ class CollectiveAttr(ParametrizedAttribute):
                 isinstance(algorithm, OneShotAttr) and self.PHASES == (Phase.REDUCE_SCATTER, Phase.ALL_GATHER)
             )
         return algorithm == self.default_algorithm
+
+    def token_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Expr:
+        """One row for every token of a rank, of what goes to experts; only where tokens are sent in copies."""
+        raise VerifyException(f"{self} sends no tokens")
 
     def whole_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType], ranks: int) -> Expr:
         """The size of the whole value, of which a rank sends (n-1)/n in every phase, or all of it in a message."""
@@ -346,6 +434,12 @@ class DispatchAttr(CollectiveAttr):
         x, indices = ins
         return indices.elements * size_bytes(product(x.dims[1:]), x.element_type)
 
+    def token_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Expr:
+        return ins[0].bytes
+
+    def can_go_by(self, algorithm: AlgorithmAttr) -> bool:
+        return super().can_go_by(algorithm) or (self.leaves_chip and isinstance(algorithm, PerRankAttr | PerNodeAttr))
+
 
 @irdl_attr_definition
 class CombineAttr(CollectiveAttr):
@@ -364,6 +458,12 @@ class CombineAttr(CollectiveAttr):
         """One row per token and choice."""
         _, indices, _ = ins
         return outs[0].bytes * indices.dims[1]
+
+    def token_bytes(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Expr:
+        return outs[0].bytes
+
+    def can_go_by(self, algorithm: AlgorithmAttr) -> bool:
+        return super().can_go_by(algorithm) or (self.leaves_chip and isinstance(algorithm, PerRankAttr | PerNodeAttr))
 
     def work(self, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Work:
         """A multiply-add per element of every row that comes back."""
@@ -470,16 +570,29 @@ class Exchange:
         """The bytes that one rank of a group of `ranks` sends.
 
         (n-1)/n of the value in every phase, the least that a reduce-scatter or an all-gather can do with, by rings and
-        directly alike (Thakur et al., 2005); n-1 times the value in one shot.
+        directly alike (Thakur et al., 2005); n-1 times the value in one shot; the expected copies of all tokens in a
+        dispatch or combine that does not send a row for every choice.
         """
         phases = self.phases
         if not self.sends or ranks == 1:
             return expr(0)
+        match self.algorithm:
+            case PerRankAttr():
+                return self.copied_bytes(self.algorithm.copies)
+            case PerNodeAttr():
+                return self.copied_bytes(self.algorithm.nodes) + self.copied_bytes(self.algorithm.copies)
+            case _:
+                pass
         if Phase.MESSAGE in phases:
             return self.whole_bytes(ranks)
         if Phase.BROADCAST in phases:
             return (ranks - 1) * self.whole_bytes(ranks)
         return ceildiv(len(phases) * (ranks - 1) * self.whole_bytes(ranks), ranks)
+
+    def copied_bytes(self, copies: FloatAttr) -> Expr:
+        """The bytes that one rank sends of an expected number of copies of each of its tokens."""
+        units = round(copies.value.data * COPY_UNITS)
+        return ceildiv(self.collective.token_bytes(self.ins, self.outs) * units, COPY_UNITS)
 
     @property
     def buffer_bytes(self) -> Expr:
@@ -519,4 +632,6 @@ COLLECTIVES: tuple[type[CollectiveAttr], ...] = (
     AllReduceAttr, AllGatherAttr, ReduceScatterAttr, LocalSliceAttr, RingExchangeAttr, DispatchAttr, CombineAttr,
     SendAttr, RecvAttr,
 )  # fmt: skip
-ALGORITHMS: tuple[type[AlgorithmAttr], ...] = (FlatRingAttr, TwoLevelAttr, DirectAttr, OneShotAttr)
+ALGORITHMS: tuple[type[AlgorithmAttr], ...] = (
+    FlatRingAttr, TwoLevelAttr, DirectAttr, OneShotAttr, PerRankAttr, PerNodeAttr,
+)  # fmt: skip

@@ -167,6 +167,12 @@ class Deployment(Schema, frozen=True):
         ASSUMPTIONS,
         TextForm("uniform, zipf:EXPONENT or histogram:ROWS,ROWS,..", _routing),
     ] = Field(description="Distribution of tokens over experts")
+    dispatch: Annotated[Literal["direct", "per_rank", "per_node"], ASSUMPTIONS, PassOption("insert-collectives")] = (
+        Field(
+            description="A token goes out in a row for each of its experts (direct), once to each rank that holds any "
+            "(per_rank), or once to each board that does and on from there (per_node)"
+        )
+    )
     absorb_mla: Annotated[bool, ASSUMPTIONS, PassOption("expand-blocks")] = Field(
         description="Fold the key and value up-projections of MLA into query and output: attend over the latent itself"
     )

@@ -15,6 +15,7 @@ from pmc.dialects.collective import (
     AlgorithmAttr,
     AllReduceAttr,
     CombineAttr,
+    DirectAttr,
     DispatchAttr,
     FlatRingAttr,
     Phase,
@@ -94,7 +95,7 @@ class PublishedProtocol:
                 inner = level_of_rings(self.topology, network.mesh, transfer.axis, near, 1)
                 value = number(exchange.whole_bytes(ranks), bindings)
                 time = self.two_level_all_reduce(value, near, far, inner, level)
-            case ((DispatchAttr() | CombineAttr()), _):
+            case ((DispatchAttr() | CombineAttr()), DirectAttr()):
                 time = self.exchange(number(exchange.whole_bytes(ranks), bindings), level)
             case _:
                 time = CommTime(0.0, 0.0)

@@ -260,12 +260,27 @@ def _ring_exchange(c: attrs.RingExchangeAttr, run: Movement) -> Sequence[Ranked]
 def _dispatch(c: attrs.DispatchAttr, run: Movement) -> Sequence[Ranked]:
     x, indices = run.sources
     experts, capacity, _ = run.shapes[0]
+    if (per_node := _ranks_of_node(run)) is not None:
+        return [stepped.dispatch(x, indices, groups(list(x), run.axis(c)), (experts, capacity), per_node)]
     return [dispatch(x, indices, run.optional_axis(c), experts, capacity)]
+
+
+def _ranks_of_node(run: Movement) -> int | None:
+    """The ranks of a node where tokens go in copies, 1 for a copy per rank; None for a row per choice."""
+    match run.exchange.algorithm:
+        case attrs.PerRankAttr():
+            return 1
+        case attrs.PerNodeAttr() as per_node:
+            return per_node.ranks.value.data
+        case _:
+            return None
 
 
 @computes(attrs.CombineAttr)
 def _combine(c: attrs.CombineAttr, run: Movement) -> Sequence[Ranked]:
     y_experts, indices, weights = run.sources
+    if (per_node := _ranks_of_node(run)) is not None:
+        return [stepped.combine(y_experts, indices, weights, groups(list(indices), run.axis(c)), per_node)]
     return [combine(y_experts, indices, weights, run.optional_axis(c))]
 
 

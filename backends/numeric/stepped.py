@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from pmc.backends.numeric import routing
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.dialects.analyses.collective_steps import Step
 from pmc.dialects.collective import Phase
@@ -57,6 +59,88 @@ def all_gather(x: Mapping[int, Array], groups: Groups, steps: Sequence[Step]) ->
             shape = x[rank].shape
             result[rank] = [part.reshape(shape) for part in held[place].all()]
     return result
+
+
+def dispatch(
+    x: Mapping[int, Array], indices: Mapping[int, Array], groups: Groups, slots: tuple[int, int], per_node: int
+) -> dict[int, Array]:
+    """The slots of the local experts, (experts, capacity), of tokens that were sent once to each rank or node."""
+    experts, capacity = slots
+    result: dict[int, Array] = {}
+    for group in groups:
+        choices = [indices[rank] for rank in group]
+        sent = token_messages(choices, experts, per_node)
+        held = [[np.full_like(x[rank], _UNKNOWN) for rank in group] for _ in group]
+        for place, rank in enumerate(group):
+            held[place][place] = x[rank]
+        for message in sent:
+            held[message.target][message.origin][message.token] = held[message.source][message.origin][message.token]
+        for place, rank in enumerate(group):
+            rows = np.concatenate(held[place])
+            result[rank] = routing.dispatch(rows, np.concatenate(choices), experts, capacity, place * experts)
+    return result
+
+
+def combine(
+    y_experts: Mapping[int, Array],
+    indices: Mapping[int, Array],
+    weights: Mapping[int, Array],
+    groups: Groups,
+    per_node: int,
+) -> dict[int, Array]:
+    """The weighted sums of expert rows: added up where the experts are, then on its node, then where the token is."""
+    result: dict[int, Array] = {}
+    for group in groups:
+        choices, shares = [indices[rank] for rank in group], [weights[rank] for rank in group]
+        ends = np.cumsum([0, *(len(choice) for choice in choices)])
+        # held[p][o]: what rank p has of the sums of the tokens of rank o.
+        held: list[list[Array]] = []
+        for place, rank in enumerate(group):
+            rows = y_experts[rank]
+            own = routing.combine(rows, np.concatenate(choices), np.concatenate(shares), place * rows.shape[0])
+            held.append([own[a:b] for a, b in pairwise(ends)])
+        for message in reversed(token_messages(choices, y_experts[group[0]].shape[0], per_node)):
+            part = held[message.target][message.origin][message.token]
+            held[message.source][message.origin][message.token] += part
+        result.update({rank: held[place][place] for place, rank in enumerate(group)})
+    return result
+
+
+_UNKNOWN = np.nan
+"""What a rank has of a token that it was not sent: a number that shows in every result."""
+
+
+@dataclass(frozen=True)
+class TokenMessage:
+    """A token that goes from one rank to another; ranks are numbered by their place in the group."""
+
+    source: int
+    target: int
+    origin: int
+    """The rank of the token."""
+    token: int
+
+
+def token_messages(choices: Sequence[Array], experts: int, per_node: int) -> list[TokenMessage]:
+    """The messages of a dispatch, in an order in which every rank has what it sends; a combine reverses them.
+
+    `choices` are the experts of the tokens of every rank, of which a rank holds `experts`.  A token goes once to every
+    other node of `per_node` ranks that holds any of its experts, to the rank in its own place there, and from there
+    once to every other rank of the node that holds some.
+    """
+    found: list[TokenMessage] = []
+    for origin, of_tokens in enumerate(choices):
+        for token, chosen in enumerate(of_tokens):
+            targets = sorted({int(expert) // experts for expert in chosen if expert >= 0})
+            landed = {origin}
+            for target in targets:
+                landing = target // per_node * per_node + origin % per_node
+                if landing not in landed:
+                    found.append(TokenMessage(origin, landing, origin, token))
+                    landed.add(landing)
+                if target != landing:
+                    found.append(TokenMessage(landing, target, origin, token))
+    return found
 
 
 @dataclass

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from xdsl.utils.exceptions import VerifyException
 
-from pmc.dialects.collective import Exchange, Phase, SendAttr
+from pmc.dialects.collective import CombineAttr, Exchange, PerNodeAttr, Phase, SendAttr
 from pmc.dialects.expr import Expr, ceildiv
 
 
@@ -86,6 +86,13 @@ def _steps(exchange: Exchange, phase: Phase, ranks: int, stage: int) -> Iterator
         case Phase.MESSAGE:
             distance = collective.peer.value.data - stage if isinstance(collective, SendAttr) else 1
             yield Step(phase, ranks, 1, 1, (distance,), exchange.whole_bytes(ranks))
+        case Phase.EXCHANGE if isinstance(exchange.algorithm, PerNodeAttr):
+            inner, outer = exchange.algorithm.tiers(ranks)
+            crossing, inside = (exchange.copied_bytes(c) for c in (exchange.algorithm.nodes, exchange.algorithm.copies))
+            across = Step(phase, outer.size, inner.size, 1, range(1, outer.size), crossing)
+            within = Step(phase, inner.size, 1, 1, range(1, inner.size), inside)
+            steps = (within, across) if isinstance(collective, CombineAttr) else (across, within)
+            yield from (step for step in steps if step.size > 1)
         case Phase.EXCHANGE | Phase.BROADCAST:
             yield Step(phase, ranks, 1, 1, range(1, ranks), exchange.link_bytes(ranks))
         case Phase.REDUCE_SCATTER | Phase.ALL_GATHER:

@@ -22,9 +22,11 @@ from pmc.dialects.dist import Mesh, MeshAttr, Sharding, ShardingAttr, sharding_o
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError, PmcPass
+from pmc.passes.insert_collectives.copy_algorithms import CopyAlgorithms
 from pmc.passes.insert_collectives.ring_attention import ring_attention
 
 RING_EXCHANGES = ("expanded", "smallest")
+DISPATCHES = ("direct", "per_rank", "per_node")
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,26 @@ class InsertCollectivesPass(PmcPass):
     values are computed position by position, in MLA the latent, and each step computes the keys and values again; with
     `expanded` they are the keys and values themselves.
 
+    A dispatch sends a row for every choice of a token.  With `dispatch = "per_rank"` a token goes once to every rank
+    that holds any of its experts, with `per_node` once to every board that does (`token_copies.py`).  How often that is
+    follows from the router, the routing of the deployment and the boards of the topology, and stands in the algorithm:
+
+        dist.dispatch(%x, %i) {axis = "ep", algorithm = #dist.per_node<ranks = 8, nodes = 2.2, copies = 5.8>, ..}
+
     Assumes the shardings of annotate-shardings.
     """
 
     name = "insert-collectives"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
+    TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ("chips_per_board",)
 
     ring_exchange: str = "expanded"
+    dispatch: str = "direct"
 
     def __post_init__(self) -> None:
-        """Check the option."""
+        """Check the options."""
+        if self.dispatch not in DISPATCHES:
+            raise PassError(f"{self.name}: dispatch is '{self.dispatch}', must be one of {', '.join(DISPATCHES)}")
         if self.ring_exchange not in RING_EXCHANGES:
             raise PassError(
                 f"{self.name}: ring-exchange is '{self.ring_exchange}', must be {' or '.join(RING_EXCHANGES)}"
@@ -78,11 +90,12 @@ class InsertCollectivesPass(PmcPass):
         """Rewrite all reshards, dispatches and combines."""
         mesh = module.attributes[MESH]
         assert isinstance(mesh, MeshAttr)
+        copies = CopyAlgorithms(module, mesh.data, self.dispatch)
         patterns = GreedyRewritePatternApplier(
             [
                 LowerReshard(),
-                DispatchToAllToAll(),
-                CombineToAllToAll(),
+                DispatchToAllToAll(copies),
+                CombineToAllToAll(copies),
                 AttentionToRing(mesh.data, self.ring_exchange == "smallest"),
             ]
         )
@@ -154,8 +167,11 @@ class _Chain:
         self.value, self.sharding = op.y, sharding
 
 
+@dataclass
 class DispatchToAllToAll(RewritePattern):
     """A dispatch into experts that an axis splits sends tokens over that axis."""
+
+    copies: CopyAlgorithms
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: layer.DispatchOp, rewriter: PatternRewriter) -> None:
@@ -168,14 +184,21 @@ class DispatchToAllToAll(RewritePattern):
                     [op.x, op.indices],
                     [op.y.type],
                     op.path.data,
-                    {"axis": axes[0], "capacity": op.capacity},
+                    {
+                        "axis": axes[0],
+                        "capacity": op.capacity,
+                        "algorithm": self.copies.algorithm(op.indices, axes[0], op.path.data),
+                    },
                     like=op,
                 ),
             )
 
 
+@dataclass
 class CombineToAllToAll(RewritePattern):
     """A combine from experts that an axis splits brings the rows back over that axis."""
+
+    copies: CopyAlgorithms
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: layer.CombineOp, rewriter: PatternRewriter) -> None:
@@ -183,7 +206,9 @@ class CombineToAllToAll(RewritePattern):
         axes = sharding_of(tensor(op.y_experts)).dims[0]
         if axes:
             operands = [op.y_experts, op.indices, op.weights]
-            rewriter.replace(op, dist.CombineOp.make(operands, [op.y.type], op.path.data, {"axis": axes[0]}, like=op))
+            algorithm = self.copies.algorithm(op.indices, axes[0], op.path.data)
+            properties: Mapping[str, PropertyValue] = {"axis": axes[0], "algorithm": algorithm}
+            rewriter.replace(op, dist.CombineOp.make(operands, [op.y.type], op.path.data, properties, like=op))
 
 
 @dataclass

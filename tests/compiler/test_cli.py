@@ -190,7 +190,11 @@ DEEP = "[" * 100_000
 BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = {
     "heads-by-tp": (["--tp", "3"], LLAMA, ["tp", "3", "heads"]),
     "experts-by-ep": (["--dp", "3", "--ep", "3"], MIXTRAL, ["8", "3", "ep"]),
-    "dp-tp-is-moe-tp-ep": (["--dp", "4", "--ep", "2"], MIXTRAL, ["dp*cp*tp = 4*1*1 = 4", "moe_tp*ep*moe_dp = 1*2*1 = 2"]),
+    "dp-tp-is-moe-tp-ep": (
+        ["--dp", "4", "--ep", "2"],
+        MIXTRAL,
+        ["dp*cp*tp = 4*1*1 = 4", "moe_tp*ep*moe_dp = 1*2*1 = 2"],
+    ),
     "ranks": (["--tp", "2", "--dp", "8"], LLAMA, ["tp*cp*dp*pp = 2*1*8*1 = 16 chips", "has 8"]),
     "stages": (["--pp", "5"], LLAMA, ["pp = 5 stages for 4 layers"]),
     "architecture": ([], {**LLAMA, "architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "LlamaForCausalLM"]),

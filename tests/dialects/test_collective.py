@@ -36,6 +36,8 @@ TEXTS = [
     "#dist.two_level<inner = 8, direct = across>",
     "#dist.direct",
     "#dist.one_shot",
+    "#dist.per_rank<copies = 6.25>",
+    "#dist.per_node<ranks = 8, nodes = 2.196157340575934, copies = 5.77>",
 ]
 
 
