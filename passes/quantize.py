@@ -44,7 +44,8 @@ class QuantizePass(PmcPass):
     short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
     norms, router biases and the embedding table; a pattern that matches no weight is an error.  New cache rows are
     quantised before they are appended.  `attention` is the type in which the two products of attention are computed:
-    queries are converted to it, and keys and values where they are longer; a shorter cache is read as it is stored.
+    queries are converted to it, and computed keys and values; a shorter cache is read as it is stored, a longer one
+    is refused.
     Results stay in the model's element type.
 
     Raises PassError for operands that no matrix unit multiplies with each other.
@@ -109,6 +110,12 @@ class QuantizePass(PmcPass):
         for attention in ops:
             if isinstance(attention, layer.AttentionOp) and arithmetic is not None:
                 for value in dict.fromkeys((*attention.q, *attention.k, attention.v)):
+                    if isinstance(value.owner, layer.KvAppendOp) and _is_longer(value, arithmetic):
+                        raise PassError(
+                            f"{self.name}: attention is '{self.attention}' and the KV cache "
+                            f"{tensor(value).element_type}: it would be converted whole in every step; "
+                            f"store it as '{self.attention}' too"
+                        )
                     converter.convert_operand(attention, value, arithmetic)
         for op in ops:
             if isinstance(op, layer.MatrixOp):

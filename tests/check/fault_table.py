@@ -39,11 +39,10 @@ _QUANTIZE = [
         {"quantization.activations": "f8E5M2"},
     ),
     Fault("quantize.py", "converter.convert_operand(product, product.x, element_type)", "pass", "deepseek"),
-    Fault("quantize.py", "                _convert_queries(attention, converter)", "                pass", "deepseek"),
     Fault(
         "quantize.py",
-        ") == 8 for v in (*attention.k, attention.v)",
-        ") <= 16 for v in (*attention.k, attention.v)",
+        "dict.fromkeys((*attention.q, *attention.k, attention.v))",
+        "dict.fromkeys((*attention.k, attention.v))",
         "deepseek",
     ),
     Fault(

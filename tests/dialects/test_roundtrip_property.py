@@ -21,6 +21,7 @@ from xdsl.dialects.builtin import (
     Float8E4M3FNType,
     FloatAttr,
     IntegerAttr,
+    IntegerType,
     ModuleOp,
     NoneAttr,
     StringAttr,
@@ -49,7 +50,7 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
-from pmc.dialects.tensor import TensorType
+from pmc.dialects.tensor import ScaledType, TensorType
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import (
@@ -288,7 +289,8 @@ def source(make: Maker) -> None:
 
 def matmul(make: Maker) -> None:
     (t, k, n), e = make.dims(3), make.element()
-    make.add(layer.MatmulOp, [make.source([t, k], e), make.source([k, n], e)], [make.type([t, n])])
+    x, w = make.rng.choice([(e, e), (bf16, ScaledType.of(IntegerType(4), (make.size(), make.size()), bf16))])
+    make.add(layer.MatmulOp, [make.source([t, k], x), make.source([k, n], w)], [make.type([t, n])])
 
 
 def grouped_matmul(make: Maker) -> None:

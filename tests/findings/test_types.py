@@ -147,6 +147,11 @@ def test_n23_i8_weights_with_fp8_activations_are_refused_in_one_line() -> None:
         evaluated("chip", "llama-8b-decode", fields)
 
 
+def test_issue9_4_a_cache_longer_than_the_arithmetic_of_attention_is_refused() -> None:
+    with pytest.raises(PmcError, match=r"^quantize: attention is 'f8E4M3FN' and the KV cache bf16: .*; store it as"):
+        evaluated("chip", "llama-8b-decode", {"quantization.attention": "fp8"})
+
+
 FP32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 

@@ -207,7 +207,7 @@ def test_flops_do_not_change() -> None:
     def total(module: ModuleOp) -> dict[str, str]:
         return {op.path.data: str(op.flops()) for op in module.walk() if isinstance(op, layer.MatrixOp)}
 
-    assert total(quantized("deepseek-v3")) == total(quantized("deepseek-v3", "decode", "none", "none", "none"))
+    assert total(quantized("deepseek-v3")) == total(quantized("deepseek-v3", "decode", "none", "none", "none", "none"))
 
 
 @pytest.mark.parametrize(
