@@ -361,7 +361,7 @@ def test_opt_keeps_the_target_of_a_dump(pmc: Pmc, tiny: Path, tmp_path: Path) ->
 def test_opt_lists_passes(pmc: Pmc) -> None:
     out = pmc.ok("opt", "--list")
     assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list(pass_names())
-    assert "kv-cache: 'str'" in out
+    assert "kv-cache=none (str)" in out
 
 
 # -- evaluate ---------------------------------------------------------------------------------------------------
