@@ -63,14 +63,14 @@ _QUANTIZE = [
         "element_bits(tensor(value).element_type) > element_bits(element_type)",
         "element_bits(tensor(value).element_type) >= element_bits(element_type)",
         "deepseek",
-        {"quantization.kv_cache": "f8E5M2", "absorb_mla": False},
+        {"quantization.kv_cache": "f8E5M2", "quantization.attention": "bf16", "absorb_mla": False},
     ),
     Fault(
         "quantize.py",
         "key = (value, element_type)\n        if key",
         "key = (value, value.type)\n        if key",
         "deepseek",
-        {"quantization.kv_cache": "f8E5M2", "quantization.activations": "f8E4M3FN"},
+        {"quantization.kv_cache": "f8E5M2", "quantization.attention": "bf16", "quantization.activations": "f8E4M3FN"},
         equivalent="in these models no value is converted to two formats",
     ),
 ]
