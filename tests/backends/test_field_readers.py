@@ -29,7 +29,7 @@ CHIP, RACK = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
 SIZES = {"pods": 2, "racks_per_pod": 2, "boards_per_rack": 2}
 PODS = Topology.model_validate({**RACK.model_dump(), **SIZES, "name": "pods"})
 PROGRAMS: Mapping[str, tuple[str, str, Topology, dict[str, object]]] = {
-    "mla": ("deepseek-v3", "dsv3-decode-ep32", RACK, {}),
+    "mla": ("deepseek-v3", "dsv3-decode-ep32", RACK, {"dispatch": "per_node"}),
     "dense": ("llama-3.1-70b", "llama-70b-prefill-tp8", RACK, {"tp": 4, "pp": 2, "sp": True}),
     "racks": ("llama-3.1-70b", "llama-70b-decode-tp8", PODS, {"tp": 32}),
     "pods": ("llama-3.1-70b", "llama-70b-decode-tp8", PODS, {"tp": 64}),
