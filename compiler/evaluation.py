@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.cost.memo import CostMemo
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
 from pmc.backends.evaluate.request import RequestResult
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
@@ -38,11 +39,14 @@ class EvaluationOptions:
     calibration: Calibration | None = None
     tile_cache: Path | None = None
 
-    def evaluator(self, module: ModuleOp) -> StepEvaluator:
-        """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError."""
+    def evaluator(self, module: ModuleOp, memo: CostMemo | None = None) -> StepEvaluator:
+        """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError.
+
+        Costs of ops are kept in `memo`, if one is given, for other programs of the same model.
+        """
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
-        return StepEvaluator(module, self.granularity, self.overlap, self.tile_cache)
+        return StepEvaluator(module, self.granularity, self.overlap, self.tile_cache, memo)
 
 
 def overlap_of(name: str) -> Overlap:

@@ -77,6 +77,9 @@ class Expr:
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = [(monomial, coefficient) for monomial, coefficient in terms.items() if coefficient]
+        if len(kept) < 2:
+            self.terms = tuple(kept)
+            return
         # Degree first, then text: `batch*q_len + 1`, never `1 + batch*q_len`.
         self.terms = tuple(sorted(kept, key=lambda t: (-len(t[0]), [str(a) for a in t[0]])))
 
@@ -133,14 +136,28 @@ class Expr:
         return expr(other) - self
 
     def __mul__(self, other: Expr | int) -> Expr:
+        factor = expr(other)
+        if factor.is_constant:
+            return self._scaled(factor.constant)
+        if self.is_constant:
+            return factor._scaled(self.constant)
         terms: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
-            for m2, c2 in expr(other).terms:
+            for m2, c2 in factor.terms:
                 monomial = tuple(sorted(m1 + m2, key=str))
                 terms[monomial] = terms.get(monomial, 0) + c1 * c2
         return Expr(terms)
 
     __rmul__ = __mul__
+
+    def _scaled(self, factor: int) -> Expr:
+        """The product with a constant, whose monomials are those of the expression, in their order."""
+        if factor == 1:
+            return self
+        scaled = Expr({})
+        if factor:
+            scaled.terms = tuple((monomial, factor * coefficient) for monomial, coefficient in self.terms)
+        return scaled
 
     # -- queries ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import (
@@ -114,15 +114,12 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
     @property
     def elements(self) -> Expr:
         """The number of elements."""
-        return product(self.dims)
+        return _elements(self.dims)
 
     @property
     def bytes(self) -> Expr:
         """The size of the tensor, scales included; sub-byte elements are packed."""
-        if isinstance(self.element_type, ScaledType):
-            scales = size_bytes(self.element_type.scales(self.dims), self.element_type.scale_type)
-            return size_bytes(self.elements, self.element_type) + scales
-        return size_bytes(self.elements, self.element_type)
+        return _bytes(self.dims, self.element_type)
 
     @property
     def partial_axes(self) -> tuple[str, ...]:
@@ -262,6 +259,21 @@ def type_of_format(name: str) -> Attribute:
 def number_type(element_type: Attribute) -> Attribute:
     """The type of the codes where they have scales, else the type itself."""
     return element_type.element_type if isinstance(element_type, ScaledType) else element_type
+
+
+@lru_cache(maxsize=65536)
+def _elements(dims: tuple[Expr, ...]) -> Expr:
+    return product(dims)
+
+
+@lru_cache(maxsize=65536)
+def _bytes(dims: tuple[Expr, ...], element_type: Attribute) -> Expr:
+    size = size_bytes(_elements(dims), element_type)
+    if isinstance(element_type, ScaledType):
+        size = size + size_bytes(element_type.scales(dims), element_type.scale_type)
+    return size
+
+
 
 
 MAX_ELEMENT_BITS = 64

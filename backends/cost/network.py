@@ -248,7 +248,7 @@ def transfer_of(op: Operation, target: Target) -> Transfer | None:
     mesh, topology = found.mesh, found.topology
     name = exchange.collective.mesh_axis
     assert name is not None
-    axis, stage = mesh.axis(name), _stage_around(op)
+    axis, stage = mesh.axis(name), stage_around(op)
     if not isinstance(exchange.collective, SendAttr):
         return Transfer(exchange, axis, stage or 0, axis.size, level_of_rings(topology, mesh, axis, axis.size, 1))
     if stage is None:
@@ -279,7 +279,7 @@ def level_of_rings(topology: Topology, mesh: Mesh, axis: Axis, size: int, stride
     return outermost(topology.link_of_span(group[i : i + reach : stride]) for group in groups for i in starts)
 
 
-def _stage_around(op: Operation) -> int | None:
+def stage_around(op: Operation) -> int | None:
     """The pipeline stage that an op stands in, None in a program without stages."""
     parent = op.parent_op()
     while parent is not None and not isinstance(parent, AnyStageOp):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -17,7 +18,7 @@ from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_ass
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
-from pmc.backends.evaluate.streams import stream_of
+from pmc.backends.evaluate.streams import Stream, stream_of_collective
 from pmc.dialects import dist, layer
 from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.arch import DeploymentAttr
@@ -139,10 +140,15 @@ class Site:
     stage: int
     count: int
 
-    @property
+    @cached_property
     def collective(self) -> CollectiveAttr | None:
         """The collective that the op does, if it does one."""
         return self.op.exchange().collective if isinstance(self.op, ExchangeInterface) else None
+
+    @property
+    def stream(self) -> Stream:
+        """What the op occupies."""
+        return stream_of_collective(self.collective)
 
     @property
     def op_name(self) -> str:
@@ -291,7 +297,7 @@ def _steps(costs: list[tuple[Site, OpCost]]) -> tuple[StepMetrics, ...]:
             comm_us=float(cost.comm_s) * 1e6 * site.count,
             bottleneck=cost.bottleneck(),
             share=time_us / total if total else 0.0,
-            stream=stream_of(site.op),
+            stream=site.stream,
             peak_us=float(cost.peak_s) * 1e6 * site.count,
         )
         for (site, cost), time_us in zip(costs, times, strict=True)

@@ -26,17 +26,19 @@ def unreserved(micro_batches: int, most_sequences: int | None = None) -> MemoryO
     return MemoryOptions(0.0, 0, 1, micro_batches, most_sequences)
 
 
-def step_feasibility(module: ModuleOp, bindings: Mapping[str, int] | None = None) -> Feasibility | None:
+def step_feasibility(
+    module: ModuleOp, bindings: Mapping[str, int] | None = None, search: bool = True
+) -> Feasibility | None:
     """Whether one step of the program in `module` fits, the whole batch at once; None below the dist level.
 
-    Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  Raises PmcError as
+    Where it does not, the largest batch that fits is searched, unless `search` is false.  Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  Raises PmcError as
     `memory_footprint` does.
     """
     if not isinstance(program_of(module), layer.ProgramOp):
         return None
     plan, values = FootprintPlan.of(module, unreserved(1)), symbol_values(module, bindings or {})
     found = _at(plan, values)
-    return found if found.fits else replace(found, largest_batch=plan.largest_batch(values))
+    return found if found.fits or not search else replace(found, largest_batch=plan.largest_batch(values))
 
 
 def request_feasibility(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.cost.memo import CostMemo, MemoCostModel
 from pmc.backends.cost.model import Granularity, Target
 from pmc.backends.evaluate.engine import (
     CostedProgram,
@@ -98,10 +99,11 @@ class StepEvaluator:
         granularity: str = "chip",
         overlap: Overlap = Overlap.NONE,
         tile_cache: Path | None = None,
+        memo: CostMemo | None = None,
     ) -> None:
         """Raises PmcError for an unknown granularity, a module without one program, target or accounting.
 
-        Tile searches are kept in the folder `tile_cache`, if one is given.
+        Tile searches are kept in the folder `tile_cache`, if one is given; costs of ops in `memo`, for other programs.
         """
         self.module = module
         self.granularity = granularity_of(granularity)
@@ -109,6 +111,8 @@ class StepEvaluator:
         self.accounting = accounting_of(module, "evaluate")
         self.target = Target.of(module)
         self.model = cost_model(self.granularity, self.target, self.accounting, tile_cache)
+        if memo is not None and self.granularity is not Granularity.TILE:
+            self.model = MemoCostModel(self.model, memo, self.granularity, self.accounting)
         self.overlap = overlap
         self._scheduler: StreamScheduler | None = None
 

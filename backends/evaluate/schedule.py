@@ -24,6 +24,7 @@ from pmc.backends.evaluate.max_plus import NEVER, applied, latest, orbit, power,
 from pmc.backends.evaluate.stream_orders import Entry, Order, stream_orders
 from pmc.backends.evaluate.streams import Stream, is_send, stream_of
 from pmc.dialects import dist, layer
+from pmc.dialects.collective import SendAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, WorkInterface
 from pmc.dialects.structure import AnyProgramOp
@@ -116,11 +117,11 @@ class _Busy:
 
     def add(self, site: Site, cost: OpCost, dram_bytes_per_s: float) -> None:
         time_us = float(cost.time_s) * 1e6 * site.count
-        if stream_of(site.op) is Stream.COMPUTE:
+        if site.stream is Stream.COMPUTE:
             self.compute_us += time_us
         else:
             self.comm_us += time_us
-        self.send_us += time_us if is_send(site.op) else 0.0
+        self.send_us += time_us if isinstance(site.collective, SendAttr) else 0.0
         self.dram_us += float(cost.bytes_read + cost.bytes_written) * site.count / dram_bytes_per_s * 1e6
         self.total_us += time_us
 

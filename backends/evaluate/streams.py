@@ -6,7 +6,7 @@ from enum import Enum
 
 from xdsl.ir import Operation
 
-from pmc.dialects.collective import ExchangeInterface, SendAttr
+from pmc.dialects.collective import CollectiveAttr, ExchangeInterface, SendAttr
 
 
 class Stream(Enum):
@@ -18,7 +18,12 @@ class Stream(Enum):
 
 def stream_of(op: Operation) -> Stream:
     """The stream of an op: what leaves the chip communicates, sends and receives too."""
-    talks = isinstance(op, ExchangeInterface) and op.exchange().collective.leaves_chip
+    return stream_of_collective(op.exchange().collective if isinstance(op, ExchangeInterface) else None)
+
+
+def stream_of_collective(collective: CollectiveAttr | None) -> Stream:
+    """The stream of an op that does a collective, or of one that does none."""
+    talks = collective is not None and collective.leaves_chip
     return Stream.COMMUNICATION if talks else Stream.COMPUTE
 
 

@@ -1,0 +1,107 @@
+"""Costs of equal ops, computed once: by what an op asks for, not by which program it stands in.
+
+The cost of an op follows from its name, types and properties, from which of its operands are the same value, from the
+values of the symbols, and from the target.  What moves between chips, or works on the slots of experts, also depends
+on the mesh, the stage and the dispatch behind it.  Programs of one model for many deployments have most of their ops in
+common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from pmc.backends.cost.breakdown import Breakdown
+from pmc.backends.cost.model import Bindings, CostModel, Granularity, OpCost
+from pmc.backends.cost.network import stage_around
+from pmc.dialects import layer
+from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.expert_slots import ExpertSlots
+from pmc.dialects.collective import ExchangeInterface
+from pmc.dialects.tile_plan import PLAN
+
+
+PATH = "path"
+"""The property that says where an op is from, on which no cost depends."""
+
+
+class CostMemo:
+    """Costs by target and op, and numbers in place of what is slow to compare."""
+
+    def __init__(self) -> None:
+        self.by_target: dict[tuple[int, ...], dict[Hashable, OpCost | None]] = {}
+        self.numbers: dict[Hashable, int] = {}
+        self.seen: dict[int, tuple[Hashable, int]] = {}
+        """By identity; what was numbered is kept, so that nothing else takes its place in memory."""
+
+    def number(self, value: Hashable) -> int:
+        """The number of an attribute or of a part of a target, the same for equal ones."""
+        known = self.seen.get(id(value))
+        if known is None:
+            known = self.seen[id(value)] = value, self.numbers.setdefault(value, len(self.numbers))
+        return known[1]
+
+
+class MemoCostModel(CostModel):
+    """Another model, asked once for equal ops at single values of the symbols."""
+
+    def __init__(self, model: CostModel, memo: CostMemo, granularity: Granularity, accounting: Accounting) -> None:
+        """`accounting` is what `model` charges by.  Plans of tiles look further around an op: not for them."""
+        super().__init__(model.target)
+        self.model = model
+        self.memo = memo
+        t = model.target
+        parts: tuple[Hashable, ...] = (granularity, t.chip, t.topology, t.calibration, t.routing, accounting)
+        self.costs = memo.by_target.setdefault(tuple(map(memo.number, parts)), {})
+        self.mesh = memo.number(t.mesh)
+        self.slots = ExpertSlots()
+
+    def unvalidated(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return self.model.unvalidated()
+
+    def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
+        """That of the model."""
+        return self.model.breakdown(op, bindings)
+
+    def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
+        """The cost that the model says."""
+        values = tuple(bindings.values())
+        if any(isinstance(value, np.ndarray) for value in values):
+            return self.model.cost(op, bindings)
+        key = (*self._key(op), tuple(bindings), values)
+        if key not in self.costs:
+            self.costs[key] = self.model.cost(op, bindings)
+        return self.costs[key]
+
+    def _key(self, op: Operation) -> tuple[Hashable, ...]:
+        """All that the cost of an op depends on beside the target and the symbols."""
+        number = self.memo.number
+        operands = tuple(op.operands)
+        key: tuple[Hashable, ...] = (
+            op.name,
+            *(number(value.type) for value in operands),
+            None,
+            *(number(result.type) for result in op.results),
+            *((name, number(value)) for name, value in op.properties.items() if name != PATH),
+        )
+        if len(set(operands)) < len(operands):
+            key += tuple(operands.index(value) for value in operands)
+        if (plan := op.attributes.get(PLAN)) is not None:
+            key += (number(plan),)
+        exchanges, dispatch = isinstance(op, ExchangeInterface), self.slots.dispatch_of(op)
+        if exchanges or dispatch is not None:
+            key += (self.mesh, stage_around(op) if exchanges else None)
+        if dispatch is not None and dispatch is not op:
+            key += (self._key(dispatch), *map(self._holds_experts, operands))
+        return key
+
+    def _holds_experts(self, value: SSAValue) -> str:
+        """Whether an operand is slots of experts, weights of experts, or neither."""
+        if self.slots.source(value) is not None:
+            return "slots"
+        owner = value.owner
+        experts = isinstance(owner, layer.WeightOp) and owner.axis_names()[0] == layer.EXPERT_AXIS
+        return "weights" if experts else ""
