@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
@@ -31,9 +30,6 @@ from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 from pmc.passes.base import history
-
-if TYPE_CHECKING:
-    from pmc.backends.evaluate import EngineResult
 
 SELECT_TILES = "select-tiles"
 """The pass that chooses plans under the accounting."""
@@ -175,32 +171,6 @@ def resume(
     """Run what is left of the pipeline of the module's own deployment, in place.  Raises PmcError."""
     run_pipeline(module, [*remaining_pipeline(module, emit), *extra], observers)
     return module
-
-
-def evaluate(
-    model: ModuleOp,
-    chip: Chip,
-    topology: Topology,
-    deployment: Deployment,
-    granularity: str = "chip",
-    accounting: Accounting | None = None,
-) -> EngineResult:
-    """The time of one step of one rank, op by op, of a module of the `model` level.  Raises PmcError."""
-    from pmc.backends.evaluate import evaluate_module
-
-    return evaluate_module(compile_model(model, chip, topology, deployment, "dist", accounting=accounting), granularity)
-
-
-def evaluate_dump(
-    module: ModuleOp, granularity: str = "chip", bindings: Mapping[str, int] | None = None
-) -> EngineResult:
-    """The same from a dump of `compile_model`, lowered in place where needed.
-
-    `bindings` replaces symbols of its deployment.  Raises PmcError.
-    """
-    from pmc.backends.evaluate import evaluate_module
-
-    return evaluate_module(lower_dump(module, bindings or {}), granularity, bindings)
 
 
 def lower_dump(module: ModuleOp, bindings: Mapping[str, int]) -> ModuleOp:

@@ -2,16 +2,17 @@
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeAlias, Union, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from pmc.dialects.element_formats import canonical_format, known_formats
+from pmc.dialects.errors import PmcError
 
 _LARGE = 2**40  # keeps integers within MLIR's i64 and out of error messages
 
@@ -49,10 +50,32 @@ _NAMES: dict[object, str] = {
 }  # fmt: skip
 
 
+class SchemaError(PmcError):
+    """A configuration that its schema refuses: field, what is expected and what was found."""
+
+
 class Schema(BaseModel, frozen=True):
     """Immutable, strictly typed, every field written out, nothing unknown, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced, validated like a file.  Raises SchemaError."""
+        if not update:
+            return super().model_copy(deep=deep)
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return type(self).model_validate({**fields, **update})
+        except ValidationError as error:
+            raise SchemaError(f"{type(self).__name__.lower()}: {explain(error, type(self))[1]}") from None
+
+    def __repr__(self) -> str:
+        """The name, where it has one, else the values that are no blocks."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        if "name" in values:
+            return f"<{type(self).__name__.lower()} {values['name']}>"
+        plain = (f"{name}={value}" for name, value in values.items() if isinstance(value, str | int | float))
+        return f"<{type(self).__name__.lower()} {', '.join(plain)}>"
 
 
 @dataclass(frozen=True)

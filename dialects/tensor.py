@@ -274,8 +274,6 @@ def _bytes(dims: tuple[Expr, ...], element_type: Attribute) -> Expr:
     return size
 
 
-
-
 MAX_ELEMENT_BITS = 64
 
 

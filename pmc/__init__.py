@@ -1,18 +1,12 @@
-"""The Python API of pmc: load a model and a target, compile to a level, evaluate, print.
+"""The Python API of pmc; `docs/python-api.md` is its guide.
 
     import pmc
 
-    module = pmc.compile_model(
-        pmc.load_model("deepseek-v3"),
-        pmc.load_chip("sg2262"),
-        pmc.load_topology("p1-r1-b4-c32"),
-        pmc.load_deployment("dsv3-decode-ep32"),
-        emit="dist",
-    )
-    print(pmc.module_text(module))
+    found = pmc.evaluate("deepseek-v3", "sg2262", "p1-r1-b4-c32", "dsv3-decode-ep32", granularity="tile")
+    print(found.total_us, found.figures.mfu)
 
-Every mistake of a caller raises `PmcError` with a message of one line.  The names are imported when they are first
-used, so that `import pmc` costs nothing.
+Every mistake of a caller raises `PmcError` with a message of one line.  No function changes its arguments.  The names
+are imported when they are first used, so that `import pmc` costs nothing.
 """
 
 from __future__ import annotations
@@ -21,35 +15,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
-    from pmc.compiler.driver import compile_model, evaluate, evaluate_dump, load_model, load_module, module_text, resume
-    from pmc.compiler.explain import explain
+    from pmc.compiler.api import check, compile, evaluate, explain, load_model, sweep
+    from pmc.compiler.config import load_accounting, load_calibration, load_chip, load_deployment, load_topology
+    from pmc.compiler.module import Module
+    from pmc.compiler.presets import list_presets
     from pmc.dialects.errors import PmcError
 
 __all__ = [
+    "Module",
     "PmcError",
-    "compile_model",
+    "check",
+    "compile",
     "evaluate",
-    "evaluate_dump",
     "explain",
+    "list_presets",
     "load_accounting",
+    "load_calibration",
     "load_chip",
     "load_deployment",
     "load_model",
-    "load_module",
     "load_topology",
-    "module_text",
-    "resume",
+    "sweep",
 ]
 
 _HOME = {
+    "Module": "pmc.compiler.module",
     "PmcError": "pmc.dialects.errors",
-    "explain": "pmc.compiler.explain",
-    **dict.fromkeys(("load_accounting", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"),
+    "list_presets": "pmc.compiler.presets",
     **dict.fromkeys(
-        ("compile_model", "evaluate", "evaluate_dump", "load_model", "load_module", "module_text", "resume"),
-        "pmc.compiler.driver",
+        ("load_accounting", "load_calibration", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"
     ),
+    **dict.fromkeys(("check", "compile", "evaluate", "explain", "load_model", "sweep"), "pmc.compiler.api"),
 }
 """The module that defines each name."""
 

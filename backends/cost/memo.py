@@ -22,7 +22,6 @@ from pmc.dialects.analyses.expert_slots import ExpertSlots
 from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.tile_plan import PLAN
 
-
 PATH = "path"
 """The property that says where an op is from, on which no cost depends."""
 

@@ -31,8 +31,8 @@ def step_feasibility(
 ) -> Feasibility | None:
     """Whether one step of the program in `module` fits, the whole batch at once; None below the dist level.
 
-    Where it does not, the largest batch that fits is searched, unless `search` is false.  Symbols take the values of `bindings`, else of the attribute `arch.deployment`.  Raises PmcError as
-    `memory_footprint` does.
+    Where it does not, the largest batch that fits is searched, unless `search` is false.  Symbols take the values of
+    `bindings`, else of the attribute `arch.deployment`.  Raises PmcError as `memory_footprint` does.
     """
     if not isinstance(program_of(module), layer.ProgramOp):
         return None

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from pmc.backends.cost.model import BottleneckTag, Granularity
+from pmc.backends.evaluate.notebook import Tabular
 from pmc.backends.evaluate.streams import Stream
 
 COLUMNS: tuple[str, ...] = (
@@ -66,8 +67,8 @@ class StageMetrics:
     share: float
 
 
-@dataclass(frozen=True)
-class EngineResult:
+@dataclass(frozen=True, repr=False)
+class EngineResult(Tabular):
     """One step of a program on its target.
 
     `total_us` is exactly the sum of `time_us` over `steps` in their order: with several stages, the time of one
@@ -178,6 +179,9 @@ class EngineResult:
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def __repr__(self) -> str:
+        return f"<{self.program}: {len(self.steps)} ops of a {self.phase} step, {self.total_us:.3f} us>"
 
 
 def _cell(value: object) -> Cell:

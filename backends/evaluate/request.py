@@ -18,6 +18,7 @@ from pmc.backends.evaluate.aggregate import StepTotals, ranks_of, totals_of, tot
 from pmc.backends.evaluate.assumptions import checkpoint_assumptions
 from pmc.backends.evaluate.feasibility import request_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
+from pmc.backends.evaluate.notebook import Tabular
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
 from pmc.backends.evaluate.pipeline import PrefillChunks, decode_us, micro_batches_of, parts_of, stream_us
 from pmc.dialects.arch import DeploymentAttr
@@ -68,8 +69,8 @@ class PhaseAggregates:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class RequestResult:
+@dataclass(frozen=True, repr=False)
+class RequestResult(Tabular):
     """What the sequences of one batch see, and what the chips do meanwhile.
 
     `ttft_us` is the time of prefill, which gives the first token (Tier6-Model).  `tpot_us` is the mean time of the
@@ -122,6 +123,15 @@ class RequestResult:
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def __repr__(self) -> str:
+        tpot = "" if self.tpot_us is None else f"TPOT {self.tpot_us / 1e3:.3f} ms, "
+        verdict = "" if self.memory.fits else ", does not fit"
+        return (
+            f"<{self.model}: requests of {self.isl} + {self.osl} tokens, batch {self.batch} on "
+            f"{self.ranks} x {self.chip}, TTFT {self.ttft_us / 1e3:.3f} ms, {tpot}"
+            f"{self.tps_per_chip:.1f} tokens/s per chip{verdict}>"
+        )
 
     def to_rows(self) -> list[dict[str, object]]:
         """One mapping per figure, keyed by `CSV_COLUMNS`; a figure that does not exist has no row."""

@@ -137,36 +137,26 @@ class Form:
 
 def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOptions) -> tuple[str, Feasibility | None]:
     """The evaluation as it is printed, and whether it fits, where that is known."""
-    from pmc.backends.evaluate.feasibility import step_feasibility
-    from pmc.backends.evaluate.request import aggregate_step
     from pmc.compiler.cli.compiled import deployment_of, parameters_of, rank_program
     from pmc.compiler.hints import hints
+    from pmc.compiler.step_evaluation import evaluate_dist
 
     module, bindings = rank_program(model, target)
-    evaluator = options.evaluator(module)
-    step, memory = evaluator.step(bindings), step_feasibility(module, bindings)
-    if form.plans:
-        step = evaluator.with_plans(step, bindings)
+    found = evaluate_dist(module, options, bindings, form.plans)
+    memory = found.memory
     if form.format is TableFormat.CSV:
-        return step.ops.to_csv(), memory
-    figures = aggregate_step(evaluator, step)
+        return found.to_csv(), memory
     deployment = deployment_of(module, bindings)
     said = hints(module, deployment, (deployment.phase,))
     parameters = parameters_of(model)
     if form.format is TableFormat.JSON:
-        document = {
-            **step.ops.to_dict(),
-            "schedule": step.schedule_dict(),
-            "aggregates": figures.to_dict(),
-            "memory": None if memory is None else memory.to_dict(),
-            "parameters": None if parameters is None else parameters._asdict(),
-        }
+        document = {**found.to_dict(), "parameters": None if parameters is None else parameters._asdict()}
         return form.json(document, deployment, said), memory
     from pmc.compiler.cli.request_table import step_lines
     from pmc.compiler.cli.table import result_table
 
-    lines = [*([] if parameters is None else [str(parameters)]), *step_lines(step, figures)]
-    return result_table(step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
+    lines = [*([] if parameters is None else [str(parameters)]), *step_lines(found.step, found.figures)]
+    return result_table(found.step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
 
 
 def _request(

@@ -64,6 +64,12 @@ class Sweep:
         """A table without results."""
         return SweepResult(self.name, self.axes, STEP_COLUMNS if self.base.request is None else REQUEST_COLUMNS)
 
+    def result(self) -> SweepResult:
+        """The table with all rows."""
+        result = self.table()
+        self.run(result)
+        return result
+
     def run(self, result: SweepResult, done: Callable[[Sequence[int]], None] = lambda points: None) -> None:
         """Fill in all rows of `result` that have no status yet; `done` is told which points were found, as they are."""
         points = Points(self.base)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pmc.backends.evaluate.notebook import Tabular
 from pmc.compiler.sweep.axes import Axis
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import did_you_mean
@@ -45,8 +46,8 @@ Cell = str | int | float | bool | None
 Column = npt.NDArray[Any]
 
 
-@dataclass(eq=False)
-class SweepResult:
+@dataclass(eq=False, repr=False)
+class SweepResult(Tabular):
     """The points of a sweep in the order of its axes, of which the last varies fastest."""
 
     model: str

@@ -8,12 +8,11 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
+from pmc.compiler.api import evaluate
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import (
     Observer,
     compile_model,
-    evaluate,
-    evaluate_dump,
     load_model,
     module_text,
     parse_module,
@@ -192,14 +191,14 @@ def test_a_dump_evaluates_like_its_model(tmp_path: Path) -> None:
     straight = evaluate(load_model(write_config(tmp_path, config)), CHIP, TOPOLOGY, deployment(changes))
     assert straight.total_us > 0
     for name, text in zip(dumps.names, dumps.texts, strict=True):
-        assert evaluate_dump(parse_module(text, name)) == straight, name
+        assert evaluate(parse_module(text, name)) == straight, name
 
 
 def test_symbols_of_a_dump_can_be_replaced_until_they_are_bound(tmp_path: Path) -> None:
     dist = module_text(compile_tiny(tmp_path, "decode", "dist"))
-    longer = evaluate_dump(parse_module(dist, "dist"), bindings={"kv_len": 4096})
-    assert longer.bindings["kv_len"] == 4096
-    assert longer.total_us > evaluate_dump(parse_module(dist, "dist")).total_us
+    longer = evaluate(parse_module(dist, "dist"), bindings={"kv_len": 4096})
+    assert longer.step.ops.bindings["kv_len"] == 4096
+    assert longer.total_us > evaluate(parse_module(dist, "dist")).total_us
     bound = parse_module(module_text(compile_tiny(tmp_path, "decode", "tile")), "tile")
     with pytest.raises(PmcError, match="bound already"):
-        evaluate_dump(bound, bindings={"kv_len": 4096})
+        evaluate(bound, bindings={"kv_len": 4096})

@@ -15,6 +15,7 @@ from pmc.backends.evaluate.explain.levers import Levers
 from pmc.backends.evaluate.explain.roofline import Roofline
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.metrics import StepMetrics
+from pmc.backends.evaluate.notebook import Tabular
 from pmc.backends.evaluate.overlap import Overlap, StepResult
 from pmc.dialects.tile_plan import PlanAttr
 
@@ -73,8 +74,8 @@ class ExplainedOp:
         }
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Tabular):
     """A step of a program, or some ops of it.
 
     The parts of all ops add up to the rows of `evaluate`, and less what overlap hides to the time of the step.
@@ -133,6 +134,25 @@ class Explanation:
             "lower_bound": result.lower_bound,
             "memory": None if self.memory is None else self.memory.to_dict(),
         }
+
+    def to_rows(self) -> list[dict[str, str | float]]:
+        """One mapping per op: its time, and the parts of it."""
+        return [
+            {
+                "path": op.step.path,
+                "op": op.step.op,
+                "time_us": op.step.time_us,
+                **{f"{part.value}_us": op.parts_us.get(part, 0.0) for part in Part},
+            }
+            for op in self.ops
+        ]
+
+    def __repr__(self) -> str:
+        result = self.step.ops
+        where = "" if self.path is None else f" at {self.path}"
+        largest = max(self.parts_us.items(), key=lambda part: part[1], default=None)
+        most = "" if largest is None else f", most of it {largest[0].value}"
+        return f"<{result.program}: {len(self.ops)} ops{where} of a {result.phase} step, {self.time_us:.3f} us{most}>"
 
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
