@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
+from pmc.backends.cost.memo import CostMemo, MemoCostModel
 from pmc.backends.cost.model import Granularity, Target
 from pmc.backends.evaluate.engine import cost_model, cost_program, program_of, symbol_values
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
+
+_MEMO: ContextVar[CostMemo | None] = ContextVar("costs of ops", default=None)
+
+
+@contextmanager
+def costs_kept(memo: CostMemo) -> Generator[None]:
+    """Keep costs in `memo` and find them there, for the equal ops of many programs."""
+    token = _MEMO.set(memo)
+    try:
+        yield
+    finally:
+        _MEMO.reset(token)
 
 
 def op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
@@ -20,7 +35,10 @@ def op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
     module: it names no deployment or no accounting, or the target has no rate or no link for one of its ops.
     """
     try:
-        model = cost_model(Granularity.CORE, Target.of(module), accounting_of(module, "partition-stages"))
+        accounting = accounting_of(module, "partition-stages")
+        model = cost_model(Granularity.CORE, Target.of(module), accounting)
+        if (memo := _MEMO.get()) is not None:
+            model = MemoCostModel(model, memo, Granularity.CORE, accounting)
         costed = cost_program(program_of(module), model, symbol_values(module, {}))
     except PmcError:
         return None

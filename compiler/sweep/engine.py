@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.cost.memo import CostMemo
 from pmc.backends.evaluate.feasibility import step_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.request import RequestResult, aggregate_step
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
 from pmc.compiler.driver import check_target, set_target
 from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stages_of_request
+from pmc.compiler.op_times import costs_kept
 from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
@@ -89,10 +91,11 @@ class Sweep:
                 done([index])
                 continue
             groups.setdefault(pipelines, []).append((index, point))
-        with few_collections() as collected:
+        memo = CostMemo()
+        with few_collections() as collected, costs_kept(memo):
             for modules, members in self._compiled(compiler, groups):
                 for index, point in members:
-                    result.put(index, _row(modules, point))
+                    result.put(index, _row(modules, point, memo))
                 done([index for index, _ in members])
                 collected()
 
@@ -108,17 +111,18 @@ class Sweep:
 
     def _compiled(
         self, compiler: SharedCompiler, groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]]
-    ) -> Iterator[tuple[tuple[ModuleOp | PmcError, ...], list[tuple[int, Point]]]]:
-        """The programs of each group.  Those of the two phases of a request come in the same order."""
-        if not groups:
-            return
-        phases = len(next(iter(groups)))
-        wanted = [
-            {pipelines[phase]: _programs_of(members[0][1])[phase] for pipelines, members in groups.items()}
-            for phase in range(phases)
+    ) -> Iterator[tuple[Sequence[ModuleOp | PmcError], list[tuple[int, Point]]]]:
+        """The programs of each group: one, or those of the two phases of a request."""
+        order = sorted(groups)
+        targets = [_programs_of(groups[pipelines][0][1]) for pipelines in order]
+        phases = [
+            compiler.programs(
+                [(pipelines[phase], found[phase]) for pipelines, found in zip(order, targets, strict=True)]
+            )
+            for phase in range(len(order[0]) if order else 0)
         ]
-        for found in zip(*(compiler.programs(targets) for targets in wanted), strict=True):
-            yield tuple(module for _, module in found), groups[tuple(pipeline for pipeline, _ in found)]
+        for pipelines, *modules in zip(order, *phases, strict=True):
+            yield modules, groups[pipelines]
 
 
 def _programs_of(point: Point) -> tuple[Target, ...]:
@@ -133,7 +137,7 @@ def _with_deployment(target: Target, deployment: Deployment) -> Target:
     return Target(target.chip, target.topology, deployment, target.accounting)
 
 
-def _row(modules: Sequence[ModuleOp | PmcError], point: Point) -> dict[str, object]:
+def _row(modules: Sequence[ModuleOp | PmcError], point: Point, memo: CostMemo) -> dict[str, object]:
     """The columns of one point."""
     try:
         for module, target in zip(modules, _programs_of(point), strict=True):
@@ -143,17 +147,17 @@ def _row(modules: Sequence[ModuleOp | PmcError], point: Point) -> dict[str, obje
             module.attributes.pop(CALIBRATION, None)
         programs = [module for module in modules if isinstance(module, ModuleOp)]
         if point.request is None:
-            return _step_row(programs[0], point)
-        return _request_row(programs[0], programs[1], point, point.request)
+            return _step_row(programs[0], point, memo)
+        return _request_row(programs[0], programs[1], point, point.request, memo)
     except PmcError as error:
         return {"status": INFEASIBLE, "reason": str(error)}
 
 
-def _step_row(module: ModuleOp, point: Point) -> dict[str, object]:
-    evaluator = point.options.evaluator(module)
+def _step_row(module: ModuleOp, point: Point, memo: CostMemo) -> dict[str, object]:
+    evaluator = point.options.evaluator(module, memo)
     step = evaluator.step({})
     figures = aggregate_step(evaluator, step)
-    memory = step_feasibility(module)
+    memory = step_feasibility(module, search=False)
     assert memory is not None  # a program at the dist level
     limits = figures.bottlenecks_us
     own = {name: getattr(figures, name) for name in STEP_COLUMNS if hasattr(figures, name)}
@@ -166,11 +170,12 @@ def _step_row(module: ModuleOp, point: Point) -> dict[str, object]:
     }
 
 
-def _request_row(prefill: ModuleOp, decode: ModuleOp, point: Point, request: Lengths) -> dict[str, object]:
-    batch, options = point.target.deployment.batch, point.options
-    found = evaluate_programs(
-        options.evaluator(prefill), options.evaluator(decode), batch, request.isl, request.osl, request.micro_batches
-    )
+def _request_row(
+    prefill: ModuleOp, decode: ModuleOp, point: Point, request: Lengths, memo: CostMemo
+) -> dict[str, object]:
+    first, rest = (point.options.evaluator(module, memo) for module in (prefill, decode))
+    batch = point.target.deployment.batch
+    found = evaluate_programs(first, rest, batch, request.isl, request.osl, request.micro_batches)
     return request_figures(found)
 
 

@@ -11,7 +11,7 @@ held against the verifiers wherever they run alone.  What a deployment may not a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
@@ -24,6 +24,7 @@ from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.dialects.schema import Schema
 from pmc.passes.base import PmcPass
 
 
@@ -52,28 +53,26 @@ class SharedCompiler:
         self.model = model
         self.context = make_context()
         self.passes: dict[str, PmcPass] = {}
-        self.costed: dict[Target, int] = {}
-        self.targets: dict[tuple[Chip, Topology, Accounting], int] = {}
+        self.targets: dict[tuple[Schema, ...], int] = {}
 
     def pipeline(self, target: Target) -> Pipeline:
         """The passes from the model to the dist level."""
         return tuple(self._stage(spec, target) for spec in default_pipeline(target.deployment, "dist"))
 
-    def programs(self, wanted: Mapping[Pipeline, Target]) -> Iterator[tuple[Pipeline, ModuleOp | PmcError]]:
-        """The module at the dist level of each pipeline, for one of the targets that lead to it, or why there is none.
+    def programs(self, wanted: Sequence[tuple[Pipeline, Target]]) -> Iterator[ModuleOp | PmcError]:
+        """The modules at the dist level, one by one, or why there is none; each may be changed by the caller.
 
-        The caller may change the modules.  They come in an order in which those that share most are neighbours.
+        Pipelines that begin alike had better be neighbours, as in a sorted order: between two others that do not, what
+        they share is compiled again.
         """
-        order = sorted(wanted)
-        branches = _branches(order)
+        branches = _branches([pipeline for pipeline, _ in wanted])
         kept: dict[Pipeline, ModuleOp | PmcError] = {}
-        for pipeline, depths in zip(order, branches, strict=True):
+        for (pipeline, target), depths in zip(wanted, branches, strict=True):
             kept = {start: found for start, found in kept.items() if start == pipeline[: len(start)]}
             start = max(kept, key=len, default=())
             found = kept.get(start, self.model)
             if isinstance(found, ModuleOp):
                 module = found.clone()
-                target = wanted[pipeline]
                 set_target(module, target.chip, target.topology, target.deployment, target.accounting)
                 found = module
                 for index in range(len(start), len(pipeline)):
@@ -86,7 +85,7 @@ class SharedCompiler:
                         break
                     if index + 1 in depths:
                         kept[pipeline[: index + 1]] = module.clone()
-            yield pipeline, found
+            yield found
 
     def _stage(self, spec: ArgSpec, target: Target) -> Stage:
         name = str(spec)
@@ -94,16 +93,18 @@ class SharedCompiler:
             module_pass = build_pass(spec)
             assert isinstance(module_pass, PmcPass)
             self.passes[name] = module_pass
-        if self.passes[name].COSTS and target.deployment.pp > 1:  # one stage is never balanced
-            return name, self.costed.setdefault(target, len(self.costed) + 1)
-        if not self.passes[name].CHIP_FIELDS and not self.passes[name].TOPOLOGY_FIELDS:
+        found = self.passes[name]
+        if found.COSTS and target.deployment.pp > 1:
+            read: tuple[Schema, ...] = (target.chip, target.topology, target.accounting, target.deployment)
+        elif found.CHIP_FIELDS or found.TOPOLOGY_FIELDS:
+            read = (target.chip, target.topology)
+        else:
             return name, 0
-        read = (target.chip, target.topology, target.accounting)
         return name, self.targets.setdefault(read, len(self.targets) + 1)
 
 
 def _branches(order: Sequence[Pipeline]) -> list[set[int]]:
-    """For each of some sorted pipelines the depths at which any later one leaves it, the last of which may be all."""
+    """For each of some pipelines the depths at which later ones leave it, as long as these begin as it does."""
     depths: list[set[int]] = [set() for _ in order]
     for index in range(len(order) - 2, -1, -1):
         common = _common(order[index], order[index + 1])

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from pmc.backends.evaluate.sweep import sweep_module
+from pmc.compiler.api import evaluate
 from pmc.compiler.config import load_calibration, load_chip, load_deployment, load_topology
-from pmc.compiler.driver import compile_model, evaluate_dump, load_model
+from pmc.compiler.driver import compile_model, load_model
 from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
 from pmc.compiler.main import main
 from pmc.dialects.arch import Chip
@@ -73,8 +74,8 @@ def test_n21_only_a_compared_granularity_with_checked_parameters_is_absolute() -
     dist = compile_model(
         load_model("llama-3.1-8b"), chip, load_topology("p1-r1-b1-c8"), load_deployment("llama-8b-decode"), "dist"
     )
-    assert evaluate_dump(dist.clone(), "chip").to_dict()["relative_only"] is False
-    assert evaluate_dump(dist.clone(), "core").unvalidated[0] == "granularity core on sg2262"
+    assert evaluate(dist).to_dict()["relative_only"] is False
+    assert evaluate(dist, granularity="core").step.ops.unvalidated[0] == "granularity core on sg2262"
 
 
 def test_issue9_5_a_lower_bound_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:

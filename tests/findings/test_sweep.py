@@ -64,7 +64,7 @@ def alone(name: str, start: Point, values: Mapping[str, object]) -> dict[str, ob
         )
         evaluator = point.options.evaluator(module)
         step = evaluator.step({})
-        figures, memory = aggregate_step(evaluator, step), step_feasibility(module)
+        figures, memory = aggregate_step(evaluator, step), step_feasibility(module, search=False)
         assert memory is not None
     except PmcError as error:
         return {"status": INFEASIBLE, "reason": str(error)}

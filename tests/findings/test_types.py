@@ -18,9 +18,10 @@ from pmc.backends.evaluate.footprint import MemoryOptions
 from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.evaluate.metrics import EngineResult
 from pmc.backends.numeric.scaled import largest_code, round_scaled
+from pmc.compiler.api import evaluate
 from pmc.compiler.check import Proof, check_model, check_small
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
-from pmc.compiler.driver import compile_model, evaluate
+from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_config, shrink_deployment
 from pmc.dialects import g5, layer, tile
@@ -52,7 +53,8 @@ def evaluated(
     granularity: str, deployment: str, fields: Fields, module: ModuleOp | None = None, chip: Chip | None = None
 ) -> EngineResult:
     target, topology = chip or load_chip("sg2262"), load_topology("p1-r1-b1-c8")
-    return evaluate(module or model(), target, topology, load_deployment(deployment, fields), granularity)
+    found = evaluate(module or model(), target, topology, load_deployment(deployment, fields), granularity=granularity)
+    return found.step.ops
 
 
 def attention_us(result: EngineResult) -> tuple[float, int]:
