@@ -137,6 +137,14 @@ def check_target(chip: Chip, topology: Topology, deployment: Deployment) -> None
         )
 
 
+def check_deployment(model: ModuleOp, chip: Chip, topology: Topology, deployment: Deployment) -> None:
+    """Raises PmcError when the target is too small, or for lengths that the model is not made for."""
+    check_target(chip, topology, deployment)
+    problem = too_long(model, deployment.kv_len, deployment.longer_context)
+    if problem is not None:
+        raise PmcError(problem)
+
+
 def compile_model(
     model: ModuleOp,
     chip: Chip,
@@ -156,10 +164,7 @@ def compile_model(
     level = level_of(model)
     if level != "model" or history(model):
         raise PmcError(f"compile takes a module of the model level, this one is at the {level} level")
-    check_target(chip, topology, deployment)
-    problem = too_long(model, deployment.kv_len, deployment.longer_context)
-    if problem is not None:
-        raise PmcError(problem)
+    check_deployment(model, chip, topology, deployment)
     set_target(model, chip, topology, deployment, accounting)
     run_pipeline(model, [*default_pipeline(deployment, emit), *extra], observers)
     return model

@@ -16,7 +16,7 @@ from pmc.backends.evaluate.feasibility import step_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.request import RequestResult, aggregate_step
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
-from pmc.compiler.driver import check_target, set_target
+from pmc.compiler.driver import check_deployment, check_target, set_target
 from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stages_of_request
 from pmc.compiler.op_times import costs_kept
 from pmc.compiler.sweep.axes import LENGTHS, Axis
@@ -85,7 +85,10 @@ class Sweep:
                 point = points.at(values)
                 check_target(point.target.chip, point.target.topology, point.target.deployment)
                 point = self._with_stages(point)
-                pipelines = tuple(compiler.pipeline(target) for target in _programs_of(point))
+                targets = _programs_of(point)
+                for target in targets:
+                    check_deployment(self.model, target.chip, target.topology, target.deployment)
+                pipelines = tuple(map(compiler.pipeline, targets))
             except PmcError as error:
                 result.put(index, {"status": INFEASIBLE, "reason": str(error)})
                 done([index])
