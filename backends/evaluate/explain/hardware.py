@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, get_args
 
+from pydantic import BaseModel
+
 from pmc.backends.cost.model import Target
 from pmc.dialects.arch import LinkLevel
 from pmc.dialects.schema import Schema
@@ -95,4 +97,5 @@ def _changed(schema: S, path: Sequence[str], change: Callable[[float], float]) -
             new = change(value)
         case _:
             pass
-    return schema.model_copy(update={head: new})
+    # Not validated: twice the rate of a unit, or half a chip, need not be a chip that a file could name.
+    return BaseModel.model_copy(schema, update={head: new})
