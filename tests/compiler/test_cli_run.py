@@ -142,7 +142,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_model_that_is_too_large_to_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "deepseek-v3", *SIZES]) == 2
-    assert "pmc check" in capsys.readouterr().err
+    assert "--shrink of `pmc run`" in capsys.readouterr().err
 
 
 def test_check_prints_a_line_per_pass(capsys: pytest.CaptureFixture[str]) -> None:
