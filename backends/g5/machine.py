@@ -98,7 +98,8 @@ class Machine:
         self.fixed: list[int] = commands.fixed_ps.tolist()
         self.transfer: list[int] = commands.transfer_ps.tolist()
         self.is_dma = [engine in (ENGINES.index("gdma"), ENGINES.index("sdma")) for engine in self.engine]
-        self.waits = [[(e, n) for e, n in enumerate(row) if n] for row in commands.waits.tolist()]
+        waits: list[list[int]] = commands.waits.tolist()
+        self.waits = [[(engine, number) for engine, number in enumerate(row) if number] for row in waits]
         fetches = commands.source != NONE
         self.crosses = np.zeros(len(commands.op), np.int64)
         self.crosses[fetches] = crosses_dies(chip, commands.source[fetches], commands.core[fetches])

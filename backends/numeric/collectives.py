@@ -97,11 +97,11 @@ def shard(values: Array, axis: Axis, rank: int, dim: int, size: int | None = Non
         if values.shape[dim] % count:
             raise NumericError(f"a dim of {values.shape[dim]} is not a multiple of {axis.name} = {count}")
         return values[(slice(None),) * dim + (slice(index, None, count),)]
-    size = size or -(-values.shape[dim] // count)
-    part = values[(slice(None),) * dim + (slice(index * size, (index + 1) * size),)]
+    length: int = -(-values.shape[dim] // count) if size is None else size
+    part = values[(slice(None),) * dim + (slice(index * length, (index + 1) * length),)]
     padding = [(0, 0)] * values.ndim
-    padding[dim] = (0, size - part.shape[dim])
-    if part.shape[dim] == size:
+    padding[dim] = (0, length - part.shape[dim])
+    if part.shape[dim] == length:
         return part
     return np.pad(part, padding, constant_values=NONE if part.dtype.kind in "iu" else 0)
 

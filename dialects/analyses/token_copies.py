@@ -146,17 +146,16 @@ def _open_chances(rows: FloatArray, top_groups: int) -> FloatArray:
 
 def _systematic(chances: FloatArray, count: int, random: np.random.Generator) -> IntArray:
     """`count` items of every row, each with its chance; the chances of a row add up to `count`."""
-    items: IntArray = np.tile(np.arange(chances.shape[1]), (len(chances), 1))
-    order: IntArray = random.random(items.shape).argsort(axis=1)
-    ordered = np.take_along_axis(chances, order, axis=1)
-    ends = np.cumsum(ordered, axis=1)
+    order: IntArray = random.random(chances.shape).argsort(axis=1)
+    ordered: FloatArray = np.take_along_axis(chances, order, axis=1)
+    ends: FloatArray = np.cumsum(ordered, axis=1)
     picks = random.random((len(chances), 1)) + np.arange(count)
     # The item in whose interval a pick falls, in all rows at once.
     apart = np.arange(len(chances))[:, None] * (count + 1.0)
     found = np.searchsorted((ends + apart).ravel(), (picks + apart).ravel(), side="right").reshape(picks.shape)
     places = found - np.arange(len(chances))[:, None] * chances.shape[1]
     # Rounding may put the end of the last item below a pick.
-    last = (items * (ordered > 0.0)).max(axis=1, keepdims=True)
+    last: IntArray = np.max(np.arange(chances.shape[1]) * (ordered > 0.0), axis=1, keepdims=True)
     return np.asarray(np.take_along_axis(order, np.minimum(places, last), axis=1))
 
 

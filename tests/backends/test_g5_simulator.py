@@ -39,7 +39,7 @@ PS = 1e-6
 """Microseconds of a picosecond."""
 
 
-def chip_with(name: str = "sg2262-tpuperf", **changes: Any) -> Chip:
+def chip_with(name: str = "sg2262-tpuperf", /, **changes: Any) -> Chip:
     """The chip, with fields by dotted path (`__` for the dot) set to other values."""
     data = load_chip(name).model_dump()
     for path, value in changes.items():
