@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver
-from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, Output, TargetOptions, flag
+from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, TargetOptions, flag
 from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
 
@@ -59,7 +59,14 @@ def sweep_command(
     top: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows that have a result and fit the DRAM.")
     ] = None,
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "--out", "-o", metavar="FILE", help="Write the result here, not to stdout."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the CSV file of --out: what stands in it is not evaluated again."),
+    ] = False,
     output_format: Annotated[
         TableFormat | None, typer.Option("--format", help="The form of the table; by default that of the file's name.")
     ] = None,
@@ -74,10 +81,16 @@ def sweep_command(
     `pmc evaluate` says of that point; one that cannot be has a reason. Exit code 1 says that no point fits.
     """
     check_writable_file(output)
+    form = output_format or _form_of(output)
+    if resume and (output is None or form is not TableFormat.CSV):
+        raise PmcError("--resume goes on with a table in CSV: give --out FILE.csv")
+    if resume and top is not None:
+        raise PmcError("--top would drop rows from the file that --resume goes on with: give one of them")
     from pmc.compiler.driver import load_model
     from pmc.compiler.sweep.axes import parse_axis
     from pmc.compiler.sweep.engine import Sweep
     from pmc.compiler.sweep.result import OK
+    from pmc.compiler.sweep.resume import ResumedFile
 
     parsed = tuple(map(parse_axis, axes))
     varied = {axis.name: axis.values[0] for axis in parsed}
@@ -86,10 +99,18 @@ def sweep_command(
     sweep = Sweep(load_model(model), model, base, parsed)
     result = sweep.table()
     result.check_column(sort)
+    file = ResumedFile(output, result) if resume and output is not None else None
     with _bar(len(result)) as advance:
-        sweep.run(result, lambda points: advance(len(points)))
+
+        def done(points: Sequence[int]) -> None:
+            if file is not None:
+                file.add(points)
+            advance(len(points))
+
+        advance(0 if file is None else file.kept)
+        sweep.run(result, done)
     order = result.ordered(sort, top)
-    deliver(_text(result, order, output_format or _form_of(output), output), output)
+    deliver(_text(result, order, form, output), output)
     if not result.count(OK):
         raise typer.Exit(1)
 

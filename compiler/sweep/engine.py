@@ -23,6 +23,7 @@ from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
+from pmc.compiler.sweep.resume import conditions_of
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 
@@ -64,7 +65,8 @@ class Sweep:
 
     def table(self) -> SweepResult:
         """A table without results."""
-        return SweepResult(self.name, self.axes, STEP_COLUMNS if self.base.request is None else REQUEST_COLUMNS)
+        names = STEP_COLUMNS if self.base.request is None else REQUEST_COLUMNS
+        return SweepResult(self.name, self.axes, names, conditions=conditions_of(self.model, self.base, self.axes))
 
     def result(self) -> SweepResult:
         """The table with all rows."""

@@ -20,21 +20,22 @@ from pmc.dialects.schema import did_you_mean
 
 STEP_COLUMNS: tuple[str, ...] = (
     "status", "time_us", "compute_us", "comm_us", "exposed_us", "wait_us", "bottleneck", "mfu", "mbu", "tps_per_chip",
-    "flops", "dram_bytes", "link_bytes", "ranks", "memory_bytes", "memory_capacity_bytes", "relative_only", "reason",
+    "flops", "dram_bytes", "link_bytes", "ranks", "memory_bytes", "memory_capacity_bytes", "relative_only",
+    "conditions", "reason",
 )  # fmt: skip
 """What is told of a step, see `PhaseAggregates`; new columns are only ever appended before `reason`."""
 
 REQUEST_COLUMNS: tuple[str, ...] = (
     "status", "ttft_us", "tpot_us", "itl_first_us", "itl_last_us", "e2e_us", "tps_per_user", "tps_per_chip",
     "prefill_mfu", "prefill_mbu", "prefill_bubble", "decode_mfu", "decode_mbu", "decode_bubble", "ranks",
-    "memory_bytes", "memory_capacity_bytes", "relative_only", "reason",
+    "memory_bytes", "memory_capacity_bytes", "relative_only", "conditions", "reason",
 )  # fmt: skip
 """What is told of a request, see `RequestResult`."""
 
 OK, DOES_NOT_FIT, INFEASIBLE = "ok", "does not fit", "infeasible"
 """The status of a point: a result; a result that needs more DRAM than a chip has; no result, with a reason."""
 
-TEXTS = ("status", "bottleneck", "relative_only", "reason")
+TEXTS = ("status", "bottleneck", "relative_only", "conditions", "reason")
 """Columns that are not numbers."""
 
 WHOLE = ("ranks", "memory_bytes", "memory_capacity_bytes")
@@ -56,12 +57,15 @@ class SweepResult(Tabular):
     """The columns after those of the axes."""
     columns: dict[str, Column] = field(default_factory=dict[str, Column])
     """By name one entry per point: numbers, NaN where there is none, or objects."""
+    conditions: str = ""
+    """A digest of all that is the same at every point, see `resume`; a column of the table."""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in self.columns:
                 text = name in TEXTS
                 self.columns[name] = np.full(len(self), "" if text else np.nan, object if text else np.float64)
+        self.columns["conditions"][:] = self.conditions
 
     def __len__(self) -> int:
         """The number of points."""
@@ -106,10 +110,12 @@ class SweepResult(Tabular):
 
     def to_csv(self, points: Iterable[int] | None = None) -> str:
         """A header line, then one line per point; floats in their shortest exact form, nothing where there is none."""
+        return ",".join(self.header) + "\n" + self.csv_lines(points)
+
+    def csv_lines(self, points: Iterable[int] | None = None) -> str:
+        """`to_csv` without its header."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows(points))
+        csv.writer(text, lineterminator="\n").writerows(self.rows(points))
         return text.getvalue()
 
     def to_dict(self, points: Iterable[int] | None = None) -> dict[str, object]:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,85 @@ def test_issue9_9_values_from_python() -> None:
     assert Axis("deployment.tp", (1, 2)).part == "deployment"
     with pytest.raises(ConfigError, match="1 is given twice"):
         Axis("deployment.tp", (1, 1))
+
+
+COMMAND = ["sweep", "llama-3.1-8b", "--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode"]
+
+
+def test_issue9_9_a_sweep_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, axis = tmp_path / "a.csv", "deployment.tp=1,2,3"
+    options = [*COMMAND, "--out", str(file), "--resume"]
+    assert main([*options, "--set", axis, "--set", "deployment.batch=4,900"]) == 0
+    whole = file.read_text()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == 7 and {line.split(",")[2] for line in lines[1:]} == {OK, INFEASIBLE, DOES_NOT_FIT}
+    evaluated: list[int] = []
+    put = SweepResult.put
+
+    def counting(self: SweepResult, points: int, values: Mapping[str, object]) -> None:
+        if isinstance(points, int):
+            evaluated.append(points)
+        put(self, points, values)
+
+    monkeypatch.setattr(SweepResult, "put", counting)
+    file.write_text(lines[0] + lines[6] + lines[2] + lines[3] + lines[1][:40])  # in any order; killed in a write
+    assert main([*options, "--set", axis, "--set", "deployment.batch=4,900"]) == 0
+    assert file.read_text() == whole and sorted(evaluated) == [0, 3, 4]
+    evaluated.clear()
+    assert main([*options, "--set", axis, "--set", "deployment.batch=4,8,900", "--sort=-deployment.batch"]) == 0
+    assert sorted(evaluated) == [1, 4, 7]
+    assert set(lines) < set(file.read_text().splitlines(keepends=True))
+
+
+def test_issue9_9_rows_are_written_as_they_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.csv"
+    options = [*COMMAND, "--out", str(file), "--resume", "--set", "deployment.tp=1,2,4"]
+    put = SweepResult.put
+
+    def interrupted(self: SweepResult, points: int, values: Mapping[str, object]) -> None:
+        if points == 2:
+            raise KeyboardInterrupt
+        put(self, points, values)
+
+    monkeypatch.setattr(SweepResult, "put", interrupted)
+    assert main(options) != 0
+    assert file.read_text().count("\n") == 3 and file.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "deployment.batch=1,2"], "it varies deployment.tp, not deployment.batch"),
+        (["--set", "deployment.tp=1,2", "--batch", "7"], "another model, target or options"),
+        (["--set", "deployment.tp=1,2", "--granularity", "core"], "another model, target or options"),
+        (
+            ["--set", "deployment.tp=1,2", "--set", "chip.dram.bandwidth_gb_per_s=77"],
+            "another model, target or options",
+        ),
+        (["--set", "deployment.tp=1,4"], "deployment.tp = 2, which is no value of --set"),
+        (["--set", "deployment.tp=1,2", "--top", "1"], "--top would drop rows"),
+        (["--set", "deployment.tp=1,2", "--format", "json"], "give --out FILE.csv"),
+    ],
+)
+def test_issue9_9_the_file_of_another_sweep_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.csv"
+    options = [*COMMAND, "--out", str(file), "--resume"]
+    assert main([*options, "--set", "deployment.tp=1,2"]) == 0
+    before = file.read_bytes()
+    capsys.readouterr()
+    assert main([*options, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "no table", "\0\n"])
+def test_issue9_9_what_is_no_table_is_not_written_over(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(text)
+    assert main([*COMMAND, "--out", str(file), "--resume", "--set", "deployment.tp=1,2"]) == 2
+    assert "cannot be resumed" in capsys.readouterr().err and file.read_text() == text
