@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.model import Bindings, Target
 from pmc.backends.evaluate.engine import program_of, symbol_values
-from pmc.backends.evaluate.footprint import MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
+from pmc.backends.evaluate.footprint import PARTS, MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.communication import communication_sizes
 from pmc.dialects.analyses.dram_placement import place_by_lifetime, place_in_turn
@@ -28,6 +28,9 @@ BATCH = "batch"
 
 WIDE_SEARCH = 64
 """Points that the search of the largest batch evaluates at once."""
+
+MOST_PLACEMENTS = 20_000
+"""Of arrays that live for a while, at many points at once."""
 
 MOST_SEQUENCES = 2**31
 """The search of the largest batch ends here, for footprints that stop growing with the batch."""
@@ -144,6 +147,54 @@ class StagePlan:
             reserve_bytes=self.options.reserve_of(self.chip.dram_bytes),
         )
         return replace(found, padding_bytes=end + found.reserve_bytes - found.total_bytes)
+
+    def over(self, bindings: Bindings) -> dict[str, FloatArray] | None:
+        """The parts of `at` in bytes at every point of arrays; None for too many different placements."""
+        alignment = self.chip.alignment_bytes
+        at = {name: np.asarray(value, np.float64) for name, value in bindings.items()}
+        inputs, stored, shared, buffers = (
+            [np.asarray(size, np.float64) for size in _evaluated(sizes, point)]
+            for sizes, point in zip(self._bytes, self._points(at), strict=True)
+        )
+        none = np.asarray(0.0)
+        communication = max_of_all(buffers)
+        end = none
+        for size in (*inputs, *stored, communication):
+            end = padded(end, alignment) + size
+        if shared:
+            sizes = np.stack(np.broadcast_arrays(*shared)).astype(np.int64)
+            placed = self._placed(sizes.reshape(len(shared), -1))
+            if placed is None:
+                return None
+            end = padded(end, alignment) + placed.reshape(sizes.shape[1:])
+        alive = max_of_all([sum((shared[i] for i in together), none) for together in self.arrays.alive])
+        weights = len(self.weights)
+        reserve = np.asarray(float(self.options.reserve_of(self.chip.dram_bytes)))
+        parts = (
+            sum(stored[:weights], none), sum(stored[weights:], none), sum(inputs, none) + alive, communication, reserve,
+        )  # fmt: skip
+        return dict(zip(PARTS, (*parts, end + reserve - sum(parts, none)), strict=True))
+
+    def _placed(self, sizes: IntArray) -> FloatArray | None:
+        """Where the placement of arrays of the sizes in each column ends, from 0 on; None for too many columns.
+
+        Columns that are multiples of each other are placed alike if all sizes are whole units of alignment.
+        """
+        alignment = self.chip.alignment_bytes
+        scale = np.where((sizes % alignment == 0).all(axis=0), np.gcd.reduce(sizes, axis=0), 1)
+        columns, which = np.unique(sizes // scale, axis=1, return_inverse=True)
+        if columns.shape[1] > MOST_PLACEMENTS:
+            return None
+        lifetimes = list(self.arrays.lifetimes.values())
+        first = np.zeros(columns.shape[1], np.int64)
+        first[which.reshape(-1)[::-1]] = np.arange(sizes.shape[1])[::-1]
+        ends = np.asarray(
+            [
+                place_by_lifetime(sizes[:, column].tolist(), lifetimes, 0, alignment).end / int(scale[column])
+                for column in first.tolist()
+            ]
+        )
+        return np.asarray(ends[which.reshape(-1)] * scale, np.float64)
 
     @property
     def symbols(self) -> frozenset[str]:

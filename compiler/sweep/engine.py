@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.memo import CostMemo
@@ -24,8 +25,11 @@ from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
 from pmc.compiler.sweep.resume import conditions_of
+from pmc.compiler.sweep.wide import FEWEST, Block, agrees, blocks, families, symbol_of
+from pmc.dialects.checkpoint import too_long
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import IntArray
 
 MOST_POINTS = 10_000_000
 """Of a sweep: the table of more does not fit the memory of most machines."""
@@ -78,13 +82,14 @@ class Sweep:
         """Fill in all rows of `result` that have no status yet; `done` is told which points were found, as they are."""
         points = Points(self.base)
         compiler = SharedCompiler(self.model)
+        memo = CostMemo()
+        if self.base.request is None:
+            with few_collections(), costs_kept(memo):
+                self._run_at_once(result, done, points, compiler, memo)
         groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]] = {}
-        shape = [len(axis.values) for axis in self.axes]
         for index in np.flatnonzero(result.columns["status"] == "").tolist():
-            places = np.unravel_index(index, shape)
-            values = {axis.name: axis.values[int(i)] for axis, i in zip(self.axes, places, strict=True)}
             try:
-                point = points.at(values)
+                point = points.at(self._values(index))
                 check_target(point.target.chip, point.target.topology, point.target.deployment)
                 point = self._with_stages(point)
                 targets = _programs_of(point)
@@ -96,13 +101,87 @@ class Sweep:
                 done([index])
                 continue
             groups.setdefault(pipelines, []).append((index, point))
-        memo = CostMemo()
         with few_collections() as collected, costs_kept(memo):
             for modules, members in self._compiled(compiler, groups):
                 for index, point in members:
                     result.put(index, _row(modules, point, memo))
                 done([index for index, _ in members])
                 collected()
+
+    def _values(self, index: int) -> dict[str, object]:
+        """The values of the axes at a point."""
+        places = np.unravel_index(index, [len(axis.values) for axis in self.axes])
+        return {axis.name: axis.values[int(i)] for axis, i in zip(self.axes, places, strict=True)}
+
+    def _run_at_once(
+        self,
+        result: SweepResult,
+        done: Callable[[Sequence[int]], None],
+        points: Points,
+        compiler: SharedCompiler,
+        memo: CostMemo,
+    ) -> None:
+        """Fill in rows of points that differ in batch and lengths only, where these can be evaluated at once."""
+        symbols = [axis for axis in self.axes if symbol_of(axis) is not None]
+        for values, family in families(self.axes, result):
+            wanted = result.columns["status"][family] == ""
+            bindings: dict[str, IntArray] = {}
+            for dim, axis in enumerate(symbols):
+                shape = [1] * family.ndim
+                shape[dim] = -1
+                bindings[axis.path] = np.asarray(axis.values, np.int64).reshape(shape)
+            try:
+                ends = {axis.name: _end(bindings[axis.path], axis.path) for axis in symbols}
+                point = points.at({**values, **ends})
+            except PmcError:
+                continue
+            deployment = point.target.deployment
+            if deployment.pp > 1:
+                continue
+            q_len = bindings.get("q_len", np.asarray(deployment.q_len))
+            kv_len = bindings.get("kv_len", np.asarray(deployment.kv_len))
+            wanted &= (q_len <= kv_len) & (q_len % deployment.cp == 0) & (kv_len % deployment.cp == 0)
+            lengths: list[int] = np.unique(kv_len).tolist()
+            longest = max((n for n in lengths if not too_long(self.model, n, deployment.longer_context)), default=0)
+            wanted &= kv_len <= longest
+            if np.count_nonzero(wanted) < FEWEST:
+                continue
+            found = self._at_once(points, compiler, memo, bindings, family, wanted)
+            for block in found:
+                result.put(block.points[block.certain], block.surely())
+                done(block.points[block.certain].tolist())
+
+    def _at_once(
+        self,
+        points: Points,
+        compiler: SharedCompiler,
+        memo: CostMemo,
+        bindings: dict[str, IntArray],
+        family: IntArray,
+        wanted: npt.NDArray[np.bool_],
+    ) -> list[Block]:
+        """All wanted points of a family, or none where a point evaluated alone would say something else."""
+        first, last = (int(family[wanted][place]) for place in (0, -1))
+        try:
+            point = points.at(self._values(first))
+            target = point.target
+            check_target(target.chip, target.topology, target.deployment)
+            pipeline = compiler.pipeline(target)
+            if compiler.pipeline(points.at(self._values(last)).target) != pipeline:
+                return []
+            module = next(compiler.programs([(pipeline, target)]))
+            if isinstance(module, PmcError):
+                return []
+            set_target(module, target.chip, target.topology, target.deployment, target.accounting)
+            module.attributes.pop(CALIBRATION, None)
+            found: list[Block] = []
+            for block in blocks(point.options.evaluator(module, memo), bindings, family, wanted):
+                if block is None:
+                    return []
+                found.append(block)
+        except PmcError:
+            return []
+        return found if agrees(found, lambda index: _row([module], points.at(self._values(index)), memo)) else []
 
     def _with_stages(self, point: Point) -> Point:
         """The point of a request with the stages that both of its phases have."""
@@ -128,6 +207,11 @@ class Sweep:
         ]
         for pipelines, *modules in zip(order, *phases, strict=True):
             yield modules, groups[pipelines]
+
+
+def _end(values: IntArray, symbol: str) -> int:
+    """The value at which a point is most likely to be one: what is new is no longer than what is attended to."""
+    return int(values.min() if symbol == "q_len" else values.max())
 
 
 def _programs_of(point: Point) -> tuple[Target, ...]:

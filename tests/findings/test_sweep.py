@@ -19,12 +19,14 @@ from pmc.compiler.config import ConfigError, default_accounting, load_chip, load
 from pmc.compiler.driver import compile_model, load_model
 from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
 from pmc.compiler.main import main
+from pmc.compiler.sweep import engine
 from pmc.compiler.sweep.axes import Axis, parse_axis
 from pmc.compiler.sweep.engine import Sweep, request_figures
 from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Target
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, SweepResult
 from pmc.dialects.errors import PmcError
+from pmc.dialects.interfaces import IntArray
 
 
 @cache
@@ -252,7 +254,7 @@ def test_issue9_9_a_sweep_goes_on_where_it_ended(tmp_path: Path, monkeypatch: py
     evaluated: list[int] = []
     put = SweepResult.put
 
-    def counting(self: SweepResult, points: int, values: Mapping[str, object]) -> None:
+    def counting(self: SweepResult, points: int | IntArray, values: Mapping[str, object]) -> None:
         if isinstance(points, int):
             evaluated.append(points)
         put(self, points, values)
@@ -319,3 +321,46 @@ def test_issue9_9_what_is_no_table_is_not_written_over(
     file.write_text(text)
     assert main([*COMMAND, "--out", str(file), "--resume", "--set", "deployment.tp=1,2"]) == 2
     assert "cannot be resumed" in capsys.readouterr().err and file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "axes"),
+    [
+        ("llama-3.1-8b", LLAMA, ("deployment.batch=1..1200:97", "deployment.kv_len=1..9000:811")),
+        ("llama-3.1-8b", LLAMA, ("deployment.kv_len=1..300:31", "granularity=chip,core", "deployment.batch=1..64:7")),
+        (
+            "deepseek-v3",
+            DEEPSEEK,
+            (
+                "deployment.batch=1..5000:809",
+                "deployment.q_len=1,5",
+                "deployment.kv_len=4..9000:999",
+            ),
+        ),
+    ],
+)
+def test_issue9_9_points_of_one_program_are_those_of_evaluate(
+    name: str, start: tuple[str, str, str], axes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    sweep = Sweep(model(name), name, base(*start), tuple(map(parse_axis, axes)))
+    result = sweep.table()
+    sweep.run(result, lambda points: told.append(len(points)))
+    assert sum(told) == len(result) and told[0] > 60  # at once
+    assert assert_equal(result, name, base(*start), 8) & {OK, DOES_NOT_FIT}
+    monkeypatch.setattr(engine, "FEWEST", len(result) + 1)
+    assert result.to_rows() == swept(name, base(*start), *axes).to_rows()
+
+
+def test_issue9_9_the_csv_is_that_of_the_csv_module() -> None:
+    result = swept(
+        "llama-3.1-8b", base(*LLAMA), "deployment.routing=uniform;histogram:1,2", "deployment.tp=1,3",
+        "deployment.batch=2,5000",
+    )  # fmt: skip
+    result.put(0, {"reason": 'a "b", c', "time_us": -0.0, "mfu": 1e22})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(result.header)
+    writer.writerows(result.rows())
+    assert result.to_csv() == text.getvalue()
+    assert result.csv_lines([5, 1]) == "".join(text.getvalue().splitlines(keepends=True)[i] for i in (6, 2))
