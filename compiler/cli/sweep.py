@@ -13,7 +13,7 @@ import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver
 from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, TargetOptions, flag
-from pmc.compiler.files import check_writable_file, prepare_folder
+from pmc.compiler.files import check_writable_file, prepare_folder, write_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ def sweep_command(
         bool,
         typer.Option("--resume", help="Go on with the CSV file of --out: what stands in it is not evaluated again."),
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Draw the column of --sort, or the time, over the first numeric axis."),
+    ] = None,
     output_format: Annotated[
         TableFormat | None, typer.Option("--format", help="The form of the table; by default that of the file's name.")
     ] = None,
@@ -81,6 +85,7 @@ def sweep_command(
     `pmc evaluate` says of that point; one that cannot be has a reason. Exit code 1 says that no point fits.
     """
     check_writable_file(output)
+    _check_plot(plot)
     form = output_format or _form_of(output)
     if resume and (output is None or form is not TableFormat.CSV):
         raise PmcError("--resume goes on with a table in CSV: give --out FILE.csv")
@@ -89,6 +94,7 @@ def sweep_command(
     from pmc.compiler.driver import load_model
     from pmc.compiler.sweep.axes import parse_axis
     from pmc.compiler.sweep.engine import Sweep
+    from pmc.compiler.sweep.picture import plan_of, sweep_page
     from pmc.compiler.sweep.result import OK
     from pmc.compiler.sweep.resume import ResumedFile
 
@@ -99,6 +105,7 @@ def sweep_command(
     sweep = Sweep(load_model(model), model, base, parsed)
     result = sweep.table()
     result.check_column(sort)
+    plan = None if plot is None else plan_of(result, sort)
     file = ResumedFile(output, result) if resume and output is not None else None
     with _bar(len(result)) as advance:
 
@@ -111,8 +118,17 @@ def sweep_command(
         sweep.run(result, done)
     order = result.ordered(sort, top)
     deliver(_text(result, order, form, output), output)
+    if plot is not None and plan is not None:
+        write_file(plot, sweep_page(result, plan))
     if not result.count(OK):
         raise typer.Exit(1)
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Raises PmcError, before any work is done, for a picture of another form than HTML."""
+    if plot is not None and plot.suffix not in (".html", ".htm"):
+        raise PmcError(f"--plot {plot}: the picture is a page of HTML (with SVG), give --plot {plot.stem}.html")
+    check_writable_file(plot)
 
 
 def _lengths(

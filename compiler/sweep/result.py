@@ -133,7 +133,8 @@ class SweepResult(Tabular):
                 known = {value: _csv_text(_cell(name, value)) for value in set(column.tolist())}
                 columns.append([known[value] for value in column.tolist()])
                 continue
-            texts = next((texts for other, texts in numbers if _same(column, other)), [])
+            none: list[str] = []
+            texts = next((texts for other, texts in numbers if _same(column, other)), none)
             if name in WHOLE or not texts:
                 texts = _csv_numbers(name, column)
                 if name not in WHOLE:

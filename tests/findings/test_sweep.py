@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -364,3 +365,42 @@ def test_issue9_9_the_csv_is_that_of_the_csv_module() -> None:
     writer.writerows(result.rows())
     assert result.to_csv() == text.getvalue()
     assert result.csv_lines([5, 1]) == "".join(text.getvalue().splitlines(keepends=True)[i] for i in (6, 2))
+
+
+def test_issue9_9_the_picture_has_a_line_per_value_of_the_next_axis(tmp_path: Path) -> None:
+    file = tmp_path / "a.html"
+    axes = ["--set", "deployment.batch=4,8,900", "--set", "deployment.tp=1,2,3"]
+    assert main([*COMMAND, *axes, "--plot", str(file), "--sort=-tps_per_chip"]) == 0
+    page = file.read_text()
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
+    svg = ElementTree.fromstring(page[page.index("<svg") : page.index("</body>")])
+    tag = "{http://www.w3.org/2000/svg}"
+    lines = svg.findall(f"{tag}polyline")
+    assert [len((line.get("points") or "").split()) for line in lines] == [3, 3]  # tp = 3 has no results
+    titles = [title.text or "" for title in svg.iter(f"{tag}title")]
+    assert len(titles) == 6 and "deployment.tp = 1; deployment.batch = 900: tps_per_chip" in titles[2]
+    assert titles[2].endswith("does not fit")
+    assert any((text.text or "").endswith("tps_per_chip over deployment.batch") for text in svg.iter(f"{tag}text"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "deployment.tp=1,2", "--plot", "a.png"], "--plot a.png: the picture is a page of HTML"),
+        (["--set", "overlap=none,streams", "--plot", "a.html"], "--plot needs an axis of numbers"),
+        (["--set", "deployment.tp=1,2", "--plot", "a.html", "--sort", "bottleneck"], "a column of numbers"),
+        (["--set", "deployment.tp=1,2", "--set", "deployment.batch=1..40", "--plot", "a.html"], "40 lines"),
+        (["--set", "deployment.batch=1..20001", "--plot", "a.html"], "20001 points; 20000 at most"),
+    ],
+)
+def test_issue9_9_a_picture_that_cannot_be_is_told_in_a_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMMAND, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
