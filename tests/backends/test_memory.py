@@ -341,7 +341,7 @@ def test_two_stages_hold_llama_70b_where_one_chip_does_not() -> None:
         "attention": "bf16",
         "keep": [],
     }
-    changes: dict[str, Any] = {"tp": 1, "pp": 2, "batch": 8, "quantization": bf16}
+    changes: dict[str, Any] = {"tp": 1, "pp": 2, "pp_layers": "40,40", "batch": 8, "quantization": bf16}
     estimate = memory_footprint(compiled("llama-3.1-70b", "llama-70b-decode-tp8", **changes), PLAIN)
     tiles = compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **changes)
     caches = 2 * 80 * 8 * 4096 * 8 * 128 * 2  # keys and values, layers, sequences, tokens, heads, dims, bytes
@@ -350,7 +350,7 @@ def test_two_stages_hold_llama_70b_where_one_chip_does_not() -> None:
         assert max(map(_end, arrays)) == pytest.approx((2 * LLAMA_70B_PARAMETERS + caches) / 2, rel=0.01)
     compiled("llama-3.1-70b", "llama-70b-decode-tp8", "commands", **changes)
     with pytest.raises(PmcError, match=r"allocate-dram: program 'llama-3.1-70b' needs .* bytes too many"):
-        compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **{**changes, "pp": 1})
+        compiled("llama-3.1-70b", "llama-70b-decode-tp8", "tile", **{**changes, "pp": 1, "pp_layers": "balanced"})
 
 
 def _stages(tiles: ModuleOp) -> list[list[GlobalOp]]:

@@ -38,7 +38,7 @@ builtin.module {
 // CHECK-NEXT: [[S:%[0-9a-z]+]] = dist.reshard(%d) at "blocks.down_proj" : {{.*}}, #dist.sharding<{{\[\[}}dp], []]>>
 // CHECK-NEXT: layer.add(%h, [[S]])
 
-// DENSE: annotate-shardings: ep = 2, moe_tp = 1, but the model has no experts
+// DENSE: annotate-shardings: ep = 2, moe_tp = 1, moe_dp = 1, but the model has no experts
 
 // A rank of cp has every fourth position of a sequence: its rows, its part of the cache, and one of four last rows.
 // CP:         dist.mesh = #dist.mesh<16 ranks, tp = 2 stride 1, cp = 4 stride 2, dp = 2 stride 8, pp = 1 stride 8>
