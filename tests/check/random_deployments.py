@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from pmc.compiler.check import FP32
@@ -13,6 +14,9 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects.arch import Chip
 from pmc.dialects.deployment import Deployment
+
+MOST_RANKS = 32
+"""The chips of the topology that the cases run on."""
 
 PRESETS = {"llama": "llama-3.1-8b", "deepseek": "deepseek-v3"}
 
@@ -33,6 +37,7 @@ def cases(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(["llama", "qwen3", "mixtral", "deepseek", "deepseek-direct-q"]))
     tp, dp, pp = draw(st.sampled_from([1, 2, 3, 4])), draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2]))
     cp = draw(st.sampled_from([1, 1, 2, 3, 4]))
+    assume(tp * cp * dp * pp <= MOST_RANKS)
     moe = kind in ("mixtral", "deepseek", "deepseek-direct-q")
     ways = tp * cp * dp
     moe_tp = draw(st.sampled_from([n for n in range(1, ways + 1) if ways % n == 0])) if moe else 1
