@@ -388,7 +388,8 @@ def quantize(make: Maker) -> None:
 def slice_(make: Maker) -> None:
     size, before, after, heads = make.size(), make.rng.randint(0, 9), make.rng.randint(0, 9), make.size()
     group, t = before + size + after, make.dims(1)[0]
-    x, y = make.source([t, heads * group]), make.type([t, heads * size])
+    element = make.element()
+    x, y = make.source([t, heads * group], element), make.type([t, heads * size], element)
     make.add(layer.SliceOp, [x], [y], group=group, offset=before, size=size)
 
 
