@@ -306,7 +306,9 @@ def uneven_lengths(mesh: Mesh, lengths: Mapping[str, object]) -> str | None:
         values = np.asarray(lengths[symbol])
         uneven = values[values % size != 0]
         if uneven.size:
-            return f"{symbol} = {uneven.flat[0]} is not a multiple of cp = {size}, which splits every sequence evenly"
+            return (
+                f"{symbol} = {int(uneven.flat[0])} is not a multiple of cp = {size}, which splits every sequence evenly"
+            )
     return None
 
 

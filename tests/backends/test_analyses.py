@@ -92,7 +92,7 @@ def test_the_pattern_of_experts_and_stages() -> None:
     # 16 ranks per stage: 4 x 4 for the experts, 8 groups of 2 for tp; moe_tp groups are 4 neighbours, ep strides over 2
     # boards.
     assert found[0, "dispatch", "ep"] == (4, 4, "b2b", 28) and found[1, "combine", "ep"] == (4, 4, "b2b", 30)
-    assert found[0, "reduce_scatter", "moe_tp"] == (4, 4, "c2c", 27)
+    assert found[0, "reduce_scatter", "moe_tp"] == (4, 4, "c2c", 28)
     assert found[1, "all_gather", "tp"][:2] == (2, 8)
     sends = [c for c in pattern.collectives if c.kind == "send"]
     assert [(c.stage, c.peer, c.group_size, c.groups, c.senders) for c in sends] == [(0, 1, 2, 16, 16)]

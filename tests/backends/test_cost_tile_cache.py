@@ -15,7 +15,7 @@ from pmc.backends.cost.tile_cache import PlanCache
 from pmc.compiler.config import load_accounting, load_chip
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.attention_tiling import AttentionShape
-from pmc.dialects.analyses.matmul_tiling import MatmulShape
+from pmc.dialects.analyses.matmul_tiling import MatmulShape, WeightStorage
 from pmc.dialects.arch import Chip
 from pmc.dialects.tile_plan import PlanAttr
 
@@ -52,6 +52,8 @@ def another(value: Any) -> Any:
             return value + "x"
         case None:
             return 1
+        case WeightStorage():
+            return replace(value, group=value.group + 1)
         case _:
             return (*value, "clocks")
 

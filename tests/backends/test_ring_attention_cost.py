@@ -375,7 +375,7 @@ def test_the_first_uneven_length_of_a_sweep_is_named() -> None:
             "cp: expected integer > 0 (Context parallelism: every sequence dealt out to ranks; ",
         ),
         ({"cp": 8}, "the deployment needs tp*cp*dp*pp = 8*8*1*1 = 64 chips, topology p1-r1-b4-c32 has 32"),
-        ({"ep": 2}, "ep = 2, moe_tp = 1, but the model has no experts"),
+        ({"ep": 2}, "ep = 2, moe_tp = 1, moe_dp = 1, but the model has no experts"),
     ],
 )
 def test_deployments_that_are_refused(changes: dict[str, int], message: str) -> None:
@@ -385,7 +385,9 @@ def test_deployments_that_are_refused(changes: dict[str, int], message: str) -> 
 
 
 def test_experts_share_the_ranks_of_cp() -> None:
-    with pytest.raises(PmcError, match=r"dp\*cp\*tp = 4\*4\*2 = 32 must equal moe_tp\*ep = 1\*8 = 8: attention and"):
+    with pytest.raises(
+        PmcError, match=r"dp\*cp\*tp = 4\*4\*2 = 32 must equal moe_tp\*ep\*moe_dp = 1\*8\*1 = 8: attention and"
+    ):
         compiled("deepseek-v3", "dsv3-prefill-ep32", tp=2, dp=4, ep=8)
 
 

@@ -576,7 +576,6 @@ _PLANS = [
     ),
     Fault(_MATMUL_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
     Fault(_MATMUL_TILING, "np.where(merges, merged, 0), np.int64)", "np.where(merges, 0, 0), np.int64)"),
-    Fault(_ATTENTION_TILING, "int(grid.problems[0] * grid.units[0]) > 1", "int(grid.problems[0]) > 1", "deepseek"),
     Fault(
         _ATTENTION_TILING,
         "np.where(by_heads, 1, ceil_div(queries, parts))",

@@ -165,6 +165,7 @@ def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
     text = """--tp 2 --pp 1 --pp-layers balanced --dp 1 --ep 1 --moe-tp 1 --moe-dp 1 --cp 1
         --embedding tp --lm-head tp --sp --phase decode --batch 8 --q-len 1 --kv-len 64
         --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
+        --dispatch direct --prefill-chunk 8192
         --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla --no-longer-context"""
     options = text.split()
     out = pmc.ok("compile", tiny, *TARGET[:4], *options, "--emit", "dist")
@@ -203,7 +204,7 @@ BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = 
     "truncated": ([], json.dumps(LLAMA)[:40], ["tiny.json", "line 1 column", "not JSON"]),
     "nested": ([], DEEP, ["tiny.json", "nested deeper than 64 levels"]),
     "huge": ([], " " * (4 * 2**20 + 1), ["tiny.json", "larger than 4 MiB"]),
-    "dtype": (["--weights", "fp8"], LLAMA, ["quantization.weights", "fp8", "f8E4M3FN"]),
+    "dtype": (["--weights", "fp7"], LLAMA, ["quantization.weights", "fp7", "fp8"]),
     "number": (["--batch", "many"], LLAMA, ["--batch", "integer"]),
     "zero": (["--tp", "0"], LLAMA, ["tp", "0"]),
     "routing": (["--routing", "zipf:much"], LLAMA, ["--routing", "zipf:EXPONENT", "zipf:much"]),

@@ -41,7 +41,7 @@ def test_presets() -> None:
     presets = list_presets()
     assert presets["model"] == ["deepseek-v3", "llama-3.1-70b", "llama-3.1-8b"]
     assert presets["chip"] == ["h100-sxm", "sg2262", "sg2262-tpuperf"]  # no _template
-    assert presets["topology"] == ["nvlink-8", "p1-r1-b1-c8", "p1-r1-b4-c32"]
+    assert presets["topology"] == ["nvlink-8", "nvlink-8-ib-4", "p1-r1-b1-c8", "p1-r1-b4-c32"]
     assert {"dsv3-decode-ep32", "dsv3-prefill-ep32", "llama-8b-decode"} < set(presets["deployment"])
     for name in presets["chip"]:
         assert load_chip(name).name == name
@@ -142,7 +142,7 @@ def test_bad_overrides(overrides: dict[str, object], parts: list[str]) -> None:
 def test_a_deployment_without_preset_needs_every_field() -> None:
     message = refused(load_deployment, None, {"tp": 8})
     assert message.startswith("deployment: missing field phase: expected 'prefill' or 'decode'")
-    assert message.endswith("20 more fields are missing")
+    assert message.endswith("21 more fields are missing")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_bad_model_files(tmp_path: Path, name: str, content: bytes, part: str) -
 def test_unknown_names() -> None:
     assert refused(load_chip, "sg2226") == "chip 'sg2226': neither a preset nor a file; did you mean 'sg2262'?"
     assert "did you mean 'deepseek-v3'?" in refused(load_model_config, "deepseek-v2")
-    assert refused(load_topology, "ring").endswith("presets: nvlink-8, p1-r1-b1-c8, p1-r1-b4-c32")
+    assert refused(load_topology, "ring").endswith("presets: nvlink-8, nvlink-8-ib-4, p1-r1-b1-c8, p1-r1-b4-c32")
     assert refused(load_chip, "no/such.yaml") == "no/such.yaml: no such chip file"
     assert "neither a preset nor a file" in refused(load_chip, "")
     assert "neither a preset nor a file" in refused(load_chip, "x" * 100_000)

@@ -71,7 +71,7 @@ def test_issue9_8_a_setting_names_a_field_and_converts_its_unit(text: str, name:
         ("chip.core=1", "--set: unknown field chip.core; did you mean 'chip.cores'?"),
         ("chip.lmem_byte=1", "--set: unknown field chip.lmem_byte; did you mean 'chip.lmem_bytes'?"),
         ("chip.lmem.byte_per_core=1", "did you mean 'chip.command_level.lmem.bytes_per_core'?"),
-        ("chip.zzz=1", "--set: unknown field chip.zzz; known fields: name, unvalidated, dies, cores,"),
+        ("chip.zzz=1", "--set: unknown field chip.zzz; known fields: name, unvalidated, compared_with_silicon, dies,"),
         ("chip.efficiency=1", "may be chip.command_level.gdma.efficiency or chip.command_level.sdma.efficiency"),
         ("chip.capacity_gib=80GHz", "chip.dram.capacity_gib: unknown unit 'GHz': the field takes B, kB, MB, GB, TB,"),
         ("chip.cores=4MiB", "--set: chip.cores: unknown unit 'MiB': the field has no unit"),
@@ -376,7 +376,7 @@ def test_hands_on_11_pmc_alone_prints_help(capsys: pytest.CaptureFixture[str]) -
     [
         ("pmc evaluate --chip sg", ["sg2262", "sg2262-tpuperf"]),
         ("pmc evaluate ll", ["llama-3.1-70b", "llama-3.1-8b"]),
-        ("pmc evaluate --topology nv", ["nvlink-8"]),
+        ("pmc evaluate --topology nv", ["nvlink-8", "nvlink-8-ib-4"]),
         ("pmc evaluate --deployment decode", ["decode", "decode-moe"]),
         ("pmc evaluate --set chip.lm", ["chip.lmem_bytes="]),
         ("pmc opt -p localize,bind", ["localize,bind-symbols"]),

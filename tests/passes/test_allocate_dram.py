@@ -122,7 +122,7 @@ def test_the_stage_that_needs_too_much_is_named() -> None:
 
 
 def two_stages(chip: Chip | None = None) -> ModuleOp:
-    return compiled("llama-3.1-8b", "llama-8b-decode", chip, pp=2)
+    return compiled("llama-3.1-8b", "llama-8b-decode", chip, pp=2, pp_layers="1,2")
 
 
 # -- what lives at once -----------------------------------------------------------------------------------------

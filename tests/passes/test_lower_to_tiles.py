@@ -197,7 +197,7 @@ def test_every_kernel_does_the_work_of_its_op(
     """FLOPs are those of the op (causal attention: masked parts of edge tiles on top), traffic is never less."""
     module = expanded(name, phase, phase == "decode", "balanced")
     if name == "deepseek-v3":
-        QuantizePass("f8E4M3FN", "f8E4M3FN", "f8E4M3FN", "").apply(make_context(), module)
+        QuantizePass("f8E4M3FN", "f8E4M3FN", "f8E4M3FN", "f8E4M3FN", "").apply(make_context(), module)
     local(module, with_fp32(load_chip("sg2262")), bound(bindings), deployment)
     expected: dict[tuple[str, str], list[layer.LayerOp]] = defaultdict(list)
     for op in module.walk():
