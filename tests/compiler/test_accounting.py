@@ -92,8 +92,8 @@ def test_plans_are_not_priced_under_an_accounting_that_did_not_choose_them(dumps
 
 
 def programs(text: str) -> str:
-    """What stands between the line that opens a module and its attributes."""
-    return text.partition("\n")[2].rpartition("\n}) {")[0]
+    """The programs of a dump, without the attributes of the module that follow them."""
+    return text[text.index("layer.program") :].rpartition("\n}) {")[0]
 
 
 def test_a_module_without_an_accounting_is_told_how_to_get_one(dumps: Path, tmp_path: Path, pmc: Run) -> None:
