@@ -155,7 +155,8 @@ def _systematic(chances: FloatArray, count: int, random: np.random.Generator) ->
     found = np.searchsorted((ends + apart).ravel(), (picks + apart).ravel(), side="right").reshape(picks.shape)
     places = found - np.arange(len(chances))[:, None] * chances.shape[1]
     # Rounding may put the end of the last item below a pick.
-    last: IntArray = np.max(np.arange(chances.shape[1]) * (ordered > 0.0), axis=1, keepdims=True)
+    items: IntArray = np.where(ordered > 0.0, np.arange(len(chances[0])), 0)
+    last: IntArray = items.max(axis=1, keepdims=True)
     return np.asarray(np.take_along_axis(order, np.minimum(places, last), axis=1))
 
 

@@ -199,7 +199,8 @@ def scaled(value: Schema, path: str, factor: float) -> Any:
         new = None if old is None else not old
     else:
         new = max(1, int(old * factor)) if isinstance(old, int) else old * factor
-    return type(value).model_construct(**{**dict(value), name: new})
+    fields: dict[str, Any] = {**dict(value), name: new}
+    return type(value).model_construct(None, **fields)
 
 
 def test_what_nobody_reads_changes_nothing() -> None:

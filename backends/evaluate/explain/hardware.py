@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, get_args
 
-from pydantic import BaseModel
-
 from pmc.backends.cost.model import Target
 from pmc.dialects.arch import LinkLevel
 from pmc.dialects.schema import Schema
@@ -98,4 +96,5 @@ def _changed(schema: S, path: Sequence[str], change: Callable[[float], float]) -
         case _:
             pass
     # Not validated: twice the rate of a unit, or half a chip, need not be a chip that a file could name.
-    return BaseModel.model_copy(schema, update={head: new})
+    fields: dict[str, object] = {**dict(schema), head: new}
+    return type(schema).model_construct(None, **fields)
