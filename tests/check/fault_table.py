@@ -580,7 +580,6 @@ _PLANS = [
         _ATTENTION_TILING,
         "np.where(by_heads, 1, ceil_div(queries, parts))",
         "np.where(by_heads, 1, queries // parts)",
-        "deepseek",
     ),
     Fault(_ATTENTION_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
 ]
