@@ -14,19 +14,19 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isfinite
-from typing import ClassVar, NoReturn, Self
+from typing import ClassVar, NoReturn, Self, cast
 
 from xdsl.dialects.builtin import (
     AnyFloat,
     ArrayAttr,
     BoolAttr,
     DenseArrayBase,
-    Float64Type,
     FloatAttr,
     IndexType,
     IntegerAttr,
     IntegerType,
     StringAttr,
+    f64,
     i1,
     i32,
     i64,
@@ -72,18 +72,33 @@ def attribute(value: PropertyValue) -> Attribute:
 
 
 def print_value(printer: Printer, value: Attribute) -> None:
-    """Print a property value in its short form."""
+    """Print a property value in its short form.
+
+    Plain `isinstance`, as `isa` of xDSL builds a constraint each time: that took most of the time of printing.
+    """
     if isinstance(value, ExprAttr):
         value.print_parameter(printer)
-    elif isa(value, IntegerAttr[IntegerType]) and value.type == i64:
-        printer.print_string(str(value.value.data))
-    elif isa(value, FloatAttr[Float64Type]) and isfinite(value.value.data):
-        printer.print_string(float_text(value.value.data))
-    elif isa(value, ArrayAttr[Attribute]):
+    elif (integer := _integer(value)) is not None and integer.type == i64:
+        printer.print_string(str(integer.value.data))
+    elif (number := _float(value)) is not None and number.type == f64 and isfinite(number.value.data):
+        printer.print_string(float_text(number.value.data))
+    elif (array := _array(value)) is not None:
         with printer.in_square_brackets():
-            printer.print_list(value.data, partial(print_value, printer))
+            printer.print_list(array.data, partial(print_value, printer))
     else:
         printer.print_attribute(value)
+
+
+def _integer(value: Attribute) -> IntegerAttr[IntegerType] | None:
+    return cast(IntegerAttr[IntegerType], value) if isinstance(value, IntegerAttr) else None
+
+
+def _float(value: Attribute) -> FloatAttr[AnyFloat] | None:
+    return cast(FloatAttr[AnyFloat], value) if isinstance(value, FloatAttr) else None
+
+
+def _array(value: Attribute) -> ArrayAttr[Attribute] | None:
+    return cast(ArrayAttr[Attribute], value) if isinstance(value, ArrayAttr) else None
 
 
 def float_text(value: float) -> str:
