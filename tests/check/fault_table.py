@@ -581,6 +581,7 @@ _PLANS = [
         "np.where(by_heads, 1, ceil_div(queries, parts))",
         "np.where(by_heads, 1, queries // parts)",
     ),
+    Fault(_ATTENTION_TILING, "int(grid.problems[0] * grid.units[0]) > 1", "int(grid.problems[0]) > 1", "deepseek"),
     Fault(_ATTENTION_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
 ]
 
