@@ -33,8 +33,8 @@ Numbers = npt.NDArray[Any]
 
 EXACT_TILES, GROWTH = 8, 1.5
 PARTITIONS_AT_ONCE = 6
-MOST_EXACT = 128
-"""Plans of an attention that are counted unit by unit: the best by the mean number of keys."""
+COUNTED_AT_ONCE = 64
+"""Plans of an attention that are counted unit by unit before the bound of the next is looked at."""
 
 TOLERANCE = 1e-9
 """Relative difference below which two times are equal: rounding of sums of a few terms."""
@@ -73,14 +73,14 @@ class PlanSearch:
         return self.times.of(r, "f32", vec_is_free=self.rates.accounting.result_conversion == "free")
 
     def attention_resources(
-        self, shape: AttentionShape, tilings: AttentionTilings, approximate: bool = False
+        self, shape: AttentionShape, tilings: AttentionTilings, at_least: bool = False
     ) -> Resources:
         """What the plans of an attention ask of the engines, as the accounting counts it."""
         accounting = self.rates.accounting
         if accounting.attention_output == "as_inputs" and not shape.state_results:
             shape = replace(shape, out_bits=shape.q_bits)
         apart = accounting.v_read == "apart" and shape.shared_piece is not None
-        return attentions.resources(shape, tilings, self.chip, self.rates.softmax_steps, apart, approximate)
+        return attentions.resources(shape, tilings, self.chip, self.rates.softmax_steps, apart, at_least)
 
     def attention_time(self, r: Resources) -> PlanTime:
         """The time of plans of an attention."""
@@ -106,9 +106,15 @@ class PlanSearch:
                 f"is {self.chip.lmem_tile_budget_bytes}"
             )
         tilings = tilings[fits]
-        if len(tilings) > MOST_EXACT:
-            rough = self.attention_time(self.attention_resources(shape, tilings, approximate=True)).total_s
-            tilings = tilings[np.sort(np.argsort(rough, kind="stable")[:MOST_EXACT])]
+        bound = self.attention_time(self.attention_resources(shape, tilings, at_least=True)).total_s
+        order = np.argsort(bound, kind="stable")
+        counted, seconds = 0, np.inf
+        while counted < len(order) and bound[order[counted]] <= seconds * (1 + TOLERANCE):
+            some = order[counted : counted + COUNTED_AT_ONCE]
+            counted += len(some)
+            time = self.attention_time(self.attention_resources(shape, tilings[some]))
+            seconds = min(seconds, float(time.total_s.min()))
+        tilings = tilings[np.sort(order[:counted])]
         r = self.attention_resources(shape, tilings)
         return tilings.plan(_first(self.attention_time(r), r))
 

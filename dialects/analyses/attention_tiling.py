@@ -33,6 +33,9 @@ from pmc.dialects.vector_kinds import FillAttr, SoftmaxFinishAttr
 ORDERS = ("pus",)
 """The one loop order: problems, units, keys."""
 
+GROUPS = 16
+"""How many groups of units a quick bound tells apart: it is within a few percent where a core has more units."""
+
 STATE_COLUMNS = 2
 """Columns of the running state besides the accumulator: the maximum and the sum of a row."""
 
@@ -352,48 +355,95 @@ def _sums(
 def _equal_units(
     s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
 ) -> dict[str, IntArray]:
-    """The same in closed form: exact where all units have the same queries and see all keys.
-
-    Of the busiest core also where the last block of queries is short; with a causal mask every unit sees a mean.
-    """
-    tile_q = np.minimum(t.tile_q, s.q_len)
-    rows = tile_q * t.tile_g
+    """The same in closed form, where a unit has all queries and sees all keys."""
+    rows = s.q_len * t.tile_g
     trips, units, parts = grid.units, grid.all_units, grid.parts[2]
-    # The last unit sees all keys, and so does the busiest core, which has it, the fewer units it has besides.
-    blocks_g = s.group // t.tile_g
-    hidden = tile_q * grid.parts[1] * (trips - 1) // (2 * blocks_g) if s.causal else 0 * tile_q
-    seen = s.kv_len - ((s.q_len - tile_q) // 2 if s.causal else 0 * tile_q)
-    own = np.minimum(s.kv_len - hidden, grid.keys)
-    # The last block of queries may be short: core 0 has the fewest units of it.
-    last_rows = (s.q_len - (units // blocks_g - 1) * tile_q) * t.tile_g
-    by_last = trips - ceil_div(units - blocks_g, grid.parts[1])
-    mine, mine_last, every = (
-        _Units(height, keys, t.tile_s, cube, weights[NONE])
-        for height, keys in ((rows, own), (last_rows, own), (rows, seen))
-    )
-
-    def busiest(full: IntArray, last: IntArray) -> IntArray:
-        return (trips - by_last) * full + by_last * last
-
+    own = np.minimum(s.kv_len, grid.keys)
+    mine, every = (_Units(rows, keys, t.tile_s, cube, weights[NONE]) for keys in (own, np.full(len(t), s.kv_len)))
     row_bits = np.array([w.row_bits for w in weights])[t.merge]
     unit_commands = np.array([w.unit_commands for w in weights])[t.merge]
-    share_q, share_g = merge_share(tile_q, t.tile_g, parts)
-    last = s.kv_len - (parts - 1) * grid.keys
-    read = (parts - 1) * _loaded(grid.keys, t.tile_s, grid.keys) + _loaded(np.maximum(last - hidden, 0), t.tile_s, last)
+    share_q, share_g = merge_share(s.q_len, t.tile_g, parts)
     return {
-        "tiu_steps": busiest(mine.tiu, mine_last.tiu),
-        "vec_steps": busiest(mine.vec, mine_last.vec),
+        "tiu_steps": trips * mine.tiu,
+        "vec_steps": trips * mine.vec,
         "key_steps": trips * mine.steps,
-        "gdma_bits": busiest(rows, last_rows) * row_bits
-        + trips * _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits,
+        "gdma_bits": trips * (rows * row_bits + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits),
         "gdma_commands": trips * (unit_commands + mine.steps * weights[NONE].step_commands),
-        "rows": busiest(rows, last_rows),
+        "rows": trips * rows,
         "merged_rows": trips * share_q * share_g,
-        "pairs": units * rows * seen,
+        "pairs": units * rows * s.kv_len,
         "all_tiu_steps": units * every.tiu,
         "all_vec_steps": units * every.vec,
-        "read_together": trips * read,
-        "read_apart": units * read,
+        "read_together": trips * _read(own * 0 + s.kv_len, t.tile_s, s.kv_len, grid.keys),
+        "read_apart": units * _read(own * 0 + s.kv_len, t.tile_s, s.kv_len, grid.keys),
+    }
+
+
+def _read(seen: IntArray, tile_s: IntArray, kv_len: int, part: IntArray) -> IntArray:
+    """Keys that the cores of all key parts read together for the first `seen` keys."""
+    whole = np.minimum(seen // part, (kv_len - 1) // part)
+    last = np.minimum(part, kv_len - whole * part)
+    return np.asarray(whole * _loaded(part, tile_s, part) + _loaded(seen - whole * part, tile_s, last), np.int64)
+
+
+class _Groups:
+    """The units of each tiling, from the last one on in strides, in `GROUPS` groups: arrays [tiling, group]."""
+
+    def __init__(self, s: AttentionShape, t: AttentionTilings, grid: Grid, stride: IntArray, count: IntArray) -> None:
+        columns = min(GROUPS, int(count.max()))
+        edges = np.arange(columns + 1) * count[:, None] // columns
+        first, end = edges[:, :-1], edges[:, 1:]
+        tile_q = t.tile_q[:, None]
+        blocks_g = s.group // t.tile_g[:, None]
+
+        def block(place: IntArray) -> IntArray:
+            return np.maximum(grid.all_units[:, None] - 1 - place * stride[:, None], 0) // blocks_g
+
+        # Only the last block of queries can be short, and units see fewer keys the earlier they are.
+        most = block(first)
+        self.size = end - first
+        self.rows = (np.minimum((most + 1) * tile_q, s.q_len) - most * tile_q) * t.tile_g[:, None]
+        seen = s.kv_len - s.q_len + np.minimum((block(end - 1) + 1) * tile_q, s.q_len)
+        self.seen: IntArray = seen if s.causal else np.full(seen.shape, s.kv_len)
+
+    def sum(self, amount: IntArray) -> IntArray:
+        """Over the units of each tiling."""
+        return np.asarray((self.size * amount).sum(axis=1), np.int64)
+
+
+def _lower_bounds(
+    s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
+) -> dict[str, IntArray]:
+    """No field is more than in `_sums`.
+
+    The busiest core has at least what the core of the last unit has, and a group of units at least so often the fewest
+    rows and the fewest keys that one of them has.
+    """
+    tile_s, part = t.tile_s[:, None], grid.keys[:, None]
+    mine = _Groups(s, t, grid, grid.parts[1], grid.units)
+    every = _Groups(s, t, grid, np.ones(len(t), np.int64), grid.all_units)
+    own = np.minimum(mine.seen, part)
+    counts, all_counts = (
+        _Units(of.rows, keys, tile_s, cube, weights[NONE]) for of, keys in ((mine, own), (every, every.seen))
+    )
+    row_bits = np.array([w.row_bits for w in weights])[t.merge][:, None]
+    unit_commands = np.array([w.unit_commands for w in weights])[t.merge][:, None]
+    share_q, share_g = merge_share(np.minimum(t.tile_q, s.q_len), t.tile_g, grid.parts[2])
+    merged = np.minimum(share_q[:, None], mine.rows // t.tile_g[:, None]) * share_g[:, None]
+    return {
+        "tiu_steps": mine.sum(counts.tiu),
+        "vec_steps": mine.sum(counts.vec),
+        "key_steps": mine.sum(counts.steps),
+        "gdma_bits": mine.sum(mine.rows * row_bits + _loaded(own, tile_s, part) * weights[NONE].key_bits),
+        "gdma_commands": mine.sum(unit_commands + counts.steps * weights[NONE].step_commands),
+        "rows": mine.sum(mine.rows),
+        "merged_rows": mine.sum(merged),
+        "pairs": every.sum(every.rows * every.seen),
+        "all_tiu_steps": every.sum(all_counts.tiu),
+        "all_vec_steps": every.sum(all_counts.vec),
+        # The last unit of a trip sees no fewer keys than the last core's.
+        "read_together": mine.sum(_read(mine.seen, tile_s, s.kv_len, part)),
+        "read_apart": every.sum(_read(every.seen, tile_s, s.kv_len, part)),
     }
 
 
@@ -403,9 +453,9 @@ def resources(
     chip: Chip,
     softmax: tuple[int, int],
     v_apart: bool = False,
-    approximate: bool = False,
+    at_least: bool = False,
 ) -> Resources:
-    """What each tiling asks of the busiest core and of the chip; `approximate` takes a mean number of keys per unit.
+    """What each tiling asks of the busiest core and of the chip; `at_least` gives lower bounds, quickly.
 
     `softmax` is the vector steps per score, and per row and key step; `v_apart` loads V once more where it is a slice
     of the keys, which no program does but one convention of counting charges.
@@ -438,8 +488,10 @@ def resources(
         )
         for left_bits, left_commands in ((out_bits, out_commands), (0, 0), (state_bits, state_commands))  # as `MERGES`
     ]
-    equal = approximate or (not s.causal and s.q_len <= int(t.tile_q.min()))
-    of = (_equal_units if equal else _sums)(s, t, grid, (cube.m, cube.n, depth), weights)
+    # With one block of queries all units see the same keys, causal or not.
+    equal = s.q_len <= int(t.tile_q.min())
+    count = _equal_units if equal else _lower_bounds if at_least else _sums
+    of = count(s, t, grid, (cube.m, cube.n, depth), weights)
 
     keys_read = s.problems * np.where(t.multicast == 1, of["read_together"], of["read_apart"])
     rows_read = all_rows * np.where(t.multicast == 1, 1, parts_s)
