@@ -397,6 +397,10 @@ class TwoLevels(Schema, frozen=True):
         return self
 
 
+MOST_CHIPS = 2**20
+"""Chips of an installation: what a step of a collective puts on the links is counted rank by rank."""
+
+
 class Topology(Schema, frozen=True):
     """How chips are wired, and the constants of the communication protocol.
 
@@ -431,6 +435,11 @@ class Topology(Schema, frozen=True):
     def _check(self) -> "Topology":
         for path in self.unvalidated:
             _check_path(Topology, path)
+        if self.chips > MOST_CHIPS:
+            raise ValueError(
+                "the chips (pods x racks_per_pod x boards_per_rack x chips_per_board) must be at most "
+                f"{MOST_CHIPS}, found {self.chips}"
+            )
         sizes = [entry.ranks for entry in self.two_level_all_reduce]
         twice = next((size for size in sizes if sizes.count(size) > 1), None)
         if twice is not None:

@@ -13,12 +13,13 @@ from functools import cached_property, reduce
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from pmc.dialects.errors import PmcError
+from pmc.dialects.errors import PmcError, excerpt
 
 DIVISIONS = ("ceildiv", "floordiv", "mod")
 FUNCTIONS = (*DIVISIONS, "min", "max")
@@ -189,6 +190,13 @@ class Expr:
         """The value under `bindings` (symbol -> int or integer array; arrays broadcast against each other)."""
         return self._value(bindings, _apply)
 
+    def evaluate_int64(self, bindings: Mapping[str, Value]) -> npt.NDArray[np.int64]:
+        """The value as 64-bit integers; raises `ExprError` where a number on the way needs more."""
+        try:
+            return np.asarray(self.evaluate(bindings), np.int64)
+        except OverflowError:
+            raise ExprError(f"the value of '{excerpt(str(self))}' needs more than 64 bits") from None
+
     def without_rounding(self, bindings: Mapping[str, Value]) -> Value:
         """The value with every `ceildiv` as an exact quotient: what a rank has on average, without any padding."""
         return self._value(bindings, _apply_exactly)
@@ -342,8 +350,21 @@ def is_rank_symbol(symbol: str) -> bool:
 # -- text -------------------------------------------------------------------------------------------------------
 
 
+LARGEST_NUMBER = 2**53
+"""What a number in the text of an expression may be: products with loop variables stay inside 64-bit integers."""
+
+
 def parse_expr(parser: AttrParser) -> Expr:
-    """Parse `term (("+" | "-") term)*` from the parser's position."""
+    """Parse `term (("+" | "-") term)*` from the parser's position; no number is above `LARGEST_NUMBER`."""
+    start = parser.pos
+    value = _parse_sum(parser)
+    largest = max((abs(coefficient) for _, coefficient in value.terms), default=0)
+    if largest > LARGEST_NUMBER:
+        parser.raise_error(f"the numbers of an expression are at most 2**53, found {largest}", start)
+    return value
+
+
+def _parse_sum(parser: AttrParser) -> Expr:
     negative = parser.parse_optional_punctuation("-") is not None
     value = -_parse_term(parser) if negative else _parse_term(parser)
     while True:

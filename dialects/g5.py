@@ -43,7 +43,7 @@ from xdsl.utils.exceptions import VerifyException
 from pmc.dialects.accesses import ALWAYS, NEVER, CommandAccess, Memory
 from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
-from pmc.dialects.dist import verify_exchange
+from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
@@ -269,7 +269,7 @@ class ArrayOp(StoredOp):
     layers = prop_def(BoolAttr)
     address = prop_def(IntegerAttr)
     """In bytes."""
-    sharding = opt_prop_def(Attribute)
+    sharding = opt_prop_def(ShardingAttr)
     axes = opt_prop_def(ArrayAttr[StringAttr])
     role = opt_prop_def(StringAttr)
     type = prop_def(MemRefType)

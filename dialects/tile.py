@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr, UnitAttr
-from xdsl.ir import Attribute, Block, Dialect, Operation, SSAValue
+from xdsl.ir import Block, Dialect, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -47,7 +47,7 @@ from pmc.dialects.accesses import ALWAYS, NEVER, TileAccess
 from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
-from pmc.dialects.dist import verify_exchange
+from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
@@ -175,16 +175,28 @@ class StoredOp(PmcOp, ABC):
         return slice(self.first.value.data, self.first.value.data + self.memref.dims[0])
 
     def verify_(self) -> None:
-        """A part of the layers is inside all of them."""
+        """Every dim of a layer has its sharding and its axis; a part of the layers is inside all of them."""
         address = self.properties.get("address")
         if isinstance(address, IntegerAttr) and address.value.data < 0:
             raise VerifyException(f"{self.name} at '{self.path.data}': address {address.value.data} is negative")
+        layers = self.properties["layers"] == BoolAttr.from_bool(True)
+        dims = len(self.memref.dims) - layers
+        sharding, axes = self.properties.get("sharding"), self.properties.get("axes")
+        given = {
+            "sharding": len(sharding.data.dims) if isinstance(sharding, ShardingAttr) else None,
+            "axes": len(axes.data) if isinstance(axes, ArrayAttr) else None,
+        }
+        for name, count in given.items():
+            if count is not None and count != dims:
+                what = "without the dim that counts layers, " if layers else ""
+                raise VerifyException(
+                    f"{self.name} at '{self.path.data}': {what}the array has {dims} dims, {name} has {count}"
+                )
         if (self.first is None) != (self.total is None):
             raise VerifyException(f"{self.name} at '{self.path.data}': first and total must stand together")
         if self.first is None or self.total is None:
             return
-        layers = self.properties["layers"]
-        if layers != BoolAttr.from_bool(True):
+        if not layers:
             raise VerifyException(f"{self.name} at '{self.path.data}': first and total need a layer dim")
         if not 0 <= self.held.start < self.held.stop <= self.total.value.data:
             raise VerifyException(
@@ -205,7 +217,7 @@ class GlobalOp(StoredOp):
     kind = prop_def(StringAttr)
     layers = prop_def(BoolAttr)
     """Whether the first dim counts the layers of an enclosing repeat."""
-    sharding = opt_prop_def(Attribute)
+    sharding = opt_prop_def(ShardingAttr)
     axes = opt_prop_def(ArrayAttr[StringAttr])
     """The logical axis of each dim of one layer, of weights and caches."""
     role = opt_prop_def(StringAttr)

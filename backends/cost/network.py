@@ -192,9 +192,17 @@ class Network:
         """What stays on boards; `ring` tells the groups of a step apart."""
         chips, wiring = self.topology.chips_per_board, self.topology.board_wiring
         # What goes from a chip over its link to the chip so many places on (ring: 1 and the last), or to the switch.
-        on_links = np.zeros(self.topology.chips * chips)
+        links: list[IntArray] = []
+        parts: list[float] = []
+
+        def put(on: IntArray, payload: float) -> None:
+            links.append(on)
+            parts.append(payload)
+
         peers, hops = np.asarray(step.peers) % step.size, 0
-        for ahead in range(1, chips):
+        # A peer is so many members on, or around the end of the ring.
+        ways = {reach * (distance - around) % chips for distance in peers.tolist() for around in (0, step.size)}
+        for ahead in sorted(ways - {0}):
             peer = ranks // chips * chips + (ranks % chips + ahead) % chips
             distance = (peer - ranks) // reach
             meets = (peer - ranks) % reach == 0
@@ -206,20 +214,24 @@ class Network:
             part = 1.0 / len(step.peers)
             match wiring:
                 case "switch":
-                    on_links[senders * chips] += part
+                    put(senders * chips, part)
                     hops = max(hops, 1)
                 case "full_mesh":
-                    on_links[senders * chips + ahead] += part * (chips - 1)
+                    put(senders * chips + ahead, part * (chips - 1))
                     hops = max(hops, 1)
                 case "ring":
                     short = min(ahead, chips - ahead)
                     hops = max(hops, short)
-                    ways = [1] if 2 * ahead < chips else [-1] if 2 * ahead > chips else [1, -1]
-                    for way in ways:
+                    directions = [1] if 2 * ahead < chips else [-1] if 2 * ahead > chips else [1, -1]
+                    for way in directions:
                         for hop in range(short):
                             via = senders // chips * chips + (senders % chips + way * hop) % chips
-                            np.add.at(on_links, via * chips + way % chips, part / len(ways) * min(2, chips - 1))
-        return Load("c2c", float(on_links.max()), hops) if hops else None
+                            put(via * chips + way % chips, part / len(directions) * min(2, chips - 1))
+        if not hops:
+            return None
+        _, link = np.unique(np.concatenate(links), return_inverse=True)
+        on_links = np.bincount(link, weights=np.repeat(parts, [len(on) for on in links]))
+        return Load("c2c", float(on_links.max()), hops)
 
 
 def _members(ring: IntArray, span: IntArray) -> IntArray:

@@ -140,6 +140,8 @@ class ProgramRun:
 
     def _check_places(self, batch: Batch) -> None:
         for place in batch.places.values():
+            if min(place.shape) < 1:
+                raise fault(batch, f"extents must be positive, found {list(place.shape)}")
             step, stop = storage_type(place.element_type).itemsize, place.access(write=False).stop
             if place.start % step:
                 raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")

@@ -80,7 +80,7 @@ class Runs:
         """The value of an expression for every run."""
         known = self._values.get(expression)
         if known is None:
-            value = np.asarray(expression.evaluate(self.symbols), np.int64)
+            value = expression.evaluate_int64(self.symbols)
             known = self._values[expression] = np.broadcast_to(value, (self.count,))
         return known
 
@@ -138,7 +138,7 @@ def _measure(block: Block, symbols: Mapping[str, Ints | int], count: int, parent
 
 
 def _iterate(loop: LoopOp, symbols: Mapping[str, Ints | int], count: int) -> _Level:
-    trips = np.maximum(np.broadcast_to(np.asarray(loop.count.data.evaluate(symbols), np.int64), (count,)), 0)
+    trips = np.maximum(np.broadcast_to(loop.count.data.evaluate_int64(symbols), (count,)), 0)
     starts = np.concatenate([[0], trips.cumsum()])
     total = int(starts[-1])
     parents = np.repeat(np.arange(count), trips)

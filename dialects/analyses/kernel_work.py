@@ -32,7 +32,7 @@ class Iterations:
 
     def at(self, value: Expr) -> IntArray:
         """The value in every entry."""
-        return np.broadcast_to(np.asarray(value.evaluate(self.symbols), np.int64), self.times.shape)
+        return np.broadcast_to(value.evaluate_int64(self.symbols), self.times.shape)
 
 
 def iterations(op: Operation, values: Sequence[Expr]) -> Iterations:
@@ -58,7 +58,7 @@ def iterations(op: Operation, values: Sequence[Expr]) -> Iterations:
     times = np.ones_like(cores)
     for loop in reversed(loops):
         bound = {**outer, **symbols}
-        count = np.broadcast_to(np.asarray(loop.count.data.evaluate(bound), np.int64), times.shape)
+        count = np.broadcast_to(loop.count.data.evaluate_int64(bound), times.shape)
         count = np.maximum(count, 0)
         if loop.symbol.data not in needed and not _needed_inside(loop, op):
             times = times * count

@@ -234,6 +234,13 @@ def test_misaligned_lmem_is_found() -> None:
     assert "LMEM address 2 is no multiple of 4" in fault(shift)
 
 
+def test_extents_that_are_not_positive_are_found() -> None:
+    def shrink(ops: list[g5.CommandOp]) -> None:
+        ops[1].properties["shape"] = ArrayAttr([ExprAttr(expr("core") * -64 + 128), ExprAttr.of(8)])
+
+    assert fault(shrink) == "gdma command 2 of core 2 at 'mm': extents must be positive, found [0, 8]"
+
+
 def test_lmem_that_the_chip_does_not_have_is_found() -> None:
     assert "is outside 0..40959" in fault(lambda ops: None, lmem=40960)
 

@@ -192,6 +192,14 @@ def test_chip_fields_must_fit_together(fields: dict[str, object], message: str) 
         Chip.model_validate(edited(load_chip("sg2262"), **fields))
 
 
+def test_an_installation_has_at_most_a_million_chips() -> None:
+    topology = load_topology("p1-r1-b4-c32")
+    most = Topology.model_validate(edited(topology, boards_per_rack=2**17))
+    assert most.chips == 2**20
+    with pytest.raises(ValidationError, match=r"the chips \(.*\) must be at most 1048576, found 1048584"):
+        Topology.model_validate(edited(topology, boards_per_rack=2**17 + 1))
+
+
 def test_schemas_have_no_defaults_and_no_mutation() -> None:
     for schema in (Chip, CommandLevel, Topology, Deployment):
         assert [n for n, f in schema.model_fields.items() if not f.is_required()] == []

@@ -254,12 +254,21 @@ def test_reading(text: str, canonical: str) -> None:
         ("floordiv(x, 0)", "the divisor must be positive"),
         ("(x", "expected"),
         ("min(x", "expected"),
+        (f"min(x, {2**53 + 1})", "the numbers of an expression are at most 2**53, found 9007199254740993"),
+        (f"1 - x*{2**30}*y*{2**24}", "the numbers of an expression are at most 2**53, found 18014398509481984"),
     ],
 )
 def test_malformed_text_is_an_error_with_a_position(text: str, message: str) -> None:
     with pytest.raises(ParseError) as error:
         parse(text)
     assert message in error.value.msg.lower()
+
+
+def test_values_beyond_64_bits_are_an_error() -> None:
+    square = expr("x") * expr("y")
+    assert square.evaluate_int64({"x": 2**40, "y": 2**22}) == 2**62
+    with pytest.raises(ExprError, match=r"the value of 'x\*y' needs more than 64 bits"):
+        square.evaluate_int64({"x": 2**40, "y": 2**23})
 
 
 def test_attribute() -> None:

@@ -104,6 +104,12 @@ def test_a_kernel_reads_and_prints() -> None:
         ("layers = true", "layers = true, first = 2", "tile.global at 'w': first and total must stand together"),
         ("layers = true", "layers = false, first = 0, total = 6", "first and total need a layer dim"),
         ("layers = true", "layers = true, first = 4, total = 6", "tile.global at 'w': layers 4..6 of 6"),
+        (
+            "layers = true",
+            "layers = true, sharding = #dist.sharding<[[], [], []]>",
+            "tile.global at 'w': without the dim that counts layers, the array has 2 dims, sharding has 3",
+        ),
+        ("layers = true", 'layers = false, axes = ["a"]', "tile.global at 'w': the array has 3 dims, axes has 1"),
         ("sizes = [<1>, <8>, <4>]", "sizes = [<8>, <4>]", "tile.load at 'p': needs 3 offsets and sizes"),
         ("kind = #tile.convert", "kind = #tile.add", "tile.vector #tile.add at 'p': takes (2, 1, 0) inputs, outputs"),
         ("k < <4>", "k < 4", "'<' expected"),
