@@ -15,7 +15,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
@@ -30,7 +29,7 @@ from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.code import path_of
 from pmc.passes.tiling.families import family_of
-from pmc.passes.tiling.random_plans import random_plan
+from pmc.passes.tiling.random_plans import RandomPlans
 from pmc.passes.tiling.target import TILING_FIELDS, chip_of
 
 
@@ -54,7 +53,7 @@ class SelectTilesPass(PmcPass):
         """Plan every op once per distinct shape."""
         chip = chip_of(module, self.name)
         planner = PLANNERS.planner(chip, accounting_of(module, self.name))
-        random = np.random.default_rng(self.seed) if self.choose == "random" else None
+        drawn = RandomPlans(self.seed) if self.choose == "random" else None
         found: dict[Hashable, PlanAttr] = {}
         for op in module.walk():
             family = family_of(op)
@@ -74,7 +73,7 @@ class SelectTilesPass(PmcPass):
                 except PmcError as error:
                     raise PassError(f"{self.name}: {op.name} at '{path_of(op)}': {error}") from None
             plan = found[key]
-            op.attributes[PLAN] = plan if random is None else random_plan(op, family, plan, chip, random)
+            op.attributes[PLAN] = plan if drawn is None else drawn.plan(op, family, plan, chip)
 
 
 MOST_ELEMENTS = 2**42

@@ -16,13 +16,13 @@ All counts are exact, edges included: they are those of the loops that `lower-to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Self
 
 import numpy as np
 
-from pmc.dialects.analyses.matmul_tiling import DRAM, NONE, SDMA, cube_k
+from pmc.dialects.analyses.matmul_tiling import DRAM, NONE, SDMA, cube_k, merge_needed
 from pmc.dialects.analyses.resources import ACCUMULATOR_BITS, Ints, Resources, bytes_of, ceil_div, padded, round_up
 from pmc.dialects.analyses.vector_work import command_steps
 from pmc.dialects.arch import Chip
@@ -198,7 +198,8 @@ def merge_share(queries: Ints, heads: Ints, parts: Ints) -> tuple[IntArray, IntA
 
 def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> IntArray:
     """The LMEM that the buffers of the kernel take, as `lower-to-tiles` allocates them."""
-    t, s, grid = tilings, shape, grid_of(shape, tilings, chip)
+    s, grid = shape, grid_of(shape, tilings, chip)
+    t = replace(tilings, merge=merge_needed(tilings.merge, grid.parts[2]))
     tile_q = np.minimum(t.tile_q, s.q_len)
     rows = round_up(tile_q * t.tile_g, chip.cube.m)
 
@@ -460,7 +461,8 @@ def resources(
     `softmax` is the vector steps per score, and per row and key step; `v_apart` loads V once more where it is a slice
     of the keys, which no program does but one convention of counting charges.
     """
-    t, s, grid = tilings, shape, grid_of(shape, tilings, chip)
+    s, grid = shape, grid_of(shape, tilings, chip)
+    t = replace(tilings, merge=merge_needed(tilings.merge, grid.parts[2]))
     cube = chip.cube
     depth = cube_k(chip, s.dtype)
     problems, parts_s = grid.problems, grid.parts[2]

@@ -18,7 +18,7 @@ array belongs to tiling i; the busiest core is core 0, which has a full chunk al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -212,9 +212,15 @@ def merge_tile_rows(chunk: Chunks, tilings: MatmulTilings) -> IntArray:
     return np.minimum(share_rows(chunk), ceil_div(np.minimum(tilings.tile_m, chunk.m), chunk.parts[3]))
 
 
+def merge_needed(merge: IntArray, parts: IntArray) -> IntArray:
+    """The way to merge, `NONE` where a contraction is too short to be cut and all of it is in one part."""
+    return np.where(parts > 1, merge, NONE)
+
+
 def lmem_bytes(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> IntArray:
     """The LMEM that the buffers of the kernel take, as `lower-to-tiles` allocates them."""
-    t, c = tilings, chunks(shape, tilings, chip)
+    c = chunks(shape, tilings, chip)
+    t = replace(tilings, merge=merge_needed(tilings.merge, c.parts[3]))
     step = chip.alignment_bytes
 
     def size(rows: IntArray, columns: IntArray, bits: int) -> IntArray:
@@ -247,7 +253,8 @@ def lmem_bytes(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> IntArr
 
 def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resources:
     """What each tiling asks of the busiest core and of the chip."""
-    t, s, c = tilings, shape, chunks(shape, tilings, chip)
+    s, c = shape, chunks(shape, tilings, chip)
+    t = replace(tilings, merge=merge_needed(tilings.merge, c.parts[3]))
     cube = chip.cube
     g, m, n, k = c.groups, c.m, c.n, c.k
     pg, pm, pn, pk = c.parts

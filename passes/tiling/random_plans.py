@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections import Counter
+from itertools import islice
+from math import gcd, prod
 
 import numpy as np
 from xdsl.ir import Operation
 
 from pmc.dialects.analyses.matmul_tiling import ORDERS
+from pmc.dialects.analyses.workload import attention_shape
 from pmc.dialects.arch import Chip
 from pmc.dialects.layer import FlashAttentionOp, MatrixOp
-from pmc.dialects.tile_plan import MAX_SLOTS, MERGES, PlanAttr
+from pmc.dialects.tile_plan import MAX_SLOTS, PlanAttr
 from pmc.passes.tiling.kernels import Family
 
 ATTEMPTS = 150
@@ -25,27 +28,52 @@ GROWTHS = (1, 2, 4, 8)
 MOST_SHARES = 3
 """Among how many cores a contraction is cut at most."""
 
+SDMA_DRAWS = 4
+"""Of so many plans that merge by SDMA that of the smallest tiles runs: a core may have one tile, and hardly has it."""
+
 MOST_TILES = 8
 """Random plans are for running them: many more tiles than the best plan has take long and show nothing new."""
 
 
-def random_plan(op: Operation, family: Family, best: PlanAttr, chip: Chip, random: np.random.Generator) -> PlanAttr:
-    """A legal plan of other tiles than `best` on any grid of cores; `best` itself where none is found.
+WAYS = ("sdma", "none", "dram", "none")
+"""The way to merge that is tried first for the ops of a kind, in turn: none as often as the others together."""
 
-    The way to merge is drawn first, none as often as the others together: few grids and tiles allow cores to share a
-    contraction, and a draw of all at once would hardly meet them.
+
+class RandomPlans:
+    """Draws the plans of the ops of a module.
+
+    Few grids and tiles allow cores to share a contraction, and a draw of all at once would hardly meet them.  So the
+    way to merge is given first, in turn and not by chance: a module with few ops of a kind has all ways too.
     """
-    merges = ("none", *MERGES) if isinstance(op, MatrixOp | FlashAttentionOp) else ("none",)
-    for merge in random.permutation(merges).tolist():
-        for _ in range(ATTEMPTS):
-            plan = _drawn(best, chip, merge, len(merges) > 1, random)
-            if plan is not None and family.fault(op, plan, chip) is None:
-                return plan
-    return best
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._turn: Counter[str] = Counter()
+        self._first = 2 * seed
+
+    def plan(self, op: Operation, family: Family, best: PlanAttr, chip: Chip) -> PlanAttr:
+        """A legal plan of other tiles than `best` on any grid of cores; `best` itself where none is found."""
+        merges = isinstance(op, MatrixOp | FlashAttentionOp)
+        turn = self._first + self._turn[op.name]
+        self._turn[op.name] += 1
+        group = attention_shape(op).group if isinstance(op, FlashAttentionOp) else None
+        ways = dict.fromkeys(WAYS[(turn + i) % len(WAYS)] for i in range(len(WAYS))) if merges else ("none",)
+        for merge in ways:
+            drawn = (_drawn(best, chip, merge, merges, group, self._random) for _ in range(ATTEMPTS))
+            legal = (plan for plan in drawn if plan is not None and family.fault(op, plan, chip) is None)
+            some = list(islice(legal, SDMA_DRAWS if merge == "sdma" else 1))
+            if some:
+                return min(some, key=lambda plan: prod(plan.tile_sizes))
+        return best
 
 
-def _drawn(best: PlanAttr, chip: Chip, merge: str, contracts: bool, random: np.random.Generator) -> PlanAttr | None:
-    """A plan that need not be legal, None for one of too many tiles; `contracts` when cores can share the last dim."""
+def _drawn(
+    best: PlanAttr, chip: Chip, merge: str, contracts: bool, group: int | None, random: np.random.Generator
+) -> PlanAttr | None:
+    """A plan that need not be legal, None for one of too many tiles.
+
+    `contracts` when cores can share the last dim; `group` is what the heads of a tile of an attention must divide.
+    """
     cores: list[int] = [1] * len(best.core_counts)
     left = chip.cores
     dims: list[int] = random.permutation(len(cores) - contracts).tolist()
@@ -65,6 +93,8 @@ def _drawn(best: PlanAttr, chip: Chip, merge: str, contracts: bool, random: np.r
     if prod(cuts) * prod(best.core_counts) > MOST_TILES * prod(cores) * prod(growths):
         return None
     tile = [-(-size * grow // cut) for size, cut, grow in zip(best.tile_sizes, cuts, growths, strict=True)]
+    if group is not None:
+        tile[1] = gcd(tile[1], group)
     orders = ORDERS if best.order.data in ORDERS else (best.order.data,)
     names = [name.data for name in best.multicast.data]
     order, slots = str(random.choice(orders)), int(random.integers(1, MAX_SLOTS + 1))
