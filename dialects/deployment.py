@@ -9,8 +9,9 @@ The module imports no dialect: every call of the command line reads it for its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Annotated, Literal, TypeAlias, get_origin
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -208,7 +209,7 @@ class DeploymentField(Leaf):
         """Where the help shows it."""
         return next(m for m in self.info.metadata if isinstance(m, Panel))
 
-    @property
+    @cached_property
     def pass_option(self) -> PassOption | None:
         """The option of a pass that takes its value, None for what passes do not read."""
         return next((m for m in self.info.metadata if isinstance(m, PassOption)), None)
@@ -231,6 +232,7 @@ class DeploymentField(Leaf):
         return value
 
 
-def deployment_fields() -> Iterator[DeploymentField]:
+@cache
+def deployment_fields() -> tuple[DeploymentField, ...]:
     """All values of a deployment, those of its blocks too."""
-    return (DeploymentField(leaf.path, leaf.info, leaf.planned) for leaf in leaves(Deployment))
+    return tuple(DeploymentField(leaf.path, leaf.info, leaf.planned) for leaf in leaves(Deployment))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NoReturn
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
@@ -17,6 +17,27 @@ from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingR
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
+
+
+@dataclass(frozen=True)
+class ShardedModel:
+    """What of a model decides over which meshes it can be sharded."""
+
+    experts: bool
+    tied: bool
+    """Whether embedding and LM head are one table."""
+    kv_heads: int | None
+    """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
+
+    @classmethod
+    def of(cls, module: ModuleOp) -> ShardedModel:
+        """That of all programs of a module at the layer level."""
+        ops = [op for program in module.ops if isinstance(program, layer.ProgramOp) for op in program.walk()]
+        return cls(
+            any(isinstance(op, layer.DispatchOp) for op in ops),
+            any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
+            _fewest_kv_heads(ops),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,19 +78,19 @@ class AnnotateShardingsPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Shard every program of the module."""
-        programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
-        mesh = self._mesh(programs)
-        for program in programs:
-            _Sharder(mesh, self.sp, *self._vocabulary(mesh)).program(program)
+        mesh = self.mesh(ShardedModel.of(module))
+        for program in module.ops:
+            if isinstance(program, layer.ProgramOp):
+                _Sharder(mesh, self.sp, *self._vocabulary(mesh)).program(program)
         module.attributes[MESH] = MeshAttr(mesh)
 
-    def _mesh(self, programs: Sequence[layer.ProgramOp]) -> Mesh:
+    def mesh(self, model: ShardedModel) -> Mesh:
+        """The mesh over which a model is sharded.  Raises PassError where it has none of these sizes."""
         for option in ("tp", "pp", "dp", "ep", "moe_tp", "moe_dp", "cp"):
             if getattr(self, option) < 1:
                 raise PassError(f"{self.name}: {option} is {getattr(self, option)}, must be at least 1")
         tp, cp, dp, stage = self.tp, self.cp, self.dp, self.tp * self.cp * self.dp
-        ops = [op for program in programs for op in program.walk()]
-        experts = any(isinstance(op, layer.DispatchOp) for op in ops)
+        experts = model.experts
         of_experts = self.moe_tp * self.ep * self.moe_dp
         if experts and stage != of_experts:
             raise PassError(
@@ -82,7 +103,7 @@ class AnnotateShardingsPass(PmcPass):
                 f"{self.name}: ep = {self.ep}, moe_tp = {self.moe_tp}, moe_dp = {self.moe_dp}, "
                 "but the model has no experts"
             )
-        self._check_vocabulary(ops, experts)
+        self._check_vocabulary(model)
         # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
         dp_stride, pp_stride = (tp * cp, stage) if experts else (tp * cp * self.pp, tp * cp)
         axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
@@ -94,7 +115,7 @@ class AnnotateShardingsPass(PmcPass):
                 axes.append(Axis(REPLICAS, self.moe_dp, self.moe_tp * self.ep))
         if "stage" in (self.embedding, self.lm_head) and stage > tp:
             axes.append(Axis(VOCABULARY, stage, 1))
-        kv_heads = _fewest_kv_heads(ops)
+        kv_heads = model.kv_heads
         if kv_heads is not None and kv_heads < tp:
             if tp % kv_heads:
                 raise PassError(f"{self.name}: tp = {tp} is not a multiple of the {kv_heads} key heads it exceeds")
@@ -102,20 +123,26 @@ class AnnotateShardingsPass(PmcPass):
             axes.append(Axis("tp_kv", kv_heads, tp // kv_heads))
         return Mesh(stage * self.pp, tuple(axes))
 
-    def _check_vocabulary(self, ops: Sequence[Operation], experts: bool) -> None:
+    def shared_by_stages(self, model: ShardedModel) -> AnnotateShardingsPass:
+        """The pass that does the same but for the mesh attribute, the same one for every `pp` where there is one.
+
+        Experts keep the ranks of a stage together, whatever the number of stages.
+        """
+        return replace(self, pp=1) if model.experts else self
+
+    def _check_vocabulary(self, model: ShardedModel) -> None:
         for option in ("embedding", "lm_head"):
             if getattr(self, option) not in VOCABULARY_SPLITS:
                 raise PassError(
                     f"{self.name}: {option} is '{getattr(self, option)}', must be {', '.join(VOCABULARY_SPLITS[:-1])} "
                     f"or {VOCABULARY_SPLITS[-1]}"
                 )
-            if getattr(self, option) == "stage" and self.pp > 1 and self.dp > 1 and not experts:
+            if getattr(self, option) == "stage" and self.pp > 1 and self.dp > 1 and not model.experts:
                 raise PassError(
                     f"{self.name}: {option} = stage needs the ranks of a stage side by side; those of a model without "
                     f"experts are {self.tp * self.cp * self.pp} apart with pp = {self.pp}: choose tp or replicated"
                 )
-        tied = any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops)
-        if tied and self.embedding != self.lm_head:
+        if model.tied and self.embedding != self.lm_head:
             raise PassError(
                 f"{self.name}: embedding = {self.embedding} and lm_head = {self.lm_head}, but both are one table in "
                 "this model (tie_word_embeddings): split them alike"
@@ -138,7 +165,6 @@ VOCABULARY_SPLITS = ("tp", "stage", "replicated")
 
 
 def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
-    """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
     counts = [
         op.kv_heads(piece)
         for op in ops

@@ -43,6 +43,11 @@ class PmcPass(ModulePass):
         self.run(op)
         op.attributes[HISTORY] = ArrayAttr([*history(op), StringAttr(str(self.spec()))])
 
+    @property
+    def deployment_fields(self) -> tuple[str, ...]:
+        """The fields of the deployment that the pass reads in the module, beside what its options say."""
+        return ()
+
     @abstractmethod
     def run(self, module: ModuleOp) -> None:
         """Rewrite the module in place."""

@@ -106,7 +106,8 @@ class Sweep:
                 for index, point in members:
                     result.put(index, _row(modules, point, memo))
                 done([index for index, _ in members])
-                collected()
+                if any(isinstance(module, ModuleOp) for module in modules):
+                    collected()
 
     def _values(self, index: int) -> dict[str, object]:
         """The values of the axes at a point."""
@@ -298,7 +299,8 @@ def _memory(memory: Feasibility) -> dict[str, object]:
 def few_collections() -> Generator[Callable[[], None]]:
     """Collect garbage every `COLLECT_EVERY` calls of what is given, and not each time that many objects were made.
 
-    Modules refer to themselves in circles, so that only a collection frees them; most objects of a sweep are alive.
+    Modules refer to themselves in circles, so that only a collection frees them.  Most other objects of a sweep live as
+    long as it does: what survives a collection is not looked at by the next.
     """
     enabled = gc.isenabled()
     gc.collect()
@@ -311,6 +313,7 @@ def few_collections() -> Generator[Callable[[], None]]:
         calls += 1
         if calls % COLLECT_EVERY == 0:
             gc.collect()
+            gc.freeze()
 
     try:
         yield count

@@ -3,7 +3,8 @@
 The pipeline of a deployment is a list of passes with options, and a pass reads the module, its options and at most the
 target, or what ops take on it.  Two deployments whose lists begin alike therefore have the same module after that
 beginning.  Deployments are compiled in an order in which those that share most are neighbours; of the one at hand, the
-modules at which the next one branches off are kept.
+modules at which the next one branches off are kept.  Where the number of pipeline stages changes nothing before
+`partition-stages` but the mesh, it is no difference until there: a module that goes on gets the mesh of its target.
 
 Nothing is verified here: what a pass leaves does not depend on how many deployments are compiled, and the passes are
 held against the verifiers wherever they run alone.  What a deployment may not ask for, passes refuse themselves.
@@ -11,10 +12,10 @@ held against the verifiers wherever they run alone.  What a deployment may not a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.compiler.context import make_context
@@ -23,9 +24,11 @@ from pmc.compiler.pipelines import build_pass, default_pipeline
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
+from pmc.dialects.dist import MeshAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.schema import Schema
-from pmc.passes.base import PmcPass
+from pmc.dialects.levels import MESH
+from pmc.passes.annotate_shardings import AnnotateShardingsPass, ShardedModel
+from pmc.passes.base import HISTORY, PmcPass
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ Stage = tuple[str, int]
 Pipeline = tuple[Stage, ...]
 """What leads to a program; equal pipelines have equal programs."""
 
+Kept = dict[Pipeline, ModuleOp | PmcError]
+"""What the beginnings of pipelines lead to."""
+
 
 class SharedCompiler:
     """Compiles one model for many deployments; those whose pipelines begin alike share what these lead to."""
@@ -52,12 +58,25 @@ class SharedCompiler:
         """`model` is a module of the model level, which is not changed."""
         self.model = model
         self.context = make_context()
-        self.passes: dict[str, PmcPass] = {}
-        self.targets: dict[tuple[Schema, ...], int] = {}
+        self.passes: dict[Hashable, PmcPass] = {}
+        self.texts: dict[PmcPass, str] = {}
+        self.targets: dict[Hashable, int] = {}
+        self.whole: Kept = {}
+        """The modules of whole tensors, before any sharding: one for all layouts."""
+        self.sharded: dict[Pipeline, ShardedModel] = {}
 
     def pipeline(self, target: Target) -> Pipeline:
-        """The passes from the model to the dist level."""
-        return tuple(self._stage(spec, target) for spec in default_pipeline(target.deployment, "dist"))
+        """The passes from the model to the dist level.  Raises PmcError where it is known that one of them refuses."""
+        passes = self._passes(target)
+        stages: list[Stage] = []
+        for module_pass in passes:
+            shared: PmcPass = module_pass
+            if isinstance(module_pass, AnnotateShardingsPass):
+                model = self._sharded_model(tuple(stages), passes, target)
+                module_pass.mesh(model)
+                shared = module_pass.shared_by_stages(model)
+            stages.append((self._text(shared), self._read(module_pass, target)))
+        return tuple(stages)
 
     def programs(self, wanted: Sequence[tuple[Pipeline, Target]]) -> Iterator[ModuleOp | PmcError]:
         """The modules at the dist level, one by one, or why there is none; each may be changed by the caller.
@@ -66,41 +85,94 @@ class SharedCompiler:
         they share is compiled again.
         """
         branches = _branches([pipeline for pipeline, _ in wanted])
-        kept: dict[Pipeline, ModuleOp | PmcError] = {}
+        kept: Kept = {}
         for (pipeline, target), depths in zip(wanted, branches, strict=True):
             kept = {start: found for start, found in kept.items() if start == pipeline[: len(start)]}
-            start = max(kept, key=len, default=())
-            found = kept.get(start, self.model)
+            whole = pipeline[: self._sharding(self._passes(target))]
+            start = max(kept, key=len, default=whole)
+            found = kept.get(start) or self.whole[whole]
             if isinstance(found, ModuleOp):
-                module = found.clone()
-                set_target(module, target.chip, target.topology, target.deployment, target.accounting)
-                found = module
-                for index in range(len(start), len(pipeline)):
-                    module_pass = self.passes[pipeline[index][0]]
-                    try:
-                        with verifier_errors(module_pass.name):
-                            module_pass.apply(self.context, module)
-                    except PmcError as error:
-                        found = kept[pipeline[: index + 1]] = error
-                        break
-                    if index + 1 in depths:
-                        kept[pipeline[: index + 1]] = module.clone()
+                module = found
+                if len(start) in depths or start == whole:
+                    module = found.clone()
+                else:
+                    del kept[start]  # nobody else goes on from here
+                self._retarget(module, start, target)
+                found = self._lowered(module, pipeline, len(start), target, depths, kept)
             yield found
 
-    def _stage(self, spec: ArgSpec, target: Target) -> Stage:
-        name = str(spec)
-        if name not in self.passes:
+    def _lowered(
+        self, module: ModuleOp, pipeline: Pipeline, first: int, target: Target, depths: Set[int], kept: Kept
+    ) -> ModuleOp | PmcError:
+        """A module, in place, after the stages of a pipeline from `first` on, or the error of one of them.
+
+        `kept` gets that error, or copies of the modules at `depths`.
+        """
+        passes = self._passes(target)
+        for index in range(first, len(pipeline)):
+            try:
+                with verifier_errors(passes[index].name):
+                    passes[index].apply(self.context, module)
+            except PmcError as error:
+                kept[pipeline[: index + 1]] = error
+                return error
+            if index + 1 in depths:
+                kept[pipeline[: index + 1]] = module.clone()
+        return module
+
+    def _retarget(self, module: ModuleOp, done: Pipeline, target: Target) -> None:
+        """Make a module after the stages `done` that of another target, which has these stages too."""
+        set_target(module, target.chip, target.topology, target.deployment, target.accounting)
+        passes = self._passes(target)
+        index = self._sharding(passes)
+        if len(done) > index:
+            annotate = passes[index]
+            assert isinstance(annotate, AnnotateShardingsPass)
+            module.attributes[MESH] = MeshAttr(annotate.mesh(self.sharded[done[:index]]))
+            module.attributes[HISTORY] = ArrayAttr([StringAttr(self._text(one)) for one in passes[: len(done)]])
+
+    def _sharded_model(self, whole: Pipeline, passes: Sequence[PmcPass], target: Target) -> ShardedModel:
+        """What decides over which meshes the module of whole tensors can be sharded.  Raises PmcError without one."""
+        if whole not in self.whole:
+            module = self.model.clone()
+            set_target(module, target.chip, target.topology, target.deployment, target.accounting)
+            self.whole[whole] = found = self._lowered(module, whole, 0, target, set(), {})
+            if isinstance(found, ModuleOp):
+                self.sharded[whole] = ShardedModel.of(found)
+        if isinstance(error := self.whole[whole], PmcError):
+            raise error
+        return self.sharded[whole]
+
+    def _passes(self, target: Target) -> list[PmcPass]:
+        """The passes of a target from the model to the dist level."""
+        return [self._built(spec) for spec in default_pipeline(target.deployment, "dist")]
+
+    def _built(self, spec: ArgSpec) -> PmcPass:
+        key = (spec.name, *spec.parameters.items())
+        if key not in self.passes:
             module_pass = build_pass(spec)
             assert isinstance(module_pass, PmcPass)
-            self.passes[name] = module_pass
-        found = self.passes[name]
-        if found.COSTS and target.deployment.pp > 1:
-            read: tuple[Schema, ...] = (target.chip, target.topology, target.accounting, target.deployment)
+            self.passes[key] = module_pass
+        return self.passes[key]
+
+    def _text(self, module_pass: PmcPass) -> str:
+        if module_pass not in self.texts:
+            self.texts[module_pass] = str(module_pass.spec())
+        return self.texts[module_pass]
+
+    def _sharding(self, passes: Sequence[PmcPass]) -> int:
+        """Where the modules of whole tensors end."""
+        return next(i for i, one in enumerate(passes) if isinstance(one, AnnotateShardingsPass))
+
+    def _read(self, found: PmcPass, target: Target) -> int:
+        """The number of what a pass reads of a target beside its options, 0 for nothing."""
+        deployment = target.deployment
+        read: tuple[Hashable, ...] = tuple(getattr(deployment, name) for name in found.deployment_fields)
+        if found.COSTS and deployment.pp > 1:
+            read += (target.chip, target.topology, target.accounting, deployment)
         elif found.CHIP_FIELDS or found.TOPOLOGY_FIELDS:
-            read = (target.chip, target.topology)
-        else:
-            return name, 0
-        return name, self.targets.setdefault(read, len(self.targets) + 1)
+            read += (target.chip, target.topology)
+        return self.targets.setdefault(read, len(self.targets) + 1) if read else 0
 
 
 def _branches(order: Sequence[Pipeline]) -> list[set[int]]:

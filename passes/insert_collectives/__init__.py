@@ -86,6 +86,11 @@ class InsertCollectivesPass(PmcPass):
                 f"{self.name}: ring-exchange is '{self.ring_exchange}', must be {' or '.join(RING_EXCHANGES)}"
             )
 
+    @property
+    def deployment_fields(self) -> tuple[str, ...]:
+        """What says to how many ranks and boards a token goes; on what boards the ranks of all stages are."""
+        return {"direct": (), "per_rank": ("routing",), "per_node": ("routing", "pp")}[self.dispatch]
+
     def run(self, module: ModuleOp) -> None:
         """Rewrite all reshards, dispatches and combines."""
         mesh = module.attributes[MESH]
