@@ -274,6 +274,19 @@ def _mixtral(fields: Fields) -> _Layers:
 
 
 def _deepseek_v3(fields: Fields) -> _Layers:
+    return _deepseek(fields, model.MlaOp, "mla", {})
+
+
+def _deepseek_v32(fields: Fields) -> _Layers:
+    """As DeepSeek-V3, every layer with sparse attention."""
+    indexer: Properties = {name: fields.integer(name) for name in ("index_n_heads", "index_head_dim", "index_topk")}
+    if _null(fields, "q_lora_rank"):
+        raise fields.fail("q_lora_rank", "null, but the indexer projects the query latent: expected an integer")
+    return _deepseek(fields, model.DsaOp, "dsa", indexer)
+
+
+def _deepseek(fields: Fields, kind: type[model.LatentAttentionOp], name: str, indexer: Properties) -> _Layers:
+    """DeepSeek-V3 with attention blocks of `kind`, which have the fields of an `indexer` besides those of MLA."""
     # Absent = what DeepseekV3TopkRouter does: sigmoid scores, choice with the correction bias, every layer
     # MoE.
     fields.unsupported_unless("scoring_func", "sigmoid")
@@ -283,13 +296,13 @@ def _deepseek_v3(fields: Fields) -> _Layers:
     if dense > layers:
         raise fields.fail("first_k_dense_replace", f"{dense} is more than num_hidden_layers {layers}")
     heads, rotary = fields.integer("num_attention_heads"), fields.integer("qk_rope_head_dim")
-    for name, derived in (
+    for derived, value in (
         ("num_key_value_heads", heads),
         ("head_dim", rotary),
         ("qk_head_dim", fields.integer("qk_nope_head_dim") + rotary),
     ):
-        fields.unsupported_unless(name, derived)
-    mla: Properties = {
+        fields.unsupported_unless(derived, value)
+    attention: Properties = {
         "num_attention_heads": heads,
         # Null = queries are projected without a latent (DeepSeek-V2-Lite).
         "q_lora_rank": None if _null(fields, "q_lora_rank") else fields.integer("q_lora_rank"),
@@ -301,6 +314,7 @@ def _deepseek_v3(fields: Fields) -> _Layers:
         "rope_interleave": fields.boolean("rope_interleave") if fields.present("rope_interleave") else True,
         "rms_norm_eps": fields.number("rms_norm_eps"),
         **read_rope(fields).properties(),
+        **indexer,
     }
     moe: Properties = {
         "n_routed_experts": fields.integer("n_routed_experts"),
@@ -315,16 +329,17 @@ def _deepseek_v3(fields: Fields) -> _Layers:
         "correction_bias": True,
         "rms_norm_eps": fields.number("rms_norm_eps"),
     }
-    kinds: _Layers = [
-        ("dense", dense, [(model.MlaOp, "mla", mla), (model.FfnOp, "ffn", _ffn(fields))]),
-        ("moe", layers - dense, [(model.MlaOp, "mla", mla), (model.MoeOp, "moe", moe)]),
+    layers_of: _Layers = [
+        ("dense", dense, [(kind, name, attention), (model.FfnOp, "ffn", _ffn(fields))]),
+        ("moe", layers - dense, [(kind, name, attention), (model.MoeOp, "moe", moe)]),
     ]
-    return [kind for kind in kinds if kind[1]]
+    return [found for found in layers_of if found[1]]
 
 
 ARCHITECTURES: dict[str, Callable[[Fields], _Layers]] = {
     "LlamaForCausalLM": _llama,
     "DeepseekV3ForCausalLM": _deepseek_v3,
+    "DeepseekV32ForCausalLM": _deepseek_v32,
     "Qwen3ForCausalLM": _qwen3,
     "MixtralForCausalLM": _mixtral,
 }

@@ -95,7 +95,7 @@ class Invariants:
     def unshared(self, module: ModuleOp) -> str | None:
         """A weight of which a rank holds more or less than its share: by the logical axes of its dims."""
         d = self.deployment
-        ways = {"heads": d.tp, "ffn": d.tp, "expert": d.ep, "expert_ffn": d.moe_tp}
+        ways = {"heads": d.tp, "index_heads": d.tp, "ffn": d.tp, "expert": d.ep, "expert_ffn": d.moe_tp}
         of_vocabulary = {"tp": d.tp, "stage": d.tp * d.cp * d.dp, "replicated": 1}
         for op in module.walk():
             if not isinstance(op, layer.WeightOp) or op.path.data not in self.wholes:

@@ -39,6 +39,7 @@ def shrink_config(
         **LATENT_RANKS,
         **_heads(config, d.tp),
         **_experts(config, d),
+        **_indexer(d),
     }
     if config.get("num_local_experts") is not None:
         small["intermediate_size"] = 10 * d.moe_tp  # Mixtral names the width of its experts so
@@ -69,6 +70,11 @@ def _heads(config: Mapping[str, Any], tp: int) -> dict[str, int]:
         return {"num_attention_heads": 2 * lcm(kv_heads, tp), "num_key_value_heads": kv_heads}
     shared = 2 * tp if kv_heads % (2 * tp) == 0 else tp
     return {"num_attention_heads": 2 * shared, "num_key_value_heads": shared}
+
+
+def _indexer(d: Deployment) -> dict[str, int]:
+    """Index heads that tp divides, part of them rotated; fewer keys than there are, in prefill more than some see."""
+    return {"index_n_heads": 3 * d.tp, "index_head_dim": 10, "index_topk": 13 if d.phase == "decode" else 37}
 
 
 def _experts(config: Mapping[str, Any], deployment: Deployment) -> dict[str, int]:

@@ -40,6 +40,7 @@ from pmc.dialects.effects import READS, UPDATES, Effects
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
+from pmc.dialects.layer_norm import LayerNormOp as LayerNormOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
@@ -47,6 +48,10 @@ from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
 from pmc.dialects.layer_structure import YieldOp as YieldOp
+from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
+from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
+from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
+from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
     AddAttr,
@@ -112,12 +117,13 @@ class WeightOp(SourceOp):
 class StateOp(SourceOp):
     """A cache that lives across steps; `layer.kv_append` writes to it.
 
-    The role says what a row holds: the keys or values of the heads that the rank has, or one latent for all heads.
+    The role says what a row holds: the keys or values of the heads that the rank has, one latent for all heads, or the
+    key of an indexer.
     """
 
     name = "layer.state"
     EFFECTS: ClassVar[Effects] = READS
-    ROLES: ClassVar[tuple[str, ...]] = ("key_value_heads", "latent")
+    ROLES: ClassVar[tuple[str, ...]] = ("key_value_heads", "latent", "index_key")
 
 
 # -- matrix ops -------------------------------------------------------------------------------------------------
@@ -735,8 +741,13 @@ Layer = Dialect(
         AttentionOp,
         AttentionStepOp,
         AttentionFinishOp,
+        IndexScoresOp,
+        TopkSelectOp,
+        GatherRowsOp,
+        SparseAttentionOp,
         EmbeddingOp,
         RmsNormOp,
+        LayerNormOp,
         RopeOp,
         SiluMulOp,
         AddOp,

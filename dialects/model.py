@@ -300,11 +300,9 @@ class GqaOp(AttentionBlockOp):
         return [CacheSpec(name, width, "kv_heads", "key_value_heads") for name in ("k_cache", "v_cache")]
 
 
-@irdl_op_definition
-class MlaOp(AttentionBlockOp):
-    """Multi-head latent attention (DeepSeek-V2 report, section 2.1): one latent per token is cached."""
+class LatentAttentionOp(AttentionBlockOp):
+    """Attention over one cached latent per token (DeepSeek-V2 report, section 2.1): what MLA and DSA share."""
 
-    name = "model.mla"
     POSITIVE: ClassVar[tuple[str, ...]] = (
         "num_attention_heads",
         "q_lora_rank",
@@ -365,6 +363,60 @@ class MlaOp(AttentionBlockOp):
         """The normalised latent and the rotated key that all heads share."""
         widths = {"c_kv_cache": self.kv_lora_rank.value.data, "k_rope_cache": self.qk_rope_head_dim.value.data}
         return [CacheSpec(name, width, "", "latent") for name, width in widths.items()]
+
+
+@irdl_op_definition
+class MlaOp(LatentAttentionOp):
+    """Multi-head latent attention: every query sees all keys before it."""
+
+    name = "model.mla"
+
+
+@irdl_op_definition
+class DsaOp(LatentAttentionOp):
+    """DeepSeek sparse attention (DeepSeek-V3.2 report, section 2): MLA over the keys that an indexer selects.
+
+    The lightning indexer scores every key for every query with `index_n_heads` small heads; the `index_topk` keys with
+    the largest scores are attended to, all of them in a shorter context.  The first `qk_rope_head_dim` columns of an
+    index head are rotated, in halves, whatever the layout of MLA is.
+    """
+
+    name = "model.dsa"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        *LatentAttentionOp.POSITIVE,
+        "index_n_heads",
+        "index_head_dim",
+        "index_topk",
+    )
+    index_n_heads = prop_def(IntegerAttr)
+    index_head_dim = prop_def(IntegerAttr)
+    index_topk = prop_def(IntegerAttr)
+
+    def verify_(self) -> None:
+        """The indexer reads the query latent, and rotates a part of its heads."""
+        super().verify_()
+        self.require(self.q_lora_rank is not None, "the indexer projects the query latent, so q_lora_rank must be set")
+        rope, width = self.qk_rope_head_dim.value.data, self.index_head_dim.value.data
+        self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+
+    def weights(self) -> list[WeightSpec]:
+        """Those of MLA, then index queries from the query latent, index keys with their norm, weights of the heads."""
+        assert self.q_lora_rank is not None, "verified"
+        rank, heads, d = self.q_lora_rank.value.data, self.index_n_heads.value.data, self.index_head_dim.value.data
+        return [
+            *super().weights(),
+            WeightSpec("indexer.wq_b.weight", (rank, heads * d), ("", "index_heads")),
+            WeightSpec("indexer.wk.weight", (self.width, d), ("", "")),
+            WeightSpec("indexer.k_norm.weight", (d,), ("",)),
+            WeightSpec("indexer.k_norm.bias", (d,), ("",), role="bias"),
+            WeightSpec("indexer.weights_proj.weight", (self.width, heads), ("", "index_heads")),
+        ]
+
+    def caches(self) -> list[CacheSpec]:
+        """Those of MLA and the index key that all index heads share, its rotated part by itself."""
+        rope = self.qk_rope_head_dim.value.data
+        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_head_dim.value.data - rope}
+        return [*super().caches(), *(CacheSpec(name, width, "", "index_key") for name, width in widths.items())]
 
 
 def swiglu_weights(prefix: str, hidden: int, intermediate: int) -> list[WeightSpec]:
@@ -508,5 +560,5 @@ def _blocks_in(block: Block, count: int) -> Iterator[tuple[BlockOp, int]]:
 
 
 Model = Dialect(
-    "model", [LlmOp, YieldOp, RepeatOp, EmbeddingOp, GqaOp, MlaOp, FfnOp, MoeOp, LmHeadOp], [CheckpointAttr]
+    "model", [LlmOp, YieldOp, RepeatOp, EmbeddingOp, GqaOp, MlaOp, DsaOp, FfnOp, MoeOp, LmHeadOp], [CheckpointAttr]
 )

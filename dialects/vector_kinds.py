@@ -333,6 +333,31 @@ class RmsNormAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class LayerNormAttr(VectorKindAttr):
+    """out = (x - mean_c(x)) / sqrt(mean_c((x - mean_c(x))^2) + eps) * w + b, every row by itself.
+
+    Steps of an element: subtract the mean, square, scale, mul, add, convert; of a row: two sums, two means (div), add
+    eps, rsqrt, counted as those of `rms_norm`.
+    """
+
+    name: ClassVar[str] = "tile.layer_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in"),
+        Matrix("w", "in", rows=1),
+        Matrix("b", "in", rows=1),
+        Matrix("out", "out"),
+    )
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3, div=2, rsqrt=1)
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A square root needs no negative number."""
+        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+
+
+@irdl_attr_definition
 class RopeAttr(VectorKindAttr):
     """out = x, the columns of each row rotated by the angles of `position` (RoFormer, equation 34).
 
@@ -501,6 +526,70 @@ class RouterTopkAttr(VectorKindAttr):
         return None if top_k <= choices else f"top_k is {top_k}, there are {choices} experts to choose from"
 
 
+@irdl_attr_definition
+class ReluWeightedSumAttr(VectorKindAttr):
+    """out[r, c] = scale * sum over h of weights[r, h] * max(0, products[r*heads + h, c]): the scores of an indexer.
+
+    Steps of a score: for every head the maximum, the multiplication and the addition; the scale and the conversion.
+    """
+
+    name: ClassVar[str] = "tile.relu_weighted_sum"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("products", "in", rows=("heads", "rows")),
+        Matrix("weights", "in", columns="heads"),
+        Matrix("out", "out"),
+    )
+    heads: IntegerAttr
+    scale: FloatAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Maximum, multiplication and addition of every head."""
+        return 3 * self.heads.value.data
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """One step each, then the scale and the conversion."""
+        return VectorSteps(basic=3 * self.heads.value.data + 2)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least one head."""
+        heads = self.heads.value.data
+        return None if heads >= 1 else f"heads is {heads}, must be at least 1"
+
+
+@irdl_attr_definition
+class TopkSelectAttr(VectorKindAttr):
+    """The `top_k` best of the keys so far: positions and scores of each row, with those of `columns` more keys.
+
+    Column c is key `key` + c; keys beyond `position` of the row count as -inf.  Of equal scores the first key wins.
+    Kept keys stand in the order of their positions.  Kernels fill `kept_scores` with -inf and `kept_keys` with -1
+    before the first keys; an entry without a key has position -1, loses against all keys and stands before them.
+
+    Steps of a score, whatever `top_k` is: a radix selection of 32-bit numbers looks at every key five times, four
+    times to take 8 more bits and to count them, and once to compare with the threshold and to copy.  It belongs to no
+    vendor's sort unit.
+    """
+
+    name: ClassVar[str] = "tile.topk_select"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("scores", "in"),
+        Matrix("kept_scores", "update", columns="top_k"),
+        Matrix("kept_keys", "update", columns="top_k"),
+    )
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=10)
+    top_k: IntegerAttr
+    position: ExprAttr
+    key: ExprAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least one key is kept."""
+        top_k = self.top_k.value.data
+        return None if top_k >= 1 else f"top_k is {top_k}, must be at least 1"
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
     ConvertAttr,
@@ -513,5 +602,8 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     SumPartsAttr,
     SoftmaxMergeAttr,
     RouterTopkAttr,
+    LayerNormAttr,
+    ReluWeightedSumAttr,
+    TopkSelectAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -28,6 +28,8 @@ class ShardedModel:
     """Whether embedding and LM head are one table."""
     kv_heads: int | None
     """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
+    selection: str | None
+    """The path of an op that selects keys to attend to, if any does."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
@@ -37,6 +39,7 @@ class ShardedModel:
             any(isinstance(op, layer.DispatchOp) for op in ops),
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
+            next((op.path.data for op in ops if isinstance(op, layer.TopkSelectOp)), None),
         )
 
 
@@ -44,13 +47,13 @@ class ShardedModel:
 class AnnotateShardingsPass(PmcPass):
     """Shard a layer program over a mesh by the rules of Megatron-LM.
 
-    The logical axes of weights and caches are mapped to mesh axes: heads and ffn to tp, experts to ep, the width of an
-    expert to moe_tp, the vocabulary of the embedding and of the LM head to tp or to all ranks of a stage, sequences to
-    dp, their positions to cp; a latent of MLA has no axis and is replicated.  Shardings then flow forward through every
-    op's `sharding_rule`; weights and caches stay where they are, activations move.  A vocabulary that the ranks do not
-    divide is padded: the last of them hold rows and columns of zeros, whose logits are dropped.  A contracted dim that
-    is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as well.  Types stay those of whole
-    tensors; lengths and positions in properties are those of a rank of cp.
+    The logical axes of weights and caches are mapped to mesh axes: heads (those of an indexer too) and ffn to tp,
+    experts to ep, the width of an expert to moe_tp, the vocabulary of the embedding and of the LM head to tp or to all
+    ranks of a stage, sequences to dp, their positions to cp; a latent of MLA has no axis and is replicated.  Shardings
+    then flow forward through every op's `sharding_rule`; weights and caches stay where they are, activations move.  A
+    vocabulary that the ranks do not divide is padded: the last of them hold rows and columns of zeros, whose logits are
+    dropped.  A contracted dim that is sharded leaves a partial sum.  With `sp` the residual stream is split over tp as
+    well.  Types stay those of whole tensors; lengths and positions in properties are those of a rank of cp.
 
         %y = layer.matmul(%x, %w) : !layer.tensor<[batch*q_len, 7168], bf16>
         %z = layer.add(%r, %y) ..
@@ -104,6 +107,11 @@ class AnnotateShardingsPass(PmcPass):
                 "but the model has no experts"
             )
         self._check_vocabulary(model)
+        if cp > 1 and model.selection is not None:
+            raise PassError(
+                f"{self.name}: cp = {cp}, but '{model.selection}' selects among all keys of a sequence, which no "
+                "rank of cp has: sparse attention is not modelled with context parallelism, set cp to 1"
+            )
         # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
         dp_stride, pp_stride = (tp * cp, stage) if experts else (tp * cp * self.pp, tp * cp)
         axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
@@ -227,6 +235,7 @@ class _Sharder:
             "heads": self.tp,
             "kv_heads": kv,
             "ffn": self.tp,
+            "index_heads": self.tp,
             "vocab": self.lm_head,
             "expert": self.ep,
             "expert_ffn": self.moe_tp,
@@ -241,7 +250,7 @@ class _Sharder:
         """Replace the body of `program`."""
         old = program.body.block
         for op in old.walk():
-            if isinstance(op, layer.AttentionOp):
+            if isinstance(op, layer.FlashAttentionOp):
                 self._check_heads(op)
         self.block = Block(arg_types=[_encoded(a, self._by_rows(a)) for a in old.args])
         for before, after in zip(old.args, self.block.args, strict=True):
@@ -387,7 +396,7 @@ class _Sharder:
         axis = self.mesh.axis(name)
         return any(axis.overlaps(self.mesh.axis(other)) for other in others)
 
-    def _check_heads(self, op: layer.AttentionOp) -> None:
+    def _check_heads(self, op: layer.FlashAttentionOp) -> None:
         size = self.mesh.axis("tp").size
         if op.heads % size:
             raise PassError(

@@ -43,7 +43,8 @@ class QuantizePass(PmcPass):
     value is quantised once for all its readers; expert rows are quantised before the dispatch, which then moves the
     short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
     norms, router biases and the embedding table; a pattern that matches no weight is an error.  New cache rows are
-    quantised before they are appended.  `attention` is the type in which the two products of attention are computed:
+    quantised before they are appended.  The queries of an indexer are converted to the type in which its keys are
+    cached, in which both are multiplied.  `attention` is the type in which the two products of attention are computed:
     queries are converted to it, and computed keys and values; a shorter cache is read as it is stored, a longer one
     is refused.
     Results stay in the model's element type.
@@ -100,6 +101,12 @@ class QuantizePass(PmcPass):
                     _retype(append.cache, cache)
                     converter.convert_operand(append, append.new, cache)
                     _retype(append.y, cache)
+            for op in ops:
+                if isinstance(op, layer.GatherRowsOp):
+                    _retype(op.y, tensor(op.cache).element_type)
+                elif isinstance(op, layer.IndexScoresOp):
+                    for query, key in zip(op.q, op.k, strict=True):
+                        converter.convert_operand(op, query, tensor(key).element_type)
         if weights is not None:
             products = [op for op in ops if isinstance(op, _PRODUCTS) and self._quantised(op)]
             for product in products:
@@ -108,9 +115,10 @@ class QuantizePass(PmcPass):
             if activations is not None:
                 _convert_activations(products, activations, converter)
         for attention in ops:
-            if isinstance(attention, layer.AttentionOp) and arithmetic is not None:
+            if isinstance(attention, layer.FlashAttentionOp) and arithmetic is not None:
                 for value in dict.fromkeys((*attention.q, *attention.k, attention.v)):
-                    if isinstance(value.owner, layer.KvAppendOp) and _is_longer(value, arithmetic):
+                    stored = isinstance(value.owner, layer.KvAppendOp | layer.GatherRowsOp)
+                    if stored and _is_longer(value, arithmetic):
                         raise PassError(
                             f"{self.name}: attention is '{self.attention}' and the KV cache "
                             f"{tensor(value).element_type}: it would be converted whole in every step; "

@@ -287,17 +287,18 @@ class ProgramRun:
     def _vector(self, op: g5.VectorCommandOp, batch: Batch, lmem: Lmem) -> None:
         compute, cores = _compute_type(batch.places.values()), batch.core_set
         ins, outs, updates = ([batch.places[m.name] for m in op.kind.operands(role)] for role in ROLES)
+        written = (*outs, *updates)
         values = {
-            name: self._row_values(batch, value, outs[0].shape[0]) for name, value in op.kind.expressions().items()
+            name: self._row_values(batch, value, written[0].shape[0]) for name, value in op.kind.expressions().items()
         }
         tiles = Tiles(
             [_read(lmem, p, cores, compute) for p in ins],
             [_read(lmem, p, cores, compute) for p in updates],
-            (len(batch.cores), len(self.dram.bytes), *outs[0].shape),
+            (len(batch.cores), len(self.dram.bytes), *written[0].shape),
             values,
         )
         results = run_kind(op.kind, tiles)
-        for place, result in zip([*outs, *updates], results, strict=True):
+        for place, result in zip(written, results, strict=True):
             _write(lmem, place, cores, result)
 
     def _row_values(self, batch: Batch, value: Expr, rows: int) -> Array:

@@ -219,7 +219,8 @@ class _Reference:
         self.blocks: dict[type[model.BlockOp], Callable[[Any, Array], Array]] = {
             model.EmbeddingOp: self.embedding,
             model.GqaOp: self.gqa,
-            model.MlaOp: self.mla,
+            model.MlaOp: self.latent_attention,
+            model.DsaOp: self.latent_attention,
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
             model.LmHeadOp: self.lm_head,
@@ -280,7 +281,7 @@ class _Reference:
             )
         return np.stack([table[t] for t in tokens])
 
-    def rotary(self, block: model.GqaOp | model.MlaOp, interleaved: bool) -> Rotary:
+    def rotary(self, block: model.AttentionBlockOp, interleaved: bool) -> Rotary:
         fields: dict[str, float | str] = {}
         if isinstance(block.rope_scaling, DictionaryAttr):
             for name, value in block.rope_scaling.data.items():
@@ -316,8 +317,11 @@ class _Reference:
         y: Array = x + np.concatenate(outputs)
         return y
 
-    def mla(self, block: model.MlaOp, x: Array) -> Array:
-        """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded."""
+    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
+        """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
+
+        Of the keys that a query of DSA sees, those that its indexer selects.
+        """
         nope, rope, v_dim = block.head_dims
         heads, rank = block.heads, block.kv_lora_rank.value.data
         past = self.kv_len - self.q_len
@@ -326,6 +330,7 @@ class _Reference:
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
         for b, h in enumerate(self.sequences(self.normed(block, x))):
+            latent = h
             if block.q_lora_rank is None:
                 queries = h @ self.weight(block, "q_proj.weight")
             else:
@@ -336,14 +341,41 @@ class _Reference:
             c = rms_norm(down[:, :rank], self.weight(block, "kv_a_layernorm.weight"), model.LATENT_NORM_EPS)
             c = self.cached(block, "c_kv_cache", b, c)
             k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
+            chosen = [list(range(past + i + 1)) for i in range(self.q_len)]
+            if isinstance(block, model.DsaOp):
+                chosen = self.indexed(block, b, h, latent)
             read: list[Array] = []
             for i, q in enumerate(np.split(queries, heads, axis=1)):
                 q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
                 k = np.hstack([c @ expand[:, i, :nope], k_rope])
-                read.append(attend(q, k, c @ expand[:, i, nope:], scale))
+                v = c @ expand[:, i, nope:]
+                rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
+                read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
         y: Array = x + np.concatenate(outputs)
         return y
+
+    def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
+        """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
+        heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
+        rotary, past = self.rotary(block, interleaved=False), self.kv_len - self.q_len
+        k = h @ self.weight(block, "indexer.wk.weight")
+        k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)
+        k = k * self.weight(block, "indexer.k_norm.weight") + self.weight(block, "indexer.k_norm.bias")
+        k_rope = self.cached(block, "indexer.k_rope_cache", sequence, rotary.rotate(k[:, :rope], past))
+        keys = np.hstack([k_rope, self.cached(block, "indexer.k_nope_cache", sequence, k[:, rope:])])
+        q = np.split(latent @ self.weight(block, "indexer.wq_b.weight"), heads, axis=1)
+        q = [np.hstack([rotary.rotate(head[:, :rope], past), head[:, rope:]]) for head in q]
+        weights = h @ self.weight(block, "indexer.weights_proj.weight")
+        chosen: list[list[int]] = []
+        for i in range(self.q_len):
+            seen = past + i + 1
+            scores = [
+                sum(weights[i, n] * max(0.0, float(keys[s] @ q[n][i])) for n in range(heads)) for s in range(seen)
+            ]
+            best = sorted(range(seen), key=lambda s, scores=scores: (-scores[s], s))  # type: ignore[misc]
+            chosen.append(sorted(best[: block.index_topk.value.data]))
+        return chosen
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
         """Pre-normed SwiGLU with residual."""

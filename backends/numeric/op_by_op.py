@@ -159,6 +159,8 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     name, keys, largest = element_name(op.arithmetic_type), v.shape[1], float(np.abs(v).max())
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
+    if isinstance(op, layer.SparseAttentionOp):
+        return (each + lost) * largest
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
         mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal))

@@ -3,9 +3,9 @@
 It runs a layer program in the model's own element type, every result rounded to it, and rounds further where a
 `Quantization` says: the weights of products, except tied ones and those that a pattern keeps; the activations of these
 products; new rows of a cache, and what a cache held before; queries, keys and values where they are longer than the
-type of attention.  A value is never rounded to a format that is not shorter.  Rounding twice to one format is rounding
-once and the rows of a dispatch are those of its tokens, so it does not matter where a pass puts the conversions: the
-results are equal to the last bit.
+type of attention; the queries of an indexer as its cached keys.  A value is never rounded to a format that is not
+shorter.  Rounding twice to one format is rounding once and the rows of a dispatch are those of its tokens, so it does
+not matter where a pass puts the conversions: the results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,13 @@ class _Machine(LayerMachine):
         elif isinstance(op, layer.KvAppendOp):
             operands = [self.shorter(v, x, rule.kv_cache) for v, x in zip(op.operands, operands, strict=True)]
             self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=_bits)
-        elif isinstance(op, layer.AttentionOp):
+        elif isinstance(op, layer.GatherRowsOp):
+            self.formats[op.y] = self.format(op.cache)
+        elif isinstance(op, layer.IndexScoresOp):
+            formats = [self.format(key) for key in op.k]
+            for index, (query, name) in enumerate(zip(op.q, formats, strict=True)):
+                operands[index] = self.shorter(query, operands[index], name)
+        elif isinstance(op, layer.FlashAttentionOp):
             operands = [self.shorter(v, x, rule.attention) for v, x in zip(op.operands, operands, strict=True)]
         results = super().run_op(op, operands)
         if isinstance(op, layer.KvAppendOp):

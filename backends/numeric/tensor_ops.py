@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import routing, semantics
+from pmc.backends.numeric import routing, semantics, sparse_attention
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -167,6 +167,38 @@ def _attention_finish(op: layer.AttentionFinishOp, operands: Operands, context: 
     return (semantics.attention_finish(*operands),)
 
 
+@implements(layer.IndexScoresOp)
+def _index_scores(op: layer.IndexScoresOp, operands: Operands, context: Context) -> Results:
+    pieces = len(op.q)
+    q, k, weights = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
+    return (sparse_attention.index_scores(q, k, weights, op.piece_dims(), op.scale.value.data),)
+
+
+@implements(layer.TopkSelectOp)
+def _topk_select(op: layer.TopkSelectOp, operands: Operands, context: Context) -> Results:
+    (scores,) = operands
+    return (sparse_attention.topk_select(scores, op.top_k.value.data, _of_tokens(op.position, scores, context, op)),)
+
+
+@implements(layer.GatherRowsOp)
+def _gather_rows(op: layer.GatherRowsOp, operands: Operands, context: Context) -> Results:
+    return (sparse_attention.gather_rows(*operands),)
+
+
+@implements(layer.SparseAttentionOp)
+def _sparse_attention(op: layer.SparseAttentionOp, operands: Operands, context: Context) -> Results:
+    pieces = len(op.q)
+    q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
+    last = _of_tokens(op.last_slot, q[0], context, op)
+    return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.scale.value.data, last),)
+
+
+def _of_tokens(value: Callable[[Expr], Expr], rows: Array, context: Context, op: Operation) -> Array:
+    """An expression of the token, for every row."""
+    tokens = range(len(rows))
+    return np.array([context.integer(value(expr(token)), op) for token in tokens], np.int64)
+
+
 # -- row-wise ops -------------------------------------------------------------------------------------------
 
 
@@ -186,6 +218,11 @@ def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> R
 def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Results:
     x, w = operands
     return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
+
+
+@implements(layer.LayerNormOp)
+def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> Results:
+    return (sparse_attention.layer_norm(*operands, op.eps.value.data),)
 
 
 @implements(layer.RopeOp)

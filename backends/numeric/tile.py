@@ -349,7 +349,7 @@ class _Core:
         tiles = Tiles(
             [decode(part, compute) for part in ins],
             [decode(part, compute) for part in updates],
-            outs[0].shape,
+            (*outs, *updates)[0].shape,
             values,
         )
         written = zip([*op.outs, *op.updates], [*outs, *updates], run_kind(op.kind, tiles), strict=True)

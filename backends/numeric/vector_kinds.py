@@ -185,3 +185,36 @@ def _plain(value: Attribute) -> Any:
             return plain_params(value.data)
         case _:
             return value
+
+
+@computes(kinds.LayerNormAttr)
+def _(kind: kinds.LayerNormAttr, tiles: Tiles) -> Sequence[Array]:
+    x, w, b = tiles.ins
+    mean = x.sum(axis=-1, keepdims=True) / x.shape[-1]
+    variance = ((x - mean) ** 2).sum(axis=-1, keepdims=True) / x.shape[-1]
+    return [(x - mean) / np.sqrt(variance + np.asarray(kind.eps.value.data, x.dtype)) * w + b]
+
+
+@computes(kinds.ReluWeightedSumAttr)
+def _(kind: kinds.ReluWeightedSumAttr, tiles: Tiles) -> Sequence[Array]:
+    products, weights = tiles.ins
+    heads = kind.heads.value.data
+    of_heads = products.reshape(*products.shape[:-2], -1, heads, products.shape[-1])
+    total = np.einsum("...rh,...rhc->...rc", weights, np.where(of_heads > 0, of_heads, 0))
+    return [total * np.asarray(kind.scale.value.data, products.dtype)]
+
+
+@computes(kinds.TopkSelectAttr)
+def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
+    (scores,) = tiles.ins
+    kept_scores, kept_keys = tiles.updates
+    visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
+    found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
+    columns = np.asarray(tiles.values["key"])[..., None, None] + np.arange(scores.shape[-1])
+    keys = np.concatenate([kept_keys, np.broadcast_to(columns, scores.shape)], axis=-1)
+    values = np.concatenate([kept_scores, found], axis=-1)
+    # Entries without a key lose against all others; then the score decides, then the position.
+    best = np.lexsort((keys, -values, keys < 0), axis=-1)[..., : kept_keys.shape[-1]]
+    keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
+    ascending = np.argsort(keys, axis=-1, kind="stable")
+    return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]

@@ -205,6 +205,7 @@ def _(op: layer.HeadMatmulOp) -> Workload:
 
 
 @describes(layer.AttentionStepOp)
+@describes(layer.SparseAttentionOp)
 @describes(layer.AttentionOp)
 def _(op: layer.FlashAttentionOp) -> Workload:
     dims, v_dim = op.piece_dims(), op.v_dim.value.data
@@ -230,7 +231,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         k_bits=tuple(element_bits(t) for t in k_types),
         v_bits=element_bits(v_type),
         p_bits=element_bits(q_type),
-        out_bits=element_bits(tensor(op.y).element_type) if isinstance(op, layer.AttentionOp) else 0,
+        out_bits=0 if isinstance(op, layer.AttentionStepOp) else element_bits(tensor(op.results[0]).element_type),
         state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),

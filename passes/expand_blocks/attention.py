@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, i64
 from xdsl.ir import SSAValue
@@ -36,9 +37,47 @@ def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool
     (DeepSeek-V2 report, section 2.1.2): kv_b's key half moves to the queries and its value half behind the
     attention.
     """
-    (nope, rope, v_dim), rank = op.head_dims, op.kv_lora_rank.value.data
+    (nope, rope, v_dim), heads = op.head_dims, op.heads
     normed = build.norm(x, "norm", op.rms_norm_eps)
-    q = _mla_queries(build, normed, op)
+    found = latent_values(build, normed, op)
+    scale = mla_softmax_scale(nope + rope, op.rope_scaling)
+    if absorbed:
+        rank = op.kv_lora_rank.value.data
+        halves = absorbed_weights(build, op)
+        q_latent = absorbed_queries(build, found.q_nope, halves[0], op)
+        q, k, v, dims = [q_latent, found.q_rope], [found.latents, found.rotary_keys], found.latents, [rank, rope]
+        attended = absorbed_values(build, _attention(build, q, k, v, dims, rank, heads, scale), halves[1], op)
+    else:
+        kv = build.matmul(found.latents, "kv_b_proj")
+        k_nope = build.slice(kv, "k_nope", nope + v_dim, 0, nope)
+        values = build.slice(kv, "v", nope + v_dim, nope, v_dim)
+        q, k = [found.q_nope, found.q_rope], [k_nope, found.rotary_keys]
+        attended = _attention(build, q, k, values, [nope, rope], v_dim, heads, scale)
+    return build.add(x, build.matmul(attended, "o_proj"), "residual")
+
+
+@dataclass(frozen=True)
+class LatentValues:
+    """What attention over a latent starts from: queries of the current tokens, cached rows of all of them."""
+
+    q_nope: SSAValue
+    q_rope: SSAValue
+    """Rotated."""
+    latents: SSAValue
+    rotary_keys: SSAValue
+    query_latent: SSAValue | None
+    """What the queries are projected from, where the model has it."""
+
+
+def latent_values(build: BlockBuilder, normed: SSAValue, op: model.LatentAttentionOp) -> LatentValues:
+    """Queries and cached latents from the normalised rows of the block."""
+    (nope, rope, _), rank = op.head_dims, op.kv_lora_rank.value.data
+    query_latent = None
+    if op.q_lora_rank is None:
+        q = build.matmul(normed, "q_proj")
+    else:
+        query_latent = build.norm(build.matmul(normed, "q_a_proj"), "q_a_layernorm", model.LATENT_NORM_EPS)
+        q = build.matmul(query_latent, "q_b_proj")
     q_nope = build.slice(q, "q_nope", nope + rope, 0, nope)
     q_rope = build.slice(q, "q_pe", nope + rope, nope, rope)
     q_rope = _mla_rope(build, q_rope, "q_rope", op)
@@ -49,49 +88,31 @@ def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool
     k_rope = _mla_rope(build, k_rope, "k_rope", op)
     latents = build.appended("c_kv", latent)
     rotary_keys = build.appended("k_rope", k_rope)
-    scale = mla_softmax_scale(nope + rope, op.rope_scaling)
-    if absorbed:
-        kv_b = build.weight("kv_b_proj.weight")
-        w_k = build.slice(kv_b, "k_absorb.weight", nope + v_dim, 0, nope)
-        w_v = build.slice(kv_b, "v_absorb.weight", nope + v_dim, nope, v_dim)
-        q_latent = _head_matmul(build, q_nope, w_k, "k_absorb", nope, op.heads * rank, transpose=True)
-        attended = _attention(
-            build,
-            [q_latent, q_rope],
-            [latents, rotary_keys],
-            latents,
-            [rank, rope],
-            rank,
-            op.heads,
-            scale,
-        )
-        attended = _head_matmul(build, attended, w_v, "v_absorb", v_dim, op.heads * v_dim, transpose=False)
-    else:
-        kv = build.matmul(latents, "kv_b_proj")
-        k_nope = build.slice(kv, "k_nope", nope + v_dim, 0, nope)
-        values = build.slice(kv, "v", nope + v_dim, nope, v_dim)
-        attended = _attention(
-            build,
-            [q_nope, q_rope],
-            [k_nope, rotary_keys],
-            values,
-            [nope, rope],
-            v_dim,
-            op.heads,
-            scale,
-        )
-    return build.add(x, build.matmul(attended, "o_proj"), "residual")
+    return LatentValues(q_nope, q_rope, latents, rotary_keys, query_latent)
 
 
-def _mla_queries(build: BlockBuilder, normed: SSAValue, op: model.MlaOp) -> SSAValue:
-    """The query heads, through their latent where the model has one."""
-    if op.q_lora_rank is None:
-        return build.matmul(normed, "q_proj")
-    latent = build.norm(build.matmul(normed, "q_a_proj"), "q_a_layernorm", model.LATENT_NORM_EPS)
-    return build.matmul(latent, "q_b_proj")
+def absorbed_weights(build: BlockBuilder, op: model.LatentAttentionOp) -> tuple[SSAValue, SSAValue]:
+    """The halves of kv_b for keys and for values."""
+    nope, _, v_dim = op.head_dims
+    kv_b = build.weight("kv_b_proj.weight")
+    w_k = build.slice(kv_b, "k_absorb.weight", nope + v_dim, 0, nope)
+    w_v = build.slice(kv_b, "v_absorb.weight", nope + v_dim, nope, v_dim)
+    return w_k, w_v
 
 
-def _mla_rope(build: BlockBuilder, x: SSAValue, name: str, op: model.MlaOp) -> SSAValue:
+def absorbed_queries(build: BlockBuilder, q_nope: SSAValue, w_k: SSAValue, op: model.LatentAttentionOp) -> SSAValue:
+    """The queries in the space of the latent."""
+    width = op.heads * op.kv_lora_rank.value.data
+    return _head_matmul(build, q_nope, w_k, "k_absorb", op.head_dims[0], width, transpose=True)
+
+
+def absorbed_values(build: BlockBuilder, attended: SSAValue, w_v: SSAValue, op: model.LatentAttentionOp) -> SSAValue:
+    """The values of what was attended to in the space of the latent."""
+    v_dim = op.head_dims[2]
+    return _head_matmul(build, attended, w_v, "v_absorb", v_dim, op.heads * v_dim, transpose=False)
+
+
+def _mla_rope(build: BlockBuilder, x: SSAValue, name: str, op: model.LatentAttentionOp) -> SSAValue:
     rope = op.qk_rope_head_dim.value.data
     return build.rope(x, name, rope, op.rope_theta, op.rope_scaling, bool(op.rope_interleave))
 

@@ -13,6 +13,7 @@ from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
+from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
 PHASES = ("prefill", "decode")
 CAPACITIES = ("balanced", "worst")
@@ -78,6 +79,13 @@ def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Ste
             return expand_gqa(build, x, op)
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
+        case model.DsaOp():
+            if step.phase == "decode" and not step.absorb_mla:
+                raise PassError(
+                    f"expand-blocks: absorb-mla is false, but {op.name} at '{op.path.data}' attends over the latent: "
+                    "every token gathers its own keys, which would be expanded once per token; leave it true"
+                )
+            return expand_dsa(build, x, op, step.phase)
         case model.FfnOp():
             return expand_ffn(build, x, op)
         case model.MoeOp():

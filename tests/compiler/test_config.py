@@ -39,7 +39,7 @@ def refused(call: Any, *arguments: object) -> str:
 
 def test_presets() -> None:
     presets = list_presets()
-    assert presets["model"] == ["deepseek-v3", "llama-3.1-70b", "llama-3.1-8b"]
+    assert presets["model"] == ["deepseek-v3", "deepseek-v3.2", "llama-3.1-70b", "llama-3.1-8b"]
     assert presets["chip"] == ["h100-sxm", "sg2262", "sg2262-tpuperf"]  # no _template
     assert presets["topology"] == ["nvlink-8", "nvlink-8-ib-4", "p1-r1-b1-c8", "p1-r1-b4-c32"]
     assert {"dsv3-decode-ep32", "dsv3-prefill-ep32", "llama-8b-decode"} < set(presets["deployment"])
@@ -240,7 +240,7 @@ def test_bad_model_files(tmp_path: Path, name: str, content: bytes, part: str) -
 
 def test_unknown_names() -> None:
     assert refused(load_chip, "sg2226") == "chip 'sg2226': neither a preset nor a file; did you mean 'sg2262'?"
-    assert "did you mean 'deepseek-v3'?" in refused(load_model_config, "deepseek-v2")
+    assert "did you mean 'deepseek-v3'?" in refused(load_model_config, "deepsek-v3")
     assert refused(load_topology, "ring").endswith("presets: nvlink-8, nvlink-8-ib-4, p1-r1-b1-c8, p1-r1-b4-c32")
     assert refused(load_chip, "no/such.yaml") == "no/such.yaml: no such chip file"
     assert "neither a preset nor a file" in refused(load_chip, "")

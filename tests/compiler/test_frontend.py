@@ -229,13 +229,13 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             LLAMA,
             {"architectures": ["GptNeoXForCausalLM"]},
             "architectures: 'GptNeoXForCausalLM' is not supported; supported are LlamaForCausalLM, "
-            "DeepseekV3ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM",
+            "DeepseekV3ForCausalLM, DeepseekV32ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM",
         ),
         (
             LLAMA,
             {"architectures": ...},
             "architectures: expected a list of one of LlamaForCausalLM, DeepseekV3ForCausalLM, "
-            "Qwen3ForCausalLM, MixtralForCausalLM, found None",
+            "DeepseekV32ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM, found None",
         ),
     ],
 )

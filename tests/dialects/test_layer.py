@@ -16,7 +16,7 @@ from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import Expr, expr, min_of
 from pmc.dialects.interfaces import Work
 from pmc.dialects.tensor import TensorType
 
@@ -71,6 +71,28 @@ def attention_step(first: bool, hidden: Expr | int = 0, causal: bool = True) -> 
         layer.AttentionStepOp, [[value(TOKENS, 32)], [k], v, [] if first else state], *state,
         qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal, hidden=expr(hidden),
     )  # fmt: skip
+    return found
+
+
+def gather(domain: str) -> layer.GatherRowsOp:
+    """5 rows of a cache of 8 columns for every token."""
+    indices, rows = value(TOKENS, 5, element=i32), value(TOKENS, 5, 8)
+    found: layer.GatherRowsOp = op(
+        layer.GatherRowsOp, [value(BATCH, KV, 8), indices], rows, q_len=Q, bandwidth_domain=domain
+    )
+    return found
+
+
+def sparse_attention(**changes: Any) -> layer.SparseAttentionOp:
+    """4 query heads of width 8 over 5 keys per token that are also the values."""
+    rows = value(TOKENS, 5, 8)
+    properties: dict[str, Any] = dict(
+        qk_dims=ints(8), v_dim=8, q_len=expr(1), scale=0.5, causal=False, sequence_q_len=Q, sequence_kv_len=KV
+    )
+    properties.update(changes)
+    found: layer.SparseAttentionOp = op(
+        layer.SparseAttentionOp, [[value(TOKENS, 32)], [rows], rows], value(TOKENS, 32), **properties
+    )
     return found
 
 
@@ -158,6 +180,32 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (
         op(layer.AttentionFinishOp, [value(TOKENS, 32, element=f32), value(TOKENS, 4, element=f32)], value(TOKENS, 32)),
         (0, 6 * 36 * 4, 6 * 64, "vector", "f32"),  # as attention counts the FLOPs of its matmuls only
+    ),
+    (  # 4 index heads of 8 + 4 columns against all 11 keys of 3 sequences, whatever is selected afterwards
+        op(layer.IndexScoresOp, [[value(TOKENS, 32), value(TOKENS, 16)], [value(BATCH, KV, 8), value(BATCH, KV, 4)],
+           value(TOKENS, 4, element=f32)], value(TOKENS, KV, element=f32), qk_dims=ints(8, 4), q_len=Q, scale=0.5),
+        (2 * 6 * 11 * 4 * 12, (6 * 48 + 3 * 11 * 12) * 2 + 24 * 4, 66 * 4, "cube", "bf16"),
+    ),
+    (  # every score is looked at, 5 of 11 are selected
+        op(layer.TopkSelectOp, [value(TOKENS, KV, element=f32)], value(TOKENS, min_of(KV, 5), element=i32), top_k=5,
+           q_len=Q),
+        (66, 66 * 4, 30 * 4, "vector", "f32"),
+    ),
+    (  # 5 rows of 8 columns per token
+        gather("dram"),
+        (0, 30 * 4 + 240 * 2, 240 * 2, "none", "bf16"),
+    ),
+    (  # rows that the cores hold do not come out of DRAM
+        gather("on_chip"),
+        (0, 30 * 4, 240 * 2, "none", "bf16"),
+    ),
+    (  # 4 query heads on the 5 keys of each token, which are its values too and are read once
+        sparse_attention(),
+        (6 * 5 * 2 * 4 * 16, (6 * 32 + 6 * 5 * 8) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (
+        op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
+        (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
     ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),

@@ -50,6 +50,7 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
+from pmc.dialects.sparse_attention import BANDWIDTH_DOMAINS
 from pmc.dialects.tensor import ScaledType, TensorType
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
@@ -57,6 +58,8 @@ from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
     FillAttr,
+    LayerNormAttr,
+    ReluWeightedSumAttr,
     RmsNormAttr,
     Role,
     RopeAttr,
@@ -64,6 +67,7 @@ from pmc.dialects.vector_kinds import (
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SumPartsAttr,
+    TopkSelectAttr,
     VectorKindAttr,
 )
 
@@ -218,6 +222,15 @@ def mla(b: Blocks) -> None:
     )  # fmt: skip
 
 
+def dsa(b: Blocks) -> None:
+    size, rope = b.make.size, 2 * b.make.size()
+    b.block(
+        model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
+        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4, rms_norm_eps=1e-6,
+        index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
+    )  # fmt: skip
+
+
 def ffn(b: Blocks) -> None:
     b.block(model.FfnOp, intermediate_size=b.make.size(), rms_norm_eps=1e-5)
 
@@ -246,7 +259,10 @@ def model_repeat(b: Blocks) -> None:
     b.x = repeat.outs[0]
 
 
-BLOCKS = {model.GqaOp: gqa, model.MlaOp: mla, model.FfnOp: ffn, model.MoeOp: moe, model.RepeatOp: model_repeat}
+BLOCKS = {
+    model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
+    model.RepeatOp: model_repeat,
+}  # fmt: skip
 
 
 def blocks(b: Blocks, most: int) -> None:
@@ -345,6 +361,39 @@ def attention_step(make: Maker) -> None:
         scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
+
+
+def indexer(make: Maker) -> None:
+    """Scores, the keys that they select, their rows, and attention over these."""
+    heads, pieces = make.size(), [make.size() for _ in range(make.rng.randint(1, 3))]
+    q_len, batch, kv = make.dims(3)
+    t, top_k, width = batch * q_len, make.size(), make.size()
+    stored, arithmetic = make.rng.choice(ATTENTION_TYPES)
+    q = [make.source([t, heads * d], arithmetic) for d in pieces]
+    k = [make.source([batch, kv, d], stored) for d in pieces]
+    scores = make.add(
+        layer.IndexScoresOp, [q, k, make.source([t, heads], f32)], [make.type([t, kv], f32)], qk_dims=ints(pieces),
+        q_len=q_len, scale=make.rng.uniform(0, 1),
+    ).y  # fmt: skip
+    count = min_of(kv, top_k)
+    selected = make.add(layer.TopkSelectOp, [scores], [make.type([t, count], i32)], top_k=top_k, q_len=q_len).y
+    domain = make.rng.choice(BANDWIDTH_DOMAINS)
+    rows = make.add(
+        layer.GatherRowsOp, [make.source([batch, kv, width], stored), selected], [make.type([t, count, width], stored)],
+        q_len=q_len, bandwidth_domain=domain,
+    ).y  # fmt: skip
+    queries = make.source([t, heads * width], arithmetic)
+    make.add(
+        layer.SparseAttentionOp, [[queries], [rows], rows], [make.type([t, heads * width])], qk_dims=ints([width]),
+        v_dim=width, q_len=expr(1), scale=make.rng.uniform(0, 1), causal=False, sequence_q_len=q_len,
+        sequence_kv_len=kv,
+    )  # fmt: skip
+
+
+def layer_norm(make: Maker) -> None:
+    t, width = make.dims(1)[0], make.size()
+    operands = [make.source([t, width]), make.source([width]), make.source([width])]
+    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random())
 
 
 def embedding(make: Maker) -> None:
@@ -455,7 +504,9 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
     layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
-    layer.RmsNormOp: rms_norm, layer.RopeOp: rope, layer.SiluMulOp: binary(layer.SiluMulOp),
+    **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
+    layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
+    layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
@@ -690,6 +741,13 @@ COLUMNS = expr(8)
 
 PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     FillAttr: lambda make: FillAttr(make.number()),
+    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    ReluWeightedSumAttr: lambda make: ReluWeightedSumAttr(
+        IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
+    ),
+    TopkSelectAttr: lambda make: TopkSelectAttr(
+        IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
+    ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),

@@ -26,6 +26,8 @@ from pmc.dialects.vector_kinds import (
 ROUTER = '#tile.router_topk<top_k = 2, scoring = "sigmoid", groups = 4, top_groups = 2, normalize = true, scale = 2.5>'
 STEP = "#tile.softmax_step<scale = 0.125, causal = true, position = floordiv(row, 4) + 3, key = s*64>"
 ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling = {factor = 8.000000e+00 : f64}>"
+INDEX = "#tile.relu_weighted_sum<heads = 3, scale = 0.5>"
+TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
 POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
 
 
@@ -113,6 +115,7 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
     ("kind", "counts"),
     [
         ("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)),
+        ("#tile.layer_norm<eps = 1.0>", (3, 1, 0)), (INDEX, (2, 1, 0)), (TOPK, (1, 0, 2)),
         ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
     ],
 )  # fmt: skip
@@ -134,6 +137,11 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 0),
             "takes (3, 1, 0) inputs, outputs and updates (accumulator, max, ",
         ),
+        ("#tile.layer_norm<eps = -1.0>", (3, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        (INDEX.replace("3", "0"), (2, 1, 0), "at 'mm': heads is 0, must be at least 1"),
+        (TOPK.replace("5", "0"), (1, 0, 2), "at 'mm': top_k is 0, must be at least 1"),
+        (TOPK.replace("s*64", "row"), (1, 0, 2), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
+        (TOPK, (1, 2, 0), "takes (1, 0, 2) inputs, outputs and updates (scores, kept_scores, kept_keys), found"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
@@ -164,6 +172,11 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     # The states of the parts lie below each other; a maximum and a sum are one column.
     stacked = 4 * rows
     assert merge.extents(rows, columns, [8, 1, 1, 8]) == [(stacked, columns), *[(stacked, expr(1))] * 2, whole]
+    index, topk = (Parser(make_context(), text).parse_attribute() for text in (INDEX, TOPK))
+    assert isinstance(index, VectorKindAttr) and isinstance(topk, VectorKindAttr)
+    # The products of the 3 heads of a row lie below each other; each row keeps 5 keys and their scores.
+    assert index.extents(rows, columns, [8, 3, 8]) == [(3 * rows, columns), (rows, expr(3)), whole]
+    assert topk.extents(rows, columns, [8, 5, 5]) == [whole, *[(rows, expr(5))] * 2]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 
 
@@ -171,7 +184,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
     order = ("in", "out", "update")
     for kind in VECTOR_KINDS:
         roles = [order.index(matrix.role) for matrix in kind.MATRICES]
-        assert roles == sorted(roles) and kind.operands("out")
+        assert roles == sorted(roles) and any(matrix.writes for matrix in kind.MATRICES)
     assert len({kind.name for kind in VECTOR_KINDS}) == len(VECTOR_KINDS)
 
 
@@ -182,6 +195,10 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
+        ("#tile.layer_norm<eps = 0.0>", 6, 2 + 2 * 31 + 1 + 30),  # two sums, two means, add, rsqrt once per row
+        (INDEX, 3 * 3 + 2, 0),  # maximum, mul and add of each of 3 heads; scale and conversion
+        (TOPK, 10, 0),  # five looks at every key, two steps each
+        (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.sum_parts<parts = 3>", 3, 0),  # one step for every part
         (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
         (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),

@@ -1,0 +1,246 @@
+"""The tensor ops of DeepSeek sparse attention (DeepSeek-V3.2 report, section 2): score, select, gather, attend.
+
+    %s = layer.index_scores([%q], [%k], %w) {..} : !layer.tensor<[batch*q_len, kv_len], f32>
+    %i = layer.topk_select(%s) {top_k = 2048, ..} : !layer.tensor<[batch*q_len, min(kv_len, 2048)], i32>
+    %g = layer.gather_rows(%c_kv, %i) {bandwidth_domain = "dram", ..} : !layer.tensor<[.., min(kv_len, 2048), 512], ..>
+    %y = layer.sparse_attention([%q], [%g], %g) {..}
+
+The scores go over all keys, whatever few of them are attended to: their work grows with queries x keys.  The selected
+keys of a query stand in the order of their positions, so those that the query may see come first.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr, f32, i32, i64
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    irdl_op_definition,
+    operand_def,
+    prop_def,
+    result_def,
+    var_operand_def,
+)
+
+from pmc.dialects.expr import Expr, ExprAttr, expr, min_of, mod
+from pmc.dialects.flash_attention import FlashAttentionOp
+from pmc.dialects.interfaces import ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
+from pmc.dialects.layer_op import HEAD, LayerOp, MatrixOp
+from pmc.dialects.matrix_types import widens_to
+from pmc.dialects.tensor import TensorType, TypeMismatchError, element_name, tensor
+from pmc.dialects.vector_kinds import ReluWeightedSumAttr, TopkSelectAttr
+
+BANDWIDTH_DOMAINS = ("on_chip", "dram")
+"""Where gathered rows come from: from what the cores of the chip hold, or from DRAM."""
+
+
+@irdl_op_definition
+class IndexScoresOp(MatrixOp):
+    """y[t, s] = scale * sum over heads h of weights[t, h] * max(0, sum over pieces i of q_i[t, h] . k_i[b, s]).
+
+    In FP32.  The lightning indexer (DeepSeek-V3.2 report, equation 1).  Token t belongs to sequence b = t // q_len.
+    Piece i has q_i [T, heads*d_i] and k_i [batch, kv_len, d_i] with d_i = `qk_dims[i]`: all heads share one key.  Every
+    query is scored against every key; which of them it may see is left to `layer.topk_select`.
+    """
+
+    name = "layer.index_scores"
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    weights = operand_def(TensorType)
+    qk_dims = prop_def(ArrayAttr[IntegerAttr])
+    q_len = prop_def(ExprAttr)
+    scale = prop_def(FloatAttr)
+    y = result_def(TensorType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def verify_(self) -> None:
+        """Pieces agree in number and widths; weights [T, heads], scores [T, kv_len] in FP32."""
+        dims = self.piece_dims()
+        self.fail_unless(len(self.q) == len(self.k) == len(dims) > 0, "as many q as k pieces as qk_dims")
+        self.fail_unless(min(dims) > 0, "the width of a head must be positive")
+        self.fail_unless(all(len(tensor(q).dims) == 2 for q in self.q), "queries must be [T, width]")
+        self.fail_unless(all(len(tensor(k).dims) == 3 for k in self.k), "keys must be [batch, kv_len, width]")
+        self.fail_unless(len(tensor(self.weights).dims) == 2, "weights must be [T, heads]")
+        (batch, kv_len, _), (rows, heads) = tensor(self.k[0]).dims, tensor(self.weights).dims
+        if not self.is_sharded:
+            rows = batch * self.q_len.data
+        self.require_shape(self.weights, (rows, heads), "the weights")
+        for q, k, d in zip(self.q, self.k, dims, strict=True):
+            self.require_shape(q, (rows, heads * d), "the queries")
+            self.require_shape(k, (batch, kv_len, expr(d)), "the keys")
+        self.require_shape(self.y, (rows, kv_len), "y")
+        self.fail_unless(tensor(self.y).element_type == f32, f"scores are {tensor(self.y).element_type}, must be f32")
+
+    def piece_dims(self) -> tuple[int, ...]:
+        """The width of a head in every piece."""
+        return tuple(d.value.data for d in self.qk_dims.data)
+
+    @property
+    def heads(self) -> int:
+        """The index heads on this rank."""
+        return tensor(self.weights).dims[1].constant
+
+    @property
+    def vector_kind(self) -> ReluWeightedSumAttr:
+        """What happens to the products of a tile of keys."""
+        return ReluWeightedSumAttr(IntegerAttr(self.heads, i64), self.scale)
+
+    def compute_dtype(self) -> str:
+        """The type of the products: that of the queries.  Raises TypeMismatchError for others that do not fit it."""
+        arithmetic = element_name(tensor(self.q[0]).element_type)
+        for value in (*self.q, *self.k):
+            if not widens_to(stored := element_name(tensor(value).element_type), arithmetic):
+                raise TypeMismatchError(f"index queries in {arithmetic} and keys in {stored} cannot be multiplied")
+        return arithmetic
+
+    def flops(self) -> Expr:
+        """2 * queries * all keys * heads * width: those of the products, as attention counts no softmax."""
+        rows, kv_len = tensor(self.y).dims
+        return 2 * rows * kv_len * self.heads * sum(self.piece_dims())
+
+    def sharding_rule(self) -> ShardingRule:
+        """Heads are summed up, after each has been cut off at zero; a query is scored against whole sequences."""
+        q = tuple((ROWS, HEAD) for _ in self.q)
+        k = tuple((SEQUENCES, WHOLE, WHOLE) for _ in self.k)
+        return ShardingRule((*q, *k, (ROWS, HEAD)), ((ROWS, WHOLE),))
+
+
+@irdl_op_definition
+class TopkSelectOp(LayerOp):
+    """The positions of the `top_k` visible keys with the largest scores of every query, ascending; of all if fewer.
+
+    scores [T, kv_len] -> [T, min(kv_len, top_k)].  Query i of a sequence sees keys up to kv_len - q_len + i.  Of equal
+    scores the first wins.  A query that sees fewer keys than are selected gets those, then the ones behind them, which
+    `layer.sparse_attention` masks.
+    """
+
+    name = "layer.topk_select"
+    scores = operand_def(TensorType)
+    top_k = prop_def(IntegerAttr)
+    q_len = prop_def(ExprAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Scores [T, kv_len], positions [T, min(kv_len, top_k)] as i32."""
+        scores, top_k = tensor(self.scores).dims, self.top_k.value.data
+        self.fail_unless(len(scores) == 2, "scores must be [T, kv_len]")
+        self.fail_unless(top_k > 0, f"top_k is {top_k}, must be at least 1")
+        self.require_shape(self.y, (scores[0], min_of(scores[1], top_k)), "y")
+        self.fail_unless(tensor(self.y).element_type == i32, f"positions are {tensor(self.y).element_type}, not i32")
+        integers = isinstance(tensor(self.scores).element_type, IntegerType)
+        self.fail_unless(
+            not integers, f"scores are {tensor(self.scores).element_type}, must be numbers with a fraction"
+        )
+
+    def position(self, token: Expr) -> Expr:
+        """The last key that a token may see."""
+        return tensor(self.scores).dims[1] - self.q_len.data + mod(token, self.q_len.data)
+
+    def flops(self) -> Expr:
+        """A comparison per score: every key is looked at, however few are selected."""
+        return tensor(self.scores).elements * TopkSelectAttr.FLOPS
+
+    def sharding_rule(self) -> ShardingRule:
+        """Queries are independent, keys are compared whole."""
+        return ShardingRule(((ROWS, WHOLE),), ((ROWS, WHOLE),))
+
+
+@irdl_op_definition
+class GatherRowsOp(LayerOp):
+    """The selected rows of a cache, one behind the other: y[t, j] = cache[b, indices[t, j]], b = t // q_len.
+
+    cache [batch, kv_len, W], indices [T, k] -> [T, k, W].  With the bandwidth domain `dram` every row comes from DRAM;
+    with `on_chip` the cores hold the cache among them, as in a prefill that has just computed it, and the rows go from
+    core to core.  The result is a buffer in DRAM: what reads it does not read the cache again.
+    """
+
+    name = "layer.gather_rows"
+    UNIT: ClassVar[Unit] = "none"
+    cache = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    q_len = prop_def(ExprAttr)
+    bandwidth_domain = prop_def(StringAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Shapes as above, a known domain; the rows keep their type."""
+        cache, indices = tensor(self.cache).dims, tensor(self.indices).dims
+        self.fail_unless(
+            len(cache) == 3 and len(indices) == 2, "the cache must be [batch, kv_len, width] and indices [T, k]"
+        )
+        if not self.is_sharded:
+            self.require_shape(self.indices, (cache[0] * self.q_len.data, indices[1]), "indices")
+        self.require_shape(self.y, (*indices, cache[2]), "y")
+        self.fail_unless(
+            tensor(self.y).element_type == tensor(self.cache).element_type, "gathered rows have the type of the cache"
+        )
+        domain = self.bandwidth_domain.data
+        self.fail_unless(
+            domain in BANDWIDTH_DOMAINS, f"bandwidth_domain is '{domain}', must be {' or '.join(BANDWIDTH_DOMAINS)}"
+        )
+
+    @property
+    def reads_dram(self) -> bool:
+        """Whether the rows cross the DRAM interface."""
+        return self.bandwidth_domain.data == "dram"
+
+    def compute_dtype(self) -> str:
+        """That of the rows."""
+        return element_name(tensor(self.cache).element_type)
+
+    def bytes_read(self) -> Expr:
+        """The indices, and in the domain `dram` as many rows as there are in the result."""
+        return tensor(self.indices).bytes + (tensor(self.y).bytes if self.reads_dram else expr(0))
+
+    def work(self) -> Work:
+        """Rows move, nothing is computed."""
+        return Work(expr(0), self.bytes_read(), tensor(self.y).bytes, "none", self.compute_dtype())
+
+    def sharding_rule(self) -> ShardingRule:
+        """Queries are where their sequences are."""
+        return ShardingRule(
+            ((SEQUENCES, WHOLE, WHOLE), (ROWS, WHOLE)), ((ROWS, WHOLE, WHOLE),), stationary=frozenset({0})
+        )
+
+
+@irdl_op_definition
+class SparseAttentionOp(FlashAttentionOp):
+    """Attention of every token over the keys that were gathered for it: keys [T, k, width], y [T, heads*v_dim].
+
+    Each token is a sequence of one query (`q_len` = 1).  Query i of the `sequence_q_len` queries sees as many of its k
+    keys, from the first on, as there are keys up to its position: sequence_kv_len - sequence_q_len + i + 1.
+    """
+
+    name = "layer.sparse_attention"
+    sequence_q_len = prop_def(ExprAttr)
+    sequence_kv_len = prop_def(ExprAttr)
+    y = result_def(TensorType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+
+    def verify_(self) -> None:
+        """One query per set of keys."""
+        super().verify_()
+        self.fail_unless(self.q_len.data == 1, f"q_len is {self.q_len.data}, must be 1: every token has its own keys")
+        self.fail_unless(not bool(self.causal), "causal must be false: positions are those of the whole sequence")
+
+    @property
+    def hides(self) -> bool:
+        """Whether a token may see fewer keys than were gathered: one that is not the last of its sequence."""
+        return self.sequence_q_len.data != 1
+
+    def last_slot(self, token: Expr) -> Expr:
+        """The last of its keys that a token sees, where there are so many."""
+        return self.sequence_kv_len.data - self.sequence_q_len.data + mod(token, self.sequence_q_len.data)
+
+    def factors(self) -> tuple[tuple[str, ...], ...]:
+        """Of q, k and v: keys go with their token; one key head serves all query heads."""
+        q = tuple((ROWS, HEAD) for _ in self.q)
+        return (*q, *((ROWS, WHOLE, WHOLE) for _ in (*self.k, self.v)))
+
+    def sharding_rule(self) -> ShardingRule:
+        """Query heads may be split, every rank then has all keys."""
+        return ShardingRule(self.factors(), ((ROWS, HEAD),))
+
+
+SPARSE_ATTENTION_OPS = (IndexScoresOp, TopkSelectOp, GatherRowsOp, SparseAttentionOp)
