@@ -89,6 +89,9 @@ def test_the_pattern_of_tensor_parallel_llama() -> None:
 def test_the_pattern_of_experts_and_stages() -> None:
     pattern = comm_pattern(compiled("deepseek-v3", "dsv3-decode-ep32", **MIXED))
     found = {(c.stage, c.kind, c.axis): (c.group_size, c.groups, c.level, c.count) for c in pattern.collectives}
+    # 61 layers, 3 of them dense, are cut after 31: 28 and 30 layers of experts, each with every collective once.
+    in_layers = [(c.stage, c.count) for c in pattern.collectives if c.path.startswith("blocks.moe.")]
+    assert sorted(in_layers) == [(0, 28)] * 7 + [(1, 30)] * 7
     # 16 ranks per stage: 4 x 4 for the experts, 8 groups of 2 for tp; moe_tp groups are 4 neighbours, ep strides over 2
     # boards.
     assert found[0, "dispatch", "ep"] == (4, 4, "b2b", 28) and found[1, "combine", "ep"] == (4, 4, "b2b", 30)
