@@ -103,22 +103,9 @@ def _channel_bytes(
     return found.reshape(len(start), dram.count)
 
 
-class Channels:
-    """When each channel is free again."""
-
-    def __init__(self, chip: Chip) -> None:
-        self.free = np.zeros(chip.commands.dram_channels.count, np.int64)
-        self.bytes_per_s = chip.dram_bytes_per_s / len(self.free)
-
-    def service(self, shares: IntArray) -> IntArray:
-        """Picoseconds that every channel needs for its part of a transfer."""
-        return of_bytes(shares, self.bytes_per_s)
-
-    def serve(self, time_ps: int, service_ps: IntArray, used: Sequence[int]) -> int:
-        """Queue a transfer that arrives at `time_ps`; the time at which its last channel has served it."""
-        done = np.maximum(self.free[used], time_ps) + service_ps[used]
-        self.free[used] = done
-        return int(done.max())
+def service_ps(shares: IntArray, chip: Chip) -> IntArray:
+    """Picoseconds that every channel needs for its part of a transfer."""
+    return of_bytes(shares, chip.dram_bytes_per_s / chip.commands.dram_channels.count)
 
 
 def page_miss_ps(dram: Dram) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from pmc.backends.g5.clock import of_bytes, of_cycles, of_ns
@@ -32,18 +30,8 @@ def crosses_dies(chip: Chip, source: IntArray, target: IntArray) -> IntArray:
     return np.asarray(source // per_die != target // per_die, np.int64)
 
 
-@dataclass
-class DieLink:
-    """The link between the dies, one way each, first come first served."""
-
-    chip: Chip
-    free: dict[int, int] = field(default_factory=dict[int, int])
-    """When it is free again, by the die that sends."""
-
-    def serve(self, time_ps: int, size: int, source: int) -> int:
-        """Send `size` bytes from core `source` to another die; when the last of them has left."""
-        assert self.chip.die_to_die is not None
-        die = source // (self.chip.cores // self.chip.dies)
-        done = max(self.free.get(die, 0), time_ps) + int(of_bytes(size, self.chip.die_to_die.gb_per_s * 1e9))
-        self.free[die] = done
-        return done
+def die_link_ps(chip: Chip, source: IntArray, target: IntArray, size: IntArray) -> IntArray:
+    """Picoseconds in which transfers pass the link between the dies, one way; 0 for those that stay on their die."""
+    if chip.die_to_die is None:
+        return np.zeros_like(size)
+    return crosses_dies(chip, source, target) * of_bytes(size, chip.die_to_die.gb_per_s * 1e9)

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from pmc.backends.evaluate.analyses.table import Analysis, Row
 from pmc.backends.g5.clock import PS_PER_US
-from pmc.backends.g5.machine import LIMITS, REASONS
 from pmc.backends.g5.stream import ACTIVITIES, StepTimes
+from pmc.backends.g5.times import LIMITS, REASONS
 from pmc.dialects.g5 import ENGINES
 
 
@@ -35,7 +35,7 @@ class StepReport(Analysis):
             row: Row = dict.fromkeys(self.COLUMNS)
             row |= {"path": part.path, "op": part.op, "count": part.count, "time_us": total / PS_PER_US}
             row["share"] = total / self.step.total_ps if self.step.total_ps else 0.0
-            row["commands"] = 0 if part.times is None else part.count * len(part.times.commands.op)
+            row["commands"] = 0 if part.times is None else part.count * part.times.count
             for activity, ps in part.critical_ps.items():
                 row[f"{activity.replace(' ', '_')}_us"] = part.count * ps / PS_PER_US
             for engine, ps in part.busy_ps.items():
@@ -101,11 +101,11 @@ class CommandList(Analysis):
         begin = 0
         for part in self.step.parts:
             if part.times is not None and fnmatchcase(part.path, self.paths):
-                times, commands = part.times, part.times.commands
+                times = part.times.unrolled()
                 ids: dict[tuple[int, int], int] = {}
                 rows: list[Row] = []
-                for index in range(len(commands.op)):
-                    core, engine = int(commands.core[index]), int(commands.engine[index])
+                for index in range(len(times.row)):
+                    core, engine = int(times.core[index]), int(times.engine[index])
                     number = ids[core, engine] = ids.get((core, engine), 0) + 1
                     if self.cores is not None and core not in self.cores:
                         continue
@@ -116,7 +116,7 @@ class CommandList(Analysis):
                             "core": core,
                             "engine": ENGINES[engine],
                             "id": number,
-                            "command": commands.ops[int(commands.op[index])].name,
+                            "command": times.op(index).name,
                             "start_us": start / PS_PER_US,
                             "end_us": end / PS_PER_US,
                             "started_after": REASONS[int(times.reason[index])],

@@ -21,17 +21,18 @@ from pmc.backends.cost.network import network_of
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.g5 import dma
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
-from pmc.backends.g5.machine import LIMITS, Machine, ProgramTimes
-from pmc.backends.g5.program import NONE, lower
+from pmc.backends.g5.critical_path import BARRIERS, critical_ps
+from pmc.backends.g5.program import lower
+from pmc.backends.g5.run import run
+from pmc.backends.g5.times import ProgramTimes
 from pmc.dialects.accounting import Accounting, accounting_of
 from pmc.dialects.analyses.program_work import layer_symbols
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.g5 import ENGINES, ChipCommandOp, ProgramOp, RepeatOp, SdmaOp, StageOp, StreamOp
 
-BARRIER = "barrier"
 MOVING = "chip"
-ACTIVITIES = (*ENGINES, "dram", "lmem port", "die to die", BARRIER, MOVING)
+ACTIVITIES = (*ENGINES, "dram", "lmem port", "die to die", BARRIERS, MOVING)
 """What a step spends its time with: engines, what a DMA engine waits for while it moves, barriers, and movements of
 the whole chip."""
 
@@ -69,20 +70,12 @@ class Part:
     @cached_property
     def critical_ps(self) -> dict[str, int]:
         """What the critical path of one run spends its time with; adds up to the duration."""
-        return {MOVING: self.duration_ps} if self.times is None else _critical(self.times)
+        return {MOVING: self.duration_ps} if self.times is None else critical_ps(self.times)
 
     @cached_property
     def busy_ps(self) -> dict[str, int]:
         """Of every engine how long it is busy on the core on which it is busy longest."""
-        if self.times is None:
-            return {}
-        commands, length = self.times.commands, self.times.end_ps - self.times.start_ps
-        found: dict[str, int] = {}
-        for number, engine in enumerate(ENGINES):
-            own = commands.engine == number
-            if own.any():
-                found[engine] = int(np.bincount(commands.core[own], length[own].astype(np.float64)).max())
-        return found
+        return {} if self.times is None else self.times.busy_ps()
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ class StepTimes:
     @property
     def commands(self) -> int:
         """Commands of all cores in the whole step, those of layers that are simulated once counted for each."""
-        return sum(part.count * len(part.times.commands.op) for part in self.parts if part.times is not None)
+        return sum(part.count * part.times.count for part in self.parts if part.times is not None)
 
 
 def simulate(module: ModuleOp) -> StepTimes:
@@ -136,7 +129,7 @@ class _Simulation:
         for op in block.ops:
             match op:
                 case ProgramOp():
-                    times = Machine(lower(op, self.target.chip, layer_symbols(op)), self.target.chip).run()
+                    times = run(lower(op, self.target.chip, layer_symbols(op)), self.target.chip)
                     yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, stage)
                 case RepeatOp():
                     yield from self.parts(op.body.block, count * op.count.value.data, stage)
@@ -159,27 +152,3 @@ class _Simulation:
         time = CommProtocol(topology, self.accounting).time_of(op, self.target, {})
         assert time is not None
         return int(np.ceil(float(time.total_s) * 1e12))
-
-
-def _critical(times: ProgramTimes) -> dict[str, int]:
-    """Back from the last command to the start: each stretch belongs to the command that the next one waited for.
-
-    A command is charged from its start to its end, or to the start of the one that went on from there, with what
-    decided when it ended.  What is left between commands, barriers and the giving of commands, is charged to barriers.
-    """
-    found: dict[str, int] = {}
-
-    def charge(activity: str, ps: int) -> None:
-        if ps:
-            found[activity] = found.get(activity, 0) + ps
-
-    until, command = times.duration_ps, int(np.argmax(times.end_ps)) if len(times.end_ps) else NONE
-    while command != NONE:
-        start, end = int(times.start_ps[command]), int(times.end_ps[command])
-        charge(BARRIER, max(0, until - end))
-        limit = int(times.limit[command])
-        activity = LIMITS[limit] if limit else ENGINES[int(times.commands.engine[command])]
-        charge(activity, max(0, min(until, end) - start))
-        until, command = min(until, start), int(times.cause[command])
-    charge(BARRIER, until)
-    return found

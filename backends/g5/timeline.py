@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pmc.backends.g5.clock import PS_PER_US
-from pmc.backends.g5.machine import LIMITS, REASONS
 from pmc.backends.g5.stream import Part, StepTimes
+from pmc.backends.g5.times import LIMITS, REASONS
 from pmc.dialects.g5 import ENGINES
 
 KERNELS = 0
@@ -36,14 +36,13 @@ def trace(step: StepTimes, cores: Iterable[int]) -> dict[str, Any]:
 def _commands(part: Part, begin: int, cores: list[int]) -> Iterable[dict[str, Any]]:
     if part.times is None:
         return
-    commands, times = part.times.commands, part.times
+    times = part.times.unrolled()
     wanted = set(cores)
-    for index, core in enumerate(commands.core.tolist()):
+    for index, core in enumerate(times.core.tolist()):
         if core in wanted:
             start, end = int(times.start_ps[index]), int(times.end_ps[index])
             why = {"after": REASONS[int(times.reason[index])], "ends_with": LIMITS[int(times.limit[index])]}
-            op = commands.ops[int(commands.op[index])]
-            yield _slice(op.name, core + 1, int(commands.engine[index]), begin + start, end - start, why)
+            yield _slice(times.op(index).name, core + 1, int(times.engine[index]), begin + start, end - start, why)
 
 
 def _slice(name: str, process: int, track: int, start_ps: int, ps: int, args: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,9 @@ Ints = npt.NDArray[np.int64]
 COUNTERS = len(ENGINES) + 1
 """What is counted along a program: the commands of every engine, then barriers."""
 
+FREE = 1 << 40
+"""The lag behind an engine that a command does not wait for: longer than any program."""
+
 ENGINE_NUMBER = {engine: number for number, engine in enumerate(ENGINES)}
 
 
@@ -75,6 +78,15 @@ class Runs:
             number = ENGINE_NUMBER[engine]
             np.maximum(self.seen[:, number] - lag, 0, out=ids[:, number])
         return ids
+
+    @cached_property
+    def lags(self) -> Ints:
+        """[runs, engines]: how many of the commands given before it may be unfinished, FREE for any number."""
+        lags = np.full((self.count, len(ENGINES)), FREE, np.int64)
+        for engine, lag in self.op.dependencies:
+            number = ENGINE_NUMBER[engine]
+            lags[:, number] = self.issued[:, number] - self.seen[:, number] + lag
+        return lags
 
     def value(self, expression: Expr) -> Ints:
         """The value of an expression for every run."""

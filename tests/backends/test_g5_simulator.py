@@ -18,11 +18,12 @@ from pmc.backends.cost.rates import CoreRates
 from pmc.backends.g5 import dram
 from pmc.backends.g5.clock import of_bytes
 from pmc.backends.g5.events import EventQueue
-from pmc.backends.g5.machine import LIMITS, REASONS, Machine, ProgramTimes
 from pmc.backends.g5.program import lower
 from pmc.backends.g5.report import CommandList, StepReport
+from pmc.backends.g5.run import run as simulate_program
 from pmc.backends.g5.stream import CHIP_FIELDS, StepTimes, simulate
 from pmc.backends.g5.timeline import trace
+from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import compile_model, load_model
@@ -104,7 +105,7 @@ def program(*ops: str, cores: int = 1) -> ProgramOp:
 
 
 def run(chip: Chip, *ops: str, cores: int = 1) -> ProgramTimes:
-    return Machine(lower(program(*ops, cores=cores), chip, {}), chip).run()
+    return simulate_program(lower(program(*ops, cores=cores), chip, {}), chip)
 
 
 def alone_ps(chip: Chip, op: str) -> int:
@@ -203,7 +204,7 @@ def test_a_full_queue_holds_back_what_comes_after() -> None:
     one = alone_ps(chip_with(**QUIET), load())
     for depth, start in ((1, 2 * one), (2, one), (3, 0)):
         times = run(chip_with(**QUIET, command_level__issue__queue_depth=depth), *ops)
-        (product,) = np.flatnonzero(times.commands.engine == ENGINES.index("tiu"))
+        (product,) = np.flatnonzero(times.engine == ENGINES.index("tiu"))
         assert times.start_ps[product] == start
 
 
@@ -229,7 +230,7 @@ def test_a_shared_load_reads_dram_once_and_waits_for_all_its_cores() -> None:
     together = run(chip, load(size, extra=serves), BARRIER, cores=8)
     assert together.duration_ps < apart.duration_ps / 6
     late = run(chip, loop("i", 3, load(4096, "core*4096", "core*4096")), load(size, extra=serves), BARRIER, cores=8)
-    shared = [i for i, op in enumerate(late.commands.op) if op == 1]
+    shared = [i for i, row in enumerate(late.row) if late.commands.op[row] == 1]
     assert len({int(late.start_ps[i]) for i in shared}) == 1
     assert {REASONS[int(late.reason[i])] for i in shared} <= {"engine", "shared load"}
 
@@ -306,15 +307,16 @@ def test_commands_start_when_their_causes_have_ended() -> None:
     for part in STEP[1].parts:
         if part.times is None:
             continue
-        times, commands = part.times, part.times.commands
+        times = part.times
         ended: dict[tuple[int, int], list[int]] = {}
-        for index in range(len(commands.op)):
-            core, engine = int(commands.core[index]), int(commands.engine[index])
+        for index in range(len(times.row)):
+            core, engine = int(times.core[index]), int(times.engine[index])
             own = ended.setdefault((core, engine), [])
             assert not own or times.start_ps[index] >= own[-1]
-            for other, number in enumerate(commands.waits[index]):
-                if number:
-                    assert times.start_ps[index] >= ended[core, other][number - 1]
+            for other, lag in enumerate(times.commands.lags[times.row[index]]):
+                given = ended.get((core, other), [])
+                if len(given) > lag:
+                    assert times.start_ps[index] >= given[len(given) - lag - 1]
             own.append(int(times.end_ps[index]))
             assert times.end_ps[index] > times.start_ps[index]
 
@@ -388,10 +390,10 @@ def test_the_simulator_reads_the_fields_that_it_declares() -> None:
 def test_commands_that_wait_for_each_other_are_named() -> None:
     deadlock = (load(after="tiu-0"), multiply(after="gdma-0"))
     commands = lower(program(*deadlock), load_chip("sg2262"), {})
-    waits = commands.waits.copy()
-    waits[0, ENGINES.index("tiu")] = 1
+    lags = commands.lags.copy()
+    lags[0, ENGINES.index("tiu")] = -1
     with pytest.raises(PmcError) as stuck:
-        Machine(replace(commands, waits=waits), load_chip("sg2262")).run()
+        simulate_program(replace(commands, lags=lags), load_chip("sg2262"))
     assert str(stuck.value) == (
         "the program at 'load' stands still with 2 commands left: core 0: tiu 1 (mm) waits for gdma 1, "
         "gdma 1 (load) waits for tiu 1"
@@ -430,7 +432,7 @@ def test_listed_commands_and_the_trace_say_the_same(tmp_path: Path, capsys: pyte
     )
     events = trace(step, [0])["traceEvents"]
     slices = [e for e in events if e["ph"] == "X" and e["pid"] == 1]
-    assert len(slices) == sum(int((p.times.commands.core == 0).sum()) for p in step.parts if p.times is not None)
+    assert len(slices) == sum(int((p.times.core == 0).sum()) for p in step.parts if p.times is not None)
     for event in slices:
         assert event["ts"] >= 0 and event["dur"] > 0 and event["tid"] < len(ENGINES)
     target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode", "--tp", "2"]
