@@ -16,7 +16,7 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from pmc.dialects.schema import Name, Ratio, Schema, Share, Us
+from pmc.dialects.schema import Name, Number, Ratio, Schema, Share, Us
 from pmc.dialects.schema_text import parse_schema, print_schema
 
 Source = Annotated[str, Field(pattern=r"^[ !#-\[\]-~]+$")]
@@ -45,7 +45,7 @@ class ShareParameter(Parameter, frozen=True):
 class CongestionParameter(Parameter, frozen=True):
     """A factor by which something takes longer."""
 
-    value: Annotated[float, Field(ge=1)] = Field(description="Factor on the time")
+    value: Annotated[Number, Field(ge=1)] = Field(description="Factor on the time")
 
 
 class TimeParameter(Parameter, frozen=True):

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias, get_origin
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pmc.dialects.schema import Count, DType, Leaf, Loads, Paths, Schema, Sequences, Tokens, leaves
+from pmc.dialects.schema import Count, DType, Leaf, Loads, Number, Paths, Schema, Sequences, Tokens, leaves
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Quantization(Schema, frozen=True):
 class Zipf(Schema, frozen=True):
     """Expert popularity proportional to 1 / rank**zipf."""
 
-    zipf: Annotated[float, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
+    zipf: Annotated[Number, Field(ge=0)] = Field(description="Zipf exponent; 0 is uniform")
 
 
 class Histogram(Schema, frozen=True):

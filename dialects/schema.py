@@ -17,6 +17,19 @@ from pmc.dialects.errors import PmcError
 _LARGE = 2**40  # keeps integers within MLIR's i64 and out of error messages
 
 
+_LEAST, _MOST = 1e-12, 1e15
+
+
+def _ordinary(value: float) -> float:
+    """Refuse what computations with it could only turn into zero or infinity."""
+    if value and not _LEAST <= abs(value) <= _MOST:
+        raise ValueError(f"a number other than 0 must be between {_LEAST:g} and {_MOST:g}")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_ordinary)]
+
+
 @dataclass(frozen=True)
 class Words:
     """Marks a field of text that has known words, for completions."""
@@ -28,17 +41,17 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(gt=0, le=_LARGE)]
 Cycles = Annotated[int, Field(ge=0, le=_LARGE, json_schema_extra={"unit": "cycles"})]
 Bytes = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "bytes"})]
-Ghz = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GHz"})]
-GbPerS = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GB/s"})]
-GbitPerS = Annotated[float, Field(gt=0, json_schema_extra={"unit": "Gbit/s"})]
-GiB = Annotated[float, Field(gt=0, json_schema_extra={"unit": "GiB"})]
-Ns = Annotated[float, Field(ge=0, json_schema_extra={"unit": "ns"})]
-Us = Annotated[float, Field(ge=0, json_schema_extra={"unit": "us"})]
+Ghz = Annotated[Number, Field(gt=0, json_schema_extra={"unit": "GHz"})]
+GbPerS = Annotated[Number, Field(gt=0, json_schema_extra={"unit": "GB/s"})]
+GbitPerS = Annotated[Number, Field(gt=0, json_schema_extra={"unit": "Gbit/s"})]
+GiB = Annotated[Number, Field(gt=0, json_schema_extra={"unit": "GiB"})]
+Ns = Annotated[Number, Field(ge=0, json_schema_extra={"unit": "ns"})]
+Us = Annotated[Number, Field(ge=0, json_schema_extra={"unit": "us"})]
 Sequences = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "sequences"})]
 Tokens = Annotated[int, Field(gt=0, le=_LARGE, json_schema_extra={"unit": "tokens"})]
-Ratio = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Loads = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+Ratio = Annotated[Number, Field(gt=0, le=1)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Loads = Annotated[tuple[Annotated[Number, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]+$")], ...], Field(strict=False)]
 
 DType: TypeAlias = Annotated[str, AfterValidator(canonical_format), Words(known_formats)]
