@@ -380,7 +380,7 @@ def test_hands_on_11_pmc_alone_prints_help(capsys: pytest.CaptureFixture[str]) -
         ("pmc evaluate --deployment decode", ["decode", "decode-moe"]),
         ("pmc evaluate --set chip.lm", ["chip.lmem_bytes="]),
         ("pmc opt -p localize,bind", ["localize,bind-symbols"]),
-        ("pmc show dee", ["deepseek-v3"]),
+        ("pmc show dee", ["deepseek-v3", "deepseek-v3.2"]),
     ],
 )
 def test_hands_on_11_the_shell_completes_names(words: str, expected: list[str]) -> None:
