@@ -43,6 +43,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 
+from pmc.dialects.class_check import PlainClassCheck
 from pmc.dialects.expr import Expr, ExprAttr, parse_expr
 
 SEGMENTS = "operandSegmentSizes"
@@ -211,7 +212,7 @@ def parse_value_use(parser: Parser) -> SSAValue:
     return defined_value(parser, parser.parse_unresolved_operand())
 
 
-class PmcOp(IRDLOperation):
+class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
     """Base of all pmc ops: the common assembly, the `path` property and a short way to build an op."""
 
     path = prop_def(StringAttr)

@@ -13,7 +13,7 @@ new collective like the ones that stand here.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -26,6 +26,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.class_check import PlainClassCheck
 from pmc.dialects.expr import Expr, ceildiv, expr, product
 from pmc.dialects.interfaces import Work
 from pmc.dialects.tensor import TensorType, element_name, size_bytes, tensor
@@ -67,7 +68,7 @@ class Tier:
     direct: bool
 
 
-class AlgorithmAttr(ParametrizedAttribute):
+class AlgorithmAttr(ParametrizedAttribute, metaclass=PlainClassCheck):
     """Which way the data of a collective takes between the ranks of its group."""
 
     @abstractmethod
@@ -243,7 +244,7 @@ def _parse_copies(parser: AttrParser, name: str) -> FloatAttr:
 
 
 @dataclass(frozen=True, init=False)  # the axis counts when two are compared
-class CollectiveAttr(ParametrizedAttribute):
+class CollectiveAttr(ParametrizedAttribute, metaclass=PlainClassCheck):
     """The base of all collectives: `#dist.all_gather<tp, dim = 0>`, the mesh axis and then integer fields.
 
     Without an axis the data stays on its chip: `#dist.dispatch` is what a `layer.dispatch` does.
@@ -620,7 +621,7 @@ class Exchange:
             self.algorithm.tiers(ranks)
 
 
-class ExchangeInterface(ABC):
+class ExchangeInterface(metaclass=PlainClassCheck):
     """An op that moves whole arrays: a collective, a transfer, a permutation of tokens."""
 
     @abstractmethod

@@ -7,13 +7,14 @@ passes need to know of an op.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pmc.dialects.class_check import PlainClassCheck
 from pmc.dialects.expr import Expr
 
 IntArray = npt.NDArray[np.int64]
@@ -36,7 +37,7 @@ class Work:
     """The element type that sets the rate of the arithmetic."""
 
 
-class WorkInterface(ABC):
+class WorkInterface(metaclass=PlainClassCheck):
     """An op that does arithmetic or moves data on one chip."""
 
     @abstractmethod
@@ -76,7 +77,7 @@ class ShardingRule:
     """Factors of tokens, and of the slots of experts that they go to or come from: split over the same ranks."""
 
 
-class ShardingInterface(ABC):
+class ShardingInterface(metaclass=PlainClassCheck):
     """An op on whole tensors that can be run on shards."""
 
     @abstractmethod

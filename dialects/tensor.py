@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import ClassVar, Self
@@ -27,6 +27,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.class_check import PlainClassCheck
 from pmc.dialects.element_formats import element_format
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ceildiv, expr, parse_expr, product
@@ -68,7 +69,7 @@ def shape_text(dims: Sequence[Expr]) -> str:
     return f"[{', '.join(str(d) for d in dims)}]"
 
 
-class Encoding(ABC):
+class Encoding(metaclass=PlainClassCheck):
     """What the encoding of a tensor type can be asked, whichever dialect defines it."""
 
     @property
@@ -146,6 +147,8 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
 
     def with_encoding(self, encoding: Attribute | None) -> TensorType:
         """The same type with another sharding."""
+        if encoding is None and type(self.encoding) is NoneAttr:
+            return self
         return TensorType(self.shape, self.element_type, encoding or NoneAttr())
 
     @classmethod
@@ -171,7 +174,7 @@ class TensorType(ParametrizedAttribute, TypeAttribute):
 
 
 @irdl_attr_definition
-class ScaledType(ParametrizedAttribute, TypeAttribute):
+class ScaledType(ParametrizedAttribute, TypeAttribute, metaclass=PlainClassCheck):
     """Elements of a weight [.., contraction, columns] of which blocks share a scale.
 
     `!layer.scaled<i4, 128 x 1, bf16>`: a number is its code times the scale of its block of `rows` x `columns`; the
@@ -307,6 +310,7 @@ def size_bytes(elements: Expr, element_type: Attribute) -> Expr:
     return elements * (bits // 8) if bits % 8 == 0 else ceildiv(elements * bits, 8)
 
 
+@lru_cache(maxsize=256)
 def element_name(element_type: Attribute) -> str:
     """The name of an element type as MLIR spells it: `bf16`, `f8E4M3FN`, `i32`."""
     return str(element_type)

@@ -1,9 +1,9 @@
 """Costs of equal ops, computed once: by what an op asks for, not by which program it stands in.
 
 The cost of an op follows from its name, types and properties, from which of its operands are the same value, from the
-values of the symbols, and from the target.  What moves between chips, or works on the slots of experts, also depends
-on the mesh, the stage and the dispatch behind it.  Programs of one model for many deployments have most of their ops in
-common.
+values of the symbols, and from the target.  What moves between chips also depends on where the ranks of its group are,
+what works on the slots of experts on the dispatch behind it, and what multiplies with a weight that its ranks do not
+divide on how much of that is padding.  Programs of one model for many deployments have most of their ops in common.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pmc.backends.cost.model import Bindings, CostModel, Granularity, OpCost
 from pmc.backends.cost.network import stage_around
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.analyses.expert_slots import ExpertSlots
+from pmc.dialects.analyses.expert_slots import ExpertSlots, Routed
+from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.collective import ExchangeInterface
+from pmc.dialects.dist import PIPELINE, DistExchangeOp
 from pmc.dialects.tile_plan import PLAN
 
 PATH = "path"
@@ -54,7 +56,6 @@ class MemoCostModel(CostModel):
         t = model.target
         parts: tuple[Hashable, ...] = (granularity, t.chip, t.topology, t.calibration, t.routing, accounting)
         self.costs = memo.by_target.setdefault(tuple(map(memo.number, parts)), {})
-        self.mesh = memo.number(t.mesh)
         self.slots = ExpertSlots()
 
     def unvalidated(self) -> tuple[str, ...]:
@@ -79,23 +80,35 @@ class MemoCostModel(CostModel):
         """All that the cost of an op depends on beside the target and the symbols."""
         number = self.memo.number
         operands = tuple(op.operands)
-        key: tuple[Hashable, ...] = (
-            op.name,
-            *(number(value.type) for value in operands),
-            None,
-            *(number(result.type) for result in op.results),
-            *((name, number(value)) for name, value in op.properties.items() if name != PATH),
-        )
+        key: list[Hashable] = [op.name, *(number(value.type) for value in operands), None]
+        key += [number(result.type) for result in op.results]
+        for name, value in op.properties.items():
+            if name != PATH:
+                key += name, number(value)
         if len(set(operands)) < len(operands):
-            key += tuple(operands.index(value) for value in operands)
+            key += map(operands.index, operands)
         if (plan := op.attributes.get(PLAN)) is not None:
-            key += (number(plan),)
-        exchanges, dispatch = isinstance(op, ExchangeInterface), self.slots.dispatch_of(op)
-        if exchanges or dispatch is not None:
-            key += (self.mesh, stage_around(op) if exchanges else None)
-        if dispatch is not None and dispatch is not op:
-            key += (self._key(dispatch), *map(self._holds_experts, operands))
-        return key
+            key.append(number(plan))
+        if (share := unpadded_share(op, self.target.mesh)) != 1.0:
+            key.append(share)
+        if isinstance(op, ExchangeInterface):
+            key += self._group(op)
+        if (dispatch := self.slots.dispatch_of(op)) is not None:
+            key.append(Routed.of(dispatch, self.target.mesh))
+            if dispatch is not op:
+                key += (*self._key(dispatch), *map(self._holds_experts, operands))
+        return tuple(key)
+
+    def _group(self, op: ExchangeInterface) -> tuple[Hashable, ...]:
+        """Where the ranks are among which an op exchanges data: its axis and all ranks; between stages also which."""
+        mesh = self.target.mesh
+        name = op.mesh_axis if isinstance(op, DistExchangeOp) else op.exchange().collective.mesh_axis
+        if name is None or mesh is None:
+            return ()
+        axis = mesh.axis(name)
+        assert isinstance(op, Operation)
+        stage = stage_around(op) if name == PIPELINE else None
+        return mesh.ranks, axis.size, axis.stride, stage
 
     def _holds_experts(self, value: SSAValue) -> str:
         """Whether an operand is slots of experts, weights of experts, or neither."""

@@ -230,6 +230,8 @@ def evaluate_step(
 
 def _with_waits(result: EngineResult, programs: Sequence[CostedProgram], waits: Wait) -> EngineResult:
     """The table with the wait of every op."""
+    if not waits.by_op:
+        return result
     ops = [site.op for site, _ in programs[0].costs]
     steps = tuple(replace(step, wait_us=waits.of(op)) for step, op in zip(result.steps, ops, strict=True))
     return replace(result, steps=steps)

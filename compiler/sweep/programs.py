@@ -59,6 +59,7 @@ class SharedCompiler:
         self.model = model
         self.context = make_context()
         self.passes: dict[Hashable, PmcPass] = {}
+        self.classes: dict[str, type[PmcPass]] = {}
         self.texts: dict[PmcPass, str] = {}
         self.targets: dict[Hashable, int] = {}
         self.whole: Kept = {}
@@ -150,8 +151,11 @@ class SharedCompiler:
     def _built(self, spec: ArgSpec) -> PmcPass:
         key = (spec.name, *spec.parameters.items())
         if key not in self.passes:
-            module_pass = build_pass(spec)
+            known = self.classes.get(spec.name)
+            # A deployment says every option of a pass in one value of its type; text would have to be looked at.
+            module_pass = build_pass(spec) if known is None else known(**{k: v for k, (v,) in spec.parameters.items()})
             assert isinstance(module_pass, PmcPass)
+            self.classes[spec.name] = type(module_pass)
             self.passes[key] = module_pass
         return self.passes[key]
 

@@ -28,6 +28,8 @@ from pmc.compiler.sweep.programs import Target
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, SweepResult
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
+from tests.compiler.tiny import LLAMA as LLAMA_CONFIG
+from tests.compiler.tiny import write_config
 
 
 @cache
@@ -120,6 +122,14 @@ def test_issue9_9_layouts_of_deepseek_are_those_of_evaluate() -> None:
         values = dict(zip([axis.name for axis in result.axes], _values(result, int(index)), strict=True))
         expected = alone("deepseek-v3", start, values)
         assert {key: rows[int(index)][key] for key in expected} == expected, values
+
+
+def test_issue9_9_padding_is_that_of_the_layout(tmp_path: Path) -> None:
+    """3 words of a vocabulary are 1 on each of 4 or 8 ranks, of which 1 or 5 have none: equal ops, unequal work."""
+    config = {**LLAMA_CONFIG, "vocab_size": 3, "num_attention_heads": 8, "num_key_value_heads": 8}
+    name = str(write_config(tmp_path, config))
+    result = swept(name, base(*LLAMA), "deployment.tp=4,8")
+    assert_equal(result, name, base(*LLAMA), 2)
 
 
 def test_issue9_9_chips_topologies_and_options_are_those_of_evaluate() -> None:
