@@ -147,6 +147,11 @@ def _operands(number: int, runs: Runs, queue: g5.QueueOp) -> dict[str, Ints | in
             rows[f"n{last - 1}"], rows[f"n{last}"] = runs.value(op.count.data), runs.value(op.columns.data)
             rows[f"dram_stride{last - 1}"], rows[f"dram_stride{last}"] = op.stride.value.data, 1
             rows[f"lmem_stride{last - 1}"], rows[f"lmem_stride{last}"] = op.lmem.pitch.value.data, 1
+        case g5.GatherRowsOp():
+            matrix("index", op.index)
+            matrix("target", op.lmem)
+            rows.update(domain=op.bandwidth_domain.data, dram=runs.value(op.dram.data), stride=op.stride.value.data)
+            rows.update(rows=runs.value(op.count.data), columns=op.columns.value.data)
         case g5.TiuOp():
             for name in ("acc", "a", "b"):
                 matrix(name, getattr(op, name))

@@ -6,7 +6,7 @@ Waits, work, liveness, unrolled tables and the numeric interpreters go by that l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from xdsl.ir import Attribute, SSAValue
@@ -17,6 +17,10 @@ Memory = Literal["lmem", "dram"]
 
 ALWAYS, NEVER = expr(1), expr(0)
 """When a command reads an operand; any other expression means: where it is not zero."""
+
+
+BANDWIDTH_DOMAINS = ("on_chip", "dram")
+"""Where gathered rows come from: from what the cores of the chip hold, or from DRAM."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Access:
     writes: bool
     indexed: bool
     """Whether an index picks the rows: `shape` is what moves, it lies anywhere in the array."""
+    held: bool = field(default=False, kw_only=True)
+    """Whether the cores hold what the command reads of an array: it does not cross the DRAM interface."""
 
     @property
     def may_read(self) -> bool:

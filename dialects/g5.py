@@ -40,7 +40,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from pmc.dialects.accesses import ALWAYS, NEVER, CommandAccess, Memory
+from pmc.dialects.accesses import ALWAYS, BANDWIDTH_DOMAINS, NEVER, CommandAccess, Memory
 from pmc.dialects.assembly import PmcOp, parse_properties, parse_text, print_properties
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import ShardingAttr, verify_exchange
@@ -544,6 +544,60 @@ class GatherOp(CommandOp):
 
 
 @irdl_op_definition
+class GatherRowsOp(CommandOp):
+    """Whole rows of a matrix in DRAM by index, moved by SDMA: lmem[r] = dram[index[0, r]].
+
+    `count` of the `rows` rows of `columns` elements, which are `stride` elements apart.  The bandwidth domain says
+    whether they come from DRAM or, `on_chip`, from what the cores hold of the matrix.
+    """
+
+    name = "g5.gather_rows"
+    ENGINE: ClassVar[str] = "sdma"
+    after = opt_prop_def(AfterAttr)
+    dram = prop_def(ExprAttr)
+    rows = prop_def(IntegerAttr)
+    stride = prop_def(IntegerAttr)
+    index = prop_def(LmemAttr)
+    lmem = prop_def(LmemAttr)
+    count = prop_def(ExprAttr)
+    columns = prop_def(IntegerAttr)
+    bandwidth_domain = prop_def(StringAttr)
+
+    def accesses(self) -> tuple[CommandAccess, ...]:
+        count, columns = self.count.data, expr(self.columns.value.data)
+        steps, element = (expr(self.stride.value.data), expr(1)), self.lmem.element_type
+        held = self.bandwidth_domain.data == "on_chip"
+        return (
+            CommandAccess(
+                "dram", "dram", (count, columns), element, ALWAYS, False, True, self.dram.data, steps, held=held
+            ),
+            self.index.access("index", expr(1), count, ALWAYS, False),
+            self.lmem.access("lmem", count, columns, NEVER, True),
+        )
+
+    def fields(self) -> dict[str, Field]:
+        """Where the rows come from, the matrices in LMEM and the sizes."""
+        return {
+            "domain:domain": self.bandwidth_domain.data,
+            "dram": self.dram.data,
+            "stride": self.stride.value.data,
+            **self.index.fields("index"),
+            **self.lmem.fields("target"),
+            "rows": self.count.data,
+            "columns": self.columns.value.data,
+        }
+
+    def verify_(self) -> None:
+        """A known domain."""
+        domain = self.bandwidth_domain.data
+        if domain not in BANDWIDTH_DOMAINS:
+            raise VerifyException(
+                f"{self.name} at '{self.path.data}': bandwidth_domain is '{domain}', must be "
+                f"{' or '.join(BANDWIDTH_DOMAINS)}"
+            )
+
+
+@irdl_op_definition
 class TiuOp(CommandOp):
     """MM2: acc[:m, :n] (+)= a[:m, :k] b[:k, :n], with `transpose_b` b[:n, :k]; adds where `accumulate` is not zero."""
 
@@ -773,6 +827,7 @@ G5 = Dialect(
         QueueOp,
         GdmaOp,
         GatherOp,
+        GatherRowsOp,
         TiuOp,
         VecOp,
         HauOp,

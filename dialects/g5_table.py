@@ -21,6 +21,7 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
+from pmc.dialects.accesses import BANDWIDTH_DOMAINS
 from pmc.dialects.vector_kinds import VECTOR_KINDS
 
 Rows = npt.NDArray[np.int64]
@@ -29,6 +30,7 @@ ELEMENT_TYPES = ("none", "f8E4M3FN", "f8E5M2", "i8", "bf16", "f16", "i16", "f32"
 
 ENUMS: dict[str, tuple[str, ...]] = {
     "direction": ("load", "store", "gather"),
+    "domain": BANDWIDTH_DOMAINS,
     "vector": tuple(kind.name.partition(".")[2] for kind in VECTOR_KINDS),
     "element": ELEMENT_TYPES,
 }

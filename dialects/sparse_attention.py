@@ -23,6 +23,7 @@ from xdsl.irdl import (
     var_operand_def,
 )
 
+from pmc.dialects.accesses import BANDWIDTH_DOMAINS
 from pmc.dialects.expr import Expr, ExprAttr, expr, min_of, mod
 from pmc.dialects.flash_attention import FlashAttentionOp
 from pmc.dialects.interfaces import ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
@@ -30,9 +31,6 @@ from pmc.dialects.layer_op import HEAD, LayerOp, MatrixOp
 from pmc.dialects.matrix_types import widens_to
 from pmc.dialects.tensor import TensorType, TypeMismatchError, element_name, tensor
 from pmc.dialects.vector_kinds import ReluWeightedSumAttr, TopkSelectAttr
-
-BANDWIDTH_DOMAINS = ("on_chip", "dram")
-"""Where gathered rows come from: from what the cores of the chip hold, or from DRAM."""
 
 
 @irdl_op_definition

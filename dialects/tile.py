@@ -43,7 +43,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from pmc.dialects.accesses import ALWAYS, NEVER, TileAccess
+from pmc.dialects.accesses import ALWAYS, BANDWIDTH_DOMAINS, NEVER, TileAccess
 from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
@@ -591,6 +591,44 @@ class GatherOp(CommandOp):
 
 
 @irdl_op_definition
+class GatherRowsOp(CommandOp):
+    """Whole rows of a matrix in DRAM by index, moved by SDMA: buffer[r] = memref[lead.., index[0, r], :].
+
+    `lead` picks the matrix [N, columns] among those of the array, `count` rows are gathered.  In the bandwidth domain
+    `dram` they are read from DRAM; in `on_chip` the cores hold the matrix among them, and no DRAM traffic is counted.
+    """
+
+    name = "tile.gather_rows"
+    memref = operand_def(MemRefType)
+    index = operand_def(BufferType)
+    buffer = operand_def(BufferType)
+    lead = prop_def(ArrayAttr[ExprAttr])
+    count = prop_def(ExprAttr)
+    bandwidth_domain = prop_def(StringAttr)
+
+    def accesses(self) -> tuple[TileAccess, ...]:
+        count, columns, lead = self.count.data, expr(memref_type(self.memref).dims[-1]), self.lead.data
+        offsets, sizes = [*(at.data for at in lead), expr(0), expr(0)], [*(expr(1) for _ in lead), count, columns]
+        source = _block("dram", self.memref, offsets, sizes, write=False, indexed=True)
+        return (
+            replace(source, held=self.bandwidth_domain.data == "on_chip"),
+            _part("index", self.index, expr(1), count, ALWAYS, False),
+            _part("lmem", self.buffer, count, columns, NEVER, True),
+        )
+
+    def verify_(self) -> None:
+        """A known domain; as many leading dims as the array has before its last two."""
+        domain, rank = self.bandwidth_domain.data, len(memref_type(self.memref).dims)
+        if domain not in BANDWIDTH_DOMAINS:
+            raise VerifyException(
+                f"{self.name} at '{self.path.data}': bandwidth_domain is '{domain}', must be "
+                f"{' or '.join(BANDWIDTH_DOMAINS)}"
+            )
+        if len(self.lead.data) != rank - 2:
+            raise VerifyException(f"{self.name} at '{self.path.data}': lead must have {rank - 2} entries")
+
+
+@irdl_op_definition
 class MmaOp(CommandOp):
     """acc[:m, :n] (+)= a[:m, :k] b[:k, :n], with `transpose_b` b[:n, :k]; adds where `accumulate` is not zero.
 
@@ -773,6 +811,7 @@ Tile = Dialect(
         LoadOp,
         StoreOp,
         GatherOp,
+        GatherRowsOp,
         MmaOp,
         VectorOp,
         FetchOp,

@@ -9,6 +9,9 @@ dims, per family of ops (see `dialects/analyses` for what each of them means):
     attention                         cores [p, u, s]       tile [queries, heads, keys]  order pus
     row-wise ops, kv_append           cores [outer, inner]  tile [outer, inner, width]   order oi
     embedding                         cores [token, n]      tile [token, n]              order tn
+    index_scores                      cores [u, s]          tile [queries, keys]         order us
+    topk_select                       cores [row]           tile [rows, keys]            order rs
+    gather_rows                       cores [token, j]      tile [rows]                  order tj
 
 Cores are numbered row-major in the grid of the core counts.
 """

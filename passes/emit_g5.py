@@ -229,6 +229,8 @@ class _Kernel:
                 return self.transfer(op)
             case tile.GatherOp():
                 return self.gather(op)
+            case tile.GatherRowsOp():
+                return self.gather_rows(op)
             case tile.MmaOp():
                 properties = {name: op.properties[name] for name in ("m", "n", "k", "accumulate", "transpose_b")}
                 operands = {"acc": self.matrix(op.acc), "a": self.matrix(op.a), "b": self.matrix(op.b)}
@@ -299,6 +301,26 @@ class _Kernel:
             "late": op.late if isinstance(op, tile.StoreOp) else None,
         }
         return g5.GdmaOp.make([], [], op.path.data, properties, like=op)
+
+    def gather_rows(self, op: tile.GatherRowsOp) -> g5.GatherRowsOp:
+        """A gather by SDMA, from the matrix that the leading offsets pick."""
+        type_ = tile.memref_type(op.memref)
+        size = element_bytes(type_.element_type, op)
+        element = type_.offset.data
+        for at, step in zip(op.lead.data, type_.strides.data, strict=False):
+            element = element + at.data * step
+        *_, rows, columns = type_.dims
+        properties: dict[str, PropertyValue] = {
+            "dram": ExprAttr(self.stream.base(op.memref, op) + element * size),
+            "rows": rows,
+            "stride": type_.steps[-2],
+            "index": self.matrix(op.index),
+            "lmem": self.matrix(op.buffer),
+            "count": op.count,
+            "columns": columns,
+            "bandwidth_domain": op.bandwidth_domain,
+        }
+        return g5.GatherRowsOp.make([], [], op.path.data, properties, like=op)
 
     def gather(self, op: tile.GatherOp) -> g5.GatherOp:
         """A gather of rows by an index in LMEM."""

@@ -19,7 +19,14 @@ from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.rates import CoreRates, ceil_div, round_up
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.work import work_of
-from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, MoveWorkload, VectorWorkload, workload_of
+from pmc.dialects.analyses.workload import (
+    AttentionWorkload,
+    IndexWorkload,
+    MatmulWorkload,
+    MoveWorkload,
+    VectorWorkload,
+    workload_of,
+)
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
@@ -88,6 +95,8 @@ class CoreCostModel(CostModel):
                 return self.matmul(matmul, base, bindings)
             case AttentionWorkload() as attention:
                 return self.attention(attention, base, bindings)
+            case IndexWorkload() as index:
+                return self.index(index, base, bindings)
             case VectorWorkload() as vector:
                 return self.vector(vector, base, bindings)
             case MoveWorkload() | Exchange():
@@ -161,6 +170,22 @@ class CoreCostModel(CostModel):
         softmax_s = cube.m * (own * per_score + per_row / parts) / self.rates.core_steps_per_s("bf16")
         return _Waves(blocks, self.rates.waves(blocks), gemm_s, softmax_s)
 
+    def index(self, workload: IndexWorkload, base: OpCost, bindings: Bindings) -> OpCost:
+        """Products in whole waves of blocks of cube m x n, then the weighted sum of each score on the vector units."""
+        gemm_s, vector_s = self._index_parts(workload, bindings)
+        return self._finish(base, gemm_s / self._efficiency(base) + vector_s, base.memory_s)
+
+    def _index_parts(self, w: IndexWorkload, bindings: Bindings) -> tuple[Number, Number]:
+        """Seconds of the matrix unit and of the vector unit of the busiest core."""
+        cube, depth = self.target.chip.cube, self.rates.cube_k(w.dtype)
+        rows, keys = number(w.rows, bindings), number(w.keys, bindings)
+        # Queries share blocks of the matrix unit; every block is as deep as its pieces.
+        blocks = ceil_div(rows * w.heads, cube.m) * ceil_div(keys, cube.n)
+        deep = sum(float(round_up(d, depth)) for d in w.qk_dims)
+        gemm_s = 2.0 * cube.m * cube.n * deep / self.rates.core_flops_per_s(w.dtype) * self.rates.waves(blocks)
+        steps = rows * keys * self.target.chip.vector_steps(w.per_score) / self.rates.cores
+        return gemm_s, steps / self.rates.core_steps_per_s("f32")
+
     def vector(self, workload: VectorWorkload, base: OpCost, bindings: Bindings) -> OpCost:
         """Steps on the busiest core; rows stay whole where something happens once per row."""
         rows, columns = number(workload.rows, bindings), number(workload.columns, bindings)
@@ -198,6 +223,12 @@ class CoreCostModel(CostModel):
                 matrix = self._matmul_time(matmul, cost, bindings)
             case AttentionWorkload() as attention:
                 matrix, vector_s = self._attention_time(attention, cost, bindings)
+            case IndexWorkload() as index:
+                gemm_s, scores_s = (float(part) for part in self._index_parts(index, bindings))
+                useful_s = float(cost.flops) / self.target.chip.peak_flops_per_s(index.dtype)
+                lost_s = max(0.0, compute_s - scores_s - gemm_s)
+                matrix = replace(MatrixTime.of(gemm_s, useful_s, gemm_s), efficiency_s=lost_s)
+                vector_s, rate = scores_s, "f32"
             case VectorWorkload() as vector:
                 vector_s, rate = compute_s, vector.dtype
             case MoveWorkload() | Exchange():

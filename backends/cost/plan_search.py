@@ -21,8 +21,10 @@ from pmc.backends.cost.plan_time import PlanTime, PlanTimes
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.cost.tile_cache import PlanCache
 from pmc.dialects.analyses import attention_tiling as attentions
+from pmc.dialects.analyses import index_tiling as indexes
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.attention_tiling import AttentionShape, AttentionTilings
+from pmc.dialects.analyses.index_tiling import IndexShape
 from pmc.dialects.analyses.matmul_tiling import MatmulShape, MatmulTilings
 from pmc.dialects.analyses.resources import Resources, ceil_div, round_up
 from pmc.dialects.errors import PmcError
@@ -91,6 +93,16 @@ class PlanSearch:
     def matmul(self, shape: MatmulShape) -> PlanAttr:
         """The fastest plan.  Raises PmcError when not even one cube fits the LMEM budget."""
         return self.known.get(shape, lambda: _MatmulSearch(self, shape).best())
+
+    def index_scores(self, shape: IndexShape) -> PlanAttr:
+        """The fastest of the plans that are tried.  Raises PmcError when not even the smallest tile fits."""
+        found = indexes.plans(shape, self.chip)
+        seconds = [self.index_time(indexes.resources(shape, plan, self.chip)).total_s[0] for plan in found]
+        return found[int(np.argmin(seconds))]
+
+    def index_time(self, r: Resources) -> PlanTime:
+        """The time of a plan of the scores of an indexer."""
+        return self.times.of(r, "f32")
 
     def attention(self, shape: AttentionShape) -> PlanAttr:
         """The fastest plan.  Raises PmcError when not even the smallest tile fits the LMEM budget."""

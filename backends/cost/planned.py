@@ -9,6 +9,7 @@ from pmc.backends.cost.breakdown import CubeUse, Shape
 from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.plan_time import PlanTime
 from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.index_tiling import IndexShape
 from pmc.dialects.analyses.matmul_tiling import MatmulShape
 from pmc.dialects.analyses.resources import Resources
 from pmc.dialects.arch import Chip
@@ -68,6 +69,14 @@ class PlannedOp:
                 _cube(search.chip, rows, s.v_dim, s.kv_len, depth),
             ),
         )
+
+    @classmethod
+    def of_index(cls, shape: IndexShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
+        """The scores of an indexer under `plan`, which asks for `r`."""
+        s, depth, rows = shape, search.rates.cube_k(shape.dtype), shape.q_len * shape.heads
+        cubes = tuple(_cube(search.chip, rows, s.kv_len, d, depth) for d in s.qk_dims)
+        macs = {s.dtype: float(r.macs[0])}
+        return cls(plan, r, search.index_time(r), "f32", s.text, False, macs, cubes)
 
 
 def _cube(chip: Chip, rows: int, columns: int, depth: int, cube_k: int) -> CubeUse:

@@ -17,7 +17,7 @@ from pmc.backends.cost.planned import PlannedOp
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses import attention_tiling as attentions
-from pmc.dialects.analyses import embedding_tiling, row_tiling
+from pmc.dialects.analyses import embedding_tiling, gather_tiling, index_tiling, row_tiling, topk_tiling
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, single, workload_of
 from pmc.dialects.errors import PmcError
@@ -100,6 +100,23 @@ class TileCostModel(CoreCostModel):
             r = embedding_tiling.resources(lookup, plan, chip)
             dtype, text = lookup.stored_dtype, f"{lookup.tokens} rows of {lookup.width}"
             return PlannedOp(plan, r, search.times.of(r, dtype), dtype, text)
+        if isinstance(op, layer.IndexScoresOp):
+            scores = index_tiling.index_shape(op, dims)
+            plan = given or search.index_scores(scores)
+            _refuse(index_tiling.plan_fault(scores, plan, chip))
+            return PlannedOp.of_index(scores, plan, index_tiling.resources(scores, plan, chip), search)
+        if isinstance(op, layer.TopkSelectOp):
+            selection = topk_tiling.selection_of(op, dims)
+            plan = given or topk_tiling.plan_selection(selection, chip)
+            _refuse(topk_tiling.plan_fault(selection, plan, chip))
+            r, dtype = topk_tiling.resources(selection, plan, chip), selection.score_dtype
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, selection.text)
+        if isinstance(op, layer.GatherRowsOp):
+            gather = gather_tiling.gather_of(op, dims)
+            plan = given or gather_tiling.plan_gather(gather, chip)
+            _refuse(gather_tiling.plan_fault(gather, plan, chip))
+            r = gather_tiling.resources(gather, plan, chip)
+            return PlannedOp(plan, r, search.times.of(r, gather.dtype), gather.dtype, gather.text)
         match workload_of(op):
             case MatmulWorkload() as matmul:
                 shape = matmul.at(bindings)

@@ -154,7 +154,7 @@ class ProgramRun:
         match batch.runs.op:
             case g5.GdmaOp() as op:
                 self._gdma(op, batch, lmem)
-            case g5.GatherOp() as op:
+            case g5.GatherOp() | g5.GatherRowsOp() as op:
                 self._gather(op, batch, lmem)
             case g5.TiuOp() as op:
                 self._tiu(op, batch, lmem)
@@ -231,11 +231,11 @@ class ProgramRun:
             if start % size:
                 raise fault(batch, f"DRAM address {start} is no multiple of {size}", core)
 
-    def _gather(self, op: g5.GatherOp, batch: Batch, lmem: Lmem) -> None:
+    def _gather(self, op: g5.GatherOp | g5.GatherRowsOp, batch: Batch, lmem: Lmem) -> None:
         index_place, target = batch.places["index"], batch.places["lmem"]
         dtype = storage_type(target.element_type)
         rows = op.rows.value.data
-        axis = None if op.base_axis is None else op.base_axis.data
+        axis = None if isinstance(op, g5.GatherRowsOp) or op.base_axis is None else op.base_axis.data
         if axis is not None and axis not in self.coordinates:
             raise fault(batch, f"the mesh has no axis '{axis}', it has {', '.join(self.coordinates)}")
         ranks = len(self.dram.bytes)
@@ -245,6 +245,8 @@ class ProgramRun:
         )
         row_of = index[batch.core_set][:, :, 0, :].astype(np.int64) - bases[:, None]
         held = (row_of >= 0) & (row_of < rows)
+        if isinstance(op, g5.GatherRowsOp) and not held.all():
+            raise fault(batch, f"gathers row {int(row_of[~held][0])} of a matrix of {rows} rows", int(batch.cores[0]))
         step = op.stride.value.data * dtype.itemsize
         starts = batch.runs.value(op.dram.data)[batch.index]
         columns = target.shape[1]

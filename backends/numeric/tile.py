@@ -276,6 +276,8 @@ class _Core:
                 memory[self.ranks] = parts["lmem"].reshape(len(self.ranks), *memory.shape[1:])
             case tile.GatherOp():
                 self.gather(op, parts)
+            case tile.GatherRowsOp():
+                self.gather_rows(op, parts)
             case tile.MmaOp():
                 self.mma(op, parts)
             case tile.VectorOp():
@@ -305,7 +307,7 @@ class _Core:
         where = f"{op.name} at '{op.path.data}'"
         if access.memory == "dram":
             if access.indexed:
-                shape[0] = tile.memref_type(access.value).dims[0]
+                shape[-2] = tile.memref_type(access.value).dims[-2]
             return self.dram.block(access.value, at, shape, self.symbols, where)
         owner = self if access.core is None else self.core(self.value(access.core), where)
         held = owner.buffers[access.value]
@@ -329,6 +331,18 @@ class _Core:
             held = (local >= 0) & (local < rows)
             found = table[rank, np.where(held, local, 0)]
             target[position] = np.where(held[:, None], found, np.zeros((), table.dtype))
+
+    def gather_rows(self, op: tile.GatherRowsOp, parts: Mapping[str, Array]) -> None:
+        """Rows by index, each of which must exist."""
+        table, target = parts["dram"], parts["lmem"]
+        table = table.reshape(table.shape[0], *table.shape[-2:])
+        for position, rank in enumerate(self.ranks):
+            index = parts["index"][position, 0].astype(np.int64)
+            wrong = index[(index < 0) | (index >= table.shape[1])]
+            if len(wrong):
+                where = f"{op.name} at '{op.path.data}'"
+                raise NumericError(f"{where}: gathers row {int(wrong[0])} of a matrix of {table.shape[1]} rows")
+            target[position] = table[rank, index]
 
     def mma(self, op: tile.MmaOp, parts: Mapping[str, Array]) -> None:
         """acc (+)= a b."""

@@ -210,7 +210,7 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     kept_scores, kept_keys = tiles.updates
     visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
-    columns = np.asarray(tiles.values["key"])[..., None, None] + np.arange(scores.shape[-1])
+    columns = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
     keys = np.concatenate([kept_keys, np.broadcast_to(columns, scores.shape)], axis=-1)
     values = np.concatenate([kept_scores, found], axis=-1)
     # Entries without a key lose against all others; then the score decides, then the position.

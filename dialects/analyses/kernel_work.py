@@ -105,7 +105,7 @@ def kernel_work(kernel: KernelOp) -> Work:
                 types.setdefault(op.UNIT, element_name(access.element_type))
             elif access.memory == "dram" and access.writes:
                 bytes_written += _moved_bytes(op, access)
-            elif access.memory == "dram":
+            elif access.memory == "dram" and not access.held:
                 bytes_read += _moved_bytes(op, access)
                 types.setdefault("none", element_name(access.element_type))
     unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"

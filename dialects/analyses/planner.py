@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.index_tiling import IndexShape
 from pmc.dialects.analyses.matmul_tiling import MatmulShape
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
@@ -17,6 +18,10 @@ class TilePlanner(Protocol):
 
     def matmul(self, shape: MatmulShape) -> PlanAttr:
         """The best plan of a matmul."""
+        ...
+
+    def index_scores(self, shape: IndexShape) -> PlanAttr:
+        """A good plan of the scores of an indexer."""
         ...
 
     def attention(self, shape: AttentionShape) -> PlanAttr:

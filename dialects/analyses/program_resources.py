@@ -13,7 +13,7 @@ from pmc.dialects.analyses.resources import bytes_of, ceil_div
 from pmc.dialects.analyses.vector_work import command_steps
 from pmc.dialects.arch import Chip
 from pmc.dialects.expr import product
-from pmc.dialects.g5 import FetchOp, GatherOp, GdmaOp, LmemAttr, ProgramOp, TiuOp, VectorCommandOp
+from pmc.dialects.g5 import FetchOp, GatherOp, GatherRowsOp, GdmaOp, LmemAttr, ProgramOp, TiuOp, VectorCommandOp
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import element_bits, element_name
 
@@ -96,6 +96,10 @@ def command_resources(runs: Runs, cores: int, chip: Chip) -> ProgramResources:
             size = runs.value(op.count.data * op.columns.data)
             found.gdma_bytes = per_core(bytes_of(size, element_bits(op.lmem.element_type)))
             found.gdma_commands = per_core(one)
+        case GatherRowsOp() as op:
+            size = runs.value(op.count.data) * op.columns.value.data
+            found.sdma_bytes = per_core(bytes_of(size, element_bits(op.lmem.element_type)))
+            found.sdma_commands = per_core(one)
         case FetchOp() as op:
             size = runs.value(op.rows.data * op.columns.data)
             found.sdma_bytes = per_core(bytes_of(size, element_bits(op.target.element_type)))

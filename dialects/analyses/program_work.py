@@ -44,7 +44,7 @@ def program_work(program: ProgramOp) -> Work:
                 types.setdefault(op.UNIT, element_name(access.element_type))
             elif access.memory == "dram" and access.writes:
                 bytes_written += packed_bytes(_total(runs, access.elements), access.element_type)
-            elif access.memory == "dram":
+            elif access.memory == "dram" and not access.held:
                 served = isinstance(op, GdmaOp) and op.serves is not None
                 moved = _served_once(program, runs, access) if served else _total(runs, access.elements)
                 bytes_read += packed_bytes(moved, access.element_type)

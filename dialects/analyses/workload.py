@@ -26,7 +26,7 @@ from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import ScaledType, element_bits, element_name, number_type, tensor
-from pmc.dialects.vector_kinds import ROW
+from pmc.dialects.vector_kinds import ROW, TopkSelectAttr
 from pmc.dialects.vector_steps import VectorSteps
 
 
@@ -117,7 +117,21 @@ class MoveWorkload:
     dtype: str
 
 
-Workload = MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload | Exchange
+@dataclass(frozen=True)
+class IndexWorkload:
+    """Scores of `rows` queries against `keys` keys by `heads` index heads: products, then their weighted sum."""
+
+    rows: Expr
+    keys: Expr
+    heads: int
+    qk_dims: tuple[int, ...]
+    dtype: str
+    """The type of the products."""
+    per_score: VectorSteps
+    """What the vector unit does for a score."""
+
+
+Workload = IndexWorkload | MatmulWorkload | AttentionWorkload | VectorWorkload | MoveWorkload | Exchange
 
 Bindings = Mapping[str, int | IntArray]
 """The value of each symbol, or its values over a sweep."""
@@ -238,6 +252,13 @@ def _(op: layer.FlashAttentionOp) -> Workload:
     )
 
 
+@describes(layer.IndexScoresOp)
+def _(op: layer.IndexScoresOp) -> Workload:
+    rows, keys = tensor(op.y).dims
+    steps = op.vector_kind.steps_per_element
+    return IndexWorkload(rows, keys, op.heads, op.piece_dims(), op.compute_dtype(), steps)
+
+
 def attention_shape(op: layer.FlashAttentionOp) -> AttentionShape:
     """The shape of an attention whose symbols are bound."""
     workload = workload_of(op)
@@ -262,6 +283,14 @@ def _rows(op: RowOp) -> VectorWorkload:
     if op.row_columns is not None and columns != op.row_columns:
         rows, columns = rows * (columns.constant // op.row_columns), expr(op.row_columns)
     return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
+@describes(layer.TopkSelectOp)
+def _(op: layer.TopkSelectOp) -> Workload:
+    """A scan of every score, whatever the number of keys that are selected."""
+    rows, keys = tensor(op.scores).dims
+    dtype = element_name(tensor(op.scores).element_type)
+    return VectorWorkload(rows, keys, TopkSelectAttr.ELEMENT_STEPS, TopkSelectAttr.ROW_STEPS, dtype)
 
 
 @describes(layer.CombineOp)

@@ -30,7 +30,7 @@ from pmc.passes.tiling.kernels import Arrays
 
 
 class AttentionFamily:
-    """`layer.attention`, and `layer.attention_step` with its state in DRAM between the steps."""
+    """`layer.attention`, `layer.sparse_attention`, and `layer.attention_step` with its state in DRAM between steps."""
 
     def plan(self, op: Operation, chip: Chip, planner: TilePlanner) -> PlanAttr:
         """The fastest plan."""
@@ -202,10 +202,17 @@ class _Kernel:
         for piece, (a, b, d) in enumerate(zip(q_tiles, k_tiles, s.qk_dims, strict=True)):
             code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
-        position = s.kv_len - s.q_len + unit.query + floordiv(expr(ROW), self.tile_g) - self.hidden
-        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(s.causal), ExprAttr(position), ExprAttr(key))
+        masks, position = self.last_visible(unit)
+        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key))
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
+
+    def last_visible(self, unit: _Unit) -> tuple[bool, Expr]:
+        """Whether rows may see fewer keys than there are, and the last one that row `row` sees."""
+        s = self.shape
+        if isinstance(self.op, layer.SparseAttentionOp):
+            return self.op.hides, self.op.last_slot(unit.sequence)
+        return s.causal, s.kv_len - s.q_len + unit.query + floordiv(expr(ROW), self.tile_g) - self.hidden
 
     # -- the merge ----------------------------------------------------------------------------------------------
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from xdsl.dialects.builtin import UnitAttr
+from xdsl.dialects.builtin import ArrayAttr, UnitAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.dialects.assembly import PmcOp, PropertyValue
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import Expr, ExprAttr, expr
 from pmc.dialects.tile import (
     AllocOp,
     BarrierOp,
@@ -18,6 +18,7 @@ from pmc.dialects.tile import (
     FetchOp,
     ForOp,
     GatherOp,
+    GatherRowsOp,
     KernelOp,
     LoadOp,
     MmaOp,
@@ -133,11 +134,21 @@ class KernelCode:
         columns: Expr,
         base_axis: Attribute | None,
     ) -> None:
-        """Gather rows of `array`, which has no leading dims."""
+        """Gather rows of `array`, which has no leading dims, by GDMA."""
         properties: dict[str, PropertyValue] = {
             "count": count, "column": column, "columns": columns, "base_axis": base_axis,
         }  # fmt: skip
         self.add(GatherOp.make([self.place(array), index, buffer], [], self.path, properties, like=self.like))
+
+    def gather_rows(
+        self, array: Array, index: SSAValue, buffer: SSAValue, lead: Sequence[Expr], count: Expr, domain: Attribute
+    ) -> None:
+        """Gather whole rows of the matrix at `lead` of `array`, the last two dims of which it is."""
+        lead = [*(found.index for found in array.leads), *lead]
+        properties: dict[str, PropertyValue] = {
+            "lead": ArrayAttr([ExprAttr(value) for value in lead]), "count": count, "bandwidth_domain": domain,
+        }  # fmt: skip
+        self.add(GatherRowsOp.make([self.place(array), index, buffer], [], self.path, properties, like=self.like))
 
     def mma(
         self,

@@ -8,14 +8,20 @@ from pmc.dialects import layer
 from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.attention import AttentionFamily
 from pmc.passes.tiling.embedding import EmbeddingFamily
+from pmc.passes.tiling.gather import GatherFamily
+from pmc.passes.tiling.index_scores import IndexScoresFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
 from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
+from pmc.passes.tiling.topk import TopkFamily
 
 FAMILIES: dict[type[Operation], Family] = {
     **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
     **dict.fromkeys((layer.LastTokenOp, layer.KvAppendOp), CopyFamily()),
-    **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp), AttentionFamily()),
+    **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp, layer.SparseAttentionOp), AttentionFamily()),
+    layer.IndexScoresOp: IndexScoresFamily(),
+    layer.TopkSelectOp: TopkFamily(),
+    layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""

@@ -12,7 +12,7 @@ from xdsl.ir import Operation
 from pmc.dialects.analyses.matmul_tiling import ORDERS
 from pmc.dialects.analyses.workload import attention_shape
 from pmc.dialects.arch import Chip
-from pmc.dialects.layer import FlashAttentionOp, MatrixOp
+from pmc.dialects.layer import FlashAttentionOp, IndexScoresOp, MatrixOp
 from pmc.dialects.tile_plan import MAX_SLOTS, PlanAttr
 from pmc.passes.tiling.kernels import Family
 
@@ -53,7 +53,7 @@ class RandomPlans:
 
     def plan(self, op: Operation, family: Family, best: PlanAttr, chip: Chip) -> PlanAttr:
         """A legal plan of other tiles than `best` on any grid of cores; `best` itself where none is found."""
-        merges = isinstance(op, MatrixOp | FlashAttentionOp)
+        merges = isinstance(op, MatrixOp | FlashAttentionOp) and not isinstance(op, IndexScoresOp)
         turn = self._first + self._turn[op.name]
         self._turn[op.name] += 1
         group = attention_shape(op).group if isinstance(op, FlashAttentionOp) else None

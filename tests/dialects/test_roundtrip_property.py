@@ -35,6 +35,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.compiler.driver import module_text, parse_module
 from pmc.dialects import dist, g5, layer, model, tile
+from pmc.dialects.accesses import BANDWIDTH_DOMAINS
 from pmc.dialects.assembly import attribute
 from pmc.dialects.collective import (
     COLLECTIVES,
@@ -50,7 +51,6 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTable, TableAttr
-from pmc.dialects.sparse_attention import BANDWIDTH_DOMAINS
 from pmc.dialects.tensor import ScaledType, TensorType
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
@@ -725,6 +725,15 @@ def tile_gather(make: Maker) -> None:
     )  # fmt: skip
 
 
+def tile_gather_rows(make: Maker) -> None:
+    source = array(make)
+    lead = ArrayAttr([make.expr_attr() for _ in source.type.dims[:-2]])
+    make.add(
+        tile.GatherRowsOp, [source, buffer(make), buffer(make)], [], lead=lead, count=make.expr(),
+        bandwidth_domain=make.rng.choice(BANDWIDTH_DOMAINS),
+    )  # fmt: skip
+
+
 def mma(make: Maker) -> None:
     e = make.element()
     operands = [buffer(make), buffer(make, element=e), buffer(make, element=e)]
@@ -782,6 +791,7 @@ def barrier(kind: type[Any]) -> Callable[[Maker], object]:
 
 KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
     tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
+    tile.GatherRowsOp: tile_gather_rows,
     tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.FetchOp: fetch, tile.BarrierOp: barrier(tile.BarrierOp),
     tile.ForOp: tile_for,
 }  # fmt: skip
@@ -869,6 +879,14 @@ def g5_gather(make: Maker) -> None:
     )  # fmt: skip
 
 
+def g5_gather_rows(make: Maker) -> None:
+    make.add(
+        g5.GatherRowsOp, [], [], after=after(make), dram=make.expr(), rows=make.size(), stride=make.size(),
+        index=lmem(make), lmem=lmem(make), count=make.expr(), columns=make.size(),
+        bandwidth_domain=make.rng.choice(BANDWIDTH_DOMAINS),
+    )  # fmt: skip
+
+
 def tiu(make: Maker) -> None:
     e = make.element()
     make.add(
@@ -905,7 +923,7 @@ def queue(make: Maker) -> None:
 
 
 PROGRAM: dict[type[Operation], Callable[[Maker], object]] = {
-    g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.TiuOp: tiu, g5.FetchOp: g5_fetch,
+    g5.GdmaOp: gdma, g5.GatherOp: g5_gather, g5.GatherRowsOp: g5_gather_rows, g5.TiuOp: tiu, g5.FetchOp: g5_fetch,
     g5.BarrierOp: barrier(g5.BarrierOp),
     g5.VecOp: vector_command(g5.VecOp), g5.HauOp: vector_command(g5.HauOp), g5.LoopOp: g5_loop,
 }  # fmt: skip

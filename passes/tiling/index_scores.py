@@ -1,0 +1,77 @@
+"""The kernel of the scores of an indexer: products of all heads of a block of queries, then their weighted sum.
+
+    for u:  load Q, W        units of the core: queries of one sequence with all index heads
+      for s:  load K         tiles of keys
+        mma                  products [queries*heads, keys], piece by piece
+        relu_weighted_sum    scores [queries, keys]
+        store
+
+The plan is that of `analyses/index_tiling.py`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from xdsl.dialects.builtin import f32
+from xdsl.ir import Operation
+
+from pmc.dialects import layer
+from pmc.dialects.analyses.index_tiling import cuts_of, index_shape, plan_fault, rows_of
+from pmc.dialects.analyses.planner import TilePlanner
+from pmc.dialects.analyses.split import core_coordinates
+from pmc.dialects.arch import Chip
+from pmc.dialects.expr import expr, floordiv, min_of, mod
+from pmc.dialects.tensor import tensor
+from pmc.dialects.tile import KernelOp
+from pmc.dialects.tile_plan import PlanAttr
+from pmc.passes.tiling.kernels import Arrays
+
+
+class IndexScoresFamily:
+    """`layer.index_scores`."""
+
+    def plan(self, op: Operation, chip: Chip, planner: TilePlanner) -> PlanAttr:
+        """The fastest of the plans that are tried."""
+        assert isinstance(op, layer.IndexScoresOp)
+        return planner.index_scores(index_shape(op))
+
+    def fault(self, op: Operation, plan: PlanAttr, chip: Chip) -> str | None:
+        """What is wrong with a plan."""
+        assert isinstance(op, layer.IndexScoresOp)
+        return plan_fault(index_shape(op), plan, chip)
+
+    def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, chip: Chip) -> KernelOp:
+        """Loops u and s."""
+        assert isinstance(op, layer.IndexScoresOp)
+        s, tile_s = index_shape(op), plan.tile_sizes[1]
+        tile_q = min(plan.tile_sizes[0], s.q_len)
+        cuts, capacity = cuts_of(s, plan, chip), rows_of(s, plan, chip)
+        core_u, core_s = core_coordinates(cuts.parts)
+        q = [arrays.array(v, s.sequences, s.q_len, s.heads, d) for v, d in zip(op.q, s.qk_dims, strict=True)]
+        weights = arrays.array(op.weights, s.sequences, s.q_len, s.heads)
+        k = [arrays.array(v) for v in op.k]
+        y = arrays.result(op.y, s.sequences, s.q_len, s.kv_len)
+        code = arrays.code(op, plan)
+        with code.loop("u", cuts.units.trips(core_u)) as ui:
+            unit = cuts.units.start(core_u, ui)
+            sequence, query = floordiv(unit, cuts.blocks), mod(unit, cuts.blocks) * tile_q
+            queries = expr(tile_q) if s.q_len % tile_q == 0 else min_of(tile_q, s.q_len - query)
+            rows = queries * s.heads
+            q_tiles = [code.alloc(capacity, d, tensor(v).element_type) for v, d in zip(op.q, s.qk_dims, strict=True)]
+            for array, buffer, d in zip(q, q_tiles, s.qk_dims, strict=True):
+                code.load(array, buffer, (sequence, query, 0, 0), (1, queries, s.heads, d))
+            w_tile = code.alloc(tile_q, s.heads, weights.element_type)
+            code.load(weights, w_tile, (sequence, query, 0), (1, queries, s.heads))
+            with code.loop("s", cuts.keys.trips(core_s)) as si:
+                key, keys = cuts.keys.start(core_s, si), cuts.keys.size(core_s, si)
+                k_tiles = [code.alloc(tile_s, d, array.element_type) for array, d in zip(k, s.qk_dims, strict=True)]
+                for array, buffer, d in zip(k, k_tiles, s.qk_dims, strict=True):
+                    code.load(array, buffer, (sequence, key, 0), (1, keys, d))
+                products = code.alloc(capacity, tile_s, f32, slots=1)
+                for piece, (a, b, d) in enumerate(zip(q_tiles, k_tiles, s.qk_dims, strict=True)):
+                    code.mma(products, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
+                scores = code.alloc(tile_q, tile_s, f32)
+                code.vector(s.kind, queries, keys, [products, w_tile], [scores])
+                code.store(y, scores, (sequence, query, key), (1, queries, keys))
+        return code.kernel(prod(cuts.parts))
