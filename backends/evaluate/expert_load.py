@@ -169,7 +169,7 @@ class _Slots:
         worst = dispatch.capacity.data == "worst"
         mean = tokens * routed.top_k / routed.experts
         capacity = as_number(np.asarray(tokens, np.float64) if worst else np.ceil(mean))
-        load = Routing.of(routing, routed.experts, routed.top_k, routed.ranks).load(tokens)
+        load = Routing.of(routing, routed.choice, routed.ranks).load(tokens)
         of_rank = tensor(dispatch.x).dims[0]
         return cls(capacity, load, useful(of_rank, bindings) / number(of_rank, bindings))
 

@@ -2,10 +2,13 @@
 
 A token chooses `top_k` different experts, each with a chance proportional to 1 / rank**zipf of its popularity (0 is
 uniform); where an expert sits does not depend on its popularity.  Or a histogram says how many of all rows each expert
-gets, and experts sit on the ranks in its order.  Groups of experts that a router may limit its choice
-to are not looked at.  Expectations are means of seeded draws.  Few tokens are drawn one by one.  From `FEW_TOKENS` on,
+gets, and experts sit on the ranks in its order.  Under the uniform law a router may limit the choice of a token to
+`top_groups` of `groups` groups, all sets of them equally likely; groups lie on the ranks in order.  The other laws do
+not look at groups.
+
+Expectations are means of seeded draws.  Few tokens are drawn one by one.  From `FEW_TOKENS` on,
 the rows of an expert are normal with the mean and variance of that many tokens, conditioned on their sum, and an expert
-is hit with the chance 1 - (1 - p)**tokens.
+is hit with the chance 1 - (1 - p)**tokens.  With groups, rows of one group vary together (see `_of_groups`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from pmc.dialects import deployment
+from pmc.dialects.analyses.token_copies import RouterChoice
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
@@ -51,23 +55,31 @@ class Routing:
     zipf: float = 0.0
     histogram: tuple[float, ...] | None = None
     """Rows of every expert in any unit, in place of the Zipf law."""
+    groups: int = 1
+    top_groups: int = 1
 
     @classmethod
-    def of(cls, law: deployment.Routing, experts: int, top_k: int, ranks: int) -> Routing:
-        """The routing of a deployment, for some experts."""
+    def of(cls, law: deployment.Routing, choice: RouterChoice, ranks: int) -> Routing:
+        """The routing of a deployment, for what a router chooses from."""
+        experts, top_k = choice.experts, choice.top_k
         match law:
             case deployment.Zipf():
                 return cls(experts, top_k, ranks, law.zipf)
             case deployment.Histogram():
                 return cls(experts, top_k, ranks, histogram=law.histogram)
             case _:
-                return cls(experts, top_k, ranks)
+                return cls(experts, top_k, ranks, groups=choice.groups, top_groups=choice.top_groups)
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or self.experts % self.ranks:
             raise PmcError(f"{self.experts} experts cannot be dealt to {self.ranks} ranks evenly")
         if not 1 <= self.top_k <= self.experts:
             raise PmcError(f"top_k is {self.top_k}, must be in 1..{self.experts}")
+        if self.experts % self.groups or self.top_k > self.open_experts:
+            raise PmcError(
+                f"a token cannot choose {self.top_k} of {self.experts} experts in {self.top_groups} of {self.groups} "
+                "equal groups"
+            )
         if not self.zipf >= 0:
             raise PmcError(f"the Zipf exponent is {self.zipf}, must be at least 0")
         if self.histogram is None:
@@ -87,6 +99,11 @@ class Routing:
     def is_uniform(self) -> bool:
         """Whether all experts are alike."""
         return self.zipf == 0.0 and self.histogram is None
+
+    @property
+    def open_experts(self) -> int:
+        """The experts that a token can choose from."""
+        return self.experts // self.groups * self.top_groups
 
     def load(self, tokens: int | IntArray) -> ExpertLoad:
         """The load under so many tokens in all, over all ranks.  Raises PmcError for less than one token."""
@@ -127,7 +144,7 @@ def _expected(routing: Routing, tokens: int) -> tuple[float, float]:
 def _draw_few(routing: Routing, tokens: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Rows and hits [draw, expert] of tokens drawn one by one."""
     draws = min(DRAWS, max(1, CHOICES_AT_ONCE // (tokens * routing.top_k)))
-    if routing.is_uniform and routing.top_k**2 <= 2 * routing.experts:
+    if routing.is_uniform and routing.top_k**2 <= 2 * routing.open_experts:
         choices = _uniform(routing, draws * tokens, random).reshape(draws, -1)
     else:
         choices = _pool(routing)[random.integers(TOKEN_POOL, size=(draws, tokens))].reshape(draws, -1)
@@ -140,12 +157,37 @@ def _draw_many(routing: Routing, tokens: int, random: np.random.Generator) -> tu
     """Rows and hits [draw, expert] of so many tokens that the rows of an expert are normal."""
     chance = _chances(routing)
     variance = tokens * chance * (1.0 - chance)
-    noise = np.sqrt(variance) * random.standard_normal((DRAWS, routing.experts))
-    if variance.sum() > 0.0:  # tokens * top_k rows in all: what is too many goes where rows vary most
+    normal = random.standard_normal((DRAWS, routing.experts))
+    noise = np.sqrt(variance) * normal
+    if routing.top_groups < routing.groups:
+        noise = np.sqrt(tokens) * _of_groups(routing, normal)
+    elif variance.sum() > 0.0:  # tokens * top_k rows in all: what is too many goes where rows vary most
         noise -= noise.sum(axis=1, keepdims=True) * variance / variance.sum()
     rows = np.maximum(0.0, tokens * chance + noise)
     hit = random.random((DRAWS, routing.experts)) < 1.0 - (1.0 - chance) ** tokens
     return _placed(routing, rows, hit.astype(np.float64), random)
+
+
+def _of_groups(routing: Routing, normal: FloatArray) -> FloatArray:
+    """Standard normal [draw, expert] made to vary as the choices of one token with limited groups do.
+
+    With E experts in G groups of s, g of them open with M = g s experts, two experts are both chosen with the chance
+    P = k (k - 1) / (M (M - 1)) times g / G in one group, times g (g - 1) / (G (G - 1)) in two.  So their indicators
+    have the covariance c_in or c_out, and the variance v = p (1 - p) with p = k / E.  That matrix has two eigenvalues
+    besides 0 (of the sum of all, which is fixed): v - c_in of differences inside a group, and
+    v + (s - 1) c_in - s c_out of differences between groups.
+    """
+    experts, groups, opened, k = routing.experts, routing.groups, routing.top_groups, routing.top_k
+    size, pool, p = experts // groups, routing.open_experts, k / experts
+    both = k * (k - 1) / (pool * (pool - 1)) if pool > 1 else 0.0
+    c_in = both * opened / groups - p * p
+    c_out = both * opened * (opened - 1) / (groups * (groups - 1)) - p * p
+    v = p * (1 - p)
+    of_groups = normal.reshape(len(normal), groups, size)
+    mean = of_groups.mean(axis=2, keepdims=True)
+    inside = np.sqrt(max(0.0, v - c_in)) * (of_groups - mean)
+    between = np.sqrt(max(0.0, v + (size - 1) * c_in - size * c_out)) * (mean - mean.mean(axis=1, keepdims=True))
+    return np.asarray((inside + between).reshape(normal.shape))
 
 
 def _placed(
@@ -160,14 +202,25 @@ def _placed(
 
 def _uniform(routing: Routing, tokens: int, random: np.random.Generator) -> IntArray:
     """Choices without replacement, all equally likely: those with a repetition are drawn again."""
-    choices = random.integers(routing.experts, size=(tokens, routing.top_k))
+    choices = random.integers(routing.open_experts, size=(tokens, routing.top_k))
     again = np.arange(tokens)
     while True:
         ordered = np.sort(choices[again], axis=1)
         again = again[(ordered[:, 1:] == ordered[:, :-1]).any(axis=1)]
         if not len(again):
-            return choices
-        choices[again] = random.integers(routing.experts, size=(len(again), routing.top_k))
+            break
+        choices[again] = random.integers(routing.open_experts, size=(len(again), routing.top_k))
+    if routing.top_groups == routing.groups:
+        return choices
+    size = routing.experts // routing.groups
+    opened = _open_groups(routing, tokens, random)
+    return np.take_along_axis(opened, choices // size, axis=1) * size + choices % size
+
+
+def _open_groups(routing: Routing, tokens: int, random: np.random.Generator) -> IntArray:
+    """The groups [token, top_groups] that each token may choose from."""
+    keys = random.random((tokens, routing.groups))
+    return np.argpartition(keys, routing.top_groups - 1, axis=1)[:, : routing.top_groups]
 
 
 @lru_cache(maxsize=32)
@@ -187,6 +240,10 @@ def _pool(routing: Routing) -> IntArray:
         return np.take_along_axis(order, places, axis=1)
     popularity = -routing.zipf * np.log(np.arange(1, routing.experts + 1))
     keys = popularity + random.gumbel(size=(TOKEN_POOL, routing.experts))
+    if routing.top_groups < routing.groups:
+        opened = np.zeros((TOKEN_POOL, routing.groups), np.bool_)
+        np.put_along_axis(opened, _open_groups(routing, TOKEN_POOL, random), True, axis=1)
+        keys[~np.repeat(opened, routing.experts // routing.groups, axis=1)] = -np.inf
     return np.argpartition(keys, -routing.top_k, axis=1)[:, -routing.top_k :]
 
 

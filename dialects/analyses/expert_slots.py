@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.analyses.token_copies import RouterChoice
 from pmc.dialects.dist import REPLICAS, Mesh
 from pmc.dialects.tensor import tensor
 
@@ -55,6 +56,14 @@ class ExpertSlots:
         return routed.top_k / routed.experts
 
 
+def router_of(indices: SSAValue) -> layer.RouterTopkOp | None:
+    """The router whose choices `indices` are, on whatever rank; None where they come from another op."""
+    value = indices
+    while isinstance(value.owner, dist.ReshardOp | dist.CollectiveOp):
+        value = value.owner.x
+    return value.owner if isinstance(value.owner, layer.RouterTopkOp) else None
+
+
 @dataclass(frozen=True)
 class Routed:
     """What a dispatch says of its experts."""
@@ -63,6 +72,9 @@ class Routed:
     ranks: int
     """Ranks that the experts are dealt to."""
     top_k: int
+    groups: int
+    top_groups: int
+    """What the router chooses from: 1 of 1 groups where it is not known."""
     replicas: int
     """How often the experts stand in a stage; each replica has its part of the tokens."""
 
@@ -77,4 +89,12 @@ class Routed:
         ranks = mesh.axis(dispatch.axis.data).size if isinstance(dispatch, dist.DispatchOp) and mesh is not None else 1
         axes = () if mesh is None else mesh.axes
         replicas = next((axis.size for axis in axes if axis.name == REPLICAS), 1)
-        return cls(tensor(dispatch.y).dims[0].constant, ranks, tensor(dispatch.indices).dims[1].constant, replicas)
+        experts, top_k = tensor(dispatch.y).dims[0].constant, tensor(dispatch.indices).dims[1].constant
+        router = router_of(dispatch.indices)
+        limits = (1, 1) if router is None else (router.groups.value.data, router.top_groups.value.data)
+        return cls(experts, ranks, top_k, *limits, replicas)
+
+    @property
+    def choice(self) -> RouterChoice:
+        """What a token chooses from."""
+        return RouterChoice(self.experts, self.top_k, self.groups, self.top_groups)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 
-from pmc.dialects import dist, layer
+from pmc.dialects.analyses.expert_slots import router_of
 from pmc.dialects.analyses.token_copies import RouterChoice, token_copies
 from pmc.dialects.arch import DeploymentAttr, TopologyAttr
 from pmc.dialects.collective import AlgorithmAttr, PerNodeAttr, PerRankAttr
@@ -68,15 +68,11 @@ class CopyAlgorithms:
 
 def _choice(indices: SSAValue, path: str) -> RouterChoice:
     """What the router chooses from whose result `indices` is, on whatever rank."""
-    value = indices
-    while isinstance(value.owner, dist.ReshardOp | dist.CollectiveOp):
-        value = value.owner.x
-    router = value.owner
-    if not isinstance(router, layer.RouterTopkOp):
-        name = router.name if isinstance(router, Operation) else "an argument"
+    router = router_of(indices)
+    if router is None:
         raise PassError(
-            f"{_place(path)}: the indices come from {name}, not from layer.router_topk: to how many ranks a token goes "
-            "is not known; dispatch direct needs no expectation"
+            f"{_place(path)}: the indices do not come from layer.router_topk: to how many ranks a token goes is not "
+            "known; dispatch direct needs no expectation"
         )
     experts = tensor(router.logits).dims[-1].constant
     return RouterChoice(experts, router.top_k.value.data, router.groups.value.data, router.top_groups.value.data)
