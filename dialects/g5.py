@@ -668,7 +668,7 @@ class VectorCommandOp(CommandOp):
         widths = [m.pitch.value.data for m in self.matrices]
         extents = self.kind.extents(self.rows.data, self.columns.data, widths)
         return tuple(
-            place.access(matrix.name, *extent, matrix.reads, matrix.writes)
+            place.access(matrix.name, *extent, self.kind.reads(matrix), matrix.writes)
             for matrix, place, extent in zip(self.kind.MATRICES, self.matrices, extents, strict=True)
         )
 

@@ -699,7 +699,7 @@ class VectorOp(CommandOp):
         widths = [buffer_type(v).dims[1] for v in matrices]
         extents = self.kind.extents(self.rows.data, self.columns.data, widths)
         return tuple(
-            _part(matrix.name, value, *extent, matrix.reads, matrix.writes)
+            _part(matrix.name, value, *extent, self.kind.reads(matrix), matrix.writes)
             for matrix, value, extent in zip(self.kind.MATRICES, matrices, extents, strict=True)
         )
 

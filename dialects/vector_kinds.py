@@ -62,11 +62,6 @@ class Matrix:
     columns: Extent = "columns"
 
     @property
-    def reads(self) -> Expr:
-        """When the command reads the matrix."""
-        return NEVER if self.role == "out" else ALWAYS
-
-    @property
     def writes(self) -> bool:
         """Whether it writes it."""
         return self.role != "in"
@@ -115,6 +110,10 @@ class VectorKindAttr(ParametrizedAttribute):
     def operands(cls, role: Role) -> tuple[Matrix, ...]:
         """The matrices of one role."""
         return tuple(m for m in cls.MATRICES if m.role == role)
+
+    def reads(self, matrix: Matrix) -> Expr:
+        """When the command reads a matrix: inputs and updates always, unless the kind says otherwise."""
+        return NEVER if matrix.role == "out" else ALWAYS
 
     def extents(self, rows: Expr, columns: Expr, widths: Sequence[int]) -> list[tuple[Expr, Expr]]:
         """Rows and columns that a command of `rows` x `columns` uses of each matrix; `widths` are those of the rows."""
@@ -562,9 +561,9 @@ class ReluWeightedSumAttr(VectorKindAttr):
 class TopkSelectAttr(VectorKindAttr):
     """The `top_k` best of the keys so far: positions and scores of each row, with those of `columns` more keys.
 
-    Column c is key `key` + c; keys beyond `position` of the row count as -inf.  Of equal scores the first key wins.
-    Kept keys stand in the order of their positions.  Kernels fill `kept_scores` with -inf and `kept_keys` with -1
-    before the first keys; an entry without a key has position -1, loses against all keys and stands before them.
+    Column c is key `key` + c, all keys before `key` have been seen; keys beyond `position` of the row count as -inf.
+    Of equal scores the first key wins.  Kept keys stand in the order of their positions, at the end of the row: the
+    first top_k - key entries hold no key yet and are not looked at, so nothing need be there before the first keys.
 
     Steps of a score, whatever `top_k` is: a radix selection of 32-bit numbers looks at every key five times, four
     times to take 8 more bits and to count them, and once to compare with the threshold and to copy.  It belongs to no
@@ -583,6 +582,10 @@ class TopkSelectAttr(VectorKindAttr):
     top_k: IntegerAttr
     position: ExprAttr
     key: ExprAttr
+
+    def reads(self, matrix: Matrix) -> Expr:
+        """What was kept is read from the second tile of keys on."""
+        return self.key.data if matrix.role == "update" else super().reads(matrix)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
         """At least one key is kept."""

@@ -23,6 +23,7 @@ from pmc.dialects.g5 import (
     CommandOp,
     FetchOp,
     GatherOp,
+    GatherRowsOp,
     GdmaOp,
     LoopOp,
     ProgramOp,
@@ -202,6 +203,17 @@ class _Part:
                 passed = noc.die_link_ps(chip, source, runs.core, size)
                 moved = dma.transfer_ps(commands.sdma, size)
                 return cls(first, moved, lmem.port_ps(chip, size), passed, no_block, source)
+            case GatherRowsOp() as op:
+                (access,) = (access for access in op.accesses() if access.memory == "dram")
+                bits = element_bits(access.element_type)
+                size = bytes_of(runs.value(product(access.shape)), bits)
+                first, block = dma.startup_ps(commands.sdma) + zero, no_block
+                if not access.held:
+                    # Where the rows lie is in the index: they are taken to be as far apart as rows are.
+                    shape, strides = ([runs.value(size) for size in sizes] for sizes in (access.shape, access.strides))
+                    block = dram.blocks(runs.value(access.address), shape, strides, bits)
+                    first = first + dram.misses(block, runs.core, commands.dram_channels) * dram.page_miss_ps(chip.dram)
+                return cls(first, dma.transfer_ps(commands.sdma, size), lmem.port_ps(chip, size), zero, block, none)
             case GdmaOp() | GatherOp() as op:
                 (access,) = (access for access in op.accesses() if access.memory == "dram")
                 bits = element_bits(access.element_type)

@@ -211,10 +211,12 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
     columns = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
-    keys = np.concatenate([kept_keys, np.broadcast_to(columns, scores.shape)], axis=-1)
-    values = np.concatenate([kept_scores, found], axis=-1)
+    top_k = kept_keys.shape[-1]
+    empty = np.arange(top_k) < top_k - np.asarray(tiles.values["key"])[..., None]
+    keys = np.concatenate([np.where(empty, -1, kept_keys), np.broadcast_to(columns, scores.shape)], axis=-1)
+    values = np.concatenate([np.where(empty, -np.inf, kept_scores), found], axis=-1).astype(scores.dtype)
     # Entries without a key lose against all others; then the score decides, then the position.
-    best = np.lexsort((keys, -values, keys < 0), axis=-1)[..., : kept_keys.shape[-1]]
+    best = np.lexsort((keys, -values, keys < 0), axis=-1)[..., :top_k]
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]

@@ -20,7 +20,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import ExprAttr
 from pmc.dialects.tensor import element_bits, element_name, ints, tensor
 from pmc.dialects.tile_plan import PlanAttr
-from pmc.dialects.vector_kinds import FillAttr, TopkSelectAttr
+from pmc.dialects.vector_kinds import TopkSelectAttr
 
 ORDER = "rs"
 """The one loop order: rows, keys."""
@@ -105,12 +105,12 @@ def resources(selection: Selection, plan: PlanAttr, chip: Chip) -> Resources:
     own, tiles = min(split.chunk, s.rows), Split.over(s.keys, 1, tile_keys).max_trips
     kind = TopkSelectAttr(IntegerAttr(s.kept, i64), ExprAttr.of(0), ExprAttr.of(0))
     columns = int(padded(s.keys, tile_keys, chip.cube.m)) // chip.cube.m
-    steps = own * (columns * int(command_steps(kind, 1, 1, chip)) + 2 * int(command_steps(FillAttr, 1, s.kept, chip)))
+    steps = own * columns * int(command_steps(kind, 1, 1, chip))
     read, written = s.keys * s.score_bits, s.kept * KEY_BITS
     return Resources.nothing(1).plus(
         cores=np.array([split.parts]),
         vec_steps=np.array([steps]),
-        vec_commands=np.array([split.max_trips * (tiles + 2)]),
+        vec_commands=np.array([split.max_trips * tiles]),
         gdma_bytes=bytes_of(np.array([own * (read + written)]), 1),
         gdma_commands=np.array([split.max_trips * (tiles + 1)]),
         dram_read=bytes_of(np.array([s.rows * read]), 1),

@@ -16,7 +16,7 @@ from pmc.dialects.arch import Chip
 from pmc.dialects.expr import ExprAttr, expr
 from pmc.dialects.tile import KernelOp
 from pmc.dialects.tile_plan import PlanAttr
-from pmc.dialects.vector_kinds import ROW, FillAttr, TopkSelectAttr
+from pmc.dialects.vector_kinds import ROW, TopkSelectAttr
 from pmc.passes.tiling.kernels import Arrays
 
 
@@ -45,8 +45,6 @@ class TopkFamily:
             row, count = rows.start(core, ri), rows.size(core, ri)
             kept_scores = code.alloc(tile_rows, s.kept, scores.element_type, slots=1)
             kept_keys = code.alloc(tile_rows, s.kept, i32)
-            code.vector(FillAttr.of(float("-inf")), count, s.kept, outs=[kept_scores])
-            code.vector(FillAttr.of(-1.0), count, s.kept, outs=[kept_keys])
             with code.loop("s", keys.trips(expr(0))) as si:
                 key, columns = keys.start(expr(0), si), keys.size(expr(0), si)
                 tile = code.alloc(tile_rows, tile_keys, scores.element_type)
