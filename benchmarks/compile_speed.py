@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -25,11 +26,15 @@ ROW = "{:52} {:>10} {:>10}  {}"
 
 
 def process_seconds(model: str, chip: str, deployment: str, out: Path) -> float:
-    """Processor seconds of one whole process of `pmc compile --emit=commands`."""
+    """Processor seconds of one whole process of `pmc compile --emit=commands`.
+
+    Bytecode is found and written beside `out`: the first process is for that.
+    """
     target = ["--chip", chip, "--topology", "p1-r1-b4-c32", "--deployment", deployment]
     command = [sys.executable, "-m", "pmc.compiler", "compile", model, *target]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([*command, "--emit", "commands", "-o", str(out)], check=True)
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(out.parent / "bytecode")}
+    subprocess.run([*command, "--emit", "commands", "-o", str(out)], check=True, env={**os.environ, **bytecode})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 

@@ -118,9 +118,12 @@ def run() -> NoReturn:
 
     What a command makes mostly lives until the process ends, so that the collector of cycles looks in vain: it looks
     seldom, and at the end not at all.  Plugins of pydantic would be looked for in every installed package, and must
-    have no say in what a configuration may be.
+    have no say in what a configuration may be.  Only what runs programs multiplies matrices, for which numpy would
+    start a thread per core.
     """
     gc.set_threshold(300_000)
+    if not {"run", "check"}.intersection(sys.argv):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = main()
     gc.freeze()
