@@ -13,13 +13,16 @@ import typer
 
 from pmc.compiler.cli.output import TableFormat, deliver
 from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, TargetOptions, flag
-from pmc.compiler.files import check_writable_file, prepare_folder, write_file
+from pmc.compiler.files import check_writable_file, prepare_folder, write_bytes, write_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from pmc.compiler.evaluation import EvaluationOptions
     from pmc.compiler.sweep.points import Lengths, Point
     from pmc.compiler.sweep.result import SweepResult
+
+PAGES = (".html", ".htm")
+"""The names of files that hold a picture as a page; other pictures are PNG."""
 
 EXAMPLES = """
 pmc sweep llama-3.1-70b --chip h100-sxm --topology nvlink-8 --deployment llama-70b-decode-tp8 \
@@ -69,7 +72,10 @@ def sweep_command(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Draw the column of --sort, or the time, over the first numeric axis."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw the column of --sort, or the time, over the first axis of numbers (.html or .png).",
+        ),
     ] = None,
     output_format: Annotated[
         TableFormat | None, typer.Option("--format", help="The form of the table; by default that of the file's name.")
@@ -119,15 +125,24 @@ def sweep_command(
     order = result.ordered(sort, top)
     deliver(_text(result, order, form, output), output)
     if plot is not None and plan is not None:
-        write_file(plot, sweep_page(result, plan))
+        if plot.suffix in PAGES:
+            write_file(plot, sweep_page(result, plan))
+        else:
+            from pmc.compiler.sweep.picture_png import sweep_png
+
+            write_bytes(plot, sweep_png(result, plan))
     if not result.count(OK):
         raise typer.Exit(1)
 
 
 def _check_plot(plot: Path | None) -> None:
-    """Raises PmcError, before any work is done, for a picture of another form than HTML."""
-    if plot is not None and plot.suffix not in (".html", ".htm"):
-        raise PmcError(f"--plot {plot}: the picture is a page of HTML (with SVG), give --plot {plot.stem}.html")
+    """Raises PmcError, before any work is done, for a picture of an unknown form or one that cannot be drawn."""
+    if plot is not None and plot.suffix not in (*PAGES, ".png"):
+        raise PmcError(f"--plot {plot}: a picture is a page (.html, with SVG) or a .png, give --plot {plot.stem}.html")
+    if plot is not None and plot.suffix not in PAGES:
+        from pmc.compiler.sweep.picture_png import require_matplotlib
+
+        require_matplotlib(str(plot))
     check_writable_file(plot)
 
 

@@ -63,7 +63,7 @@ def _is_numeric(axis: Axis) -> bool:
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """The points of a line by x; `fits` says which of them fit the DRAM."""
 
     name: str
@@ -72,12 +72,13 @@ class _Line:
     fits: tuple[bool, ...]
 
 
-def _lines(result: SweepResult, plan: Plan) -> list[_Line]:
+def lines_of(result: SweepResult, plan: Plan) -> list[Line]:
+    """What a picture has: a line for each combination of the axes that are not across."""
     shape = [len(axis.values) for axis in result.axes]
     points = np.transpose(np.arange(len(result)).reshape(shape), (*plan.others, plan.x))
     values = [float(str(value)) for value in result.axes[plan.x].values]
     column, status = result.columns[plan.y], result.columns["status"]
-    found: list[_Line] = []
+    found: list[Line] = []
     for places in np.ndindex(*(shape[i] for i in plan.others)):
         named = zip((result.axes[i] for i in plan.others), places, strict=True)
         name = ", ".join(f"{axis.name} = {plain(axis.values[place])}" for axis, place in named)
@@ -88,8 +89,13 @@ def _lines(result: SweepResult, plan: Plan) -> list[_Line]:
             if np.isfinite(column[point])
         )
         x, y, fits = zip(*drawn, strict=True) if drawn else ((), (), ())
-        found.append(_Line(name or plan.y, x, y, fits))
+        found.append(Line(name or plan.y, x, y, fits))
     return found
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether the scale of such values is logarithmic."""
+    return min(values) > 0 and max(values) / min(values) > WIDE
 
 
 class _Scale:
@@ -97,7 +103,7 @@ class _Scale:
 
     def __init__(self, values: Sequence[float]) -> None:
         low, high = min(values), max(values)
-        self.log = low > 0 and high / low > WIDE
+        self.log = is_wide(values)
         if self.log:
             self.low, self.high = float(floor(log10(low))), float(ceil(log10(high)))
             self.ticks = [10.0**power for power in range(int(self.low), int(self.high) + 1)]
@@ -121,7 +127,7 @@ def _step(span: float) -> float:
 
 def sweep_svg(result: SweepResult, plan: Plan) -> str:
     """The picture; a point that does not fit the DRAM is hollow, one without a result is missing."""
-    lines = _lines(result, plan)
+    lines = lines_of(result, plan)
     x_name = result.axes[plan.x].name
     title = f"{result.model}: {plan.y} over {x_name}"
     body = [_text(LEFT, 22, title, "title")]
@@ -141,7 +147,7 @@ def sweep_svg(result: SweepResult, plan: Plan) -> str:
     )
 
 
-def _drawn(lines: Sequence[_Line], x_name: str, y_name: str) -> list[str]:
+def _drawn(lines: Sequence[Line], x_name: str, y_name: str) -> list[str]:
     across, up = _Scale([v for line in lines for v in line.x]), _Scale([v for line in lines for v in line.y])
 
     def px(value: float) -> float:

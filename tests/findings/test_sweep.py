@@ -23,6 +23,7 @@ from pmc.compiler.main import main
 from pmc.compiler.sweep import engine
 from pmc.compiler.sweep.axes import Axis, parse_axis
 from pmc.compiler.sweep.engine import Sweep, request_figures
+from pmc.compiler.sweep.picture import COLOURS
 from pmc.compiler.sweep.points import Lengths, Point, Points
 from pmc.compiler.sweep.programs import Target
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, SweepResult
@@ -393,10 +394,39 @@ def test_issue9_9_the_picture_has_a_line_per_value_of_the_next_axis(tmp_path: Pa
     assert any((text.text or "").endswith("tps_per_chip over deployment.batch") for text in svg.iter(f"{tag}text"))
 
 
+def test_issue9_9_a_picture_may_be_a_png(tmp_path: Path) -> None:
+    """A line for each tp, in the colours of the page; points that do not fit are hollow."""
+    image = pytest.importorskip("matplotlib.image", reason="the extra pmc[plot] is not installed")
+    coloured = {}
+    for batches in ("64,128", "900000,1800000"):
+        path = tmp_path / f"{batches}.png"
+        axes = ["--set", f"deployment.batch={batches}", "--set", "deployment.tp=1,2"]
+        main([*COMMAND, *axes, "--plot", str(path)])
+        pixels = image.imread(path)[..., :3]
+        assert pixels.shape == (840, 1380, 3)
+        for colour in COLOURS[:3]:
+            rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+            coloured[batches, colour] = int((abs(pixels - rgb) < 0.02).all(axis=2).sum())
+    blue, red, green = COLOURS[:3]
+    assert coloured["64,128", blue] > 100 and coloured["64,128", red] > 100 and coloured["64,128", green] == 0
+    assert coloured["900000,1800000", blue] < coloured["64,128", blue] - 30
+
+
+def test_issue9_9_a_png_without_matplotlib_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pmc.compiler.sweep.picture_png.find_spec", lambda name: None)
+    assert main([*COMMAND, "--set", "deployment.batch=1,2", "--plot", str(tmp_path / "a.png")]) == 2
+    assert "PNG needs matplotlib: pip install 'pmc[plot]'" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "deployment.tp=1,2", "--plot", "a.png"], "--plot a.png: the picture is a page of HTML"),
+        (
+            ["--set", "deployment.tp=1,2", "--plot", "a.pdf"],
+            "--plot a.pdf: a picture is a page (.html, with SVG) or a .png",
+        ),
         (["--set", "overlap=none,streams", "--plot", "a.html"], "--plot needs an axis of numbers"),
         (["--set", "deployment.tp=1,2", "--plot", "a.html", "--sort", "bottleneck"], "a column of numbers"),
         (["--set", "deployment.tp=1,2", "--set", "deployment.batch=1..40", "--plot", "a.html"], "40 lines"),
