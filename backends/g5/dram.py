@@ -9,40 +9,39 @@ start-up of a DMA command covers the latency of an open page; where the page is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pmc.backends.g5.clock import of_bytes, of_ns
 from pmc.dialects.arch import Chip, Dram, DramChannels
-from pmc.dialects.g5 import GDMA_RANK
 from pmc.dialects.interfaces import IntArray
 
-RANK = GDMA_RANK
-BLOCK = 2 + 2 * RANK
-"""Columns of a block: bits of an element, address of the first one in bytes, shape, and strides in elements."""
 
-Parts = Sequence[IntArray]
+@dataclass(frozen=True)
+class Blocks:
+    """What the runs of one command ask of DRAM: strided blocks of elements."""
+
+    element_bits: int
+    """0 for a command that leaves DRAM alone."""
+    start: IntArray
+    """[n] addresses of the first elements in bytes."""
+    shape: Sequence[IntArray]
+    """[n] per dim."""
+    strides: Sequence[IntArray]
+    """[n] per dim, in elements."""
 
 
-def blocks(start: IntArray, shape: Parts, strides: Parts, element_bits: int) -> IntArray:
-    """[n, BLOCK] strided blocks: an array of n per dim and stride, filled up to `RANK` dims from the outside."""
-    missing = RANK - len(shape)
-    one, none = np.ones_like(start), np.zeros_like(start)
-    columns = [one * element_bits, start, *[one] * missing, *shape, *[none] * missing, *strides]
-    return np.stack(columns, axis=1)
-
-
-def misses(block: IntArray, core: IntArray, dram: DramChannels) -> IntArray:
-    """1 for every block of one command that does not begin in the page in which the one before it on its core ended.
+def misses(blocks: Blocks, core: IntArray, dram: DramChannels) -> IntArray:
+    """1 for every block that does not begin in the page in which the one before it on its core ended.
 
     A page is as wide as all channels together; each command of a program has banks of its own, which stay open.
     """
     page = dram.page_bytes * dram.count
-    bits, start = block[:, 0], block[:, 1]
-    shape, strides = block[:, 2 : 2 + RANK], block[:, 2 + RANK :]
-    last = start + ((shape - 1) * strides).sum(axis=1) * bits // 8
-    missed = np.ones(len(block), np.int64)
-    missed[1:] = (core[1:] != core[:-1]) | (start[1:] // page != last[:-1] // page)
+    steps = sum((size - 1) * step for size, step in zip(blocks.shape, blocks.strides, strict=True))
+    last = blocks.start + steps * blocks.element_bits // 8
+    missed = np.ones(len(core), np.int64)
+    missed[1:] = (core[1:] != core[:-1]) | (blocks.start[1:] // page != last[:-1] // page)
     return missed
 
 
@@ -50,31 +49,55 @@ EVEN = 16
 """Granules per channel from which on a block is taken to ask as much of every channel."""
 
 
-def shares(block: IntArray, dram: DramChannels) -> tuple[IntArray, IntArray]:
+def shares(commands: Sequence[Blocks], dram: DramChannels) -> tuple[IntArray, IntArray]:
     """[distinct, channels] bytes that blocks ask of every channel, and [n] which of these each does; -1 for none.
 
     Granule j of stripe s lies in channel (j + s) mod n, so that rows of a matrix whose distance is a whole stripe do
     not all lie in one.  A block of more than `EVEN` granules per channel asks as much of every channel; blocks whose
     starts differ by n stripes are alike.
     """
-    alike = block.copy()
-    alike[:, 1] %= dram.interleave_bytes * dram.count**2
-    alike[_granules(alike, dram.interleave_bytes) > EVEN * dram.count, 1] = 0
-    distinct, number = np.unique(alike, axis=0, return_inverse=True)
+    alike = dram.interleave_bytes * dram.count**2
+    forms: dict[tuple[int, ...], int] = {}
+    keys = [np.zeros(0, np.int64)]
+    for blocks in commands:
+        form = _forms(blocks, forms)
+        few = _granules(blocks, dram.interleave_bytes) <= EVEN * dram.count
+        keys.append(np.where(form < 0, -1, form * alike + blocks.start % alike * few))
+    distinct, number = np.unique(np.concatenate(keys), return_inverse=True)
+    none = int(np.searchsorted(distinct, 0))
+    distinct = distinct[none:]
     found = np.zeros((len(distinct), dram.count), np.int64)
-    forms, form = np.unique(np.delete(distinct, 1, axis=1), axis=0, return_inverse=True)
-    for index, (bits, *rest) in enumerate(forms.tolist()):
-        if bits:
-            rows = np.flatnonzero(form.reshape(-1) == index)
-            found[rows] = _channel_bytes(distinct[rows, 1], bits, rest[:RANK], rest[RANK:], dram)
-    return found, np.where(block[:, 0] == 0, -1, number.reshape(-1))
+    form = distinct // alike
+    for (bits, *dims), index in forms.items():
+        rows = slice(*np.searchsorted(form, (index, index + 1)))
+        half = len(dims) // 2
+        found[rows] = _channel_bytes(distinct[rows] % alike, bits, dims[:half], dims[half:], dram)
+    return found, number.reshape(-1) - none
 
 
-def _granules(block: IntArray, granule: int) -> IntArray:
+def _forms(blocks: Blocks, known: dict[tuple[int, ...], int]) -> IntArray:
+    """[n] the number of the form of each block, element size, shape and strides, which is added to the known ones."""
+    if not blocks.element_bits:
+        return np.full(len(blocks.start), -1)
+    columns = [*blocks.shape, *blocks.strides]
+    first, which = np.zeros(1, np.int64), np.zeros(len(blocks.start), np.int64)
+    for column in columns:
+        if len(column) and (column != column[0]).any():
+            values, value = np.unique(column, return_inverse=True)
+            _, first, which = np.unique(which * len(values) + value, return_index=True, return_inverse=True)
+    if not len(which):
+        return which
+    forms = [(blocks.element_bits, *(int(column[index]) for column in columns)) for index in first]
+    return np.asarray([known.setdefault(form, len(known)) for form in forms], np.int64)[which]
+
+
+def _granules(blocks: Blocks, granule: int) -> IntArray:
     """At least how many granules a block touches: its bytes over the granule, or its rows where these are shorter."""
-    bits, shape, strides = block[:, 0], block[:, 2 : 2 + RANK], block[:, 2 + RANK :]
-    rows = np.prod(np.where(strides * bits[:, None] // 8 >= granule, shape, 1), axis=1)
-    return np.asarray(np.maximum(rows, np.prod(shape, axis=1) * bits // 8 // granule))
+    bits = blocks.element_bits
+    rows = size = np.ones(len(blocks.start), np.int64)
+    for count, step in zip(blocks.shape, blocks.strides, strict=True):
+        rows, size = rows * np.where(step * bits // 8 >= granule, count, 1), size * count
+    return np.asarray(np.maximum(rows, size * bits // 8 // granule))
 
 
 def _channel_bytes(

@@ -34,7 +34,10 @@ typedef struct {
 
 typedef struct {
     i64 count, room, duration, jumps, jump_room;
-    i64 *core, *row, *start, *end, *cause, *reason, *limit; /* per record, in the order in which they were given */
+    int32_t *core, *row; /* per record, in the order in which they were given; there are fewer than 2^31 */
+    i64 *start, *end;
+    int32_t *cause;
+    int8_t *reason, *limit;
     i64 *jump;                                              /* per jump: times, period, then per core: given, length */
 } Result;
 
@@ -43,9 +46,10 @@ typedef struct {
 } Waiting;
 
 typedef struct {
-    Waiting *queue; /* a ring of `depth` */
+    Waiting *queue; /* a ring */
     i64 head, waiting, started, given, finished;
-    i64 *record, room; /* records in the order of their ids */
+    int32_t *record; /* in the order of their ids */
+    i64 room;
     int busy;
 } Engine;
 
@@ -69,9 +73,11 @@ typedef struct {
     i64 **member, *members; /* of every group the records that have come to it */
     i64 open, barred, last, last_record, now;
     i64 longest[ENGINES];
+    i64 ring; /* a power of two less one: the size of a queue in memory */
     /* states */
     i64 lead, *state, *saved, *iteration, *given, *engine_given, size, saved_size, state_room, saved_room, saved_now;
-    i64 *ordinal, *taken; /* of every record its ordinal on its core, and when its engine took it from the queue */
+    int32_t *ordinal;
+    i64 *taken; /* of every record its ordinal on its core, and when its engine took it from the queue */
     i64 power, steps;
     int failed, state_wanted;
 } Machine;
@@ -123,25 +129,25 @@ static Event take(Machine *m) {
 static i64 new_record(Machine *m, i64 core, i64 row) {
     Result *r = m->r;
     if (r->count == r->room) {
-        i64 room;
-        i64 **columns[] = {&r->core, &r->row, &r->start, &r->end, &r->cause, &r->reason, &r->limit};
-        for (int i = 0; i < 7; i++) {
-            room = r->room;
-            *columns[i] = grown(m, *columns[i], &room, sizeof(i64));
-        }
-        i64 **own[] = {&m->ordinal, &m->taken};
-        for (int i = 0; i < 2; i++) {
-            room = r->room;
-            *own[i] = grown(m, *own[i], &room, sizeof(i64));
+        struct {
+            void **column;
+            i64 item;
+        } all[] = {{(void **)&r->core, 4},   {(void **)&r->row, 4},    {(void **)&r->start, 8},
+                   {(void **)&r->end, 8},    {(void **)&r->cause, 4},  {(void **)&r->reason, 1},
+                   {(void **)&r->limit, 1},  {(void **)&m->ordinal, 4}, {(void **)&m->taken, 8}};
+        i64 room = r->room ? r->room : m->p->rows;
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+            i64 grows = room;
+            *all[i].column = grown(m, *all[i].column, &grows, all[i].item);
         }
         if (m->failed) return NONE;
-        r->room = room;
+        r->room = 2 * room;
     }
     i64 record = r->count++;
-    r->core[record] = core;
-    r->row[record] = row;
+    r->core[record] = (int32_t)core;
+    r->row[record] = (int32_t)row;
     r->limit[record] = OWN;
-    m->ordinal[record] = m->cores[core].given++;
+    m->ordinal[record] = (int32_t)m->cores[core].given++;
     return record;
 }
 
@@ -194,15 +200,15 @@ static int give(Machine *m, Core *c, i64 number) {
         }
         c->front += p->issue_ps;
         i64 record = new_record(m, number, row);
-        if (e->given == e->room) e->record = grown(m, e->record, &e->room, sizeof(i64));
+        if (e->given == e->room) e->record = grown(m, e->record, &e->room, sizeof(int32_t));
         if (m->failed) return 0;
         r->start[record] = c->front;
-        r->cause[record] = c->cause;
-        r->reason[record] = c->reason;
-        Waiting *w = &e->queue[(e->head + e->waiting++) % p->depth];
+        r->cause[record] = (int32_t)c->cause;
+        r->reason[record] = (int8_t)c->reason;
+        Waiting *w = &e->queue[(e->head + e->waiting++) & m->ring];
         w->record = record;
         for (int i = 0; i < ENGINES; i++) w->given[i] = c->engine[i].given;
-        e->record[e->given++] = record;
+        e->record[e->given++] = (int32_t)record;
         c->offset++;
         m->open++;
         given = 1;
@@ -249,7 +255,7 @@ static void request(Machine *m, i64 record, i64 number, i64 engine) {
         if (r->start[member[i]] < time) {
             r->start[member[i]] = time;
             r->reason[member[i]] = BY_SHARED;
-            r->cause[member[i]] = latest;
+            r->cause[member[i]] = (int32_t)latest;
         }
         asks = max(asks, time + p->fixed[r->row[member[i]]]);
     }
@@ -271,7 +277,7 @@ static int begin(Machine *m, Core *c, i64 number, i64 engine) {
         if (r->end[last] >= time) {
             time = r->end[last];
             r->reason[record] = BY_ENGINE;
-            r->cause[record] = last;
+            r->cause[record] = (int32_t)last;
         }
     }
     for (int i = 0; i < ENGINES; i++) {
@@ -281,11 +287,11 @@ static int begin(Machine *m, Core *c, i64 number, i64 engine) {
             if (r->end[awaited] > time) {
                 time = r->end[awaited];
                 r->reason[record] = BY_WAIT;
-                r->cause[record] = awaited;
+                r->cause[record] = (int32_t)awaited;
             }
         }
     }
-    e->head = (e->head + 1) % p->depth;
+    e->head = (e->head + 1) & m->ring;
     e->waiting--;
     e->started++;
     r->start[record] = m->taken[record] = time;
@@ -327,7 +333,7 @@ static void transfer(Machine *m, const i64 *member, i64 members, i64 time) {
         int limit = OWN;
         for (int j = DRAM; j <= DIES; j++)
             if (ends[j] > ends[limit]) limit = j;
-        r->limit[record] = limit;
+        r->limit[record] = (int8_t)limit;
         m->cores[core].engine[p->engine[row]].busy = 0;
         finish(m, record, ends[limit]);
     }
@@ -394,7 +400,7 @@ static void put_engine(Machine *m, Core *c, int engine) {
     put(m, e->busy);
     if (e->busy) put_given(m, e->record[e->started - 1]);
     for (i64 i = 0; i < e->waiting; i++) {
-        Waiting *w = &e->queue[(e->head + i) % p->depth];
+        Waiting *w = &e->queue[(e->head + i) & m->ring];
         put_given(m, w->record);
         for (int j = 0; j < ENGINES; j++) {
             i64 lag = p->lag[r->row[w->record] * ENGINES + j], id = w->given[j] - lag;
@@ -551,6 +557,7 @@ static int build(Machine *m, const Program *p, Result *r) {
     m->given = calloc((size_t)p->cores, sizeof(i64));
     m->engine_given = calloc((size_t)p->cores * ENGINES, sizeof(i64));
     m->last_record = NONE, m->saved_size = NONE, m->power = 1;
+    while (m->ring + 1 < p->depth) m->ring = 2 * m->ring + 1;
     if (!m->cores || !m->heap || !m->channel || !m->port || !m->die || !m->member || !m->members || !m->iteration ||
         !m->given || !m->engine_given)
         return 0;
@@ -561,7 +568,7 @@ static int build(Machine *m, const Program *p, Result *r) {
         c->segment = p->segment_start[i], c->last_segment = p->segment_start[i + 1];
         c->cause = NONE;
         for (int j = 0; j < ENGINES; j++)
-            if (!(c->engine[j].queue = calloc((size_t)p->depth, sizeof(Waiting)))) return 0;
+            if (!(c->engine[j].queue = calloc((size_t)m->ring + 1, sizeof(Waiting)))) return 0;
     }
     for (i64 i = 0; i < p->rows; i++)
         for (int j = 0; j < ENGINES; j++) {

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmc.backends.g5 import dma, dram, lmem, noc, tiu, vec
-from pmc.dialects.analyses.expand import FREE, Runs, expand
+from pmc.backends.g5.repetition import FIRST, Repetition, repetitions
+from pmc.dialects.analyses.expand import FREE, Gap, Runs, expand_kept
 from pmc.dialects.analyses.resources import bytes_of
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
@@ -97,9 +98,10 @@ class Commands:
         return found
 
 
-def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int]) -> Commands:
+def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int], *, loops: bool = True) -> Commands:
     """All commands of `program` on the modelled chip; `symbols` are those around it (the layer number).
 
+    Iterations that repeat are rows once; without `loops` every command is a row of its own.
     Raises PmcError for a program whose loops were unrolled into tables.
     """
     if any(isinstance(op, QueueOp) for op in program.body.block.ops):
@@ -108,22 +110,20 @@ def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int]) -> Command
             "simulate the module before unroll-commands"
         )
     cores = program.cores.value.data
-    runs = expand(program, range(cores), symbols)
+    runs, gaps = expand_kept(program, range(cores), symbols, repetitions(program, chip) if loops else {})
     parts = [_Part.of(run, chip) for run in runs]
     barriers = _barriers(program, symbols)
     order, core = _order(runs, cores, barriers)
     groups, sizes, owners = _groups(runs, cores)
-    distinct, share = dram.shares(_joined([part.block for part in parts], (0, dram.BLOCK)), chip.commands.dram_channels)
+    distinct, share = dram.shares([part.block for part in parts], chip.commands.dram_channels)
 
     def column(values: list[IntArray], of_a_barrier: int) -> IntArray:
         return np.asarray(np.append(_joined(values), of_a_barrier)[order])
 
     lags = np.concatenate([_joined([run.lags for run in runs], (0, len(ENGINES))), np.full((1, len(ENGINES)), FREE)])
-    start = np.arange(cores + 1)
-    bounds = np.searchsorted(core, start)
     return Commands(
         cores,
-        Segments(start, bounds[:-1], np.diff(bounds), np.ones(cores, np.int64)),
+        _segments(gaps, np.searchsorted(core, np.arange(cores + 1))),
         [run.op for run in runs],
         column([np.full(run.count, number) for number, run in enumerate(runs)], NONE),
         core,
@@ -142,16 +142,42 @@ def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int]) -> Command
     )
 
 
+def _segments(gaps: list[Gap], bounds: IntArray) -> Segments:
+    """The segments of cores whose rows lie between `bounds`: a stretch, then a period so many times, and so on.
+
+    Of a loop with a gap the period before the gap is run for all that were left out and for the one behind the gap,
+    which was only expanded because what follows it depends on it.
+    """
+    repeated: list[list[tuple[int, int, int, int]]] = [[] for _ in bounds[1:]]
+    for gap in gaps:
+        assert isinstance(gap.rule, Repetition)
+        period = gap.rule.period
+        at = gap.issued.sum(axis=2)
+        for run, core in enumerate(gap.core.tolist()):
+            begin, end, behind = (int(bounds[core] + at[run, FIRST + k * period]) for k in range(3))
+            repeated[core].append((begin, end, behind, int(gap.left_out[run]) // period + 2))
+    found: list[tuple[int, int, int]] = []
+    start = [0]
+    for core, stretches in enumerate(repeated):
+        position = int(bounds[core])
+        for begin, end, behind, times in sorted(stretches):
+            found += [(position, begin - position, 1), (begin, end - begin, times)]
+            position = behind
+        found.append((position, int(bounds[core + 1]) - position, 1))
+        start.append(len(found))
+    first, rows, repeats = np.asarray(found, np.int64).T
+    return Segments(np.asarray(start, np.int64), first, rows, repeats)
+
+
 def _order(runs: list[Runs], cores: int, barriers: int) -> tuple[IntArray, IntArray]:
     """The runs of all commands and -1 for each barrier, ordered by core and as the program gives them; their cores."""
-    core, order = _joined([run.core for run in runs]), _joined([run.order for run in runs])
-    sorted_ = np.lexsort((order, core))
-    core, phase = core[sorted_], _joined([run.phase for run in runs])[sorted_]
-    number = np.arange(cores * barriers)
-    behind = np.searchsorted(
-        core * (barriers + 1) + phase, number // max(barriers, 1) * (barriers + 1) + number % max(barriers, 1), "right"
-    )
-    return np.insert(sorted_, behind, -1), np.insert(core, behind, number // max(barriers, 1))
+    core = _joined([run.core for run in runs])
+    before = _joined([run.order for run in runs]) + _joined([run.phase for run in runs])
+    sizes = np.bincount(core, minlength=cores) + barriers
+    first = np.cumsum(sizes) - sizes
+    order = np.full(int(sizes.sum()), -1)
+    order[first[core] + before] = np.arange(len(core))
+    return order, np.repeat(np.arange(cores), sizes)
 
 
 def _joined(arrays: list[IntArray], empty: tuple[int, ...] = (0,)) -> IntArray:
@@ -181,14 +207,14 @@ class _Part:
     transfer_ps: IntArray
     port_ps: IntArray
     die_ps: IntArray
-    block: IntArray
-    """[runs, dram.BLOCK]: where in DRAM it reads or writes; zeros for a command that leaves DRAM alone."""
+    block: dram.Blocks
+    """Where in DRAM it reads or writes; for a command that leaves DRAM alone, blocks of elements without bits."""
     source: IntArray
 
     @classmethod
     def of(cls, runs: Runs, chip: Chip) -> _Part:
         zero = np.zeros(runs.count, np.int64)
-        none, no_block = zero + NONE, np.zeros((runs.count, dram.BLOCK), np.int64)
+        none, no_block = zero + NONE, dram.Blocks(0, zero, [], [])
         commands = chip.commands
         match runs.op:
             case TiuOp() as op:
@@ -219,7 +245,7 @@ class _Part:
                 bits = element_bits(access.element_type)
                 size = bytes_of(runs.value(product(access.shape)), bits)
                 shape, strides = ([runs.value(size) for size in sizes] for sizes in (access.shape, access.strides))
-                block = dram.blocks(runs.value(access.address), shape, strides, bits)
+                block = dram.Blocks(bits, runs.value(access.address), shape, strides)
                 missed = dram.misses(block, runs.core, commands.dram_channels)
                 first = dma.startup_ps(commands.gdma) + missed * dram.page_miss_ps(chip.dram)
                 moved = dma.transfer_ps(commands.gdma, size)
@@ -247,15 +273,15 @@ def _groups(runs: list[Runs], cores: int) -> tuple[IntArray, IntArray, IntArray]
             for name, value in run.symbols.items()
             if name != CORE and not is_running_count(name)
         ]
-        leader = run.op.serves.leaders(cores)[run.core]
-        keys = np.stack([leader, *loops])
-        reads, read, members = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-        read, served = read.reshape(-1), _served(leader, run.core)
-        if all((members[reads[0] == first] == len(those)).all() for first, those in served.items()):
-            instances, instance = list(served.values()), np.searchsorted(np.asarray(list(served)), leader)
+        leader = run.op.serves.leaders(cores)
+        served = _served(leader, run.core)
+        if _in_step(served, run.core, loops):
+            instances, instance = list(served.values()), np.searchsorted(np.asarray(list(served)), leader[run.core])
         else:
-            instances = np.split(run.core[np.argsort(read, kind="stable")], np.cumsum(members)[:-1])
-            instance = read
+            keys = np.stack([leader[run.core], *loops])
+            _, read, members = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+            instance = read.reshape(-1)
+            instances = np.split(run.core[np.argsort(instance, kind="stable")], np.cumsum(members)[:-1])
         groups: list[int] = []
         for those in instances:
             key = number, those.tobytes()
@@ -270,8 +296,20 @@ def _groups(runs: list[Runs], cores: int) -> tuple[IntArray, IntArray, IntArray]
 
 def _served(leader: IntArray, core: IntArray) -> dict[int, IntArray]:
     """By their leader, in rising order, the cores that come to a load at all."""
-    pairs = np.unique(np.stack([leader, core]), axis=1)
-    return {int(first): pairs[1, pairs[0] == first] for first in np.unique(pairs[0])}
+    cores = np.flatnonzero(np.bincount(core, minlength=1))
+    return {int(first): cores[leader[cores] == first] for first in np.unique(leader[cores])}
+
+
+def _in_step(served: Mapping[int, IntArray], core: IntArray, loops: list[IntArray]) -> bool:
+    """Whether cores that share reads all come to them in the same iterations; runs are ordered by core."""
+    for cores in served.values():
+        begin, end = np.searchsorted(core, cores), np.searchsorted(core, cores, "right")
+        if (end - begin != end[0] - begin[0]).any():
+            return False
+        runs = begin[:, None] + np.arange(end[0] - begin[0])
+        if any((symbol[runs] != symbol[runs[0]]).any() for symbol in loops):
+            return False
+    return True
 
 
 def _check_cores(op: FetchOp, source: IntArray, chip: Chip) -> None:

@@ -8,8 +8,8 @@ addresses of the first.  A movement between chips takes what the communication p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.g5 import dma
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
 from pmc.backends.g5.critical_path import BARRIERS, critical_ps
+from pmc.backends.g5.equal_programs import timing_key
 from pmc.backends.g5.program import lower
 from pmc.backends.g5.run import run
 from pmc.backends.g5.times import ProgramTimes
@@ -124,12 +125,13 @@ def simulate(module: ModuleOp) -> StepTimes:
 class _Simulation:
     target: Target
     accounting: Accounting
+    known: dict[Hashable, ProgramTimes] = field(default_factory=dict["Hashable", ProgramTimes])
 
     def parts(self, block: Block, count: int, stage: int | None) -> Iterator[Part]:
         for op in block.ops:
             match op:
                 case ProgramOp():
-                    times = run(lower(op, self.target.chip, layer_symbols(op)), self.target.chip)
+                    times = self.times(op)
                     yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, stage)
                 case RepeatOp():
                     yield from self.parts(op.body.block, count * op.count.value.data, stage)
@@ -139,6 +141,15 @@ class _Simulation:
                     yield Part(op.path.data, str(op.collective.name), count, self.movement_ps(op), None, stage)
                 case _:
                     pass
+
+    def times(self, program: ProgramOp) -> ProgramTimes:
+        """The commands of a program in time; those of equal programs are simulated once."""
+        chip, symbols = self.target.chip, layer_symbols(program)
+        key = timing_key(program, chip, symbols)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = run(lower(program, chip, symbols), chip)
+        return found
 
     def movement_ps(self, op: ChipCommandOp) -> int:
         """How long the chip takes for a movement."""

@@ -7,6 +7,7 @@ a second, from the outside in, gives every command its ordinals, which are its i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,35 @@ class Runs:
         return known
 
 
+Symbols = Mapping[str, Ints | int]
+
+
+class LeftOut(ABC):
+    """Which iterations of a loop are not expanded: behind the first `head`, as many as `left_out` says."""
+
+    @property
+    @abstractmethod
+    def head(self) -> int:
+        """Iterations kept before those left out."""
+
+    @abstractmethod
+    def left_out(self, trips: Ints, symbols: Symbols) -> Ints:
+        """[runs of the loop]: the iterations left out, for the trips and the symbols of each run."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The runs of a loop of which iterations were left out; [runs] arrays."""
+
+    rule: LeftOut
+    core: Ints
+    left_out: Ints
+    """Iterations."""
+    issued: Ints
+    """[runs, kept iterations, COUNTERS]: what had been issued before each of the iterations up to one head behind the
+    first that was left out."""
+
+
 @dataclass
 class _Level:
     """All runs of one block: their symbols, which of them ran inside run i of the block around, and the inner loops."""
@@ -110,12 +140,25 @@ class _Level:
     inner: list[_Level]
     sizes: Ints
     """[runs, COUNTERS]: commands given to each engine, and barriers, in one run."""
+    rule: LeftOut | None = None
+    left_out: Ints | None = None
+    """For run i of the block around: the iterations left out."""
 
 
 def expand(program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int]) -> list[Runs]:
     """Every command of `program` on `cores`; `symbols` are those around the program (the layer number).
 
     Commands come in the order of the text.  Work and memory grow with the number of commands, not of cores times ops.
+    """
+    return expand_kept(program, cores, symbols, {})[0]
+
+
+def expand_kept(
+    program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int], rules: Mapping[LoopOp, LeftOut]
+) -> tuple[list[Runs], list[Gap]]:
+    """The same without the iterations that the rules of loops leave out, and where these were.
+
+    Ordinals and `.seq` symbols count what is kept.
     """
     count = len(cores)
     level = _measure(
@@ -124,19 +167,23 @@ def expand(program: ProgramOp, cores: Sequence[int], symbols: Mapping[str, int])
         count,
         np.arange(count),
         np.arange(count + 1),
+        rules,
     )
     runs: list[Runs] = []
-    _place(level, np.zeros((count, COUNTERS), np.int64), runs)
-    return runs
+    gaps: list[Gap] = []
+    _place(level, np.zeros((count, COUNTERS), np.int64), runs, gaps)
+    return runs, gaps
 
 
-def _measure(block: Block, symbols: Mapping[str, Ints | int], count: int, parents: Ints, starts: Ints) -> _Level:
+def _measure(
+    block: Block, symbols: Symbols, count: int, parents: Ints, starts: Ints, rules: Mapping[LoopOp, LeftOut]
+) -> _Level:
     """The iterations of all loops in `block` and the commands of every run."""
     sizes = np.zeros((count, COUNTERS), np.int64)
     inner: list[_Level] = []
     for op in block.ops:
         if isinstance(op, LoopOp):
-            level = _iterate(op, symbols, count)
+            level = _iterate(op, symbols, count, rules)
             inner.append(level)
             totals = np.concatenate([np.zeros((1, COUNTERS), np.int64), level.sizes.cumsum(axis=0)])
             sizes += totals[level.starts[1:]] - totals[level.starts[:-1]]
@@ -149,8 +196,12 @@ def _measure(block: Block, symbols: Mapping[str, Ints | int], count: int, parent
     return _Level(block, symbols, count, parents, starts, inner, sizes)
 
 
-def _iterate(loop: LoopOp, symbols: Mapping[str, Ints | int], count: int) -> _Level:
-    trips = np.maximum(np.broadcast_to(loop.count.data.evaluate_int64(symbols), (count,)), 0)
+def _iterate(loop: LoopOp, symbols: Symbols, count: int, rules: Mapping[LoopOp, LeftOut]) -> _Level:
+    trips = np.maximum(np.broadcast_to(np.asarray(loop.count.data.evaluate(symbols), np.int64), (count,)), 0)
+    rule, left_out = rules.get(loop), None
+    if rule is not None:
+        left_out = rule.left_out(trips, symbols)
+        trips = trips - left_out
     starts = np.concatenate([[0], trips.cumsum()])
     total = int(starts[-1])
     parents = np.repeat(np.arange(count), trips)
@@ -162,12 +213,17 @@ def _iterate(loop: LoopOp, symbols: Mapping[str, Ints | int], count: int) -> _Le
     new_core = np.concatenate([[True], core[1:] != core[:-1]])[:total]
     first = np.maximum.accumulate(np.where(new_core, running, 0))
     name = loop.symbol.data
-    inside[name] = running - starts[:-1][parents]
+    iteration = running - starts[:-1][parents]
+    if rule is not None and left_out is not None:
+        iteration = iteration + np.where(iteration >= rule.head, left_out[parents], 0)
+    inside[name] = iteration
     inside[running_count(name)] = running - first
-    return _measure(loop.body.block, inside, total, parents, starts)
+    level = _measure(loop.body.block, inside, total, parents, starts, rules)
+    level.rule, level.left_out = rule, left_out
+    return level
 
 
-def _place(level: _Level, issued: Ints, runs: list[Runs]) -> None:
+def _place(level: _Level, issued: Ints, runs: list[Runs], gaps: list[Gap]) -> None:
     """Number the commands of `level`, whose run i starts after `issued[i]` commands per engine."""
     inner = iter(level.inner)
     issued = issued.copy()
@@ -176,7 +232,10 @@ def _place(level: _Level, issued: Ints, runs: list[Runs]) -> None:
             nested = next(inner)
             before = np.concatenate([np.zeros((1, COUNTERS), np.int64), nested.sizes.cumsum(axis=0)])
             first = before[nested.starts[:-1]]
-            _place(nested, issued[nested.parents] + before[:-1] - first[nested.parents], runs)
+            inside = issued[nested.parents] + before[:-1] - first[nested.parents]
+            _place(nested, inside, runs, gaps)
+            if nested.rule is not None and nested.left_out is not None:
+                gaps.append(_gap(nested.rule, nested.left_out, nested, level, inside))
             issued += before[nested.starts[1:]] - first
         elif is_late(op):
             engine = ENGINE_NUMBER[op.ENGINE]
@@ -187,6 +246,13 @@ def _place(level: _Level, issued: Ints, runs: list[Runs]) -> None:
             issued[:, ENGINE_NUMBER[op.ENGINE]] += 1
         elif isinstance(op, BarrierOp):
             issued[:, len(ENGINES)] += 1
+
+
+def _gap(rule: LeftOut, left_out: Ints, nested: _Level, level: _Level, inside: Ints) -> Gap:
+    cut = np.flatnonzero(left_out)
+    core = np.broadcast_to(np.asarray(level.symbols[CORE]), (level.count,))[cut]
+    kept = nested.starts[:-1][cut][:, None] + np.arange(2 * rule.head if len(cut) else 0)
+    return Gap(rule, core, left_out[cut], inside[np.minimum(kept, max(nested.count - 1, 0))])
 
 
 def is_late(op: Operation) -> TypeGuard[GdmaOp]:

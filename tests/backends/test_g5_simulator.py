@@ -242,10 +242,8 @@ def test_bytes_of_channels_are_those_of_a_walk_over_the_bytes() -> None:
     for _ in range(200):
         rows, columns, pitch, start = (int(random.integers(1, top)) for top in (5, 40, 60, 300))
         pitch = max(pitch, columns)
-        block = dram.blocks(
-            np.array([start]), [np.array([rows]), np.array([columns])], [np.array([pitch]), np.array([1])], 8
-        )
-        (found,), _ = dram.shares(block, channels)
+        shape, strides = [np.array([rows]), np.array([columns])], [np.array([pitch]), np.array([1])]
+        (found,), _ = dram.shares([dram.Blocks(8, np.array([start]), shape, strides)], channels)
         granules = [(start + r * pitch + c) // 8 for r in range(rows) for c in range(columns)]
         walked = np.bincount([(g + g // 4) % 4 for g in granules], minlength=4)
         np.testing.assert_array_equal(found, walked)
