@@ -7,20 +7,31 @@ all else stays as it is: the other tests.
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
+from pmc.backends.evaluate.engine import evaluate_module
+from pmc.backends.g5.stream import Part, StepTimes, simulate
 from pmc.compiler.config import ConfigError, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.dialects import layer, model
+from pmc.dialects import g5, layer, model, tile
+from pmc.dialects.analyses import topk_tiling
+from pmc.dialects.analyses.kernel_work import kernel_work
+from pmc.dialects.analyses.program_resources import program_resources
+from pmc.dialects.arch import Chip
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import tensor
+from pmc.dialects.vector_kinds import SoftmaxStepAttr
 
 KV_LEN, TOP_K = expr("kv_len"), 2048
 CHAIN = (
@@ -102,8 +113,6 @@ def test_an_indexer_that_cannot_be(changes: dict[str, Any], message: str) -> Non
 def test_what_is_not_modelled_is_refused() -> None:
     with pytest.raises(PmcError, match=r"cp = 2, but .*indexer\.topk' selects among all keys .* set cp to 1"):
         compiled(deployed("prefill", dp=16, cp=2), "dist")
-    with pytest.raises(PmcError, match=r"absorb-mla is false, but model\.dsa at .* attends over the latent"):
-        compiled(deployed("decode", absorb_mla=False), "layer")
     with pytest.raises(
         PmcError, match=r"index_heads dim of .*weights_proj\.weight' has 6 elements, not divisible by tp"
     ):
@@ -149,3 +158,175 @@ def test_d3_scores_are_of_all_keys_and_attention_of_those_selected(kv_len: int, 
     assert attention.work().flops.evaluate(at) == 2 * keys * 128 * (576 + 512)
     quadratic = [op for op in module.walk() if isinstance(op, layer.AttentionOp)]
     assert not quadratic  # nothing else attends to all keys
+
+
+# -- commands and time ------------------------------------------------------------------------------------------
+
+SMALL = {"prefill": {"q_len": 64, "kv_len": 3000}, "decode": {"batch": 64, "kv_len": 5000}}
+"""Steps whose commands take little time to list: more keys than are selected, all of them masked for no query."""
+
+
+@lru_cache
+def commands(phase: str) -> ModuleOp:
+    return compiled(deployed(phase, **SMALL[phase]), "commands")
+
+
+def program(module: ModuleOp, path: str) -> g5.ProgramOp:
+    found = [op for op in module.walk() if isinstance(op, g5.ProgramOp)]
+    return next(op for op in found if op.path.data == f"blocks.moe.dsa.{path}")
+
+
+@lru_cache
+def step(phase: str) -> StepTimes:
+    return simulate(commands(phase))
+
+
+def part(phase: str, path: str) -> Part:
+    return next(p for p in step(phase).parts if p.path == f"blocks.moe.dsa.{path}")
+
+
+def timed(phase: str, path: str) -> list[list[tuple[g5.CommandOp, int, int]]]:
+    """Of every core the commands of a kernel in the order in which they were given: op, start and end."""
+    times = part(phase, path).times
+    assert times is not None
+    found: list[list[tuple[g5.CommandOp, int, int]]] = [[] for _ in range(times.commands.cores)]
+    for index, core in enumerate(times.core.tolist()):
+        found[core].append((times.op(index), int(times.start_ps[index]), int(times.end_ps[index])))
+    return found
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_d4_attention_pays_for_its_softmax(phase: str) -> None:
+    vec = part(phase, "attention").busy_ps["vec"]
+    (softmax,) = (
+        op
+        for op in program(commands(phase), "attention").walk()
+        if isinstance(op, g5.VecOp) and isinstance(op.kind, SoftmaxStepAttr)
+    )
+    assert dict(softmax.dependencies).keys() >= {"tiu"}
+    assert vec > 0
+    # Products and softmax of a tile follow each other: no core ends before it has done both.
+    busy = part(phase, "attention").busy_ps
+    assert part(phase, "attention").duration_ps > busy["tiu"] + softmax_ps(phase) > busy["tiu"]
+
+
+def softmax_ps(phase: str) -> int:
+    """The least that a core spends on softmax steps."""
+    return min(
+        sum(end - start for op, start, end in core if isinstance(op, g5.VecOp) and isinstance(op.kind, SoftmaxStepAttr))
+        for core in timed(phase, "attention")
+    )
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_d5_gathered_keys_and_values_are_loaded_once(phase: str) -> None:
+    module = compiled(deployed(phase, **SMALL[phase]), "tile")
+    kernels = {op.path.data: op for op in module.walk() if isinstance(op, tile.KernelOp)}
+    globals_ = {op.result: op for op in module.walk() if isinstance(op, tile.GlobalOp)}
+    owners: dict[SSAValue, tile.GlobalOp] = dict(globals_)
+    for view in (op for op in module.walk() if isinstance(op, tile.ViewOp)):
+        owners[view.result] = owners[view.source]
+    loads = [op for op in kernels["blocks.moe.dsa.attention"].walk() if isinstance(op, tile.LoadOp)]
+    sources = {owners[op.memref].path.data for op in loads if owners[op.memref].kind.data != "scratch"}
+    gathers = {"blocks.moe.dsa.gather_c_kv", "blocks.moe.dsa.gather_k_rope"}
+    # Nothing but queries and the buffers of the gather: no cache, and the values are the keys.
+    assert {s for s in sources if "gather" in s} == gathers and not any("cache" in s for s in sources)
+    tokens = {"prefill": 64, "decode": 2}[phase]
+    for width, path in ((512, "gather_c_kv"), (64, "gather_k_rope")):
+        (load,) = (op for op in loads if owners[op.memref].path.data == f"blocks.moe.dsa.{path}")
+        moved = loaded_bytes(kernels["blocks.moe.dsa.attention"], load)
+        assert moved == tokens * TOP_K * width == kernel_work(kernels[f"blocks.moe.dsa.{path}"]).bytes_written.constant
+
+
+def loaded_bytes(kernel: tile.KernelOp, load: tile.LoadOp) -> int:
+    """What one load brings from DRAM in all iterations of all cores: the work of the kernel, less that without it."""
+    whole = kernel_work(kernel).bytes_read.constant
+    copy = kernel.clone()
+    loads = [op for op in kernel.walk() if isinstance(op, tile.LoadOp)]
+    again = [op for op in copy.walk() if isinstance(op, tile.LoadOp)][loads.index(load)]
+    block = again.parent_block()
+    assert block is not None
+    block.erase_op(again)
+    return whole - kernel_work(copy).bytes_read.constant
+
+
+@pytest.mark.parametrize(("phase", "domain"), [("prefill", "on_chip"), ("decode", "dram")])
+def test_d6_gathered_rows_come_from_the_chip_in_prefill_and_from_dram_in_decode(phase: str, domain: str) -> None:
+    module, tokens = commands(phase), {"prefill": 64, "decode": 2}[phase]
+    for path, width in (("gather_c_kv", 512), ("gather_k_rope", 64)):
+        found = program(module, path)
+        (gather,) = (op for op in found.walk() if isinstance(op, g5.GatherRowsOp))
+        assert (gather.ENGINE, gather.bandwidth_domain.data) == ("sdma", domain)
+        resources = program_resources(found, load_chip("sg2262"))
+        rows, index = tokens * TOP_K * width, tokens * TOP_K * 4
+        assert resources.sdma_bytes.sum() == rows
+        # Rows that the cores hold do not cross the DRAM interface; the buffer is written in either case.
+        assert resources.dram_read == index + (rows if domain == "dram" else 0)
+        assert resources.dram_written == rows
+
+
+def test_d6_the_domain_decides_about_time() -> None:
+    def gather_us(phase: str, **chip: float) -> float:
+        data = load_chip("sg2262").model_dump()
+        data["dram"]["bandwidth_gb_per_s"] *= chip.get("dram", 1.0)
+        data["command_level"]["sdma"]["gb_per_s"] *= chip.get("sdma", 1.0)
+        config, source = load_model_config("deepseek-v3.2")
+        module = import_hf(config, source, "v32")
+        # As many rows in both phases, to tell the domains apart.
+        lengths = {"batch": 64, "kv_len": 5000} if phase == "decode" else {"batch": 64, "q_len": 1, "kv_len": 5000}
+        compile_model(
+            module, Chip.model_validate(data), load_topology("p1-r1-b4-c32"), deployed(phase, **lengths), "dist"
+        )
+        result = evaluate_module(module, "chip")
+        return sum(s.time_us for s in result.steps if s.path == "blocks.moe.dsa.gather_c_kv")
+
+    # The roofline: rows in and out of DRAM, or only out of it, and 4 bytes of position per row.
+    assert gather_us("decode") / gather_us("prefill") == pytest.approx((1024 + 4) / (512 + 4))
+
+
+def test_d7_a_selection_costs_what_all_keys_cost_and_no_sort_unit_is_asked() -> None:
+    chip = load_chip("sg2262")
+
+    def steps(keys: int, kept: int) -> float:
+        selection = topk_tiling.Selection(64, keys, kept, 32, "f32")
+        r = topk_tiling.resources(selection, topk_tiling.plan_selection(selection, chip), chip)
+        return float(r.vec_steps[0])
+
+    # One row per core, ten steps per key.
+    assert [steps(n, 2048) for n in (4096, 8192, 2**17)] == [10 * n for n in (4096, 8192, 2**17)]
+    assert {steps(8192, kept) for kept in (1, 16, 2048, 8192)} == {81_920}
+    assert {op.ENGINE for op in program(commands("decode"), "indexer.topk").walk() if isinstance(op, g5.CommandOp)} == {
+        "gdma",
+        "vec",
+    }
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_d8_nothing_of_the_chain_is_hidden(phase: str) -> None:
+    """Kernels follow each other, and in a kernel every step on a tile waits for the one before."""
+    order = [p.path.removeprefix("blocks.moe.dsa.") for p in step(phase).parts]
+    chain = [path for path, _ in CHAIN if path not in ("indexer.wq_b", "indexer.wk")]
+    places = [order.index(path) for path in chain]
+    assert places == sorted(places)
+    for path in chain:
+        *_, last = program(commands(phase), path).body.block.ops
+        assert isinstance(last, g5.BarrierOp)  # the next kernel starts when this one has ended
+    for path in ("indexer.scores", "attention"):
+        for core in timed(phase, path):
+            compute = [(start, end) for op, start, end in core if op.ENGINE in ("tiu", "vec")]
+            assert all(start >= end for (_, end), (start, _) in pairwise(compute)), path
+    for path in ("gather_c_kv", "gather_k_rope"):
+        for core in timed(phase, path):
+            loads = [end for op, _, end in core if isinstance(op, g5.GdmaOp) and op.is_load]
+            gathers = [(start, end) for op, start, end in core if isinstance(op, g5.GatherRowsOp)]
+            stores = [start for op, start, _ in core if isinstance(op, g5.GdmaOp) and not op.is_load]
+            assert len(loads) == len(gathers) == len(stores) > 0
+            assert all(start >= end for (start, _), end in zip(gathers, loads, strict=True))
+            assert all(start >= end for start, (_, end) in zip(stores, gathers, strict=True))
+
+
+def test_d9_what_was_never_validated_makes_the_result_relative() -> None:
+    module = compiled(deployed("decode", **SMALL["decode"]), "dist")
+    result = evaluate_module(module, "tile")
+    assert "chip.command_level.gdma.startup_ns" in result.unvalidated
+    assert json.loads(result.to_json())["relative_only"] is True

@@ -32,7 +32,8 @@ class ExpandBlocksPass(PmcPass):
           %y = layer.add(%x, %d) at "blocks.dense.ffn.residual" : !layer.tensor<..>
 
     `phase`: prefill computes the logits of the last token of each sequence and expands the KV latent of MLA;
-    decode computes the logits of all tokens and, with `absorb-mla`, attends over the latent itself.
+    decode computes the logits of all tokens and, with `absorb-mla`, attends over the latent itself.  Sparse attention
+    is over the latent in both: every token gathers its own keys, which would be expanded once per token.
     `capacity` sizes the expert buffers: `balanced` for their mean load (cost models), `worst` so that no
     token is dropped (numerics).
     """

@@ -80,11 +80,6 @@ def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Ste
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
         case model.DsaOp():
-            if step.phase == "decode" and not step.absorb_mla:
-                raise PassError(
-                    f"expand-blocks: absorb-mla is false, but {op.name} at '{op.path.data}' attends over the latent: "
-                    "every token gathers its own keys, which would be expanded once per token; leave it true"
-                )
             return expand_dsa(build, x, op, step.phase)
         case model.FfnOp():
             return expand_ffn(build, x, op)

@@ -26,8 +26,8 @@ DOMAINS = {"prefill": "on_chip", "decode": "dram"}
 def expand_dsa(build: BlockBuilder, x: SSAValue, op: model.DsaOp, phase: str) -> SSAValue:
     """y = x + o_proj(attention over the keys that the indexer selects), always over the latent.
 
-    Every token has its own keys, so expanding them to heads (`absorb-mla = false`) would do the work of kv_b once per
-    token and key; the selected rows are attended to as they are cached.
+    Every token has its own keys, so expanding them to heads would do the work of kv_b once per token and key; the
+    selected rows are attended to as they are cached, whatever `absorb-mla` says of MLA.
     """
     rank, rope = op.kv_lora_rank.value.data, op.qk_rope_head_dim.value.data
     normed = build.norm(x, "norm", op.rms_norm_eps)

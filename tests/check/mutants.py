@@ -15,7 +15,7 @@ from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import RingExchangeAttr
 from pmc.dialects.expr import ExprAttr, expr
 from pmc.dialects.tensor import tensor
-from pmc.dialects.vector_kinds import SoftmaxStepAttr
+from pmc.dialects.vector_kinds import ReluWeightedSumAttr, SoftmaxStepAttr, TopkSelectAttr
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -349,3 +349,88 @@ def forgets_a_store(module: ModuleOp) -> None:
     block = stores[0].parent_block()
     assert block is not None
     block.erase_op(stores[0])
+
+
+# -- sparse attention -------------------------------------------------------------------------------------------
+
+
+@mutant("expand-blocks", model="dsa")
+def leaves_out_the_scores_of_the_indexer(module: ModuleOp) -> None:
+    """All keys score the same, so that the first are selected."""
+    for op in ops(module, layer.IndexScoresOp):
+        op.properties["scale"] = FloatAttr(0.0, 64)
+
+
+@mutant("expand-blocks", model="dsa")
+def selects_the_keys_with_the_smallest_scores(module: ModuleOp) -> None:
+    for op in ops(module, layer.IndexScoresOp):
+        op.properties["scale"] = FloatAttr(-op.scale.value.data, 64)
+
+
+@mutant("expand-blocks", model="dsa")
+def rotates_index_keys_as_those_of_the_latent(module: ModuleOp) -> None:
+    """Pairs of adjacent columns, as the first published code did."""
+    op = first(module, layer.RopeOp, "indexer.k_rope")
+    op.properties["interleaved"] = BoolAttr.from_bool(True)
+
+
+@mutant("expand-blocks", model="dsa", phase="prefill")
+def selects_among_keys_that_come_later(module: ModuleOp) -> None:
+    """Every query of a prefill selects as if it were the last."""
+    op = first(module, layer.TopkSelectOp)
+    op.properties["q_len"] = ExprAttr(expr(1))
+
+
+@mutant("expand-blocks", model="dsa", phase="prefill")
+def attends_to_keys_that_are_not_to_be_seen(module: ModuleOp) -> None:
+    """The last selected keys of a query that sees fewer than are selected."""
+    op = first(module, layer.SparseAttentionOp)
+    op.properties["sequence_q_len"] = ExprAttr(expr(1))
+
+
+@mutant("insert-collectives", model="dsa", path="dsa.indexer.scores")
+def selects_by_the_heads_of_one_rank(module: ModuleOp) -> None:
+    op = first(module, dist.AllReduceOp, "indexer.scores")
+    bypass(op, op.x)
+
+
+@mutant("lower-to-tiles", model="dsa", path="dsa")
+def forgets_where_a_tile_of_keys_begins(module: ModuleOp) -> None:
+    """All positions are one too large."""
+    op, kind = next((op, op.kind) for op in ops(module, tile.VectorOp) if isinstance(op.kind, TopkSelectAttr))
+    op.kind = TopkSelectAttr(kind.top_k, kind.position, ExprAttr(kind.key.data + 1))
+
+
+@mutant("lower-to-tiles", model="dsa", path="dsa")
+def sums_the_heads_of_the_first_only(module: ModuleOp) -> None:
+    op, kind = next((op, op.kind) for op in ops(module, tile.VectorOp) if isinstance(op.kind, ReluWeightedSumAttr))
+    op.kind = ReluWeightedSumAttr(IntegerAttr(kind.heads.value.data - 1, 64), kind.scale)
+
+
+@mutant("lower-to-tiles", model="dsa", path="dsa")
+def gathers_from_the_first_sequence(module: ModuleOp) -> None:
+    op = first(module, tile.GatherRowsOp)
+    op.properties["lead"] = ArrayAttr([*op.lead.data[:-1], ExprAttr(expr(0))])
+
+
+@mutant("emit-g5", model="dsa")
+def stores_rows_before_they_are_gathered(module: ModuleOp) -> None:
+    """The edge from SDMA to what follows is lost."""
+    program = next(op for op in ops(module, g5.ProgramOp) if op.path.data.endswith("gather_c_kv"))
+    store = next(op for op in program.walk() if isinstance(op, g5.GdmaOp) and not op.is_load)
+    waits = tuple((engine, lag) for engine, lag in store.dependencies if engine != "sdma")
+    assert waits != store.dependencies
+    store.properties["after"] = g5.AfterAttr(waits)
+
+
+@mutant("emit-g5", model="dsa")
+def gathers_before_the_positions_are_there(module: ModuleOp) -> None:
+    gather = first(module, g5.GatherRowsOp)
+    assert gather.dependencies
+    del gather.properties["after"]
+
+
+@mutant("emit-g5", model="dsa")
+def sums_heads_before_their_products_are_there(module: ModuleOp) -> None:
+    op = next(op for op in ops(module, g5.VecOp) if isinstance(op.kind, ReluWeightedSumAttr))
+    op.properties["after"] = g5.AfterAttr(tuple(wait for wait in op.dependencies if wait[0] != "tiu"))

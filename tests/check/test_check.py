@@ -19,7 +19,7 @@ from .mutants import MUTANTS, Mutant
 
 CHIP = load_chip("sg2262")
 TOPOLOGY = load_topology("p1-r1-b4-c32")
-MODELS = {"deepseek": "deepseek-v3", "llama": "llama-3.1-8b"}
+MODELS = {"deepseek": "deepseek-v3", "dsa": "deepseek-v3.2", "llama": "llama-3.1-8b"}
 
 
 def deployment(**changes: Any) -> Deployment:
@@ -59,6 +59,8 @@ def test_each_phase_is_run_in_its_types_and_in_fp32_under_plans_of_both_kinds() 
         ("llama-3.1-8b", {"cp": 3, "tp": 2}),
         ("deepseek-v3", {"cp": 2, "tp": 2, "dp": 2, "ep": 4, "moe_tp": 2, "pp": 2}),
         ("deepseek-v3", {"cp": 2, "tp": 2, "ep": 4, "ring_exchange": "expanded"}),
+        ("deepseek-v3.2", {"tp": 2, "dp": 2, "ep": 4}),
+        ("deepseek-v3.2", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "pp": 2, "sp": True}),
     ],
     ids=str,
 )
@@ -103,7 +105,7 @@ def test_a_chip_without_commands_is_checked_down_to_the_ranks() -> None:
 
 def check_mutant(mutant: Mutant) -> CheckResult:
     """The check of a small model with the fault in place."""
-    mesh = {"tp": 2, "dp": 2, "ep": 4 * mutant.cp} if mutant.model == "deepseek" else {"tp": 2}
+    mesh = {"tp": 2, "dp": 2, "ep": 4 * mutant.cp} if mutant.model != "llama" else {"tp": 2}
     mesh["cp"] = mutant.cp
     if mutant.guilty == "partition-stages":
         mesh["pp"] = 2
