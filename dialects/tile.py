@@ -23,10 +23,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr, UnitAttr
-from xdsl.ir import Block, Dialect, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Dialect, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -181,13 +181,14 @@ class StoredOp(PmcOp, ABC):
             raise VerifyException(f"{self.name} at '{self.path.data}': address {address.value.data} is negative")
         layers = self.properties["layers"] == BoolAttr.from_bool(True)
         dims = len(self.memref.dims) - layers
+        given: list[tuple[str, int]] = []
         sharding, axes = self.properties.get("sharding"), self.properties.get("axes")
-        given = {
-            "sharding": len(sharding.data.dims) if isinstance(sharding, ShardingAttr) else None,
-            "axes": len(axes.data) if isinstance(axes, ArrayAttr) else None,
-        }
-        for name, count in given.items():
-            if count is not None and count != dims:
+        if isinstance(sharding, ShardingAttr):
+            given.append(("sharding", len(sharding.data.dims)))
+        if isinstance(axes, ArrayAttr):
+            given.append(("axes", len(cast(ArrayAttr[Attribute], axes).data)))
+        for name, count in given:
+            if count != dims:
                 what = "without the dim that counts layers, " if layers else ""
                 raise VerifyException(
                     f"{self.name} at '{self.path.data}': {what}the array has {dims} dims, {name} has {count}"

@@ -1,3 +1,5 @@
+# The types of matplotlib are partly unknown.
+# pyright: basic
 """The picture of a sweep as PNG, drawn by matplotlib, which the extra `pmc[plot]` brings."""
 
 from __future__ import annotations

@@ -415,7 +415,10 @@ def test_issue9_9_a_picture_may_be_a_png(tmp_path: Path) -> None:
 def test_issue9_9_a_png_without_matplotlib_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pmc.compiler.sweep.picture_png.find_spec", lambda name: None)
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr("pmc.compiler.sweep.picture_png.find_spec", nothing)
     assert main([*COMMAND, "--set", "deployment.batch=1,2", "--plot", str(tmp_path / "a.png")]) == 2
     assert "PNG needs matplotlib: pip install 'pmc[plot]'" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
