@@ -606,4 +606,37 @@ _UNROLL = [
     ),
 ]
 
-FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_UNROLL)
+_SPARSE = [
+    Fault("expand_blocks/sparse_attention.py", "d, rope, d - rope)", "d, 0, d - rope)", "dsa"),
+    Fault("expand_blocks/sparse_attention.py", "interleaved=False", "interleaved=True", "dsa"),
+    Fault("expand_blocks/sparse_attention.py", 'for n in ("weight", "bias")', 'for n in ("bias", "weight")', "dsa"),
+    Fault("expand_blocks/sparse_attention.py", '"scale": mla_softmax_scale(op.head_dims[0] + rope, op.rope_scaling)',
+          '"scale": mla_softmax_scale(rank + rope, op.rope_scaling)', "dsa"),
+    Fault("expand_blocks/sparse_attention.py", "[[q_latent, found.q_rope], [latents, rotary_keys], latents]",
+          "[[q_latent, found.q_rope], [found.latents, found.rotary_keys], found.latents]", "dsa"),
+    Fault("quantize.py", "converter.convert_operand(op, query, tensor(key).element_type)", "pass", "dsa"),
+    Fault("tiling/index_scores.py", "accumulate=int(piece > 0)", "accumulate=0", "dsa"),
+    Fault("tiling/index_scores.py", "mod(unit, cuts.blocks) * tile_q", "mod(unit, cuts.blocks)", "dsa"),
+    Fault("tiling/index_scores.py", "code.load(array, buffer, (sequence, key, 0), (1, keys, d))",
+          "code.load(array, buffer, (0, key, 0), (1, keys, d))", "dsa"),
+    Fault("tiling/index_scores.py", "code.store(y, scores, (sequence, query, key), (1, queries, keys))",
+          "code.store(y, scores, (sequence, query, 0), (1, queries, keys))", "dsa"),
+    Fault("tiling/topk.py", "op.position(row + expr(ROW))", "op.position(row)", "dsa"),
+    Fault("tiling/topk.py", "ExprAttr(key))", "ExprAttr(si))", "dsa"),
+    Fault("tiling/topk.py", "code.load(scores, tile, (row, key), (count, columns))",
+          "code.load(scores, tile, (row, 0), (count, columns))", "dsa"),
+    Fault("tiling/gather.py", "floordiv(token, op.q_len.data)", "token", "dsa"),
+    Fault("tiling/gather.py", "code.load(indices, index, (token, row), (1, count))",
+          "code.load(indices, index, (token, 0), (1, count))", "dsa"),
+    Fault("tiling/attention.py", "return self.op.hides, self.op.last_slot(unit.sequence)",
+          "return False, self.op.last_slot(unit.sequence)", "dsa"),
+    Fault("emit_g5.py", "element = element + at.data * step", "element = element + at.data", "dsa"),
+    Fault("emit_g5.py", '"stride": type_.steps[-2]', '"stride": type_.steps[-1]', "dsa"),
+    Fault("dialects/analyses/index_tiling.py", "granule = int(np.lcm(chip.cube.m, chip.cube.n)) if cores_s > 1 else 1",
+          "granule = 1", "dsa", equivalent="blocks of other sizes cost steps, not values"),
+    Fault("dialects/analyses/topk_tiling.py", "many = many_rows or", "many =", "dsa"),
+    Fault("dialects/analyses/gather_tiling.py", "max(tokens.max_trips, rows.max_trips) > 1 else 1",
+          "rows.max_trips > 1 else 1", "dsa"),
+]  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL)

@@ -20,7 +20,11 @@ from pmc.compiler.check import CheckResult, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.dialects.errors import PmcError
 
-MODELS = {"llama": ("llama-3.1-8b", "llama-8b-decode"), "deepseek": ("deepseek-v3", "dsv3-decode-ep32")}
+MODELS = {
+    "llama": ("llama-3.1-8b", "llama-8b-decode"),
+    "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
+    "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
+}
 
 
 @dataclass(frozen=True)
