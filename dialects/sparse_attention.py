@@ -110,13 +110,16 @@ class TopkSelectOp(LayerOp):
 
     scores [T, kv_len] -> [T, min(kv_len, top_k)].  Query i of a sequence sees keys up to kv_len - q_len + i.  Of equal
     scores the first wins.  A query that sees fewer keys than are selected gets those, then the ones behind them, which
-    `layer.sparse_attention` masks.
+    `layer.sparse_attention` masks.  Query i stands at `stride` * i + `first` of the queries: 1 and 0, but for a rank of
+    cp, whose queries are every n-th of a sequence, from its own number on; it scores all keys.
     """
 
     name = "layer.topk_select"
     scores = operand_def(TensorType)
     top_k = prop_def(IntegerAttr)
     q_len = prop_def(ExprAttr)
+    stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
+    first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     y = result_def(TensorType)
 
     def verify_(self) -> None:
@@ -133,7 +136,7 @@ class TopkSelectOp(LayerOp):
 
     def position(self, token: Expr) -> Expr:
         """The last key that a token may see."""
-        return tensor(self.scores).dims[1] - self.q_len.data + mod(token, self.q_len.data)
+        return _position(tensor(self.scores).dims[1], self.q_len.data, token, self.stride, self.first)
 
     def flops(self) -> Expr:
         """A comparison per score: every key is looked at, however few are selected."""
@@ -207,12 +210,15 @@ class SparseAttentionOp(FlashAttentionOp):
     """Attention of every token over the keys that were gathered for it: keys [T, k, width], y [T, heads*v_dim].
 
     Each token is a sequence of one query (`q_len` = 1).  Query i of the `sequence_q_len` queries sees as many of its k
-    keys, from the first on, as there are keys up to its position: sequence_kv_len - sequence_q_len + i + 1.
+    keys, from the first on, as there are keys up to its position: sequence_kv_len - sequence_q_len + i + 1.  `stride`
+    and `first` are those of `layer.topk_select`.
     """
 
     name = "layer.sparse_attention"
     sequence_q_len = prop_def(ExprAttr)
     sequence_kv_len = prop_def(ExprAttr)
+    stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
+    first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     y = result_def(TensorType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
@@ -225,11 +231,11 @@ class SparseAttentionOp(FlashAttentionOp):
     @property
     def hides(self) -> bool:
         """Whether a token may see fewer keys than were gathered: one that is not the last of its sequence."""
-        return self.sequence_q_len.data != 1
+        return self.sequence_q_len.data != 1 or self.stride.value.data != 1
 
     def last_slot(self, token: Expr) -> Expr:
         """The last of its keys that a token sees, where there are so many."""
-        return self.sequence_kv_len.data - self.sequence_q_len.data + mod(token, self.sequence_q_len.data)
+        return _position(self.sequence_kv_len.data, self.sequence_q_len.data, token, self.stride, self.first)
 
     def factors(self) -> tuple[tuple[str, ...], ...]:
         """Of q, k and v: keys go with their token; one key head serves all query heads."""
@@ -241,4 +247,6 @@ class SparseAttentionOp(FlashAttentionOp):
         return ShardingRule(self.factors(), ((ROWS, HEAD),))
 
 
-SPARSE_ATTENTION_OPS = (IndexScoresOp, TopkSelectOp, GatherRowsOp, SparseAttentionOp)
+def _position(kv_len: Expr, q_len: Expr, token: Expr, stride: IntegerAttr[IntegerType], first: ExprAttr) -> Expr:
+    """Where the query of a token stands among the keys of its sequence."""
+    return kv_len - stride.value.data * (q_len - mod(token, q_len)) + first.data

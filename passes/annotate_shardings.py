@@ -28,8 +28,6 @@ class ShardedModel:
     """Whether embedding and LM head are one table."""
     kv_heads: int | None
     """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
-    selection: str | None
-    """The path of an op that selects keys to attend to, if any does."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
@@ -39,7 +37,6 @@ class ShardedModel:
             any(isinstance(op, layer.DispatchOp) for op in ops),
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
-            next((op.path.data for op in ops if isinstance(op, layer.TopkSelectOp)), None),
         )
 
 
@@ -107,11 +104,6 @@ class AnnotateShardingsPass(PmcPass):
                 "but the model has no experts"
             )
         self._check_vocabulary(model)
-        if cp > 1 and model.selection is not None:
-            raise PassError(
-                f"{self.name}: cp = {cp}, but '{model.selection}' selects among all keys of a sequence, which no "
-                "rank of cp has: sparse attention is not modelled with context parallelism, set cp to 1"
-            )
         # Experts span all dp ranks of a stage, so these stay together; without them a pipeline does.
         dp_stride, pp_stride = (tp * cp, stage) if experts else (tp * cp * self.pp, tp * cp)
         axes = [Axis("tp", tp, 1), Axis("dp", dp, dp_stride), Axis("pp", self.pp, pp_stride)]
@@ -289,6 +281,10 @@ class _Sharder:
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
             layer.RopeOp: self._rope,
+            layer.IndexScoresOp: self._sparse,
+            layer.TopkSelectOp: self._sparse,
+            layer.GatherRowsOp: self._sparse,
+            layer.SparseAttentionOp: self._sparse,
             layer.LastTokenOp: self._last_token,
             layer.DispatchOp: self._dispatch,
             layer.CombineOp: self._combine,
@@ -423,6 +419,20 @@ class _Sharder:
             new.properties["kv_len"] = ExprAttr(ceildiv(op.kv_len.data, size))
             new.properties["stride"] = IntegerAttr(size, i64)
             new.properties["first"] = ExprAttr.of(rank_symbol(axis))
+
+    def _sparse(self, op: Operation) -> None:
+        """A rank of cp has every n-th query, from its own number on, and all keys to select among."""
+        self._by_rule(op)
+        new = self.block.last_op
+        assert isinstance(new, layer.LayerOp)
+        for axis in set(self.cp) & set(sharding_of(tensor(new.results[0])).dims[0]):
+            size = self.mesh.axis(axis).size
+            name = "sequence_q_len" if isinstance(new, layer.SparseAttentionOp) else "q_len"
+            q_len = new.properties[name]
+            assert isinstance(q_len, ExprAttr)
+            new.properties[name] = ExprAttr(ceildiv(q_len.data, size))
+            if isinstance(new, layer.TopkSelectOp | layer.SparseAttentionOp):
+                new.stride, new.first = IntegerAttr(size, i64), ExprAttr.of(rank_symbol(axis))
 
     def _last_token(self, op: Operation) -> None:
         """The last rows of the ranks of cp are the last tokens of a sequence, of which the very last is wanted."""

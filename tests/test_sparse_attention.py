@@ -21,7 +21,7 @@ from pmc.backends.g5.stream import Part, StepTimes, simulate
 from pmc.compiler.config import ConfigError, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.dialects import g5, layer, model, tile
+from pmc.dialects import dist, g5, layer, model, tile
 from pmc.dialects.analyses import topk_tiling
 from pmc.dialects.analyses.kernel_work import kernel_work
 from pmc.dialects.analyses.program_resources import program_resources
@@ -61,6 +61,10 @@ def one(module: ModuleOp, kind: type[Any], path: str = "") -> Any:
     """The op of a kind in the layers of experts."""
     found = [op for op in module.walk() if isinstance(op, kind) and "moe.dsa" in op.path.data]  # type: ignore[attr-defined]
     return next(op for op in found if op.path.data.endswith(path))
+
+
+def sizes(value: SSAValue, **bindings: int) -> list[int]:
+    return [int(dim.evaluate(bindings)) for dim in tensor(value).dims]
 
 
 # -- the config -------------------------------------------------------------------------------------------------
@@ -111,12 +115,40 @@ def test_an_indexer_that_cannot_be(changes: dict[str, Any], message: str) -> Non
 
 
 def test_what_is_not_modelled_is_refused() -> None:
-    with pytest.raises(PmcError, match=r"cp = 2, but .*indexer\.topk' selects among all keys .* set cp to 1"):
-        compiled(deployed("prefill", dp=16, cp=2), "dist")
     with pytest.raises(
         PmcError, match=r"index_heads dim of .*weights_proj\.weight' has 6 elements, not divisible by tp"
     ):
         compiled(deployed("decode", tp=4, dp=8), "dist", index_n_heads=6)
+
+
+# -- shards -----------------------------------------------------------------------------------------------------
+
+
+def test_index_heads_are_split_over_tp_and_their_scores_are_summed() -> None:
+    module = compiled(deployed("decode", tp=4, dp=8), "dist")
+    scores = one(module, layer.IndexScoresOp)
+    assert scores.heads == 16 and scores.y.type.partial_axes == ("tp",)
+    (reduced,) = (use.operation for use in scores.y.uses)
+    assert isinstance(reduced, dist.AllReduceOp)
+    # 256 sequences over 8: the scores of 32 against all keys, in FP32, as every rank needs them to select the same.
+    assert sizes(reduced.y, batch=256, q_len=1, kv_len=131072) == [32, 131072]
+    (topk,) = (use.operation for use in reduced.y.uses)
+    assert isinstance(topk, layer.TopkSelectOp)
+    assert one(module, layer.SparseAttentionOp).heads == 32
+
+
+def test_ranks_of_cp_gather_the_keys_and_score_them_for_their_own_queries() -> None:
+    module = compiled(deployed("prefill", dp=16, cp=2, q_len=1024), "dist")
+    scores, topk = one(module, layer.IndexScoresOp), one(module, layer.TopkSelectOp)
+    lengths = {"batch": 32, "q_len": 1024, "kv_len": 4096}
+    assert sizes(scores.y, **lengths) == [2 * 512, 4096]
+    for value in (*scores.k, *(op.cache for op in module.walk() if isinstance(op, layer.GatherRowsOp))):
+        assert isinstance(value.owner, dist.AllGatherOp | dist.CollectiveGroupOp)
+        assert sizes(value, **lengths)[1] == 4096
+    # Query i of rank r stands at 2 i + r of the last 1024 of 4096.
+    assert topk.position(expr("i")).evaluate({"i": 7, "cp.rank": 1, **lengths}) == 4096 - 1024 + 15
+    attention = one(module, layer.SparseAttentionOp)
+    assert attention.last_slot(expr("i")).evaluate({"i": 512 + 7, "cp.rank": 1, **lengths}) == 4096 - 1024 + 15
 
 
 # -- the decomposition ------------------------------------------------------------------------------------------

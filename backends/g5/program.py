@@ -229,27 +229,20 @@ class _Part:
                 passed = noc.die_link_ps(chip, source, runs.core, size)
                 moved = dma.transfer_ps(commands.sdma, size)
                 return cls(first, moved, lmem.port_ps(chip, size), passed, no_block, source)
-            case GatherRowsOp() as op:
+            case GdmaOp() | GatherOp() | GatherRowsOp() as op:
+                engine = commands.sdma if isinstance(op, GatherRowsOp) else commands.gdma
                 (access,) = (access for access in op.accesses() if access.memory == "dram")
                 bits = element_bits(access.element_type)
                 size = bytes_of(runs.value(product(access.shape)), bits)
-                first, block = dma.startup_ps(commands.sdma) + zero, no_block
-                if not access.held:
-                    # Where the rows lie is in the index: they are taken to be as far apart as rows are.
-                    shape, strides = ([runs.value(size) for size in sizes] for sizes in (access.shape, access.strides))
-                    block = dram.blocks(runs.value(access.address), shape, strides, bits)
-                    first = first + dram.misses(block, runs.core, commands.dram_channels) * dram.page_miss_ps(chip.dram)
-                return cls(first, dma.transfer_ps(commands.sdma, size), lmem.port_ps(chip, size), zero, block, none)
-            case GdmaOp() | GatherOp() as op:
-                (access,) = (access for access in op.accesses() if access.memory == "dram")
-                bits = element_bits(access.element_type)
-                size = bytes_of(runs.value(product(access.shape)), bits)
+                first, moved, port = dma.startup_ps(engine), dma.transfer_ps(engine, size), lmem.port_ps(chip, size)
+                if access.held:  # the rows come from the LMEM of the cores
+                    return cls(first + zero, moved, port, zero, no_block, none)
+                # Rows that an index picks are taken to lie one behind the other.
                 shape, strides = ([runs.value(size) for size in sizes] for sizes in (access.shape, access.strides))
                 block = dram.Blocks(bits, runs.value(access.address), shape, strides)
                 missed = dram.misses(block, runs.core, commands.dram_channels)
-                first = dma.startup_ps(commands.gdma) + missed * dram.page_miss_ps(chip.dram)
-                moved = dma.transfer_ps(commands.gdma, size)
-                return cls(first, moved, lmem.port_ps(chip, size), zero, block, none)
+                first = first + missed * dram.page_miss_ps(chip.dram)
+                return cls(first, moved, port, zero, block, none)
             case _:
                 raise PmcError(f"{runs.op.name} at '{runs.op.path.data}' has no timing on a core")
 

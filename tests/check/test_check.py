@@ -60,6 +60,7 @@ def test_each_phase_is_run_in_its_types_and_in_fp32_under_plans_of_both_kinds() 
         ("deepseek-v3", {"cp": 2, "tp": 2, "dp": 2, "ep": 4, "moe_tp": 2, "pp": 2}),
         ("deepseek-v3", {"cp": 2, "tp": 2, "ep": 4, "ring_exchange": "expanded"}),
         ("deepseek-v3.2", {"tp": 2, "dp": 2, "ep": 4}),
+        ("deepseek-v3.2", {"cp": 2, "dp": 2, "ep": 4}),
         ("deepseek-v3.2", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "pp": 2, "sp": True}),
     ],
     ids=str,
