@@ -9,22 +9,30 @@ print(result.ttft_us, result.tpot_us)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.memo import CostMemo
+from pmc.backends.cost.model import Granularity, Target
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
 from pmc.backends.evaluate.request import RequestResult
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
-from pmc.compiler.driver import compile_model
+from pmc.compiler.driver import CHIP, TOPOLOGY, compile_model, resume
+from pmc.compiler.pipelines import DEPLOYMENT
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.arch import Chip, Topology
+from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr
 from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.dialects.levels import LEVELS
 from pmc.passes.partition_stages import BALANCED, lengths_of
+
+if TYPE_CHECKING:
+    from pmc.backends.g5.cost import Simulated
 
 CALIBRATION = "arch.calibration"
 """The module attribute that holds the calibration."""
@@ -46,7 +54,25 @@ class EvaluationOptions:
         """
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
-        return StepEvaluator(module, self.granularity, self.overlap, self.tile_cache, memo)
+        simulated = simulated_by(module) if self.granularity == Granularity.COMMANDS.value else None
+        return StepEvaluator(module, self.granularity, self.overlap, self.tile_cache, memo, simulated)
+
+
+def simulated_by(module: ModuleOp) -> Simulated:
+    """What lowers copies of `module` to commands, for targets and values of its symbols, and runs them."""
+    from pmc.backends.g5.stream import Part, simulate_parts
+
+    def run(target: Target, bindings: Mapping[str, int]) -> tuple[Part, ...]:
+        lowered = module.clone()
+        lowered.attributes[CHIP] = ChipAttr(target.chip)
+        if target.topology is not None:
+            lowered.attributes[TOPOLOGY] = TopologyAttr(target.topology)
+        deployment = lowered.attributes.get(DEPLOYMENT)
+        if isinstance(deployment, DeploymentAttr):
+            lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.model_copy(update=dict(bindings)))
+        return simulate_parts(resume(lowered, LEVELS[-1]))
+
+    return run
 
 
 def overlap_of(name: str) -> Overlap:

@@ -40,6 +40,8 @@ class Part(Enum):
     """Computation and data take turns: the first tile, the last one, and what the overlap rate does not hide."""
     MERGE = "merge"
     """Partial results of several cores are put together."""
+    BARRIER = "barrier"
+    """Barriers, and the giving of commands (granularity commands)."""
     LATENCY = "latency"
     """The part of a transfer between chips that does not depend on its size."""
     TRANSFER = "transfer"

@@ -41,6 +41,12 @@ class Granularity(Enum):
     CHIP = "chip"
     CORE = "core"
     TILE = "tile"
+    COMMANDS = "commands"
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether symbols have one value each: plans are searched, or commands run, for one shape at a time."""
+        return self in (Granularity.TILE, Granularity.COMMANDS)
 
 
 class BottleneckTag(Enum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmc.backends.cost.model import BottleneckTag, Granularity, Number, Target
+from pmc.backends.cost.model import BottleneckTag, Number, Target
 from pmc.backends.evaluate.engine import sites, symbol_values
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator, StepResult
 from pmc.backends.evaluate.pipeline import Pipeline
@@ -85,7 +85,7 @@ def totals_over(evaluator: StepEvaluator, bindings: Mapping[str, int], kv_lens: 
     those of the samples around it, so that n steps between samples a and b are off by at most n (t_b - t_a) / 2
     together; that is `interpolation_error_us`.
     """
-    if evaluator.granularity is not Granularity.TILE and evaluator.overlap is Overlap.NONE:
+    if not evaluator.granularity.one_by_one and evaluator.overlap is Overlap.NONE:
         return _swept(evaluator, {**bindings, "kv_len": kv_lens})
     picks = np.unique(np.linspace(0, len(kv_lens) - 1, min(SAMPLES, len(kv_lens))).round().astype(np.int64))
     samples = [totals_of(evaluator.step({**bindings, "kv_len": int(kv_lens[i])})) for i in picks]

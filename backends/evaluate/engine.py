@@ -35,6 +35,7 @@ from pmc.dialects.tile_plan import PLAN
 
 if TYPE_CHECKING:
     from pmc.backends.cost.tile import TileCostModel
+    from pmc.backends.g5.cost import Simulated
 
 V = TypeVar("V", int, int | IntArray)
 
@@ -88,14 +89,17 @@ class CostedProgram:
             steps=steps,
             stages=_stages(steps),
             unvalidated=self.model.unvalidated(),
-            assumptions=(*self._assumptions(), *self._dequantized(granularity)),
+            assumptions=(*self._assumptions(granularity), *self._dequantized(granularity)),
             lower_bound=self.model.is_lower_bound,
         )
 
-    def _assumptions(self) -> tuple[str, ...]:
+    def _assumptions(self, granularity: Granularity) -> tuple[str, ...]:
         """What the numbers take for granted: slots of the mean load, padding, and what is left of the checkpoint."""
-        lowered = not isinstance(self.program, layer.ProgramOp) or any(
-            PLAN in site.op.attributes for site, _ in self.costs
+        commands = granularity is Granularity.COMMANDS
+        lowered = (
+            not isinstance(self.program, layer.ProgramOp)
+            or commands
+            or any(PLAN in site.op.attributes for site, _ in self.costs)
         )
         experts = any(isinstance(site.collective, DispatchAttr) for site, _ in self.costs)
         mesh = self.model.target.mesh
@@ -115,7 +119,7 @@ class CostedProgram:
         )
         return tuple(
             f"weights stored as {stored} are read so and multiplied in {dtype}"
-            + (" by way of the vector unit" if granularity is Granularity.TILE else ", at no cost of the conversion")
+            + (" by way of the vector unit" if granularity.one_by_one else ", at no cost of the conversion")
             for stored, dtype in pairs
             if _is_dequantized(stored, dtype)
         )
@@ -243,8 +247,26 @@ def cost_model(
             from pmc.backends.cost.tile import TileCostModel
 
             model = TileCostModel(target, accounting, tile_cache)
+        case Granularity.COMMANDS:
+            raise PmcError("granularity commands runs the commands of a program: evaluate it with what lowers it")
     if accounting.expert_load == "busiest" and target.routing is not None:
         model = BusiestRankCostModel(model, target.routing)
+    return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
+
+
+def command_model(
+    program: AnyProgramOp, target: Target, accounting: Accounting, simulated: Simulated, tile_cache: Path | None = None
+) -> CostModel:
+    """The cost model of granularity commands, for a program at the dist level or below.
+
+    Experts carry the load that their slots were lowered for.
+    """
+    from pmc.backends.cost.tile import TileCostModel
+    from pmc.backends.g5.cost import CommandCostModel
+
+    tensors = isinstance(program, layer.ProgramOp)
+    counts = TileCostModel(target, accounting, tile_cache) if tensors else ChipCostModel(target)
+    model = CommandCostModel(counts, simulated)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
 
 
@@ -269,11 +291,11 @@ def program_of(module: ModuleOp) -> AnyProgramOp:
 def program_at(module: ModuleOp, granularity: Granularity) -> AnyProgramOp:
     """The program of a module.  Raises PmcError also when it is tiled already but `granularity` chooses tiles."""
     program = program_of(module)
-    if granularity is not Granularity.CHIP and not isinstance(program, layer.ProgramOp):
+    if granularity in (Granularity.CORE, Granularity.TILE) and not isinstance(program, layer.ProgramOp):
         raise PmcError(
             f"granularity {granularity.value} looks at the tensor ops of the dist level, the kernels of this module "
             f"({level_of(module)} level) have taken their place: evaluate a dump before lower-to-tiles, or this one at "
-            "granularity chip"
+            "granularity chip or commands"
         )
     return program
 

@@ -14,14 +14,16 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.memo import CostMemo, MemoCostModel
-from pmc.backends.cost.model import Granularity, Target
+from pmc.backends.cost.model import CostModel, Granularity, Target
 from pmc.backends.evaluate.engine import (
     CostedProgram,
     Site,
+    command_model,
     cost_model,
     cost_program,
     granularity_of,
@@ -35,6 +37,9 @@ from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, seri
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.dist import DATA
 from pmc.dialects.errors import PmcError
+
+if TYPE_CHECKING:
+    from pmc.backends.g5.cost import Simulated
 
 
 class Overlap(Enum):
@@ -100,18 +105,21 @@ class StepEvaluator:
         overlap: Overlap = Overlap.NONE,
         tile_cache: Path | None = None,
         memo: CostMemo | None = None,
+        simulated: Simulated | None = None,
     ) -> None:
         """Raises PmcError for an unknown granularity, a module without one program, target or accounting.
 
         Tile searches are kept in the folder `tile_cache`, if one is given; costs of ops in `memo`, for other programs.
+        `simulated` runs the commands of the program, for granularity commands.
         """
         self.module = module
         self.granularity = granularity_of(granularity)
         self.program = program_at(module, self.granularity)
         self.accounting = accounting_of(module, "evaluate")
         self.target = Target.of(module)
-        self.model = cost_model(self.granularity, self.target, self.accounting, tile_cache)
-        if memo is not None and self.granularity is not Granularity.TILE:
+        self.simulated = simulated
+        self.model = self._model(self.target, tile_cache)
+        if memo is not None and not self.granularity.one_by_one:
             self.model = MemoCostModel(self.model, memo, self.granularity, self.accounting)
         self.overlap = overlap
         self._scheduler: StreamScheduler | None = None
@@ -183,7 +191,7 @@ class StepEvaluator:
         """An evaluator of the same program on another target; `keep_plans` holds on to plans that were searched."""
         other = copy(self)
         other.target = target
-        other.model = cost_model(self.granularity, target, self.accounting)
+        other.model = other._model(target)
         mine, theirs = (tile_model_of(evaluator.model) for evaluator in (self, other))
         if keep_plans and mine is not None and theirs is not None:
             theirs.search.known = mine.search.known
@@ -193,8 +201,13 @@ class StepEvaluator:
         """An evaluator of the same program that looks at the chip from another distance."""
         other = copy(self)
         other.granularity = granularity
-        other.model = cost_model(granularity, self.target, self.accounting)
+        other.model = other._model(self.target)
         return other
+
+    def _model(self, target: Target, tile_cache: Path | None = None) -> CostModel:
+        if self.granularity is Granularity.COMMANDS and self.simulated is not None:
+            return command_model(self.program, target, self.accounting, self.simulated, tile_cache)
+        return cost_model(self.granularity, target, self.accounting, tile_cache)
 
     def sites_below(self, path: str | None) -> list[Site]:
         """The places of the ops at `path` or inside of that block; of all ops for None."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmc.backends.cost.model import BottleneckTag, Granularity, Number
+from pmc.backends.cost.model import BottleneckTag, Number
 from pmc.backends.evaluate.aggregate import ranks_of
 from pmc.backends.evaluate.engine import sites, symbol_values
 from pmc.backends.evaluate.feasibility import unreserved
@@ -63,7 +63,7 @@ BOTTLENECKS = tuple(tag.value for tag in _TAGS)
 def can_be_at_once(evaluator: StepEvaluator) -> bool:
     """Whether `steps_over` is about such steps: one stage, granularity chip or core, no overlap."""
     return (
-        evaluator.granularity is not Granularity.TILE
+        not evaluator.granularity.one_by_one
         and evaluator.overlap is Overlap.NONE
         and evaluator.stages == 1
         and isinstance(evaluator.program, layer.ProgramOp)

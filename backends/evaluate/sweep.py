@@ -9,7 +9,7 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
-from pmc.backends.cost.model import Granularity, Number, Target
+from pmc.backends.cost.model import Number, Target
 from pmc.backends.evaluate.engine import cost_model, granularity_of, program_of, sites, symbol_values
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
@@ -41,7 +41,7 @@ def sweep_module(
     operands in common are computed once.  Raises PmcError as `evaluate_module` does, and for the granularity tile.
     """
     looked_at = granularity_of(granularity)
-    if looked_at is Granularity.TILE:
+    if looked_at.one_by_one:
         raise PmcError("a sweep needs the granularity chip or core: tiles are searched for one shape at a time")
     values = symbol_values(module, bindings)
     target = Target.of(module)

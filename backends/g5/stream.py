@@ -104,18 +104,22 @@ class StepTimes:
         return sum(part.count * part.times.count for part in self.parts if part.times is not None)
 
 
+def simulate_parts(module: ModuleOp) -> tuple[Part, ...]:
+    """What the ranks of all pipeline stages do in a step, in program order.  Raises PmcError as `simulate`."""
+    streams = [op for op in module.ops if isinstance(op, StreamOp)]
+    if len(streams) != 1:
+        raise PmcError(f"the module holds {len(streams)} g5.stream ops, must be one: compile it to commands")
+    simulation = _Simulation(Target.of(module), accounting_of(module, "simulate"))
+    return tuple(simulation.parts(streams[0].body.block, 1, None))
+
+
 def simulate(module: ModuleOp) -> StepTimes:
     """Run the commands of a module in time.
 
     Of pipeline stages the slowest is kept.  Raises PmcError for a module above the commands level or without a chip,
     and for commands that wait for what never happens.
     """
-    streams = [op for op in module.ops if isinstance(op, StreamOp)]
-    if len(streams) != 1:
-        raise PmcError(f"the module holds {len(streams)} g5.stream ops, must be one: compile it to commands")
-    target = Target.of(module)
-    simulation = _Simulation(target, accounting_of(module, "simulate"))
-    parts = list(simulation.parts(streams[0].body.block, 1, None))
+    target, parts = Target.of(module), simulate_parts(module)
     stages: list[int | None] = [*{part.stage for part in parts if part.stage is not None}] or [None]
     steps = [StepTimes(target.chip, tuple(p for p in parts if p.stage in (None, stage)), stage) for stage in stages]
     return max(steps, key=lambda step: step.total_ps)
@@ -152,7 +156,7 @@ class _Simulation:
         return found
 
     def movement_ps(self, op: ChipCommandOp) -> int:
-        """How long the chip takes for a movement."""
+        """How long the chip takes for a movement; nothing for a receive, whose time is that of the send."""
         if isinstance(op, SdmaOp):
             work, sdma, chip = op.work(), self.target.chip.commands.sdma, self.target.chip
             moved = max(work.bytes_read.constant, work.bytes_written.constant)
@@ -161,5 +165,4 @@ class _Simulation:
             return dma.startup_ps(sdma) + max(engines, memory)
         topology = network_of(op, self.target).topology
         time = CommProtocol(topology, self.accounting).time_of(op, self.target, {})
-        assert time is not None
-        return int(np.ceil(float(time.total_s) * 1e12))
+        return 0 if time is None else int(np.ceil(float(time.total_s) * 1e12))

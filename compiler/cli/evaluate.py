@@ -38,7 +38,11 @@ def evaluate_command(
     ],
     *,
     granularity: Annotated[
-        str, typer.Option(help="How closely the chip is looked at: chip (a roofline per op), core, or tile (tilings).")
+        str,
+        typer.Option(
+            help="How closely the chip is looked at: chip (a roofline per op), core, tile (tilings) or commands (the "
+            "simulator); all prints them side by side."
+        ),
     ] = "chip",
     isl: Annotated[int | None, typer.Option(help="Evaluate whole requests with so many tokens in; with --osl.")] = None,
     osl: Annotated[int | None, typer.Option(help="Tokens out of a request; with --isl.")] = None,
@@ -87,7 +91,11 @@ def evaluate_command(
             None if calibration is None else load_calibration(calibration),
             tile_cache,
         )
-        if isl is None and osl is None:
+        if granularity == "all":
+            if isl is not None or osl is not None or plans:
+                raise PmcError("--granularity all is about the ops of a step: leave out --isl, --osl and --plans")
+            text, memory = _levels(model, options, form, target, output)
+        elif isl is None and osl is None:
             if micro_batches is not None:
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
             text, memory = _step(model, options, form, target)
@@ -157,6 +165,20 @@ def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOpti
 
     lines = [*([] if parameters is None else [str(parameters)]), *step_lines(found.step, found.figures)]
     return result_table(found.step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
+
+
+def _levels(
+    model: str, options: EvaluationOptions, form: Form, target: TargetOptions, output: Path | None
+) -> tuple[str, Feasibility | None]:
+    """The step at all granularities as it is printed, and whether it fits, where that is known."""
+    from pmc.backends.evaluate.feasibility import step_feasibility
+    from pmc.compiler.cli.analysis_output import analysis_text
+    from pmc.compiler.cli.compiled import rank_program
+    from pmc.compiler.levels import evaluate_levels
+
+    module, bindings = rank_program(model, target)
+    table = evaluate_levels(module, options, bindings)
+    return analysis_text(table, form.format, output), step_feasibility(module, bindings)
 
 
 def _request(

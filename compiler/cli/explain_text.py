@@ -14,7 +14,7 @@ from pmc.backends.evaluate.explain.levers import NOTHING
 from pmc.compiler.cli.text_table import prose
 
 if TYPE_CHECKING:
-    from pmc.backends.cost.model import Target
+    from pmc.backends.cost.model import Granularity, Target
     from pmc.backends.evaluate.explain.bound import Bound
     from pmc.backends.evaluate.explain.commands import OpCommands
     from pmc.backends.evaluate.explain.levers import HardwareResult, Levers, Trial
@@ -30,6 +30,7 @@ MEANINGS: Mapping[Part, str] = {
     Part.DATA: "only data moves: it takes longer than the computation",
     Part.NO_OVERLAP: "computation and data take turns",
     Part.MERGE: "partial results of several cores are put together",
+    Part.BARRIER: "barriers, and the giving of commands",
     Part.LATENCY: "transfers between chips, whatever their size",
     Part.TRANSFER: "bytes of transfers between chips",
 }
@@ -49,7 +50,7 @@ def explanation_text(found: Explanation, every_op: bool, width: int | None) -> s
         for op in found.ops:
             lines += ["", *_op(op, found)]
     if found.levers is not None:
-        lines += ["", *_levers(found.levers)]
+        lines += ["", *_levers(found.levers, found.step.ops.granularity)]
     result = found.step.ops
     lines += ["", *roofline_lines(found), *honesty_notes(result.lower_bound, result.assumptions, result.unvalidated)]
     lines += found.misfits
@@ -177,10 +178,11 @@ def _commands(commands: OpCommands, loads: Sequence[Load]) -> Iterator[str]:
 # -- levers -----------------------------------------------------------------------------------------------------
 
 
-def _levers(levers: Levers) -> Iterator[str]:
+def _levers(levers: Levers, granularity: Granularity) -> Iterator[str]:
     faster = levers.base_us / levers.target_us
     change = f"{levers.base_us:.3f} -> {levers.target_us:.3f} us"
-    yield f"what would make it {faster:g} times as fast ({change}), each alone:"
+    looked_at = f", at granularity {levers.granularity.value}" if levers.granularity is not granularity else ""
+    yield f"what would make it {faster:g} times as fast ({change}){looked_at}, each alone:"
     rows: list[tuple[str, ...]] = [("lever", f"for {faster:g} x", "without limit", "most of the rest", "field")]
     rows += [_hardware_row(result) for result in levers.hardware]
     yield from columns(rows, "  ")

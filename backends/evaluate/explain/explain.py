@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from pmc.backends.cost.breakdown import Breakdown
+from pmc.backends.cost.model import Granularity
 from pmc.backends.evaluate.engine import Site, tile_model_of
 from pmc.backends.evaluate.explain.commands import CommandTable
 from pmc.backends.evaluate.explain.explanation import ExplainedOp, Explanation, SearchedPlan, total_of
@@ -15,6 +16,7 @@ from pmc.backends.evaluate.explain.roofline import roofline_of
 from pmc.backends.evaluate.feasibility import step_feasibility
 from pmc.backends.evaluate.metrics import StepMetrics
 from pmc.backends.evaluate.overlap import StepEvaluator
+from pmc.dialects import layer
 from pmc.dialects.errors import PmcError
 from pmc.dialects.tile_plan import PLAN
 
@@ -54,7 +56,12 @@ def explain_step(
     if asked.commands is not None:
         table = asked.commands
         ops = tuple(replace(op, commands=table.of(site)) for op, (site, _) in zip(ops, chosen, strict=True))
-    levers = None if asked.faster is None else find_levers(evaluator, values, asked.path, asked.faster)
+    # A lever is tried at many values, each of which would be lowered and simulated anew.
+    tried = evaluator
+    if evaluator.granularity is Granularity.COMMANDS:
+        tensors = isinstance(evaluator.program, layer.ProgramOp)
+        tried = evaluator.at(Granularity.TILE if tensors else Granularity.CHIP)
+    levers = None if asked.faster is None else find_levers(tried, values, asked.path, asked.faster)
     roofline = roofline_of(ops, [site for site, _ in chosen], evaluator)
     memory = step_feasibility(evaluator.module, bindings)
     return Explanation(step, evaluator.target, ops, asked.path, roofline, levers, memory)

@@ -92,6 +92,8 @@ class Levers:
     """The rooflines of the ops: what no plan can go below on this chip."""
     plans: Literal["searched", "given", "none"]
     """Whether plans were searched, stood on the ops, or are not looked at."""
+    granularity: Granularity
+    """At which levers were tried: a less close one than that of the step where this is commands."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain values."""
@@ -139,6 +141,7 @@ def find_levers(evaluator: StepEvaluator, values: Mapping[str, int], path: str |
         tuple(_trials(timer, base_us, given)),
         min(base_us, _Timer(evaluator.at(Granularity.CHIP), values, path).us(evaluator.target)),
         "given" if given else "searched" if looked_at else "none",
+        evaluator.granularity,
     )
 
 
