@@ -91,7 +91,8 @@ def _module(model: str, target: TargetOptions, shrink: bool, emit: Emit | None) 
     from pmc.compiler.driver import compile_model, load_model
 
     if not shrink:
-        foreign = [name for name in target.given if name not in map(flag, SYMBOLS)]
+        lengths = {*map(flag, SYMBOLS), *(f"--set deployment.{name}" for name in SYMBOLS)}
+        foreign = [name for name in target.given if name not in lengths]
         foreign += ["--emit"] if emit is not None else []
         if foreign:
             raise PmcError(f"{', '.join(foreign)}: only with --shrink, which compiles; a module runs as it is")

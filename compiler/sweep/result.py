@@ -198,8 +198,11 @@ def _csv_numbers(name: str, column: Column) -> list[str]:
     """Numbers as `csv.writer` writes them, a number that all have once."""
     if len(column) and np.all(column.view(np.int64) == column.view(np.int64)[0]):
         return [_csv_text(_cell(name, column[0]))] * len(column)
-    if name not in WHOLE and not np.isnan(column).any():
-        return list(map(repr, column.tolist()))
+    if not np.isnan(column).any():
+        if name not in WHOLE:
+            return list(map(repr, column.tolist()))
+        if np.abs(column).max(initial=0.0) < 2.0**63:
+            return list(map(str, column.astype(np.int64).tolist()))
     return [_csv_text(_cell(name, value)) for value in column.tolist()]
 
 

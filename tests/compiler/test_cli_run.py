@@ -61,6 +61,16 @@ def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Pa
             np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=f"{dump.name}: {name}")
 
 
+def test_lengths_may_be_set_by_their_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = str(small_config(tmp_path)), ["-o", str(tmp_path / "out.npz")]
+    settings = [f"deployment.{flag[2:].replace('-', '_')}={n}" for flag, n in zip(SIZES[::2], SIZES[1::2], strict=True)]
+    expected = run(model, *SIZES, *out)
+    found = run(model, *(word for setting in settings for word in ("--set", setting)), *out)
+    assert all(np.array_equal(found[name], values) for name, values in expected.items())
+    assert main(["run", model, "--set", settings[0], "--set", "deployment.tp=2"]) == 2
+    assert "--set deployment.tp: only with --shrink" in capsys.readouterr().err
+
+
 def test_saved_inputs_give_the_same_results_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, inputs = str(small_config(tmp_path)), str(tmp_path / "inputs.npz")
     assert main(["run", model, *SIZES, "--seed", "7", "--save-inputs", inputs, "--format", "json"]) == 0

@@ -369,7 +369,7 @@ def test_issue9_9_the_csv_is_that_of_the_csv_module() -> None:
         "llama-3.1-8b", base(*LLAMA), "deployment.routing=uniform;histogram:1,2", "deployment.tp=1,3",
         "deployment.batch=2,5000",
     )  # fmt: skip
-    result.put(0, {"reason": 'a "b", c', "time_us": -0.0, "mfu": 1e22})
+    result.put(0, {"reason": 'a "b", c', "time_us": -0.0, "mfu": 1e22, "memory_bytes": 2.0**70})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.header)
