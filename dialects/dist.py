@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -286,13 +287,17 @@ def local_dim(dim: Expr, axes: Sequence[str], mesh: Mesh) -> Expr:
     dim.  Shards are rounded up, the last ones padded.
     """
     for name in axes:
-        size = mesh.axis(name).size
-        symbols = SPLIT_SYMBOLS.get(name, frozenset()) & dim.symbols
-        if symbols or name == DATA:
-            dim = dim.substitute({symbol: ceildiv(expr(symbol), size) for symbol in symbols})
-        else:
-            dim = ceildiv(dim, size)
+        dim = _divided(dim, name, mesh.axis(name).size)
     return dim
+
+
+@lru_cache(maxsize=65536)
+def _divided(dim: Expr, axis: str, size: int) -> Expr:
+    """The size of a dim that an axis of that size splits."""
+    symbols = SPLIT_SYMBOLS.get(axis, frozenset()) & dim.symbols
+    if symbols or axis == DATA:
+        return dim.substitute({symbol: ceildiv(expr(symbol), size) for symbol in symbols})
+    return ceildiv(dim, size)
 
 
 SPLIT_SYMBOLS: Mapping[str, frozenset[str]] = {DATA: frozenset({"batch"}), CONTEXT: frozenset({"q_len", "kv_len"})}

@@ -48,19 +48,18 @@ class LocalizePass(PmcPass):
             for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
                 type_ = local_types.get(value.type)
                 if type_ is None:
-                    self._check_blocks(value, op, mesh)
                     type_ = local_types[value.type] = _local_type(value.type, mesh)
+                    self._check_blocks(value.type, type_, op)
                 if type_ != value.type:
                     Rewriter.replace_value_with_new_type(value, type_)
 
-    def _check_blocks(self, value: SSAValue, op: Operation, mesh: Mesh) -> None:
+    def _check_blocks(self, whole_type: Attribute, local: Attribute, op: Operation) -> None:
         """Raise PassError where ranks would share a block of elements with one scale."""
-        local = _local_type(value.type, mesh)
-        if not isinstance(value.type, TensorType) or not isinstance(local, TensorType):
+        if not isinstance(whole_type, TensorType) or not isinstance(local, TensorType):
             return
         if not isinstance(local.element_type, ScaledType):
             return
-        sides = zip(local.dims[-2:], value.type.dims[-2:], local.element_type.block, strict=True)
+        sides = zip(local.dims[-2:], whole_type.dims[-2:], local.element_type.block, strict=True)
         for (own, whole, size), what in zip(sides, ("rows", "columns"), strict=True):
             if own != whole and own.constant % size:
                 path = op.path.data if isinstance(op, PmcOp) else op.name

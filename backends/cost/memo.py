@@ -68,10 +68,12 @@ class MemoCostModel(CostModel):
 
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The cost that the model says."""
+        if isinstance(op, layer.SourceOp):
+            return self.model.cost(op, bindings)  # costs nothing, and finding it here would
         values = tuple(bindings.values())
-        if any(isinstance(value, np.ndarray) for value in values):
+        if np.ndarray in map(type, values):
             return self.model.cost(op, bindings)
-        key = (*self._key(op), tuple(bindings), values)
+        key = (*self._key(op), *bindings, *values)
         if key not in self.costs:
             self.costs[key] = self.model.cost(op, bindings)
         return self.costs[key]
@@ -85,7 +87,7 @@ class MemoCostModel(CostModel):
         for name, value in op.properties.items():
             if name != PATH:
                 key += name, number(value)
-        if len(set(operands)) < len(operands):
+        if len(operands) > 1 and len({id(value) for value in operands}) < len(operands):
             key += map(operands.index, operands)
         if (plan := op.attributes.get(PLAN)) is not None:
             key.append(number(plan))

@@ -30,7 +30,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.levels import MESH, level_of
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
-from pmc.dialects.tensor import ScaledType, tensor
+from pmc.dialects.tensor import ScaledType, element_name, tensor
 from pmc.dialects.tile_plan import PLAN
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class CostedProgram:
     def _dequantized(self, granularity: Granularity) -> tuple[str, ...]:
         """Weights that are multiplied in another type than the one they are stored in."""
         pairs = dict.fromkeys(
-            (str(tensor(op.w).element_type), op.compute_dtype())
+            (element_name(tensor(op.w).element_type), op.compute_dtype())
             for site, _ in self.costs
             if isinstance(op := site.op, layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp)
         )
