@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
@@ -475,3 +476,14 @@ def test_hands_on_10_compare_varies_one_field_of_one_side(capsys: pytest.Capture
     assert data["b"]["name"] == "decode with tp=4"
     same = json.loads(ok(capsys, *command, "--tp", "4", "--format", "json"))
     assert same["ratio"] == 1.0 and same["a"]["ranks"] == 4 and same["a"]["total_us"] == data["b"]["total_us"]
+
+
+def test_hands_on_14_tests_use_all_cores_and_the_first_command_leaves_nothing() -> None:
+    """README says how long the tests take; the file of its first command is ignored."""
+    root = Path(__file__).parents[2]
+    options = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    assert options[-2:] == ["-n", "auto"]
+    readme = (root / "README.md").read_text()
+    assert re.search(r"about \d+ minutes on two", readme)
+    first = re.search(r"^pmc .*-o (\S+)", readme, re.MULTILINE)
+    assert first is not None and f"/{first[1]}" in (root / ".gitignore").read_text().splitlines()
