@@ -621,7 +621,6 @@ _SPARSE = [
           "code.load(array, buffer, (0, key, 0), (1, keys, d))", "dsa"),
     Fault("tiling/index_scores.py", "code.store(y, scores, (sequence, query, key), (1, queries, keys))",
           "code.store(y, scores, (sequence, query, 0), (1, queries, keys))", "dsa"),
-    Fault("tiling/topk.py", "op.position(row + expr(ROW))", "op.position(row)", "dsa"),
     Fault("tiling/topk.py", "ExprAttr(key))", "ExprAttr(si))", "dsa"),
     Fault("tiling/topk.py", "code.load(scores, tile, (row, key), (count, columns))",
           "code.load(scores, tile, (row, 0), (count, columns))", "dsa"),
@@ -634,7 +633,6 @@ _SPARSE = [
     Fault("emit_g5.py", '"stride": type_.steps[-2]', '"stride": type_.steps[-1]', "dsa"),
     Fault("dialects/analyses/index_tiling.py", "granule = int(np.lcm(chip.cube.m, chip.cube.n)) if cores_s > 1 else 1",
           "granule = 1", "dsa", equivalent="blocks of other sizes cost steps, not values"),
-    Fault("dialects/analyses/topk_tiling.py", "many = many_rows or", "many =", "dsa"),
     Fault("dialects/analyses/gather_tiling.py", "max(tokens.max_trips, rows.max_trips) > 1 else 1",
           "rows.max_trips > 1 else 1", "dsa"),
 ]  # fmt: skip

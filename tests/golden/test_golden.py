@@ -1,4 +1,4 @@
-"""The IR of the three models at every level, as it reads; `pytest --update-golden` writes it anew."""
+"""The IR of the presets at every level, as it reads; `pytest --update-golden` writes it anew."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, module_text
 from pmc.dialects.levels import LEVELS, Level
 
-MAX_LINES = 150
+MAX_LINES = 200
 
 TARGETS: dict[str, tuple[str, str, dict[str, object]]] = {
     "llama-3.1-8b": ("p1-r1-b1-c8", "llama-8b-decode", {}),
     "llama-3.1-70b": ("p1-r1-b1-c8", "llama-70b-prefill-tp8", {"tp": 4, "pp": 2, "sp": True}),
     "deepseek-v3": ("p1-r1-b4-c32", "dsv3-decode-ep32", {}),
+    "deepseek-v3.2": ("p1-r1-b4-c32", "dsv32-decode-ep32", {}),
 }
 """Topology, deployment and what is changed in it: together they show tp, sp, pp, dp and ep, prefill and decode."""
 
@@ -24,7 +25,10 @@ KERNELS = {
     "llama-3.1-8b": ("blocks.dense.gqa.q_proj", "blocks.dense.gqa.attention", "blocks.dense.ffn.silu_mul"),
     "llama-3.1-70b": ("blocks.dense.gqa.attention", "blocks.dense.ffn.down_proj"),
     "deepseek-v3": ("blocks.moe.mla.attention", "blocks.moe.moe.dispatch", "blocks.moe.moe.experts.gate_proj"),
-}
+    "deepseek-v3.2": (
+        "blocks.moe.dsa.indexer.scores", "blocks.moe.dsa.indexer.topk", "blocks.moe.dsa.gather_c_kv",
+    ),
+}  # fmt: skip
 """The ops whose kernels the goldens of the two lowest levels show."""
 
 

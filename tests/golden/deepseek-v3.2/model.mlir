@@ -1,0 +1,19 @@
+  model.llm() {sym_name = "deepseek-v3.2", architecture = "DeepseekV32ForCausalLM", hidden_size = 7168, vocab_size = 129280, dtype = bf16} at "deepseek-v3.2" {
+  ^bb0(%0: !layer.tensor<[batch*q_len], i32>):
+    %1 = model.embedding(%0) {vocab_size = 129280} at "embed" : !layer.tensor<[batch*q_len, 7168], bf16>
+    %2 = model.repeat([%1]) {count = 3} at "blocks.dense" : !layer.tensor<[batch*q_len, 7168], bf16> {
+    ^bb0(%3: !layer.tensor<[batch*q_len, 7168], bf16>):
+      %4 = model.dsa(%3) {index_n_heads = 64, index_head_dim = 128, index_topk = 2048, q_lora_rank = 1536, kv_lora_rank = 512, qk_nope_head_dim = 128, qk_rope_head_dim = 64, v_head_dim = 128, rope_interleave = true, num_attention_heads = 128, rope_theta = 10000.0, rope_scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}, rms_norm_eps = 1.0e-06} at "blocks.dense.dsa" : !layer.tensor<[batch*q_len, 7168], bf16>
+      %5 = model.ffn(%4) {intermediate_size = 18432, rms_norm_eps = 1.0e-06} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 7168], bf16>
+      model.yield([%5]) at "blocks.dense"
+    }
+    %6 = model.repeat([%2]) {count = 58} at "blocks.moe" : !layer.tensor<[batch*q_len, 7168], bf16> {
+    ^bb0(%7: !layer.tensor<[batch*q_len, 7168], bf16>):
+      %8 = model.dsa(%7) {index_n_heads = 64, index_head_dim = 128, index_topk = 2048, q_lora_rank = 1536, kv_lora_rank = 512, qk_nope_head_dim = 128, qk_rope_head_dim = 64, v_head_dim = 128, rope_interleave = true, num_attention_heads = 128, rope_theta = 10000.0, rope_scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}, rms_norm_eps = 1.0e-06} at "blocks.moe.dsa" : !layer.tensor<[batch*q_len, 7168], bf16>
+      %9 = model.moe(%8) {n_routed_experts = 256, n_shared_experts = 1, num_experts_per_tok = 8, moe_intermediate_size = 2048, scoring = "sigmoid", n_group = 8, topk_group = 4, norm_topk_prob = true, routed_scaling_factor = 2.5, correction_bias = true, rms_norm_eps = 1.0e-06} at "blocks.moe.moe" : !layer.tensor<[batch*q_len, 7168], bf16>
+      model.yield([%9]) at "blocks.moe"
+    }
+    %10 = model.lm_head(%6) {rms_norm_eps = 1.0e-06} at "lm_head" : !layer.tensor<[batch*q_len, 129280], bf16>
+    model.yield([%10]) at "deepseek-v3.2"
+  }
+}
