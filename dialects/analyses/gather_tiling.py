@@ -63,13 +63,18 @@ def plan_fault(gather: Gather, plan: PlanAttr, chip: Chip) -> str | None:
     fault = plan.fault(chip, dims=(2, 1), orders=(ORDER,))
     if fault is not None:
         return fault
-    tokens, rows = parts_of(gather, plan)
-    slots = plan.buffer_slots if max(tokens.max_trips, rows.max_trips) > 1 else 1
-    bits = (rows.tile * gather.index_bits, rows.tile * gather.width * gather.bits)
-    need = slots * int(sum(round_up(bytes_of(b, 1), chip.alignment_bytes) for b in bits))
+    need = lmem_bytes(gather, plan, chip)
     if need > chip.lmem_tile_budget_bytes:
         return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
     return None
+
+
+def lmem_bytes(gather: Gather, plan: PlanAttr, chip: Chip) -> int:
+    """The LMEM of the kernel: a tile of positions and one of rows, with a slot for the next where there is one."""
+    tokens, rows = parts_of(gather, plan)
+    slots = plan.buffer_slots if max(tokens.max_trips, rows.max_trips) > 1 else 1
+    bits = (rows.tile * gather.index_bits, rows.tile * gather.width * gather.bits)
+    return slots * int(sum(round_up(bytes_of(b, 1), chip.alignment_bytes) for b in bits))
 
 
 def plan_gather(gather: Gather, chip: Chip) -> PlanAttr:

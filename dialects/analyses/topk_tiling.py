@@ -52,8 +52,8 @@ def selection_of(op: layer.TopkSelectOp, dims: Dims = ints) -> Selection:
     return Selection(rows, keys, kept, element_bits(element), element_name(element))
 
 
-def _need(selection: Selection, plan: PlanAttr, chip: Chip) -> int:
-    """Scores and positions have a slot for the next tile, the kept scores stay where they are."""
+def lmem_bytes(selection: Selection, plan: PlanAttr, chip: Chip) -> int:
+    """The LMEM of the kernel: scores and positions have a slot for the next tile, kept scores stay where they are."""
     (rows, keys), step, slots = plan.tile_sizes, chip.alignment_bytes, plan.buffer_slots
     split = Split.over(selection.rows, plan.core_counts[0], rows)
     many_rows = split.max_trips > 1
@@ -72,7 +72,7 @@ def plan_fault(selection: Selection, plan: PlanAttr, chip: Chip) -> str | None:
     fault = plan.fault(chip, dims=(1, 2), orders=(ORDER,))
     if fault is not None:
         return fault
-    need = _need(selection, plan, chip)
+    need = lmem_bytes(selection, plan, chip)
     if need > chip.lmem_tile_budget_bytes:
         return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
     return None

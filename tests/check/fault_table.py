@@ -633,8 +633,6 @@ _SPARSE = [
     Fault("emit_g5.py", '"stride": type_.steps[-2]', '"stride": type_.steps[-1]', "dsa"),
     Fault("dialects/analyses/index_tiling.py", "granule = int(np.lcm(chip.cube.m, chip.cube.n)) if cores_s > 1 else 1",
           "granule = 1", "dsa", equivalent="blocks of other sizes cost steps, not values"),
-    Fault("dialects/analyses/gather_tiling.py", "max(tokens.max_trips, rows.max_trips) > 1 else 1",
-          "rows.max_trips > 1 else 1", "dsa"),
 ]  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL)

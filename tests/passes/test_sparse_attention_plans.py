@@ -91,8 +91,10 @@ def op_of(text: str) -> Any:
     return the_op(Parser(make_context(), text).parse_module())
 
 
-def check(text: str, plan: PlanAttr, arrays: dict[str, Array], expected: Array, stated: Resources) -> g5.ProgramOp:
-    """Tiles and commands give `expected`, and the commands of the busiest core are what the plan states."""
+def check(
+    text: str, plan: PlanAttr, arrays: dict[str, Array], expected: Array, stated: Resources, lmem_bytes: int
+) -> g5.ProgramOp:
+    """Tiles and commands give `expected`; the buffers and the commands of the busiest core are what the plan states."""
     ctx = make_context()
     module = Parser(ctx, text).parse_module()
     module.verify()
@@ -101,7 +103,11 @@ def check(text: str, plan: PlanAttr, arrays: dict[str, Array], expected: Array, 
     for step in (LowerToTilesPass(), AllocateLmemPass(), AllocateDramPass()):
         step.apply(ctx, module)
         module.verify()
-    tiles = module.clone()
+    tiles, step = module.clone(), CHIP.alignment_bytes
+    buffers = [op for op in module.walk() if isinstance(op, tile.AllocOp)]
+    assert (
+        sum(op.slots.value.data * -(-tile.buffer_type(op.result).bytes // step) * step for op in buffers) == lmem_bytes
+    )
     EmitG5Pass().apply(ctx, module)
     module.verify()
     (program,) = (op for op in tiles.walk() if isinstance(op, tile.ProgramOp))
@@ -127,7 +133,7 @@ def check(text: str, plan: PlanAttr, arrays: dict[str, Array], expected: Array, 
 
 
 @given(st.data())
-@settings(max_examples=20, deadline=None, phases=PHASES)
+@settings(max_examples=60, deadline=None, phases=PHASES)
 def test_any_plan_of_index_scores(data: st.DataObject) -> None:
     draw = data.draw
     sequences, q_len, heads = draw(st.integers(1, 3)), draw(st.integers(1, 7)), draw(st.integers(1, 4))
@@ -150,11 +156,18 @@ def test_any_plan_of_index_scores(data: st.DataObject) -> None:
         for h in range(heads):
             product = sum(k[i][t // q_len] @ q[i][t].reshape(heads, -1)[h] for i in range(2))
             expected[t] += 0.25 * arrays["w"][0, t, h] * np.maximum(product, 0)
-    check(text, plan, arrays, expected, index_tiling.resources(shape, plan, CHIP))
+    check(
+        text,
+        plan,
+        arrays,
+        expected,
+        index_tiling.resources(shape, plan, CHIP),
+        index_tiling.lmem_bytes(shape, plan, CHIP),
+    )
 
 
 @given(st.data())
-@settings(max_examples=20, deadline=None, phases=PHASES)
+@settings(max_examples=60, deadline=None, phases=PHASES)
 def test_any_plan_of_a_selection(data: st.DataObject) -> None:
     draw = data.draw
     sequences, q_len = draw(st.integers(1, 3)), draw(st.integers(1, 7))
@@ -171,11 +184,12 @@ def test_any_plan_of_a_selection(data: st.DataObject) -> None:
         seen = kv_len - q_len + t % q_len + 1
         order = sorted(range(kv_len), key=lambda s, row=row, seen=seen: (s >= seen, -row[s] if s < seen else 0, s))
         expected[t] = sorted(order[:top_k])
-    check(text, plan, {"s": scores[None]}, expected, topk_tiling.resources(selection, plan, CHIP))
+    need = topk_tiling.lmem_bytes(selection, plan, CHIP)
+    check(text, plan, {"s": scores[None]}, expected, topk_tiling.resources(selection, plan, CHIP), need)
 
 
 @given(st.data())
-@settings(max_examples=20, deadline=None, phases=PHASES)
+@settings(max_examples=60, deadline=None, phases=PHASES)
 def test_any_plan_of_a_gather(data: st.DataObject) -> None:
     draw = data.draw
     sequences, q_len, width = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 9))
@@ -194,7 +208,8 @@ def test_any_plan_of_a_gather(data: st.DataObject) -> None:
     )
     expected = np.stack([cache[t // q_len][indices[t]] for t in range(sequences * q_len)])
     stated = gather_tiling.resources(gather, plan, CHIP)
-    commands = check(text, plan, {"c": cache[None], "i": indices[None]}, expected, stated)
+    need = gather_tiling.lmem_bytes(gather, plan, CHIP)
+    commands = check(text, plan, {"c": cache[None], "i": indices[None]}, expected, stated, need)
     engines = {op.ENGINE for op in commands.walk() if isinstance(op, g5.GatherRowsOp)}
     assert engines == {"sdma"}
 
@@ -220,7 +235,8 @@ def test_plans_that_are_chosen_are_legal_or_refused() -> None:
 def test_a_row_that_does_not_exist_is_not_gathered() -> None:
     text = gather_text(1, 1, 5, 2, 3)
     plan = PlanAttr.of([1, 1], [2], "tj")
-    stated = gather_tiling.resources(gather_tiling.gather_of(op_of(text)), plan, CHIP)
+    gather = gather_tiling.gather_of(op_of(text))
+    stated, need = gather_tiling.resources(gather, plan, CHIP), gather_tiling.lmem_bytes(gather, plan, CHIP)
     arrays = {"c": np.zeros((1, 1, 5, 3)), "i": np.array([[[0, 5]]])}
     with pytest.raises(PmcError, match="gathers row 5 of a matrix of 5 rows"):
-        check(text, plan, arrays, np.zeros((1, 2, 3)), stated)
+        check(text, plan, arrays, np.zeros((1, 2, 3)), stated, need)
