@@ -362,3 +362,15 @@ def test_d9_what_was_never_validated_makes_the_result_relative() -> None:
     result = evaluate_module(module, "tile")
     assert "chip.command_level.gdma.startup_ns" in result.unvalidated
     assert json.loads(result.to_json())["relative_only"] is True
+
+
+def test_a_result_says_that_gathered_rows_are_taken_to_be_held() -> None:
+    def said(phase: str, **lengths: int) -> list[str]:
+        result = evaluate_module(compiled(deployed(phase, **lengths), "dist"), "chip")
+        return [text for text in result.assumptions if "gathers" in text]
+
+    held = "rows that a prefill gathers are taken to be held by the cores: no read of DRAM is charged for them"
+    # 576 bytes of every token of one sequence per chip, or of two, in 64 cores of 2 MiB.
+    assert said("prefill") == [f"{held} (2.4 MB of a layer in 134.2 MB of LMEM)"]
+    assert said("prefill", batch=64, kv_len=2**17) == [f"{held} (151.0 MB of a layer in 134.2 MB of LMEM, which they cannot)"]
+    assert said("decode") == []

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
 
-from pmc.dialects.arch import DeploymentAttr
+from pmc.dialects import g5, layer, tile
+from pmc.dialects.arch import Chip, DeploymentAttr
 from pmc.dialects.checkpoint import checkpoint_of
+from pmc.dialects.tensor import tensor
 
 MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
 """Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
@@ -17,6 +20,8 @@ PADDING = "FLOPs count the sequences that a batch was padded with when its shape
 
 LOWER_BOUND = "a lower bound: every op takes at least the time that its roofline says, nothing is in its way"
 """Said of a result whose times no hardware of these rates can be below."""
+
+_GATHERS = (layer.GatherRowsOp, tile.GatherRowsOp, g5.GatherRowsOp)
 
 
 def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tuple[str, ...]:
@@ -38,6 +43,24 @@ def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tup
         if run != stored:
             found.append(f"the checkpoint stores weights as {stored} (quantization_config), the deployment has {run}")
     return tuple(found)
+
+
+def held_rows(program: Operation, bindings: Mapping[str, int], chip: Chip) -> tuple[str, ...]:
+    """That gathers of a prefill read rows which the cores hold, and whether the chip has room for them."""
+    gathers = [op for op in program.walk() if isinstance(op, _GATHERS) and op.bandwidth_domain.data == "on_chip"]
+    if not gathers:
+        return ()
+    text = "rows that a prefill gathers are taken to be held by the cores: no read of DRAM is charged for them"
+    layers: dict[str, int] = {}
+    for op in gathers:
+        if isinstance(op, layer.GatherRowsOp):
+            block = op.path.data.rpartition(".")[0]
+            layers[block] = layers.get(block, 0) + int(tensor(op.cache).bytes.evaluate(bindings))
+    if layers and chip.command_level is not None:
+        room, needed = chip.cores * chip.command_level.lmem.bytes_per_core, max(layers.values())
+        fits = "" if needed <= room else ", which they cannot"
+        text += f" ({needed / 1e6:.1f} MB of a layer in {room / 1e6:.1f} MB of LMEM{fits})"
+    return (text,)
 
 
 def honesty_notes(lower_bound: bool, assumptions: Sequence[str], unvalidated: Sequence[str]) -> list[str]:

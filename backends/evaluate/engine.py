@@ -14,7 +14,7 @@ from xdsl.ir import Block, Operation
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
-from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_assumptions
+from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_assumptions, held_rows
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
@@ -108,7 +108,8 @@ class CostedProgram:
         said = {MEAN_LOAD: lowered and experts, PADDING: lowered and padded}
         module = self.program.parent_op()
         left_out = checkpoint_assumptions(module, self.bindings) if isinstance(module, ModuleOp) else ()
-        return (*(text for text, holds in said.items() if holds), *left_out)
+        held = held_rows(self.program, self.bindings, self.model.target.chip)
+        return (*(text for text, holds in said.items() if holds), *held, *left_out)
 
     def _dequantized(self, granularity: Granularity) -> tuple[str, ...]:
         """Weights that are multiplied in another type than the one they are stored in."""
