@@ -372,5 +372,6 @@ def test_a_result_says_that_gathered_rows_are_taken_to_be_held() -> None:
     held = "rows that a prefill gathers are taken to be held by the cores: no read of DRAM is charged for them"
     # 576 bytes of every token of one sequence per chip, or of two, in 64 cores of 2 MiB.
     assert said("prefill") == [f"{held} (2.4 MB of a layer in 134.2 MB of LMEM)"]
-    assert said("prefill", batch=64, kv_len=2**17) == [f"{held} (151.0 MB of a layer in 134.2 MB of LMEM, which they cannot)"]
+    full = f"{held} (151.0 MB of a layer in 134.2 MB of LMEM, which they cannot)"
+    assert said("prefill", batch=64, kv_len=2**17) == [full]
     assert said("decode") == []
