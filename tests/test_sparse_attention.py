@@ -20,6 +20,7 @@ from pmc.backends.evaluate.engine import evaluate_module
 from pmc.backends.g5.stream import Part, StepTimes, simulate
 from pmc.compiler.config import ConfigError, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model
+from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import dist, g5, layer, model, tile
 from pmc.dialects.analyses import topk_tiling
@@ -375,3 +376,7 @@ def test_a_result_says_that_gathered_rows_are_taken_to_be_held() -> None:
     full = f"{held} (151.0 MB of a layer in 134.2 MB of LMEM, which they cannot)"
     assert said("prefill", batch=64, kv_len=2**17) == [full]
     assert said("decode") == []
+    config, source = load_model_config("deepseek-v3.2")
+    target = load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployed("decode", batch=32)
+    request = evaluate_request(import_hf(config, source, "v32"), *target, 8192, 4, EvaluationOptions())
+    assert f"{held} (4.7 MB of a layer in 134.2 MB of LMEM)" in request.assumptions

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pmc.backends.evaluate.aggregate import StepTotals, ranks_of, totals_of, totals_over
-from pmc.backends.evaluate.assumptions import checkpoint_assumptions
+from pmc.backends.evaluate.assumptions import checkpoint_assumptions, held_rows
 from pmc.backends.evaluate.feasibility import request_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.notebook import Tabular
@@ -194,6 +194,7 @@ def evaluate_request(
         if evaluator.program.phase.data != phase:
             raise PmcError(f"expected a {phase} program, found one of phase {evaluator.program.phase.data}")
     chunks = prefill_chunks(prefill, isl)
+    together = max(size for size, _ in chunks.micro_batches(batch))
     prompts = [(_prompts(prefill, size, chunks), times) for size, times in chunks.micro_batches(batch)]
     read = [Run(totals, times) for own, times in prompts for totals in own]
     ttft_us = stream_us([([totals.pipeline for totals in own], times) for own, times in prompts])
@@ -239,7 +240,10 @@ def evaluate_request(
         decode=rest,
         unvalidated=unvalidated,
         memory=memory,
-        assumptions=checkpoint_assumptions(decode.module, {"kv_len": isl + osl - 1}),
+        assumptions=(
+            *held_rows(prefill.program, {"batch": together, "kv_len": isl}, target.chip),
+            *checkpoint_assumptions(decode.module, {"kv_len": isl + osl - 1}),
+        ),
         lower_bound=prefill.model.is_lower_bound,
     )
 
