@@ -12,7 +12,7 @@ from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.core import CoreCostModel
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.cost.tile import TileCostModel
-from pmc.backends.g5.stream import CHIP_FIELDS
+from pmc.backends.g5.stream import CHIP_FIELDS, TOPOLOGY_FIELDS
 from pmc.compiler.pipelines import pass_factories
 from pmc.dialects.arch import Chip, LinkLevel, Topology
 from pmc.dialects.schema import expected, leaves
@@ -76,7 +76,7 @@ def readers() -> list[Reader]:
         Reader("analyze --what memory", ("dram.capacity_gib", "alignment_bytes"), SIZES),
         Reader("analyze --what links", (), CommProtocol.CHOICE_PARAMETERS),
         *(reader for reader in passes if reader.chip or reader.topology),
-        Reader("simulate", CHIP_FIELDS),
+        Reader("simulate", CHIP_FIELDS, TOPOLOGY_FIELDS),
         Reader("run of commands", ("command_level.lmem.bytes_per_core",)),
         Reader("check of chip against topology", PORTS, (*SIZES, *LINKS)),
         Reader("check of the chip file", CHIP_CHECK),

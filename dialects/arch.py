@@ -50,9 +50,6 @@ LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
 ROUNDING = 0.01
 """How much faster than the ports a link may be stated: data sheets quote 448 GB/s as 450."""
 
-SIMULATED_COLLECTIVES = Planned("collectives in the command simulator (not built yet)")
-"""Marks what only simulated CDMA engines will read."""
-
 DTYPE_BITS: dict[str, int] = {
     "i4": 4, "f4E2M1FN": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "tf32": 32, "f32": 32,
 }  # fmt: skip
@@ -244,7 +241,7 @@ class CommandLevel(Schema, frozen=True):
     tiu: Tiu = Field(description="Matrix unit")
     gdma: Dma = Field(description="DRAM to LMEM")
     sdma: Dma = Field(description="Core to core and DRAM to DRAM")
-    cdma: Annotated[Cdma, SIMULATED_COLLECTIVES] = Field(description="Chip to chip")
+    cdma: Cdma = Field(description="Chip to chip")
     hau: Hau = Field(description="Sort and top-k unit")
     noc: Noc = Field(description="Network of cores")
     dram_channels: DramChannels = Field(description="Channels of DRAM")

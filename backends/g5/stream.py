@@ -17,12 +17,14 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block
 
 from pmc.backends.cost.model import Target
-from pmc.backends.cost.network import network_of
+from pmc.backends.cost.network import Transfer, network_of, transfer_of
 from pmc.backends.cost.protocol import CommProtocol
-from pmc.backends.g5 import dma
+from pmc.backends.g5 import cdma, dma
+from pmc.backends.g5.cdma import ExchangeTimes, rounds_of, simulate_exchange
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
 from pmc.backends.g5.critical_path import BARRIERS, critical_ps
 from pmc.backends.g5.equal_programs import timing_key
+from pmc.backends.g5.links import Links
 from pmc.backends.g5.program import lower
 from pmc.backends.g5.run import run
 from pmc.backends.g5.times import ProgramTimes
@@ -33,9 +35,9 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.g5 import ENGINES, ChipCommandOp, ProgramOp, RepeatOp, SdmaOp, StageOp, StreamOp
 
 MOVING = "chip"
-ACTIVITIES = (*ENGINES, "dram", "lmem port", "die to die", BARRIERS, MOVING)
-"""What a step spends its time with: engines, what a DMA engine waits for while it moves, barriers, and movements of
-the whole chip."""
+ACTIVITIES = (*ENGINES, "dram", "lmem port", "die to die", BARRIERS, MOVING, *cdma.ACTIVITIES)
+"""What a step spends its time with: engines, what a DMA engine waits for while it moves, barriers, movements of the
+whole chip, and what messages between chips wait for."""
 
 
 CHIP_FIELDS = (
@@ -49,9 +51,16 @@ CHIP_FIELDS = (
     *(f"command_level.hau.{name}" for name in ("sort_width", "cycles_per_compare", "startup_cycles")),
     *(f"command_level.noc.{name}" for name in ("mesh_columns", "cluster_columns", "cluster_rows", "cycles_per_hop")),
     *(f"command_level.dram_channels.{name}" for name in ("count", "interleave_bytes", "page_bytes")),
+    "c2c.ports", "c2c.lanes_per_port", "c2c.gbit_per_s_per_lane",
+    *(f"command_level.cdma.{name}" for name in (
+        "engines_per_die", "threads_per_engine", "gb_per_s_per_engine", "credit_queue_depth", "startup_us", "sync_us",
+    )),
     *(f"command_level.issue.{name}" for name in ("queue_depth", "cycles_per_command", "barrier_cycles")),
 )  # fmt: skip
-"""What the simulator reads of a chip.  Movements between chips read what the protocol reads."""
+"""What the simulator reads of a chip."""
+
+TOPOLOGY_FIELDS = (*CommProtocol.CHOICE_PARAMETERS, "cpu_fetch_us")
+"""What it reads of a topology."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,17 @@ class Part:
     duration_ps: int
     times: ProgramTimes | None
     """Every command of a kernel."""
+    moves: ExchangeTimes | None = None
+    """Every command of a movement between chips."""
     stage: int | None = None
     """The pipeline stage that runs it; None for every rank."""
 
     @cached_property
     def critical_ps(self) -> dict[str, int]:
         """What the critical path of one run spends its time with; adds up to the duration."""
-        return {MOVING: self.duration_ps} if self.times is None else critical_ps(self.times)
+        if self.times is not None:
+            return critical_ps(self.times)
+        return {MOVING: self.duration_ps} if self.moves is None else self.moves.critical_ps
 
     @cached_property
     def busy_ps(self) -> dict[str, int]:
@@ -130,19 +143,22 @@ class _Simulation:
     target: Target
     accounting: Accounting
     known: dict[Hashable, ProgramTimes] = field(default_factory=dict["Hashable", ProgramTimes])
+    moved: dict[Transfer, ExchangeTimes] = field(default_factory=dict["Transfer", ExchangeTimes])
 
     def parts(self, block: Block, count: int, stage: int | None) -> Iterator[Part]:
         for op in block.ops:
             match op:
                 case ProgramOp():
                     times = self.times(op)
-                    yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, stage)
+                    yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, None, stage)
                 case RepeatOp():
                     yield from self.parts(op.body.block, count * op.count.value.data, stage)
                 case StageOp():
                     yield from self.parts(op.body.block, count, op.index.value.data)
                 case ChipCommandOp():
-                    yield Part(op.path.data, str(op.collective.name), count, self.movement_ps(op), None, stage)
+                    moves = None if isinstance(op, SdmaOp) else self.moves(op)
+                    moved_ps = moves.duration_ps if moves is not None else self.movement_ps(op)
+                    yield Part(op.path.data, str(op.collective.name), count, moved_ps, None, moves, stage)
                 case _:
                     pass
 
@@ -156,13 +172,28 @@ class _Simulation:
         return found
 
     def movement_ps(self, op: ChipCommandOp) -> int:
-        """How long the chip takes for a movement; nothing for a receive, whose time is that of the send."""
+        """How long the chip takes for a movement in its DRAM; nothing for a receive, whose time is that of the send."""
         if isinstance(op, SdmaOp):
             work, sdma, chip = op.work(), self.target.chip.commands.sdma, self.target.chip
             moved = max(work.bytes_read.constant, work.bytes_written.constant)
             engines = int(dma.transfer_ps(sdma, np.asarray(-(-moved // chip.cores))))
             memory = int(of_bytes(work.bytes_read.constant + work.bytes_written.constant, chip.dram_bytes_per_s))
             return dma.startup_ps(sdma) + max(engines, memory)
-        topology = network_of(op, self.target).topology
-        time = CommProtocol(topology, self.accounting).time_of(op, self.target, {})
-        return 0 if time is None else int(np.ceil(float(time.total_s) * 1e12))
+        return 0
+
+    def moves(self, op: ChipCommandOp) -> ExchangeTimes | None:
+        """A movement between chips, by the steps of its algorithm; None where nothing is sent."""
+        transfer = transfer_of(op, self.target)
+        if transfer is None or transfer.ranks == 1:
+            return None
+        network, chip = network_of(op, self.target), self.target.chip
+        protocol = CommProtocol(network.topology, self.accounting)
+        if transfer.exchange.is_open:
+            algorithm = protocol.algorithm_of(op, self.target, {})
+            assert algorithm is not None
+            transfer = transfer.by(algorithm)
+        found = self.moved.get(transfer)
+        if found is None:
+            links = Links(network, chip)
+            found = self.moved[transfer] = simulate_exchange(rounds_of(transfer, network), chip, links, protocol)
+        return found
