@@ -70,7 +70,7 @@ def vector(kind: str, ins: int, outs: int, updates: int = 0, element: str = "bf1
     groups = ", ".join(names[:ins]), ", ".join(names[ins : ins + outs]), ", ".join(names[ins + outs :])
     return (
         f"g5.{engine} {{kind = {kind}, ins = [{groups[0]}], outs = [{groups[1]}], updates = [{groups[2]}], "
-        f'rows = <5>, columns = <640>}} at "v"'
+        f'rows = <64>, columns = <640>}} at "v"'
     )
 
 
