@@ -136,7 +136,7 @@ class TopkSelectOp(LayerOp):
 
     def position(self, token: Expr) -> Expr:
         """The last key that a token may see."""
-        return _position(tensor(self.scores).dims[1], self.q_len.data, token, self.stride, self.first)
+        return _position(tensor(self.scores).dims[1], self.q_len.data, token, self.stride.value.data, self.first)
 
     def flops(self) -> Expr:
         """A comparison per score: every key is looked at, however few are selected."""
@@ -235,7 +235,7 @@ class SparseAttentionOp(FlashAttentionOp):
 
     def last_slot(self, token: Expr) -> Expr:
         """The last of its keys that a token sees, where there are so many."""
-        return _position(self.sequence_kv_len.data, self.sequence_q_len.data, token, self.stride, self.first)
+        return _position(self.sequence_kv_len.data, self.sequence_q_len.data, token, self.stride.value.data, self.first)
 
     def factors(self) -> tuple[tuple[str, ...], ...]:
         """Of q, k and v: keys go with their token; one key head serves all query heads."""
@@ -247,6 +247,6 @@ class SparseAttentionOp(FlashAttentionOp):
         return ShardingRule(self.factors(), ((ROWS, HEAD),))
 
 
-def _position(kv_len: Expr, q_len: Expr, token: Expr, stride: IntegerAttr[IntegerType], first: ExprAttr) -> Expr:
+def _position(kv_len: Expr, q_len: Expr, token: Expr, stride: int, first: ExprAttr) -> Expr:
     """Where the query of a token stands among the keys of its sequence."""
-    return kv_len - stride.value.data * (q_len - mod(token, q_len)) + first.data
+    return kv_len - stride * (q_len - mod(token, q_len)) + first.data

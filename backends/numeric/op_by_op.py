@@ -160,7 +160,7 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
     if isinstance(op, layer.SparseAttentionOp):
-        return (each + lost) * largest
+        return float((each + lost) * largest)
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
         mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal))

@@ -222,7 +222,8 @@ def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Resu
 
 @implements(layer.LayerNormOp)
 def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> Results:
-    return (sparse_attention.layer_norm(*operands, op.eps.value.data),)
+    x, w, b = operands
+    return (sparse_attention.layer_norm(x, w, b, op.eps.value.data),)
 
 
 @implements(layer.RopeOp)

@@ -208,11 +208,12 @@ def _(kind: kinds.ReluWeightedSumAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     (scores,) = tiles.ins
     kept_scores, kept_keys = tiles.updates
-    visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
+    first: Array = np.asarray(tiles.values["key"])
+    visible = _visible(first, np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
-    columns = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
+    columns: Array = np.add(first[..., None], np.arange(scores.shape[-1]))
     top_k = kept_keys.shape[-1]
-    empty = np.arange(top_k) < top_k - np.asarray(tiles.values["key"])[..., None]
+    empty: Array = np.less(np.arange(top_k), top_k - first[..., None])
     keys = np.concatenate([np.where(empty, -1, kept_keys), np.broadcast_to(columns, scores.shape)], axis=-1)
     values = np.concatenate([np.where(empty, -np.inf, kept_scores), found], axis=-1).astype(scores.dtype)
     # Entries without a key lose against all others; then the score decides, then the position.

@@ -48,7 +48,8 @@ class Gather:
 def gather_of(op: layer.GatherRowsOp, dims: Dims = ints) -> Gather:
     """The gather that an op is."""
     element, index = tensor(op.y).element_type, tensor(op.indices).element_type
-    return Gather(*dims(op.y), element_bits(element), element_bits(index), element_name(element), op.reads_dram)
+    tokens, rows, width = dims(op.y)
+    return Gather(tokens, rows, width, element_bits(element), element_bits(index), element_name(element), op.reads_dram)
 
 
 def parts_of(gather: Gather, plan: PlanAttr) -> tuple[Split, Split]:

@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import ArrayAttr, Float32Type, IntegerAttr, i32, i64
 from xdsl.ir import SSAValue
 
 from pmc.dialects import layer, model
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.expr import expr, min_of
 from pmc.dialects.tensor import tensor
 from pmc.passes.expand_blocks.attention import (
@@ -111,5 +112,5 @@ def _selected(build: BlockBuilder, normed: SSAValue, query_latent: SSAValue, op:
 def _gathered(build: BlockBuilder, cache: SSAValue, selected: SSAValue, name: str, phase: str) -> SSAValue:
     rows, width = tensor(selected).dims, tensor(cache).dims[2]
     result = build.tensor_type(*rows, width, element_type=tensor(cache).element_type)
-    properties = {"q_len": Q_LEN, "bandwidth_domain": DOMAINS[phase]}
-    return build.op(layer.GatherRowsOp, [cache, selected], name, result, properties)
+    given: dict[str, PropertyValue] = {"q_len": Q_LEN, "bandwidth_domain": DOMAINS[phase]}
+    return build.op(layer.GatherRowsOp, [cache, selected], name, result, given)

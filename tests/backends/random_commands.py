@@ -6,7 +6,7 @@ Sizes are small and many are equal, so that commands meet at the same times and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -64,7 +64,7 @@ class _Maker:
                 first = len(self.rows)
                 for engine, row, group in zip(body, template, shared, strict=True):
                     own = row if alike else self._row(core, engine)
-                    self.rows.append(_Row(**{**vars(own), "core": core, "group": group}))
+                    self.rows.append(replace(own, core=core, group=group))
                 if not same:
                     more = random.choice((0, 0, 1, 30))
                     self.rows += [self._row(core, random.choice(engines)) for _ in range(random.randint(0, 2))]

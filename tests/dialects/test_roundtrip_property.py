@@ -603,11 +603,15 @@ def memref(make: Maker, rank: int) -> MemRefType:
     return MemRefType.of(dims, make.element(), strides, make.rng.choice([0, 64]) if strides else 0)
 
 
-def layers(make: Maker, type_: MemRefType) -> dict[str, Any]:
-    """Whether an array has a layer dim, and which layers it holds."""
-    first = make.rng.randint(0, 3)
+def stored(make: Maker, type_: MemRefType) -> dict[str, Any]:
+    """Whether an array has a layer dim, which layers it holds, and how ranks share the other dims."""
+    layers, first = make.flag(), make.rng.randint(0, 3)
     part = {"first": first, "total": first + type_.dims[0] + make.rng.randint(0, 3)}
-    return {"layers": True, **(part if make.flag() else {})} if make.flag() else {"layers": False}
+    return {
+        "layers": layers,
+        **(part if layers and make.flag() else {}),
+        "sharding": encoding(make, len(type_.dims) - layers, False) if make.flag() else None,
+    }
 
 
 DRAM_ADDRESSES = count(0, 1 << 36)
@@ -617,8 +621,7 @@ DRAM_ADDRESSES = count(0, 1 << 36)
 def array(make: Maker, rank: int = 2) -> SSAValue:
     kind, type_ = make.rng.choice(tile.ARRAY_KINDS), memref(make, rank)
     found: SSAValue = make.add(
-        tile.GlobalOp, [], [type_], kind=kind, **layers(make, type_),
-        sharding=encoding(make, rank, False) if make.flag() else None,
+        tile.GlobalOp, [], [type_], kind=kind, **stored(make, type_),
         address=next(DRAM_ADDRESSES) if make.flag() else None, role=make.rng.choice([None, "bias"]),
     ).result  # fmt: skip
     return found
@@ -727,6 +730,7 @@ def tile_gather(make: Maker) -> None:
 
 def tile_gather_rows(make: Maker) -> None:
     source = array(make)
+    assert isinstance(source.type, MemRefType)
     lead = ArrayAttr([make.expr_attr() for _ in source.type.dims[:-2]])
     make.add(
         tile.GatherRowsOp, [source, buffer(make), buffer(make)], [], lead=lead, count=make.expr(),
@@ -849,8 +853,7 @@ def after(make: Maker) -> g5.AfterAttr | None:
 def g5_array(make: Maker) -> None:
     type_ = memref(make, 2)
     make.add(
-        g5.ArrayOp, [], [], kind="weight", **layers(make, type_), address=next(DRAM_ADDRESSES), type=type_,
-        sharding=encoding(make, 2, False) if make.flag() else None,
+        g5.ArrayOp, [], [], kind="weight", **stored(make, type_), address=next(DRAM_ADDRESSES), type=type_,
     )  # fmt: skip
 
 

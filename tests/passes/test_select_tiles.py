@@ -16,6 +16,7 @@ from pmc.compiler.tile_selection import tile_planner
 from pmc.dialects import layer
 from pmc.dialects.accounting import ACCOUNTING, Accounting, AccountingAttr
 from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.index_tiling import IndexShape
 from pmc.dialects.analyses.matmul_tiling import MatmulShape
 from pmc.dialects.analyses.planner import PLANNERS, PlannerRegistry
 from pmc.dialects.analyses.split import Split
@@ -63,7 +64,9 @@ def plans(module: ModuleOp) -> list[PlanAttr]:
 class _Recording:
     """A planner with one plan for everything, which notes what it is asked."""
 
-    asked: list[MatmulShape | AttentionShape] = field(default_factory=list[MatmulShape | AttentionShape])
+    asked: list[MatmulShape | IndexShape | AttentionShape] = field(
+        default_factory=list[MatmulShape | IndexShape | AttentionShape]
+    )
     made_for: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     PLAN = PlanAttr.of([1, 1, 2, 1], [16, 8, 16], "gmkn", 1)
 
@@ -72,6 +75,10 @@ class _Recording:
         return self
 
     def matmul(self, shape: MatmulShape) -> PlanAttr:
+        self.asked.append(shape)
+        return self.PLAN
+
+    def index_scores(self, shape: IndexShape) -> PlanAttr:
         self.asked.append(shape)
         return self.PLAN
 
