@@ -60,7 +60,7 @@ def deployed(phase: str, **changes: Any) -> Deployment:
 
 def one(module: ModuleOp, kind: type[Any], path: str = "") -> Any:
     """The op of a kind in the layers of experts."""
-    found = [op for op in module.walk() if isinstance(op, kind) and "moe.dsa" in op.path.data]  # type: ignore[attr-defined]
+    found = [op for op in module.walk() if isinstance(op, kind) and "moe.dsa" in op.path.data]
     return next(op for op in found if op.path.data.endswith(path))
 
 
@@ -255,8 +255,9 @@ def softmax_ps(phase: str) -> int:
 def test_d5_gathered_keys_and_values_are_loaded_once(phase: str) -> None:
     module = compiled(deployed(phase, **SMALL[phase]), "tile")
     kernels = {op.path.data: op for op in module.walk() if isinstance(op, tile.KernelOp)}
-    globals_ = {op.result: op for op in module.walk() if isinstance(op, tile.GlobalOp)}
-    owners: dict[SSAValue, tile.GlobalOp] = dict(globals_)
+    owners: dict[SSAValue, tile.GlobalOp] = {}
+    for found in (op for op in module.walk() if isinstance(op, tile.GlobalOp)):
+        owners[found.result] = found
     for view in (op for op in module.walk() if isinstance(op, tile.ViewOp)):
         owners[view.result] = owners[view.source]
     loads = [op for op in kernels["blocks.moe.dsa.attention"].walk() if isinstance(op, tile.LoadOp)]

@@ -234,9 +234,10 @@ class _Part:
                 (access,) = (access for access in op.accesses() if access.memory == "dram")
                 bits = element_bits(access.element_type)
                 size = bytes_of(runs.value(product(access.shape)), bits)
-                first, moved, port = dma.startup_ps(engine), dma.transfer_ps(engine, size), lmem.port_ps(chip, size)
+                first, moved = dma.startup_ps(engine) + zero, dma.transfer_ps(engine, size)
+                port = lmem.port_ps(chip, size)
                 if access.held:  # the rows come from the LMEM of the cores
-                    return cls(first + zero, moved, port, zero, no_block, none)
+                    return cls(first, moved, port, zero, no_block, none)
                 # Rows that an index picks are taken to lie one behind the other.
                 shape, strides = ([runs.value(size) for size in sizes] for sizes in (access.shape, access.strides))
                 block = dram.Blocks(bits, runs.value(access.address), shape, strides)

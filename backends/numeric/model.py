@@ -373,8 +373,8 @@ class _Reference:
             scores = [
                 sum(weights[i, n] * max(0.0, float(keys[s] @ q[n][i])) for n in range(heads)) for s in range(seen)
             ]
-            best = sorted(range(seen), key=lambda s, scores=scores: (-scores[s], s))  # type: ignore[misc]
-            chosen.append(sorted(best[: block.index_topk.value.data]))
+            best = sorted((-score, s) for s, score in enumerate(scores))
+            chosen.append(sorted(s for _, s in best[: block.index_topk.value.data]))
         return chosen
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:

@@ -103,10 +103,11 @@ def check(
     for step in (LowerToTilesPass(), AllocateLmemPass(), AllocateDramPass()):
         step.apply(ctx, module)
         module.verify()
-    tiles, step = module.clone(), CHIP.alignment_bytes
+    tiles, align = module.clone(), CHIP.alignment_bytes
     buffers = [op for op in module.walk() if isinstance(op, tile.AllocOp)]
     assert (
-        sum(op.slots.value.data * -(-tile.buffer_type(op.result).bytes // step) * step for op in buffers) == lmem_bytes
+        sum(op.slots.value.data * -(-tile.buffer_type(op.result).bytes // align) * align for op in buffers)
+        == lmem_bytes
     )
     EmitG5Pass().apply(ctx, module)
     module.verify()
@@ -182,8 +183,8 @@ def test_any_plan_of_a_selection(data: st.DataObject) -> None:
     expected = np.zeros((sequences * q_len, min(kv_len, top_k)))
     for t, row in enumerate(scores):
         seen = kv_len - q_len + t % q_len + 1
-        order = sorted(range(kv_len), key=lambda s, row=row, seen=seen: (s >= seen, -row[s] if s < seen else 0, s))
-        expected[t] = sorted(order[:top_k])
+        order = sorted((s >= seen, -row[s] if s < seen else 0, s) for s in range(kv_len))
+        expected[t] = sorted(s for _, _, s in order[:top_k])
     need = topk_tiling.lmem_bytes(selection, plan, CHIP)
     check(text, plan, {"s": scores[None]}, expected, topk_tiling.resources(selection, plan, CHIP), need)
 
