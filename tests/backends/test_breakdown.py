@@ -134,6 +134,7 @@ def test_any_plan(data: st.DataObject, m: int, n: int, k: int) -> None:
     ("name", "topology", "deployment"),
     [
         ("deepseek-v3", "p1-r1-b4-c32", "dsv3-decode-ep32"),
+        ("deepseek-v3.2", "p1-r1-b4-c32", "dsv32-decode-ep32"),
         ("llama-3.1-70b", "p1-r1-b1-c8", "llama-70b-prefill-tp8"),
     ],
 )

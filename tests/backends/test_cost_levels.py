@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, IntegerAttr, ModuleOp, f32, i64
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, IntegerAttr, ModuleOp, f32, i32, i64
 from xdsl.ir import Attribute, Operation
 
 from pmc.backends.cost.chip import ChipCostModel
@@ -118,6 +118,30 @@ def test_the_end_of_a_ring(rows: int, heads: int, v_dim: int, element: Attribute
     ordered(layer.AttentionFinishOp.make(operands, [TensorType.of((rows, heads * v_dim), element)], "p"))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5000), st.integers(1, 70), st.sampled_from([F8, BF16]))
+def test_index_scores(batch: int, q_len: int, past: int, heads: int, element: Attribute) -> None:
+    rows, keys = batch * q_len, past + q_len
+    operands = [[value(element, rows, heads * d) for d in (64, 40)], [value(element, batch, keys, d) for d in (64, 40)]]
+    properties: Any = {"qk_dims": dims(64, 40), "q_len": expr(q_len), "scale": 0.1}
+    result = TensorType.of((rows, keys), F32)
+    ordered(layer.IndexScoresOp.make([*operands, value(F32, rows, heads)], [result], "p", properties))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5000), st.integers(1, 4000), st.sampled_from([64, 512]))
+def test_selection_and_gather(batch: int, q_len: int, past: int, top_k: int, width: int) -> None:
+    rows, keys = batch * q_len, past + q_len
+    kept, q = min(keys, top_k), expr(q_len)
+    positions = TensorType.of((rows, kept), i32)
+    selection: Any = {"top_k": top_k, "q_len": q}
+    ordered(layer.TopkSelectOp.make([value(F32, rows, keys)], [positions], "p", selection))
+    operands = [value(F8, batch, keys, width), value(i32, rows, kept)]
+    for domain in ("dram", "on_chip"):
+        properties: Any = {"q_len": q, "bandwidth_domain": domain}
+        ordered(layer.GatherRowsOp.make(operands, [TensorType.of((rows, kept, width), F8)], "p", properties))
+
+
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("deepseek-v3", "dsv3-decode-ep32", {}),
     ("deepseek-v3", "dsv3-decode-ep32", {"tp": 4, "dp": 8}),
@@ -128,6 +152,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama-3.1-70b", "llama-70b-decode-tp8", {"tp": 2, "cp": 8, "pp": 2, "q_len": 8}),
     ("deepseek-v3", "dsv3-prefill-ep32", {"tp": 2, "cp": 4, "dp": 4, "q_len": 512}),
     ("llama-3.1-8b", "llama-8b-prefill", {}),
+    ("deepseek-v3.2", "dsv32-decode-ep32", {}),
+    ("deepseek-v3.2", "dsv32-decode-ep32", {"tp": 4, "dp": 8}),
+    ("deepseek-v3.2", "dsv32-prefill-ep32", {"tp": 2, "cp": 4, "dp": 4, "q_len": 512}),
 ]
 
 

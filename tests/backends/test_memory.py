@@ -290,6 +290,7 @@ def test_the_peak_is_that_of_an_unrolled_execution(phase: str, mesh: dict[str, A
         ("llama-70b-prefill-tp8", "llama-3.1-70b", {}),
         ("dsv3-decode-ep32", "deepseek-v3", {}),
         ("dsv3-prefill-ep32", "deepseek-v3", {"tp": 2, "dp": 4, "ep": 4, "moe_tp": 2}),
+        ("dsv32-prefill-ep32", "deepseek-v3.2", {"tp": 2, "dp": 4, "ep": 4, "moe_tp": 2}),
         ("llama-8b-decode", "llama-3.1-8b", {"pp": 3}),
         ("llama-70b-prefill-tp8", "llama-3.1-70b", {"tp": 4, "pp": 2, "sp": True}),
         ("llama-70b-prefill-tp8", "llama-3.1-70b", {"tp": 2, "cp": 4}),
