@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.memo import CostMemo, MemoCostModel
 from pmc.backends.cost.model import CostModel, Granularity, Target
+from pmc.backends.evaluate import timeline as events
 from pmc.backends.evaluate.engine import (
     CostedProgram,
     Site,
@@ -34,6 +35,7 @@ from pmc.backends.evaluate.engine import (
 )
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, serial_schedule
+from pmc.backends.evaluate.streams import stream_of
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.dist import DATA
 from pmc.dialects.errors import PmcError
@@ -161,6 +163,32 @@ class StepEvaluator:
     def values(self, bindings: Mapping[str, int] | None = None) -> dict[str, int]:
         """The symbols of the deployment, replaced by `bindings`.  Raises PmcError for a symbol that no program has."""
         return symbol_values(self.module, bindings or {})
+
+    def timeline(self, bindings: Mapping[str, int] | None = None) -> events.Timeline:
+        """When the ops of a step run: a site per pipeline stage, an engine per stream.  Raises PmcError as `step`."""
+        schedule = self.step(bindings).schedule
+        found: list[events.Event] = []
+        begin = 0.0
+        for stage, starts in zip(schedule.stages, schedule.starts, strict=True):
+            site = "rank" if len(schedule.stages) == 1 else f"stage {stage.stage}"
+            for start in starts:
+                if start.time_us:
+                    place = Site(start.op, stage.stage, 1)
+                    batch = {"micro-batch": start.copy} if self.overlap is Overlap.TWO_BATCH else {}
+                    found.append(
+                        events.Event(
+                            site,
+                            stream_of(start.op).value,
+                            place.path,
+                            place.op_name,
+                            begin + start.start_us,
+                            start.time_us,
+                            start.repeat,
+                            batch,
+                        )
+                    )
+            begin += stage.total_us
+        return events.Timeline(tuple(found))
 
     def costed(self, bindings: Mapping[str, int] | None = None) -> CostedProgram:
         """Every op with its cost, before any schedule.  Raises PmcError as `step`."""

@@ -83,6 +83,8 @@ class Schedule:
 
     stages: tuple[StageSchedule, ...]
     waits: Wait
+    starts: tuple[tuple[Start, ...], ...]
+    """Of every stage, from its beginning."""
 
     @property
     def total_us(self) -> float:
@@ -93,8 +95,12 @@ class Schedule:
 def serial_schedule(program: CostedProgram) -> Schedule:
     """One op after the other, on one stream: nothing waits, nothing is hidden."""
     stages: dict[int, _Busy] = {}
+    starts: dict[int, list[Start]] = {}
     for site, cost in program.costs:
         busy = stages.setdefault(site.stage, _Busy())
+        # The runs of an op in a repeat stand together, as in the table.
+        own = starts.setdefault(site.stage, [])
+        own.append(Start(0, site.op, busy.total_us, float(cost.time_s) * 1e6, site.count))
         busy.add(site, cost, program.model.target.chip.dram_bytes_per_s)
     return Schedule(
         tuple(
@@ -102,6 +108,7 @@ def serial_schedule(program: CostedProgram) -> Schedule:
             for index, b in sorted(stages.items())
         ),
         Wait({}),
+        tuple(tuple(starts[index]) for index in sorted(starts)),
     )
 
 
@@ -146,6 +153,7 @@ class StreamScheduler:
         times = [{site.op: float(cost.time_s) * 1e6 for site, cost in program.costs} for program in programs]
         serial = [serial_schedule(program).stages for program in programs]
         found: list[StageSchedule] = []
+        starts: list[tuple[Start, ...]] = []
         waits: dict[tuple[int, Operation], float] = {}
         for index, body, facts, orders in self.stages:
             own = [stage for stages in serial for stage in stages if stage.stage == index]
@@ -159,6 +167,7 @@ class StreamScheduler:
 
             best = min((timeline(body, order, times, facts) for order in orders), key=lambda t: t.end_us)
             own_waits = best.waits()
+            starts.append(tuple(best.starts()))
             waits.update(own_waits)
             waited = {
                 stream: sum(us for (_, op), us in own_waits.items() if stream_of(op) is stream) for stream in Stream
@@ -181,7 +190,7 @@ class StreamScheduler:
                     comm_wait_us=waited[Stream.COMMUNICATION],
                 )
             )
-        return Schedule(tuple(found), Wait(waits))
+        return Schedule(tuple(found), Wait(waits), tuple(starts))
 
 
 def _stage_blocks(block: Block) -> Iterator[tuple[int, Block]]:
@@ -228,12 +237,29 @@ def timeline(block: Block, order: Order, times: Times, facts: Facts) -> Timeline
     return Timeline(frame)
 
 
+@dataclass(frozen=True)
+class Start:
+    """When an op of a micro-batch starts for the first time, in us, and how many runs follow each other alike."""
+
+    copy: int
+    op: Operation
+    start_us: float
+    time_us: float
+    repeat: int
+
+
 class Timeline:
     """When everything is done, and how long streams wait before which op."""
 
     def __init__(self, frame: _Frame) -> None:
         self.frame = frame
         self.end_us = float(max(row[0] for row in frame.free))
+
+    def starts(self) -> list[Start]:
+        """When every op starts: once for the first iteration of a repeat, and once for those that are alike."""
+        found: list[Start] = []
+        self.frame.add_starts(found, np.zeros((1, 1)), 1)
+        return found
 
     def waits(self) -> dict[tuple[int, Operation], float]:
         """How long the stream waits before an op of a micro-batch, over all its executions, in us."""
@@ -360,6 +386,13 @@ class _Frame:
             self.ready.pop((copy, value), None)
         else:
             self.ready[copy, value] = row
+
+    def add_starts(self, found: list[Start], begins: FloatArray, repeat: int) -> None:
+        """Add when every op starts in the first of `repeat` iterations, which begins at `begins` [1, size]."""
+        for copy, op, start, _ in self.begun:
+            found.append(Start(copy, op, float(applied(start[None], begins)[0, 0]), self.times[copy][op], repeat))
+        for inner, entry, _, times in self.inner:
+            inner.add_starts(found, applied(entry, begins), repeat * times)
 
     def add_waits(self, found: dict[tuple[int, Operation], float], begins: FloatArray) -> None:
         """Add the waits of all ops, for a block that begins at each of `begins` [number, size]."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmc.backends.g5 import dma, dram, lmem, noc, tiu, vec
+from pmc.backends.g5.addresses import check_addresses
 from pmc.backends.g5.repetition import FIRST, Repetition, repetitions
 from pmc.dialects.analyses.expand import FREE, Gap, Runs, expand_kept
 from pmc.dialects.analyses.resources import bytes_of
@@ -102,7 +103,7 @@ def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int], *, loops: 
     """All commands of `program` on the modelled chip; `symbols` are those around it (the layer number).
 
     Iterations that repeat are rows once; without `loops` every command is a row of its own.
-    Raises PmcError for a program whose loops were unrolled into tables.
+    Raises PmcError for a program whose loops were unrolled into tables, and for operands outside the memories.
     """
     if any(isinstance(op, QueueOp) for op in program.body.block.ops):
         raise PmcError(
@@ -111,6 +112,8 @@ def lower(program: ProgramOp, chip: Chip, symbols: Mapping[str, int], *, loops: 
         )
     cores = program.cores.value.data
     runs, gaps = expand_kept(program, range(cores), symbols, repetitions(program, chip) if loops else {})
+    for run in runs:
+        check_addresses(run, chip)
     parts = [_Part.of(run, chip) for run in runs]
     barriers = _barriers(program, symbols)
     order, core = _order(runs, cores, barriers)
@@ -224,7 +227,6 @@ class _Part:
             case FetchOp() as op:
                 size = bytes_of(runs.value(op.rows.data * op.columns.data), element_bits(op.target.element_type))
                 source = runs.value(op.core.data)
-                _check_cores(op, source, chip)
                 first = dma.startup_ps(commands.sdma) + noc.way_ps(chip, source, runs.core)
                 passed = noc.die_link_ps(chip, source, runs.core, size)
                 moved = dma.transfer_ps(commands.sdma, size)
@@ -304,12 +306,3 @@ def _in_step(served: Mapping[int, IntArray], core: IntArray, loops: list[IntArra
         if any((symbol[runs] != symbol[runs[0]]).any() for symbol in loops):
             return False
     return True
-
-
-def _check_cores(op: FetchOp, source: IntArray, chip: Chip) -> None:
-    wrong = source[(source < 0) | (source >= chip.cores)]
-    if wrong.size:
-        raise PmcError(
-            f"g5.fetch at '{op.path.data}' reads the LMEM of core {wrong[0]}: chip {chip.name} has cores 0 to "
-            f"{chip.cores - 1}"
-        )

@@ -1,54 +1,110 @@
-"""A simulated step as a trace that Perfetto and chrome://tracing open: cores as processes, engines as tracks."""
+"""A simulated step as a timeline: kernels, the engines of cores, CDMA engines, bandwidth and LMEM over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
+import numpy as np
+
+from pmc.backends.evaluate.timeline import Counter, Event, Timeline, level_counter
 from pmc.backends.g5.clock import PS_PER_US
 from pmc.backends.g5.stream import Part, StepTimes
-from pmc.backends.g5.times import LIMITS, REASONS
+from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
 from pmc.dialects.g5 import ENGINES
 
-KERNELS = 0
-"""The process that shows the kernels of the step; core i is process i + 1."""
+KERNELS = "kernels"
+"""The site that shows the kernels of the step, and the bandwidth of DRAM."""
 
 
-def trace(step: StepTimes, cores: Iterable[int]) -> dict[str, Any]:
-    """The trace in the JSON form of the Trace Event Format, times in microseconds; equal layers are shown once.
+def timeline(step: StepTimes, cores: Iterable[int]) -> Timeline:
+    """The events of the step on some cores; equal layers are shown once.
 
-    A kernel that runs in several layers is followed by the next one at the end of its first run, so the trace is
-    shorter than the step; `args.runs` of a kernel says how often it runs.
+    A kernel that runs in several layers is followed by the next one at the end of its first run, so the timeline is
+    shorter than the step; `repeat` says how often it runs.
     """
     shown = sorted(set(cores))
-    events: list[dict[str, Any]] = [_named(KERNELS, "process_name", "kernels")]
-    for core in shown:
-        events.append(_named(core + 1, "process_name", f"core {core}"))
-        events += [_named(core + 1, "thread_name", name, number) for number, name in enumerate(ENGINES)]
+    events: list[Event] = []
+    read: list[tuple[float, float]] = []
+    lmem: dict[int, list[tuple[float, float]]] = {core: [] for core in shown}
     begin = 0
     for part in step.parts:
-        events.append(_slice(part.path, KERNELS, 0, begin, part.duration_ps, {"op": part.op, "runs": part.count}))
-        events += _commands(part, begin, shown)
+        start = begin / PS_PER_US
+        about = {"op": part.op}
+        events.append(
+            Event(KERNELS, "ops", part.path, part.path, start, part.duration_ps / PS_PER_US, part.count, about)
+        )
+        events += _sent(part, begin)
+        if part.times is not None:
+            times = part.times.unrolled()
+            events += _commands(part, times, begin, shown)
+            read += _dram(times, begin)
+            for core in shown:
+                lmem[core] += _port(times, begin, core)
         begin += part.duration_ps
-    return {"traceEvents": events, "displayTimeUnit": "ns"}
+    order = {engine: number for number, engine in enumerate(ENGINES)}
+    events.sort(key=lambda event: (event.site != KERNELS, event.site, order.get(event.engine, -1), event.start_us))
+    counters = [_grouped(level_counter(KERNELS, "DRAM GB/s", read))]
+    counters += [_grouped(level_counter(f"core {core}", "LMEM port in use", changes)) for core, changes in lmem.items()]
+    return Timeline(tuple(events), tuple(counter for counter in counters if counter.times_us))
 
 
-def _commands(part: Part, begin: int, cores: list[int]) -> Iterable[dict[str, Any]]:
-    if part.times is None:
+def _commands(part: Part, times: ProgramTimes, begin: int, cores: list[int]) -> Iterator[Event]:
+    for index in np.flatnonzero(np.isin(times.core, cores)).tolist():
+        start, end = (int(column[index]) for column in (times.start_ps, times.end_ps))
+        why = {"after": REASONS[int(times.reason[index])], "ends_with": LIMITS[int(times.limit[index])]}
+        engine = ENGINES[int(times.engine[index])]
+        yield Event(
+            f"core {int(times.core[index])}", engine, part.path, times.op(index).name,
+            (begin + start) / PS_PER_US, (end - start) / PS_PER_US, part.count, why,
+        )  # fmt: skip
+
+
+def _sent(part: Part, begin: int) -> Iterator[Event]:
+    """What the CDMA engines of the first chip send, on one track each per command that is at work at a time."""
+    if part.moves is None or not part.moves.sent:
         return
-    times = part.times.unrolled()
-    wanted = set(cores)
-    for index, core in enumerate(times.core.tolist()):
-        if core in wanted:
-            start, end = int(times.start_ps[index]), int(times.end_ps[index])
-            why = {"after": REASONS[int(times.reason[index])], "ends_with": LIMITS[int(times.limit[index])]}
-            yield _slice(times.op(index).name, core + 1, int(times.engine[index]), begin + start, end - start, why)
+    first = min(sent.source for sent in part.moves.sent)
+    busy: dict[int, list[int]] = {}
+    """Of every engine until when each of its tracks is taken."""
+    for sent in sorted((s for s in part.moves.sent if s.source == first), key=lambda s: s.start_ps):
+        tracks = busy.setdefault(sent.engine, [])
+        track = next((i for i, until in enumerate(tracks) if until <= sent.start_ps), len(tracks))
+        tracks[track : track + 1] = [sent.left_ps]
+        about = {"to chip": sent.target, "bytes": sent.size, "leaves with": sent.limit}
+        yield Event(
+            "CDMA", f"engine {sent.engine}.{track}", part.path, part.op,
+            (begin + sent.start_ps) / PS_PER_US, (sent.left_ps - sent.start_ps) / PS_PER_US, part.count, about,
+        )  # fmt: skip
 
 
-def _slice(name: str, process: int, track: int, start_ps: int, ps: int, args: dict[str, Any]) -> dict[str, Any]:
-    times = {"ts": start_ps / PS_PER_US, "dur": ps / PS_PER_US}
-    return {"name": name, "ph": "X", "pid": process, "tid": track, **times, "args": args}
+def _dram(times: ProgramTimes, begin: int) -> Iterator[tuple[float, float]]:
+    """Rises and falls of the bandwidth: the bytes of a read of DRAM over the time from its first byte to its last."""
+    commands = times.commands
+    share, group = commands.share[times.row], commands.group[times.row]
+    sizes = commands.shares.sum(axis=1)
+    owner = np.where(group >= 0, commands.group_owners[group] if len(commands.group_owners) else -1, times.core)
+    for index in np.flatnonzero((share >= 0) & (owner == times.core)).tolist():
+        first = int(times.start_ps[index]) + int(commands.fixed_ps[times.row[index]])
+        last = int(times.end_ps[index])
+        if last > first:
+            gb_per_s = float(sizes[share[index]]) / (last - first) * 1e3
+            yield (begin + first) / PS_PER_US, gb_per_s
+            yield (begin + last) / PS_PER_US, -gb_per_s
 
 
-def _named(process: int, what: str, name: str, track: int = 0) -> dict[str, Any]:
-    return {"name": what, "ph": "M", "pid": process, "tid": track, "args": {"name": name}}
+def _port(times: ProgramTimes, begin: int, core: int) -> Iterator[tuple[float, float]]:
+    """Rises and falls of the part of the bandwidth of LMEM that the DMA engines of a core use."""
+    own = np.flatnonzero((times.core == core) & (times.commands.port_ps[times.row] > 0))
+    for index in own.tolist():
+        row = times.row[index]
+        first, last = int(times.start_ps[index] + times.commands.fixed_ps[row]), int(times.end_ps[index])
+        if last > first:
+            used = float(times.commands.port_ps[row]) / (last - first)
+            yield (begin + first) / PS_PER_US, used
+            yield (begin + last) / PS_PER_US, -used
+
+
+def _grouped(counter: Counter) -> Counter:
+    """A counter with at most some thousand points, each the value at its time."""
+    step = -(-len(counter.times_us) // 4000) or 1
+    return Counter(counter.site, counter.name, counter.times_us[::step], counter.values[::step])

@@ -13,7 +13,7 @@ import typer
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import MODELS, Output, TargetOptions, flag
 from pmc.compiler.cli.text_table import output_width, prose
-from pmc.compiler.files import check_writable_file, prepare_folder
+from pmc.compiler.files import check_writable_file, prepare_folder, write_file
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def evaluate_command(
     plans: Annotated[
         bool, typer.Option("--plans", help="A column with the plan of every op, at granularity tile.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write when the ops of a step run as a trace for ui.perfetto.dev.")
+    ] = None,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -78,6 +81,7 @@ def evaluate_command(
     Exit code 1 says that it does not fit the DRAM of a chip, what exceeds by how much, and the largest batch that fits.
     """
     check_writable_file(output)
+    check_writable_file(trace)
     if tile_cache is not None:
         prepare_folder(tile_cache)
     with progress(f"evaluating {model}"):
@@ -91,6 +95,8 @@ def evaluate_command(
             None if calibration is None else load_calibration(calibration),
             tile_cache,
         )
+        if trace is not None and (granularity == "all" or isl is not None or osl is not None):
+            raise PmcError("--trace shows one step: leave out --isl and --osl, and name one granularity")
         if granularity == "all":
             if isl is not None or osl is not None or plans:
                 raise PmcError("--granularity all is about the ops of a step: leave out --isl, --osl and --plans")
@@ -98,7 +104,7 @@ def evaluate_command(
         elif isl is None and osl is None:
             if micro_batches is not None:
                 raise PmcError("--micro-batches is about requests: give --isl and --osl")
-            text, memory = _step(model, options, form, target)
+            text, memory = _step(model, options, form, target, trace)
         else:
             if plans:
                 raise PmcError("--plans is about a step: leave out --isl and --osl")
@@ -143,7 +149,9 @@ class Form:
         return f"{text}deployment:\n" + "".join(f"  {line}\n" for line in block)
 
 
-def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOptions) -> tuple[str, Feasibility | None]:
+def _step(
+    model: str, options: EvaluationOptions, form: Form, target: TargetOptions, trace: Path | None
+) -> tuple[str, Feasibility | None]:
     """The evaluation as it is printed, and whether it fits, where that is known."""
     from pmc.compiler.cli.compiled import deployment_of, parameters_of, rank_program
     from pmc.compiler.hints import hints
@@ -152,6 +160,9 @@ def _step(model: str, options: EvaluationOptions, form: Form, target: TargetOpti
     module, bindings = rank_program(model, target)
     found = evaluate_dist(module, options, bindings, form.plans)
     memory = found.memory
+    if trace is not None:
+        document = options.evaluator(module).timeline(bindings).trace()
+        write_file(trace, json.dumps(document) + "\n")
     if form.format is TableFormat.CSV:
         return found.to_csv(), memory
     deployment = deployment_of(module, bindings)

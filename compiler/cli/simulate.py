@@ -84,6 +84,6 @@ def _core(core: int, step: StepTimes) -> frozenset[int]:
 def _write_trace(step: StepTimes, path: Path) -> None:
     import json
 
-    from pmc.backends.g5.timeline import trace
+    from pmc.backends.g5.timeline import timeline
 
-    write_file(path, json.dumps(trace(step, (0, step.chip.cores - 1))) + "\n")
+    write_file(path, json.dumps(timeline(step, (0, step.chip.cores - 1)).trace()) + "\n")

@@ -137,3 +137,38 @@ def test_a_core_that_does_not_exist_is_named() -> None:
     message = r"^g5\.fetch at 'fetch' reads the LMEM of core 64: chip sg2262 has cores 0 to 63$"
     with pytest.raises(PmcError, match=message):
         lower(program(fetch, cores=8), load_chip("sg2262"), {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("core*64>, lmem = <2097152 - 63", "'lmem' of core 0 lies at bytes 2097089 to 2097153, LMEM .* has 2097152"),
+        (
+            "core*68719476736>, lmem = <0",
+            "'dram' of core 2 lies at bytes 137438953472 to 137438953536, DRAM .* has 1374",
+        ),
+        ("core*64 - 64>, lmem = <0", "'dram' of core 0 lies at bytes -64 to 0, DRAM of chip sg2262 has 137438953472"),
+    ],
+)
+def test_an_address_outside_of_a_memory_is_named(fields: str, message: str) -> None:
+    text = LOAD.replace("dram = <0>, lmem = <0>", f"dram = <{fields}>")
+    with pytest.raises(PmcError, match=rf"^g5\.gdma at 'load': {message}"):
+        lower(program(text, cores=3), load_chip("sg2262"), {})
+
+
+def test_edges_of_memories_are_inside() -> None:
+    text = LOAD.replace("dram = <0>, lmem = <0>", "dram = <137438953408>, lmem = <2097088>")
+    assert lower(program(text), load_chip("sg2262"), {}).count == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["dram.bandwidth_gb_per_s", "command_level.gdma.gb_per_s", "command_level.cdma.gb_per_s_per_engine"]
+)
+def test_a_bandwidth_of_zero_is_refused(path: str) -> None:
+    with pytest.raises(PmcError, match=rf"{path}: expected number > 0"):
+        load_chip("sg2262", {path: 0.0})
+
+
+def test_an_unknown_engine_is_refused_where_it_stands() -> None:
+    with pytest.raises(Exception, match="unknown engine 'npu', expected one of tiu, gdma, sdma, hau, vec"):
+        program(LOAD.replace('at "load"', 'after [npu-0] at "load"'))

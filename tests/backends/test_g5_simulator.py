@@ -22,7 +22,7 @@ from pmc.backends.g5.program import lower
 from pmc.backends.g5.report import CommandList, StepReport
 from pmc.backends.g5.run import run as simulate_program
 from pmc.backends.g5.stream import CHIP_FIELDS, StepTimes, simulate
-from pmc.backends.g5.timeline import trace
+from pmc.backends.g5.timeline import timeline
 from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.context import make_context
@@ -428,11 +428,9 @@ def test_listed_commands_and_the_trace_say_the_same(tmp_path: Path, capsys: pyte
     assert [row["id"] for row in listed if row["engine"] == "gdma"] == sorted(
         int(row["id"] or 0) for row in listed if row["engine"] == "gdma"
     )
-    events = trace(step, [0])["traceEvents"]
-    slices = [e for e in events if e["ph"] == "X" and e["pid"] == 1]
+    slices = [event for event in timeline(step, [0]).events if event.site == "core 0"]
     assert len(slices) == sum(int((p.times.core == 0).sum()) for p in step.parts if p.times is not None)
-    for event in slices:
-        assert event["ts"] >= 0 and event["dur"] > 0 and event["tid"] < len(ENGINES)
+    assert all(e.start_us >= 0 and e.duration_us > 0 and e.engine in ENGINES for e in slices)
     target = ["--chip", "sg2262", "--topology", "p1-r1-b1-c8", "--deployment", "llama-8b-decode", "--tp", "2"]
     path = tmp_path / "trace.json"
     assert main(["simulate", "llama-3.1-8b", *target, "--batch", "8", "--kv-len", "128", "--trace", str(path)]) == 0
