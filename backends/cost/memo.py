@@ -57,6 +57,7 @@ class MemoCostModel(CostModel):
         parts: tuple[Hashable, ...] = (granularity, t.chip, t.topology, t.calibration, t.routing, accounting)
         self.costs = memo.by_target.setdefault(tuple(map(memo.number, parts)), {})
         self.slots = ExpertSlots()
+        self.dispatches: dict[Operation, int] = {}
 
     def unvalidated(self) -> tuple[str, ...]:
         """Those of the model."""
@@ -96,10 +97,17 @@ class MemoCostModel(CostModel):
         if isinstance(op, ExchangeInterface):
             key += self._group(op)
         if (dispatch := self.slots.dispatch_of(op)) is not None:
-            key.append(Routed.of(dispatch, self.target.mesh))
-            if dispatch is not op:
-                key += (*self._key(dispatch), *map(self._holds_experts, operands))
+            if dispatch is op:
+                key.append(Routed.of(dispatch, self.target.mesh))
+            else:
+                key += (self._key_of_dispatch(dispatch), *map(self._holds_experts, operands))
         return tuple(key)
+
+    def _key_of_dispatch(self, dispatch: Operation) -> int:
+        """The number of what the cost of a dispatch depends on, asked for by every op on its slots."""
+        if dispatch not in self.dispatches:
+            self.dispatches[dispatch] = self.memo.numbers.setdefault(self._key(dispatch), len(self.memo.numbers))
+        return self.dispatches[dispatch]
 
     def _group(self, op: ExchangeInterface) -> tuple[Hashable, ...]:
         """Where the ranks are among which an op exchanges data: its axis and all ranks; between stages also which."""

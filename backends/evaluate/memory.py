@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import PARTS, MemoryFootprint, MemoryOptions, StageFootprint, StoredRow
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.communication import communication_sizes
-from pmc.dialects.analyses.dram_placement import place_by_lifetime, place_in_turn
+from pmc.dialects.analyses.dram_placement import place_by_lifetime, place_in_turn, round_up
+from pmc.dialects.analyses.liveness import Lifetime
 from pmc.dialects.analyses.stored_arrays import StoredArray
 from pmc.dialects.analyses.value_arrays import ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip
@@ -128,7 +129,11 @@ class StagePlan:
         largest = int(np.argmax(buffers)) if buffers else None
         communication_bytes = 0 if largest is None else buffers[largest]
         stay = place_in_turn([*inputs, *stored, communication_bytes], 0, alignment)
-        end = place_by_lifetime(shared, list(self.arrays.lifetimes.values()), stay.end, alignment).end
+        end = stay.end
+        if shared:
+            end = round_up(end, alignment) + _placed_bytes(
+                tuple(shared), tuple(self.arrays.lifetimes.values()), alignment
+            )
         alive = [sum(shared[i] for i in numbers) for numbers in self.arrays.alive]
         peak = int(np.argmax(alive))
         rows = [
@@ -287,6 +292,12 @@ class FootprintPlan:
             low = max(low, int(tried[good].max(initial=0)))
             high = min(high, int(tried[~good].min(initial=high)))
         return low
+
+
+@lru_cache(maxsize=4096)
+def _placed_bytes(sizes: tuple[int, ...], lifetimes: tuple[Lifetime, ...], alignment: int) -> int:
+    """Where the last of some arrays ends that share memory; a pipeline and a sweep have many equal stages."""
+    return place_by_lifetime(sizes, lifetimes, 0, alignment).end
 
 
 def micro_batch(bindings: Mapping[str, Value], options: MemoryOptions) -> Mapping[str, Value]:
