@@ -42,7 +42,7 @@ def check_addresses(runs: Runs, chip: Chip) -> None:
 
 
 def _bytes(access: CommandAccess, runs: Runs) -> tuple[IntArray, IntArray]:
-    """[runs] the first byte of an operand, and the one behind its last."""
+    """[runs] the first byte of an operand, and the one behind its last; zeros for one without elements."""
     bits = element_bits(access.element_type)
     lowest, highest = np.zeros(runs.count, np.int64), np.zeros(runs.count, np.int64)
     shape = access.shape[-1:] if access.indexed else access.shape
@@ -52,6 +52,5 @@ def _bytes(access: CommandAccess, runs: Runs) -> tuple[IntArray, IntArray]:
         lowest, highest = lowest + np.minimum(way, 0), highest + np.maximum(way, 0)
         empty |= runs.value(extent) <= 0
     address = runs.value(access.address)
-    first = address + lowest * bits // 8
-    last = np.where(empty, first, address + -(-(highest + 1) * bits // 8))
-    return first, last
+    last = address + -(-(highest + 1) * bits // 8)
+    return np.where(empty, 0, address + lowest * bits // 8), np.where(empty, 0, last)

@@ -43,7 +43,7 @@ whole chip, and what messages between chips wait for."""
 CHIP_FIELDS = (
     "clocks.chip_ghz", "clocks.tiu_ghz", "cores", "dies", "lanes_per_core", "cube.m", "cube.n", "cube.k",
     "vector_eus_per_lane", "elementary_steps.exp", "elementary_steps.div", "elementary_steps.rsqrt",
-    "dram.bandwidth_gb_per_s", "dram.command_latency_ns", "dram.page_hit_latency_ns",
+    "dram.capacity_gib", "dram.bandwidth_gb_per_s", "dram.command_latency_ns", "dram.page_hit_latency_ns",
     "die_to_die.gb_per_s", "die_to_die.latency_ns",
     *(f"command_level.lmem.{name}" for name in ("bytes_per_core", "bytes_per_cycle", "latency_ns", "banks_per_lane")),
     "command_level.tiu.startup_cycles_nn", "command_level.tiu.startup_cycles_nt",

@@ -162,7 +162,7 @@ def test_of_nested_loops_the_longer_one_is_cut() -> None:
 @compiled
 def test_time_does_not_grow_with_trips() -> None:
     """A hundred million iterations of double buffering take what a hundred do, and their closed form holds."""
-    body = (load(f"i*{TURN}", "64", "mod(i.seq, 2)*131072", "tiu-1"), multiply("64", "mod(i.seq, 2)*131072"))
+    body = (load(f"mod(i, 8)*{TURN}", "64", "mod(i.seq, 2)*131072", "tiu-1"), multiply("64", "mod(i.seq, 2)*131072"))
     few, many = (program(loop("i", count, *body), BARRIER) for count in (1000, 100_000_000))
     short = run(lower(few, CHIP, {}, loops=False), CHIP)
     begin = process_time()

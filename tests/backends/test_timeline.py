@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def assert_one_at_a_time(events: list[Event]) -> None:
         tracks[event.site, event.engine].append(event)
     for own in tracks.values():
         own.sort(key=lambda event: event.start_us)
-        for one, other in zip(own, own[1:], strict=False):
+        for one, other in pairwise(own):
             assert other.start_us >= one.start_us + one.duration_us - 1e-6
 
 
