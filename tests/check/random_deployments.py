@@ -18,7 +18,7 @@ from pmc.dialects.deployment import Deployment
 MOST_RANKS = 32
 """The chips of the topology that the cases run on."""
 
-PRESETS = {"llama": "llama-3.1-8b", "deepseek": "deepseek-v3"}
+PRESETS = {"llama": "llama-3.1-8b", "deepseek": "deepseek-v3", "deepseek-sparse": "deepseek-v3.2"}
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """A random architecture, deployment and chip."""
-    kind = draw(st.sampled_from(["llama", "qwen3", "mixtral", "deepseek", "deepseek-direct-q"]))
+    kind = draw(st.sampled_from(["llama", "qwen3", "mixtral", "deepseek", "deepseek-direct-q", "deepseek-sparse"]))
     tp, dp, pp = draw(st.sampled_from([1, 2, 3, 4])), draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2]))
     cp = draw(st.sampled_from([1, 1, 2, 3, 4]))
     assume(tp * cp * dp * pp <= MOST_RANKS)
-    moe = kind in ("mixtral", "deepseek", "deepseek-direct-q")
+    moe = kind == "mixtral" or kind.startswith("deepseek")
     ways = tp * cp * dp
     moe_tp = draw(st.sampled_from([n for n in range(1, ways + 1) if ways % n == 0])) if moe else 1
     groups = ways // moe_tp
@@ -88,12 +88,19 @@ def llama(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str) ->
 
 @st.composite
 def deepseek(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str) -> dict[str, Any]:
-    """MLA with a dense first layer or none, grouped routing, with or without a shared expert."""
-    config, _ = load_model_config(PRESETS["deepseek"])
+    """MLA or sparse attention, a dense first layer or none, grouped routing, with or without a shared expert."""
+    config, _ = load_model_config(PRESETS["deepseek-sparse" if kind == "deepseek-sparse" else "deepseek"])
+    rope = draw(st.sampled_from([2, 4]))
+    indexer = {
+        "index_n_heads": tp * draw(st.integers(1, 3)),
+        "index_head_dim": rope + draw(st.integers(1, 7)),
+        "index_topk": draw(st.integers(1, 45)),
+    }
     heads, groups = tp * draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 4]))
     layers = draw(st.integers(max(2, pp), max(2, pp) + 1))
     return {
         **config,
+        **(indexer if kind == "deepseek-sparse" else {}),
         "torch_dtype": "float32",
         "hidden_size": draw(st.sampled_from([12, 20, 34])),
         "num_hidden_layers": layers,
@@ -103,7 +110,7 @@ def deepseek(draw: st.DrawFn, tp: int, pp: int, ep: int, moe_tp: int, kind: str)
         "q_lora_rank": None if kind == "deepseek-direct-q" else draw(st.sampled_from([7, 16])),
         "kv_lora_rank": draw(st.sampled_from([9, 16])),
         "qk_nope_head_dim": draw(st.sampled_from([5, 8])),
-        "qk_rope_head_dim": draw(st.sampled_from([2, 4])),
+        "qk_rope_head_dim": rope,
         "v_head_dim": draw(st.sampled_from([3, 8])),
         "vocab_size": draw(st.integers(5, 40)),
         "intermediate_size": tp * draw(st.integers(3, 20)),
