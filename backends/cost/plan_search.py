@@ -96,6 +96,9 @@ class PlanSearch:
 
     def index_scores(self, shape: IndexShape) -> PlanAttr:
         """The fastest of the plans that are tried.  Raises PmcError when not even the smallest tile fits."""
+        return self.known.get(shape, lambda: self._best_index_scores(shape))
+
+    def _best_index_scores(self, shape: IndexShape) -> PlanAttr:
         found = indexes.plans(shape, self.chip)
         seconds = [self.index_time(indexes.resources(shape, plan, self.chip)).total_s[0] for plan in found]
         return found[int(np.argmin(seconds))]

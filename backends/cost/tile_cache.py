@@ -16,8 +16,12 @@ from typing import Any
 
 from pmc.backends.cost.rates import CoreRates
 from pmc.dialects.analyses.attention_tiling import AttentionShape
+from pmc.dialects.analyses.index_tiling import IndexShape
 from pmc.dialects.analyses.matmul_tiling import MatmulShape
 from pmc.dialects.tile_plan import PlanAttr
+
+PlannedShape = MatmulShape | IndexShape | AttentionShape
+"""What plans are searched for."""
 
 VERSION = 2
 """To be raised when a formula or the search changes: older files are then not found."""
@@ -28,10 +32,10 @@ class PlanCache:
 
     def __init__(self, rates: CoreRates, folder: Path | None = None) -> None:
         self.folder = folder
-        self._known: dict[MatmulShape | AttentionShape, PlanAttr] = {}
+        self._known: dict[PlannedShape, PlanAttr] = {}
         self._rates = rates
 
-    def get(self, shape: MatmulShape | AttentionShape, search: Callable[[], PlanAttr]) -> PlanAttr:
+    def get(self, shape: PlannedShape, search: Callable[[], PlanAttr]) -> PlanAttr:
         """The plan of a shape, searched when it is not known."""
         found = self._known.get(shape)
         if found is None:
@@ -42,13 +46,13 @@ class PlanCache:
             self._known[shape] = found
         return found
 
-    def key(self, shape: MatmulShape | AttentionShape) -> str:
+    def key(self, shape: PlannedShape) -> str:
         """64 hex digits."""
         target = {"chip": self._rates.chip.model_dump(), "accounting": self._rates.accounting.model_dump()}
         text = json.dumps([VERSION, target, type(shape).__name__, asdict(shape)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _read(self, shape: MatmulShape | AttentionShape) -> PlanAttr | None:
+    def _read(self, shape: PlannedShape) -> PlanAttr | None:
         if self.folder is None:
             return None
         try:
@@ -57,7 +61,7 @@ class PlanCache:
         except (OSError, ValueError, TypeError, AttributeError):
             return None
 
-    def _write(self, shape: MatmulShape | AttentionShape, plan: PlanAttr) -> None:
+    def _write(self, shape: PlannedShape, plan: PlanAttr) -> None:
         if self.folder is None:
             return
         fields = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, i64
 
 from pmc.dialects import layer
 from pmc.dialects.analyses.matmul_tiling import cube_k
@@ -21,7 +22,6 @@ from pmc.dialects.analyses.split import Split
 from pmc.dialects.analyses.vector_work import command_steps
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
-from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import element_bits, ints, tensor
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import ReluWeightedSumAttr
@@ -47,8 +47,13 @@ class IndexShape:
     weight_bits: int
     dtype: str
     """The type of the products."""
-    kind: ReluWeightedSumAttr
-    """What becomes of them."""
+    scale: float
+    """The factor of their weighted sum."""
+
+    @property
+    def kind(self) -> ReluWeightedSumAttr:
+        """What becomes of the products."""
+        return ReluWeightedSumAttr(IntegerAttr(self.heads, i64), FloatAttr(self.scale, 64))
 
     @property
     def text(self) -> str:
@@ -63,7 +68,7 @@ def index_shape(op: layer.IndexScoresOp, dims: Dims = ints) -> IndexShape:
     return IndexShape(
         sequences, rows // sequences, kv_len, op.heads, op.piece_dims(), element_bits(tensor(op.q[0]).element_type),
         tuple(element_bits(tensor(k).element_type) for k in op.k), element_bits(tensor(op.weights).element_type),
-        op.compute_dtype(), op.vector_kind,
+        op.compute_dtype(), op.scale.value.data,
     )  # fmt: skip
 
 
@@ -153,19 +158,22 @@ def resources(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Resources:
     s, cuts = shape, cuts_of(shape, plan, chip)
     tile_q, tile_s = min(plan.tile_sizes[0], s.q_len), plan.tile_sizes[1]
     parts_u, parts_s = cuts.parts
-    index = np.arange(cuts.units.total)
-    queries = np.minimum(tile_q, s.q_len - index % cuts.blocks * tile_q)
-    heights = ceil_div(queries * s.heads, chip.cube.m)
+    # Units of a core: blocks of all queries, and the last blocks of sequences, which may be shorter.
+    start = np.arange(parts_u) * cuts.units.chunk
+    stop = np.minimum(start + cuts.units.chunk, cuts.units.total)
+    last = stop // cuts.blocks - start // cuts.blocks
+    last_q = s.q_len - (cuts.blocks - 1) * tile_q
     depth = sum(int(ceil_div(d, cube_k(chip, s.dtype))) for d in s.qk_dims)
     own_keys, pieces = min(cuts.keys.chunk, s.kv_len), len(s.qk_dims)
     tiles = cuts.keys.max_trips
     key_bits = sum(d * bits for d, bits in zip(s.qk_dims, s.k_bits, strict=True))
     query_bits = s.heads * (sum(s.qk_dims) * s.q_bits + s.weight_bits)
 
-    def busiest(amount: IntArray) -> int:
-        whole = np.zeros(parts_u * cuts.units.chunk, np.int64)
-        whole[: len(amount)] = amount
-        return int(whole.reshape(parts_u, -1).sum(axis=1).max())
+    def busiest(of_block: int, of_last: int) -> int:
+        return int(((stop - start - last) * of_block + last * of_last).max())
+
+    def height(queries: int) -> int:
+        return int(ceil_div(queries * s.heads, chip.cube.m))
 
     blocks = int(padded(own_keys, tile_s, chip.cube.n)) // chip.cube.n
     all_blocks = sum(
@@ -173,20 +181,22 @@ def resources(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Resources:
         for part in range(parts_s)
     )
     steps = int(command_steps(s.kind, 1, 1, chip))  # of a block of columns of one row
-    units, all_queries = busiest(np.ones_like(index)), s.sequences * s.q_len
+    units, all_queries, all_units = busiest(1, 1), s.sequences * s.q_len, cuts.units.total
+    queries, own_height = busiest(tile_q, last_q), busiest(height(tile_q), height(last_q))
+    all_heights = s.sequences * ((cuts.blocks - 1) * height(tile_q) + height(last_q))
     columns = int(padded(own_keys, tile_s, chip.cube.m)) // chip.cube.m
     return Resources.nothing(1).plus(
         cores=np.array([parts_u * parts_s]),
-        tiu_steps={s.dtype: np.array([busiest(heights) * blocks * depth])},
-        tiu_mean_steps={s.dtype: np.array([heights.sum() * all_blocks * depth / (parts_u * parts_s)])},
+        tiu_steps={s.dtype: np.array([own_height * blocks * depth])},
+        tiu_mean_steps={s.dtype: np.array([all_heights * all_blocks * depth / (parts_u * parts_s)])},
         tiu_commands=np.array([units * tiles * pieces]),
-        vec_steps=np.array([busiest(queries) * columns * steps]),
+        vec_steps=np.array([queries * columns * steps]),
         vec_commands=np.array([units * tiles]),
         gdma_bytes=bytes_of(
-            np.array([busiest(queries * (query_bits + own_keys * ACCUMULATOR_BITS) + own_keys * key_bits)]), 1
+            np.array([queries * (query_bits + own_keys * ACCUMULATOR_BITS) + units * own_keys * key_bits]), 1
         ),
         gdma_commands=np.array([units * (pieces + 1 + tiles * (pieces + 1))]),
-        dram_read=bytes_of(np.array([parts_s * all_queries * query_bits + len(index) * s.kv_len * key_bits]), 1),
+        dram_read=bytes_of(np.array([parts_s * all_queries * query_bits + all_units * s.kv_len * key_bits]), 1),
         dram_written=bytes_of(np.array([all_queries * s.kv_len * ACCUMULATOR_BITS]), 1),
         macs=np.array([all_queries * s.heads * s.kv_len * sum(s.qk_dims)]),
         overlaps=np.array([plan.buffer_slots == 2 and units * tiles > 1]),
