@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pmc.backends.evaluate.timeline import Counter, Event, Timeline, level_count
 from pmc.backends.g5.clock import PS_PER_US
 from pmc.backends.g5.stream import Part, StepTimes
 from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
+from pmc.dialects.errors import PmcError
 from pmc.dialects.g5 import ENGINES
 
 KERNELS = "kernels"
@@ -45,6 +47,29 @@ def timeline(step: StepTimes, cores: Iterable[int]) -> Timeline:
     events.sort(key=lambda event: (event.site != KERNELS, event.site, order.get(event.engine, -1), event.start_us))
     counters = [_grouped(level_counter(KERNELS, "DRAM GB/s", read))]
     counters += [_grouped(level_counter(f"core {core}", "LMEM port in use", changes)) for core, changes in lmem.items()]
+    return Timeline(tuple(events), tuple(counter for counter in counters if counter.times_us))
+
+
+def kernel_timeline(step: StepTimes, core: int, paths: str) -> Timeline:
+    """One run of the kernel that takes longest of those whose path fits the pattern: its commands on a core, from 0.
+
+    Raises PmcError where no kernel has such a path.
+    """
+    parts = [part for part in step.parts if part.times is not None and fnmatchcase(part.path, paths)]
+    if not parts:
+        raise PmcError(f"no kernel of the step has a path like '{paths}'")
+    longest = max(parts, key=lambda part: part.count * part.duration_ps)
+    assert longest.times is not None
+    times = longest.times.unrolled()
+    found = _commands(longest, times, 0, [core])
+    order = {engine: number for number, engine in enumerate(ENGINES)}
+    events = sorted(found, key=lambda event: (order[event.engine], event.start_us))
+    if not events:
+        raise PmcError(f"core {core} runs no command of the kernel at '{longest.path}'")
+    counters = (
+        _grouped(level_counter(KERNELS, "DRAM GB/s", _dram(times, 0))),
+        _grouped(level_counter(f"core {core}", "LMEM port in use", _port(times, 0, core))),
+    )
     return Timeline(tuple(events), tuple(counter for counter in counters if counter.times_us))
 
 

@@ -21,6 +21,7 @@ EXAMPLES = """
 pmc simulate llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode
 pmc simulate dumps/13-emit-g5.mlir --trace trace.json
 pmc simulate dumps/13-emit-g5.mlir --commands core=3,op=*.attention --format csv
+pmc simulate dumps/13-emit-g5.mlir --commands op=*.down_proj --plot kernel.svg
 """
 
 
@@ -36,6 +37,10 @@ def simulate_command(
     trace: Annotated[
         Path | None, typer.Option(help="Write a trace for ui.perfetto.dev: all engines of core 0 and of the last core.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the kernel that takes longest, or the longest that --commands names (.svg)."),
+    ] = None,
     target: TargetOptions,
 ) -> None:
     """Run the commands of one step of one rank in time: waits, queues, and the DRAM that all cores share.
@@ -45,6 +50,9 @@ def simulate_command(
     """
     check_writable_file(output)
     check_writable_file(trace)
+    check_writable_file(plot)
+    if plot is not None and plot.suffix != ".svg":
+        raise PmcError(f"--plot {plot}: a picture is an SVG file, give --plot {plot.stem}.svg")
     chosen = _chosen(commands)
     with progress(f"simulating {model}"):
         from pmc.backends.g5.report import CommandList, StepReport
@@ -55,7 +63,19 @@ def simulate_command(
         report = StepReport(model, step) if chosen is None else CommandList(model, step, cores, chosen[1])
     if trace is not None:
         _write_trace(step, trace)
+    if plot is not None:
+        core, paths = (0, "*") if chosen is None else (chosen[0] or 0, chosen[1])
+        _write_plot(step, core, paths, plot)
     deliver(analysis_text(report, output_format, output), output)
+
+
+def _write_plot(step: StepTimes, core: int, paths: str, file: Path) -> None:
+    from pmc.backends.evaluate.gantt import gantt
+    from pmc.backends.g5.timeline import kernel_timeline
+
+    found = kernel_timeline(step, core, paths)
+    title = f"{found.events[0].path}, core {core} of {step.chip.name}: one run"
+    write_file(file, gantt(title, found.events, found.counters))
 
 
 def _chosen(commands: str | None) -> tuple[int | None, str] | None:

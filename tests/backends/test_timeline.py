@@ -7,12 +7,13 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from pmc.backends.evaluate.overlap import Overlap
 from pmc.backends.evaluate.timeline import Event, Timeline, level_counter
-from pmc.backends.g5.timeline import KERNELS, timeline
+from pmc.backends.g5.timeline import KERNELS, kernel_timeline, timeline
 from pmc.compiler.evaluation import EvaluationOptions
 from pmc.compiler.main import main
 
@@ -127,3 +128,39 @@ def test_a_trace_that_cannot_be_written_is_refused_first(command: str, capsys: p
     assert main([command, "llama-3.1-8b", *TARGET, *POINT, "--trace", "/no/such/folder/trace.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pmc: error: /no/such/folder/trace.json: ") and error.count("\n") == 1
+
+
+def test_a_kernel_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar per command of the core, or fewer where they are too small to be told apart; rows named by engine."""
+    path = tmp_path / "kernel.svg"
+    run = ["simulate", "llama-3.1-8b", *TARGET, *POINT, "--commands", "core=3,op=*.down_proj", "--plot", str(path)]
+    assert main(run) == 0
+    capsys.readouterr()
+    picture = ElementTree.fromstring(path.read_text())
+    texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "blocks.dense.ffn.down_proj, core 3 of sg2262: one run"
+    assert {"tiu", "gdma", "vec", "DRAM GB/s", "LMEM port in use"} <= set(texts)
+    bars = [e for e in picture.iter("{http://www.w3.org/2000/svg}rect") if len(e)]
+    commands = kernel_timeline(STEP, 3, "*.down_proj").events
+    assert 0 < len(bars) <= len(commands)
+    widths = [float(bar.attrib["width"]) for bar in bars]
+    assert max(float(bar.attrib["x"]) + width for bar, width in zip(bars, widths, strict=True)) <= 1100 - 20 + 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plot", "kernel.png"], "--plot kernel.png: a picture is an SVG file, give --plot kernel.svg"),
+        (["--plot", "x.svg", "--commands", "op=nothing"], "no kernel of the step has a path like 'nothing'"),
+    ],
+)
+def test_what_cannot_be_drawn(
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["simulate", "llama-3.1-8b", *TARGET, *POINT, *options]) == 2
+    assert capsys.readouterr().err == f"pmc: error: {message}\n"
