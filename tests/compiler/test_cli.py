@@ -412,7 +412,7 @@ def test_bad_evaluations(pmc: Pmc, tiny: Path, tmp_path: Path) -> None:
 
 def test_list(pmc: Pmc) -> None:
     assert [line.split()[0] for line in pmc.ok("list", "models").splitlines()] == [
-        "deepseek-v3", "llama-3.1-70b", "llama-3.1-8b",
+        "deepseek-v3", "deepseek-v3.2", "llama-3.1-70b", "llama-3.1-8b",
     ]  # fmt: skip
     assert [line.split()[0] for line in pmc.ok("list", "passes").splitlines()] == list(pass_names())
     everything = json.loads(pmc.ok("list", "--format", "json"))
