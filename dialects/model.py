@@ -9,6 +9,7 @@ the parameters of a block once: the parameter counts and the expand-blocks pass 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -248,6 +249,18 @@ class AttentionBlockOp(BlockOp):
     rope_scaling = opt_prop_def(DictionaryAttr)
     """The Hugging Face `rope_scaling` with its type under `rope_type`: `yarn` or `llama3`."""
     rms_norm_eps = prop_def(FloatAttr)
+
+    def verify_(self) -> None:
+        """Rotations turn the slower the further right a pair stands; what stretches them is positive."""
+        super().verify_()
+        theta = self.rope_theta.value.data
+        self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
+        scaling = {} if self.rope_scaling is None else self.rope_scaling.data
+        for name, value in scaling.items():
+            if isinstance(value, IntegerAttr | FloatAttr):
+                number = value.value.data
+                allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
+                self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
 
     @property
     def heads(self) -> int:

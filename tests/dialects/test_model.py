@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.builtin import Builtin, DictionaryAttr, FloatAttr, ModuleOp, StringAttr, f64
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
@@ -117,6 +117,12 @@ def test_round_trip(name: str, generic: bool) -> None:
             "model.mla at 'blocks.dense.mla': qk_rope_head_dim 63 is odd",
         ),
         ("blocks.dense.mla", {"kv_lora_rank": 0}, "kv_lora_rank is 0, must be at least 1"),
+        ("blocks.dense.mla", {"rope_theta": 1.0}, "rope_theta is 1.0, must be a number greater than 1"),
+        (
+            "blocks.dense.mla",
+            {"rope_scaling": DictionaryAttr({"rope_type": StringAttr("yarn"), "beta_slow": FloatAttr(-0.5, f64)})},
+            "'beta_slow' of rope_scaling is -0.5, must be a number greater than 0",
+        ),
         ("blocks.moe.moe", {"n_group": 7}, "n_routed_experts 256 is not a multiple of n_group 7"),
         ("blocks.moe.moe", {"topk_group": 9}, "topk_group 9 is more than n_group 8"),
         (

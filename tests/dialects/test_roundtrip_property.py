@@ -204,12 +204,17 @@ class Blocks:
         self.x = self.make.add(kind, [self.x], [result or self.x.type], **properties).y
 
 
+def scaling(make: Maker) -> DictionaryAttr:
+    factors = {name: FloatAttr(make.rng.choice([0.5, 1e-6, 40.0]), 64) for name in ("factor", "beta_fast")}
+    return DictionaryAttr({"rope_type": StringAttr("yarn"), "mscale": FloatAttr(0.0, 64), **factors})
+
+
 def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
         rope_theta=rng.choice([1e4, 5e5]), rms_norm_eps=1e-5, qk_norm=b.make.flag(),
-        rope_scaling=b.make.params() if b.make.flag() else None,
+        rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
 
