@@ -1,13 +1,14 @@
 """DeepSeek sparse attention from the config to commands: the cases D1 to D11 of its plan, and what is refused.
 
 D1 to D3 are about the decomposition, D4 to D8 about commands and time, D9 about results of parameters that were never
-validated, D10 are mutations of the compiler that the other cases must notice (`tests/check/mutants.py`), D11 is that
-all else stays as it is: the other tests.
+validated, D10 about mutations that must turn other cases red (more of them in `tests/check`), D11 about what stays as
+it was.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -18,12 +19,20 @@ from xdsl.ir import SSAValue
 
 from pmc.backends.evaluate.engine import evaluate_module
 from pmc.backends.g5.stream import Part, StepTimes, simulate
-from pmc.compiler.config import ConfigError, load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.config import (
+    ConfigError,
+    load_accounting,
+    load_chip,
+    load_deployment,
+    load_model_config,
+    load_topology,
+)
 from pmc.compiler.driver import compile_model
 from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import dist, g5, layer, model, tile
 from pmc.dialects.analyses import topk_tiling
+from pmc.dialects.analyses.hazards import Command, Item, lags
 from pmc.dialects.analyses.kernel_work import kernel_work
 from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.arch import Chip
@@ -33,6 +42,8 @@ from pmc.dialects.expr import expr
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import tensor
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
+from pmc.passes.expand_blocks.attention import expand_mla
+from pmc.passes.expand_blocks.block_builder import BlockBuilder
 
 KV_LEN, TOP_K = expr("kv_len"), 2048
 CHAIN = (
@@ -54,8 +65,11 @@ def compiled(deployment: Deployment, level: Level, **changes: Any) -> ModuleOp:
     return module
 
 
+DECODE_CHANGES: dict[str, Any] = {}
+
+
 def deployed(phase: str, **changes: Any) -> Deployment:
-    return load_deployment(f"dsv32-{phase}-ep32", changes)
+    return load_deployment(f"dsv32-{phase}-ep32", {**(DECODE_CHANGES if phase == "decode" else {}), **changes})
 
 
 def one(module: ModuleOp, kind: type[Any], path: str = "") -> Any:
@@ -355,8 +369,8 @@ def test_d8_nothing_of_the_chain_is_hidden(phase: str) -> None:
             gathers = [(start, end) for op, start, end in core if isinstance(op, g5.GatherRowsOp)]
             stores = [start for op, start, _ in core if isinstance(op, g5.GdmaOp) and not op.is_load]
             assert len(loads) == len(gathers) == len(stores) > 0
-            assert all(start >= end for (start, _), end in zip(gathers, loads, strict=True))
-            assert all(start >= end for start, (_, end) in zip(stores, gathers, strict=True))
+            assert all(start >= end for (start, _), end in zip(gathers, loads, strict=True)), "gathers"
+            assert all(start >= end for start, (_, end) in zip(stores, gathers, strict=True)), "stores"
 
 
 def test_d9_what_was_never_validated_makes_the_result_relative() -> None:
@@ -364,6 +378,42 @@ def test_d9_what_was_never_validated_makes_the_result_relative() -> None:
     result = evaluate_module(module, "tile")
     assert "chip.command_level.gdma.startup_ns" in result.unvalidated
     assert json.loads(result.to_json())["relative_only"] is True
+
+
+def test_d10_without_the_indexer_d1_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dense(build: BlockBuilder, x: SSAValue, op: Any, phase: str) -> SSAValue:
+        return expand_mla(build, x, op, absorbed=True)
+
+    monkeypatch.setattr("pmc.passes.expand_blocks.program.expand_dsa", dense)
+    monkeypatch.setitem(DECODE_CHANGES, "quantization.keep", [])  # of weights that are no longer there
+    with pytest.raises(ValueError, match=r"indexer\.wq_b.* is not in list"):
+        test_d1_the_indexer_scores_all_keys("decode")
+
+
+@pytest.mark.parametrize(("engine", "where"), [("sdma", "stores"), ("tiu", "indexer.scores")])
+def test_d10_without_an_edge_of_the_chain_d8_is_red(engine: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(items: Sequence[Item]) -> dict[Command, dict[str, int]]:
+        found = lags(items)
+        return {command: {e: lag for e, lag in waits.items() if e != engine} for command, waits in found.items()}
+
+    monkeypatch.setattr("pmc.passes.emit_g5.lags", lost)
+    for cached in (commands, step):
+        cached.cache_clear()
+    try:
+        with pytest.raises(AssertionError, match=where):
+            test_d8_nothing_of_the_chain_is_hidden("decode")
+    finally:
+        for cached in (commands, step):
+            cached.cache_clear()
+
+
+def test_d11_what_attends_to_all_keys_stays_as_it_was() -> None:
+    module = import_hf(*load_model_config("deepseek-v3"), "v3")
+    target = load_chip("sg2262"), load_topology("p1-r1-b4-c32"), load_deployment("dsv3-decode-ep32")
+    compile_model(module, *target, "dist", accounting=load_accounting("ds-tpu"))
+    sparse = (layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp, layer.LayerNormOp)
+    assert not any(isinstance(op, sparse) for op in module.walk())
+    assert evaluate_module(module, "tile").total_us == pytest.approx(15591.045, abs=0.0005)
 
 
 def test_a_result_says_that_gathered_rows_are_taken_to_be_held() -> None:
