@@ -43,7 +43,7 @@ class _Walk:
         """By jump and command at which repetition the walk came there, how far it was, and what had been charged."""
 
     def run(self) -> dict[str, int]:
-        place = self._last()
+        place: _Place | None = self._last()
         while place is not None:
             place = self._step(self._repeated(place))
         self._charge(BARRIERS, self.until)

@@ -11,7 +11,6 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -108,7 +107,8 @@ def _times(commands: Commands, result: _Result) -> ProgramTimes:
         return np.ctypeslib.as_array(getattr(result, name), (size,)) if size else np.zeros(0, np.int64)
 
     core, row, start, end, cause, reason, limit = (column(name) for name in _RECORD)
-    order = np.argsort(core, kind="stable")
+    # Numbers of 16 bits are sorted digit by digit, in linear time.
+    order = np.argsort(core.astype(np.int16) if cores < 1 << 15 else core, kind="stable")
     place = np.empty(count + 1, np.int64)
     place[order], place[count] = np.arange(count), -1
 
@@ -169,10 +169,8 @@ def _loaded(path: Path) -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
     except OSError:
         return None
-    simulate: Callable[..., int] = library.pmc_simulate
     library.pmc_simulate.argtypes = [ctypes.POINTER(_Program), ctypes.POINTER(_Result)]
     library.pmc_simulate.restype = ctypes.c_int
     library.pmc_free.argtypes = [ctypes.POINTER(_Result)]
     library.pmc_free.restype = None
-    del simulate
     return library

@@ -31,6 +31,7 @@ from pmc.backends.g5.times import BARRIER, DIES, ENGINE, ISSUE, LMEM, OWN, PROGR
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.g5 import ENGINES
+from pmc.dialects.interfaces import IntArray
 
 
 @dataclass
@@ -124,13 +125,13 @@ class Machine:
         place = np.full(len(self.row) + 1, NONE, np.int64)
         place[kept] = np.arange(len(kept))
 
-        def column(values: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return np.asarray(values, np.int64)[kept]
+        def column(values: list[int]) -> IntArray:
+            return np.asarray(np.asarray(values, np.int64)[kept])
 
         start, end, reason, limit = (column(values) for values in (self.start, self.end, self.reason, self.limit))
         cause = place[column(self.cause)]
-        core, row = column(self.core_of), column(self.row)
-        return ProgramTimes(self.commands, core, row, start, end, reason, cause, limit, self.last_ps)
+        cores, rows = column(self.core_of), column(self.row)
+        return ProgramTimes(self.commands, cores, rows, start, end, reason, cause, limit, self.last_ps)
 
     def _advance(self, number: int) -> None:
         """Let a core do all that can be known by now."""

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from pmc.backends.evaluate.timeline import Counter, Event, Timeline, level_counter
+from pmc.backends.evaluate.timeline import Counter, Event, Timeline, Value, level_counter
 from pmc.backends.g5.clock import PS_PER_US
 from pmc.backends.g5.stream import Part, StepTimes
 from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
@@ -95,7 +95,7 @@ def _sent(part: Part, begin: int) -> Iterator[Event]:
         tracks = busy.setdefault(sent.engine, [])
         track = next((i for i, until in enumerate(tracks) if until <= sent.start_ps), len(tracks))
         tracks[track : track + 1] = [sent.left_ps]
-        about = {"to chip": sent.target, "bytes": sent.size, "leaves with": sent.limit}
+        about: dict[str, Value] = {"to chip": sent.target, "bytes": sent.size, "leaves with": sent.limit}
         yield Event(
             "CDMA", f"engine {sent.engine}.{track}", part.path, part.op,
             (begin + sent.start_ps) / PS_PER_US, (sent.left_ps - sent.start_ps) / PS_PER_US, part.count, about,

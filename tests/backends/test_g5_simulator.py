@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
+from xdsl.utils.arg_spec import parse_pipeline
 
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.g5 import dram
@@ -26,7 +27,7 @@ from pmc.backends.g5.timeline import timeline
 from pmc.backends.g5.times import LIMITS, REASONS, ProgramTimes
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.context import make_context
-from pmc.compiler.driver import compile_model, load_model
+from pmc.compiler.driver import compile_model, load_model, resume
 from pmc.compiler.field_readers import covers
 from pmc.compiler.main import main
 from pmc.dialects.analyses.program_resources import program_resources
@@ -94,6 +95,8 @@ def fetch(source: str) -> str:
 
 BARRIER = 'g5.barrier() at "end"'
 
+(UNROLL,) = parse_pipeline("unroll-commands")
+
 
 def program(*ops: str, cores: int = 1) -> ProgramOp:
     text = f"""builtin.module {{ g5.stream() {{sym_name = "s", phase = "decode"}} at "" {{
@@ -158,7 +161,7 @@ def test_a_fetch_from_another_core(source: str, hops: int) -> None:
         assert own == 120_000 + int(np.ceil(2048 * 1000 / (64 * 0.85)))
 
 
-def test_a_vector_and_a_sort_command() -> None:
+def test_a_vector_command() -> None:
     silu = (
         "g5.vec {kind = #tile.silu_mul, ins = [#g5.lmem<0, pitch 64, bf16>, #g5.lmem<8192, pitch 64, bf16>], "
         'outs = [#g5.lmem<16384, pitch 64, bf16>], updates = [], rows = <16>, columns = <64>} at "silu"'
@@ -170,6 +173,23 @@ def test_a_vector_and_a_sort_command() -> None:
     assert alone_ps(chip, silu) == int(np.ceil(np.ceil(steps / 512) * 1000 / 1.5))
     late = chip_with(**{**QUIET, "command_level__lmem__latency_ns": 29.0})
     assert alone_ps(late, silu) - alone_ps(chip, silu) == 29_000
+
+
+@pytest.mark.parametrize(("rows", "columns", "k"), [(1, 256, 8), (1, 250, 8), (32, 256, 2), (3, 17, 1)])
+def test_a_sort_command(rows: int, columns: int, k: int) -> None:
+    """20 + rows x ceil(n/16) x ceil(log2 k) cycles for TOP_K, after the vector steps of the score."""
+    topk = (
+        f'g5.hau {{kind = #tile.router_topk<top_k = {k}, scoring = "sigmoid", groups = 1, top_groups = 1, '
+        "normalize = true, scale = 1.0>, ins = [#g5.lmem<0, pitch 256, f32>, #g5.lmem<32768, pitch 256, f32>], "
+        f"outs = [#g5.lmem<66560, pitch 8, f32>, #g5.lmem<68608, pitch 8, i32>], updates = [], rows = <{rows}>, "
+        f'columns = <{columns}>}} at "topk"'
+    )
+    chip = chip_with(**QUIET)
+    steps = next(iter(program_resources(program(topk), chip).vec_steps.values()))[0]
+    score = int(np.ceil(steps / 256))  # 16 units of 32 bits in each of 16 lanes
+    compares = {1: 1, 2: 1, 8: 3}[k]
+    cycles = score + 20 + rows * -(-columns // 16) * compares
+    assert alone_ps(chip, topk) == int(np.ceil(cycles * 1000 / 1.5))
 
 
 # -- chains --------------------------------------------------------------------------------------------------------
@@ -403,6 +423,9 @@ def test_a_module_without_commands_and_unrolled_tables_are_refused() -> None:
     target = load_chip("sg2262"), load_topology("p1-r1-b1-c8"), deployment
     with pytest.raises(PmcError, match=r"the module holds 0 g5\.stream ops, must be one: compile it to commands"):
         simulate(compile_model(load_model("llama-3.1-8b"), *target, "dist"))
+    unrolled = resume(compile_model(load_model("llama-3.1-8b"), *target, "commands"), "commands", extra=[UNROLL])
+    with pytest.raises(PmcError, match=r"^g5\.program at '.*' was unrolled into tables of one core; simulate the mod"):
+        simulate(unrolled)
 
 
 @pytest.mark.parametrize(
