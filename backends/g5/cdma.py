@@ -18,13 +18,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 
+import numpy as np
+
 from pmc.backends.cost.network import Network, Transfer
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.g5.clock import ROUNDING
 from pmc.backends.g5.events import EventQueue
 from pmc.backends.g5.links import LinkName, Links, Route
 from pmc.dialects.arch import Chip
-from pmc.dialects.collective import Phase, SendAttr
+from pmc.dialects.collective import CombineAttr, DispatchAttr, Phase, SendAttr
+from pmc.dialects.deployment import Histogram, Routing
+from pmc.dialects.errors import PmcError
 
 NONE = -1
 
@@ -103,8 +107,25 @@ def simulate_exchange(rounds: Rounds, chip: Chip, links: Links, protocol: CommPr
     return _Exchange(rounds, chip, links, protocol).run()
 
 
-def rounds_of(transfer: Transfer, network: Network) -> list[list[Message]]:
-    """The messages of a transfer, of the ranks that have to be simulated.  The steps of an exchange are one round."""
+def expert_loads(transfer: Transfer, routing: Routing | None) -> tuple[float, ...]:
+    """Of every rank of a group the rows of its experts over the mean, where a histogram says so; else nothing.
+
+    Raises PmcError for a histogram whose experts do not fall evenly on the ranks.
+    """
+    if not isinstance(routing, Histogram) or not isinstance(transfer.exchange.collective, DispatchAttr | CombineAttr):
+        return ()
+    rows, ranks = np.asarray(routing.histogram, np.float64), transfer.axis.size
+    if len(rows) % ranks:
+        raise PmcError(f"routing.histogram has {len(rows)} experts, which {ranks} ranks cannot share evenly")
+    of_ranks = rows.reshape(ranks, -1).sum(axis=1)
+    return tuple(float(load) for load in of_ranks / of_ranks.mean())
+
+
+def rounds_of(transfer: Transfer, network: Network, loads: Sequence[float] = ()) -> list[list[Message]]:
+    """The messages of a transfer, of the ranks that have to be simulated.  The steps of an exchange are one round.
+
+    With `loads` the experts of a rank get or give so many times the mean of the rows.
+    """
     axis, collective = transfer.axis, transfer.exchange.collective
     groups = _representatives({axis.group(rank) for rank in range(network.mesh.ranks)}, network)
     rounds: list[list[Message]] = []
@@ -117,7 +138,12 @@ def rounds_of(transfer: Transfer, network: Network) -> list[list[Message]]:
                 size, peers = step.bytes.constant, len(step.peers)
                 for index, distance in enumerate(step.peers):
                     part = size * (index + 1) // peers - size * index // peers
-                    messages.append(Message(rank, group[step.peer(member, distance)], part, step.phase))
+                    peer = step.peer(member, distance)
+                    if loads:
+                        # What goes from node to node is for all ranks of the node.
+                        first = (member if isinstance(collective, CombineAttr) else peer) // step.stride * step.stride
+                        part = ceil(part * sum(loads[first : first + step.stride]) / step.stride)
+                    messages.append(Message(rank, group[peer], part, step.phase))
         if step.phase is Phase.EXCHANGE and rounds:
             rounds[0] += messages
         else:

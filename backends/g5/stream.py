@@ -20,7 +20,7 @@ from pmc.backends.cost.model import Target
 from pmc.backends.cost.network import Transfer, network_of, transfer_of
 from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.g5 import cdma, dma
-from pmc.backends.g5.cdma import ExchangeTimes, rounds_of, simulate_exchange
+from pmc.backends.g5.cdma import ExchangeTimes, expert_loads, rounds_of, simulate_exchange
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
 from pmc.backends.g5.critical_path import BARRIERS, critical_ps
 from pmc.backends.g5.equal_programs import timing_key
@@ -194,6 +194,8 @@ class _Simulation:
             transfer = transfer.by(algorithm)
         found = self.moved.get(transfer)
         if found is None:
-            links = Links(network, chip)
-            found = self.moved[transfer] = simulate_exchange(rounds_of(transfer, network), chip, links, protocol)
+            busiest = self.accounting.expert_load == "busiest"
+            loads = expert_loads(transfer, self.target.routing) if busiest else ()
+            rounds = rounds_of(transfer, network, loads)
+            found = self.moved[transfer] = simulate_exchange(rounds, chip, Links(network, chip), protocol)
         return found

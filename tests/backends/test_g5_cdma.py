@@ -21,6 +21,7 @@ from pmc.compiler.driver import compile_model, load_model
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.collective import AlgorithmAttr, DirectAttr, FlatRingAttr, OneShotAttr, Phase, TwoLevelAttr
 from pmc.dialects.dist import Axis, Mesh
+from pmc.dialects.errors import PmcError
 from pmc.dialects.g5 import ChipCommandOp
 
 PS = 1_000_000
@@ -215,3 +216,31 @@ def test_a_step_with_stages_sends_and_a_step_of_experts_dispatches() -> None:
     assert np.array([sent.left_ps for sent in moves.sent]).max() < moves.duration_ps
     op = next(op for op in module.walk() if isinstance(op, ChipCommandOp) and transfer_of(op, Target.of(module)))
     assert network_of(op, Target.of(module)).topology.name == "p1-r1-b1-c8"
+
+
+def dispatch_and_combine(histogram: list[float] | None) -> dict[str, Any]:
+    """What leaves the chips of experts on the eight ranks of a board, by collective."""
+    fields: dict[str, Any] = {"dp": 8, "ep": 8, "batch": 64, "kv_len": 64}
+    if histogram is not None:
+        fields["routing"] = {"histogram": histogram}
+    deployment = load_deployment("dsv3-decode-ep32", fields)
+    module = compile_model(load_model("deepseek-v3"), CHIP, load_topology("p1-r1-b1-c8"), deployment, "commands")
+    return {part.op: part for part in simulate(module).parts if part.moves is not None}
+
+
+def test_experts_that_get_more_rows_make_all_wait() -> None:
+    """Rows of 1, 13, 1, 1, .. on eight ranks: 13 / (20 / 8) = 5.2 times the mean to rank 1, and back from it."""
+    even = dispatch_and_combine([1.0] * 256)
+    skewed = dispatch_and_combine([1.0] * 32 + [13.0] * 32 + [1.0] * 192)
+    uniform = dispatch_and_combine(None)
+    for name, side in (("dist.dispatch", "target"), ("dist.combine", "source")):
+        assert even[name].duration_ps == pytest.approx(uniform[name].duration_ps, rel=1e-3)
+        own = {r: sum(s.size for s in skewed[name].moves.sent if getattr(s, side) == r) for r in range(8)}
+        mean = sum(s.size for s in even[name].moves.sent) / 8
+        assert own[1] == pytest.approx(5.2 * mean, rel=0.01) and own[0] == pytest.approx(0.4 * mean, rel=0.01)
+        assert skewed[name].duration_ps > even[name].duration_ps
+
+
+def test_a_histogram_that_ranks_cannot_share_is_refused() -> None:
+    with pytest.raises(PmcError, match=r"routing\.histogram.* has 250 "):
+        dispatch_and_combine([1.0] * 250)
