@@ -33,6 +33,7 @@ from pmc.dialects.schema import (
     Name,
     Ns,
     Paths,
+    Pj,
     Planned,
     Ratio,
     Schema,
@@ -234,6 +235,17 @@ class Issue(Schema, frozen=True):
     )
 
 
+class CommandEnergy(Schema, frozen=True):
+    """What commands take beside idle power, by what they do."""
+
+    pj_per_mac: Pj = Field(description="A multiply-accumulate of the matrix unit, operands from LMEM; measured")
+    pj_per_vector_step: Pj = Field(description="A step of one vector or sort element, operands from LMEM; measured")
+    pj_per_gdma_byte: Pj = Field(description="A byte between DRAM interface and LMEM; measured")
+    pj_per_sdma_byte: Pj = Field(description="A byte from core to core or inside of DRAM; measured")
+    pj_per_dram_byte: Pj = Field(description="A byte read from or written to DRAM; from the data sheet")
+    pj_per_cdma_byte: Pj = Field(description="A byte sent to another chip; measured")
+
+
 class CommandLevel(Schema, frozen=True):
     """What the tile and command levels need to know of an accelerator that runs command streams."""
 
@@ -246,6 +258,7 @@ class CommandLevel(Schema, frozen=True):
     noc: Noc = Field(description="Network of cores")
     dram_channels: DramChannels = Field(description="Channels of DRAM")
     issue: Issue = Field(description="Front end of a core")
+    energy: CommandEnergy | None = Field(description="Energy of commands; null where it is not known")
 
 
 class Chip(Schema, frozen=True):

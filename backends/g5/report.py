@@ -21,7 +21,7 @@ class StepReport(Analysis):
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "path", "op", "count", "time_us", "share", "commands",
         *(f"{activity.replace(' ', '_')}_us" for activity in ACTIVITIES),
-        *(f"busy_{engine}" for engine in ENGINES),
+        *(f"busy_{engine}" for engine in ENGINES), "energy_uj",
     )  # fmt: skip
 
     name: str
@@ -40,6 +40,8 @@ class StepReport(Analysis):
                 row[f"{activity.replace(' ', '_')}_us"] = part.count * ps / PS_PER_US
             for engine, ps in part.busy_ps.items():
                 row[f"busy_{engine}"] = ps / part.duration_ps
+            if part.energy_pj is not None:
+                row["energy_uj"] = part.count * sum(part.energy_pj.values()) * 1e-6
             rows.append(row)
         return rows
 
@@ -62,6 +64,7 @@ class StepReport(Analysis):
             "commands": self.step.commands,
             "critical_us": self.critical_us,
             "unvalidated": list(self.step.chip.unvalidated),
+            "energy_uj": self.step.energy_uj,
         }
 
     def headline(self) -> str:
@@ -72,8 +75,13 @@ class StepReport(Analysis):
     def notes(self) -> list[str]:
         """Totals, and what limits the meaning of the numbers."""
         spent = ", ".join(f"{name} {us:.3f} us" for name, us in self.critical_us.items())
+        energy, told = self.step.energy_uj, list[str]()
+        if energy is not None:
+            classes = ", ".join(f"{name} {uj:.3f} uJ" for name, uj in energy.items())
+            told.append(f"energy of one rank, without idle power: {sum(energy.values()):.3f} uJ; {classes}")
         return [
             f"total {self.step.total_us:.3f} us; critical path: {spent}",
+            *told,
             f"relative only, never validated against silicon: {', '.join(self.step.chip.unvalidated)}",
         ]
 

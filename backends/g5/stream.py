@@ -8,7 +8,7 @@ addresses of the first.  A movement between chips takes what the communication p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from pmc.backends.g5 import cdma, dma
 from pmc.backends.g5.cdma import ExchangeTimes, expert_loads, rounds_of, simulate_exchange
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
 from pmc.backends.g5.critical_path import BARRIERS, critical_ps
+from pmc.backends.g5.energy import movement_energy_pj, program_energy_pj
 from pmc.backends.g5.equal_programs import timing_key
 from pmc.backends.g5.links import Links
 from pmc.backends.g5.program import lower
@@ -55,6 +56,9 @@ CHIP_FIELDS = (
     *(f"command_level.cdma.{name}" for name in (
         "engines_per_die", "threads_per_engine", "gb_per_s_per_engine", "credit_queue_depth", "startup_us", "sync_us",
     )),
+    *(f"command_level.energy.pj_per_{name}" for name in (
+        "mac", "vector_step", "gdma_byte", "sdma_byte", "dram_byte", "cdma_byte",
+    )),
     *(f"command_level.issue.{name}" for name in ("queue_depth", "cycles_per_command", "barrier_cycles")),
 )  # fmt: skip
 """What the simulator reads of a chip."""
@@ -76,6 +80,8 @@ class Part:
     """Every command of a kernel."""
     moves: ExchangeTimes | None = None
     """Every command of a movement between chips."""
+    energy_pj: Mapping[str, float] | None = None
+    """Of one run, by class; None where the chip file says nothing about it."""
     stage: int | None = None
     """The pipeline stage that runs it; None for every rank."""
 
@@ -110,6 +116,17 @@ class StepTimes:
     def total_us(self) -> float:
         """The same in microseconds."""
         return self.total_ps / PS_PER_US
+
+    @property
+    def energy_uj(self) -> dict[str, float] | None:
+        """Microjoules of one rank by class of command; None where the chip file says nothing about energy."""
+        found: dict[str, float] = {}
+        for part in self.parts:
+            if part.energy_pj is None:
+                return None
+            for name, energy in part.energy_pj.items():
+                found[name] = found.get(name, 0.0) + part.count * energy * 1e-6
+        return found
 
     @property
     def commands(self) -> int:
@@ -150,7 +167,8 @@ class _Simulation:
             match op:
                 case ProgramOp():
                     times = self.times(op)
-                    yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, None, stage)
+                    energy = program_energy_pj(op, self.target.chip)
+                    yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, None, energy, stage)
                 case RepeatOp():
                     yield from self.parts(op.body.block, count * op.count.value.data, stage)
                 case StageOp():
@@ -158,7 +176,9 @@ class _Simulation:
                 case ChipCommandOp():
                     moves = None if isinstance(op, SdmaOp) else self.moves(op)
                     moved_ps = moves.duration_ps if moves is not None else self.movement_ps(op)
-                    yield Part(op.path.data, str(op.collective.name), count, moved_ps, None, moves, stage)
+                    energy = movement_energy_pj(op, self.ranks(op), self.target.chip)
+                    name = str(op.collective.name)
+                    yield Part(op.path.data, name, count, moved_ps, None, moves, energy, stage)
                 case _:
                     pass
 
@@ -180,6 +200,11 @@ class _Simulation:
             memory = int(of_bytes(work.bytes_read.constant + work.bytes_written.constant, chip.dram_bytes_per_s))
             return dma.startup_ps(sdma) + max(engines, memory)
         return 0
+
+    def ranks(self, op: ChipCommandOp) -> int:
+        """The size of the group in which an op sends."""
+        transfer = transfer_of(op, self.target)
+        return 1 if transfer is None else transfer.ranks
 
     def moves(self, op: ChipCommandOp) -> ExchangeTimes | None:
         """A movement between chips, by the steps of its algorithm; None where nothing is sent."""

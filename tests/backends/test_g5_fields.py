@@ -148,7 +148,7 @@ def changed(path: str, value: object) -> Chip | None:
 def value_at(path: str) -> Any:
     value: Any = BASE.model_dump()
     for name in path.split("."):
-        value = value[name]
+        value = None if value is None else value[name]
     return value
 
 

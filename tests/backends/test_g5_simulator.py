@@ -386,10 +386,42 @@ def test_every_timing_field_changes_the_time_of_the_same_commands(path: str) -> 
     assert simulate(other).total_ps != step.total_ps
 
 
+ENERGY = {
+    "pj_per_mac": 0.5, "pj_per_vector_step": 1.0, "pj_per_gdma_byte": 2.0, "pj_per_sdma_byte": 3.0,
+    "pj_per_dram_byte": 30.0, "pj_per_cdma_byte": 40.0,
+}  # fmt: skip
+
+
+def test_energy_is_that_of_what_commands_do() -> None:
+    """Not reported without a chip that says it; every field changes its class, and no time."""
+    module, step = STEP
+    assert step.energy_uj is None
+    assert not any("energy" in note for note in StepReport("llama", step).notes())
+
+    def simulated(**changes: float) -> StepTimes:
+        other = module.clone()
+        other.attributes["arch.chip"] = ChipAttr(chip_with("sg2262", command_level__energy={**ENERGY, **changes}))
+        return simulate(other)
+
+    found = simulated()
+    base = found.energy_uj
+    assert base is not None and found.total_ps == step.total_ps
+    programs = [op for op in module.walk() if isinstance(op, ProgramOp)]
+    kernels = [part for part in step.parts if part.times is not None]
+    macs = sum(part.count * program_resources(op, step.chip).macs for part, op in zip(kernels, programs, strict=True))
+    assert base["tiu"] == pytest.approx(0.5e-6 * macs)
+    for name, energy_class in zip(ENERGY, ("tiu", "vec", "gdma", "sdma", "dram", "cdma"), strict=True):
+        other = simulated(**{name: 2 * ENERGY[name]}).energy_uj
+        assert other == pytest.approx({**base, energy_class: 2 * base[energy_class]})
+    report = StepReport("llama", found)
+    assert sum(float(row["energy_uj"] or 0) for row in report.to_rows()) == pytest.approx(sum(base.values()))
+    assert report.notes()[1].startswith(f"energy of one rank, without idle power: {sum(base.values()):.3f} uJ; tiu ")
+
+
 def test_the_simulator_reads_the_fields_that_it_declares() -> None:
     """Of a decode step with a router, and of a core that fetches from the other die."""
     seen: set[str] = set()
-    chip = recording(load_chip("sg2262"), seen)
+    chip = recording(chip_with("sg2262", command_level__energy=ENERGY), seen)
     deployment = load_deployment("dsv3-decode-ep32")
     module = compile_model(
         load_model("deepseek-v3"), load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployment, "commands"
