@@ -6,22 +6,24 @@ the matrix unit, in the proportions that the tile model gives for it, the vector
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation
 
 from pmc.backends.cost.breakdown import Breakdown, Part, present
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, OpCost, Target
 from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.evaluate.engine import Site, sites
 from pmc.backends.g5 import stream
 from pmc.backends.g5.critical_path import BARRIERS
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.errors import PmcError
-from pmc.dialects.structure import AnyProgramOp, AnyStageOp
+from pmc.dialects.structure import AnyProgramOp
 
 Simulated = Callable[[Target, Mapping[str, int]], tuple[stream.Part, ...]]
 """The parts of a step on a target, with symbols bound to numbers, of all pipeline stages."""
@@ -47,68 +49,100 @@ class CommandCostModel(CostModel):
         super().__init__(model.target)
         self.model = model
         self.simulated = simulated
-        self._parts: dict[tuple[tuple[str, int], ...], dict[_Key, stream.Part]] = {}
+        self._times: dict[tuple[tuple[str, int], ...], dict[Operation, _OpTime]] = {}
 
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """What the other model counts, with the time of the commands."""
         base = self.model.cost(op, bindings)
         if base is None:
             return None
-        part = self._part(op, bindings)
-        compute_s = sum(part.critical_ps.get(engine, 0) for engine in ("tiu", "vec", "hau")) * 1e-12
-        if part.times is None:
-            return replace(base, time_s=part.duration_ps * 1e-12)
-        data_s = (part.duration_ps - part.critical_ps.get(BARRIERS, 0)) * 1e-12 - compute_s
-        return replace(base, time_s=part.duration_ps * 1e-12, compute_s=compute_s, memory_s=data_s)
+        time = self._time(op, bindings)
+        if not time.is_kernel:
+            return replace(base, time_s=time.duration_ps * 1e-12)
+        compute_s = sum(time.critical_ps.get(engine, 0) for engine in ("tiu", "vec", "hau")) * 1e-12
+        data_s = (time.duration_ps - time.critical_ps.get(BARRIERS, 0)) * 1e-12 - compute_s
+        return replace(base, time_s=time.duration_ps * 1e-12, compute_s=compute_s, memory_s=data_s)
 
     def breakdown(self, op: Operation, bindings: Bindings) -> Breakdown | None:
         """The critical path in parts, beside what the other model says that the op asks of every engine."""
         base = self.model.breakdown(op, bindings)
         if base is None:
             return None
-        part = self._part(op, bindings)
-        if part.times is None:
-            return base.scaled(part.duration_ps * 1e-12 / base.time_s) if base.time_s else base
+        time = self._time(op, bindings)
+        if not time.is_kernel:
+            return base.scaled(time.duration_ps * 1e-12 / base.time_s) if base.time_s else base
         parts: dict[Part, float] = {}
-        for activity, ps in part.critical_ps.items():
+        for activity, ps in time.critical_ps.items():
             if activity != "tiu":
                 name = _PARTS.get(activity, Part.DATA)
                 parts[name] = parts.get(name, 0.0) + ps * 1e-12
         matrix = {name: base.parts[name] for name in _MATRIX if name in base.parts} or {Part.MATRIX: 1.0}
-        share = part.critical_ps.get("tiu", 0) * 1e-12 / sum(matrix.values())
+        share = time.critical_ps.get("tiu", 0) * 1e-12 / sum(matrix.values())
         return replace(base, parts=present({**{name: s * share for name, s in matrix.items()}, **parts}))
 
-    def _part(self, op: Operation, bindings: Bindings) -> stream.Part:
+    def _time(self, op: Operation, bindings: Bindings) -> _OpTime:
         values = {name: int(value) for name, value in bindings.items()}
         known = tuple(sorted(values.items()))
-        parts = self._parts.get(known)
-        if parts is None:
-            parts = self._parts[known] = _by_op(self.simulated(self.target, values))
-        part = parts.get(_key(op))
-        if part is None:
+        times = self._times.get(known)
+        if times is None:
+            times = self._times[known] = _by_op(_program_around(op), self.simulated(self.target, values))
+        time = times.get(op)
+        if time is None:
             path = op.path.data if isinstance(op, PmcOp) else ""
             raise PmcError(f"{op.name} at '{path}' has no commands: it takes no time at granularity commands")
-        return part
+        return time
 
 
-def _by_op(parts: tuple[stream.Part, ...]) -> dict[_Key, stream.Part]:
-    found: dict[_Key, stream.Part] = {}
+@dataclass
+class _OpTime:
+    """One run of the commands of an op."""
+
+    duration_ps: int
+    critical_ps: dict[str, int]
+    is_kernel: bool
+
+    def add(self, part: stream.Part) -> None:
+        """Run another kernel after it."""
+        self.duration_ps += part.duration_ps
+        for activity, ps in part.critical_ps.items():
+            self.critical_ps[activity] = self.critical_ps.get(activity, 0) + ps
+
+
+def _by_op(program: Operation, parts: tuple[stream.Part, ...]) -> dict[Operation, _OpTime]:
+    """The times of the ops of a program.  Ops of one path and name come in the order of their kernels.
+
+    A kernel that lowering has added, as the copies of values that a repeat carries, belongs to the kernel before it.
+    """
+    ops: dict[_Key, deque[Operation]] = {}
+    for site in sites(program):
+        ops.setdefault((site.stage, site.path, _name(site)), deque()).append(site.op)
+    named, found = frozenset(ops), dict[Operation, _OpTime]()
+    last: dict[tuple[int, int], _OpTime] = {}
+    """By stage and count the op whose kernel came last."""
     for part in parts:
-        key = part.stage or 0, part.path, part.op
-        if key in found:
-            raise PmcError(f"{part.op} at '{part.path}' has two programs of commands: paths must tell ops apart")
-        found[key] = part
+        stage = part.stage or 0
+        key = stage, part.path, part.op
+        if key in named:
+            if not ops[key]:
+                raise PmcError(f"{part.op} at '{part.path}' has more programs of commands than ops")
+            time = _OpTime(part.duration_ps, dict(part.critical_ps), part.times is not None)
+            found[ops[key].popleft()] = last[stage, part.count] = time
+        elif (stage, part.count) in last:
+            last[stage, part.count].add(part)
+        else:
+            raise PmcError(f"{part.op} at '{part.path}' belongs to no op of the program")
     return found
 
 
-def _key(op: Operation) -> _Key:
-    stage, around = 0, op.parent_op()
+def _name(site: Site) -> str:
+    """The name of the op that a kernel was lowered from, or of the op itself."""
+    name = site.op.properties.get("op_name")
+    return site.op_name if not isinstance(name, StringAttr) else name.data
+
+
+def _program_around(op: Operation) -> Operation:
+    around: Operation | None = op
     while around is not None and not isinstance(around, AnyProgramOp):
-        if isinstance(around, AnyStageOp):
-            stage = around.index.value.data
         around = around.parent_op()
-    path = op.path.data if isinstance(op, PmcOp) else ""
-    if isinstance(op, ExchangeInterface):
-        return stage, path, op.exchange().collective.op_name
-    name = op.properties.get("op_name")
-    return stage, path, op.name if name is None else str(getattr(name, "data", op.name))
+    assert around is not None, "ops with costs stand in a program"
+    return around

@@ -70,6 +70,23 @@ def test_every_stage_of_a_pipeline_takes_its_time() -> None:
         assert step.schedule.stages[stage].total_us == pytest.approx(own)
 
 
+def test_kernels_that_lowering_adds_belong_to_the_op_before() -> None:
+    """Ring attention has two steps of one path, and copies of what its rounds carry, which no op stands for."""
+    fields = {"q_len": 1024, "kv_len": 1024}
+    deployment = load_deployment("llama-70b-prefill-tp8-cp4", fields)
+    target = load_chip("sg2262"), load_topology("p1-r1-b4-c32"), deployment
+    module = compile_model(load_model("llama-3.1-70b"), *target, "dist")
+    parts = simulate_parts(compile_model(load_model("llama-3.1-70b"), *target, "commands"))
+    assert "copy" in {part.op for part in parts}
+    step = COMMANDS.evaluator(module).step()
+    assert step.total_us == pytest.approx(sum(part.count * part.duration_ps for part in parts) / PS_PER_US)
+    steps = [s for s in step.ops.steps if s.op == "layer.attention_step"]
+    own = [p for p in parts if p.op == "layer.attention_step"]
+    assert len(steps) == len(own) == 2
+    for row, part in zip(steps, own, strict=True):
+        assert row.time_us > part.count * part.duration_ps / PS_PER_US
+
+
 def test_two_halves_of_a_batch_are_lowered_apart() -> None:
     both = EvaluationOptions("commands", Overlap.TWO_BATCH).evaluator(compiled()).step()
     half = COMMANDS.evaluator(compiled()).step({"batch": 4})
