@@ -270,8 +270,8 @@ class Chip(Schema, frozen=True):
 
     name: Name = Field(description="Name of the chip")
     unvalidated: Paths = Field(description="Paths of the fields never validated against silicon")
-    compared_with_silicon: Annotated[tuple[Literal["chip", "core", "tile"], ...], Field(strict=False)] = Field(
-        description="Granularities of which results for this chip were compared with measurements on it"
+    compared_with_silicon: Annotated[tuple[Literal["chip", "core", "tile", "commands"], ...], Field(strict=False)] = (
+        Field(description="Granularities of which results for this chip were compared with measurements on it")
     )
     dies: Count = Field(description="Dies per chip; from the data sheet")
     cores: Count = Field(description="Cores (SMs of a GPU) of all dies; from the data sheet")
