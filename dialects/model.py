@@ -255,8 +255,7 @@ class AttentionBlockOp(BlockOp):
         super().verify_()
         theta = self.rope_theta.value.data
         self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
-        scaling = {} if self.rope_scaling is None else self.rope_scaling.data
-        for name, value in scaling.items():
+        for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
             if isinstance(value, IntegerAttr | FloatAttr):
                 number = value.value.data
                 allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))

@@ -44,6 +44,7 @@ from pmc.dialects.tensor import tensor
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
 from pmc.passes.expand_blocks.attention import expand_mla
 from pmc.passes.expand_blocks.block_builder import BlockBuilder
+from pmc.passes.tiling.code import path_of
 
 KV_LEN, TOP_K = expr("kv_len"), 2048
 CHAIN = (
@@ -74,8 +75,8 @@ def deployed(phase: str, **changes: Any) -> Deployment:
 
 def one(module: ModuleOp, kind: type[Any], path: str = "") -> Any:
     """The op of a kind in the layers of experts."""
-    found = [op for op in module.walk() if isinstance(op, kind) and "moe.dsa" in op.path.data]
-    return next(op for op in found if op.path.data.endswith(path))
+    found = ((path_of(op), op) for op in module.walk() if isinstance(op, kind))
+    return next(op for where, op in found if "moe.dsa" in where and where.endswith(path))
 
 
 def sizes(value: SSAValue, **bindings: int) -> list[int]:
@@ -237,7 +238,8 @@ def timed(phase: str, path: str) -> list[list[tuple[g5.CommandOp, int, int]]]:
     times = part(phase, path).times
     assert times is not None
     found: list[list[tuple[g5.CommandOp, int, int]]] = [[] for _ in range(times.commands.cores)]
-    for index, core in enumerate(times.core.tolist()):
+    cores: list[int] = times.core.tolist()
+    for index, core in enumerate(cores):
         found[core].append((times.op(index), int(times.start_ps[index]), int(times.end_ps[index])))
     return found
 

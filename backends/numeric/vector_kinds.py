@@ -211,9 +211,11 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     first: Array = np.asarray(tiles.values["key"])
     visible = _visible(first, np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
-    columns: Array = np.add(first[..., None], np.arange(scores.shape[-1]))
+    steps: Array = np.arange(scores.shape[-1])
+    columns: Array = first[..., None] + steps
     top_k = kept_keys.shape[-1]
-    empty: Array = np.less(np.arange(top_k), top_k - first[..., None])
+    slots: Array = np.arange(top_k)
+    empty: Array = np.less(slots, top_k - first[..., None])
     keys = np.concatenate([np.where(empty, -1, kept_keys), np.broadcast_to(columns, scores.shape)], axis=-1)
     values = np.concatenate([np.where(empty, -np.inf, kept_scores), found], axis=-1).astype(scores.dtype)
     # Entries without a key lose against all others; then the score decides, then the position.

@@ -96,7 +96,7 @@ def test_levels_rise_and_fall() -> None:
 
 @pytest.mark.parametrize("overlap", [Overlap.NONE, Overlap.STREAMS, Overlap.TWO_BATCH])
 @pytest.mark.parametrize("fields", [{}, {"pp": 2}])
-def test_a_schedule_is_a_timeline_too(overlap: Overlap, fields: dict[str, int]) -> None:
+def test_a_schedule_is_a_timeline_too(overlap: Overlap, fields: dict[str, Any]) -> None:
     """All runs of its ops; streams do one op at a time; no stage ends before its last op."""
     evaluator = EvaluationOptions("core", overlap).evaluator(compiled(**fields))
     step = evaluator.step()
