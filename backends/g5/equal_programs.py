@@ -23,7 +23,8 @@ def timing_key(program: ProgramOp, chip: Chip, symbols: Mapping[str, int]) -> Ha
     turn = turn_bytes(chip)
 
     def key(op: Operation) -> Hashable:
-        addresses = {a.address for a in op.accesses() if a.memory == "dram"} if isinstance(op, CommandOp) else set()
+        accesses = op.accesses() if isinstance(op, CommandOp) else ()
+        addresses = {access.address for access in accesses if access.memory == "dram"}
 
         def value(attribute: Attribute) -> Hashable:
             if not isinstance(attribute, ExprAttr):

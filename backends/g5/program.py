@@ -156,7 +156,8 @@ def _segments(gaps: list[Gap], bounds: IntArray) -> Segments:
         assert isinstance(gap.rule, Repetition)
         period = gap.rule.period
         at = gap.issued.sum(axis=2)
-        for run, core in enumerate(gap.core.tolist()):
+        cores: list[int] = gap.core.tolist()
+        for run, core in enumerate(cores):
             begin, end, behind = (int(bounds[core] + at[run, FIRST + k * period]) for k in range(3))
             repeated[core].append((begin, end, behind, int(gap.left_out[run]) // period + 2))
     found: list[tuple[int, int, int]] = []
@@ -302,7 +303,7 @@ def _in_step(served: Mapping[int, IntArray], core: IntArray, loops: list[IntArra
         begin, end = np.searchsorted(core, cores), np.searchsorted(core, cores, "right")
         if (end - begin != end[0] - begin[0]).any():
             return False
-        runs = begin[:, None] + np.arange(end[0] - begin[0])
+        runs: IntArray = begin[:, None] + np.arange(int(end[0] - begin[0]))
         if any((symbol[runs] != symbol[runs[0]]).any() for symbol in loops):
             return False
     return True

@@ -35,7 +35,7 @@ def topk_select(scores: Array, top_k: int, positions: Array) -> Array:
 
     Keys behind positions [T] count as -inf; of equal scores the first wins.
     """
-    keys: Array = np.arange(scores.shape[1])
+    keys: Array = np.arange(int(scores.shape[1]))
     visible: Array = np.less_equal(keys, positions[..., None])
     masked = np.where(visible, scores, scalar_like(-np.inf, scores))
     best = np.argsort(-masked, axis=1, kind="stable")[:, :top_k]
@@ -56,7 +56,7 @@ def sparse_attention(
     q_i [T, heads*d_i], k_i [T, keys, d_i], v [T, keys, v_dim]; token t sees its keys 0 .. last_slots[t].
     """
     scores = attention_scores(q, k, qk_dims, scale, False)
-    slots: Array = np.arange(scores.shape[-1])
+    slots: Array = np.arange(int(scores.shape[-1]))
     visible: Array = np.less_equal(slots, last_slots[..., None])
     scores = np.where(visible[:, None, None, :], scores, scalar_like(-np.inf, v))
     y = np.matmul(softmax(scores)[:, :, 0], v)

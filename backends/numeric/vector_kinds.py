@@ -211,10 +211,10 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     first: Array = np.asarray(tiles.values["key"])
     visible = _visible(first, np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
-    steps: Array = np.arange(scores.shape[-1])
+    steps: Array = np.arange(int(scores.shape[-1]))
     columns: Array = first[..., None] + steps
     top_k = kept_keys.shape[-1]
-    slots: Array = np.arange(top_k)
+    slots: Array = np.arange(int(top_k))
     empty: Array = np.less(slots, top_k - first[..., None])
     keys = np.concatenate([np.where(empty, -1, kept_keys), np.broadcast_to(columns, scores.shape)], axis=-1)
     values = np.concatenate([np.where(empty, -np.inf, kept_scores), found], axis=-1).astype(scores.dtype)
