@@ -16,7 +16,7 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.errors import PmcError
+from pmc.dialects.errors import PmcError, excerpt
 
 MAX_DIGITS = 19
 """Of an integer: enough for every 64-bit number; Python does not even print one of 5000 digits."""
@@ -31,6 +31,7 @@ MAX_MESSAGE = 500
 _TOKEN = re.compile(
     r"//[^\n]*+"
     r'|(?P<string>"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+"?+)'
+    r"|[su]?i(?P<width>\d{4,}+)(?![\w.$-])"
     r"|[A-Za-z_%#!@^][\w.$-]*+"
     r"|(?P<integer>\d++)(?:\.\d*+(?:[eE][+-]?+\d++)?+)?+"
     r"|(?P<open>[(\[{])"
@@ -42,7 +43,7 @@ _TOKEN = re.compile(
 
 
 def check_source(text: str, source: str, lines_before: int = 0) -> None:
-    """Raise PmcError, with `source:line:column`, for a string that does not end, a huge integer, or deep nesting.
+    """Raise PmcError, with `source:line:column`, for a string that does not end, a huge integer or type, deep nesting.
 
     `lines_before` are those of the file before `text`.
     """
@@ -62,6 +63,9 @@ def check_source(text: str, source: str, lines_before: int = 0) -> None:
                     digits = match.end("integer") - match.start()
                     message = f"an integer of {digits} digits; {MAX_DIGITS} are the most"
                     raise error(match.start(), message)
+            case "width":
+                # xDSL computes the range of a type, of as many bits.
+                raise error(match.start(), f"an integer type of {excerpt(match.group('width'))} bits; 64 are the most")
             case "open":
                 depth += 1
                 if depth > MAX_DEPTH:

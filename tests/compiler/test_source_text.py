@@ -24,6 +24,7 @@ WEIGHT = '%w = layer.weight() {axes = [""]} at "w" : '
         ('module attributes {a = "\\q"}', ODD_STRING),
         ('module attributes {a = "\\"}', ODD_STRING),
         ("\n{a = " + "9" * (MAX_DIGITS + 1), f"m:2:6: an integer of {MAX_DIGITS + 1} digits; {MAX_DIGITS} are"),
+        ("\n{a = 8 : i" + "5" * 13, f"m:2:10: an integer type of {'5' * 13} bits; 64 are the most"),
         ("[" * 3000, f"m:1:{MAX_DEPTH + 1}: more than {MAX_DEPTH} brackets inside each other"),
         ("module {\n\u0d70 }", "m:2:1: '\u0d70' can stand in strings only"),
         (WEIGHT + "!layer.tensor<[4], complex<f32>>", f"{NO_ELEMENT}, not complex<f32>"),

@@ -382,6 +382,17 @@ def test_dispatch_on_the_shapes_of_a_rank(slots: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("op", "first", "rest"),
+    [("dispatch", local("8, 4"), ()), ("combine", local("2, 32, 4"), (local("8, 2"),))],
+)
+def test_experts_are_chosen_by_whole_numbers(op: str, first: str, rest: tuple[str, ...]) -> None:
+    more, after = (', capacity = "worst"', local("2, 32, 4")) if op == "dispatch" else ("", local("8, 4"))
+    values = ", ".join(f"%{i}" for i in range(2 + len(rest)))
+    line = f'%y = dist.{op}({values}) {{axis = "ep"{more}}} at "d" : {after}'
+    refuses(f"dist.{op} at 'd': indices are bf16, must be integers", [first, local("8, 2"), *rest], line)
+
+
+@pytest.mark.parametrize(
     ("experts", "rows", "message"),
     [
         (local("2, 32, 4", "tp"), local("8, 4", "tp"), ""),

@@ -463,7 +463,7 @@ def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
     bias = [make.source([64])] if make.flag() else []
     make.add(
-        layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k])], top_k=k,
+        layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k], i32)], top_k=k,
         scoring=make.rng.choice(["softmax", "sigmoid"]), groups=1, top_groups=1, normalize=make.flag(),
         scale=make.rng.random(),
     )  # fmt: skip
@@ -471,7 +471,7 @@ def router(make: Maker) -> None:
 
 def experts(make: Maker) -> None:
     t, e, c, h = make.dims(4)
-    indices, weights = make.source([t, 4]), make.source([t, 4])
+    indices, weights = make.source([t, 4], i32), make.source([t, 4])
     kind: Any = make.rng.choice(["balanced", "worst"])
     slots = make.add(layer.DispatchOp, [make.source([t, h]), indices], [make.type([e, c, h])], capacity=kind).y
     make.add(layer.CombineOp, [slots, indices, weights], [make.type([t, h])])
