@@ -389,7 +389,7 @@ def test_experts_are_chosen_by_whole_numbers(op: str, first: str, rest: tuple[st
     more, after = (', capacity = "worst"', local("2, 32, 4")) if op == "dispatch" else ("", local("8, 4"))
     values = ", ".join(f"%{i}" for i in range(2 + len(rest)))
     line = f'%y = dist.{op}({values}) {{axis = "ep"{more}}} at "d" : {after}'
-    refuses(f"dist.{op} at 'd': indices are bf16, must be integers", [first, local("8, 2"), *rest], line)
+    refuses(f"dist.{op} at 'd': indices are f32, must be integers", [first, local("8, 2"), *rest], line)
 
 
 @pytest.mark.parametrize(
