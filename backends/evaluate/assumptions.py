@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import Operation
 
-from pmc.dialects import g5, layer, tile
+from pmc.dialects import layer
 from pmc.dialects.arch import Chip, DeploymentAttr
 from pmc.dialects.checkpoint import checkpoint_of
 from pmc.dialects.tensor import tensor
@@ -20,9 +20,6 @@ PADDING = "FLOPs count the sequences that a batch was padded with when its shape
 
 LOWER_BOUND = "a lower bound: every op takes at least the time that its roofline says, nothing is in its way"
 """Said of a result whose times no hardware of these rates can be below."""
-
-_GATHERS = (layer.GatherRowsOp, tile.GatherRowsOp, g5.GatherRowsOp)
-
 
 def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tuple[str, ...]:
     """Where the evaluated program is another one than that of the checkpoint, at the point `bindings`."""
@@ -47,7 +44,8 @@ def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tup
 
 def held_rows(program: Operation, bindings: Mapping[str, int], chip: Chip) -> tuple[str, ...]:
     """That gathers of a prefill read rows which the cores hold, and whether the chip has room for them."""
-    gathers = [op for op in program.walk() if isinstance(op, _GATHERS) and op.bandwidth_domain.data == "on_chip"]
+    # Asked by property, as the dialects of kernels and commands are not loaded for a tensor program.
+    gathers = [op for op in program.walk() if op.properties.get("bandwidth_domain") == StringAttr("on_chip")]
     if not gathers:
         return ()
     text = "rows that a prefill gathers are taken to be held by the cores: no read of DRAM is charged for them"

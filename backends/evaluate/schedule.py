@@ -13,7 +13,7 @@ cost that grows with the binary digits of that number.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
@@ -83,8 +83,8 @@ class Schedule:
 
     stages: tuple[StageSchedule, ...]
     waits: Wait
-    starts: tuple[tuple[Start, ...], ...]
-    """Of every stage, from its beginning."""
+    starts: tuple[tuple[Start, ...], ...] = field(compare=False)
+    """Of every stage, from its beginning; not compared, as an op is equal to itself only."""
 
     @property
     def total_us(self) -> float:

@@ -37,6 +37,7 @@ def models() -> tuple[CostModel, ...]:
     found = [
         cost_model(looked_at, TARGET, load_accounting(name))
         for looked_at in Granularity
+        if looked_at is not Granularity.COMMANDS  # which costs no op alone
         for name in ("physical", "ds-tpu")
     ]
     return (*found, CalibratedCostModel(found[-1], load_calibration("assumed-losses")))

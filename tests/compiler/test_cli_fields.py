@@ -40,7 +40,7 @@ def pmc(capsys: pytest.CaptureFixture[str]) -> Pmc:
 
 def test_fields_say_what_reads_them(pmc: Pmc) -> None:
     text = {path: readers for path, readers in (line.split(maxsplit=1) for line in pmc.ok(*FIELDS).splitlines())}
-    assert text["dram.capacity_gib"] == "analyze --what memory, allocate-dram, emit-g5"
+    assert text["dram.capacity_gib"] == "analyze --what memory, allocate-dram, emit-g5, simulate"
     assert text["c2c.max_chips"] == "check of chip against topology"
     assert text["command_level.hau.sort_width"] == "simulate"
     uses = json.loads(pmc.ok(*FIELDS, "--format", "json"))["chips"]

@@ -91,7 +91,9 @@ def test_issue9_8_every_leaf_of_every_part_can_be_set_to_its_own_value() -> None
     for path in names:
         value: object = chip
         for part in path.split("."):
-            value = getattr(value, part)
+            value = None if value is None else getattr(value, part)
+        if value is None and path.partition(".")[0] == "energy":
+            continue  # shipped chips say nothing of energy
         text = "[" + ",".join(value) + "]" if isinstance(value, tuple) else json.dumps(value).strip('"')  # pyright: ignore
         assert changed(chip, parse_settings([f"chip.{path}={text}"])["chip"]) == chip, path
     assert {name.partition(".")[0] for name in all_names()} == set(PARTS)
