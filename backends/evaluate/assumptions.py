@@ -21,6 +21,7 @@ PADDING = "FLOPs count the sequences that a batch was padded with when its shape
 LOWER_BOUND = "a lower bound: every op takes at least the time that its roofline says, nothing is in its way"
 """Said of a result whose times no hardware of these rates can be below."""
 
+
 def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tuple[str, ...]:
     """Where the evaluated program is another one than that of the checkpoint, at the point `bindings`."""
     checkpoint = checkpoint_of(module)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
-from pmc.dialects.tile import CORE, CoresAttr
+from pmc.dialects.tile_types import CORE, CoresAttr
 
 
 def round_up(value: int, step: int) -> int:

@@ -92,7 +92,7 @@ def test_issue9_8_every_leaf_of_every_part_can_be_set_to_its_own_value() -> None
         value: object = chip
         for part in path.split("."):
             value = None if value is None else getattr(value, part)
-        if value is None and path.partition(".")[0] == "energy":
+        if value is None and ".energy." in path:
             continue  # shipped chips say nothing of energy
         text = "[" + ",".join(value) + "]" if isinstance(value, tuple) else json.dumps(value).strip('"')  # pyright: ignore
         assert changed(chip, parse_settings([f"chip.{path}={text}"])["chip"]) == chip, path
