@@ -39,6 +39,9 @@ WAYS = ("sdma", "none", "dram", "none")
 """The way to merge that is tried first for the ops of a kind, in turn: none as often as the others together."""
 
 
+MERGING = ("sdma", "dram")
+
+
 class RandomPlans:
     """Draws the plans of the ops of a module.
 
@@ -57,7 +60,8 @@ class RandomPlans:
         turn = self._first + self._turn[op.name]
         self._turn[op.name] += 1
         group = attention_shape(op).group if isinstance(op, FlashAttentionOp) else None
-        ways = dict.fromkeys(WAYS[(turn + i) % len(WAYS)] for i in range(len(WAYS))) if merges else ("none",)
+        # Where the way whose turn it is does not fit, another merge is tried before none.
+        ways = dict.fromkeys((WAYS[turn % len(WAYS)], *MERGING, "none")) if merges else ("none",)
         for merge in ways:
             drawn = (_drawn(best, chip, merge, merges, group, self._random) for _ in range(ATTEMPTS))
             legal = (plan for plan in drawn if plan is not None and family.fault(op, plan, chip) is None)

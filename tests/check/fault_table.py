@@ -191,7 +191,7 @@ _SHARD = [
     Fault(
         "combine_collectives.py",
         "{effect.kind for op in others for effect in op.EFFECTS}",
-        "set()",
+        "{effect.kind for op in others for effect in op.EFFECTS if effect is None}",
         "deepseek",
         {"tp": 2, "dp": 2, "ep": 4, "sp": True},
         equivalent="no two caches of one path are used between two collectives",
@@ -582,7 +582,12 @@ _PLANS = [
         "np.where(by_heads, 1, queries // parts)",
     ),
     Fault(_ATTENTION_TILING, "int(grid.problems[0] * grid.units[0]) > 1", "int(grid.problems[0]) > 1", "deepseek"),
-    Fault(_ATTENTION_TILING, "if need > chip.lmem_tile_budget_bytes:", "if need > 2 * chip.lmem_tile_budget_bytes:"),
+    Fault(
+        _ATTENTION_TILING,
+        "if need > chip.lmem_tile_budget_bytes:",
+        "if need > 2 * chip.lmem_tile_budget_bytes:",
+        equivalent="no chosen or drawn plan is over the budget, and one by hand is refused by allocate-lmem",
+    ),
 ]
 
 _UNROLL = [
