@@ -34,10 +34,8 @@ SDMA_DRAWS = 4
 MOST_TILES = 8
 """Random plans are for running them: many more tiles than the best plan has take long and show nothing new."""
 
-
 WAYS = ("sdma", "none", "dram", "none")
 """The way to merge that is tried first for the ops of a kind, in turn: none as often as the others together."""
-
 
 MERGING = ("sdma", "dram")
 
