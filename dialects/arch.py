@@ -215,6 +215,10 @@ class Noc(Schema, frozen=True):
         return abs(x0 - x1) + abs(y0 - y1)
 
 
+MOST_CHANNELS, MOST_INTERLEAVE_BYTES = 4096, 2**24
+"""Of DRAM: the bytes that a transfer asks of every channel are counted one by one."""
+
+
 class DramChannels(Schema, frozen=True):
     """How addresses are dealt out to the channels of DRAM."""
 
@@ -223,6 +227,13 @@ class DramChannels(Schema, frozen=True):
         description="Adjacent bytes of one channel before the next one follows; from the memory controller"
     )
     page_bytes: Bytes = Field(description="Bytes of a DRAM page of one channel; from the data sheet")
+
+    @model_validator(mode="after")
+    def _check(self) -> "DramChannels":
+        for field, most in (("count", MOST_CHANNELS), ("interleave_bytes", MOST_INTERLEAVE_BYTES)):
+            if getattr(self, field) > most:
+                raise ValueError(f"{field} must be at most {most}, found {getattr(self, field)}")
+        return self
 
 
 class Issue(Schema, frozen=True):

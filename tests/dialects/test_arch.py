@@ -13,7 +13,7 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
 from pmc.compiler.config import list_presets, load_chip, load_deployment, load_topology
-from pmc.dialects.arch import Arch, Chip, ChipAttr, CommandLevel, DeploymentAttr, Topology, TopologyAttr
+from pmc.dialects.arch import Arch, Chip, ChipAttr, CommandLevel, DeploymentAttr, DramChannels, Topology, TopologyAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 
@@ -178,7 +178,7 @@ def test_unvalidated_covers_blocks() -> None:
     assert not chip.is_unvalidated("command_level.gdmax")
 
 
-def edited(schema: Chip | Topology | Deployment, **fields: object) -> dict[str, object]:
+def edited(schema: Chip | Topology | Deployment | DramChannels, **fields: object) -> dict[str, object]:
     return schema.model_dump() | fields
 
 
@@ -203,6 +203,14 @@ def test_an_installation_has_at_most_a_million_chips() -> None:
     assert most.chips == 2**20
     with pytest.raises(ValidationError, match=r"the chips \(.*\) must be at most 1048576, found 1048584"):
         Topology.model_validate(edited(topology, boards_per_rack=2**17 + 1))
+
+
+@pytest.mark.parametrize(("field", "most"), [("count", 4096), ("interleave_bytes", 2**24)])
+def test_channels_of_dram_are_few_enough_to_count(field: str, most: int) -> None:
+    channels = load_chip("sg2262").commands.dram_channels
+    DramChannels.model_validate(edited(channels, **{field: most}))
+    with pytest.raises(ValidationError, match=f"{field} must be at most {most}, found {most + 1}"):
+        DramChannels.model_validate(edited(channels, **{field: most + 1}))
 
 
 def test_schemas_have_no_defaults_and_no_mutation() -> None:

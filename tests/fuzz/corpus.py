@@ -48,6 +48,7 @@ CASES = (
     Case("llama-3.1-8b", "llama-8b-prefill", {"cp": 2, "pp": 2}, "dist"),
     Case("deepseek-v3", "dsv3-decode-ep32", {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2}, "dist"),
     Case("deepseek-v3", "dsv3-decode-ep32", {"tp": 1, "dp": 2, "ep": 2, "moe_tp": 1}, "commands"),
+    Case("deepseek-v3.2", "dsv32-decode-ep32", {"tp": 1, "dp": 2, "ep": 2, "moe_tp": 1}, "commands"),
 )
 """Every axis, both phases, experts, a latent, stages, a ring; loops and commands of the shortest programs only."""
 

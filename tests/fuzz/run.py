@@ -40,6 +40,9 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("compare", "{}", "{}"),
     ("run", "{}"),
     ("run", "{}", "--precision", "emulated"),
+    ("simulate", "{}"),
+    ("simulate", "{}", "--commands", "core=0", "--format", "json"),
+    ("evaluate", "{}", "--granularity", "commands"),
 )
 
 

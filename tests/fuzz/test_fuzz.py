@@ -33,4 +33,4 @@ def test_the_dumps_are_of_all_levels() -> None:
     names = " ".join(dump.name for case in corpus() for dump in case)
     for step in ("import", "expand-blocks", "localize", "partition-stages", "lower-to-tiles", "emit-g5", "unroll"):
         assert step in names
-    assert {command[0] for command in COMMANDS} == {"opt", "evaluate", "analyze", "compare", "run"}
+    assert {command[0] for command in COMMANDS} == {"opt", "evaluate", "analyze", "compare", "run", "simulate"}
