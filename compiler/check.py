@@ -55,6 +55,10 @@ Plans = Literal["chosen", "random"]
 CHOOSING = ("select-algorithms", "select-tiles")
 """The passes that choose by time, or at random."""
 
+ADDRESSES = "allocate-dram"
+"""The pass whose result the run of the commands proves, which use the same addresses.  It runs by itself where they
+fail, to see whose fault it is."""
+
 FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "attention": "f32", "keep": ()}
 """A quantization that keeps everything in the type of the small models."""
 
@@ -146,7 +150,7 @@ def check_model(
 ) -> CheckResult:
     """Compile a small `model` with a small `deployment` (see compiler/shrink.py), running it after each pass.
 
-    A module in which a pass changed nothing that is executed is not run again.
+    A module in which a pass changed nothing that is executed is not run again, and addresses run with the commands.
     """
     bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
     environment = seeded_model_environment(model, bindings, seed)
@@ -184,6 +188,7 @@ def check_model(
         seconds = perf_counter() - start
         checks.append(PassCheck(module_pass.name, level_of(model), error_size, seconds, difference, failure))
         if not checks[-1].passed:
+            checks = runner.blame(checks)
             break
     done = level_of(model) == "commands" and checks[-1].passed
     if done and coverage is not None:
@@ -332,6 +337,8 @@ class _Runner:
     """What the kernels computed in their types."""
     executed: list[object] | None = None
     """What a run of the last module depended on."""
+    addressed: ModuleOp | None = None
+    """The module with addresses, which has not run."""
     error: float = 0.0
 
     def __post_init__(self) -> None:
@@ -340,12 +347,33 @@ class _Runner:
     def run(self, name: str, module: ModuleOp) -> tuple[Difference | None, float]:
         """The first value that differs and the largest error of the results."""
         level = level_of(module)
-        exact = level in ("layer", "dist")
         if self.in_types and name == "select-tiles":
             self.program = module.clone()
         before, self.executed = self.executed, list(_executed(module))
         if before == self.executed:
             return None, self.error
+        if name == ADDRESSES:
+            self.addressed = module.clone()
+            return None, self.error
+        return self.compared(name, module, level)
+
+    def blame(self, checks: list[PassCheck]) -> list[PassCheck]:
+        """The same checks, up to the pass that gave wrong addresses if that was the fault."""
+        if self.addressed is None:
+            return checks
+        difference, error, failure = None, np.inf, None
+        try:
+            difference, error = self.compared(ADDRESSES, self.addressed, "tile")
+        except PmcError as fault:
+            failure = " ".join(str(fault).split())
+        if difference is None and failure is None:
+            return checks
+        place = next(i for i, check in enumerate(checks) if check.name == ADDRESSES)
+        return [*checks[:place], replace(checks[place], max_error=error, difference=difference, failure=failure)]
+
+    def compared(self, name: str, module: ModuleOp, level: Level | Literal["empty"]) -> tuple[Difference | None, float]:
+        """Run the module and compare, as `run` says."""
+        exact = level in ("layer", "dist")
         found = self.execute(module, level)
         difference: Difference | None = None
         if exact or not self.in_types:

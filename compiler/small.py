@@ -86,7 +86,7 @@ def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment)
         tiled = model.clone()
         set_target(tiled, found, topology, small)
         try:
-            run_pipeline(tiled, specs[tiling:], verify_each=False)
+            run_pipeline(tiled, specs[tiling : tiling + 1], verify_each=False)
             break
         except PmcError:
             budget += budget // 4

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import islice
 from math import gcd, prod
 
 import numpy as np
 from xdsl.ir import Operation
 
-from pmc.dialects.analyses.matmul_tiling import ORDERS
-from pmc.dialects.analyses.workload import attention_shape
+from pmc.dialects.analyses.matmul_tiling import ORDERS, chunks, tiling_of
+from pmc.dialects.analyses.workload import attention_shape, matmul_shape
 from pmc.dialects.arch import Chip
-from pmc.dialects.layer import FlashAttentionOp, IndexScoresOp, MatrixOp
+from pmc.dialects.layer import FlashAttentionOp, GroupedMatmulOp, HeadMatmulOp, IndexScoresOp, MatmulOp, MatrixOp
 from pmc.dialects.tile_plan import MAX_SLOTS, PlanAttr
 from pmc.passes.tiling.kernels import Family
 
@@ -33,6 +34,15 @@ SDMA_DRAWS = 4
 
 MOST_TILES = 8
 """Random plans are for running them: many more tiles than the best plan has take long and show nothing new."""
+
+MOST_TILES_OF_A_MATMUL = 192
+"""On all cores together; experts would have thousands."""
+
+TIGHT = 3
+"""One in so many ops of a kind has a plan that just fits: what is one byte too small for it shows."""
+
+DOUBLINGS = 6
+"""How often a tile is doubled at most in search of a limit; sizes beyond that of the op are legal."""
 
 WAYS = ("sdma", "none", "dram", "none")
 """The way to merge that is tried first for the ops of a kind, in turn: none as often as the others together."""
@@ -62,11 +72,48 @@ class RandomPlans:
         ways = dict.fromkeys((WAYS[turn % len(WAYS)], *MERGING, "none")) if merges else ("none",)
         for merge in ways:
             drawn = (_drawn(best, chip, merge, merges, group, self._random) for _ in range(ATTEMPTS))
-            legal = (plan for plan in drawn if plan is not None and family.fault(op, plan, chip) is None)
+            legal = (
+                plan
+                for plan in drawn
+                if plan is not None and family.fault(op, plan, chip) is None and _is_quick(op, plan, chip)
+            )
             some = list(islice(legal, SDMA_DRAWS if merge == "sdma" else 1))
             if some:
-                return min(some, key=lambda plan: prod(plan.tile_sizes))
+                found = min(some, key=lambda plan: prod(plan.tile_sizes))
+                return self._tight(op, family, found, chip) if turn % TIGHT == TIGHT - 1 else found
         return best
+
+    def _tight(self, op: Operation, family: Family, plan: PlanAttr, chip: Chip) -> PlanAttr:
+        """The plan with the longest tile along one dim that is legal; itself where no dim has a limit."""
+        for dim in self._random.permutation(len(plan.tile_sizes)).tolist():
+            longer = partial(_with_tile, plan, dim)
+            size = plan.tile_sizes[dim]
+            sizes = (size << doubling for doubling in range(1, DOUBLINGS + 1))
+            limit = next((size for size in sizes if family.fault(op, longer(size), chip) is not None), None)
+            if limit is None:
+                continue
+            fits = limit // 2
+            while limit - fits > 1:
+                middle = (fits + limit) // 2
+                fits, limit = (middle, limit) if family.fault(op, longer(middle), chip) is None else (fits, middle)
+            if fits > size:
+                return longer(fits)
+        return plan
+
+
+def _with_tile(plan: PlanAttr, dim: int, size: int) -> PlanAttr:
+    sizes = [size if place == dim else old for place, old in enumerate(plan.tile_sizes)]
+    names = [name.data for name in plan.multicast.data]
+    return PlanAttr.of(plan.core_counts, sizes, plan.order.data, plan.buffer_slots, names, plan.merge.data)
+
+
+def _is_quick(op: Operation, plan: PlanAttr, chip: Chip) -> bool:
+    """Whether a legal plan is run soon."""
+    if not isinstance(op, MatmulOp | GroupedMatmulOp | HeadMatmulOp):
+        return True
+    parts = chunks(matmul_shape(op), tiling_of(plan), chip)
+    per_core = parts.groups * parts.trips_m * parts.trips_n * parts.trips_k
+    return prod(int(part[0]) for part in parts.parts) * int(per_core[0]) <= MOST_TILES_OF_A_MATMUL
 
 
 def _drawn(
