@@ -335,6 +335,8 @@ class ProgramOp(BodyOp):
         for op in self.body.block.walk():
             if isinstance(op, BarrierOp):
                 fault = missed_barrier(op)
+            elif isinstance(op, ChipCommandOp):
+                fault = "a command of the chip, which stands between programs"
             elif isinstance(op, GdmaOp) and op.serves is not None:
                 fault = op.serves.fault(self.cores.value.data)
             elif isinstance(op, GdmaOp) and op.late is not None:

@@ -364,6 +364,8 @@ def _places(batch: Batch) -> tuple[dict[str, Place], list[Access]]:
             continue
         size = storage_type(operand.element_type).itemsize
         shape, steps = (tuple(_one(batch, e) for e in values) for values in (operand.shape, operand.strides))
+        if min(steps, default=0) < 0:
+            raise fault(batch, f"goes backwards in LMEM, by {min(steps)} elements")
         if len(shape) == 2 and shape[1] > steps[0]:
             raise fault(batch, f"uses {shape[1]} columns of rows of {steps[0]}")
         place = Place(_one(batch, operand.address), shape, tuple(s * size for s in steps), operand.element_type)

@@ -249,6 +249,13 @@ def test_more_columns_than_a_row_has_are_found() -> None:
     assert "uses 9 columns of rows of 8" in fault(lambda ops: ops[3].properties.update(columns=ExprAttr.of(9)))
 
 
+def test_rows_that_go_backwards_in_lmem_are_found() -> None:
+    def reverse(ops: list[g5.CommandOp]) -> None:
+        ops[1].properties["lmem_strides"] = ArrayAttr([ExprAttr.of(-8), ExprAttr.of(1)])
+
+    assert "goes backwards in LMEM, by -8 elements" in fault(reverse)
+
+
 # -- the check of the waits by itself ---------------------------------------------------------------------------
 
 TIU, GDMA, VEC = (g5.ENGINES.index(e) for e in ("tiu", "gdma", "vec"))

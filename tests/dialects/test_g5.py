@@ -18,6 +18,7 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, expand
 from pmc.dialects.dist import Dist
+from pmc.dialects.errors import PmcError
 from pmc.dialects.g5_table import CommandTable, TableAttr
 from pmc.dialects.layer import Layer
 from pmc.dialects.tile import Tile
@@ -96,7 +97,7 @@ def test_custom_and_generic_form_round_trip() -> None:
         (stream(REDUCE), "'layer' in 'ins' is not in scope"),
         (stream(program(loop("k", "2", COPY.replace('"load"', '"copy"')))), "direction must be load or store"),
         (stream(program(loop("k", "2", COPY.replace("[<16>]", "[<16>, <1>]")))), "needs 2 strides on both sides"),
-        (stream(program(REDUCE.replace("layer", "core"))), None),
+        (stream(program(COPY.replace("k.seq", "core").replace("k*16", "core"))), None),
         (
             stream(program('g5.vec {kind = #tile.add, ins = [], outs = [], updates = [], rows = <1>, columns = <1>} '
                            'at "mm"')),
@@ -123,6 +124,11 @@ BARRIER = 'g5.barrier() at "meet"'
 LATE = COPY.replace("element_type = i8", "element_type = i8, late = unit")
 SHARED = COPY.replace("element_type = i8", "element_type = i8, serves = #tile.cores<CORES>")
 
+GATHERED = (
+    "g5.cdma {collective = #dist.all_gather<tp, dim = 0>, algorithm = #dist.flat_ring, "
+    'ins = [#g5.dram<0, [2], strides [1], i8>], outs = [#g5.dram<64, [4], strides [1], i8>]} at "mm"'
+)
+
 
 @pytest.mark.parametrize(
     ("ops", "message"),
@@ -139,6 +145,7 @@ SHARED = COPY.replace("element_type = i8", "element_type = i8, serves = #tile.co
         ),
         (loop("k", "3", SHARED.replace("CORES", "core, 2")), "core 1 names the cores [1, 2], the kernel has 0..1"),
         (loop("k", "3", SHARED.replace("CORES", "1 - core, 1")), "core 0 is not among the cores [1] that it names"),
+        (loop("k", "3", GATHERED), "g5.cdma at 'mm': a command of the chip, which stands between programs"),
         (loop("k", "3", SHARED.replace("CORES", "0, 3")), "g5.gdma at 'mm': names 3 cores 1 apart, the kernel has 2"),
     ],
 )
@@ -256,6 +263,16 @@ def test_expand_equals_running_the_loops(seed: int) -> None:
         symbols: dict[str, int] = {"core": core, **{f"{n}.seq": 0 for n in names}}
         expected = list(interpret(top.body.block, symbols, [0] * (len(g5.ENGINES) + 1), {}))
         assert sorted(expanded[core], key=lambda row: str(row[0]).zfill(9)) == expected
+
+
+def test_a_loop_is_expanded_up_to_a_million_iterations() -> None:
+    def count(trips: int) -> int:
+        module = parse(stream(program(loop("k", str(trips), COPY))))
+        return sum(runs.count for op in module.walk() if isinstance(op, g5.ProgramOp) for runs in expand(op, [0], {}))
+
+    assert count(2**20) == 2**20
+    with pytest.raises(PmcError, match="runs 1048577 times on all cores together"):
+        count(2**20 + 1)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------
