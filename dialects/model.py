@@ -26,7 +26,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolNameConstraint,
 )
-from xdsl.ir import Attribute, Block, Dialect, TypeAttribute
+from xdsl.ir import Attribute, Block, Dialect, SSAValue, TypeAttribute
 from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
@@ -120,6 +120,11 @@ class YieldOp(PmcOp):
     traits = traits_def(IsTerminator(), NoMemoryEffect())
 
 
+def block_of(value: SSAValue) -> Block | None:
+    """The block in which a value is an argument or a result."""
+    return value.owner if isinstance(value.owner, Block) else value.owner.parent_block()
+
+
 @irdl_op_definition
 class RepeatOp(PmcOp):
     """`count` equal layers: block arguments are the values of the iteration, the first ones are `inits`."""
@@ -147,6 +152,11 @@ class RepeatOp(PmcOp):
             yielded_values=[v.type for v in last.values],
             results=list(self.result_types),
         )
+        for op in block.ops:
+            if any(block_of(value) is not block for value in op.operands):
+                raise VerifyException(
+                    f"{where}: {op.name} uses a value from outside of the body, which must be one of the inits"
+                )
 
     @property
     def trip_count(self) -> int:
