@@ -16,7 +16,7 @@
 #define SDMA 2
 #define BARRIER 5 /* the number that a row has in place of an engine */
 #define NONE (-1)
-#define FREE ((int64_t)1 << 40) /* the lag behind an engine that is not awaited */
+#define FREE INT32_MAX /* the lag behind an engine that is not awaited */
 
 enum { BY_PROGRAM, BY_ENGINE, BY_WAIT, BY_ISSUE, BY_BARRIER, BY_SHARED };
 enum { OWN, DRAM, PORT, DIES };
@@ -33,16 +33,25 @@ typedef struct {
 } Program;
 
 typedef struct {
-    i64 count, room, duration, jumps, jump_room;
-    int32_t *core, *row; /* per record, in the order in which they were given; there are fewer than 2^31 */
-    i64 *start, *end;
-    int32_t *cause;
-    int8_t *reason, *limit;
+    i64 count, duration, jumps, jump_room;
+    i64 *core, *row, *start, *end, *reason, *cause, *limit; /* per command, by core and then as they were given */
     i64 *jump;                                              /* per jump: times, period, then per core: given, length */
 } Result;
 
+/* A row, and a command that was given: what is used together lies together.  There are fewer than 2^31 of either. */
 typedef struct {
-    i64 record, given[ENGINES];
+    i64 fixed, transfer, port, die;
+    int32_t lag[ENGINES], share, source, group, engine;
+} Row;
+
+typedef struct {
+    i64 start, end, taken; /* taken: when its engine took it from the queue */
+    int32_t core, row, cause, ordinal; /* the ordinal is that on its core */
+    int8_t reason, limit;
+} Record;
+
+typedef struct {
+    int32_t record, given[ENGINES];
 } Waiting;
 
 typedef struct {
@@ -66,6 +75,9 @@ typedef struct {
 typedef struct {
     const Program *p;
     Result *r;
+    Row *row;
+    Record *record; /* in the order in which they were given */
+    i64 count, room;
     Core *cores;
     Event *heap;
     i64 events;
@@ -76,8 +88,6 @@ typedef struct {
     i64 ring; /* a power of two less one: the size of a queue in memory */
     /* states */
     i64 lead, *state, *saved, *iteration, *given, *engine_given, size, saved_size, state_room, saved_room, saved_now;
-    int32_t *ordinal;
-    i64 *taken; /* of every record its ordinal on its core, and when its engine took it from the queue */
     i64 power, steps;
     int failed, state_wanted;
 } Machine;
@@ -127,28 +137,14 @@ static Event take(Machine *m) {
 /* -- cores --------------------------------------------------------------------------------------------------------- */
 
 static i64 new_record(Machine *m, i64 core, i64 row) {
-    Result *r = m->r;
-    if (r->count == r->room) {
-        struct {
-            void **column;
-            i64 item;
-        } all[] = {{(void **)&r->core, 4},   {(void **)&r->row, 4},    {(void **)&r->start, 8},
-                   {(void **)&r->end, 8},    {(void **)&r->cause, 4},  {(void **)&r->reason, 1},
-                   {(void **)&r->limit, 1},  {(void **)&m->ordinal, 4}, {(void **)&m->taken, 8}};
-        i64 room = r->room ? r->room : m->p->rows;
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-            i64 grows = room;
-            *all[i].column = grown(m, *all[i].column, &grows, all[i].item);
-        }
-        if (m->failed) return NONE;
-        r->room = 2 * room;
-    }
-    i64 record = r->count++;
-    r->core[record] = (int32_t)core;
-    r->row[record] = (int32_t)row;
-    r->limit[record] = OWN;
-    m->ordinal[record] = (int32_t)m->cores[core].given++;
-    return record;
+    if (m->count == m->room) m->record = grown(m, m->record, &m->room, sizeof(Record));
+    if (m->failed) return NONE;
+    Record *r = &m->record[m->count];
+    r->core = (int32_t)core;
+    r->row = (int32_t)row;
+    r->limit = OWN;
+    r->ordinal = (int32_t)m->cores[core].given++;
+    return m->count++;
 }
 
 /* The row that a core gives next; NONE at its end and while it is held. */
@@ -177,23 +173,22 @@ static i64 next_row(Machine *m, Core *c, i64 number) {
 
 static int give(Machine *m, Core *c, i64 number) {
     const Program *p = m->p;
-    Result *r = m->r;
     int given = 0;
     i64 row;
     while (!m->failed && !c->at_barrier && (row = next_row(m, c, number)) != NONE) {
-        if (p->engine[row] == BARRIER) {
+        if (m->row[row].engine == BARRIER) {
             c->at_barrier = 1;
             m->barred++;
             break;
         }
-        Engine *e = &c->engine[p->engine[row]];
+        Engine *e = &c->engine[m->row[row].engine];
         i64 before_it = e->started + e->waiting;
         if (before_it >= p->depth) {
             i64 room = before_it - p->depth;
             if (e->started <= room) break;
             room = e->record[room];
-            if (m->taken[room] > c->front) {
-                c->front = m->taken[room];
+            if (m->record[room].taken > c->front) {
+                c->front = m->record[room].taken;
                 c->cause = room;
                 c->reason = BY_ISSUE;
             }
@@ -202,12 +197,13 @@ static int give(Machine *m, Core *c, i64 number) {
         i64 record = new_record(m, number, row);
         if (e->given == e->room) e->record = grown(m, e->record, &e->room, sizeof(int32_t));
         if (m->failed) return 0;
-        r->start[record] = c->front;
-        r->cause[record] = (int32_t)c->cause;
-        r->reason[record] = (int8_t)c->reason;
+        Record *r = &m->record[record];
+        r->start = c->front;
+        r->cause = (int32_t)c->cause;
+        r->reason = (int8_t)c->reason;
         Waiting *w = &e->queue[(e->head + e->waiting++) & m->ring];
-        w->record = record;
-        for (int i = 0; i < ENGINES; i++) w->given[i] = c->engine[i].given;
+        w->record = (int32_t)record;
+        for (int i = 0; i < ENGINES; i++) w->given[i] = (int32_t)c->engine[i].given;
         e->record[e->given++] = (int32_t)record;
         c->offset++;
         m->open++;
@@ -217,89 +213,91 @@ static int give(Machine *m, Core *c, i64 number) {
 }
 
 static void finish(Machine *m, i64 record, i64 end) {
-    Result *r = m->r;
-    i64 core = r->core[record];
-    r->end[record] = end;
-    m->cores[core].engine[m->p->engine[r->row[record]]].finished++;
-    if (end > m->last || (end == m->last && m->last_record != NONE &&
-                          (core < r->core[m->last_record] ||
-                           (core == r->core[m->last_record] && record < m->last_record)))) {
-        m->last = end;
-        m->last_record = record;
+    Record *r = &m->record[record];
+    r->end = end;
+    m->cores[r->core].engine[m->row[r->row].engine].finished++;
+    if (end >= m->last) {
+        const Record *last = m->last_record == NONE ? NULL : &m->record[m->last_record];
+        if (end > m->last ||
+            (last && (r->core < last->core || (r->core == last->core && record < m->last_record)))) {
+            m->last = end;
+            m->last_record = record;
+        }
     }
     m->open--;
 }
 
 static void request(Machine *m, i64 record, i64 number, i64 engine) {
     const Program *p = m->p;
-    Result *r = m->r;
-    i64 group = p->group[r->row[record]];
+    Record *r = m->record;
+    const Row *row = &m->row[r[record].row];
+    i64 group = row->group;
     if (group == NONE) {
-        add(m, r->start[record] + p->fixed[r->row[record]], number * 8 + 1 + engine, record, NONE);
+        add(m, r[record].start + row->fixed, number * 8 + 1 + engine, record, NONE);
         return;
     }
     i64 *member = m->member[group];
     i64 at = m->members[group]++;
-    for (; at && r->core[member[at - 1]] > number; at--) member[at] = member[at - 1];
+    for (; at && r[member[at - 1]].core > number; at--) member[at] = member[at - 1];
     member[at] = record;
     if (m->members[group] < p->group_size[group]) return;
     i64 latest = member[0], asks = 0;
     for (i64 i = 1; i < m->members[group]; i++) {
         i64 other = member[i];
-        if (r->start[other] > r->start[latest] ||
-            (r->start[other] == r->start[latest] && r->core[other] > r->core[latest]))
+        if (r[other].start > r[latest].start ||
+            (r[other].start == r[latest].start && r[other].core > r[latest].core))
             latest = other;
     }
-    i64 time = r->start[latest];
+    i64 time = r[latest].start;
     for (i64 i = 0; i < m->members[group]; i++) {
-        if (r->start[member[i]] < time) {
-            r->start[member[i]] = time;
-            r->reason[member[i]] = BY_SHARED;
-            r->cause[member[i]] = (int32_t)latest;
+        Record *one = &r[member[i]];
+        if (one->start < time) {
+            one->start = time;
+            one->reason = BY_SHARED;
+            one->cause = (int32_t)latest;
         }
-        asks = max(asks, time + p->fixed[r->row[member[i]]]);
+        asks = max(asks, time + m->row[one->row].fixed);
     }
     add(m, asks, p->group_owner[group] * 8 + 1 + engine, NONE, group);
 }
 
 static int begin(Machine *m, Core *c, i64 number, i64 engine) {
-    const Program *p = m->p;
-    Result *r = m->r;
     Engine *e = &c->engine[engine];
-    Waiting *w = &e->queue[e->head];
-    i64 record = w->record, row = r->row[record];
-    const i64 *lag = &p->lag[row * ENGINES];
+    const Waiting *w = &e->queue[e->head];
+    i64 record = w->record;
+    Record *r = &m->record[record];
+    const Row *row = &m->row[r->row];
     for (int i = 0; i < ENGINES; i++)
-        if (c->engine[i].finished < w->given[i] - lag[i]) return 0;
-    i64 time = r->start[record];
+        if (c->engine[i].finished < (i64)w->given[i] - row->lag[i]) return 0;
+    i64 time = r->start;
     if (e->finished) {
-        i64 last = e->record[e->finished - 1];
-        if (r->end[last] >= time) {
-            time = r->end[last];
-            r->reason[record] = BY_ENGINE;
-            r->cause[record] = (int32_t)last;
+        int32_t last = e->record[e->finished - 1];
+        if (m->record[last].end >= time) {
+            time = m->record[last].end;
+            r->reason = BY_ENGINE;
+            r->cause = last;
         }
     }
     for (int i = 0; i < ENGINES; i++) {
-        i64 id = w->given[i] - lag[i];
+        i64 id = (i64)w->given[i] - row->lag[i];
         if (id > 0) {
-            i64 awaited = c->engine[i].record[id - 1];
-            if (r->end[awaited] > time) {
-                time = r->end[awaited];
-                r->reason[record] = BY_WAIT;
-                r->cause[record] = (int32_t)awaited;
+            int32_t awaited = c->engine[i].record[id - 1];
+            if (m->record[awaited].end > time) {
+                time = m->record[awaited].end;
+                r->reason = BY_WAIT;
+                r->cause = awaited;
             }
         }
     }
     e->head = (e->head + 1) & m->ring;
     e->waiting--;
     e->started++;
-    r->start[record] = m->taken[record] = time;
+    r->start = r->taken = time;
     if (engine == GDMA || engine == SDMA) {
         e->busy = 1;
         request(m, record, number, engine);
     } else {
-        finish(m, record, time + p->fixed[row]);
+        finish(m, record, time + row->fixed);
     }
     return 1;
 }
@@ -331,8 +329,7 @@ static i64 serve_all(i64 *restrict free, const i64 *restrict service, i64 count,
 
 static void transfer(Machine *m, const i64 *member, i64 members, i64 time) {
     const Program *p = m->p;
-    Result *r = m->r;
-    i64 served = 0, share = p->share[r->row[member[0]]];
+    i64 served = 0, share = m->row[m->record[member[0]].row].share;
     if (share != NONE) {
         i64 first = p->share_start[share], count = p->share_start[share + 1] - first;
         if (count == p->channels) served = serve_all(m->channel, p->share_ps + first, count, time);
@@ -341,18 +338,20 @@ static void transfer(Machine *m, const i64 *member, i64 members, i64 time) {
                 served = max(served, serve(&m->channel[p->share_channel[i]], time, p->share_ps[i]));
     }
     for (i64 i = 0; i < members; i++) {
-        i64 record = member[i], row = r->row[record], core = r->core[record], source = p->source[row];
-        i64 ends[] = {time + p->transfer[row], served, serve(&m->port[core], time, p->port[row]), 0};
-        if (source != NONE && source != core) ends[PORT] = max(ends[PORT], serve(&m->port[source], time, p->port[row]));
-        if (p->die[row]) ends[DIES] = serve(&m->die[source / p->cores_per_die], time, p->die[row]);
+        Record *r = &m->record[member[i]];
+        const Row *row = &m->row[r->row];
+        i64 core = r->core, source = row->source;
+        i64 ends[] = {time + row->transfer, served, serve(&m->port[core], time, row->port), 0};
+        if (source != NONE && source != core) ends[PORT] = max(ends[PORT], serve(&m->port[source], time, row->port));
+        if (row->die) ends[DIES] = serve(&m->die[source / p->cores_per_die], time, row->die);
         int limit = OWN;
         for (int j = DRAM; j <= DIES; j++)
             if (ends[j] > ends[limit]) limit = j;
-        r->limit[record] = (int8_t)limit;
-        m->cores[core].engine[p->engine[row]].busy = 0;
-        finish(m, record, ends[limit]);
+        r->limit = (int8_t)limit;
+        m->cores[core].engine[row->engine].busy = 0;
+        finish(m, member[i], ends[limit]);
     }
-    for (i64 i = 0; i < members; i++) advance(m, r->core[member[i]]);
+    for (i64 i = 0; i < members; i++) advance(m, m->record[member[i]].core);
 }
 
 static void pass_barriers(Machine *m) {
@@ -387,28 +386,27 @@ static void put_cause(Machine *m, i64 record, i64 reason) {
         put(m, NONE);
         put(m, record);
     } else {
-        i64 core = m->r->core[record];
+        i64 core = m->record[record].core;
         put(m, core);
-        put(m, m->cores[core].given - m->ordinal[record]);
+        put(m, m->cores[core].given - m->record[record].ordinal);
     }
 }
 
 static void put_record_end(Machine *m, i64 record, i64 now) {
-    put_time(m, m->r->end[record], now);
-    if (m->r->end[record] >= now) put_cause(m, record, BY_WAIT);
+    put_time(m, m->record[record].end, now);
+    if (m->record[record].end >= now) put_cause(m, record, BY_WAIT);
 }
 
 static void put_given(Machine *m, i64 record) {
-    put(m, m->r->row[record]);
-    put(m, m->r->start[record] - m->now);
-    put(m, m->r->reason[record]);
+    put(m, m->record[record].row);
+    put(m, m->record[record].start - m->now);
+    put(m, m->record[record].reason);
     put_cause(m, record, BY_WAIT);
-    put_cause(m, m->r->cause[record], m->r->reason[record]);
+    put_cause(m, m->record[record].cause, m->record[record].reason);
 }
 
 static void put_engine(Machine *m, Core *c, int engine) {
     const Program *p = m->p;
-    Result *r = m->r;
     Engine *e = &c->engine[engine];
     put(m, e->waiting);
     put(m, e->given - e->finished);
@@ -418,16 +416,16 @@ static void put_engine(Machine *m, Core *c, int engine) {
         Waiting *w = &e->queue[(e->head + i) & m->ring];
         put_given(m, w->record);
         for (int j = 0; j < ENGINES; j++) {
-            i64 lag = p->lag[r->row[w->record] * ENGINES + j], id = w->given[j] - lag;
+            i64 lag = m->row[m->record[w->record].row].lag[j], id = w->given[j] - lag;
             if (lag >= FREE) continue;
             put(m, w->given[j] - c->engine[j].given);
             if (id <= 0) put(m, -3);
             else if (id > c->engine[j].finished) put(m, -2);
-            else put_record_end(m, c->engine[j].record[id - 1], r->start[w->record]);
+            else put_record_end(m, c->engine[j].record[id - 1], m->record[w->record].start);
         }
     }
     /* What may be waited for, what the next command comes after, and what leaves room in the queue. */
-    i64 since = e->waiting ? r->start[e->queue[e->head].record] : c->front;
+    i64 since = e->waiting ? m->record[e->queue[e->head].record].start : c->front;
     if (e->finished) put_record_end(m, e->record[e->finished - 1], since);
     for (i64 back = 0; back <= m->longest[engine]; back++) {
         i64 id = e->given - back;
@@ -438,8 +436,8 @@ static void put_engine(Machine *m, Core *c, int engine) {
     for (i64 i = e->started + e->waiting - p->depth; i < e->started; i++) {
         if (i < 0) put(m, -3);
         else {
-            put_time(m, m->taken[e->record[i]], c->front);
-            if (m->taken[e->record[i]] > c->front) put_cause(m, e->record[i], BY_ISSUE);
+            put_time(m, m->record[e->record[i]].taken, c->front);
+            if (m->record[e->record[i]].taken > c->front) put_cause(m, e->record[i], BY_ISSUE);
         }
     }
 }
@@ -556,11 +554,44 @@ static i64 leader(Machine *m) {
     return NONE;
 }
 
+/* -- the result ---------------------------------------------------------------------------------------------------- */
+
+/* Write the commands down by core; their causes are places in this order. */
+static void write_result(Machine *m) {
+    Result *r = m->r;
+    i64 **columns[] = {&r->core, &r->row, &r->start, &r->end, &r->reason, &r->cause, &r->limit};
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (!(*columns[i] = malloc((size_t)(m->count + 1) * sizeof(i64)))) m->failed = NO_MEMORY;
+    i64 *first = malloc((size_t)m->p->cores * sizeof(i64)), commands = 0;
+    if (!first) m->failed = NO_MEMORY;
+    for (i64 i = 0; i < m->p->cores && !m->failed; i++) {
+        first[i] = commands;
+        commands += m->cores[i].given;
+    }
+    for (i64 i = 0; i < m->count && !m->failed; i++) {
+        const Record *one = &m->record[i];
+        i64 place = first[one->core] + one->ordinal;
+        const Record *cause = one->cause == NONE ? NULL : &m->record[one->cause];
+        r->core[place] = one->core;
+        r->row[place] = one->row;
+        r->start[place] = one->start;
+        r->end[place] = one->end;
+        r->reason[place] = one->reason;
+        r->cause[place] = cause ? first[cause->core] + cause->ordinal : NONE;
+        r->limit[place] = one->limit;
+    }
+    r->count = m->count;
+    free(first);
+}
+
 /* -- the run ------------------------------------------------------------------------------------------------------- */
 
 static int build(Machine *m, const Program *p, Result *r) {
     memset(m, 0, sizeof *m);
     m->p = p, m->r = r;
+    m->row = calloc((size_t)p->rows + 1, sizeof(Row));
+    m->room = p->rows; /* enough where no loop runs */
+    m->record = calloc((size_t)p->rows + 1, sizeof(Record));
     m->cores = calloc((size_t)p->cores, sizeof(Core));
     m->heap = calloc((size_t)(p->cores * 8 + 8), sizeof(Event));
     m->channel = calloc((size_t)p->channels + 1, sizeof(i64));
@@ -573,7 +604,7 @@ static int build(Machine *m, const Program *p, Result *r) {
     m->engine_given = calloc((size_t)p->cores * ENGINES, sizeof(i64));
     m->last_record = NONE, m->saved_size = NONE, m->power = 1;
     while (m->ring + 1 < p->depth) m->ring = 2 * m->ring + 1;
-    if (!m->cores || !m->heap || !m->channel || !m->port || !m->die || !m->member || !m->members || !m->iteration ||
+    if (!m->row || !m->record || !m->cores || !m->heap || !m->channel || !m->port || !m->die || !m->member || !m->members || !m->iteration ||
         !m->given || !m->engine_given)
         return 0;
     for (i64 i = 0; i < p->groups; i++)
@@ -585,11 +616,16 @@ static int build(Machine *m, const Program *p, Result *r) {
         for (int j = 0; j < ENGINES; j++)
             if (!(c->engine[j].queue = calloc((size_t)m->ring + 1, sizeof(Waiting)))) return 0;
     }
-    for (i64 i = 0; i < p->rows; i++)
+    for (i64 i = 0; i < p->rows; i++) {
+        Row *row = &m->row[i];
+        *row = (Row){p->fixed[i], p->transfer[i], p->port[i], p->die[i], {0}, (int32_t)p->share[i],
+                     (int32_t)p->source[i], (int32_t)p->group[i], (int32_t)p->engine[i]};
         for (int j = 0; j < ENGINES; j++) {
             i64 lag = p->lag[i * ENGINES + j];
+            row->lag[j] = lag < FREE ? (int32_t)lag : FREE;
             if (lag < FREE) m->longest[j] = max(m->longest[j], lag);
         }
+    }
     return 1;
 }
 
@@ -602,8 +638,8 @@ static void drop(Machine *m) {
             }
     if (m->member)
         for (i64 i = 0; i < m->p->groups; i++) free(m->member[i]);
-    void *all[] = {m->cores, m->heap,      m->channel, m->port,  m->die,          m->member,
-                   m->members, m->iteration, m->given, m->state, m->engine_given, m->saved, m->ordinal, m->taken};
+    void *all[] = {m->row,     m->record,    m->cores, m->heap,  m->channel,      m->port, m->die, m->member,
+                   m->members, m->iteration, m->given, m->state, m->engine_given, m->saved};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -644,6 +680,7 @@ int pmc_simulate(const Program *p, Result *r) {
         stuck |= c->segment < c->last_segment && next_row(&m, c, i) != NONE;
     }
     r->duration = m.last;
+    if (!m.failed && !stuck) write_result(&m);
     int failed = m.failed ? m.failed : stuck ? DEADLOCK : OK;
     drop(&m);
     return failed;

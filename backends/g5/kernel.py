@@ -36,10 +36,7 @@ _ARRAYS = (
     "engine", "lag", "fixed", "transfer", "port", "share", "source", "die", "group", "share_start", "share_channel",
     "share_ps", "group_size", "group_owner", "segment_start", "segment_first", "segment_rows", "segment_repeats",
 )  # fmt: skip
-_RECORD = {
-    "core": ctypes.c_int32, "row": ctypes.c_int32, "start": ctypes.c_int64, "end": ctypes.c_int64,
-    "cause": ctypes.c_int32, "reason": ctypes.c_int8, "limit": ctypes.c_int8,
-}  # fmt: skip
+_COLUMNS = ("core", "row", "start", "end", "reason", "cause", "limit")
 
 
 class _Program(ctypes.Structure):
@@ -48,9 +45,8 @@ class _Program(ctypes.Structure):
 
 class _Result(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("count", "room", "duration", "jumps", "jump_room")),
-        *((name, ctypes.POINTER(kind)) for name, kind in _RECORD.items()),
-        ("jump", _Ints),
+        *((name, ctypes.c_int64) for name in ("count", "duration", "jumps", "jump_room")),
+        *((name, _Ints) for name in (*_COLUMNS, "jump")),
     ]
 
 
@@ -103,28 +99,14 @@ def _times(commands: Commands, result: _Result) -> ProgramTimes:
     """The records of a run, ordered by core; those of one core are in the order in which they were given."""
     count, cores = int(result.count), commands.cores
 
-    def column(name: str, size: int = count) -> np.ndarray[tuple[int], np.dtype[np.signedinteger]]:
-        return np.ctypeslib.as_array(getattr(result, name), (size,)) if size else np.zeros(0, np.int64)
-
-    core, row, start, end, cause, reason, limit = (column(name) for name in _RECORD)
-    # Numbers of 16 bits are sorted digit by digit, in linear time.
-    order = np.argsort(core.astype(np.int16) if cores < 1 << 15 else core, kind="stable")
-    place = np.empty(count + 1, np.int64)
-    place[order], place[count] = np.arange(count), -1
-
-    def sorted_(values: np.ndarray[tuple[int], np.dtype[np.signedinteger]]) -> IntArray:
-        return values[order].astype(np.int64)
+    def column(name: str, size: int) -> IntArray:
+        """A copy: the memory is that of the library."""
+        return np.ctypeslib.as_array(getattr(result, name), (size,)).copy() if size else np.zeros(0, np.int64)
 
     jumps = column("jump", int(result.jumps) * (2 + 2 * cores)).reshape(-1, 2 + 2 * cores)
     return ProgramTimes(
         commands,
-        sorted_(core),
-        sorted_(row),
-        sorted_(start),
-        sorted_(end),
-        sorted_(reason),
-        place[cause[order]],
-        sorted_(limit),
+        *(column(name, count) for name in _COLUMNS),
         int(result.duration),
         tuple(Jump(int(j[0]), int(j[1]), j[2::2].copy(), j[3::2].copy()) for j in jumps),
     )
