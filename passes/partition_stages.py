@@ -67,9 +67,7 @@ class PartitionStagesPass(PmcPass):
         times = OP_TIMES.of(module) if balances else None
         return {program: self._lengths(program, stages, times) for program in programs}
 
-    def _lengths(
-        self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None
-    ) -> list[int]:
+    def _lengths(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> list[int]:
         block = program.body.block
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")

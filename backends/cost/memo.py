@@ -21,7 +21,7 @@ from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.expert_slots import ExpertSlots, Routed
 from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.collective import ExchangeInterface
-from pmc.dialects.dist import PIPELINE, DistExchangeOp
+from pmc.dialects.dist import PIPELINE, Axis, DistExchangeOp, Mesh
 from pmc.dialects.tile_plan import PLAN
 
 PATH = "path"
@@ -36,6 +36,8 @@ class CostMemo:
         self.numbers: dict[Hashable, int] = {}
         self.seen: dict[int, tuple[Hashable, int]] = {}
         """By identity; what was numbered is kept, so that nothing else takes its place in memory."""
+        self.op_numbers: dict[tuple[Axis, ...], OpNumbers] = {}
+        """Of the ops at hand, by the axes of their mesh but for that of stages."""
 
     def number(self, value: Hashable) -> int:
         """The number of an attribute or of a part of a target, the same for equal ones."""
@@ -43,6 +45,64 @@ class CostMemo:
         if known is None:
             known = self.seen[id(value)] = value, self.numbers.setdefault(value, len(self.numbers))
         return known[1]
+
+    def ops_on(self, mesh: Mesh | None) -> OpNumbers:
+        """The numbers of ops on a mesh, which stay the same whatever the number of pipeline stages."""
+        axes = () if mesh is None else tuple(axis for axis in mesh.axes if axis.name != PIPELINE)
+        if axes not in self.op_numbers:
+            self.op_numbers[axes] = OpNumbers(self, mesh)
+        return self.op_numbers[axes]
+
+    def forget_ops(self) -> None:
+        """Let go of all ops, of whose programs no cost will be asked for again."""
+        self.op_numbers.clear()
+
+
+class OpNumbers:
+    """A number for each op: the same for ops that cost the same wherever the ranks of their groups are."""
+
+    def __init__(self, memo: CostMemo, mesh: Mesh | None) -> None:
+        self.memo = memo
+        self.mesh = mesh
+        self.slots = ExpertSlots()
+        self.known: dict[Operation, int] = {}
+
+    def of(self, op: Operation) -> int:
+        """The number of an op."""
+        known = self.known.get(op)
+        if known is None:
+            known = self.known[op] = self.memo.numbers.setdefault(self._key(op), len(self.memo.numbers))
+        return known
+
+    def _key(self, op: Operation) -> tuple[Hashable, ...]:
+        """All that the cost of an op depends on beside the target, the symbols and where its ranks are."""
+        number = self.memo.number
+        operands = tuple(op.operands)
+        key: list[Hashable] = [op.name, *(number(value.type) for value in operands), None]
+        key += [number(result.type) for result in op.results]
+        for name, value in op.properties.items():
+            if name != PATH:
+                key += name, number(value)
+        if len(operands) > 1 and len({id(value) for value in operands}) < len(operands):
+            key += map(operands.index, operands)
+        if (plan := op.attributes.get(PLAN)) is not None:
+            key.append(number(plan))
+        if (share := unpadded_share(op, self.mesh)) != 1.0:
+            key.append(share)
+        if (dispatch := self.slots.dispatch_of(op)) is not None:
+            if dispatch is op:
+                key.append(Routed.of(dispatch, self.mesh))
+            else:
+                key += (self.of(dispatch), *map(self._holds_experts, operands))
+        return tuple(key)
+
+    def _holds_experts(self, value: SSAValue) -> str:
+        """Whether an operand is slots of experts, weights of experts, or neither."""
+        if self.slots.source(value) is not None:
+            return "slots"
+        owner = value.owner
+        experts = isinstance(owner, layer.WeightOp) and owner.axis_names()[0] == layer.EXPERT_AXIS
+        return "weights" if experts else ""
 
 
 class MemoCostModel(CostModel):
@@ -52,12 +112,10 @@ class MemoCostModel(CostModel):
         """`accounting` is what `model` charges by.  Plans of tiles look further around an op: not for them."""
         super().__init__(model.target)
         self.model = model
-        self.memo = memo
         t = model.target
         parts: tuple[Hashable, ...] = (granularity, t.chip, t.topology, t.calibration, t.routing, accounting)
         self.costs = memo.by_target.setdefault(tuple(map(memo.number, parts)), {})
-        self.slots = ExpertSlots()
-        self.dispatches: dict[Operation, int] = {}
+        self.numbers = memo.ops_on(t.mesh)
 
     def unvalidated(self) -> tuple[str, ...]:
         """Those of the model."""
@@ -70,44 +128,15 @@ class MemoCostModel(CostModel):
     def cost(self, op: Operation, bindings: Bindings) -> OpCost | None:
         """The cost that the model says."""
         if isinstance(op, layer.SourceOp):
-            return self.model.cost(op, bindings)  # costs nothing, and finding it here would
+            return None  # naming a tensor costs nothing
         values = tuple(bindings.values())
         if np.ndarray in map(type, values):
             return self.model.cost(op, bindings)
-        key = (*self._key(op), *bindings, *values)
+        group = self._group(op) if isinstance(op, ExchangeInterface) else ()
+        key = (self.numbers.of(op), *group, *bindings, *values)
         if key not in self.costs:
             self.costs[key] = self.model.cost(op, bindings)
         return self.costs[key]
-
-    def _key(self, op: Operation) -> tuple[Hashable, ...]:
-        """All that the cost of an op depends on beside the target and the symbols."""
-        number = self.memo.number
-        operands = tuple(op.operands)
-        key: list[Hashable] = [op.name, *(number(value.type) for value in operands), None]
-        key += [number(result.type) for result in op.results]
-        for name, value in op.properties.items():
-            if name != PATH:
-                key += name, number(value)
-        if len(operands) > 1 and len({id(value) for value in operands}) < len(operands):
-            key += map(operands.index, operands)
-        if (plan := op.attributes.get(PLAN)) is not None:
-            key.append(number(plan))
-        if (share := unpadded_share(op, self.target.mesh)) != 1.0:
-            key.append(share)
-        if isinstance(op, ExchangeInterface):
-            key += self._group(op)
-        if (dispatch := self.slots.dispatch_of(op)) is not None:
-            if dispatch is op:
-                key.append(Routed.of(dispatch, self.target.mesh))
-            else:
-                key += (self._key_of_dispatch(dispatch), *map(self._holds_experts, operands))
-        return tuple(key)
-
-    def _key_of_dispatch(self, dispatch: Operation) -> int:
-        """The number of what the cost of a dispatch depends on, asked for by every op on its slots."""
-        if dispatch not in self.dispatches:
-            self.dispatches[dispatch] = self.memo.numbers.setdefault(self._key(dispatch), len(self.memo.numbers))
-        return self.dispatches[dispatch]
 
     def _group(self, op: ExchangeInterface) -> tuple[Hashable, ...]:
         """Where the ranks are among which an op exchanges data: its axis and all ranks; between stages also which."""
@@ -119,11 +148,3 @@ class MemoCostModel(CostModel):
         assert isinstance(op, Operation)
         stage = stage_around(op) if name == PIPELINE else None
         return mesh.ranks, axis.size, axis.stride, stage
-
-    def _holds_experts(self, value: SSAValue) -> str:
-        """Whether an operand is slots of experts, weights of experts, or neither."""
-        if self.slots.source(value) is not None:
-            return "slots"
-        owner = value.owner
-        experts = isinstance(owner, layer.WeightOp) and owner.axis_names()[0] == layer.EXPERT_AXIS
-        return "weights" if experts else ""

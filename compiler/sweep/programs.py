@@ -29,6 +29,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import MESH
 from pmc.passes.annotate_shardings import AnnotateShardingsPass, ShardedModel
 from pmc.passes.base import HISTORY, PmcPass
+from pmc.passes.partition_stages import PartitionStagesPass
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class SharedCompiler:
                     module = found.clone()
                 else:
                     del kept[start]  # nobody else goes on from here
-                self._retarget(module, start, target)
+                self.retarget(module, start, target)
                 found = self._lowered(module, pipeline, len(start), target, depths, kept)
             yield found
 
@@ -121,7 +122,7 @@ class SharedCompiler:
                 kept[pipeline[: index + 1]] = module.clone()
         return module
 
-    def _retarget(self, module: ModuleOp, done: Pipeline, target: Target) -> None:
+    def retarget(self, module: ModuleOp, done: Pipeline, target: Target) -> None:
         """Make a module after the stages `done` that of another target, which has these stages too."""
         set_target(module, target.chip, target.topology, target.deployment, target.accounting)
         passes = self._passes(target)
@@ -131,6 +132,12 @@ class SharedCompiler:
             assert isinstance(annotate, AnnotateShardingsPass)
             module.attributes[MESH] = MeshAttr(annotate.mesh(self.sharded[done[:index]]))
             module.attributes[HISTORY] = ArrayAttr([StringAttr(self._text(one)) for one in passes[: len(done)]])
+
+    def partition(self, target: Target) -> PartitionStagesPass:
+        """The pass that deals the layers to the stages of a target."""
+        last = self._passes(target)[-1]
+        assert isinstance(last, PartitionStagesPass)
+        return last
 
     def _sharded_model(self, whole: Pipeline, passes: Sequence[PmcPass], target: Target) -> ShardedModel:
         """What decides over which meshes the module of whole tensors can be sharded.  Raises PmcError without one."""
@@ -177,6 +184,11 @@ class SharedCompiler:
         elif found.CHIP_FIELDS or found.TOPOLOGY_FIELDS:
             read += (target.chip, target.topology)
         return self.targets.setdefault(read, len(self.targets) + 1) if read else 0
+
+
+def before_stages(pipeline: Pipeline) -> Pipeline:
+    """What leads to the program before its layers are dealt to stages."""
+    return pipeline[:-1]
 
 
 def _branches(order: Sequence[Pipeline]) -> list[set[int]]:
