@@ -15,7 +15,7 @@ from xdsl.ir import Operation, SSAValue
 
 from pmc.backends.cost.breakdown import Breakdown
 from pmc.backends.cost.model import Bindings, CostModel, Granularity, OpCost
-from pmc.backends.cost.network import stage_around
+from pmc.backends.cost.network import pattern_ranks, stage_around
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.expert_slots import ExpertSlots, Routed
@@ -139,7 +139,7 @@ class MemoCostModel(CostModel):
         return self.costs[key]
 
     def _group(self, op: ExchangeInterface) -> tuple[Hashable, ...]:
-        """Where the ranks are among which an op exchanges data: its axis and all ranks; between stages also which."""
+        """Where the ranks are among which an op exchanges data: how they lie; between stages also which."""
         mesh = self.target.mesh
         name = op.mesh_axis if isinstance(op, DistExchangeOp) else op.exchange().collective.mesh_axis
         if name is None or mesh is None:
@@ -147,4 +147,6 @@ class MemoCostModel(CostModel):
         axis = mesh.axis(name)
         assert isinstance(op, Operation)
         stage = stage_around(op) if name == PIPELINE else None
-        return mesh.ranks, axis.size, axis.stride, stage
+        topology = self.target.topology
+        ranks = mesh.ranks if topology is None else pattern_ranks(topology, mesh.ranks, axis)
+        return ranks, axis.size, axis.stride, stage
