@@ -7,8 +7,9 @@ A pass is added by one line in `PIPELINE` or `OTHER_PASSES`; its module and clas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
+from operator import attrgetter
 from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
@@ -49,10 +50,20 @@ Options = dict[str, ParameterListType]
 def pass_options(deployment: Deployment) -> dict[str, Options]:
     """What a deployment says about the options of the passes; its schema says which field is whose."""
     options: dict[str, Options] = {}
-    for field in deployment_fields():
-        if (reader := field.pass_option) is not None:
-            options.setdefault(reader.pass_name, {})[reader.option or field.name] = (_option(field.of(deployment)),)
+    for pass_name, option, value_of in _option_fields():
+        options.setdefault(pass_name, {})[option] = (_option(value_of(deployment)),)
     return options
+
+
+@cache
+def _option_fields() -> tuple[tuple[str, str, Callable[[Deployment], object]], ...]:
+    """The options of passes that a deployment says, each with what finds its value there."""
+    fields = [(field, field.pass_option) for field in deployment_fields()]
+    return tuple(
+        (reader.pass_name, reader.option or field.name, attrgetter(field.path))
+        for field, reader in fields
+        if reader is not None
+    )
 
 
 def _option(value: object) -> str | int | bool | float:

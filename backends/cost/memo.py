@@ -9,6 +9,7 @@ divide on how much of that is padding.  Programs of one model for many deploymen
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
 from xdsl.ir import Operation, SSAValue
@@ -18,7 +19,7 @@ from pmc.backends.cost.model import Bindings, CostModel, Granularity, OpCost
 from pmc.backends.cost.network import pattern_ranks, stage_around
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
-from pmc.dialects.analyses.expert_slots import ExpertSlots, Routed
+from pmc.dialects.analyses.expert_slots import Dispatch, ExpertSlots, Routed
 from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.dist import PIPELINE, Axis, DistExchangeOp, Mesh
@@ -38,6 +39,9 @@ class CostMemo:
         """By identity; what was numbered is kept, so that nothing else takes its place in memory."""
         self.op_numbers: dict[tuple[Axis, ...], OpNumbers] = {}
         """Of the ops at hand, by the axes of their mesh but for that of stages."""
+        self.ops: dict[Operation, _OpFacts] = {}
+        """Of the ops at hand, what stays the same when the types of their values change."""
+        self.slots = ExpertSlots()
 
     def number(self, value: Hashable) -> int:
         """The number of an attribute or of a part of a target, the same for equal ones."""
@@ -53,9 +57,53 @@ class CostMemo:
             self.op_numbers[axes] = OpNumbers(self, mesh)
         return self.op_numbers[axes]
 
+    def forget_types(self) -> None:
+        """Look at the types of all ops again: those of their programs have changed."""
+        self.op_numbers.clear()
+
     def forget_ops(self) -> None:
         """Let go of all ops, of whose programs no cost will be asked for again."""
         self.op_numbers.clear()
+        self.ops.clear()
+        self.slots = ExpertSlots()
+
+    def facts(self, op: Operation) -> _OpFacts:
+        """What the cost of an op depends on beside types, target and symbols."""
+        known = self.ops.get(op)
+        if known is None:
+            known = self.ops[op] = _OpFacts.of(op, self)
+        return known
+
+
+class _OpFacts(NamedTuple):
+    """What the cost of an op depends on beside types, target and symbols."""
+
+    number: int
+    """The same for ops of one name, properties and pattern of operands."""
+    values: tuple[SSAValue, ...]
+    """Operands, then results."""
+    dispatch: Dispatch | None
+    """The dispatch on whose slots the op works."""
+    padded: bool
+    """Whether an operand is a weight, parts of which may be padding."""
+
+    @classmethod
+    def of(cls, op: Operation, memo: CostMemo) -> _OpFacts:
+        operands, number = tuple(op.operands), memo.number
+        key: list[Hashable] = [op.name, len(operands)]
+        for name, value in op.properties.items():
+            if name != PATH:
+                key += name, number(value)
+        if len(operands) > 1 and len({id(value) for value in operands}) < len(operands):
+            key += map(operands.index, operands)
+        if (plan := op.attributes.get(PLAN)) is not None:
+            key.append(number(plan))
+        dispatch = memo.slots.dispatch_of(op)
+        if dispatch is not None and dispatch is not op:
+            key += (_holds_experts(value, memo.slots) for value in operands)
+        padded = any(isinstance(value.owner, layer.WeightOp) for value in operands)
+        known = memo.numbers.setdefault(tuple(key), len(memo.numbers))
+        return cls(known, (*operands, *op.results), dispatch, padded)
 
 
 class OpNumbers:
@@ -64,7 +112,6 @@ class OpNumbers:
     def __init__(self, memo: CostMemo, mesh: Mesh | None) -> None:
         self.memo = memo
         self.mesh = mesh
-        self.slots = ExpertSlots()
         self.known: dict[Operation, int] = {}
 
     def of(self, op: Operation) -> int:
@@ -76,33 +123,22 @@ class OpNumbers:
 
     def _key(self, op: Operation) -> tuple[Hashable, ...]:
         """All that the cost of an op depends on beside the target, the symbols and where its ranks are."""
-        number = self.memo.number
-        operands = tuple(op.operands)
-        key: list[Hashable] = [op.name, *(number(value.type) for value in operands), None]
-        key += [number(result.type) for result in op.results]
-        for name, value in op.properties.items():
-            if name != PATH:
-                key += name, number(value)
-        if len(operands) > 1 and len({id(value) for value in operands}) < len(operands):
-            key += map(operands.index, operands)
-        if (plan := op.attributes.get(PLAN)) is not None:
-            key.append(number(plan))
-        if (share := unpadded_share(op, self.mesh)) != 1.0:
+        number, facts = self.memo.number, self.memo.facts(op)
+        key: list[Hashable] = [facts.number, *(number(value.type) for value in facts.values)]
+        if facts.padded and (share := unpadded_share(op, self.mesh)) != 1.0:
             key.append(share)
-        if (dispatch := self.slots.dispatch_of(op)) is not None:
-            if dispatch is op:
-                key.append(Routed.of(dispatch, self.mesh))
-            else:
-                key += (self.of(dispatch), *map(self._holds_experts, operands))
+        if (dispatch := facts.dispatch) is not None:
+            key.append(Routed.of(dispatch, self.mesh) if dispatch is op else self.of(dispatch))
         return tuple(key)
 
-    def _holds_experts(self, value: SSAValue) -> str:
-        """Whether an operand is slots of experts, weights of experts, or neither."""
-        if self.slots.source(value) is not None:
-            return "slots"
-        owner = value.owner
-        experts = isinstance(owner, layer.WeightOp) and owner.axis_names()[0] == layer.EXPERT_AXIS
-        return "weights" if experts else ""
+
+def _holds_experts(value: SSAValue, slots: ExpertSlots) -> str:
+    """Whether a value is slots of experts, weights of experts, or neither."""
+    if slots.source(value) is not None:
+        return "slots"
+    owner = value.owner
+    experts = isinstance(owner, layer.WeightOp) and owner.axis_names()[0] == layer.EXPERT_AXIS
+    return "weights" if experts else ""
 
 
 class MemoCostModel(CostModel):

@@ -8,7 +8,7 @@ that differ in nothing but the number of stages are one program here.  All figur
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, reduce
+from functools import reduce
 from operator import add
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from pmc.dialects.tensor import TensorType, tensor
 class _Figures(NamedTuple):
     """One execution of an op."""
 
+    time_s: float
     time_us: float
     flops: float
     peak_us: float
@@ -47,6 +48,17 @@ class _Figures(NamedTuple):
     """Whether it runs on the cores, and not between chips."""
 
 
+class _Handed(NamedTuple):
+    """A value on its way from a stage to the next, on one of the two sides."""
+
+    figures: _Figures | None
+    buffer_bytes: int
+
+
+_Runs = Sequence[tuple[_Figures, int]]
+"""What ops cost, and how often each of them runs."""
+
+
 class DealtMemo:
     """What programs of one model have in common, beside the costs of their ops."""
 
@@ -55,7 +67,8 @@ class DealtMemo:
         self.shapes: dict[Hashable, StageShape] = {}
         self.structures: dict[Hashable, int] = {}
         self.bytes: dict[Hashable, int] = {}
-        """Of types, at values of the symbols."""
+        """Of types, and of the buffers of transfers, at values of the symbols."""
+        self.handed: dict[Hashable, _Handed] = {}
 
 
 class DealtProgram:
@@ -68,7 +81,7 @@ class DealtProgram:
         self.program = program
         self.memo = memo
         self.sites: list[Site] = []
-        """The ops that may cost anything."""
+        """The ops that may cost anything; how often each runs in one execution of the op of the program it is in."""
         self.spans: dict[Operation, range] = {}
         """The places in `sites` of every op of the program and of the ops in it."""
         for op in program.body.block.ops:
@@ -77,8 +90,15 @@ class DealtProgram:
                 inside = sites(op) if isinstance(op, layer.RepeatOp) else [Site(op, 0, 1)]
                 self.sites += (site for site in inside if not isinstance(site.op, layer.SourceOp))
             self.spans[op] = range(first, len(self.sites))
+        self.exchanges = [place for place, site in enumerate(self.sites) if isinstance(site.op, ExchangeInterface)]
+        self.computes = [site.stream is Stream.COMPUTE for site in self.sites]
         self.structure = Structure(program)
-        self.number = memo.structures.setdefault(self.structure.key, len(memo.structures))
+        self.retyped()
+
+    def retyped(self) -> None:
+        """Look at the types of all values again, which are all that has changed."""
+        structures = self.memo.structures
+        self.number = structures.setdefault(self.structure.key, len(structures))
         self._known: dict[Hashable, list[_Figures | None]] = {}
         self._known_sizes: dict[Hashable, tuple[list[int], dict[int, int], dict[Operation, int]]] = {}
 
@@ -87,101 +107,114 @@ class DealtProgram:
 
         `evaluator` is that of the program in a module with the mesh of all stages.  Raises PmcError as its `step` does.
         """
-        values = evaluator.values()
+        model, values = evaluator.model, evaluator.values()
+        assert isinstance(model, MemoCostModel)
         stages = dealt(self.program.body.block, lengths) if len(lengths) > 1 else None
-        handovers = [] if stages is None else [_handovers(stage, index) for index, stage in enumerate(stages)]
-        totals = self._totals(evaluator, values, stages, handovers)
+        handed = [
+            {item: self._handed(model, values, item, index) for item in stage if isinstance(item, Handover)}
+            for index, stage in enumerate(stages or ())
+        ]
+        totals = _summed(self._runs(model, values, stages, handed))
         tokens = values.get("batch", 1) * values.get("q_len", 1)
         figures = aggregates_of(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
-        return figures, self._memory(evaluator, values, stages, handovers)
+        return figures, self._memory(model, values, stages, handed)
+
+    def seconds(self, model: MemoCostModel, values: Mapping[str, int]) -> dict[Operation, float]:
+        """What all executions of every op take in one step of all layers.  Raises PmcError as `model` does."""
+        own = self._figures(model, values)
+        return {
+            self.sites[place].op: figures.time_s * (_times(op, None) * self.sites[place].count)
+            for op, span in self.spans.items()
+            for place in span
+            if (figures := own[place]) is not None
+        }
 
     # -- time -------------------------------------------------------------------------------------------------------
 
-    def _totals(
+    def _runs(
         self,
-        evaluator: StepEvaluator,
+        model: MemoCostModel,
         values: Mapping[str, int],
         stages: Sequence[Stage] | None,
-        handovers: Sequence[_Handovers],
-    ) -> StepTotals:
-        own = self._figures(evaluator, values)
-        runs: list[list[tuple[_Figures, int]]] = []
-        if stages is None:
-            runs.append(list(self._runs(((op, _times(op, None)) for op in self.spans), own)))
-        for stage, between in zip(stages or (), handovers, strict=True):
-            found: list[tuple[_Figures, int]] = []
-            for item in stage:
-                if isinstance(item, Handover):
-                    figures = self._figures_of(between.ops[item], evaluator, values)
-                    found += [] if figures is None else [(figures, 1)]
-                else:
-                    found += self._runs([(item.op, _times(item.op, item.count))], own)
-            runs.append(found)
-        return _summed(runs)
+        handed: Sequence[Mapping[Handover, _Handed]],
+    ) -> list[_Runs]:
+        """What the ops of every stage cost, in order."""
+        own = self._figures(model, values)
 
-    def _runs(
-        self, ops: Iterable[tuple[Operation, int]], own: Sequence[_Figures | None]
-    ) -> Iterator[tuple[_Figures, int]]:
-        """What ops of the program cost that run so often, and how often each of the ops in them does."""
-        for op, times in ops:
+        def runs(op: Operation, times: int) -> Iterator[tuple[_Figures, int]]:
             for place in self.spans[op]:
                 figures = own[place]
                 if figures is not None:
                     yield figures, times * self.sites[place].count
 
-    def _figures(self, evaluator: StepEvaluator, values: Mapping[str, int]) -> list[_Figures | None]:
+        if stages is None:
+            return [[run for op in self.spans for run in runs(op, _times(op, None))]]
+        found: list[_Runs] = []
+        for stage, between in zip(stages, handed, strict=True):
+            of_stage: list[tuple[_Figures, int]] = []
+            for item in stage:
+                if not isinstance(item, Handover):
+                    of_stage += runs(item.op, _times(item.op, item.count))
+                elif (figures := between[item].figures) is not None:
+                    of_stage.append((figures, 1))
+            found.append(of_stage)
+        return found
+
+    def _figures(self, model: MemoCostModel, values: Mapping[str, int]) -> list[_Figures | None]:
         """One execution of every op of `sites`; those of ops on one chip are the same on every mesh."""
-        model = evaluator.model
-        assert isinstance(model, MemoCostModel)
         key = (id(model.costs), *values.values())
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = [self._figures_of(site.op, evaluator, values) for site in self.sites]
-            return known
-        found = list(known)
-        for place in self._exchanges:
-            found[place] = self._figures_of(self.sites[place].op, evaluator, values)
-        return found
+            known = self._known[key] = [None] * len(self.sites)
+            places: Iterable[int] = range(len(self.sites))
+        else:
+            known, places = list(known), self.exchanges
+        for place in places:
+            cost = model.cost(self.sites[place].op, values)
+            known[place] = None if cost is None else _figures(cost, self.computes[place])
+        return known
 
-    def _figures_of(self, op: Operation, evaluator: StepEvaluator, values: Mapping[str, int]) -> _Figures | None:
-        cost = evaluator.model.cost(op, values)
-        if cost is None:
-            return None
-        computes = not isinstance(op, ExchangeInterface) or stream_of(op) is Stream.COMPUTE
-        return _figures(cost, computes)
-
-    @cached_property
-    def _exchanges(self) -> list[int]:
-        return [place for place, site in enumerate(self.sites) if isinstance(site.op, ExchangeInterface)]
+    def _handed(self, model: MemoCostModel, values: Mapping[str, int], item: Handover, stage: int) -> _Handed:
+        """A handover of a stage; the op is made, asked for, and thrown away."""
+        mesh = model.target.mesh
+        place = None if mesh is None else (mesh.ranks, mesh.axis(dist.PIPELINE))
+        type_ = self.memo.costs.number(item.value.type)
+        key = (id(model.costs), *values.values(), place, type_, stage, item.peer, item.sends)
+        if key not in self.memo.handed:
+            op, block = item.op(), Block(arg_types=[item.value.type])
+            op.operands = [block.args[0]] * len(op.operands)
+            block.add_op(op)
+            around = dist.StageOp.make([], [], "", {"index": stage}, [Region(block)])
+            assert around.body.block is block
+            cost = model.model.cost(op, values)
+            figures = None if cost is None else _figures(cost, stream_of(op) is Stream.COMPUTE)
+            self.memo.handed[key] = _Handed(figures, _buffer_bytes(op, values))
+        return self.memo.handed[key]
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def _memory(
         self,
-        evaluator: StepEvaluator,
+        model: MemoCostModel,
         values: Mapping[str, int],
         stages: Sequence[Stage] | None,
-        handovers: Sequence[_Handovers],
+        handed: Sequence[Mapping[Handover, _Handed]],
     ) -> Feasibility:
         """The footprint of the fullest stage, the first of those that need equally much."""
-        chip = evaluator.target.chip
-        sizes, stored, buffers = self._sizes(values)
+        chip = model.target.chip
+        sizes, stored, buffers = self._sizes(model, values)
         found: list[dict[str, int]] = []
         if stages is None:
             buffer = max(buffers.values(), default=0)
             found.append(self._shape(None).parts((), sizes, stored, buffer, chip.alignment_bytes))
-        for stage, between in zip(stages or (), handovers, strict=True):
-            largest = max(
-                (
-                    self._buffer_bytes(between.ops[item], values)
-                    if isinstance(item, Handover)
-                    else buffers.get(item.op, 0)
-                    for item in stage
-                ),
-                default=0,
-            )
+        for stage, between in zip(stages or (), handed, strict=True):
+            of_items = [
+                between[item].buffer_bytes if isinstance(item, Handover) else buffers[item.op] for item in stage
+            ]
+            largest = max(of_items, default=0)
             found.append(self._shape(stage).parts(stage, sizes, stored, largest, chip.alignment_bytes))
-        fullest = max(range(len(found)), key=lambda index: sum(found[index].values()))
+        totals = [sum(parts.values()) for parts in found]
+        fullest = totals.index(max(totals))
         return Feasibility(self.program.phase.data, fullest, found[fullest], chip.name, chip.dram_bytes)
 
     def _shape(self, stage: Stage | None) -> StageShape:
@@ -191,56 +224,42 @@ class DealtProgram:
             self.memo.shapes[key] = StageShape.of(self.structure, stage)
         return self.memo.shapes[key]
 
-    def _sizes(self, values: Mapping[str, int]) -> tuple[list[int], dict[int, int], dict[Operation, int]]:
+    def _sizes(
+        self, model: MemoCostModel, values: Mapping[str, int]
+    ) -> tuple[list[int], dict[int, int], dict[Operation, int]]:
         """Bytes of every value, of one tensor of each weight or cache, and of the largest buffers in each op."""
         key = tuple(values.values())
         if key not in self._known_sizes:
-            number, numbers = self.memo.costs.number, self.structure.numbers
-            known = self.memo.bytes
+            numbers, known = self.memo.costs.number, self.memo.bytes
 
-            def bytes_of(type_: TensorType) -> int:
-                of_type = (number(type_), key)
-                if of_type not in known:
-                    known[of_type] = int(type_.bytes.evaluate(values))
-                return known[of_type]
+            def of_type(type_: TensorType) -> int:
+                found = (numbers(type_), key)
+                if found not in known:
+                    known[found] = int(type_.bytes.evaluate(values))
+                return known[found]
 
-            sizes = [bytes_of(tensor(value)) for value in numbers]
-            stored = {
-                place: bytes_of(stored_type(value.owner))
-                for value, place in numbers.items()
-                if isinstance(value.owner, layer.SourceOp)
-            }
-            buffers = {
-                op: max((self._buffer_bytes(self.sites[place].op, values) for place in span), default=0)
-                for op, span in self.spans.items()
-            }
+            def of_buffers(op: Operation) -> int:
+                found = ("buffers", model.numbers.of(op), key)
+                if found not in known:
+                    known[found] = _buffer_bytes(op, values)
+                return known[found]
+
+            sizes = [of_type(tensor(value)) for value in self.structure.numbers]
+            stored = {self.structure.numbers[op.result]: of_type(stored_type(op)) for op in self.structure.sources}
+            buffers = dict.fromkeys(self.spans, 0)
+            for op, span in self.spans.items():
+                own = [of_buffers(self.sites[place].op) for place in span if not self.computes[place]]
+                buffers[op] = max(own, default=0)
             self._known_sizes[key] = sizes, stored, buffers
         return self._known_sizes[key]
 
-    def _buffer_bytes(self, op: Operation, values: Mapping[str, int]) -> int:
-        """The buffers of a transfer; none of another op."""
-        if not isinstance(op, dist.DistExchangeOp):
-            return 0
-        exchange = op.exchange()
-        return int(exchange.buffer_bytes.evaluate(values)) if exchange.collective.leaves_chip else 0
 
-
-class _Handovers(NamedTuple):
-    """The ops that hand values from a stage to its neighbours, in a stage without any other op."""
-
-    scope: dist.StageOp
-    ops: dict[Handover, dist.SendOp | dist.RecvOp]
-
-
-def _handovers(stage: Stage, index: int) -> _Handovers:
-    items = [item for item in stage if isinstance(item, Handover)]
-    block = Block(arg_types=[item.value.type for item in items])
-    ops: dict[Handover, dist.SendOp | dist.RecvOp] = {}
-    for item, stand_in in zip(items, block.args, strict=True):
-        ops[item] = op = item.op()
-        op.operands = [stand_in] * len(op.operands)
-        block.add_op(op)
-    return _Handovers(dist.StageOp.make([], [], "", {"index": index}, [Region(block)]), ops)
+def _buffer_bytes(op: Operation, values: Mapping[str, int]) -> int:
+    """The buffers of a transfer; none of another op."""
+    if not isinstance(op, dist.DistExchangeOp):
+        return 0
+    exchange = op.exchange()
+    return int(exchange.buffer_bytes.evaluate(values)) if exchange.collective.leaves_chip else 0
 
 
 def _times(op: Operation, count: int | None) -> int:
@@ -252,6 +271,7 @@ def _times(op: Operation, count: int | None) -> int:
 
 def _figures(cost: OpCost, computes: bool) -> _Figures:
     return _Figures(
+        float(cost.time_s),
         float(cost.time_s) * 1e6,
         float(cost.flops),
         float(cost.peak_s) * 1e6,
@@ -263,7 +283,7 @@ def _figures(cost: OpCost, computes: bool) -> _Figures:
     )
 
 
-def _summed(stages: Sequence[Sequence[tuple[_Figures, int]]]) -> StepTotals:
+def _summed(stages: Sequence[_Runs]) -> StepTotals:
     """The totals of a step from what the ops of each stage cost, and how often each of them runs."""
     by_stage = [[figures.time_us * count for figures, count in runs] for runs in stages]
     totals: list[float] = []

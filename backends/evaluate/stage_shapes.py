@@ -28,9 +28,20 @@ class Structure:
         self.program = program
         self.numbers: dict[SSAValue, int] = {}
         """Every value, in the order of the program."""
+        self.sources: list[layer.SourceOp] = []
         self._arrays: dict[ArrayKey, int] = {}
-        self.key: Hashable = self._of(program.body.block)
+        self._ops: list[tuple[layer.LayerOp, int]] = []
+        self._fixed = self._of(program.body.block)
+        self.places = {op: index for index, op in enumerate(program.body.block.ops)}
+
+    @property
+    def key(self) -> Hashable:
         """Equal for programs whose values have the same arrays and lifetimes, value by value."""
+        numbers = self.numbers
+        pairs = [
+            (place, numbers[value], numbers[result]) for op, place in self._ops for value, result in op.in_place_pairs()
+        ]
+        return self._fixed, tuple(pairs)
 
     def _of(self, block: Block) -> Hashable:
         numbers, key = self.numbers, list[Hashable]()
@@ -41,21 +52,21 @@ class Structure:
             for result in op.results:
                 numbers[result] = len(numbers)
             if isinstance(op, layer.SourceOp):
+                self.sources.append(op)
                 key.append(self._arrays.setdefault(array_key(op), len(self._arrays)))
             elif isinstance(op, layer.RepeatOp):
                 key += op.is_layers, op.first.value.data, op.trip_count, op.total.value.data, self._of(op.body.block)
             elif isinstance(op, layer.LayerOp):
-                key += [(numbers[value], numbers[result]) for value, result in op.in_place_pairs()]
+                self._ops.append((op, len(self._ops)))
         return tuple(key)
 
     def kind(self, stage: Stage) -> Hashable:
         """What two stages of programs of one structure have in common that have the same arrays and lifetimes."""
-        block = self.program.body.block
-        place = {op: index for index, op in enumerate(block.ops)}
+        places = self.places
         return tuple(
             (self.numbers[item.value], item.sends)
             if isinstance(item, Handover)
-            else (place[item.op], item.count is None, item.first > 0)
+            else (places[item.op], item.count is None, item.first > 0)
             for item in stage
         )
 

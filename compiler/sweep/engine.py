@@ -22,10 +22,10 @@ from pmc.backends.evaluate.request import PhaseAggregates, RequestResult, aggreg
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
 from pmc.compiler.driver import check_deployment, check_target, set_target, verifier_errors
 from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stages_of_request
-from pmc.compiler.op_times import costs_kept
+from pmc.compiler.op_times import costs_kept, times_of
 from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
-from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, before_stages
+from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, before_stages, neighbours
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
 from pmc.compiler.sweep.resume import conditions_of
 from pmc.compiler.sweep.wide import FEWEST, Block, agrees, blocks, families, symbol_of
@@ -128,20 +128,25 @@ class Sweep:
         collected: Callable[[], None],
     ) -> None:
         """Fill in the rows of steps of which many have one program but for the number of pipeline stages."""
-        order, known = sorted(layouts), DealtMemo(memo)
-        modules = compiler.programs([(pipeline, layouts[pipeline][0][1].target) for pipeline in order])
+        order, known = neighbours(layouts), DealtMemo(memo)
+        modules = compiler.layouts([(pipeline, layouts[pipeline][0][1].target) for pipeline in order])
+        last: tuple[ModuleOp, DealtProgram] | None = None
         for pipeline, module in zip(order, modules, strict=True):
             members = layouts[pipeline]
             if isinstance(module, PmcError):
                 for index, _ in members:
                     result.put(index, {"status": INFEASIBLE, "reason": str(module)})
             else:
-                program = DealtProgram(module, known)
+                if last is not None and last[0] is module:
+                    memo.forget_types()
+                    last[1].retyped()
+                else:
+                    memo.forget_ops()
+                    last = module, DealtProgram(module, known)
+                    collected()
                 for index, point in members:
                     compiler.retarget(module, pipeline, point.target)
-                    result.put(index, _layout_row(program, module, compiler.partition(point.target), point, memo))
-                memo.forget_ops()
-                collected()
+                    result.put(index, _layout_row(last[1], module, compiler.partition(point.target), point, memo))
             done([index for index, _ in members])
 
     def _values(self, index: int) -> dict[str, object]:
@@ -290,7 +295,7 @@ def _layout_row(
     """The columns of one point, whose program is that of `module` but for the pipeline stages."""
     module.attributes.pop(CALIBRATION, None)
     try:
-        with verifier_errors(partition.name):
+        with verifier_errors(partition.name), times_of(program):
             (lengths,) = partition.lengths(module).values()
         evaluator = point.options.evaluator(module, memo)
         figures, memory = program.evaluate(evaluator, lengths)
