@@ -17,8 +17,6 @@ from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
 
-NAME = "localize"
-
 
 @dataclass(frozen=True)
 class LocalizePass(PmcPass):
@@ -33,7 +31,7 @@ class LocalizePass(PmcPass):
     sums stay marked in the type.  Assumes that no `dist.reshard` is left.
     """
 
-    name = NAME
+    name = "localize"
     READS: ClassVar[tuple[Level, ...]] = ("dist",)
 
     @property
@@ -60,7 +58,9 @@ class LocalTypes:
         self.weights: list[tuple[layer.WeightOp, TensorType, ShardingAttr]] = []
         for op in module.walk():
             if isinstance(op, dist.ReshardOp):
-                raise PassError(f"{NAME}: dist.reshard at '{op.path.data}' is left; run insert-collectives first")
+                raise PassError(
+                    f"{LocalizePass.name}: dist.reshard at '{op.path.data}' is left; run insert-collectives first"
+                )
             _record_shardings(op)
             if isinstance(op, layer.WeightOp):
                 self.weights.append((op, tensor(op.result), _sharding(op.result, op.path.data)))
@@ -109,8 +109,8 @@ def _check_blocks(whole_type: TensorType, local: TensorType, op: Operation) -> N
         if own != whole and own.constant % size:
             path = op.path.data if isinstance(op, PmcOp) else op.name
             raise PassError(
-                f"{NAME}: '{path}' has {own} of its {whole} {what} on a rank, which are no whole groups of "
-                f"{size} with one scale; split it less, keep it in the type of the model, or choose other groups"
+                f"{LocalizePass.name}: '{path}' has {own} of its {whole} {what} on a rank, which are no whole groups "
+                f"of {size} with one scale; split it less, keep it in the type of the model, or choose other groups"
             )
 
 
@@ -132,7 +132,7 @@ def _record_shardings(op: Operation) -> None:
 def _sharding(value: SSAValue, path: str) -> ShardingAttr:
     encoding = value.type.encoding if isinstance(value.type, TensorType) else None
     if not isinstance(encoding, ShardingAttr):
-        raise PassError(f"{NAME}: '{path}' has no sharding; run annotate-shardings first")
+        raise PassError(f"{LocalizePass.name}: '{path}' has no sharding; run annotate-shardings first")
     return encoding
 
 

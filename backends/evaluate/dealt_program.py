@@ -69,6 +69,8 @@ class DealtMemo:
         self.bytes: dict[Hashable, int] = {}
         """Of types, and of the buffers of transfers, at values of the symbols."""
         self.handed: dict[Hashable, _Handed] = {}
+        self.figures: dict[int, _Figures] = {}
+        """By the identity of a cost in `costs`, which are those of one op."""
 
 
 class DealtProgram:
@@ -171,8 +173,15 @@ class DealtProgram:
             known, places = list(known), self.exchanges
         for place in places:
             cost = model.cost(self.sites[place].op, values)
-            known[place] = None if cost is None else _figures(cost, self.computes[place])
+            known[place] = None if cost is None else self._figures_of(cost, place)
         return known
+
+    def _figures_of(self, cost: OpCost, place: int) -> _Figures:
+        """The figures of a cost, which the memo keeps."""
+        found = self.memo.figures.get(id(cost))
+        if found is None:
+            found = self.memo.figures[id(cost)] = _figures(cost, self.computes[place])
+        return found
 
     def _handed(self, model: MemoCostModel, values: Mapping[str, int], item: Handover, stage: int) -> _Handed:
         """A handover of a stage; the op is made, asked for, and thrown away."""

@@ -16,7 +16,7 @@ from pmc.backends.evaluate.footprint import PARTS
 from pmc.backends.evaluate.memory import end_of_arrays
 from pmc.dialects import layer
 from pmc.dialects.analyses.liveness import Lifetime
-from pmc.dialects.analyses.pipeline_stages import Handover, Stage, built
+from pmc.dialects.analyses.pipeline_stages import Handover, Stage, StageItem, built
 from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key
 from pmc.dialects.analyses.value_arrays import ProgramArrays, StageArrays
 
@@ -82,18 +82,20 @@ class StoredShape:
     copies: int
     """Tensors that are stored for every layer of these."""
 
-    def copies_in(self, stage: Stage) -> int:
-        """The tensors that a stage stores."""
+    def copies_in(self, layers: Sequence[range]) -> int:
+        """The tensors that a stage stores whose items run these layers of their repeats."""
         if not self.items:
             return self.copies
-        starts: list[int] = []
-        stops: list[int] = []
-        for item in self.items:
-            part = stage[item]
-            assert not isinstance(part, Handover) and isinstance(part.op, layer.RepeatOp) and part.count is not None
-            starts.append(part.op.first.value.data + part.first)
-            stops.append(starts[-1] + part.count)
-        return (max(stops) - min(starts)) * self.copies
+        own = [layers[item] for item in self.items]
+        return (max(r.stop for r in own) - min(r.start for r in own)) * self.copies
+
+
+def _layers(item: StageItem) -> range:
+    """The layers of its repeat that an item of a stage runs; none of another op."""
+    if isinstance(item, Handover) or item.count is None or not isinstance(item.op, layer.RepeatOp):
+        return range(0)
+    first = item.op.first.value.data + item.first
+    return range(first, first + item.count)
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,9 @@ class StageShape:
 
         `sizes` are the bytes of every value, `stored_sizes` those of one tensor of a weight or cache.
         """
-        inputs = [sizes[number] for number in self.inputs]
+        inputs, layers = [sizes[number] for number in self.inputs], list(map(_layers, stage))
         weights, states = (
-            [shape.copies_in(stage) * stored_sizes[shape.value] for shape in shapes]
+            [shape.copies_in(layers) * stored_sizes[shape.value] for shape in shapes]
             for shapes in (self.weights, self.states)
         )
         shared = [sizes[number] for number in self.shared]

@@ -25,7 +25,7 @@ from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stage
 from pmc.compiler.op_times import costs_kept, times_of
 from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
-from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, before_stages, neighbours
+from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, neighbours
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
 from pmc.compiler.sweep.resume import conditions_of
 from pmc.compiler.sweep.wide import FEWEST, Block, agrees, blocks, families, symbol_of
@@ -87,9 +87,21 @@ class Sweep:
         points = Points(self.base)
         compiler = SharedCompiler(self.model)
         memo = CostMemo()
-        if self.base.request is None:
-            with few_collections(), costs_kept(memo):
+        with few_collections() as collected, costs_kept(memo):
+            if self.base.request is None:
                 self._run_at_once(result, done, points, compiler, memo)
+            self._run_programs(result, done, points, compiler, memo, collected)
+
+    def _run_programs(
+        self,
+        result: SweepResult,
+        done: Callable[[Sequence[int]], None],
+        points: Points,
+        compiler: SharedCompiler,
+        memo: CostMemo,
+        collected: Callable[[], None],
+    ) -> None:
+        """Fill in the rows that are left, program by program."""
         groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]] = {}
         layouts: dict[Pipeline, list[tuple[int, Point]]] = {}
         for index in np.flatnonzero(result.columns["status"] == "").tolist():
@@ -100,23 +112,23 @@ class Sweep:
                 targets = _programs_of(point)
                 for target in targets:
                     check_deployment(self.model, target.chip, target.topology, target.deployment)
-                pipelines = tuple(map(compiler.pipeline, targets))
+                dealt = _can_be_dealt(point)
+                pipelines = tuple(compiler.pipeline(target, not dealt) for target in targets)
             except PmcError as error:
                 result.put(index, {"status": INFEASIBLE, "reason": str(error)})
                 done([index])
                 continue
-            if _can_be_dealt(point):
-                layouts.setdefault(before_stages(pipelines[0]), []).append((index, point))
+            if dealt:
+                layouts.setdefault(pipelines[0], []).append((index, point))
             else:
                 groups.setdefault(pipelines, []).append((index, point))
-        with few_collections() as collected, costs_kept(memo):
-            self._run_layouts(result, done, compiler, memo, layouts, collected)
-            for modules, members in self._compiled(compiler, groups):
-                for index, point in members:
-                    result.put(index, _row(modules, point, memo))
-                done([index for index, _ in members])
-                if any(isinstance(module, ModuleOp) for module in modules):
-                    collected()
+        self._run_layouts(result, done, compiler, memo, layouts, collected)
+        for modules, members in self._compiled(compiler, groups):
+            for index, point in members:
+                result.put(index, _row(modules, point, memo))
+            done([index for index, _ in members])
+            if any(isinstance(module, ModuleOp) for module in modules):
+                collected()
 
     def _run_layouts(
         self,

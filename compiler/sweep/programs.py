@@ -22,13 +22,14 @@ from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import set_target, verifier_errors
-from pmc.compiler.pipelines import build_pass, default_pipeline
+from pmc.compiler.pipelines import PIPELINE as PASSES
+from pmc.compiler.pipelines import build_pass, option_readers, options_of
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.dist import PIPELINE, Mesh, MeshAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.levels import MESH
+from pmc.dialects.levels import LEVELS, MESH
 from pmc.passes.annotate_shardings import AnnotateShardingsPass, ShardedModel
 from pmc.passes.base import HISTORY, PmcPass
 from pmc.passes.localize import LocalizePass, LocalTypes
@@ -51,6 +52,9 @@ Stage = tuple[str, int]
 Pipeline = tuple[Stage, ...]
 """What leads to a program; equal pipelines have equal programs."""
 
+DIST_PASSES = tuple(name for level in LEVELS[: LEVELS.index("dist") + 1] for name in PASSES[level])
+"""The passes from the model to the dist level."""
+
 Kept = dict[Pipeline, ModuleOp | PmcError]
 """What the beginnings of pipelines lead to."""
 
@@ -63,26 +67,33 @@ class SharedCompiler:
         self.model = model
         self.context = make_context()
         self.passes: dict[Hashable, PmcPass] = {}
+        self.classes: dict[str, type[PmcPass]] = {}
         self.passes_of: dict[int, tuple[Deployment, Sequence[PmcPass]]] = {}
         """By the identity of the deployment, which is kept, so that nothing else takes its place in memory."""
-        self.classes: dict[str, type[PmcPass]] = {}
-        self.texts: dict[PmcPass, str] = {}
+        self.texts: dict[int, str] = {}
+        """By the identity of a pass in `passes`."""
         self.targets: dict[Hashable, int] = {}
+        self.parts: dict[int, tuple[Hashable, int]] = {}
+        """By the identity of a part of a target, which is kept: a number that equal ones share."""
         self.whole: Kept = {}
         """The modules of whole tensors, before any sharding: one for all layouts."""
         self.sharded: dict[Pipeline, ShardedModel] = {}
 
-    def pipeline(self, target: Target) -> Pipeline:
-        """The passes from the model to the dist level.  Raises PmcError where it is known that one of them refuses."""
+    def pipeline(self, target: Target, dealt: bool = True) -> Pipeline:
+        """The passes from the model to the dist level; unless `dealt`, without the one that deals layers to stages.
+
+        Raises PmcError where it is known that one of them refuses.
+        """
         passes = self._passes(target)
         stages: list[Stage] = []
         sizes: tuple[Hashable, ...] = ()
-        for module_pass in passes:
-            text = self._text(module_pass)
+        for module_pass in passes if dealt else passes[:-1]:
             if isinstance(module_pass, AnnotateShardingsPass):
                 model = self._sharded_model(tuple(stages), passes, target)
                 text = module_pass.shardings(model)
                 sizes = tuple((axis.name, axis.size) for axis in module_pass.mesh(model).axes if axis.name != PIPELINE)
+            else:
+                text = self._text(module_pass)
             stages.append((text, self._read(module_pass, target, sizes)))
         return tuple(stages)
 
@@ -196,25 +207,32 @@ class SharedCompiler:
         """The passes of a target from the model to the dist level."""
         known = self.passes_of.get(id(target.deployment))
         if known is None:
-            passes = [self._built(spec) for spec in default_pipeline(target.deployment, "dist")]
+            passes = [self._built(name, target.deployment) for name in DIST_PASSES]
             known = self.passes_of[id(target.deployment)] = target.deployment, passes
         return known[1]
 
-    def _built(self, spec: ArgSpec) -> PmcPass:
-        key = (spec.name, *spec.parameters.items())
-        if key not in self.passes:
-            known = self.classes.get(spec.name)
+    def _built(self, name: str, deployment: Deployment) -> PmcPass:
+        """A pass with the options that a deployment says."""
+        reader = option_readers().get(name)
+        values = () if reader is None else reader[1](deployment)
+        if (name, values) not in self.passes:
+            options = options_of(name, values) if values else {}
+            known = self.classes.get(name)
             # A deployment says every option of a pass in one value of its type; text would have to be looked at.
-            module_pass = build_pass(spec) if known is None else known(**{k: v for k, (v,) in spec.parameters.items()})
+            module_pass = (
+                build_pass(ArgSpec(name, options))
+                if known is None
+                else known(**{option: value for option, (value,) in options.items()})
+            )
             assert isinstance(module_pass, PmcPass)
-            self.classes[spec.name] = type(module_pass)
-            self.passes[key] = module_pass
-        return self.passes[key]
+            self.classes[name] = type(module_pass)
+            self.passes[name, values] = module_pass
+        return self.passes[name, values]
 
     def _text(self, module_pass: PmcPass) -> str:
-        if module_pass not in self.texts:
-            self.texts[module_pass] = str(module_pass.spec())
-        return self.texts[module_pass]
+        if id(module_pass) not in self.texts:
+            self.texts[id(module_pass)] = str(module_pass.spec())
+        return self.texts[id(module_pass)]
 
     def _sharding(self, passes: Sequence[PmcPass]) -> int:
         """Where the modules of whole tensors end."""
@@ -226,15 +244,18 @@ class SharedCompiler:
         read: tuple[Hashable, ...] = tuple(getattr(deployment, name) for name in found.deployment_fields)
         read += sizes if found.reads_sizes else ()
         if found.COSTS and deployment.pp > 1:
-            read += (target.chip, target.topology, target.accounting, deployment)
+            parts: tuple[Hashable, ...] = (target.chip, target.topology, target.accounting, deployment)
+            read += tuple(map(self._number, parts))
         elif found.CHIP_FIELDS or found.TOPOLOGY_FIELDS:
-            read += (target.chip, target.topology)
+            read += self._number(target.chip), self._number(target.topology)
         return self.targets.setdefault(read, len(self.targets) + 1) if read else 0
 
-
-def before_stages(pipeline: Pipeline) -> Pipeline:
-    """What leads to the program before its layers are dealt to stages."""
-    return pipeline[:-1]
+    def _number(self, part: Hashable) -> int:
+        """The number of a part of a target."""
+        known = self.parts.get(id(part))
+        if known is None:
+            known = self.parts[id(part)] = part, self.targets.setdefault((part,), len(self.targets) + 1)
+        return known[1]
 
 
 def neighbours(pipelines: Iterable[Pipeline]) -> list[Pipeline]:
