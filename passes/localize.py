@@ -12,7 +12,18 @@ from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.dist import ARGUMENTS, RESULTS, SHARDING, WHOLE, Mesh, MeshAttr, PartialAttr, ShardingAttr, local_dim
+from pmc.dialects.dist import (
+    ARGUMENTS,
+    RESULTS,
+    SHARDING,
+    WHOLE,
+    Mesh,
+    MeshAttr,
+    PartialAttr,
+    Sharding,
+    ShardingAttr,
+    local_dim,
+)
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
@@ -51,10 +62,8 @@ class LocalTypes:
 
     def __init__(self, module: ModuleOp) -> None:
         """Keeps the shardings where tensors enter and leave the program.  Raises PassError for a reshard."""
-        self.values: dict[TensorType, list[SSAValue]] = {}
-        """The sharded values by their types as whole tensors."""
-        self.first: dict[TensorType, Operation] = {}
-        """The first op with a value of the type."""
+        self.types: dict[TensorType, _ShardedType] = {}
+        """By the type of the whole tensor."""
         self.weights: list[tuple[layer.WeightOp, TensorType, ShardingAttr]] = []
         for op in module.walk():
             if isinstance(op, dist.ReshardOp):
@@ -65,11 +74,11 @@ class LocalTypes:
             if isinstance(op, layer.WeightOp):
                 self.weights.append((op, tensor(op.result), _sharding(op.result, op.path.data)))
             for value in (*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
-                if isinstance(value.type, TensorType) and isinstance(value.type.encoding, ShardingAttr):
-                    self.values.setdefault(value.type, []).append(value)
-                    self.first.setdefault(value.type, op)
-        self.local: dict[tuple[TensorType, tuple[int, ...]], TensorType] = {}
-        """By the type of the whole tensor and the sizes of the axes that split it."""
+                type_ = value.type
+                if isinstance(type_, TensorType) and isinstance(type_.encoding, ShardingAttr):
+                    if type_ not in self.types:
+                        self.types[type_] = _ShardedType(type_, type_.encoding.data, op)
+                    self.types[type_].values.append(value)
 
     def on(self, mesh: Mesh) -> None:
         """Give every value the type of the shard of one rank.
@@ -82,20 +91,33 @@ class LocalTypes:
             else:
                 op.attributes.pop(WHOLE, None)
         sizes = {axis.name: axis.size for axis in mesh.axes}
-        for whole, values in self.values.items():
-            local = self._local_type(whole, mesh, sizes)
-            for value in values:
+        for sharded in self.types.values():
+            local = sharded.on(mesh, sizes)
+            for value in sharded.values:
                 value._type = local  # pyright: ignore[reportPrivateUsage]  # the value stays the one that others know
 
-    def _local_type(self, whole: TensorType, mesh: Mesh, sizes: Mapping[str, int]) -> TensorType:
-        assert isinstance(whole.encoding, ShardingAttr)
-        sharding = whole.encoding.data
-        key = whole, tuple(sizes[name] for axes in sharding.dims for name in axes)
+
+class _ShardedType:
+    """The type of a whole tensor with a sharding, and its types on meshes."""
+
+    def __init__(self, whole: TensorType, sharding: Sharding, op: Operation) -> None:
+        self.whole = whole
+        self.sharding = sharding
+        self.op = op
+        """The first that has a value of the type."""
+        self.values: list[SSAValue] = []
+        self.axes = [name for axes in sharding.dims for name in axes]
+        self.local: dict[tuple[int, ...], TensorType] = {}
+        """By the sizes of the axes that split it."""
+
+    def on(self, mesh: Mesh, sizes: Mapping[str, int]) -> TensorType:
+        """The type of the shard of one rank; `sizes` are those of the axes of the mesh."""
+        key = tuple(sizes[name] for name in self.axes)
         if key not in self.local:
-            dims = [local_dim(dim, axes, mesh) for dim, axes in zip(whole.dims, sharding.dims, strict=True)]
-            encoding = PartialAttr(sharding.partial) if sharding.partial else None
-            local = whole.with_dims(dims).with_encoding(encoding)
-            _check_blocks(whole, local, self.first[whole])
+            splits = zip(self.whole.dims, self.sharding.dims, strict=True)
+            encoding = PartialAttr(self.sharding.partial) if self.sharding.partial else None
+            local = self.whole.with_dims([local_dim(dim, axes, mesh) for dim, axes in splits]).with_encoding(encoding)
+            _check_blocks(self.whole, local, self.op)
             self.local[key] = local
         return self.local[key]
 
