@@ -7,7 +7,7 @@ that differ in nothing but the number of stages are one program here.  All figur
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -166,15 +166,12 @@ class DealtProgram:
         """One execution of every op of `sites`; those of ops on one chip are the same on every mesh."""
         key = (id(model.costs), *values.values())
         known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = [None] * len(self.sites)
-            places: Iterable[int] = range(len(self.sites))
-        else:
-            known, places = list(known), self.exchanges
-        for place in places:
+        found: list[_Figures | None] = [None] * len(self.sites) if known is None else list(known)
+        for place in range(len(self.sites)) if known is None else self.exchanges:
             cost = model.cost(self.sites[place].op, values)
-            known[place] = None if cost is None else self._figures_of(cost, place)
-        return known
+            found[place] = None if cost is None else self._figures_of(cost, place)
+        self._known[key] = found
+        return found
 
     def _figures_of(self, cost: OpCost, place: int) -> _Figures:
         """The figures of a cost, which the memo keeps."""

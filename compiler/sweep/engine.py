@@ -127,6 +127,7 @@ class Sweep:
             for index, point in members:
                 result.put(index, _row(modules, point, memo))
             done([index for index, _ in members])
+            memo.forget_ops()
             if any(isinstance(module, ModuleOp) for module in modules):
                 collected()
 

@@ -86,6 +86,18 @@ def test_issue9_9_stages_of_one_layer_and_too_few_layers(tmp_path: Path) -> None
         assert_as_alone(result, name, LLAMA, index)
 
 
+def test_issue9_9_an_op_that_the_chip_cannot_run_is_the_reason_at_every_number_of_stages() -> None:
+    axes = (
+        "deployment.quantization.weights=f4E2M1FN", "deployment.quantization.activations=f4E2M1FN,bf16",
+        "deployment.pp=1,2,4", "granularity=chip,core",
+    )  # fmt: skip
+    result = swept("llama-3.1-8b", base(*LLAMA), *axes)
+    reasons = result.columns["reason"][result.columns["status"] == INFEASIBLE]
+    assert len(reasons) == 6 and all("no rate for element type 'f4E2M1FN'" in str(reason) for reason in reasons)
+    for index in range(len(result)):
+        assert_as_alone(result, "llama-3.1-8b", LLAMA, index)
+
+
 def test_issue9_9_layouts_are_told_as_they_are_found() -> None:
     told: list[int] = []
     sweep = Sweep(model("deepseek-v3"), "deepseek-v3", base(*DEEPSEEK), tuple(map(parse_axis, LAYOUTS[:5])))
