@@ -60,6 +60,10 @@ def load_accounting(name_or_path: str | Path, overrides: Overrides | None = None
     return _load(Accounting, "accounting", name_or_path, overrides)
 
 
+MODELOPT_FILE = "hf_quant_config.json"
+"""In which NVIDIA ModelOpt says how it has quantized the checkpoint whose `config.json` stands beside."""
+
+
 @cache
 def default_accounting() -> Accounting:
     """The accounting of who names none: what the hardware would do."""
@@ -88,10 +92,16 @@ def load_deployment(name_or_path: str | Path | None, overrides: Overrides | None
 def load_model_config(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     """A Hugging Face model configuration and a name for its source: the preset, or the path as given.
 
-    Takes a preset, a JSON or YAML file, or a folder that holds ``config.json``. Raises ConfigError.
+    Takes a preset, a JSON or YAML file, or a folder that holds ``config.json``. What NVIDIA ModelOpt wrote into
+    ``hf_quant_config.json`` beside a ``config.json`` is a field of that name. Raises ConfigError.
     """
     file, source = _locate("model", name_or_path)
-    return _read(file, source, finite=False), str(name_or_path)
+    config = _read(file, source, finite=False)
+    if isinstance(file, Path) and file.name == "config.json":
+        beside = file.with_name(MODELOPT_FILE)
+        if beside.is_file():
+            config[MODELOPT_FILE] = _read(beside, str(beside), finite=False)
+    return config, str(name_or_path)
 
 
 def changed(configuration: SchemaT, overrides: Overrides) -> SchemaT:

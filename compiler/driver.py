@@ -9,11 +9,13 @@ print(module_text(module))
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Data
 from xdsl.utils.arg_spec import ArgSpec
 from xdsl.utils.exceptions import VerifyException
 
@@ -105,10 +107,19 @@ def set_target(
 
     Without an accounting it is the preset `physical`.
     """
-    module.attributes[CHIP] = ChipAttr(chip)
-    module.attributes[TOPOLOGY] = TopologyAttr(topology)
-    module.attributes[DEPLOYMENT] = DeploymentAttr(deployment)
-    module.attributes[ACCOUNTING] = AccountingAttr(accounting or default_accounting())
+    _set_part(module, CHIP, ChipAttr, chip)
+    _set_part(module, TOPOLOGY, TopologyAttr, topology)
+    _set_part(module, DEPLOYMENT, DeploymentAttr, deployment)
+    _set_part(module, ACCOUNTING, AccountingAttr, accounting or default_accounting())
+
+
+PartT = TypeVar("PartT")
+
+
+def _set_part(module: ModuleOp, name: str, kind: Callable[[PartT], Data[PartT]], part: PartT) -> None:
+    """Write a part of the target into the module, where it does not stand there yet."""
+    if getattr(module.attributes.get(name), "data", None) is not part:
+        module.attributes[name] = kind(part)
 
 
 def replace_accounting(module: ModuleOp, accounting: Accounting) -> None:

@@ -11,11 +11,13 @@ from xdsl.ir import Operation
 
 from pmc.backends.cost.memo import CostMemo, MemoCostModel
 from pmc.backends.cost.model import Granularity, Target
+from pmc.backends.evaluate.dealt_program import DealtProgram
 from pmc.backends.evaluate.engine import cost_model, cost_program, program_of, symbol_values
 from pmc.dialects.accounting import accounting_of
 from pmc.dialects.errors import PmcError
 
 _MEMO: ContextVar[CostMemo | None] = ContextVar("costs of ops", default=None)
+_PROGRAM: ContextVar[DealtProgram | None] = ContextVar("the program whose layers are dealt", default=None)
 
 
 @contextmanager
@@ -26,6 +28,16 @@ def costs_kept(memo: CostMemo) -> Generator[None]:
         yield
     finally:
         _MEMO.reset(token)
+
+
+@contextmanager
+def times_of(program: DealtProgram) -> Generator[None]:
+    """Ask `program`, which is the one of the module, and knows most times from other numbers of stages."""
+    token = _PROGRAM.set(program)
+    try:
+        yield
+    finally:
+        _PROGRAM.reset(token)
 
 
 def op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
@@ -39,6 +51,8 @@ def op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
         model = cost_model(Granularity.CORE, Target.of(module), accounting)
         if (memo := _MEMO.get()) is not None:
             model = MemoCostModel(model, memo, Granularity.CORE, accounting)
+            if (program := _PROGRAM.get()) is not None:
+                return program.seconds(model, symbol_values(module, {}))
         costed = cost_program(program_of(module), model, symbol_values(module, {}))
     except PmcError:
         return None

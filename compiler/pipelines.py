@@ -6,9 +6,10 @@ A pass is added by one line in `PIPELINE` or `OTHER_PASSES`; its module and clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
+from operator import attrgetter
 from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
@@ -22,7 +23,7 @@ from pmc.dialects.analyses.algorithm_choice import CHOICES, AlgorithmChoice
 from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
-from pmc.dialects.deployment import Deployment, deployment_fields
+from pmc.dialects.deployment import Deployment, DeploymentField, deployment_fields
 from pmc.dialects.errors import PmcError, excerpt
 from pmc.dialects.levels import LEVELS, Level
 from pmc.dialects.schema import did_you_mean
@@ -48,11 +49,33 @@ Options = dict[str, ParameterListType]
 
 def pass_options(deployment: Deployment) -> dict[str, Options]:
     """What a deployment says about the options of the passes; its schema says which field is whose."""
-    options: dict[str, Options] = {}
+    return {name: options_of(name, reader[1](deployment)) for name, reader in option_readers().items()}
+
+
+def options_of(pass_name: str, values: Sequence[object]) -> Options:
+    """The options of a pass with the values that its reader has found."""
+    return {option: (_option(value),) for option, value in zip(option_readers()[pass_name][0], values, strict=True)}
+
+
+OptionReader = tuple[tuple[str, ...], Callable[[Deployment], tuple[object, ...]]]
+"""The options of a pass, and what finds their values in a deployment."""
+
+
+@cache
+def option_readers() -> Mapping[str, OptionReader]:
+    """By pass the options that a deployment says."""
+    fields: dict[str, list[DeploymentField]] = {}
     for field in deployment_fields():
-        if (reader := field.pass_option) is not None:
-            options.setdefault(reader.pass_name, {})[reader.option or field.name] = (_option(field.of(deployment)),)
-    return options
+        if field.pass_option is not None:
+            fields.setdefault(field.pass_option.pass_name, []).append(field)
+    return {name: _reader(own) for name, own in fields.items()}
+
+
+def _reader(fields: Sequence[DeploymentField]) -> OptionReader:
+    marks = [(field, field.pass_option) for field in fields]
+    options = tuple(mark.option or field.name for field, mark in marks if mark is not None)
+    values_of = attrgetter(*(field.path for field in fields))
+    return options, values_of if len(fields) > 1 else lambda deployment: (values_of(deployment),)
 
 
 def _option(value: object) -> str | int | bool | float:

@@ -1,5 +1,6 @@
 """In which element type a checkpoint stores its weights, as `quantization_config` of a Hugging Face config says.
 
+Checkpoints of NVIDIA ModelOpt say it in a file beside the config, `hf_quant_config.json`, the newer ones in both.
 The deployment says what runs.  Where the checkpoint has been quantized to another type, results say so.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pmc.compiler.config import MODELOPT_FILE
 from pmc.compiler.config_fields import Fields
 
 FLOAT8 = {"e4m3": "f8E4M3FN", "float8_e4m3fn": "f8E4M3FN", "e5m2": "f8E5M2", "float8_e5m2": "f8E5M2"}
@@ -33,13 +35,25 @@ MODELOPT: Mapping[str, str] = {
 def stored_type(fields: Fields) -> str | None:
     """The element type of quantized weights; None where the checkpoint is not quantized.
 
-    Raises ConfigError for a method that is not known, naming it.
+    Raises ConfigError for a method that is not known, naming it, and for two files that do not say the same.
     """
     # `compression_config` is the name that compressed-tensors wrote first.
     name = "compression_config" if fields.present("compression_config") else "quantization_config"
-    block = fields.block(name)
-    if block is None:
-        return None
+    block, beside = fields.block(name), fields.block(MODELOPT_FILE)
+    own = None if block is None else _type_of(block)
+    if beside is None:
+        return own
+    quantization = beside.block("quantization")
+    if quantization is None:
+        raise beside.fail("quantization", "missing, expected a block with quant_algo")
+    # Null where only the cache has been quantized, which runs as the deployment says.
+    found = _modelopt(quantization) if quantization.present("quant_algo") else None
+    if block is not None and own != found:
+        raise beside.fail("quantization", f"says weights of {found or 'no type'}, {name} of config.json of {own}")
+    return found
+
+
+def _type_of(block: Fields) -> str:
     if block.present("quant_algo") and not block.present("quant_method"):  # as ModelOpt wrote it first
         return _modelopt(block)
     return METHODS[block.choice("quant_method", METHODS)](block)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 ELEMENTS: dict[str, int] = {
     "i4": 4, "f4E2M1FN": 4, "i8": 8, "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "f32": 32,
@@ -66,6 +67,7 @@ class ElementFormat:
         return f"{self.element}/{self.scales.rows}{columns}:{self.scales.element}"
 
 
+@lru_cache(maxsize=256)
 def element_format(name: str) -> ElementFormat:
     """The format of a name.  Raises ValueError, which says what is known, for another."""
     lowered = {known.lower(): known for known in (*ELEMENTS, *SCALES)}

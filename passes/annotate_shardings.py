@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import prod
+from typing import ClassVar, NamedTuple, NoReturn
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
-from pmc.dialects.dist import CONTEXT, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
-from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, product, rank_symbol
+from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
+from pmc.dialects.expr import ExprAttr, ceildiv, expr, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
@@ -28,16 +30,60 @@ class ShardedModel:
     """Whether embedding and LM head are one table."""
     kv_heads: int | None
     """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
+    worst: bool
+    """Whether slots of experts have room for all tokens, however many ranks send them."""
+    heads: tuple[DividedDim, ...]
+    """Query heads, and key heads where these are more than the ranks that share them."""
+    dims: tuple[DividedDim, ...]
+    """The dims of weights, caches and slots that axes may split."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
         """That of all programs of a module at the layer level."""
         ops = [op for program in module.ops if isinstance(program, layer.ProgramOp) for op in program.walk()]
+        dispatches = [op for op in ops if isinstance(op, layer.DispatchOp)]
         return cls(
-            any(isinstance(op, layer.DispatchOp) for op in ops),
+            bool(dispatches),
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
+            any(op.capacity.data == "worst" for op in dispatches),
+            _firsts(dim for op in ops if isinstance(op, layer.FlashAttentionOp) for dim in _heads_of(op)),
+            _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
         )
+
+
+class DividedDim(NamedTuple):
+    """A dim of which every rank has as much."""
+
+    axis: str
+    """Its logical axis."""
+    size: int
+    """0 for a dim with a symbol, which is rounded up."""
+    path: str
+    """Of the first op with such a dim."""
+
+
+def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
+    """One of each axis and size."""
+    found: dict[tuple[str, int], DividedDim] = {}
+    for dim in dims:
+        found.setdefault(dim[:2], dim)
+    return tuple(found.values())
+
+
+def _heads_of(op: layer.FlashAttentionOp) -> Iterator[DividedDim]:
+    yield DividedDim("heads", op.heads, op.path.data)
+    for piece in range(len(op.k)):
+        yield DividedDim("key heads", op.kv_heads(piece), op.path.data)
+
+
+def _dims_of(op: layer.SourceOp | layer.DispatchOp) -> Iterator[DividedDim]:
+    """All but vocabularies, which are padded, and what is counted by a symbol, which is split by it."""
+    dispatched = isinstance(op, layer.DispatchOp)
+    names, value = (("expert",), op.y) if dispatched else (op.axis_names(), op.result)
+    for name, dim in zip(names, tensor(value).dims, strict=not dispatched):
+        if name != "vocab" and name not in _COUNTED_BY:
+            yield DividedDim(name, dim.constant if dim.is_constant else 0, op.path.data)
 
 
 @dataclass(frozen=True)
@@ -78,10 +124,12 @@ class AnnotateShardingsPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Shard every program of the module."""
-        mesh = self.mesh(ShardedModel.of(module))
+        model = ShardedModel.of(module)
+        mesh = self.mesh(model)
+        self._sharder(mesh).check(model)
         for program in module.ops:
             if isinstance(program, layer.ProgramOp):
-                _Sharder(mesh, self.sp, *self._vocabulary(mesh)).program(program)
+                self._sharder(mesh).program(program)
         module.attributes[MESH] = MeshAttr(mesh)
 
     def mesh(self, model: ShardedModel) -> Mesh:
@@ -123,12 +171,23 @@ class AnnotateShardingsPass(PmcPass):
             axes.append(Axis("tp_kv", kv_heads, tp // kv_heads))
         return Mesh(stage * self.pp, tuple(axes))
 
-    def shared_by_stages(self, model: ShardedModel) -> AnnotateShardingsPass:
-        """The pass that does the same but for the mesh attribute, the same one for every `pp` where there is one.
+    def shardings(self, model: ShardedModel) -> str:
+        """What passes have in common that shard a model alike, whatever the sizes of the axes and the mesh attribute.
 
-        Experts keep the ranks of a stage together, whatever the number of stages.
+        Raises PassError where the pass refuses the model.
         """
-        return replace(self, pp=1) if model.experts else self
+        mesh = self.mesh(model)
+        sharder = self._sharder(mesh)
+        sharder.check(model)
+        split = [axis for axis in mesh.axes if axis.size > 1 and axis.name != PIPELINE]
+        overlaps = [(a.name, b.name) for a, b in combinations(split, 2) if a.overlaps(b)]
+        # Under cp, and with slots for all tokens, sizes stand in lengths, positions and capacities.
+        axes = split if self.cp > 1 or model.worst else [axis.name for axis in split]
+        own = (self.sp, sharder.embedding, sharder.lm_head, sharder.axis_of, sharder.slots, sharder.expert_plane)
+        return f"{self.name}: {axes} {overlaps} {own}"
+
+    def _sharder(self, mesh: Mesh) -> _Sharder:
+        return _Sharder(mesh, self.sp, *self._vocabulary(mesh))
 
     def _check_vocabulary(self, model: ShardedModel) -> None:
         for option in ("embedding", "lm_head"):
@@ -236,14 +295,29 @@ class _Sharder:
         self.tokens = (*self.rows, *self.tp) if self.sp else self.rows
         self.may_split = {SEQUENCES: self.dp, POSITIONS: self.cp}
 
+    def check(self, model: ShardedModel) -> None:
+        """Raise PassError for a dim that the ranks which share it do not divide."""
+        size = self.mesh.axis("tp").size
+        for kind, heads, path in model.heads:
+            if heads % size and (kind == "heads" or heads > size):
+                raise PassError(f"annotate-shardings: the {heads} {kind} of '{path}' are not divisible by tp = {size}")
+        for name, elements, path in model.dims:
+            if name not in self.axis_of:
+                known = ", ".join(a for a in self.axis_of if a)
+                raise PassError(f"annotate-shardings: '{path}' has the unknown axis '{name}' (known: {known})")
+            axes = self.axis_of[name]
+            size = prod(self.mesh.axis(axis).size for axis in axes)
+            if elements % size:
+                raise PassError(
+                    f"annotate-shardings: the {name} dim of '{path}' has {elements} elements, "
+                    f"not divisible by {'*'.join(axes)} = {size}"
+                )
+
     # -- structure ----------------------------------------------------------------------------------------------
 
     def program(self, program: layer.ProgramOp) -> None:
         """Replace the body of `program`."""
         old = program.body.block
-        for op in old.walk():
-            if isinstance(op, layer.FlashAttentionOp):
-                self._check_heads(op)
         self.block = Block(arg_types=[_encoded(a, self._by_rows(a)) for a in old.args])
         for before, after in zip(old.args, self.block.args, strict=True):
             after.name_hint = before.name_hint
@@ -327,30 +401,13 @@ class _Sharder:
         assert isinstance(op, layer.SourceOp)
         dims: list[tuple[str, ...]] = []
         for name, dim in zip(op.axis_names(), tensor(op.result).dims, strict=True):
-            if name not in self.axis_of:
-                known = ", ".join(a for a in self.axis_of if a)
-                raise PassError(f"annotate-shardings: '{op.path.data}' has the unknown axis '{name}' (known: {known})")
             axes = self.axis_of[name]
             if name == "vocab" and any(isinstance(use.operation, layer.EmbeddingOp) for use in op.result.uses):
                 axes = self.embedding
             dims.append(axes)
-            if name == "vocab":
-                continue  # padded
-            if name in _COUNTED_BY:
-                symbol = _COUNTED_BY[name]
-                if axes and symbol not in dim.symbols:
-                    self._no_symbol(op.path.data, symbol, axes[0])
-            else:
-                self._check_divides(dim, axes, name, op.path.data)
+            if axes and name in _COUNTED_BY and (symbol := _COUNTED_BY[name]) not in dim.symbols:
+                self._no_symbol(op.path.data, symbol, axes[0])
         self._rebuild(op, [], [Sharding(tuple(dims))])
-
-    def _check_divides(self, dim: Expr, axes: Sequence[str], what: str, path: str) -> None:
-        size = product(self.mesh.axis(a).size for a in axes).constant
-        if dim.is_constant and dim.constant % size:
-            raise PassError(
-                f"annotate-shardings: the {what} dim of '{path}' has {dim} elements, "
-                f"not divisible by {'*'.join(axes)} = {size}"
-            )
 
     def _by_rule(self, op: Operation) -> None:
         if not isinstance(op, layer.LayerOp):
@@ -391,19 +448,6 @@ class _Sharder:
     def _overlaps_any(self, name: str, others: Sequence[str]) -> bool:
         axis = self.mesh.axis(name)
         return any(axis.overlaps(self.mesh.axis(other)) for other in others)
-
-    def _check_heads(self, op: layer.FlashAttentionOp) -> None:
-        size = self.mesh.axis("tp").size
-        if op.heads % size:
-            raise PassError(
-                f"annotate-shardings: the {op.heads} heads of '{op.path.data}' are not divisible by tp = {size}"
-            )
-        for piece in range(len(op.k)):
-            heads = op.kv_heads(piece)
-            if heads > size and heads % size:
-                raise PassError(
-                    f"annotate-shardings: the {heads} key heads of '{op.path.data}' are not divisible by tp = {size}"
-                )
 
     # -- positions ----------------------------------------------------------------------------------------------
 
@@ -469,7 +513,6 @@ class _Sharder:
         rows = self._expert_token_axes()
         operands = [self._reshard(self.values[v], Sharding((rows, ())), op) for v in op.operands]
         experts, capacity, width = tensor(op.y).dims
-        self._check_divides(experts, self.ep, "expert", op.path.data)
         slots = self.slots
         if op.capacity.data == "worst":
             # No rank can be sent more than all padded tokens of its group.

@@ -48,6 +48,11 @@ class PmcPass(ModulePass):
         """The fields of the deployment that the pass reads in the module, beside what its options say."""
         return ()
 
+    @property
+    def reads_sizes(self) -> bool:
+        """Whether it reads the sizes of mesh axes, and not only over which axes values are sharded."""
+        return False
+
     @abstractmethod
     def run(self, module: ModuleOp) -> None:
         """Rewrite the module in place."""

@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, Region
 
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.op_times import OP_TIMES
-from pmc.dialects.assembly import PmcOp
+from pmc.dialects.analyses.pipeline_stages import built, dealt
 from pmc.dialects.dist import MeshAttr
 from pmc.dialects.levels import MESH, Level
 from pmc.passes.base import PassError, PmcPass
@@ -51,41 +51,34 @@ class PartitionStagesPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Partition every program."""
+        for program, lengths in self.lengths(module).items():
+            if len(lengths) > 1:
+                _partition(program, lengths)
+
+    def lengths(self, module: ModuleOp) -> dict[layer.ProgramOp, list[int]]:
+        """How many layers each stage of every program gets.  Raises PassError where they cannot be dealt."""
         mesh = module.attributes[MESH]
         assert isinstance(mesh, MeshAttr)
         stages = mesh.data.axis(dist.PIPELINE).size
+        programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
         if stages == 1:
-            return
+            return {program: [layers_of(program.body.block)] for program in programs}
         balances = self.layers == BALANCED and "arch.chip" in module.attributes
         times = OP_TIMES.of(module) if balances else None
-        for op in module.ops:
-            if isinstance(op, layer.ProgramOp):
-                self._partition(op, stages, times)
+        return {program: self._lengths(program, stages, times) for program in programs}
 
-    def _partition(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> None:
+    def _lengths(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> list[int]:
         block = program.body.block
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
-        layers = sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
+        layers = layers_of(block)
         if layers < stages:
             raise PassError(f"{self.name}: pp = {stages} stages for {layers} layers; at most one stage per layer")
         if self.layers != BALANCED:
-            quotas = self._given(layers, stages)
-        elif times is None:
-            quotas = stage_lengths(layers, stages)
-        else:
-            quotas = balanced_lengths(layer_times(block, times), stages)
-        splitter = _Splitter(quotas)
-        for op in list(block.ops):
-            splitter.add(op)
-        new = Block(splitter.finish(), arg_types=[])
-        for argument in list(block.args):
-            moved = new.insert_arg(argument.type, len(new.args))
-            moved.name_hint = argument.name_hint
-            argument.replace_all_uses_with(moved)
-        old = program.detach_region(program.body)
-        program.add_region(Region(new))
-        old.drop_all_references()
+            return self._given(layers, stages)
+        if times is None:
+            return stage_lengths(layers, stages)
+        return balanced_lengths(layer_times(block, times), stages)
 
     def _given(self, layers: int, stages: int) -> list[int]:
         """The lengths that the option names.  Raises PassError unless each stage has one and they add up."""
@@ -101,13 +94,27 @@ class PartitionStagesPass(PmcPass):
         return given
 
 
+def _partition(program: layer.ProgramOp, lengths: Sequence[int]) -> None:
+    """Put stages with so many layers in place of the ops of a program."""
+    block = program.body.block
+    new = Block([built(stage, index)[0] for index, stage in enumerate(dealt(block, lengths))], arg_types=[])
+    for argument in list(block.args):
+        moved = new.insert_arg(argument.type, len(new.args))
+        moved.name_hint = argument.name_hint
+        argument.replace_all_uses_with(moved)
+    old = program.detach_region(program.body)
+    program.add_region(Region(new))
+    old.drop_all_references()
+
+
+def layers_of(block: Block) -> int:
+    """The layers of all repeats of a program or stage."""
+    return sum(op.trip_count for op in block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
+
+
 def lengths_of(module: ModuleOp) -> list[int]:
     """How many layers every stage of a module has; none without stages."""
-    return [
-        sum(op.trip_count for op in stage.body.block.ops if isinstance(op, layer.RepeatOp) and op.is_layers)
-        for stage in module.walk()
-        if isinstance(stage, dist.StageOp)
-    ]
+    return [layers_of(stage.body.block) for stage in module.walk() if isinstance(stage, dist.StageOp)]
 
 
 def stage_lengths(layers: int, stages: int) -> list[int]:
@@ -163,105 +170,3 @@ def balanced_lengths(seconds: Sequence[float], stages: int) -> list[int]:
     for start in reversed(starts):
         bounds.insert(0, int(start[bounds[0]]))
     return [b - a for a, b in pairwise([0, *bounds])]
-
-
-def _used_from_outside(op: Operation) -> list[SSAValue]:
-    """The values that an op or its body uses and does not define, in the order of their first use."""
-    regions = [region for inner in op.walk() for region in inner.regions]
-    inside: set[SSAValue] = {argument for region in regions for block in region.blocks for argument in block.args}
-    found: dict[SSAValue, None] = {}
-    for inner in op.walk():
-        found.update(dict.fromkeys(v for v in inner.operands if v not in inside))
-        inside.update(inner.results)
-    return list(found)
-
-
-class _Splitter:
-    """Deals the ops of a program to stages; a value needed from an earlier stage is sent on."""
-
-    def __init__(self, quotas: list[int]) -> None:
-        self.quotas = quotas
-        self.stages = [Block() for _ in quotas]
-        self.stage: int = 0
-        self.used: int = 0
-        self.values: list[dict[SSAValue, SSAValue]] = [{} for _ in quotas]
-        self.home: dict[SSAValue, int] = {}
-        self.sources: dict[SSAValue, Operation] = {}
-        self.channel = 0
-
-    def add(self, op: Operation) -> None:
-        """Give `op` to the current stage; a repeat may go on in the next ones."""
-        if isinstance(op, layer.SourceOp):
-            self.sources[op.result] = op
-            return
-        if not isinstance(op, layer.RepeatOp) or not op.is_layers:
-            self._emit(op)
-            return
-        done = 0
-        inits: list[SSAValue] = list(op.inits)
-        while done < op.trip_count:
-            if self.used == self.quotas[self.stage]:
-                self.stage, self.used = self.stage + 1, 0
-            count = min(self.quotas[self.stage] - self.used, op.trip_count - done)
-            part = layer.RepeatOp.build_with(
-                count,
-                [self._here(v) for v in inits],
-                op.body.clone(),
-                op.path.data,
-                op.first.value.data + done,
-                op.total.value.data,
-            )
-            self.stages[self.stage].add_op(part)
-            for before, after in zip(op.results, part.results, strict=True):
-                after.name_hint = before.name_hint
-                self._define(before, after)
-            inits = list(op.results)
-            done += count
-            self.used += count
-
-    def _emit(self, op: Operation) -> None:
-        mapping = {v: self._here(v) for v in _used_from_outside(op)}
-        new = op.clone(value_mapper=mapping)
-        self.stages[self.stage].add_op(new)
-        for before, after in zip(op.results, new.results, strict=True):
-            self._define(before, after)
-
-    def _define(self, old: SSAValue, new: SSAValue) -> None:
-        self.values[self.stage][old] = new
-        self.home[old] = self.stage
-
-    def _here(self, value: SSAValue) -> SSAValue:
-        """`value` in the current stage: received from the one that has it, or a source named again."""
-        known = self.values[self.stage].get(value)
-        if known is not None:
-            return known
-        if value in self.sources:
-            copy = self.sources[value].clone()
-            self.stages[self.stage].add_op(copy)
-            self.values[self.stage][value] = copy.results[0]
-            return copy.results[0]
-        if value not in self.home:
-            return value  # an argument of the program, which every rank has
-        return self._received(value, self.stage)
-
-    def _received(self, value: SSAValue, stage: int) -> SSAValue:
-        """Hand `value` on from stage to stage up to `stage`."""
-        known = self.values[stage].get(value)
-        if known is not None:
-            return known
-        sent = self._received(value, stage - 1)
-        owner = value.owner
-        path = owner.path.data if isinstance(owner, PmcOp) else ""
-        self.stages[stage - 1].add_op(dist.SendOp.make([sent], [], path, {"peer": stage, "channel": self.channel}))
-        recv = dist.RecvOp.make([], [value.type], path, {"peer": stage - 1, "channel": self.channel})
-        self.channel += 1
-        self.stages[stage].add_op(recv)
-        recv.y.name_hint = value.name_hint
-        self.values[stage][value] = recv.y
-        return recv.y
-
-    def finish(self) -> list[dist.StageOp]:
-        """The stages in order."""
-        return [
-            dist.StageOp.make([], [], "", {"index": index}, [Region(block)]) for index, block in enumerate(self.stages)
-        ]

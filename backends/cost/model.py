@@ -21,7 +21,7 @@ from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.deployment import Routing
 from pmc.dialects.dist import Mesh, MeshAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr
+from pmc.dialects.expr import Expr, Value
 from pmc.dialects.interfaces import FloatArray, IntArray
 from pmc.dialects.levels import MESH
 
@@ -181,16 +181,22 @@ class CostModel(ABC):
 
 def number(value: Expr, bindings: Bindings) -> Number:
     """The value of an expression as a float or an array of floats."""
-    return as_number(np.asarray(value.evaluate(bindings), dtype=np.float64))
+    return _as_floats(value.evaluate(bindings))
 
 
 def useful(value: Expr, bindings: Bindings) -> Number:
     """The value of a count without the padding of shards and slots, see `Expr.without_rounding`."""
-    return as_number(np.asarray(value.without_rounding(bindings), dtype=np.float64))
+    return _as_floats(value.without_rounding(bindings))
+
+
+def _as_floats(value: Value) -> Number:
+    return float(value) if isinstance(value, int | float) else as_number(np.asarray(value, dtype=np.float64))
 
 
 def larger(a: Number, *others: Number) -> Number:
     """The element-wise maximum."""
+    if isinstance(a, float) and all(isinstance(other, float) for other in others):
+        return float(max((a, *others)))
     return as_number(reduce(np.maximum, others, np.asarray(a, dtype=np.float64)))
 
 

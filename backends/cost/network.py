@@ -9,10 +9,10 @@ the others with an equal part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
+from math import lcm, prod
 from typing import get_args
 
 import numpy as np
@@ -85,15 +85,13 @@ class Load:
 
 
 class Network:
-    """The links between the ranks of a mesh.  What a step puts on them is found once."""
+    """The links between the ranks of a mesh.  What a step puts on them is found once, for all meshes of a topology."""
 
     def __init__(self, topology: Topology, mesh: Mesh) -> None:
         self.topology = topology
         self.mesh = mesh
-        self._loads: dict[object, tuple[Load, ...]] = {}
-        sizes = (topology.chips_per_board, topology.boards_per_rack, topology.racks_per_pod, topology.pods)
-        self.spans = tuple(prod(sizes[: i + 1]) for i in range(len(sizes)))
-        """The chips that a level connects, from the inside out."""
+        self._loads = _known_loads(topology)
+        self.spans = spans_of(topology)
 
     def ways(self, transfer: Transfer) -> tuple[Transfer, ...]:
         """A transfer by every algorithm that its links allow while it is open, else as it is.
@@ -153,13 +151,14 @@ class Network:
         """What a step of a transfer puts on the links, from the inside out."""
         sends = isinstance(transfer.exchange.collective, SendAttr)
         stage = transfer.stage if sends else None
-        key = (transfer.axis, step.size, step.stride, step.peers, stage)
+        axis = transfer.axis
+        ranks = pattern_ranks(self.topology, self.mesh.ranks, axis)
+        key = (ranks, axis.size, axis.stride, step.size, step.stride, step.peers, stage)
         if key not in self._loads:
-            self._loads[key] = tuple(self._find_loads(transfer.axis, step, stage))
+            self._loads[key] = tuple(self._find_loads(np.arange(ranks), axis, step, stage))
         return self._loads[key]
 
-    def _find_loads(self, axis: Axis, step: Step, stage: int | None) -> Iterator[Load]:
-        ranks = np.arange(self.mesh.ranks)
+    def _find_loads(self, ranks: IntArray, axis: Axis, step: Step, stage: int | None) -> Iterator[Load]:
         member = ranks // axis.stride % axis.size
         if stage is not None:
             ranks, member = ranks[member == stage], member[member == stage]
@@ -236,11 +235,41 @@ class Network:
 
 def _members(ring: IntArray, span: IntArray) -> IntArray:
     """For every rank the number of ranks of its ring in its span, itself included."""
-    _, inverse, counts = np.unique(np.stack([ring, span]), axis=1, return_inverse=True, return_counts=True)
+    both = ring * (int(span.max()) + 1) + span
+    _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
     return np.asarray(counts[inverse.reshape(-1)])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
+def spans_of(topology: Topology) -> tuple[int, ...]:
+    """The chips that a level connects, from the inside out."""
+    sizes = (topology.chips_per_board, topology.boards_per_rack, topology.racks_per_pod, topology.pods)
+    return tuple(prod(sizes[: i + 1]) for i in range(len(sizes)))
+
+
+@lru_cache(maxsize=16)
+def _known_loads(topology: Topology) -> dict[object, tuple[Load, ...]]:
+    """What steps put on the links, by the groups that take them."""
+    return {}
+
+
+@lru_cache(maxsize=1024)
+def pattern_ranks(topology: Topology, ranks: int, axis: Axis) -> int:
+    """The first of `ranks` ranks that show how the groups along an axis lie on boards, in racks and pods.
+
+    Groups next to each other make up blocks of size * stride ranks.  Blocks that lie in one span each, as those of 8
+    ranks on boards of 8 chips do, lie in all further ones alike; others repeat after the least common multiple of both.
+    A number of ranks that does not end with such a repetition shows it no earlier than at the end.
+    """
+    block = repeats = axis.size * axis.stride
+    for index, span in enumerate(spans_of(topology)):
+        if index and spans_of(topology)[index - 1] % block == 0:
+            break
+        repeats = lcm(repeats, span)
+    return repeats if ranks % repeats == 0 else ranks
+
+
+@lru_cache(maxsize=1024)
 def network(topology: Topology, mesh: Mesh) -> Network:
     """The network of the ranks of a mesh."""
     return Network(topology, mesh)
@@ -282,13 +311,12 @@ def place_of(op: Operation) -> str:
     return f"{op.name} at '{op.path.data if isinstance(op, PmcOp) else ''}'"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def level_of_rings(topology: Topology, mesh: Mesh, axis: Axis, size: int, stride: int) -> LinkLevel:
     """The outermost level over all rings of `size` ranks that are `stride` places apart in the groups along `axis`."""
-    groups = {axis.group(rank) for rank in range(mesh.ranks)}
-    reach = size * stride
-    starts = [block + place for block in range(0, axis.size, reach) for place in range(stride)]
-    return outermost(topology.link_of_span(group[i : i + reach : stride]) for group in groups for i in starts)
+    ranks = np.arange(pattern_ranks(topology, mesh.ranks, axis))
+    first = ranks[ranks // axis.stride % axis.size // stride % size == 0]
+    return _outermost(topology, first, first + (size - 1) * stride * axis.stride)
 
 
 def stage_around(op: Operation) -> int | None:
@@ -299,12 +327,18 @@ def stage_around(op: Operation) -> int | None:
     return None if parent is None else parent.index.value.data
 
 
+@lru_cache(maxsize=1024)
 def _level_between(topology: Topology, mesh: Mesh, axis: Axis, here: int, peer: int) -> LinkLevel:
     """The outermost level over all pairs of a rank of one stage and its partner in another."""
-    pairs = [(group[here], group[peer]) for group in {axis.group(rank) for rank in range(mesh.ranks)}]
-    return outermost(topology.link_of_span(pair) for pair in pairs)
+    ranks = np.arange(mesh.ranks)
+    own = ranks[ranks // axis.stride % axis.size == here]
+    there = own + (peer - here) * axis.stride
+    return _outermost(topology, np.minimum(own, there), np.maximum(own, there))
 
 
-def outermost(levels: Iterable[LinkLevel]) -> LinkLevel:
-    """The outermost of some levels."""
-    return LEVELS[max(LEVELS.index(level) for level in levels)]
+def _outermost(topology: Topology, first: IntArray, last: IntArray) -> LinkLevel:
+    """The outermost of the levels that connect pairs of ranks."""
+    for level, span in zip(LEVELS, spans_of(topology), strict=True):
+        if np.array_equal(first // span, last // span):
+            return level
+    raise PmcError(f"topology {topology.name} has {topology.chips} chips, rank {int(last.max())} is none of them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -42,6 +43,8 @@ class BusiestRankCostModel(CostModel):
         self.busy: dict[Operation, Operation] = {}
         self.blocks: list[Block] = []
         """Own the operands of the ops in `busy`."""
+        self.slots: dict[Hashable, _Slots] = {}
+        """By dispatch, and the values of the symbols where each has one."""
 
     @property
     def is_lower_bound(self) -> bool:
@@ -60,7 +63,7 @@ class BusiestRankCostModel(CostModel):
         dispatch = self.expert_slots.dispatch_of(op)
         if dispatch is None or PLAN in op.attributes:  # a plan is for the slots of the program, and only for these
             return base
-        slots = _Slots.of(dispatch, self.target, self.routing, bindings)
+        slots = self._slots(dispatch, bindings)
         found = self._interpolated(op, slots, bindings)
         if isinstance(op, dist.DispatchOp | dist.CombineOp):
             transfer_s = found.transfer_s * slots.busiest_exchange
@@ -78,7 +81,7 @@ class BusiestRankCostModel(CostModel):
         dispatch = self.expert_slots.dispatch_of(op)
         if dispatch is None or PLAN in op.attributes:
             return base
-        slots = _Slots.of(dispatch, self.target, self.routing, bindings)
+        slots = self._slots(dispatch, bindings)
         weighted: list[tuple[float, Breakdown]] = []
         for weight, busy, point in self._points(op, slots, bindings):
             found = self.model.breakdown(busy, point)
@@ -92,6 +95,16 @@ class BusiestRankCostModel(CostModel):
             loads = [replace(x, time_s=times[x.unit]) if x.engine == "link" else x for x in mixed.loads]
             return replace(mixed, parts=roofline_parts(cost, work.unit), loads=tuple(loads))
         return mixed
+
+    def _slots(self, dispatch: Dispatch, bindings: Bindings) -> _Slots:
+        """The load of the slots of a dispatch, asked for by every op on them."""
+        values = tuple(bindings.values())
+        if np.ndarray in map(type, values):
+            return _Slots.of(dispatch, self.target, self.routing, bindings)
+        key = (dispatch, *values)
+        if key not in self.slots:
+            self.slots[key] = _Slots.of(dispatch, self.target, self.routing, bindings)
+        return self.slots[key]
 
     def _interpolated(self, op: Operation, slots: _Slots, bindings: Bindings) -> OpCost:
         """The cost between the whole numbers of hit experts below and above the expected one."""

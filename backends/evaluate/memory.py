@@ -128,12 +128,9 @@ class StagePlan:
         )
         largest = int(np.argmax(buffers)) if buffers else None
         communication_bytes = 0 if largest is None else buffers[largest]
-        stay = place_in_turn([*inputs, *stored, communication_bytes], 0, alignment)
-        end = stay.end
-        if shared:
-            end = round_up(end, alignment) + _placed_bytes(
-                tuple(shared), tuple(self.arrays.lifetimes.values()), alignment
-            )
+        end = end_of_arrays(
+            [*inputs, *stored, communication_bytes], shared, tuple(self.arrays.lifetimes.values()), alignment
+        )
         alive = [sum(shared[i] for i in numbers) for numbers in self.arrays.alive]
         peak = int(np.argmax(alive))
         rows = [
@@ -292,6 +289,14 @@ class FootprintPlan:
             low = max(low, int(tried[good].max(initial=0)))
             high = min(high, int(tried[~good].min(initial=high)))
         return low
+
+
+def end_of_arrays(
+    staying: Sequence[int], shared: Sequence[int], lifetimes: tuple[Lifetime, ...], alignment: int
+) -> int:
+    """Where the last array ends as `allocate-dram` places them: those that stay, then those that live for a while."""
+    end = place_in_turn(staying, 0, alignment).end
+    return round_up(end, alignment) + _placed_bytes(tuple(shared), lifetimes, alignment) if shared else end
 
 
 @lru_cache(maxsize=4096)

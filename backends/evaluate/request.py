@@ -199,7 +199,7 @@ def evaluate_request(
     read = [Run(totals, times) for own, times in prompts for totals in own]
     ttft_us = stream_us([([totals.pipeline for totals in own], times) for own, times in prompts])
     parts = sum(times * sum(totals.points for totals in own) for own, times in prompts)
-    first = _aggregates(prefill, read, parts, np.asarray([ttft_us]), batch * isl)
+    first = aggregates_of(prefill, read, parts, np.asarray([ttft_us]), batch * isl)
     rest: PhaseAggregates | None = None
     gaps = np.zeros(0)
     unvalidated = prefill.model.unvalidated()
@@ -210,7 +210,7 @@ def evaluate_request(
             for size, times in parts_of(batch, micro_batches_of(batch, prefill.stages, prefill.replicas, micro_batches))
         ]
         gaps = decode_us([(run.totals.pipeline, run.times) for run in written])
-        rest = _aggregates(decode, written, sum(run.times for run in written), gaps, batch * (osl - 1))
+        rest = aggregates_of(decode, written, sum(run.times for run in written), gaps, batch * (osl - 1))
         unvalidated = (*unvalidated, *(p for p in decode.model.unvalidated() if p not in unvalidated))
     e2e_us = ttft_us + float(gaps.sum())
     ranks, target = ranks_of(prefill.target), prefill.target
@@ -284,10 +284,10 @@ def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregate
     totals = totals_of(step)
     bindings = step.ops.bindings
     tokens = bindings.get("batch", 1) * bindings.get("q_len", 1)
-    return _aggregates(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
+    return aggregates_of(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
 
 
-def _aggregates(
+def aggregates_of(
     evaluator: StepEvaluator, runs: Sequence[Run], micro_batches: int, step_us: FloatArray, tokens: int
 ) -> PhaseAggregates:
     """The figures of a phase whose steps take `step_us` each, with the micro-batches of all runs."""

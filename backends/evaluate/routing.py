@@ -2,13 +2,14 @@
 
 A token chooses `top_k` different experts, each with a chance proportional to 1 / rank**zipf of its popularity (0 is
 uniform); where an expert sits does not depend on its popularity.  Or a histogram says how many of all rows each expert
-gets, and experts sit on the ranks in its order.  Under the uniform law a router may limit the choice of a token to
-`top_groups` of `groups` groups, all sets of them equally likely; groups lie on the ranks in order.  The other laws do
-not look at groups.
+gets, and experts sit on the ranks in its order.  A router may limit the choice of a token to `top_groups` of `groups`
+groups, which lie on the ranks in order: all sets of them equally likely, under a histogram each group as often as its
+rows ask for (see `drawn_experts`).  Popular experts are then in any groups.
 
 Expectations are means of seeded draws.  Few tokens are drawn one by one.  From `FEW_TOKENS` on,
 the rows of an expert are normal with the mean and variance of that many tokens, conditioned on their sum, and an expert
-is hit with the chance 1 - (1 - p)**tokens.  With groups, rows of one group vary together (see `_of_groups`).
+is hit with the chance 1 - (1 - p)**tokens.  With groups, rows of one group vary together: as `_of_groups` says where
+all experts are alike, else as they do among drawn tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from pmc.dialects import deployment
-from pmc.dialects.analyses.token_copies import RouterChoice
+from pmc.dialects.analyses.token_copies import RouterChoice, drawn_experts
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray, IntArray
 
@@ -29,6 +30,8 @@ DRAWS = 2000
 TOKEN_POOL = 8192
 """Tokens whose choices are drawn once, and from which draws of few tokens take theirs."""
 CHOICES_AT_ONCE = 2**20
+PLACES = 16
+"""Ways in which experts of a Zipf law are dealt to groups: the load of a rank depends on who is in a group together."""
 POINTS_PER_OCTAVE = 8
 """Numbers of tokens per factor of two at which expectations are drawn; between them they are interpolated."""
 
@@ -61,14 +64,9 @@ class Routing:
     @classmethod
     def of(cls, law: deployment.Routing, choice: RouterChoice, ranks: int) -> Routing:
         """The routing of a deployment, for what a router chooses from."""
-        experts, top_k = choice.experts, choice.top_k
-        match law:
-            case deployment.Zipf():
-                return cls(experts, top_k, ranks, law.zipf)
-            case deployment.Histogram():
-                return cls(experts, top_k, ranks, histogram=law.histogram)
-            case _:
-                return cls(experts, top_k, ranks, groups=choice.groups, top_groups=choice.top_groups)
+        zipf = law.zipf if isinstance(law, deployment.Zipf) else 0.0
+        histogram = law.histogram if isinstance(law, deployment.Histogram) else None
+        return cls(choice.experts, choice.top_k, ranks, zipf, histogram, choice.groups, choice.top_groups)
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or self.experts % self.ranks:
@@ -99,6 +97,16 @@ class Routing:
     def is_uniform(self) -> bool:
         """Whether all experts are alike."""
         return self.zipf == 0.0 and self.histogram is None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a token chooses from some of the groups only."""
+        return self.top_groups < self.groups
+
+    @property
+    def places(self) -> int:
+        """How many ways to deal experts to groups are drawn."""
+        return PLACES if self.zipf and self.is_limited else 1
 
     @property
     def open_experts(self) -> int:
@@ -147,7 +155,9 @@ def _draw_few(routing: Routing, tokens: int, random: np.random.Generator) -> tup
     if routing.is_uniform and routing.top_k**2 <= 2 * routing.open_experts:
         choices = _uniform(routing, draws * tokens, random).reshape(draws, -1)
     else:
-        choices = _pool(routing)[random.integers(TOKEN_POOL, size=(draws, tokens))].reshape(draws, -1)
+        pool = np.stack([_pool(routing, place) for place in range(routing.places)])
+        place = np.arange(draws)[:, None] % routing.places
+        choices = pool[place, random.integers(TOKEN_POOL, size=(draws, tokens))].reshape(draws, -1)
     cells = choices + np.arange(draws)[:, None] * routing.experts
     rows = np.bincount(cells.ravel(), minlength=draws * routing.experts).reshape(draws, routing.experts)
     return _placed(routing, rows.astype(np.float64), (rows > 0).astype(np.float64), random)
@@ -155,14 +165,16 @@ def _draw_few(routing: Routing, tokens: int, random: np.random.Generator) -> tup
 
 def _draw_many(routing: Routing, tokens: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Rows and hits [draw, expert] of so many tokens that the rows of an expert are normal."""
-    chance = _chances(routing)
-    variance = tokens * chance * (1.0 - chance)
     normal = random.standard_normal((DRAWS, routing.experts))
-    noise = np.sqrt(variance) * normal
-    if routing.top_groups < routing.groups:
-        noise = np.sqrt(tokens) * _of_groups(routing, normal)
-    elif variance.sum() > 0.0:  # tokens * top_k rows in all: what is too many goes where rows vary most
-        noise -= noise.sum(axis=1, keepdims=True) * variance / variance.sum()
+    chance = np.stack([_chances(routing, place) for place in range(routing.places)])
+    if routing.is_limited:
+        chance = chance[np.arange(DRAWS) % routing.places]
+        noise = np.sqrt(tokens) * (_of_groups if routing.is_uniform else _of_drawn)(routing, normal)
+    else:
+        variance = tokens * chance * (1.0 - chance)
+        noise = np.sqrt(variance) * normal
+        if variance.sum() > 0.0:  # tokens * top_k rows in all: what is too many goes where rows vary most
+            noise -= noise.sum(axis=1, keepdims=True) * variance / variance.sum()
     rows = np.maximum(0.0, tokens * chance + noise)
     hit = random.random((DRAWS, routing.experts)) < 1.0 - (1.0 - chance) ** tokens
     return _placed(routing, rows, hit.astype(np.float64), random)
@@ -190,13 +202,42 @@ def _of_groups(routing: Routing, normal: FloatArray) -> FloatArray:
     return np.asarray((inside + between).reshape(normal.shape))
 
 
+def _of_drawn(routing: Routing, normal: FloatArray) -> FloatArray:
+    """Standard normal [draw, expert] made to vary as the choices of drawn tokens do.
+
+    A token chooses as many experts as any other, so that the covariance has no part along the sum of all.
+    """
+    found = np.empty_like(normal)
+    for place in range(routing.places):
+        found[place :: routing.places] = normal[place :: routing.places] @ _deviations(routing, place)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _deviations(routing: Routing, place: int) -> FloatArray:
+    """The square root of the covariance [expert, expert] of the choices of one token."""
+    chosen = np.zeros((TOKEN_POOL, routing.experts))
+    np.put_along_axis(chosen, _pool(routing, place), 1.0, axis=1)
+    values, vectors = np.linalg.eigh(np.cov(chosen, rowvar=False))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
+
+
 def _placed(
     routing: Routing, rows: FloatArray, hit: FloatArray, random: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """Rows and hits with the experts on ranks regardless of their popularity; a histogram says where each is."""
+    """Rows and hits with the experts on ranks regardless of their popularity; a histogram says where each is.
+
+    Experts of one group stay together: groups change places, and experts in their group.
+    """
     if routing.is_uniform or routing.histogram is not None:
         return rows, hit
-    places = random.permuted(np.tile(np.arange(routing.experts), (len(rows), 1)), axis=1)
+    groups = routing.groups if routing.is_limited else 1
+    size = routing.experts // groups
+    places = random.permuted(np.tile(np.arange(size), (len(rows) * groups, 1)), axis=1).reshape(-1, groups, size)
+    if groups > 1:
+        order = random.permuted(np.tile(np.arange(groups), (len(rows), 1)), axis=1)
+        places = places + order[:, :, None] * size
+    places = places.reshape(rows.shape)
     return np.take_along_axis(rows, places, axis=1), np.take_along_axis(hit, places, axis=1)
 
 
@@ -223,35 +264,41 @@ def _open_groups(routing: Routing, tokens: int, random: np.random.Generator) -> 
     return np.argpartition(keys, routing.top_groups - 1, axis=1)[:, : routing.top_groups]
 
 
-@lru_cache(maxsize=32)
-def _pool(routing: Routing) -> IntArray:
+@lru_cache(maxsize=64)
+def _pool(routing: Routing, place: int) -> IntArray:
     """The choices of many tokens, each without replacement.
 
-    Under a Zipf law the largest top_k of log popularity plus Gumbel noise.  Under a histogram a systematic sample of
-    the experts in random order (Madow, 1949), which includes each with just its chance.
+    Under a Zipf law the largest top_k of log popularity plus Gumbel noise, of the groups that are open to the token;
+    `place` numbers the ways in which experts of all popularities are dealt to groups.  Under a histogram a systematic
+    sample of the experts in random order (Madow, 1949), which includes each with just its chance.
     """
-    random = np.random.default_rng(0)
+    if routing.histogram is not None and routing.is_limited:
+        choice = RouterChoice(routing.experts, routing.top_k, routing.groups, routing.top_groups)
+        return drawn_experts(routing.histogram, choice, TOKEN_POOL, seed=0)
+    random = np.random.default_rng(place)
     if routing.histogram is not None:
         order = random.permuted(np.tile(np.arange(routing.experts), (TOKEN_POOL, 1)), axis=1)
-        ends = np.cumsum(_chances(routing)[order], axis=1)
+        ends = np.cumsum(_chances(routing, place)[order], axis=1)
         picks = random.random((TOKEN_POOL, 1)) + np.arange(routing.top_k)
         # The expert in whose interval a pick falls; rounding may put the end of the last one below a pick.
         places = np.minimum((ends[:, None, :] <= picks[:, :, None]).sum(axis=2), routing.experts - 1)
         return np.take_along_axis(order, places, axis=1)
     popularity = -routing.zipf * np.log(np.arange(1, routing.experts + 1))
+    if routing.places > 1:
+        popularity = random.permutation(popularity)
     keys = popularity + random.gumbel(size=(TOKEN_POOL, routing.experts))
-    if routing.top_groups < routing.groups:
+    if routing.is_limited:
         opened = np.zeros((TOKEN_POOL, routing.groups), np.bool_)
         np.put_along_axis(opened, _open_groups(routing, TOKEN_POOL, random), True, axis=1)
         keys[~np.repeat(opened, routing.experts // routing.groups, axis=1)] = -np.inf
     return np.argpartition(keys, -routing.top_k, axis=1)[:, -routing.top_k :]
 
 
-@lru_cache(maxsize=32)
-def _chances(routing: Routing) -> FloatArray:
-    """The chance of every expert to be among the choices of a token."""
+@lru_cache(maxsize=64)
+def _chances(routing: Routing, place: int) -> FloatArray:
+    """The chance of every expert to be among the choices of a token; `place` as in `_pool`."""
     if routing.histogram is not None:
         return routing.top_k * np.asarray(routing.histogram) / sum(routing.histogram)
     if routing.zipf == 0.0:
         return np.full(routing.experts, routing.top_k / routing.experts)
-    return np.bincount(_pool(routing).ravel(), minlength=routing.experts) / TOKEN_POOL
+    return np.bincount(_pool(routing, place).ravel(), minlength=routing.experts) / TOKEN_POOL

@@ -73,8 +73,13 @@ class StageSchedule:
         """Transfers that no computation hides, and what transfers take of the DRAM bandwidth of the computation:
         something runs at any time, so what is no computation is exposed.
         """
-        exposed = self.total_us - self.compute_us
-        return exposed if exposed > 1e-12 * self.total_us else 0.0  # else the rounding of two sums
+        return exposed_of(self.total_us, self.compute_us)
+
+
+def exposed_of(total_us: float, compute_us: float) -> float:
+    """What of a time is no computation."""
+    exposed = total_us - compute_us
+    return exposed if exposed > 1e-12 * total_us else 0.0  # else the rounding of two sums
 
 
 @dataclass(frozen=True)

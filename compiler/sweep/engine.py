@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,16 +13,19 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.cost.memo import CostMemo
+from pmc.backends.evaluate.aggregate import ranks_of
+from pmc.backends.evaluate.dealt_program import DealtMemo, DealtProgram
 from pmc.backends.evaluate.feasibility import step_feasibility
 from pmc.backends.evaluate.footprint import Feasibility
-from pmc.backends.evaluate.request import RequestResult, aggregate_step
+from pmc.backends.evaluate.overlap import Overlap
+from pmc.backends.evaluate.request import PhaseAggregates, RequestResult, aggregate_step
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
-from pmc.compiler.driver import check_deployment, check_target, set_target
+from pmc.compiler.driver import check_deployment, check_target, set_target, verifier_errors
 from pmc.compiler.evaluation import CALIBRATION, request_deployments, with_stages_of_request
-from pmc.compiler.op_times import costs_kept
+from pmc.compiler.op_times import costs_kept, times_of
 from pmc.compiler.sweep.axes import LENGTHS, Axis
 from pmc.compiler.sweep.points import Lengths, Point, Points
-from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target
+from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, neighbours
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
 from pmc.compiler.sweep.resume import conditions_of
 from pmc.compiler.sweep.wide import FEWEST, Block, agrees, blocks, families, symbol_of
@@ -30,6 +33,7 @@ from pmc.dialects.checkpoint import too_long
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
+from pmc.passes.partition_stages import PartitionStagesPass
 
 MOST_POINTS = 10_000_000
 """Of a sweep: the table of more does not fit the memory of most machines."""
@@ -83,10 +87,23 @@ class Sweep:
         points = Points(self.base)
         compiler = SharedCompiler(self.model)
         memo = CostMemo()
-        if self.base.request is None:
-            with few_collections(), costs_kept(memo):
+        with few_collections() as collected, costs_kept(memo):
+            if self.base.request is None:
                 self._run_at_once(result, done, points, compiler, memo)
+            self._run_programs(result, done, points, compiler, memo, collected)
+
+    def _run_programs(
+        self,
+        result: SweepResult,
+        done: Callable[[Sequence[int]], None],
+        points: Points,
+        compiler: SharedCompiler,
+        memo: CostMemo,
+        collected: Callable[[], None],
+    ) -> None:
+        """Fill in the rows that are left, program by program."""
         groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]] = {}
+        layouts: dict[Pipeline, list[tuple[int, Point]]] = {}
         for index in np.flatnonzero(result.columns["status"] == "").tolist():
             try:
                 point = points.at(self._values(index))
@@ -95,19 +112,55 @@ class Sweep:
                 targets = _programs_of(point)
                 for target in targets:
                     check_deployment(self.model, target.chip, target.topology, target.deployment)
-                pipelines = tuple(map(compiler.pipeline, targets))
+                dealt = _can_be_dealt(point)
+                pipelines = tuple(compiler.pipeline(target, not dealt) for target in targets)
             except PmcError as error:
                 result.put(index, {"status": INFEASIBLE, "reason": str(error)})
                 done([index])
                 continue
-            groups.setdefault(pipelines, []).append((index, point))
-        with few_collections() as collected, costs_kept(memo):
-            for modules, members in self._compiled(compiler, groups):
-                for index, point in members:
-                    result.put(index, _row(modules, point, memo))
-                done([index for index, _ in members])
-                if any(isinstance(module, ModuleOp) for module in modules):
+            if dealt:
+                layouts.setdefault(pipelines[0], []).append((index, point))
+            else:
+                groups.setdefault(pipelines, []).append((index, point))
+        self._run_layouts(result, done, compiler, memo, layouts, collected)
+        for modules, members in self._compiled(compiler, groups):
+            for index, point in members:
+                result.put(index, _row(modules, point, memo))
+            done([index for index, _ in members])
+            memo.forget_ops()
+            if any(isinstance(module, ModuleOp) for module in modules):
+                collected()
+
+    def _run_layouts(
+        self,
+        result: SweepResult,
+        done: Callable[[Sequence[int]], None],
+        compiler: SharedCompiler,
+        memo: CostMemo,
+        layouts: Mapping[Pipeline, Sequence[tuple[int, Point]]],
+        collected: Callable[[], None],
+    ) -> None:
+        """Fill in the rows of steps of which many have one program but for the number of pipeline stages."""
+        order, known = neighbours(layouts), DealtMemo(memo)
+        modules = compiler.layouts([(pipeline, layouts[pipeline][0][1].target) for pipeline in order])
+        last: tuple[ModuleOp, DealtProgram] | None = None
+        for pipeline, module in zip(order, modules, strict=True):
+            members = layouts[pipeline]
+            if isinstance(module, PmcError):
+                for index, _ in members:
+                    result.put(index, {"status": INFEASIBLE, "reason": str(module)})
+            else:
+                if last is not None and last[0] is module:
+                    memo.forget_types()
+                    last[1].retyped()
+                else:
+                    memo.forget_ops()
+                    last = module, DealtProgram(module, known)
                     collected()
+                for index, point in members:
+                    compiler.retarget(module, pipeline, point.target)
+                    result.put(index, _layout_row(last[1], module, compiler.partition(point.target), point, memo))
+            done([index for index, _ in members])
 
     def _values(self, index: int) -> dict[str, object]:
         """The values of the axes at a point."""
@@ -243,19 +296,44 @@ def _row(modules: Sequence[ModuleOp | PmcError], point: Point, memo: CostMemo) -
         return {"status": INFEASIBLE, "reason": str(error)}
 
 
+def _can_be_dealt(point: Point) -> bool:
+    """Whether a point is a step whose figures follow from the program before `partition-stages`."""
+    options = point.options
+    return point.request is None and options.overlap is Overlap.NONE and options.granularity in ("chip", "core")
+
+
+def _layout_row(
+    program: DealtProgram, module: ModuleOp, partition: PartitionStagesPass, point: Point, memo: CostMemo
+) -> dict[str, object]:
+    """The columns of one point, whose program is that of `module` but for the pipeline stages."""
+    module.attributes.pop(CALIBRATION, None)
+    try:
+        with verifier_errors(partition.name), times_of(program):
+            (lengths,) = partition.lengths(module).values()
+        evaluator = point.options.evaluator(module, memo)
+        figures, memory = program.evaluate(evaluator, lengths)
+    except PmcError as error:
+        return {"status": INFEASIBLE, "reason": str(error)}
+    return _step_columns(figures, memory, ranks_of(evaluator.target), bool(evaluator.model.unvalidated()))
+
+
 def _step_row(module: ModuleOp, point: Point, memo: CostMemo) -> dict[str, object]:
     evaluator = point.options.evaluator(module, memo)
     step = evaluator.step({})
     figures = aggregate_step(evaluator, step)
     memory = step_feasibility(module, search=False)
     assert memory is not None  # a program at the dist level
+    return _step_columns(figures, memory, step.ops.ranks, bool(step.ops.unvalidated))
+
+
+def _step_columns(figures: PhaseAggregates, memory: Feasibility, ranks: int, relative_only: bool) -> dict[str, object]:
     limits = figures.bottlenecks_us
     own = {name: getattr(figures, name) for name in STEP_COLUMNS if hasattr(figures, name)}
     return {
         **own,
         "bottleneck": max(limits, key=lambda tag: limits[tag]) if limits else "",
-        "ranks": step.ops.ranks,
-        "relative_only": bool(step.ops.unvalidated),
+        "ranks": ranks,
+        "relative_only": relative_only,
         **_memory(memory),
     }
 

@@ -48,7 +48,8 @@ class Points:
     def __init__(self, base: Point) -> None:
         self.base = base
         self.files: dict[tuple[str, str], Schema] = {}
-        self.made: dict[tuple[Schema, tuple[tuple[str, object], ...]], Schema] = {}
+        self.made: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[Schema, Schema]] = {}
+        """By the identity of what is changed, which is kept, so that nothing else takes its place in memory."""
 
     def at(self, values: Mapping[str, object]) -> Point:
         """The base with these values of axes.  Raises PmcError for values that the schemas or the options refuse."""
@@ -96,7 +97,7 @@ class Points:
         fields = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
         if not fields:
             return base
-        key = (base, tuple((name, repr(value)) for name, value in fields.items()))
+        key = (id(base), tuple((name, repr(value)) for name, value in fields.items()))
         if key not in self.made:
-            self.made[key] = changed(base, fields)
-        return cast(SchemaT, self.made[key])
+            self.made[key] = base, changed(base, fields)
+        return cast(SchemaT, self.made[key][1])

@@ -101,15 +101,13 @@ def stored_arrays(scope: Operation) -> dict[ArrayKey, StoredArray]:
 
 def _named_by(op: layer.SourceOp) -> StoredArray:
     """The array as one op alone says it is."""
-    type_, axes = tensor(op.result), op.axis_names()
-    if _is_transposed(op):
-        type_, axes = type_.with_dims(type_.dims[::-1]), axes[::-1]
+    axes = op.axis_names()[::-1] if _is_transposed(op) else op.axis_names()
     repeats = list(_layer_repeats(op))
     first = repeats[0].first.value.data if repeats else 0
     return StoredArray(
         key=array_key(op),
         kind="weight" if isinstance(op, layer.WeightOp) else "state",
-        type=type_,
+        type=stored_type(op),
         axes=axes,
         role=None if op.role is None else op.role.data,
         layer_counts=tuple(repeat.total.value.data for repeat in repeats),
@@ -117,6 +115,12 @@ def _named_by(op: layer.SourceOp) -> StoredArray:
         grows=any(isinstance(use.operation, layer.KvAppendOp) for use in op.result.uses),
         op=op,
     )
+
+
+def stored_type(op: layer.SourceOp) -> TensorType:
+    """The type of one layer of the array that an op names."""
+    type_ = tensor(op.result)
+    return type_.with_dims(type_.dims[::-1]) if _is_transposed(op) else type_
 
 
 def _require_same_array(op: layer.SourceOp, known: StoredArray, named: StoredArray) -> None:

@@ -36,6 +36,8 @@ class ValueArray:
     type: TensorType
     like: Operation | None
     """The op that makes the value; None for an input."""
+    value: SSAValue | None = None
+    """The value that it was made for, the first of those that it holds; None for scratch memory."""
     is_output: bool = False
 
 
@@ -109,6 +111,11 @@ class ProgramArrays:
         """The arrays of `program`.  Raises PmcError where a cache is read after it was appended to."""
         return _Assignment().program(program)
 
+    @classmethod
+    def of_stage(cls, program: layer.ProgramOp, stage: dist.StageOp) -> ProgramArrays:
+        """Those of a stage that was built of a part of `program` and uses its arguments."""
+        return _Assignment().scopes(program, [stage])
+
 
 class _Assignment:
     """Walks a program in the order in which it runs."""
@@ -121,13 +128,14 @@ class _Assignment:
         self.order = _Order()
 
     def program(self, program: layer.ProgramOp) -> ProgramArrays:
-        block = program.body.block
-        for index, argument in enumerate(block.args):
-            array = ValueArray(argument.name_hint or f"input{index}", tensor(argument), None)
+        stages = [op for op in program.body.block.ops if isinstance(op, dist.StageOp)]
+        return self.scopes(program, stages or [program])
+
+    def scopes(self, program: layer.ProgramOp, scopes: Sequence[dist.StageOp | layer.ProgramOp]) -> ProgramArrays:
+        for index, argument in enumerate(program.body.block.args):
+            array = ValueArray(argument.name_hint or f"input{index}", tensor(argument), None, argument)
             self.found.inputs.append(array)
             self.found.array_of[argument] = array
-        stages = [op for op in block.ops if isinstance(op, dist.StageOp)]
-        scopes: Sequence[dist.StageOp | layer.ProgramOp] = stages or [program]
         for scope in scopes:
             self.stage = StageArrays(scope, stored_arrays(scope))
             self.repeats: tuple[layer.RepeatOp, ...] = ()
@@ -233,7 +241,7 @@ class _Assignment:
     # -- arrays ---------------------------------------------------------------------------------------------------
 
     def _new(self, value: SSAValue, op: Operation) -> ValueArray:
-        array = ValueArray(_path(op), tensor(value), op)
+        array = ValueArray(_path(op), tensor(value), op, value)
         self.stage.arrays.append(array)
         return array
 

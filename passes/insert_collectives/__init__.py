@@ -91,6 +91,11 @@ class InsertCollectivesPass(PmcPass):
         """What says to how many ranks and boards a token goes; on what boards the ranks of all stages are."""
         return {"direct": (), "per_rank": ("routing",), "per_node": ("routing", "pp")}[self.dispatch]
 
+    @property
+    def reads_sizes(self) -> bool:
+        """How many copies of a token are sent depends on how many ranks share the experts."""
+        return self.dispatch != "direct"
+
     def run(self, module: ModuleOp) -> None:
         """Rewrite all reshards, dispatches and combines."""
         mesh = module.attributes[MESH]

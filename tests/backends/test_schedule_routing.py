@@ -12,6 +12,8 @@ from pmc.backends.evaluate import evaluate_module
 from pmc.backends.evaluate.routing import Routing
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model
+from pmc.dialects.analyses.token_copies import RouterChoice
+from pmc.dialects.deployment import Histogram, Zipf
 from pmc.dialects.errors import PmcError
 
 # Expected distinct experts hit on the busiest of ep ranks, uniform top 8 of 256, 10 000 draws (Tier6-Model).
@@ -86,6 +88,75 @@ def test_groups_make_the_busiest_rank_busier() -> None:
         Routing(8, 5, 2, groups=2, top_groups=1)
 
 
+@pytest.mark.parametrize(("experts", "top_k", "groups", "top_groups", "ranks", "tokens", "zipf"), [
+    (4, 1, 2, 1, 2, 3, 1.5), (4, 2, 2, 1, 2, 2, 1.0), (6, 2, 3, 2, 3, 2, 2.0), (6, 2, 3, 1, 6, 3, 1.0),
+])  # fmt: skip
+def test_popular_experts_with_groups_against_all_places_and_routings(
+    experts: int, top_k: int, groups: int, top_groups: int, ranks: int, tokens: int, zipf: float
+) -> None:
+    """Popular experts are in any groups; a token opens groups, all sets alike, and chooses in them by popularity."""
+    size = experts // groups
+    opened_sets = list(itertools.combinations(range(groups), top_groups))
+    rows = hits = 0.0
+    places = list(itertools.permutations([1 / rank**zipf for rank in range(1, experts + 1)]))
+    for popularity in places:
+        chances: dict[tuple[int, ...], float] = {}
+        for opened in opened_sets:
+            inside = [e for e in range(experts) if e // size in opened]
+            for order in itertools.permutations(inside, top_k):
+                chance, left = 1 / len(opened_sets), sum(popularity[e] for e in inside)
+                for e in order:
+                    chance *= popularity[e] / left
+                    left -= popularity[e]
+                key = tuple(sorted(order))
+                chances[key] = chances.get(key, 0.0) + chance
+        for routing in itertools.combinations_with_replacement(chances, tokens):
+            # So many orders of the tokens have the same choices.
+            ways = math.factorial(tokens) / math.prod(math.factorial(routing.count(c)) for c in set(routing))
+            chance = ways * math.prod(chances[choice] for choice in routing) / len(places)
+            counts = np.bincount([e for choice in routing for e in choice], minlength=experts).reshape(ranks, -1)
+            rows += chance * int(counts.sum(axis=1).max())
+            hits += chance * int((counts > 0).sum(axis=1).max())
+    choice = RouterChoice(experts, top_k, groups, top_groups)
+    load = Routing.of(Zipf(zipf=zipf), choice, ranks).load(tokens)
+    assert float(load.rows) == pytest.approx(rows, abs=0.06)
+    assert float(load.hit) == pytest.approx(hits, abs=0.06)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 200, 10000])
+def test_a_histogram_with_groups_opens_them_as_its_rows_ask_for(tokens: int) -> None:
+    """Both experts of the one open group are chosen: rank 0 has twice a binomial number of rows, rank 1 the rest."""
+    choice = RouterChoice(4, 2, 2, 1)
+    load = Routing.of(Histogram(histogram=(51.0, 51.0, 49.0, 49.0)), choice, 2).load(tokens)
+    logs = [
+        math.lgamma(tokens + 1) - math.lgamma(n + 1) - math.lgamma(tokens - n + 1)
+        + n * math.log(0.51) + (tokens - n) * math.log(0.49)
+        for n in range(tokens + 1)
+    ]  # fmt: skip
+    most = sum(math.exp(log) * 2 * max(n, tokens - n) for n, log in enumerate(logs))
+    deviation = 2 * math.sqrt(0.25 * tokens)
+    assert float(load.rows) == pytest.approx(most, abs=0.07 * deviation)
+    assert float(load.hit) == 2.0
+
+
+def test_popularity_under_limited_groups() -> None:
+    """DeepSeek-V3: 4 of 8 groups.  A token that meets fewer ranks makes one of them busier; few and many meet."""
+    choices = [RouterChoice(256, 8, 8, opened) for opened in (8, 4)]
+    histogram = Histogram(histogram=tuple(1.0 + (e % 16 == 0) for e in range(256)))
+    for law in (Zipf(zipf=0.8), histogram):
+        free, limited = (Routing.of(law, choice, 32) for choice in choices)
+        assert float(limited.load(4).hit) > float(free.load(4).hit) + 0.1
+        few, many = (float(limited.load(tokens).rows) for tokens in (255, 256))
+        assert few == pytest.approx(many, rel=0.03)
+    assert float(Routing.of(Zipf(zipf=0.0), choices[1], 32).load(2048).rows) == pytest.approx(
+        float(Routing(256, 8, 32, groups=8, top_groups=4).load(2048).rows)
+    )
+    # An expert can be chosen no more often than its group is open.
+    often = Histogram(histogram=(1.0, *(0.04 for _ in range(255))))
+    with pytest.raises(PmcError, match=r"expert 0 of the routing histogram is chosen by 71.4% of the tokens"):
+        Routing.of(often, RouterChoice(256, 8, 8, 1), 32).load(100)
+
+
 def test_few_and_many_tokens_meet() -> None:
     # 255 tokens are drawn one by one, 256 are normal.
     for zipf, ranks in itertools.product((0.0, 0.8), (2, 32)):
@@ -158,16 +229,37 @@ def test_weights_of_experts_that_are_not_hit_are_not_read() -> None:
         load_model("deepseek-v3"),
         load_chip("sg2262"),
         load_topology("p1-r1-b4-c32"),
-        load_deployment("dsv3-decode-ep32", {"batch": 4, "dp": 32, "ep": 32}),
+        load_deployment("dsv3-decode-ep32", {"batch": 1, "dp": 32, "ep": 32}),
         "dist",
     )
     rows = {row.path: row for row in evaluate_module(module_, "chip").steps}
     expert = 7168 * 2048
     read = rows["blocks.moe.moe.experts.gate_proj"].bytes_read / 58
-    hit = float(Routing(256, 8, 32, groups=8, top_groups=4).load(4).hit)
+    hit = float(Routing(256, 8, 32, groups=8, top_groups=4).load(1).hit)
     assert read == pytest.approx(hit * expert, rel=0.001)
-    # 3.18 with a free choice: a token with four groups of eight meets fewer ranks, with more of its experts on each.
-    assert hit == pytest.approx(3.46, abs=0.1)
+    # A token with four groups of eight meets 16 ranks and not 32, with more of its experts on each.
+    limited, free = (most_on_a_rank(8, ranks, 8) for ranks in (16, 32))
+    assert limited > free + 0.2
+    assert hit == pytest.approx(limited, abs=0.05)
+    assert float(Routing(256, 8, 32).load(1).hit) == pytest.approx(free, abs=0.05)
+
+
+def most_on_a_rank(chosen: int, ranks: int, of_rank: int) -> float:
+    """The mean of the most that any of some ranks holds of so many chosen experts, all sets of them equally likely.
+
+    Sets of k with at most m on each of R ranks of s experts are counted by the coefficient of x**k in
+    (sum over a <= m of C(s, a) x**a)**R.
+    """
+
+    def at_most(most: int) -> int:
+        counts = [1] + [0] * chosen
+        for _ in range(ranks):
+            counts = [
+                sum(counts[k - a] * math.comb(of_rank, a) for a in range(min(k, most) + 1)) for k in range(chosen + 1)
+            ]
+        return counts[chosen]
+
+    return sum(1 - at_most(most) / math.comb(ranks * of_rank, chosen) for most in range(chosen))
 
 
 def test_the_busiest_rank_decides_times_but_not_flops() -> None:

@@ -151,6 +151,67 @@ def test_n22_the_type_of_the_checkpoint_is_read_from_quantization_config(
     assert checkpoint(preset(quantization_config=block)).stored_weights == stored
 
 
+MODELOPT = {"producer": {"name": "modelopt", "version": "0.23.0"}}
+
+
+def with_modelopt(folder: Path, quantization: object, **changes: Any) -> Path:
+    """A checkpoint as ModelOpt leaves it: `hf_quant_config.json` beside `config.json`."""
+    (folder / "config.json").write_text(json.dumps(preset(**changes)))
+    content = {**MODELOPT, "quantization": quantization}
+    (folder / "hf_quant_config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("quantization", "stored"),
+    [
+        ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "f8E4M3FN"),
+        ({"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}, "f4E2M1FN"),
+        ({"quant_algo": None, "kv_cache_quant_algo": "FP8"}, None),
+    ],
+)
+def test_n22_hf_quant_config_beside_the_config_is_read(
+    quantization: dict[str, Any], stored: str | None, tmp_path: Path
+) -> None:
+    folder = with_modelopt(tmp_path, quantization)
+    for path in (folder, folder / "config.json"):
+        found = checkpoint_of(load_model(str(path)))
+        assert found is not None and found.stored_weights == stored
+
+
+def test_n22_hf_quant_config_is_that_of_config_json_only(tmp_path: Path) -> None:
+    other = with_modelopt(tmp_path, {"quant_algo": "FP8"}) / "other.json"
+    other.write_text(json.dumps(preset()))
+    found = checkpoint_of(load_model(str(other)))
+    assert found is not None and found.stored_weights is None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "block", "message"),
+    [
+        (
+            {"quant_algo": "MIXED_PRECISION"},
+            None,
+            "quantization.quant_algo: expected one of FP8, ",
+        ),
+        (None, None, "hf_quant_config.json.quantization: missing, expected a block with quant_algo"),
+        ([1], None, "hf_quant_config.json.quantization: expected a block of fields or null, found [1]"),
+        (
+            {"quant_algo": "NVFP4"},
+            {"quant_method": "modelopt", "quant_algo": "FP8"},
+            "hf_quant_config.json.quantization: says weights of f4E2M1FN, quantization_config of config.json of "
+            "f8E4M3FN",
+        ),
+    ],
+)
+def test_n22_hf_quant_config_that_is_not_understood_is_refused(
+    quantization: object, block: dict[str, Any] | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_model(str(with_modelopt(tmp_path, quantization, quantization_config=block)))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def test_n22_the_module_holds_context_and_mtp_layers_at_every_level() -> None:
     assert checkpoint(preset("deepseek-v3")) == Checkpoint(
         longest_context=163840, mtp_layers=1, stored_weights="f8E4M3FN"

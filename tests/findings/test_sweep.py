@@ -96,14 +96,14 @@ def assert_equal(result: SweepResult, name: str, start: Point, points: int, seed
     statuses: set[object] = set()
     for index in np.random.default_rng(seed).permutation(len(rows))[:points]:
         row = rows[int(index)]
-        values = dict(zip([axis.name for axis in result.axes], _values(result, int(index)), strict=True))
+        values = dict(zip([axis.name for axis in result.axes], values_at(result, int(index)), strict=True))
         expected = alone(name, start, values)
         assert {key: row[key] for key in expected} == expected, values
         statuses.add(row["status"])
     return statuses
 
 
-def _values(result: SweepResult, point: int) -> list[object]:
+def values_at(result: SweepResult, point: int) -> list[object]:
     places = np.unravel_index(point, [len(axis.values) for axis in result.axes])
     return [axis.values[int(place)] for axis, place in zip(result.axes, places, strict=True)]
 
@@ -120,7 +120,7 @@ def test_issue9_9_layouts_of_deepseek_are_those_of_evaluate() -> None:
     rng = np.random.default_rng(1)
     rows = result.to_rows()
     for index in (*rng.choice(feasible, 8), *rng.integers(0, len(rows), 12)):
-        values = dict(zip([axis.name for axis in result.axes], _values(result, int(index)), strict=True))
+        values = dict(zip([axis.name for axis in result.axes], values_at(result, int(index)), strict=True))
         expected = alone("deepseek-v3", start, values)
         assert {key: rows[int(index)][key] for key in expected} == expected, values
 
