@@ -72,12 +72,17 @@ class Invariants:
                 self.scratch = planned_scratch(module)
                 return wrong
             case "tile":
-                if name == "lower-to-tiles":
-                    done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
-                    wrong = self.reworked(done, tile.KernelOp.name) or short_sum(module) or self.rescratched(module)
-                    self.work = done
-                    return wrong
-                return misplaced_buffer(module) if name == "allocate-lmem" else misplaced_array(module)
+                if name == "allocate-lmem":
+                    return misplaced_buffer(module)
+                if name == "allocate-dram":
+                    return misplaced_array(module)
+                lowered = name == "lower-to-tiles"
+                done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
+                wrong = self.reworked(done, tile.KernelOp.name, exact=not lowered)
+                if wrong is None and lowered:
+                    wrong = short_sum(module) or self.rescratched(module)
+                self.work = done
+                return wrong
             case "commands":
                 done = _noted((op, program_work(op)) for op in module.walk() if isinstance(op, g5.ProgramOp))
                 return self.reworked(done, g5.ProgramOp.name, exact=True)
@@ -279,19 +284,23 @@ def misplaced_buffer(module: ModuleOp) -> str | None:
     step, most = chip.alignment_bytes, 0
     for kernel in (op for op in module.walk() if isinstance(op, tile.KernelOp)):
         where = f"the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
-        places: list[tuple[int, int]] = []
-        for op in kernel.walk():
-            if isinstance(op, tile.AllocOp) and op.address is not None:
-                start = op.address.value.data
-                places.append((start, start + op.slots.value.data * tile.buffer_type(op.result).bytes))
-        wrong = _misplaced(places, step, chip.lmem_tile_budget_bytes, "LMEM")
+        allocs = [op for op in kernel.walk() if isinstance(op, tile.AllocOp) and op.address is not None]
+        places = [(op.byte_range.start, op.byte_range.stop) for op in allocs]
+        extra = any(op.extra_slots for op in allocs)
+        limit = chip.commands.lmem.bytes_per_core if extra else chip.lmem_tile_budget_bytes
+        wrong = _misplaced(places, step, limit, "LMEM")
         if wrong is not None:
             return f"{where}: {wrong}"
-        most = max(most, sum(-(-(stop - start) // step) * step for start, stop in places))
+        planned = [op.byte_range.stop - op.byte_range.start - _extra_bytes(op) for op in allocs]
+        most = max(most, sum(-(-size // step) * step for size in planned))
     smaller = _with_budget(chip, most - 1)
     if most and not _refuses("allocate-lmem", module, smaller):
         return f"a kernel needs {most} bytes of LMEM and is placed in a budget of {smaller.lmem_tile_budget_bytes}"
     return None
+
+
+def _extra_bytes(op: tile.AllocOp) -> int:
+    return op.extra_slots * tile.buffer_type(op.result).bytes
 
 
 def misplaced_array(module: ModuleOp) -> str | None:

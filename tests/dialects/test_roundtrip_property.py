@@ -686,8 +686,19 @@ ADDRESSES = count(0, 1 << 24)
 def buffer(make: Maker, fewest_slots: int = 1, element: Attribute | None = None) -> SSAValue:
     type_ = BufferType.of(make.size(), make.size(), element or make.element())
     address, slots = next(ADDRESSES) if make.flag() else None, make.rng.randint(fewest_slots, 3)
-    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, address=address).result
+    extra = make.rng.randrange(slots) or None
+    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, extra=extra, address=address).result
     return found
+
+
+def previous(make: Maker) -> None:
+    """The slot of the iteration before, in a loop of its own: a kernel has buffers that do not rotate."""
+
+    def body(inside: Maker) -> None:
+        found = buffer(inside, fewest_slots=2)
+        inside.add(tile.PreviousOp, [found], [found.type])
+
+    loop(make, tile.ForOp, body)
 
 
 CORES = 64
@@ -799,8 +810,8 @@ def barrier(kind: type[Any]) -> Callable[[Maker], object]:
 
 
 KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
-    tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
-    tile.GatherRowsOp: tile_gather_rows,
+    tile.AllocOp: buffer, tile.PreviousOp: previous, tile.LoadOp: transfer, tile.StoreOp: transfer,
+    tile.GatherOp: tile_gather, tile.GatherRowsOp: tile_gather_rows,
     tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.FetchOp: fetch, tile.BarrierOp: barrier(tile.BarrierOp),
     tile.ForOp: tile_for,
 }  # fmt: skip
