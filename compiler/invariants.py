@@ -59,7 +59,7 @@ class Invariants:
                 self.wholes = weight_dims(module)
                 return None
             case "dist":
-                wrong = self.retyped(module)
+                wrong = self.converted(module) if name == "fuse-rows" else self.retyped(module)
                 if wrong is None and name == "localize":
                     wrong = self.unshared(module)
                 if wrong is None and name == "insert-collectives":
@@ -95,6 +95,22 @@ class Invariants:
             known = self.types.get(key, name)
             if known != name:
                 return f"{key[1]} at '{key[0]}': result {key[2]} is {name}, it was {known}"
+        return None
+
+    def converted(self, module: ModuleOp) -> str | None:
+        """A value of another type than before, but for those that a `layer.quantize` that is gone has converted."""
+        now, gone = types_of(module), dict[str, str]()
+        for key, name in self.types.items():
+            path = key[0].removesuffix(".quantize")
+            if key[1] == layer.QuantizeOp.name and key not in now:
+                gone[path] = name
+                if name not in (found for (where, _, _), found in now.items() if where == path):
+                    return f"nothing at '{path}' is {name}, to which {key[1]} converted it"
+        for (path, op, result), name in now.items():
+            known = self.types.get((path, op, result), name)
+            if name not in (known, gone.get(path, known)):
+                return f"{op} at '{path}': result {result} is {name}, it was {known}"
+        self.types = now
         return None
 
     def unshared(self, module: ModuleOp) -> str | None:

@@ -34,7 +34,14 @@ DEPLOYMENT = "arch.deployment"
 PIPELINE: Mapping[Level, tuple[str, ...]] = {
     "model": (),
     "layer": ("expand-blocks", "quantize"),
-    "dist": ("annotate-shardings", "insert-collectives", "localize", "combine-collectives", "partition-stages"),
+    "dist": (
+        "annotate-shardings",
+        "insert-collectives",
+        "localize",
+        "combine-collectives",
+        "fuse-rows",
+        "partition-stages",
+    ),
     "tile": (
         "bind-symbols",
         "select-algorithms",

@@ -181,6 +181,9 @@ class Deployment(Schema, frozen=True):
     ring_exchange: Annotated[Literal["expanded", "smallest"], ASSUMPTIONS, PassOption("insert-collectives")] = Field(
         description="What cp exchanges: keys and values, or the smallest tensors that these are expanded from"
     )
+    fuse_rows: Annotated[bool, KERNELS, PassOption("fuse-rows", "enabled")] = Field(
+        description="Norms, activations and attention convert what they compute: no kernel of its own reads it again"
+    )
     pipeline_loops: Annotated[bool, KERNELS, PassOption("pipeline-loops", "enabled")] = Field(
         description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
     )

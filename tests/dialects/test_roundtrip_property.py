@@ -57,6 +57,7 @@ from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
+    AddRmsNormAttr,
     FillAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
@@ -414,6 +415,12 @@ def rms_norm(make: Maker) -> None:
     make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
 
 
+def add_rms_norm(make: Maker) -> None:
+    dims = make.dims(1)[0], make.size()
+    operands = [make.source(dims), make.source(dims), make.source([dims[1]])]
+    make.add(layer.AddRmsNormOp, operands, [make.type(dims), make.type(dims)], eps=make.rng.random())
+
+
 def rope(make: Maker) -> None:
     head_dim = 2 * make.size()
     dims = make.dims(1)[0], expr(head_dim * make.size())
@@ -511,6 +518,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
+    layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
@@ -778,6 +786,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
     ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
