@@ -184,6 +184,9 @@ class Deployment(Schema, frozen=True):
     fuse_rows: Annotated[bool, KERNELS, PassOption("fuse-rows", "enabled")] = Field(
         description="Norms, activations and attention convert what they compute: no kernel of its own reads it again"
     )
+    late_stores: Annotated[bool, KERNELS, PassOption("lower-to-tiles")] = Field(
+        description="A store is given to its engine behind the loads of the next iteration, which need not wait for it"
+    )
     pipeline_loops: Annotated[bool, KERNELS, PassOption("pipeline-loops", "enabled")] = Field(
         description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
     )
