@@ -18,6 +18,7 @@ from xdsl.utils.arg_spec import parse_pipeline
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.g5 import dram
 from pmc.backends.g5.clock import of_bytes
+from pmc.backends.g5.critical_path import critical_ps, fill_and_drain_ps
 from pmc.backends.g5.events import EventQueue
 from pmc.backends.g5.program import lower
 from pmc.backends.g5.report import CommandList, StepReport
@@ -491,3 +492,21 @@ def test_listed_commands_and_the_trace_say_the_same(tmp_path: Path, capsys: pyte
     assert main(["simulate", "llama-3.1-8b", *target, "--batch", "8", "--kv-len", "128", "--trace", str(path)]) == 0
     assert json.loads(path.read_text())["traceEvents"]
     assert f"total {step.total_us:.3f} us; critical path: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trips", [1, 3, 40])
+def test_the_pipeline_fills_before_the_first_computation_and_drains_after_the_last(trips: int) -> None:
+    """Loads of one speed, each longer than its product: the first fills, the others are waited for in between."""
+    body = [load(32768, lmem="mod(i.seq, 2)*32768", after="tiu-1"), multiply(16, 8, 32, after="gdma-0")]
+    store = load(8192, lmem="262144", after="tiu-0").replace('"load"', '"store"')
+    times = run(chip_with(**QUIET), loop("i", trips, *body), store, BARRIER)
+    moved = times.end_ps - times.start_ps
+    fill, drain = fill_and_drain_ps(times)
+    assert (fill, drain) == (moved[0], moved[-1])
+    path = critical_ps(times)
+    assert path["gdma"] + path.get("dram", 0) + path.get("lmem port", 0) == fill + drain + (trips - 1) * moved[0]
+
+
+def test_what_computes_nothing_neither_fills_nor_drains() -> None:
+    assert fill_and_drain_ps(run(chip_with(**QUIET), load(4096), BARRIER)) == (0, 0)
+    assert fill_and_drain_ps(run(chip_with(**QUIET), BARRIER)) == (0, 0)
