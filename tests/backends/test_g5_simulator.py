@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -293,9 +294,16 @@ def small_step(**changes: Any) -> tuple[ModuleOp, StepTimes]:
 STEP = small_step()
 
 
-def test_no_kernel_is_faster_than_its_resources() -> None:
+def pipelined_prefill() -> tuple[ModuleOp, StepTimes]:
+    """Two sequences whose attention is bound by its units, with all passes that are measured by the simulator."""
+    passes = {"fuse_rows": True, "pipeline_loops": True}
+    return small_step(phase="prefill", batch=2, q_len=1024, kv_len=1024, **passes)
+
+
+@pytest.mark.parametrize("compiled", [lambda: STEP, pipelined_prefill], ids=["decode", "pipelined prefill"])
+def test_no_kernel_is_faster_than_its_resources(compiled: Callable[[], tuple[ModuleOp, StepTimes]]) -> None:
     """Per core the sum of matrix, vector and DMA time at the chip's rates, per chip the DRAM bytes."""
-    module, step = STEP
+    module, step = compiled()
     chip, physical = load_chip("sg2262"), load_accounting("physical")
     rates = CoreRates(chip, physical)
     kernels = [part for part in step.parts if part.times is not None]
