@@ -44,6 +44,8 @@ class Invariants:
     deployment: Deployment
     types: dict[tuple[str, str, int], str] = field(default_factory=dict[tuple[str, str, int], str])
     """The element type of every value, by path, op and result."""
+    read: dict[tuple[str, str], list[list[str]]] = field(default_factory=dict[tuple[str, str], list[list[str]]])
+    """The element types that every op reads, by path and op, in the order of the text."""
     wholes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     """The dims of every weight of the whole model."""
     work: dict[Key, list[Work]] = field(default_factory=dict[Key, list[Work]])
@@ -68,6 +70,7 @@ class Invariants:
                     wrong = left_apart(module)
                 if wrong is None and name == "partition-stages":
                     wrong = uneven_stages(module, self.deployment.pp_layers == BALANCED)
+                self.read = read_types_of(module)
                 self.work = _noted(_tensor_work(module))
                 self.scratch = planned_scratch(module)
                 return wrong
@@ -110,6 +113,10 @@ class Invariants:
             known = self.types.get((path, op, result), name)
             if name not in (known, gone.get(path, known)):
                 return f"{op} at '{path}': result {result} is {name}, it was {known}"
+        for (path, op), types in read_types_of(module).items():
+            before = self.read.get((path, op), types)
+            if before != types:
+                return f"{op} at '{path}' reads {types}, it read {before}"
         self.types = now
         return None
 
@@ -183,6 +190,16 @@ def types_of(module: ModuleOp) -> dict[tuple[str, str, int], str]:
         if isinstance(op, layer.LayerOp)
         for index, result in enumerate(op.results)
     }
+
+
+def read_types_of(module: ModuleOp) -> dict[tuple[str, str], list[list[str]]]:
+    """The element types of the operands of all tensor ops."""
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for op in module.walk():
+        if isinstance(op, layer.LayerOp):
+            types = [element_name(tensor(value).element_type) for value in op.operands]
+            found.setdefault((op.path.data, op.name), []).append(types)
+    return found
 
 
 def uneven_stages(module: ModuleOp, balanced: bool = True) -> str | None:
