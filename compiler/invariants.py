@@ -44,6 +44,8 @@ class Invariants:
     deployment: Deployment
     types: dict[tuple[str, str, int], str] = field(default_factory=dict[tuple[str, str, int], str])
     """The element type of every value, by path, op and result."""
+    read: dict[tuple[str, str], list[list[str]]] = field(default_factory=dict[tuple[str, str], list[list[str]]])
+    """The element types that every op reads, by path and op, in the order of the text."""
     wholes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     """The dims of every weight of the whole model."""
     work: dict[Key, list[Work]] = field(default_factory=dict[Key, list[Work]])
@@ -59,7 +61,7 @@ class Invariants:
                 self.wholes = weight_dims(module)
                 return None
             case "dist":
-                wrong = self.retyped(module)
+                wrong = self.converted(module) if name == "fuse-rows" else self.retyped(module)
                 if wrong is None and name == "localize":
                     wrong = self.unshared(module)
                 if wrong is None and name == "insert-collectives":
@@ -68,16 +70,22 @@ class Invariants:
                     wrong = left_apart(module)
                 if wrong is None and name == "partition-stages":
                     wrong = uneven_stages(module, self.deployment.pp_layers == BALANCED)
+                self.read = read_types_of(module)
                 self.work = _noted(_tensor_work(module))
                 self.scratch = planned_scratch(module)
                 return wrong
             case "tile":
-                if name == "lower-to-tiles":
-                    done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
-                    wrong = self.reworked(done, tile.KernelOp.name) or short_sum(module) or self.rescratched(module)
-                    self.work = done
-                    return wrong
-                return misplaced_buffer(module) if name == "allocate-lmem" else misplaced_array(module)
+                if name == "allocate-lmem":
+                    return misplaced_buffer(module)
+                if name == "allocate-dram":
+                    return misplaced_array(module)
+                lowered = name == "lower-to-tiles"
+                done = _noted((op, kernel_work(op)) for op in module.walk() if isinstance(op, tile.KernelOp))
+                wrong = self.reworked(done, tile.KernelOp.name, exact=not lowered)
+                if wrong is None and lowered:
+                    wrong = short_sum(module) or self.rescratched(module)
+                self.work = done
+                return wrong
             case "commands":
                 done = _noted((op, program_work(op)) for op in module.walk() if isinstance(op, g5.ProgramOp))
                 return self.reworked(done, g5.ProgramOp.name, exact=True)
@@ -90,6 +98,26 @@ class Invariants:
             known = self.types.get(key, name)
             if known != name:
                 return f"{key[1]} at '{key[0]}': result {key[2]} is {name}, it was {known}"
+        return None
+
+    def converted(self, module: ModuleOp) -> str | None:
+        """A value of another type than before, but for those that a `layer.quantize` that is gone has converted."""
+        now, gone = types_of(module), dict[str, str]()
+        for key, name in self.types.items():
+            path = key[0].removesuffix(".quantize")
+            if key[1] == layer.QuantizeOp.name and key not in now:
+                gone[path] = name
+                if name not in (found for (where, _, _), found in now.items() if where == path):
+                    return f"nothing at '{path}' is {name}, to which {key[1]} converted it"
+        for (path, op, result), name in now.items():
+            known = self.types.get((path, op, result), name)
+            if name not in (known, gone.get(path, known)):
+                return f"{op} at '{path}': result {result} is {name}, it was {known}"
+        for (path, op), types in read_types_of(module).items():
+            before = self.read.get((path, op), types)
+            if before != types:
+                return f"{op} at '{path}' reads {types}, it read {before}"
+        self.types = now
         return None
 
     def unshared(self, module: ModuleOp) -> str | None:
@@ -162,6 +190,16 @@ def types_of(module: ModuleOp) -> dict[tuple[str, str, int], str]:
         if isinstance(op, layer.LayerOp)
         for index, result in enumerate(op.results)
     }
+
+
+def read_types_of(module: ModuleOp) -> dict[tuple[str, str], list[list[str]]]:
+    """The element types of the operands of all tensor ops."""
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for op in module.walk():
+        if isinstance(op, layer.LayerOp):
+            types = [element_name(tensor(value).element_type) for value in op.operands]
+            found.setdefault((op.path.data, op.name), []).append(types)
+    return found
 
 
 def uneven_stages(module: ModuleOp, balanced: bool = True) -> str | None:
@@ -279,19 +317,23 @@ def misplaced_buffer(module: ModuleOp) -> str | None:
     step, most = chip.alignment_bytes, 0
     for kernel in (op for op in module.walk() if isinstance(op, tile.KernelOp)):
         where = f"the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
-        places: list[tuple[int, int]] = []
-        for op in kernel.walk():
-            if isinstance(op, tile.AllocOp) and op.address is not None:
-                start = op.address.value.data
-                places.append((start, start + op.slots.value.data * tile.buffer_type(op.result).bytes))
-        wrong = _misplaced(places, step, chip.lmem_tile_budget_bytes, "LMEM")
+        allocs = [op for op in kernel.walk() if isinstance(op, tile.AllocOp) and op.address is not None]
+        places = [(op.byte_range.start, op.byte_range.stop) for op in allocs]
+        extra = any(op.extra_slots for op in allocs)
+        limit = chip.commands.lmem.bytes_per_core if extra else chip.lmem_tile_budget_bytes
+        wrong = _misplaced(places, step, limit, "LMEM")
         if wrong is not None:
             return f"{where}: {wrong}"
-        most = max(most, sum(-(-(stop - start) // step) * step for start, stop in places))
+        planned = [op.byte_range.stop - op.byte_range.start - _extra_bytes(op) for op in allocs]
+        most = max(most, sum(-(-size // step) * step for size in planned))
     smaller = _with_budget(chip, most - 1)
     if most and not _refuses("allocate-lmem", module, smaller):
         return f"a kernel needs {most} bytes of LMEM and is placed in a budget of {smaller.lmem_tile_budget_bytes}"
     return None
+
+
+def _extra_bytes(op: tile.AllocOp) -> int:
+    return op.extra_slots * tile.buffer_type(op.result).bytes
 
 
 def misplaced_array(module: ModuleOp) -> str | None:

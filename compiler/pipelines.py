@@ -35,8 +35,23 @@ DEPLOYMENT = "arch.deployment"
 PIPELINE: Mapping[Level, tuple[str, ...]] = {
     "model": (),
     "layer": ("expand-blocks", "quantize"),
-    "dist": ("annotate-shardings", "insert-collectives", "localize", "combine-collectives", "partition-stages"),
-    "tile": ("bind-symbols", "select-algorithms", "select-tiles", "lower-to-tiles", "allocate-lmem", "allocate-dram"),
+    "dist": (
+        "annotate-shardings",
+        "insert-collectives",
+        "localize",
+        "combine-collectives",
+        "fuse-rows",
+        "partition-stages",
+    ),
+    "tile": (
+        "bind-symbols",
+        "select-algorithms",
+        "select-tiles",
+        "lower-to-tiles",
+        "pipeline-loops",
+        "allocate-lmem",
+        "allocate-dram",
+    ),
     "commands": ("emit-g5",),
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""

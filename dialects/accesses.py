@@ -6,12 +6,14 @@ Waits, work, liveness, unrolled tables and the numeric interpreters go by that l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from xdsl.ir import Attribute, SSAValue
 
 from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.tile_types import buffer_type, memref_type
 
 Memory = Literal["lmem", "dram"]
 
@@ -60,6 +62,35 @@ class TileAccess(Access):
     offsets: tuple[Expr, ...]
     core: Expr | None = None
     """The core in whose LMEM the buffer is; None for the core that gives the command."""
+
+    @classmethod
+    def block(
+        cls,
+        role: str,
+        value: SSAValue,
+        offsets: Sequence[Expr],
+        sizes: Sequence[Expr],
+        write: bool,
+        indexed: bool = False,
+    ) -> TileAccess:
+        """A block of an array in DRAM that a command reads or writes."""
+        element, reads = memref_type(value).element_type, NEVER if write else ALWAYS
+        return cls(role, "dram", tuple(sizes), element, reads, write, indexed, value, tuple(offsets))
+
+    @classmethod
+    def part(
+        cls,
+        role: str,
+        value: SSAValue,
+        rows: Expr,
+        columns: Expr,
+        reads: Expr,
+        writes: bool,
+        at: tuple[Expr, Expr] = (expr(0), expr(0)),
+    ) -> TileAccess:
+        """Rows and columns of a buffer."""
+        element = buffer_type(value).element_type
+        return cls(role, "lmem", (rows, columns), element, reads, writes, False, value, at)
 
 
 @dataclass(frozen=True)

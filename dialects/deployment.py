@@ -29,7 +29,8 @@ class Panel:
 PARALLELISM = Panel("Parallelism")
 WORKLOAD = Panel("Workload")
 ASSUMPTIONS = Panel("Element types and assumptions")
-PANELS = (PARALLELISM, WORKLOAD, ASSUMPTIONS)
+KERNELS = Panel("Kernels")
+PANELS = (PARALLELISM, WORKLOAD, ASSUMPTIONS, KERNELS)
 """In the order of the help."""
 
 
@@ -179,6 +180,15 @@ class Deployment(Schema, frozen=True):
     )
     ring_exchange: Annotated[Literal["expanded", "smallest"], ASSUMPTIONS, PassOption("insert-collectives")] = Field(
         description="What cp exchanges: keys and values, or the smallest tensors that these are expanded from"
+    )
+    fuse_rows: Annotated[bool, KERNELS, PassOption("fuse-rows", "enabled")] = Field(
+        description="Norms, activations and attention convert what they compute: no kernel of its own reads it again"
+    )
+    late_stores: Annotated[bool, KERNELS, PassOption("lower-to-tiles")] = Field(
+        description="A store is given to its engine behind the loads of the next iteration, which need not wait for it"
+    )
+    pipeline_loops: Annotated[bool, KERNELS, PassOption("pipeline-loops", "enabled")] = Field(
+        description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
     )
 
     @model_validator(mode="after")

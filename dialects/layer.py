@@ -56,6 +56,7 @@ from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
     AddAttr,
+    AddRmsNormAttr,
     ConvertAttr,
     RmsNormAttr,
     RopeAttr,
@@ -477,6 +478,40 @@ class AddOp(RowOp):
 
 
 @irdl_op_definition
+class AddRmsNormOp(RowOp):
+    """total = a + b, y = total / sqrt(mean(total^2) + eps) * w over a whole row: a residual and the norm behind it."""
+
+    name = "layer.add_rms_norm"
+    a = operand_def(TensorType)
+    b = operand_def(TensorType)
+    w = operand_def(TensorType)
+    eps = prop_def(FloatAttr)
+    total = result_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Matrices of one shape, w with one element per column."""
+        dims = tensor(self.a).dims
+        self.fail_unless(len(dims) == 2, "a must be [T, width]")
+        for value, what in ((self.b, "b"), (self.total, "total"), (self.y, "y")):
+            self.require_shape(value, dims, what)
+        self.require_shape(self.w, dims[1:], "w")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.a).dims[1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return AddRmsNormAttr(self.eps)
+
+    def sharding_rule(self) -> ShardingRule:
+        """A row is normalised whole."""
+        row = (TOKEN, WHOLE)
+        return ShardingRule((row, row, (WHOLE,)), (row, row))
+
+
+@irdl_op_definition
 class QuantizeOp(RowOp):
     """x in another element type, with unit scale and saturation."""
 
@@ -760,6 +795,7 @@ Layer = Dialect(
         RopeOp,
         SiluMulOp,
         AddOp,
+        AddRmsNormOp,
         QuantizeOp,
         SliceOp,
         LastTokenOp,

@@ -15,7 +15,8 @@ an enclosing `tile.repeat`.  Memory is explicit: a `tile.global` lives in DRAM, 
 
 A loop named `k` also defines `k.seq`, how often its body has run before in this kernel on this core, over all runs of
 the loop.  A buffer with `slots` > 1 rotates: the allocation in the body of loop `k` means slot `k.seq mod slots`, so
-that loads of one iteration may run while the previous iteration computes.
+that loads of one iteration may run while the previous iteration computes.  `tile.previous` is the slot of the iteration
+before, for the part of a body that `pipeline-loops` runs one iteration later.
 """
 
 from __future__ import annotations
@@ -422,11 +423,13 @@ class ForOp(NamedLoopOp):
 class AllocOp(PmcOp):
     """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.
 
-    `address` is the byte address of slot 0, slot i starts i times the size of the type after it.
+    `address` is the byte address of slot 0, slot i starts i times the size of the type after it.  Plans keep to the
+    tile budget of a core; `extra` of the slots may lie in what the budget leaves free.
     """
 
     name = "tile.alloc"
     slots = prop_def(IntegerAttr)
+    extra = opt_prop_def(IntegerAttr)
     address = opt_prop_def(IntegerAttr)
     result = result_def(BufferType)
 
@@ -435,6 +438,48 @@ class AllocOp(PmcOp):
         """The LMEM bytes of all slots, once allocated; from 0 before."""
         start = 0 if self.address is None else self.address.value.data
         return range(start, start + self.slots.value.data * buffer_type(self.result).bytes)
+
+    @property
+    def extra_slots(self) -> int:
+        """How many of the slots are outside of the tile budget."""
+        return 0 if self.extra is None else self.extra.value.data
+
+    def verify_(self) -> None:
+        """At least one slot is in the budget."""
+        if not 0 <= self.extra_slots < self.slots.value.data:
+            raise VerifyException(
+                f"tile.alloc at '{self.path.data}': extra is {self.extra_slots}, must be 0 to "
+                f"{self.slots.value.data - 1}, less than the slots"
+            )
+
+
+@irdl_op_definition
+class PreviousOp(PmcOp):
+    """What the iteration before has left in a buffer of the loop: the slot that it used.
+
+    The first run of the loop has none; there the op must stand in a loop that does not run.
+    """
+
+    name = "tile.previous"
+    source = operand_def(BufferType)
+    result = result_def(BufferType)
+
+    def verify_(self) -> None:
+        """The buffer has a slot to keep that in."""
+        alloc = self.source.owner
+        if not isinstance(alloc, AllocOp) or alloc.slots.value.data < 2 or not isinstance(alloc.parent_op(), ForOp):
+            raise VerifyException(
+                f"tile.previous at '{self.path.data}': needs a buffer that a loop allocates with at least 2 slots"
+            )
+        if self.result.type != self.source.type:
+            raise VerifyException(
+                f"tile.previous at '{self.path.data}': is {self.result.type}, the buffer is {self.source.type}"
+            )
+
+
+def allocation_of(value: SSAValue) -> SSAValue:
+    """The allocation that a buffer is a slot of, its own or that of the iteration before."""
+    return value.owner.source if isinstance(value.owner, PreviousOp) else value
 
 
 class CommandOp(PmcOp, ABC):
@@ -460,28 +505,6 @@ class CommandOp(PmcOp, ABC):
         return tuple(a.value for a in self.accesses() if a.writes)
 
 
-def _block(
-    role: str, value: SSAValue, offsets: Sequence[Expr], sizes: Sequence[Expr], write: bool, indexed: bool = False
-) -> TileAccess:
-    """A block of an array in DRAM that a command reads or writes."""
-    element, reads = memref_type(value).element_type, NEVER if write else ALWAYS
-    return TileAccess(role, "dram", tuple(sizes), element, reads, write, indexed, value, tuple(offsets))
-
-
-def _part(
-    role: str,
-    value: SSAValue,
-    rows: Expr,
-    columns: Expr,
-    reads: Expr,
-    writes: bool,
-    at: tuple[Expr, Expr] = (expr(0), expr(0)),
-) -> TileAccess:
-    """Rows and columns of a buffer."""
-    element = buffer_type(value).element_type
-    return TileAccess(role, "lmem", (rows, columns), element, reads, writes, False, value, at)
-
-
 class TransferOp(CommandOp):
     """A block of a DRAM array <-> the top left of a buffer.
 
@@ -499,9 +522,9 @@ class TransferOp(CommandOp):
     def moved(self, store: bool) -> tuple[TileAccess, TileAccess]:
         """The block in DRAM and the part of the buffer, of a store or of a load."""
         sizes = [s.data for s in self.sizes.data]
-        block = _block("dram", self.memref, [o.data for o in self.offsets.data], sizes, store)
+        block = TileAccess.block("dram", self.memref, [o.data for o in self.offsets.data], sizes, store)
         reads, at = ALWAYS if store else NEVER, (self.row.data, self.column.data)
-        return block, _part("lmem", self.buffer, product(sizes[:-1]), sizes[-1], reads, not store, at)
+        return block, TileAccess.part("lmem", self.buffer, product(sizes[:-1]), sizes[-1], reads, not store, at)
 
     def verify_(self) -> None:
         """One offset and one size per dim of the array."""
@@ -585,9 +608,11 @@ class GatherOp(CommandOp):
     def accesses(self) -> tuple[TileAccess, ...]:
         count, columns = self.count.data, self.columns.data
         return (
-            _block("dram", self.memref, (expr(0), self.column.data), (count, columns), write=False, indexed=True),
-            _part("index", self.index, expr(1), count, ALWAYS, False),
-            _part("lmem", self.buffer, count, columns, NEVER, True),
+            TileAccess.block(
+                "dram", self.memref, (expr(0), self.column.data), (count, columns), write=False, indexed=True
+            ),
+            TileAccess.part("index", self.index, expr(1), count, ALWAYS, False),
+            TileAccess.part("lmem", self.buffer, count, columns, NEVER, True),
         )
 
 
@@ -610,11 +635,11 @@ class GatherRowsOp(CommandOp):
     def accesses(self) -> tuple[TileAccess, ...]:
         count, columns, lead = self.count.data, expr(memref_type(self.memref).dims[-1]), self.lead.data
         offsets, sizes = [*(at.data for at in lead), expr(0), expr(0)], [*(expr(1) for _ in lead), count, columns]
-        source = _block("dram", self.memref, offsets, sizes, write=False, indexed=True)
+        source = TileAccess.block("dram", self.memref, offsets, sizes, write=False, indexed=True)
         return (
             replace(source, held=self.bandwidth_domain.data == "on_chip"),
-            _part("index", self.index, expr(1), count, ALWAYS, False),
-            _part("lmem", self.buffer, count, columns, NEVER, True),
+            TileAccess.part("index", self.index, expr(1), count, ALWAYS, False),
+            TileAccess.part("lmem", self.buffer, count, columns, NEVER, True),
         )
 
     def verify_(self) -> None:
@@ -651,9 +676,9 @@ class MmaOp(CommandOp):
         m, n, k = self.m.data, self.n.data, self.k.data
         b = (n, k) if bool(self.transpose_b) else (k, n)
         return (
-            _part("a", self.a, m, k, ALWAYS, False),
-            _part("b", self.b, *b, ALWAYS, False),
-            _part("acc", self.acc, m, n, self.accumulate.data, True),
+            TileAccess.part("a", self.a, m, k, ALWAYS, False),
+            TileAccess.part("b", self.b, *b, ALWAYS, False),
+            TileAccess.part("acc", self.acc, m, n, self.accumulate.data, True),
         )
 
     @property
@@ -700,7 +725,7 @@ class VectorOp(CommandOp):
         widths = [buffer_type(v).dims[1] for v in matrices]
         extents = self.kind.extents(self.rows.data, self.columns.data, widths)
         return tuple(
-            _part(matrix.name, value, *extent, self.kind.reads(matrix), matrix.writes)
+            TileAccess.part(matrix.name, value, *extent, self.kind.reads(matrix), matrix.writes)
             for matrix, value, extent in zip(self.kind.MATRICES, matrices, extents, strict=True)
         )
 
@@ -738,8 +763,8 @@ class FetchOp(CommandOp):
 
     def accesses(self) -> tuple[TileAccess, ...]:
         rows, columns, zero = self.rows.data, self.columns.data, expr(0)
-        source = _part("source", self.source, rows, columns, ALWAYS, False, (self.from_row.data, zero))
-        target = _part("target", self.buffer, rows, columns, NEVER, True, (self.row.data, zero))
+        source = TileAccess.part("source", self.source, rows, columns, ALWAYS, False, (self.from_row.data, zero))
+        target = TileAccess.part("target", self.buffer, rows, columns, NEVER, True, (self.row.data, zero))
         return replace(source, core=self.core.data), target
 
 
@@ -780,7 +805,7 @@ class CollectiveOp(CommandOp, WorkInterface, ExchangeInterface):
 
         def whole(role: str, value: SSAValue, write: bool) -> TileAccess:
             dims = memref_type(value).shape.data
-            return _block(role, value, [expr(0)] * len(dims), dims, write)
+            return TileAccess.block(role, value, [expr(0)] * len(dims), dims, write)
 
         ins = (whole(f"in{i}", value, False) for i, value in enumerate(self.ins))
         return (*ins, *(whole(f"out{i}", value, True) for i, value in enumerate(self.outs)))
@@ -809,6 +834,7 @@ Tile = Dialect(
         KernelOp,
         ForOp,
         AllocOp,
+        PreviousOp,
         LoadOp,
         StoreOp,
         GatherOp,

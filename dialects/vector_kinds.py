@@ -332,6 +332,24 @@ class RmsNormAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class AddRmsNormAttr(VectorKindAttr):
+    """total = a + b, out = total / sqrt(mean_c(total^2) + eps) * w, every row by itself: the steps of both."""
+
+    name: ClassVar[str] = "tile.add_rms_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("a", "in"), Matrix("b", "in"), Matrix("w", "in", rows=1), Matrix("total", "out"), Matrix("out", "out"),
+    )  # fmt: skip
+    FLOPS: ClassVar[int] = AddAttr.FLOPS + RmsNormAttr.FLOPS
+    ELEMENT_STEPS: ClassVar[VectorSteps] = AddAttr.ELEMENT_STEPS + RmsNormAttr.ELEMENT_STEPS
+    ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A square root needs no negative number."""
+        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+
+
+@irdl_attr_definition
 class LayerNormAttr(VectorKindAttr):
     """out = (x - mean_c(x)) / sqrt(mean_c((x - mean_c(x))^2) + eps) * w + b, every row by itself.
 
@@ -599,6 +617,7 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     AddAttr,
     SiluMulAttr,
     RmsNormAttr,
+    AddRmsNormAttr,
     RopeAttr,
     SoftmaxStepAttr,
     SoftmaxFinishAttr,

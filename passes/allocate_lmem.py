@@ -4,7 +4,8 @@
 
 Buffers follow each other, aligned as the chip asks; the slots of one buffer follow each other without gaps.  A matrix
 command loses cycles when its result starts in the bank of an operand, so a buffer that would is moved to the next
-bank as long as everything still fits.  A kernel that needs more than the tile budget of a core is an error.
+bank as long as everything still fits.  A kernel that needs more than the tile budget of a core is an error; slots that
+are `extra` may lie in the rest of the LMEM.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from xdsl.ir import SSAValue
 from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
 from pmc.dialects.levels import Level
-from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, buffer_type
+from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, allocation_of, buffer_type
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.target import chip_of
 
@@ -53,11 +54,14 @@ def _allocate(kernel: KernelOp, chip: Chip) -> None:
     step, budget = chip.alignment_bytes, chip.lmem_tile_budget_bytes
     allocs = [op for op in kernel.walk() if isinstance(op, AllocOp)]
     sizes = [round_up(_bytes(op), step) for op in allocs]
-    if sum(sizes) > budget:
-        raise PassError(
-            f"allocate-lmem: the kernel of {kernel.op_name.data} at '{kernel.path.data}' needs {sum(sizes)} bytes "
-            f"of LMEM, the budget of a core is {budget}"
-        )
+    planned = sum(round_up(_bytes(op, op.extra_slots), step) for op in allocs)
+    where = f"allocate-lmem: the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
+    if planned > budget:
+        raise PassError(f"{where} needs {planned} bytes of LMEM, the budget of a core is {budget}")
+    if any(op.extra_slots for op in allocs):
+        budget = chip.commands.lmem.bytes_per_core
+        if sum(sizes) > budget:
+            raise PassError(f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {budget}")
     partners = _partners(kernel)
     banks: dict[SSAValue, int] = {}
     address, remaining = 0, sum(sizes)
@@ -75,8 +79,8 @@ def _allocate(kernel: KernelOp, chip: Chip) -> None:
         remaining -= size
 
 
-def _bytes(op: AllocOp) -> int:
-    return op.slots.value.data * buffer_type(op.result).bytes
+def _bytes(op: AllocOp, without: int = 0) -> int:
+    return (op.slots.value.data - without) * buffer_type(op.result).bytes
 
 
 def _partners(kernel: KernelOp) -> Mapping[SSAValue, set[SSAValue]]:
@@ -84,7 +88,8 @@ def _partners(kernel: KernelOp) -> Mapping[SSAValue, set[SSAValue]]:
     partners: dict[SSAValue, set[SSAValue]] = {}
     for op in kernel.walk():
         if isinstance(op, MmaOp):
-            for operand in (op.a, op.b):
-                partners.setdefault(op.acc, set()).add(operand)
-                partners.setdefault(operand, set()).add(op.acc)
+            acc = allocation_of(op.acc)
+            for operand in map(allocation_of, (op.a, op.b)):
+                partners.setdefault(acc, set()).add(operand)
+                partners.setdefault(operand, set()).add(acc)
     return partners

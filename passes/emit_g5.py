@@ -18,7 +18,7 @@ every program ends with a barrier.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar
 
@@ -28,7 +28,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from pmc.dialects import g5, tile
 from pmc.dialects.analyses.hazards import Barrier, Buffer, Command, Item, Loop, lags
 from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.expr import Expr, ExprAttr, expr, mod
+from pmc.dialects.expr import Expr, ExprAttr, expr, min_of, mod
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import element_bits
 from pmc.passes.base import PassError, PmcPass
@@ -144,10 +144,22 @@ class _Stream:
 class _Allocation:
     """A buffer of the kernel: where its current slot is, and what hazards see of it."""
 
-    address: Expr
+    turn: Expr | None
+    """How often it has rotated; None for one that does not."""
+    slot_bytes: int
     pitch: int
     element_type: Attribute
     buffer: Buffer
+
+    @property
+    def address(self) -> Expr:
+        start = expr(self.buffer.start)
+        return start if self.turn is None else start + mod(self.turn, self.buffer.slots) * self.slot_bytes
+
+    def previous(self) -> _Allocation:
+        """The slot of the iteration before."""
+        assert self.turn is not None, "the buffer rotates"
+        return replace(self, turn=self.turn - 1)
 
 
 class _Kernel:
@@ -177,6 +189,8 @@ class _Kernel:
             match op:
                 case tile.AllocOp():
                     self.allocate(op, loops)
+                case tile.PreviousOp():
+                    self.allocations[op.result] = self.allocations[op.source].previous()
                 case tile.ViewOp():
                     self.stream.bases[op.result] = self.stream.base(op.source, op)
                 case tile.ForOp():
@@ -184,7 +198,8 @@ class _Kernel:
                     properties = {"symbol": op.symbol, "count": op.count}
                     out.append(g5.LoopOp.make([], [], op.path.data, properties, [Region(inner)], like=op))
                     count = op.count.data
-                    items.append(Loop(max(count.constant, 0) if count.is_constant else 0, inner_items))
+                    least = max(count.constant, 0) if count.is_constant else 0
+                    items.append(Loop(least, inner_items, once=min_of(count, 1) == count))
                 case tile.BarrierOp():
                     out.append(g5.BarrierOp.make([], [], op.path.data, {}, like=op))
                     items.append(Barrier())
@@ -195,7 +210,8 @@ class _Kernel:
                     used = [(a, self.allocations[a.value].buffer) for a in own]
                     reads, writes = [b for a, b in used if a.may_read], [b for a, b in used if a.writes]
                     late = isinstance(op, tile.StoreOp) and op.late is not None
-                    command = Command(emitted.ENGINE, reads, writes, late)
+                    behind = [b for a, b in used if isinstance(a.value.owner, tile.PreviousOp)]
+                    command = Command(emitted.ENGINE, reads, writes, late, behind)
                     items.append(command)
                     self.commands[command] = emitted
                 case _:
@@ -211,11 +227,9 @@ class _Kernel:
         type_ = tile.buffer_type(op.result)
         start, slots = op.address.value.data, op.slots.value.data
         size = type_.bytes
-        address = expr(start)
-        if slots > 1 and loops:
-            address = address + mod(expr(tile.running_count(loops[-1])), slots) * size
+        turn = expr(tile.running_count(loops[-1])) if slots > 1 and loops else None
         buffer = Buffer(start, start + slots * size, slots, len(loops))
-        self.allocations[op.result] = _Allocation(address, type_.dims[1], type_.element_type, buffer)
+        self.allocations[op.result] = _Allocation(turn, size, type_.dims[1], type_.element_type, buffer)
 
     def matrix(self, value: SSAValue) -> g5.LmemAttr:
         """A buffer as an operand."""

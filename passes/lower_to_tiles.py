@@ -67,12 +67,15 @@ class LowerToTilesPass(PmcPass):
     READS: ClassVar[tuple[Level, ...]] = ("layer", "dist")
     CHIP_FIELDS: ClassVar[tuple[str, ...]] = TILING_FIELDS
 
+    late_stores: bool = True
+    """Whether a store in a loop is given behind the loads of the next iteration, where its buffer has a slot."""
+
     def run(self, module: ModuleOp) -> None:
         """Lower program by program."""
         chip = chip_of(module, self.name)
         for program in [op for op in module.ops if isinstance(op, layer.ProgramOp)]:
             try:
-                lowered = _Lowering(chip, self._assigned(program)).program(program)
+                lowered = _Lowering(chip, self._assigned(program), self.late_stores).program(program)
             except UnboundSymbolError as error:
                 raise PassError(f"{self.name}: program '{program.sym_name.data}': {error}") from None
             block = program.parent_block()
@@ -90,8 +93,9 @@ class LowerToTilesPass(PmcPass):
 class _Lowering:
     """The arrays of one program and the ops that have been written; implements `tiling.kernels.Arrays`."""
 
-    def __init__(self, chip: Chip, assigned: ProgramArrays) -> None:
+    def __init__(self, chip: Chip, assigned: ProgramArrays, late_stores: bool) -> None:
         self.chip = chip
+        self.late_stores = late_stores
         self.assigned = assigned
         self.bases: dict[ValueArray, SSAValue] = {}
         self.globals: list[GlobalOp] = []
@@ -325,7 +329,7 @@ class _Lowering:
 
     def code(self, op: Operation, plan: PlanAttr) -> KernelCode:
         """An empty kernel for `op`."""
-        return KernelCode(self._place, op.name, path_of(op), op, plan.buffer_slots)
+        return KernelCode(self._place, op.name, path_of(op), op, plan.buffer_slots, self.late_stores)
 
     def _kernel(self, op: Operation) -> None:
         plan, family = op.attributes.get(PLAN), family_of(op)

@@ -71,14 +71,16 @@ class CommandCostModel(CostModel):
         time = self._time(op, bindings)
         if not time.is_kernel:
             return base.scaled(time.duration_ps * 1e-12 / base.time_s) if base.time_s else base
-        parts: dict[Part, float] = {}
+        fill_ps, drain_ps = time.first.fill_and_drain_ps[0], time.last.fill_and_drain_ps[1]
+        ps_of = {Part.FILL: fill_ps, Part.DRAIN: drain_ps, Part.DATA: -fill_ps - drain_ps}
         for activity, ps in time.critical_ps.items():
             if activity != "tiu":
                 name = _PARTS.get(activity, Part.DATA)
-                parts[name] = parts.get(name, 0.0) + ps * 1e-12
+                ps_of[name] = ps_of.get(name, 0) + ps
         matrix = {name: base.parts[name] for name in _MATRIX if name in base.parts} or {Part.MATRIX: 1.0}
         share = time.critical_ps.get("tiu", 0) * 1e-12 / sum(matrix.values())
-        return replace(base, parts=present({**{name: s * share for name, s in matrix.items()}, **parts}))
+        parts = {name: seconds * share for name, seconds in matrix.items()}
+        return replace(base, parts=present({**parts, **{name: ps * 1e-12 for name, ps in ps_of.items()}}))
 
     def _time(self, op: Operation, bindings: Bindings) -> _OpTime:
         values = {name: int(value) for name, value in bindings.items()}
@@ -99,11 +101,18 @@ class _OpTime:
 
     duration_ps: int
     critical_ps: dict[str, int]
-    is_kernel: bool
+    first: stream.Part
+    last: stream.Part
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it has commands, and is no movement of the chip."""
+        return self.first.times is not None
 
     def add(self, part: stream.Part) -> None:
         """Run another kernel after it."""
         self.duration_ps += part.duration_ps
+        self.last = part
         for activity, ps in part.critical_ps.items():
             self.critical_ps[activity] = self.critical_ps.get(activity, 0) + ps
 
@@ -125,7 +134,7 @@ def _by_op(program: Operation, parts: tuple[stream.Part, ...]) -> dict[Operation
         if key in named:
             if not ops[key]:
                 raise PmcError(f"{part.op} at '{part.path}' has more programs of commands than ops")
-            time = _OpTime(part.duration_ps, dict(part.critical_ps), part.times is not None)
+            time = _OpTime(part.duration_ps, dict(part.critical_ps), part, part)
             found[ops[key].popleft()] = last[stage, part.count] = time
         elif (stage, part.count) in last:
             last[stage, part.count].add(part)

@@ -2,7 +2,8 @@
 
 Each stretch of time belongs to the command that the next one waited for.  A command is charged from its start to its
 end, or to the start of the one that went on from there, with what decided when it ended.  What is left between
-commands, barriers and the giving of commands, is charged to barriers.
+commands, barriers and the giving of commands, is charged to barriers.  Of the data, what comes in before any core
+computes fills the pipeline, and what goes out when all have computed drains it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import numpy as np
 from pmc.backends.g5.program import NONE
 from pmc.backends.g5.times import BARRIER, LIMITS, OWN, ProgramTimes
 from pmc.dialects.g5 import ENGINES
+from pmc.dialects.interfaces import IntArray
 
 BARRIERS = "barrier"
 """The activity that stands for barriers and the giving of commands."""
+
+
+_COMPUTING = ("tiu", "vec", "hau")
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,37 @@ def critical_ps(times: ProgramTimes) -> dict[str, int]:
     return _Walk(times).run()
 
 
+def fill_and_drain_ps(times: ProgramTimes) -> tuple[int, int]:
+    """Picoseconds of the critical path in which data move before any core computes, and after all have computed.
+
+    0 for a program that computes nothing.
+    """
+    computing = np.isin(times.engine, [ENGINES.index(name) for name in _COMPUTING])
+    if not computing.any():
+        return 0, 0
+    walk = _Walk(times, int(times.start_ps[computing].min()), int(_ends_ps(times)[0][computing].max()))
+    walk.run()
+    return walk.fill_ps, walk.drain_ps
+
+
+def _ends_ps(times: ProgramTimes) -> tuple[IntArray, IntArray]:
+    """When the last run of every simulated command ends, and how many repetitions of each jump lie before it."""
+    ends = times.end_ps.copy()
+    made = np.zeros((len(ends), len(times.jumps)), np.int64)
+    for number, jump in enumerate(times.jumps):
+        inside = times.ordinal >= (jump.until - jump.length)[times.core]
+        made[:, number] = jump.times * inside
+        ends += made[:, number] * jump.period_ps
+    return ends, made
+
+
 class _Walk:
-    def __init__(self, times: ProgramTimes) -> None:
+    def __init__(self, times: ProgramTimes, first_ps: int = 0, last_ps: int = 0) -> None:
+        """`first_ps` and `last_ps` are when the first computation begins and the last one ends, to know the edges."""
         self.times = times
         self.charged: dict[str, int] = {}
+        self.first_ps, self.last_ps = first_ps, last_ps
+        self.fill_ps = self.drain_ps = 0
         self.until = times.duration_ps
         self.seen: dict[tuple[int, int], tuple[int, int, dict[str, int]]] = {}
         """By jump and command at which repetition the walk came there, how far it was, and what had been charged."""
@@ -51,13 +83,7 @@ class _Walk:
 
     def _last(self) -> _Place:
         """The command that ends last; of several the first of the lowest core."""
-        times = self.times
-        ends = times.end_ps.copy()
-        made = np.zeros((len(ends), len(times.jumps)), np.int64)
-        for number, jump in enumerate(times.jumps):
-            inside = times.ordinal >= (jump.until - jump.length)[times.core]
-            made[:, number] = jump.times * inside
-            ends += made[:, number] * jump.period_ps
+        ends, made = _ends_ps(self.times)
         last = int(np.argmax(ends))
         return _Place(last, tuple(int(n) for n in made[last]))
 
@@ -71,6 +97,9 @@ class _Walk:
         self._charge(
             LIMITS[limit] if limit != OWN else ENGINES[int(times.engine[command])], min(self.until, end) - start
         )
+        if ENGINES[int(times.engine[command])] not in _COMPUTING:
+            self.fill_ps += max(0, min(self.until, end, self.first_ps) - start)
+            self.drain_ps += max(0, min(self.until, end) - max(start, self.last_ps))
         self.until = min(self.until, start)
         cause = int(times.cause[command])
         if cause == NONE:

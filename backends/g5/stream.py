@@ -22,7 +22,7 @@ from pmc.backends.cost.protocol import CommProtocol
 from pmc.backends.g5 import cdma, dma
 from pmc.backends.g5.cdma import ExchangeTimes, expert_loads, rounds_of, simulate_exchange
 from pmc.backends.g5.clock import PS_PER_US, of_bytes
-from pmc.backends.g5.critical_path import BARRIERS, critical_ps
+from pmc.backends.g5.critical_path import BARRIERS, critical_ps, fill_and_drain_ps
 from pmc.backends.g5.energy import movement_energy_pj, program_energy_pj
 from pmc.backends.g5.equal_programs import timing_key
 from pmc.backends.g5.links import Links
@@ -91,6 +91,11 @@ class Part:
         if self.times is not None:
             return critical_ps(self.times)
         return {MOVING: self.duration_ps} if self.moves is None else self.moves.critical_ps
+
+    @cached_property
+    def fill_and_drain_ps(self) -> tuple[int, int]:
+        """What of the critical path of a kernel moves data before anything is computed, and after all is."""
+        return (0, 0) if self.times is None else fill_and_drain_ps(self.times)
 
     @cached_property
     def busy_ps(self) -> dict[str, int]:

@@ -220,6 +220,13 @@ def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Resu
     return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
 
 
+@implements(layer.AddRmsNormOp)
+def _add_rms_norm(op: layer.AddRmsNormOp, operands: Operands, context: Context) -> Results:
+    a, b, w = operands
+    total = a + b
+    return total, semantics.rms_norm(total, w, op.eps.value.data, total.shape[-1])
+
+
 @implements(layer.LayerNormOp)
 def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> Results:
     x, w, b = operands

@@ -230,6 +230,8 @@ class _Core:
         self.ranks = ranks
         self.symbols = symbols
         self.buffers: dict[SSAValue, Array] = {}
+        self.before: dict[SSAValue, Array] = {}
+        """Of every buffer the slot of the iteration before."""
 
     def value(self, expression: Expr) -> int:
         """The value of an expression in this iteration."""
@@ -249,11 +251,17 @@ class _Core:
                         yield from self.body(op.body.block)
                         self.symbols[running] += 1
                 case tile.AllocOp():
+                    if op.result in self.buffers:
+                        self.before[op.result] = self.buffers[op.result]
                     type_ = tile.buffer_type(op.result)
                     shape = (len(self.ranks), *type_.dims)
                     self.buffers[op.result] = poison(
                         shape, storage_type(type_.element_type), f"{op.path.data}: the buffer"
                     )
+                case tile.PreviousOp():
+                    if op.source not in self.before:
+                        raise NumericError(f"{op.name} at '{op.path.data}': no iteration came before")
+                    self.buffers[op.result] = self.before[op.source]
                 case tile.BarrierOp():
                     yield op
                 case tile.StoreOp() if op.late is not None:

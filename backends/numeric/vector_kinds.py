@@ -85,6 +85,13 @@ def _(kind: kinds.RmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     return [rms_norm(x, w[..., None, :], kind.eps.value.data, x.shape[-1])]
 
 
+@computes(kinds.AddRmsNormAttr)
+def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
+    a, b, w = tiles.ins
+    mean = np.square(a + b).mean(axis=-1, keepdims=True)
+    return [a + b, (a + b) / np.sqrt(mean + kind.eps.value.data) * w]
+
+
 @computes(kinds.RopeAttr)
 def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
     (x,) = tiles.ins

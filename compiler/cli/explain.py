@@ -68,9 +68,9 @@ def explain_command(
 ) -> None:
     """Tell why one step takes what it takes: where the time goes, what binds, and what would make it faster.
 
-    Every op is taken apart into matrix, padding, imbalance, start-up, vector, data, no overlap, merge, latency and
-    transfer, which add up to its time in evaluate.  With --op, plans, engines and commands are shown as well.
-    With --against, the difference between two targets is taken apart in the same way.
+    Every op is taken apart into matrix, padding, imbalance, start-up, vector, data, fill, drain, no overlap, merge,
+    latency and transfer, which add up to its time in evaluate.  With --op, plans, engines and commands are shown as
+    well.  With --against, the difference between two targets is taken apart in the same way.
     Exit code 1 says that the step does not fit the DRAM of a chip.
     """
     check_writable_file(output)

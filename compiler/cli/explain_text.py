@@ -28,6 +28,8 @@ MEANINGS: Mapping[Part, str] = {
     Part.START_UP: "start of matrix commands",
     Part.VECTOR: "vector unit of the busiest core",
     Part.DATA: "only data moves: it takes longer than the computation",
+    Part.FILL: "the first data come in, nothing is computed yet",
+    Part.DRAIN: "the last results go out, all is computed",
     Part.NO_OVERLAP: "computation and data take turns",
     Part.MERGE: "partial results of several cores are put together",
     Part.BARRIER: "barriers, and the giving of commands",

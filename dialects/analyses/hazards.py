@@ -10,9 +10,11 @@ runs of Y and X that use the same bytes:
     in one run of all loops around both     Y ... X                    (when Y stands before X)
     d runs of the innermost such loop apart  Y ... | (d-1) bodies | ... X
 
-where d is the number of slots of the buffer when that loop rotates it, and 1 when every run uses the same bytes.
+where d is the number of slots of the buffer when that loop rotates it, and 1 when every run uses the same bytes.  A
+command may also use the slot of the iteration before: then d is counted between the runs that use one slot.
 Runs further apart, or in different runs of an outer loop, have at least as many commands in between.  Loops that lie in
-between count with their smallest trip count.
+between count with their smallest trip count.  A loop that runs at most once is not left and entered again without a
+turn of the loop around it: two of its runs are as far apart as two of that.
 
 A late command waits where it stands in its own iteration, and is given to its engine one iteration later: commands that
 wait for it find one body less in between, and none may need it sooner.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,8 @@ class Command:
     writes: Sequence[Buffer]
     late: bool = False
     """Whether it is given to its engine one iteration of the loop around it after its own."""
+    behind: Sequence[Buffer] = ()
+    """The buffers of which it uses the slot of the iteration before."""
 
 
 @dataclass(eq=False)
@@ -57,6 +62,8 @@ class Loop:
 
     trips: int
     body: list[Command | Loop | Barrier] = field(default_factory=list["Command | Loop | Barrier"])
+    once: bool = False
+    """Whether it runs at most once in an iteration of the loop around it."""
 
 
 Item = Command | Loop | Barrier
@@ -68,6 +75,8 @@ class _Block:
     """One body: commands per engine before each of its items; the last entry is for the whole body."""
 
     prefix: list[Counts]
+    once: bool = False
+    """Whether it is the body of a loop that runs at most once."""
 
     def before(self, index: int, engine: str) -> int:
         return self.prefix[index].get(engine, 0)
@@ -124,15 +133,15 @@ def _lags_between_barriers(body: Sequence[Item]) -> dict[Command, dict[str, int]
 
 
 def _collect(
-    body: Sequence[Item], blocks: tuple[_Block, ...], indices: tuple[int, ...], places: list[_Place]
+    body: Sequence[Item], blocks: tuple[_Block, ...], indices: tuple[int, ...], places: list[_Place], once: bool = False
 ) -> Counts:
     """Place all commands of `body`; the commands per engine of one run of it."""
-    block = _Block([{}])
+    block = _Block([{}], once)
     for index, item in enumerate(body):
         inside = (*blocks, block), (*indices, index)
         counts: Counts
         if isinstance(item, Loop):
-            counts, times = _collect(item.body, *inside, places), item.trips
+            counts, times = _collect(item.body, *inside, places, item.once), item.trips
         elif isinstance(item, Barrier):
             counts, times = {}, 1
         else:
@@ -168,17 +177,34 @@ def _smallest_lag(y: _Place, x: _Place, buffer: Buffer | None) -> int | None:
     """The fewest commands of y's engine between two runs of y and x that use the same bytes; None if there are none."""
     engine = y.command.engine
     level = next(i for i, (a, b) in enumerate(zip(y.indices, x.indices, strict=False)) if a != b)
-    block = y.blocks[level]
-    # When its loop has ended, a late command has been given like any other.
-    late = y.command.late and level == len(y.indices) - 1
-    if y.indices[level] < x.indices[level]:
-        assert not late, "nothing may use the buffer of a late command after it in the same iteration"
+    apart = _iterations_apart(y, x, buffer, level)
+    if y.indices[level] < x.indices[level] and apart == 0:
+        assert not _is_late(y, level), "nothing may use the buffer of a late command after it in the same iteration"
+        block = y.blocks[level]
         between = block.before(x.indices[level], engine) - block.before(y.indices[level] + 1, engine)
         return between + y.after(level + 1, engine) + x.before(level + 1, engine)
+    while level > 0 and y.blocks[level].once:
+        level -= 1
     if level == 0:
         return None
-    distance = buffer.slots if buffer is not None and buffer.depth == level else 1
-    distance -= late
+    distance = _iterations_apart(y, x, buffer, level) or (buffer.slots if _rotates(buffer, level) else 1)
+    distance -= _is_late(y, level)
     assert distance > 0, "the buffer of a late command has a slot to keep its bytes in"
-    whole_bodies = (distance - 1) * block.prefix[-1].get(engine, 0)
+    whole_bodies = (distance - 1) * y.blocks[level].prefix[-1].get(engine, 0)
     return y.after(level, engine) + whole_bodies + x.before(level, engine)
+
+
+def _is_late(y: _Place, level: int) -> bool:
+    """Whether y may not have been given yet: when its loop has ended, a late command is one like any other."""
+    return y.command.late and level == len(y.indices) - 1
+
+
+def _rotates(buffer: Buffer | None, level: int) -> TypeGuard[Buffer]:
+    return buffer is not None and buffer.depth == level
+
+
+def _iterations_apart(y: _Place, x: _Place, buffer: Buffer | None, level: int) -> int:
+    """How many iterations after a run of y, fewer than the slots, x uses the slot that y has used."""
+    if not _rotates(buffer, level):
+        return 0
+    return ((buffer in x.command.behind) - (buffer in y.command.behind)) % buffer.slots

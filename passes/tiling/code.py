@@ -35,13 +35,16 @@ Place = Callable[[Array], SSAValue]
 class KernelCode:
     """A kernel under construction; the loop that is open is where ops and buffers go."""
 
-    def __init__(self, place: Place, op_name: str, path: str, like: Operation, slots: int = 2) -> None:
-        """`slots` is how many copies a buffer in a loop has."""
+    def __init__(
+        self, place: Place, op_name: str, path: str, like: Operation, slots: int = 2, late_stores: bool = True
+    ) -> None:
+        """`slots` is how many copies a buffer in a loop has; without `late_stores` all stores are given at once."""
         self.place = place
         self.op_name = op_name
         self.path = path
         self.like = like
         self.slots = slots
+        self.late_stores = late_stores
         self.open: list[list[Operation]] = [[]]
         self.loops: list[str] = []
         """The symbols of the open loops."""
@@ -101,7 +104,7 @@ class KernelCode:
     ) -> None:
         """Store a block of `array`: late where the buffer has a slot to keep it in, unless `at_once`."""
         op = StoreOp.transfer(self.place(array), buffer, array.offsets(offsets), array.sizes(sizes), self.path)
-        if not at_once and self.loops and self.rotates_with.get(buffer) == len(self.loops):
+        if self.late_stores and not at_once and self.loops and self.rotates_with.get(buffer) == len(self.loops):
             op.late = UnitAttr()
         self.add(op)
 

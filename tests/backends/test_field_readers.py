@@ -46,6 +46,8 @@ STAGED: Mapping[str, tuple[str, str, Topology, dict[str, object]]] = {
     ),
 }
 """Programs of several stages, which are costed to balance these."""
+KERNEL_PASSES: dict[str, object] = {"fuse_rows": True, "pipeline_loops": True}
+"""Passes that read the chip only where a deployment asks for them."""
 
 
 @cache
@@ -86,7 +88,7 @@ def by_pass() -> Iterator[tuple[str, Seen]]:
     staged: list[tuple[str, str, Level]] = [(name, how, "dist") for name in STAGED for how in ("physical", "ds-tpu")]
     for name, accounting, level in (*cases, *staged):
         model, deployment_name, topology, options = {**PROGRAMS, **STAGED}[name]
-        module, deployment = load_model(model), load_deployment(deployment_name, options)
+        module, deployment = load_model(model), load_deployment(deployment_name, {**options, **KERNEL_PASSES})
         set_target(module, CHIP, topology, deployment, load_accounting(accounting))
         for spec in default_pipeline(deployment, level):
             seen = found.setdefault(spec.name, Seen())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from xdsl.utils.arg_spec import parse_pipeline
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.g5 import dram
 from pmc.backends.g5.clock import of_bytes
+from pmc.backends.g5.critical_path import critical_ps, fill_and_drain_ps
 from pmc.backends.g5.events import EventQueue
 from pmc.backends.g5.program import lower
 from pmc.backends.g5.report import CommandList, StepReport
@@ -292,9 +294,16 @@ def small_step(**changes: Any) -> tuple[ModuleOp, StepTimes]:
 STEP = small_step()
 
 
-def test_no_kernel_is_faster_than_its_resources() -> None:
+def pipelined_prefill() -> tuple[ModuleOp, StepTimes]:
+    """Two sequences whose attention is bound by its units, with all passes that are measured by the simulator."""
+    passes = {"fuse_rows": True, "pipeline_loops": True}
+    return small_step(phase="prefill", batch=2, q_len=1024, kv_len=1024, **passes)
+
+
+@pytest.mark.parametrize("compiled", [lambda: STEP, pipelined_prefill], ids=["decode", "pipelined prefill"])
+def test_no_kernel_is_faster_than_its_resources(compiled: Callable[[], tuple[ModuleOp, StepTimes]]) -> None:
     """Per core the sum of matrix, vector and DMA time at the chip's rates, per chip the DRAM bytes."""
-    module, step = STEP
+    module, step = compiled()
     chip, physical = load_chip("sg2262"), load_accounting("physical")
     rates = CoreRates(chip, physical)
     kernels = [part for part in step.parts if part.times is not None]
@@ -491,3 +500,21 @@ def test_listed_commands_and_the_trace_say_the_same(tmp_path: Path, capsys: pyte
     assert main(["simulate", "llama-3.1-8b", *target, "--batch", "8", "--kv-len", "128", "--trace", str(path)]) == 0
     assert json.loads(path.read_text())["traceEvents"]
     assert f"total {step.total_us:.3f} us; critical path: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trips", [1, 3, 40])
+def test_the_pipeline_fills_before_the_first_computation_and_drains_after_the_last(trips: int) -> None:
+    """Loads of one speed, each longer than its product: the first fills, the others are waited for in between."""
+    body = [load(32768, lmem="mod(i.seq, 2)*32768", after="tiu-1"), multiply(16, 8, 32, after="gdma-0")]
+    store = load(8192, lmem="262144", after="tiu-0").replace('"load"', '"store"')
+    times = run(chip_with(**QUIET), loop("i", trips, *body), store, BARRIER)
+    moved = times.end_ps - times.start_ps
+    fill, drain = fill_and_drain_ps(times)
+    assert (fill, drain) == (moved[0], moved[-1])
+    path = critical_ps(times)
+    assert path["gdma"] + path.get("dram", 0) + path.get("lmem port", 0) == fill + drain + (trips - 1) * moved[0]
+
+
+def test_what_computes_nothing_neither_fills_nor_drains() -> None:
+    assert fill_and_drain_ps(run(chip_with(**QUIET), load(4096), BARRIER)) == (0, 0)
+    assert fill_and_drain_ps(run(chip_with(**QUIET), BARRIER)) == (0, 0)

@@ -58,7 +58,10 @@ def test_where_the_time_goes_adds_up() -> None:
         assert one is not None
         assert one.time_s == pytest.approx(float(cost.time_s))
         if cost.link_bytes == 0:
-            assert one.parts[Part.BARRIER] > 0
+            assert one.parts[Part.BARRIER] > 0 and min(one.parts.values()) > 0
+            # What moves before a kernel computes anything, and after; kernels that only copy have neither.
+            assert Part.FILL in one.parts or float(cost.compute_s) == 0
+            assert (Part.FILL in one.parts) is (Part.DRAIN in one.parts)
             assert float(cost.compute_s) + float(cost.memory_s) + one.parts[Part.BARRIER] == pytest.approx(one.time_s)
 
 

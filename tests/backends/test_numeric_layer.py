@@ -310,6 +310,17 @@ def test_a_full_expert_is_an_error() -> None:
 # -- precision --------------------------------------------------------------------------------------------------
 
 
+def test_a_residual_and_its_norm_are_those_of_two_ops() -> None:
+    weight = '%n = layer.weight() {axes = [""]} at "n.weight" : !layer.tensor<[8], bf16>\n'
+    type_ = "!layer.tensor<[batch*q_len, 8], bf16>"
+    one = f'%t, %y = layer.add_rms_norm(%x, %x, %n) {{eps = 0.5}} at "n" : {type_}, {type_}\n'
+    two = f'%t = layer.add(%x, %x) at "t" : {type_}\n'
+    two += f'%y = layer.rms_norm(%t, %n) {{eps = 0.5, group = 8}} at "n" : {type_}\n'
+    for value in ("%t", "%y"):
+        found = [run(f'{weight}{body}layer.return([{value}]) at "p"') for body in (one, two)]
+        np.testing.assert_allclose(*found, rtol=1e-12)
+
+
 def test_storage_rounds_saturates_and_is_ignored_when_exact() -> None:
     module = program(
         EMBED

@@ -134,6 +134,11 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
         (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # a residual and its norm, which the sum does not come back for
+        op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(16)],
+           value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
+        (5 * 96, (2 * 96 + 16) * 2, 2 * 96 * 2, "vector", "bf16"),
+    ),
     (
         op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False, q_len=Q,
            kv_len=KV),
@@ -257,6 +262,9 @@ WRONG: list[tuple[str, Any, str]] = [
                 value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
      "keys and values must be [batch, kv_len, width]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
+     "w is [8], must be [16]"),
+    ("residual and norm", op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(8)],
+                             value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
      "w is [8], must be [16]"),
     ("silu", op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16)),
      "up is [batch*q_len, 8], must be [batch*q_len, 16]"),

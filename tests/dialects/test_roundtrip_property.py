@@ -57,6 +57,7 @@ from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
+    AddRmsNormAttr,
     FillAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
@@ -414,6 +415,12 @@ def rms_norm(make: Maker) -> None:
     make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
 
 
+def add_rms_norm(make: Maker) -> None:
+    dims = make.dims(1)[0], make.size()
+    operands = [make.source(dims), make.source(dims), make.source([dims[1]])]
+    make.add(layer.AddRmsNormOp, operands, [make.type(dims), make.type(dims)], eps=make.rng.random())
+
+
 def rope(make: Maker) -> None:
     head_dim = 2 * make.size()
     dims = make.dims(1)[0], expr(head_dim * make.size())
@@ -511,6 +518,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
+    layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
@@ -686,8 +694,19 @@ ADDRESSES = count(0, 1 << 24)
 def buffer(make: Maker, fewest_slots: int = 1, element: Attribute | None = None) -> SSAValue:
     type_ = BufferType.of(make.size(), make.size(), element or make.element())
     address, slots = next(ADDRESSES) if make.flag() else None, make.rng.randint(fewest_slots, 3)
-    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, address=address).result
+    extra = make.rng.randrange(slots) or None
+    found: SSAValue = make.add(tile.AllocOp, [], [type_], slots=slots, extra=extra, address=address).result
     return found
+
+
+def previous(make: Maker) -> None:
+    """The slot of the iteration before, in a loop of its own: a kernel has buffers that do not rotate."""
+
+    def body(inside: Maker) -> None:
+        found = buffer(inside, fewest_slots=2)
+        inside.add(tile.PreviousOp, [found], [found.type])
+
+    loop(make, tile.ForOp, body)
 
 
 CORES = 64
@@ -767,6 +786,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
     ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
@@ -799,8 +819,8 @@ def barrier(kind: type[Any]) -> Callable[[Maker], object]:
 
 
 KERNEL: dict[type[Operation], Callable[[Maker], object]] = {
-    tile.AllocOp: buffer, tile.LoadOp: transfer, tile.StoreOp: transfer, tile.GatherOp: tile_gather,
-    tile.GatherRowsOp: tile_gather_rows,
+    tile.AllocOp: buffer, tile.PreviousOp: previous, tile.LoadOp: transfer, tile.StoreOp: transfer,
+    tile.GatherOp: tile_gather, tile.GatherRowsOp: tile_gather_rows,
     tile.MmaOp: mma, tile.VectorOp: tile_vector, tile.FetchOp: fetch, tile.BarrierOp: barrier(tile.BarrierOp),
     tile.ForOp: tile_for,
 }  # fmt: skip

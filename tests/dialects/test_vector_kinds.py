@@ -142,6 +142,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (TOPK.replace("5", "0"), (1, 0, 2), "at 'mm': top_k is 0, must be at least 1"),
         (TOPK.replace("s*64", "row"), (1, 0, 2), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
         (TOPK, (1, 2, 0), "takes (1, 0, 2) inputs, outputs and updates (scores, kept_scores, kept_keys), found"),
+        ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
@@ -193,6 +194,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
     [
         ("#tile.silu_mul", 70, 0),  # exp, add, div; times gate, times up, convert
         ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
+        ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
         ("#tile.layer_norm<eps = 0.0>", 6, 2 + 2 * 31 + 1 + 30),  # two sums, two means, add, rsqrt once per row

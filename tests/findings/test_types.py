@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute
 
 from pmc.backends.cost.model import Granularity
 from pmc.backends.cost.plan_search import PlanSearch
@@ -17,12 +18,14 @@ from pmc.backends.cost.rates import CoreRates
 from pmc.backends.evaluate.footprint import MemoryOptions
 from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.evaluate.metrics import EngineResult
+from pmc.backends.g5.stream import simulate
 from pmc.backends.numeric.scaled import largest_code, round_scaled
 from pmc.compiler.api import evaluate
 from pmc.compiler.check import Proof, check_model, check_small
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
-from pmc.compiler.driver import compile_model
+from pmc.compiler.driver import compile_model, run_pipeline
 from pmc.compiler.frontend import import_hf
+from pmc.compiler.pipelines import remaining_pipeline
 from pmc.compiler.shrink import shrink_config, shrink_deployment
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.analyses import matmul_tiling as matmuls
@@ -33,6 +36,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.tensor import ScaledType, TypeMismatchError, element_name, tensor, type_of_format
+from pmc.dialects.tile_plan import PLAN
 from pmc.passes.quantize import QuantizePass
 
 Fields = dict[str, Any]
@@ -74,6 +78,33 @@ def test_n05_a_short_cache_is_read_as_stored_and_computed_as_the_deployment_says
     narrow = attention_us(evaluated(granularity, "llama-8b-prefill", {**LONG, "quantization.kv_cache": cache}))
     assert narrow[0] == wide[0]
     assert wide[1] - narrow[1] == 2 * 2048 * 8 * 128
+
+
+def attention_busy_ps(cache: str, plan: Attribute | None) -> tuple[Attribute, dict[str, int]]:
+    """The plan of the attention, `plan` or that of the search, and how long its engines are busy in commands."""
+    module = compiled("dist", "llama-8b-prefill", {**LONG, "quantization.kv_cache": cache})
+    (op,) = (op for op in module.walk() if isinstance(op, layer.AttentionOp))
+    if plan is not None:
+        op.attributes[PLAN] = plan
+    specs = remaining_pipeline(module, "commands")
+    planned = [spec.name for spec in specs].index("select-tiles") + 1
+    run_pipeline(module, specs[:planned])
+    (op,) = (op for op in module.walk() if isinstance(op, layer.AttentionOp))
+    chosen = op.attributes[PLAN]
+    run_pipeline(module, specs[planned:])
+    (part,) = (part for part in simulate(module).parts if part.op == "layer.attention")
+    return chosen, part.busy_ps
+
+
+@pytest.mark.parametrize("cache", ["f8E4M3FN", "f8E5M2", "i8"])
+def test_n05_commands_of_one_plan_compute_as_long_on_a_short_cache_and_load_less(cache: str) -> None:
+    """A short cache leaves room for other tiles, of which fewer scores are masked: only one plan can be compared."""
+    plan, wide = attention_busy_ps("bf16", None)
+    kept, narrow = attention_busy_ps(cache, plan)
+    assert kept == plan
+    assert (narrow["tiu"], narrow["vec"]) == (wide["tiu"], wide["vec"])
+    assert narrow["gdma"] < wide["gdma"]
+    assert attention_busy_ps(cache, None)[0] != plan
 
 
 def test_n05_the_case_of_the_finding_has_an_mfu_below_one() -> None:

@@ -10,6 +10,8 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 from xdsl.parser import Parser
 
+from pmc.backends.g5.program import lower
+from pmc.backends.g5.run import run
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands
 from pmc.compiler.config import load_accounting, load_chip, load_model_config
@@ -17,7 +19,7 @@ from pmc.compiler.context import make_context
 from pmc.compiler.driver import parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import with_fp32
-from pmc.dialects import layer, tile
+from pmc.dialects import g5, layer, tile
 from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.analyses.kernel_work import iterations, kernel_work
 from pmc.dialects.arch import Chip, ChipAttr
@@ -658,3 +660,39 @@ def test_steps_inside_layers_do_not_overwrite_what_is_read_again(init: str, star
         step.apply(ctx, module)
         module.verify()
     np.testing.assert_allclose(run_commands(module, environment).outputs[0], expected, rtol=1e-4)
+
+
+STORES = """
+layer.program() {sym_name = "m", phase = "decode"} at "m" {
+^bb0(%x: !layer.tensor<[64, 1536], f8E4M3FN>):
+  %w = layer.weight() {axes = ["", ""]} at "proj.weight" : !layer.tensor<[1536, 49152], f8E4M3FN>
+  %y = layer.matmul(%x, %w) at "proj" attributes {tile.plan = #tile.plan<cores [1, 1, 64, 1], tile [64, 192, 1536],
+    order "gmkn", slots 2>} : !layer.tensor<[64, 49152], bf16>
+  layer.return([%y]) at "m"
+}"""
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_stores_in_loops_are_late_where_that_is_asked_for(late: bool) -> None:
+    ctx = make_context()
+    module = Parser(ctx, STORES).parse_module()
+    module.attributes["arch.chip"] = ChipAttr(load_chip("sg2262"))
+    LowerToTilesPass(late_stores=late).apply(ctx, module)
+    module.verify()
+    (store,) = (op for op in module.walk() if isinstance(op, tile.StoreOp))
+    assert (store.late is not None) is late
+
+
+def test_loads_that_do_not_wait_for_a_store_save_time() -> None:
+    """Four tiles of columns: a load that waits for the store of the tile before starts when that is computed."""
+    times: dict[bool, int] = {}
+    for late in (True, False):
+        ctx = make_context()
+        module = Parser(ctx, STORES).parse_module()
+        chip = load_chip("sg2262")
+        module.attributes["arch.chip"] = ChipAttr(chip)
+        for step in (LowerToTilesPass(late_stores=late), AllocateLmemPass(), AllocateDramPass(), EmitG5Pass()):
+            step.apply(ctx, module)
+        (program,) = (op for op in module.walk() if isinstance(op, g5.ProgramOp))
+        times[late] = run(lower(program, chip, {}), chip).duration_ps
+    assert 0.6 <= times[True] / times[False] <= 0.7, times
