@@ -1,0 +1,122 @@
+"""HotSpot's tables: power traces (`.ptrace`), temperature traces (`.ttrace`), and states (`.steady`, `.init`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pmc.backends.thermal.floorplan import Floats, number_of, text_of
+from pmc.backends.thermal.network import SIDES
+from pmc.backends.thermal.solver import ThermalModel
+from pmc.backends.thermal.stack import Stack
+from pmc.dialects.errors import PmcError
+
+ZERO_CELSIUS = 273.15
+"""Kelvin."""
+
+
+def read_power(path: Path, stack: Stack) -> Floats:
+    """[windows, powered units] watts of a `.ptrace` file, whose columns may come in any order.
+
+    Raises PmcError for a unit that is missing, unknown or without power, and for a row that is too short or too long.
+    """
+    names, rows = _table(path)
+    wanted = stack.powered_units
+    for name in names:
+        if name not in wanted:
+            raise PmcError(f"{path}:1: '{name}' is no unit with power")
+    for name in wanted:
+        if names.count(name) != 1:
+            raise PmcError(f"{path}:1: unit '{name}' must be there once, found {names.count(name)} times")
+    return rows[:, [names.index(name) for name in wanted]]
+
+
+def write_power(power_w: Floats, stack: Stack, path: Path) -> None:
+    """Write [windows, powered units] watts as a `.ptrace` file."""
+    _write(path, stack.powered_units, power_w, "{:.6f}")
+
+
+def read_temperatures(path: Path) -> tuple[tuple[str, ...], Floats]:
+    """The units of a `.ttrace` file, and [windows, units] kelvin."""
+    names, rows = _table(path)
+    return names, rows + ZERO_CELSIUS
+
+
+def write_temperatures(kelvin: Floats, names: Sequence[str], path: Path) -> None:
+    """Write [windows, units] kelvin as a `.ttrace` file, which has degrees Celsius."""
+    _write(path, names, kelvin - ZERO_CELSIUS, "{:.6f}")
+
+
+def state_names(stack: Stack) -> tuple[str, ...]:
+    """The lines of a `.steady` file: units by layer, spreader and sink over the die, nodes of the package."""
+    units = (f"layer_{n}_{u.name}" for n, layer in enumerate(stack.layers) for u in layer.floorplan.units)
+    package = (f"inode_{node}" for node in range(3 * SIDES))
+    return (*units, "hsp_T_0", "hsink_T_0", *package)
+
+
+def write_state(model: ThermalModel, state: Floats, path: Path) -> None:
+    """Write a state as a `.steady` file, kelvin."""
+    kelvin = state + model.stack.package.ambient
+    cells, layers = model.network.cells, model.network.layers
+    planes = (kelvin[(layers - 2) * cells : layers * cells]).reshape(2, cells).mean(axis=1)
+    values = np.concatenate([model.unit_kelvin(state), planes, kelvin[layers * cells :]])
+    lines = zip(state_names(model.stack), values, strict=True)
+    path.write_text("".join(f"{name}\t{value:.6f}\n" for name, value in lines), encoding="utf-8")
+
+
+def read_state(path: Path, model: ThermalModel) -> Floats:
+    """The state of a `.steady` or `.init` file: a file knows one temperature per unit, which all of its cells get.
+
+    Raises PmcError for lines that are missing or unknown.
+    """
+    stack, network = model.stack, model.network
+    found: dict[str, float] = {}
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        words = line.split()
+        if len(words) != 2:
+            raise PmcError(f"{path}:{number}: needs a name and kelvin, found '{line.strip()}'")
+        found[words[0]] = number_of(words[1], f"{path}:{number}")
+    names = state_names(stack)
+    _same(path, names, found)
+    state = np.zeros(network.nodes)
+    values = iter(found[name] for name in names)
+    for place, layer in enumerate(stack.layers):
+        shared = layer.floorplan.cells(stack.width, stack.height, stack.grid.rows, stack.grid.columns)
+        kelvin = np.array([next(values) for _ in layer.floorplan.units])
+        covered = shared.sum(axis=0)
+        # A cell that several units share gets their mean, one outside of all units that of the layer.
+        mean = np.divide(kelvin @ shared, covered, out=np.full(len(covered), kelvin.mean()), where=covered > 0)
+        state[place * network.cells : (place + 1) * network.cells] = mean
+    for place in range(len(stack.layers), network.layers):
+        state[place * network.cells : (place + 1) * network.cells] = next(values)
+    state[network.layers * network.cells :] = list(values)
+    return state - stack.package.ambient
+
+
+def _same(path: Path, names: Sequence[str], found: Mapping[str, float]) -> None:
+    missing = next((name for name in names if name not in found), None)
+    if missing is not None:
+        raise PmcError(f"{path}: '{missing}' is missing")
+    unknown = next((name for name in found if name not in names), None)
+    if unknown is not None:
+        raise PmcError(f"{path}: '{unknown}' is no unit of this stack")
+
+
+def _table(path: Path) -> tuple[tuple[str, ...], Floats]:
+    lines = [(number, line.split()) for number, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
+    if not lines:
+        raise PmcError(f"{path}: needs a line of names and lines of numbers, found an empty file")
+    names = tuple(lines[0][1])
+    rows: list[list[float]] = []
+    for number, words in lines[1:]:
+        if len(words) != len(names):
+            raise PmcError(f"{path}:{number}: {len(words)} numbers for {len(names)} units")
+        rows.append([number_of(word, f"{path}:{number}") for word in words])
+    return names, np.array(rows, np.float64).reshape(len(rows), len(names))
+
+
+def _write(path: Path, names: Sequence[str], rows: Floats, form: str) -> None:
+    lines = ["\t".join(names), *("\t".join(form.format(value) for value in row) for row in rows.tolist())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
