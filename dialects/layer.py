@@ -628,6 +628,9 @@ class KvAppendOp(LayerOp):
             len(cache) == 3 and len(new) == 2, "the cache must be [batch, kv_len, width], new rows [T, width]"
         )
         self.require_shape(self.new, (new[0], cache[2]), "new")
+        if new[0].is_constant and cache[0].is_constant:
+            rows, sequences = new[0].constant, cache[0].constant
+            self.fail_unless(rows % sequences == 0, f"{sequences} sequences cannot have {rows} new rows")
         self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
         self.fail_unless(
             tensor(self.new).element_type == tensor(self.cache).element_type,

@@ -818,7 +818,8 @@ def symbols_in_scope(op: Operation) -> Iterator[str]:
     """The symbols that expressions of `op` may use: those of the bodies around it."""
     parent = op.parent_op()
     while parent is not None:
-        if isinstance(parent, BodyOp):
+        # Ops are verified before the op around them: its symbol may be no name yet.
+        if isinstance(parent, BodyOp) and isinstance(parent.properties.get("symbol", StringAttr("")), StringAttr):
             yield from parent.defined_symbols()
         parent = parent.parent_op()
 

@@ -103,10 +103,17 @@ def _times(commands: Commands, result: _Result) -> ProgramTimes:
         """A copy: the memory is that of the library."""
         return np.ctypeslib.as_array(getattr(result, name), (size,)).copy() if size else np.zeros(0, np.int64)
 
+    core, row, start, end, reason, cause, limit = (column(name, count) for name in _COLUMNS)
     jumps = column("jump", int(result.jumps) * (2 + 2 * cores)).reshape(-1, 2 + 2 * cores)
     return ProgramTimes(
         commands,
-        *(column(name, count) for name in _COLUMNS),
+        core,
+        row,
+        start,
+        end,
+        reason,
+        cause,
+        limit,
         int(result.duration),
         tuple(Jump(int(j[0]), int(j[1]), j[2::2].copy(), j[3::2].copy()) for j in jumps),
     )

@@ -85,7 +85,8 @@ class RandomPlans:
 
     def _tight(self, op: Operation, family: Family, plan: PlanAttr, chip: Chip) -> PlanAttr:
         """The plan with the longest tile along one dim that is legal; itself where no dim has a limit."""
-        for dim in self._random.permutation(len(plan.tile_sizes)).tolist():
+        dims: list[int] = self._random.permutation(len(plan.tile_sizes)).tolist()
+        for dim in dims:
             longer = partial(_with_tile, plan, dim)
             size = plan.tile_sizes[dim]
             sizes = (size << doubling for doubling in range(1, DOUBLINGS + 1))

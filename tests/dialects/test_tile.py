@@ -64,6 +64,13 @@ def test_round_trip(generic: bool) -> None:
     assert printed(parsed(text), generic) == text
 
 
+def test_the_symbol_of_a_repeat_is_a_name() -> None:
+    vector = KERNEL.replace("columns = <5>", "columns = <layer + 5>")
+    for text in (KERNEL, vector):
+        with pytest.raises(VerifyException):
+            parsed(text.replace('symbol = "layer"', "symbol = #dist.all_reduce<tp>"))
+
+
 def test_work_is_exact_at_edges_and_on_idle_cores() -> None:
     """10 x 6 x 5 multiplies; every core reads B once per tile it has."""
     module = parsed(KERNEL)
