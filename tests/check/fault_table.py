@@ -9,6 +9,8 @@ MESH = {"tp": 2, "dp": 4, "ep": 8}
 STAGES = {"pp": 2}
 RING = {"cp": 2, "tp": 2, "q_len": 2}
 
+_STAGES = "dialects/analyses/pipeline_stages.py"
+
 _EXPAND = [
     Fault("expand_blocks/attention.py", "1 / math.sqrt(d))", "1 / d)"),
     Fault("expand_blocks/attention.py", '(q, "q_rope"), (k, "k_rope")', '(q, "q_rope"), (q, "k_rope")'),
@@ -167,15 +169,15 @@ _SHARD = [
     ),
     Fault(
         "localize.py",
-        "with_encoding(PartialAttr(sharding.partial) if sharding.partial else None)",
-        "with_encoding(None)",
+        "encoding = PartialAttr(self.sharding.partial) if self.sharding.partial else None",
+        "encoding = None",
         "llama",
         TP,
     ),
     Fault(
         "localize.py",
-        "op.attributes[SHARDING] = sharding = self._sharding(op.result, op.path.data)",
-        "sharding = op.attributes.setdefault(SHARDING, self._sharding(op.result, ''))",
+        "op.attributes[SHARDING] = _sharding(op.result, op.path.data)",
+        "op.attributes.setdefault(SHARDING, _sharding(op.result, op.path.data))",
         "llama",
         TP,
         equivalent="no source has a sharding before",
@@ -217,20 +219,20 @@ _SHARD = [
         "llama",
         STAGES,
     ),
-    Fault("partition_stages.py", "op.first.value.data + done,", "op.first.value.data,", "llama", STAGES),
-    Fault("partition_stages.py", "self.used += count", "self.used += 1", "llama", {"pp": 2}),
+    Fault(_STAGES, "op.first.value.data + part.first,", "op.first.value.data,", "llama", STAGES),
+    Fault(_STAGES, "self.used += count", "self.used += 1", "llama", {"pp": 2}),
     Fault(
-        "partition_stages.py",
-        '{"peer": stage - 1, "channel": self.channel}',
-        '{"peer": stage, "channel": self.channel}',
+        _STAGES,
+        "Handover(value, False, stage - 1, self.channel)",
+        "Handover(value, False, stage, self.channel)",
         "llama",
         {"pp": 2, "tp": 2},
     ),
-    Fault("partition_stages.py", "        self.channel += 1\n", "        pass\n", "llama", {"pp": 3}),
+    Fault(_STAGES, "        self.channel += 1\n", "        pass\n", "llama", {"pp": 3}),
     Fault(
-        "partition_stages.py",
-        "self.stages[self.stage].add_op(copy)\n            self.values[self.stage][value]",
-        "self.stages[self.stage].add_op(copy)\n            self.values[0][value]",
+        _STAGES,
+        "            self.there[self.stage].add(value)\n        elif",
+        "            pass\n        elif",
         "llama",
         STAGES,
         equivalent="a weight is named again for each use; the lowering stores it once",
@@ -355,10 +357,10 @@ _MEMORY = [
     ),
     Fault(
         "allocate_lmem.py",
-        "return op.slots.value.data * buffer_type(op.result).bytes",
+        "return (op.slots.value.data - without) * buffer_type(op.result).bytes",
         "return buffer_type(op.result).bytes",
     ),
-    Fault("allocate_lmem.py", "if sum(sizes) > budget:", "if sum(sizes) > 2 * budget:"),
+    Fault("allocate_lmem.py", "if planned > budget:", "if planned > 2 * budget:"),
     Fault(
         "allocate_lmem.py",
         "        address += size\n        remaining -= size",
@@ -412,13 +414,13 @@ _MEMORY = [
 _EMIT = [
     Fault(
         "emit_g5.py",
-        "mod(expr(tile.running_count(loops[-1])), slots)",
-        "mod(expr(tile.running_count(loops[0])), slots)",
+        "turn = expr(tile.running_count(loops[-1]))",
+        "turn = expr(tile.running_count(loops[0]))",
     ),
     Fault(
         "emit_g5.py",
-        "mod(expr(tile.running_count(loops[-1])), slots)",
-        "mod(expr(loops[-1]), slots)",
+        "turn = expr(tile.running_count(loops[-1]))",
+        "turn = expr(loops[-1])",
     ),
     Fault(
         "emit_g5.py",
@@ -451,8 +453,8 @@ _EMIT = [
     ),
     Fault(
         "emit_g5.py",
-        '"dram": ExprAttr(self.stream.base(op.memref, op) + element * size),',
-        '"dram": ExprAttr(self.stream.base(op.memref, op) + element),',
+        'tile.LoadOp)),\n            "dram": ExprAttr(self.stream.base(op.memref, op) + element * size),',
+        'tile.LoadOp)),\n            "dram": ExprAttr(self.stream.base(op.memref, op) + element),',
     ),
     Fault("emit_g5.py", "element = element + offset.data * stride", "element = offset.data * stride"),
     Fault(
@@ -482,8 +484,8 @@ _EMIT = [
     ),
     Fault(
         "dialects/analyses/hazards.py",
-        "buffer.depth == level else 1",
-        "buffer.depth <= level else 1",
+        "buffer is not None and buffer.depth == level",
+        "buffer is not None and buffer.depth <= level",
         equivalent="no buffer of several slots is used by two engines in a loop inside of its own",
     ),
     Fault("dialects/analyses/hazards.py", "whole_bodies = (distance - 1) *", "whole_bodies = distance *"),
@@ -561,7 +563,7 @@ _PLANS = [
         "late = False",
         equivalent=_BEHIND,
     ),
-    Fault(_HAZARDS, "    distance -= late\n", "", equivalent=_BEHIND),
+    Fault(_HAZARDS, "    distance -= _is_late(y, level)\n", "", equivalent=_BEHIND),
     Fault("dialects/analyses/scratch.py", "for sizes in dims]", "for sizes in dims[:1]]"),
     Fault("dialects/analyses/scratch.py", "matmuls.plan_fault(matmul_shape(op), plan, chip) is None", "False"),
     Fault(_SPLIT, "floordiv(core, count * stride) * (count * stride)", "floordiv(core, stride) * stride"),
@@ -635,4 +637,30 @@ _SPARSE = [
           "granule = 1", "dsa", equivalent="blocks of other sizes cost steps, not values"),
 ]  # fmt: skip
 
-FAULTS: tuple[Fault, ...] = (*_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL)
+LATE = {"pipeline_loops": True}
+FUSED = {"fuse_rows": True}
+_PIPELINED = [
+    Fault("pipeline_loops.py", "{symbol: expr(symbol) - 1}", "{symbol: expr(symbol)}", "llama", LATE),
+    Fault("pipeline_loops.py", "expr(symbol) - count + 2", "expr(symbol) - count + 3", "llama", LATE),
+    Fault("pipeline_loops.py", "in_last = min_of(max_of(expr(symbol) - count + 2",
+          "in_last = min_of(max_of(expr(symbol) - count + 1", "llama", LATE),
+    Fault("pipeline_loops.py", "before.get(value, value)", "value", "llama", LATE),
+    Fault("pipeline_loops.py", "before[op.result] = previous.result", "before[op.result] = op.result", "llama", LATE),
+    Fault("pipeline_loops.py", "min_of(expr(symbol), 1)", "expr(1)", "llama", LATE),
+    Fault("pipeline_loops.py", "op.detach()\n        last.add_op(op)", "last.add_op(op.clone())", "llama", LATE),
+    Fault("emit_g5.py", "turn=self.turn - 1", "turn=self.turn", "llama", LATE),
+    Fault("emit_g5.py", "once=min_of(count, 1) == count", "once=True", "llama", LATE),
+    Fault("allocate_lmem.py", "(op.slots.value.data - without) * buffer_type",
+          "(op.slots.value.data - op.extra_slots) * buffer_type", "llama", LATE),
+    Fault("fuse_rows.py", "rewriter.replace(add, [], [both.total])", "rewriter.replace(add, [], [both.y])",
+          "deepseek", FUSED),
+    Fault("fuse_rows.py", "[add.a, add.b, op.w]", "[add.a, add.a, op.w]", "deepseek", FUSED),
+    Fault("fuse_rows.py", "rewriter.replace(op, [], [Rewriter.replace_value_with_new_type(value, op.y.type)])",
+          "rewriter.replace(op, [], [value])", "deepseek", FUSED),
+    Fault("fuse_rows.py", "not value.has_one_use() or ", "", "deepseek",
+          {**FUSED, "quantization.keep": ["*.router.weight"]}),
+]  # fmt: skip
+
+FAULTS: tuple[Fault, ...] = (
+    *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED,
+)  # fmt: skip
