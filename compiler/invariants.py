@@ -348,12 +348,11 @@ def misplaced_array(module: ModuleOp) -> str | None:
     groups = [[*shared, *(op for op in stage.body.block.ops if isinstance(op, tile.GlobalOp))] for stage in stages]
     for held in groups or [shared]:
         # What is computed may share memory with other results, not with what stays there.
-        kept = [op for op in held if op.kind.data in ("weight", "state")]
-        for op in held:
-            others = [_place(o) for o in kept if o is not op]
-            start, stop = _place(op)
+        places = {op: _place(op) for op in held}
+        kept = {op: places[op] for op in held if op.kind.data in ("weight", "state")}
+        for op, (start, stop) in places.items():
             wrong = _misplaced([(start, stop)], chip.alignment_bytes, chip.dram_bytes, "DRAM")
-            if wrong is None and any(start < b and a < stop for a, b in others):
+            if wrong is None and any(start < b and a < stop and other is not op for other, (a, b) in kept.items()):
                 wrong = f"DRAM {start}..{stop - 1} is that of another array"
             if wrong is not None:
                 return f"{op.kind.data} '{op.path.data}': {wrong}"

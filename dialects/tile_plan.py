@@ -19,6 +19,7 @@ Cores are numbered row-major in the grid of the core counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import ClassVar, Self
 
@@ -38,6 +39,12 @@ MERGES = ("none", "sdma", "dram")
 cores, or through DRAM."""
 
 MAX_SLOTS = 2
+
+
+@cache
+def _integer(value: int) -> IntegerAttr:
+    """Plans are made by the thousand, of few numbers."""
+    return IntegerAttr(value, 64)
 
 
 @irdl_attr_definition
@@ -69,9 +76,9 @@ class PlanAttr(ParametrizedAttribute):
         merge: str = "none",
     ) -> Self:
         """The plan with these numbers."""
-        ints = [ArrayAttr([IntegerAttr(i, 64) for i in values]) for values in (cores, tile)]
+        ints = [ArrayAttr([_integer(i) for i in values]) for values in (cores, tile)]
         names = ArrayAttr([StringAttr(name) for name in multicast])
-        return cls(ints[0], ints[1], StringAttr(order), IntegerAttr(slots, 64), names, StringAttr(merge))
+        return cls(ints[0], ints[1], StringAttr(order), _integer(slots), names, StringAttr(merge))
 
     @property
     def core_counts(self) -> tuple[int, ...]:
