@@ -79,9 +79,11 @@ def _heads_of(op: layer.FlashAttentionOp) -> Iterator[DividedDim]:
 
 def _dims_of(op: layer.SourceOp | layer.DispatchOp) -> Iterator[DividedDim]:
     """All but vocabularies, which are padded, and what is counted by a symbol, which is split by it."""
-    dispatched = isinstance(op, layer.DispatchOp)
-    names, value = (("expert",), op.y) if dispatched else (op.axis_names(), op.result)
-    for name, dim in zip(names, tensor(value).dims, strict=not dispatched):
+    if isinstance(op, layer.DispatchOp):
+        named = [("expert", tensor(op.y).dims[0])]
+    else:
+        named = list(zip(op.axis_names(), tensor(op.result).dims, strict=True))
+    for name, dim in named:
         if name != "vocab" and name not in _COUNTED_BY:
             yield DividedDim(name, dim.constant if dim.is_constant else 0, op.path.data)
 

@@ -39,6 +39,7 @@ from xdsl.ir import Attribute, Block, Operation, ParametrizedAttribute, Region, 
 
 from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import (
@@ -131,25 +132,25 @@ def _pipeline(kernel: KernelOp, loop: ForOp, halves: _Halves, chip: Chip) -> Non
     taken = sum(round_up(len(op.byte_range), step) for op in kernel.walk() if isinstance(op, AllocOp))
     if taken + more + step * len(halves.shared) > chip.commands.lmem.bytes_per_core:
         return
-    for op in halves.shared:
-        op.slots = IntegerAttr(op.slots.value.data + 1, i64)
-        op.extra = IntegerAttr(op.extra_slots + 1, i64)
+    for allocation in halves.shared:
+        allocation.slots = IntegerAttr(allocation.slots.value.data + 1, i64)
+        allocation.extra = IntegerAttr(allocation.extra_slots + 1, i64)
     symbol, count, path = loop.symbol.data, loop.count.data, loop.path.data
     late, last = Block(), Block()
     before: dict[SSAValue, SSAValue] = {}
-    for op in halves.shared:
-        previous = PreviousOp.make([op.result], [op.result.type], path, like=op)
+    for allocation in halves.shared:
+        previous = PreviousOp.make([allocation.result], [allocation.result.type], path, like=allocation)
         late.add_op(previous)
-        before[op.result] = previous.result
+        before[allocation.result] = previous.result
     for op in halves.second:
         copy = op.clone(value_mapper={value: before.get(value, value) for value in op.operands})
         _shift(copy, {symbol: expr(symbol) - 1})
         late.add_op(copy)
-        op.detach()
+        loop.body.block.detach_op(op)
         last.add_op(op)
     in_last = min_of(max_of(expr(symbol) - count + 2, 0), 1)
     for suffix, times, block in (("late", min_of(expr(symbol), 1), late), ("last", in_last, last)):
-        properties = {"symbol": f"{symbol}_{suffix}", "count": times}
+        properties: dict[str, PropertyValue] = {"symbol": f"{symbol}_{suffix}", "count": times}
         loop.body.block.add_op(ForOp.make([], [], path, properties, [Region(block)], like=loop))
 
 

@@ -237,8 +237,8 @@ def _placed(
     if groups > 1:
         order = random.permuted(np.tile(np.arange(groups), (len(rows), 1)), axis=1)
         places = places + order[:, :, None] * size
-    places = places.reshape(rows.shape)
-    return np.take_along_axis(rows, places, axis=1), np.take_along_axis(hit, places, axis=1)
+    flat = places.reshape(rows.shape)
+    return np.take_along_axis(rows, flat, axis=1), np.take_along_axis(hit, flat, axis=1)
 
 
 def _uniform(routing: Routing, tokens: int, random: np.random.Generator) -> IntArray:

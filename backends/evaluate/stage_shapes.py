@@ -48,7 +48,7 @@ class Structure:
         for argument in block.args:
             numbers[argument] = len(numbers)
         for op in block.ops:
-            key += type(op), *(numbers[value] for value in op.operands), len(op.results)
+            key += op.name, *(numbers[value] for value in op.operands), len(op.results)
             for result in op.results:
                 numbers[result] = len(numbers)
             if isinstance(op, layer.SourceOp):

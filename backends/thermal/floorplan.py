@@ -106,7 +106,7 @@ class Floorplan:
         y = height - np.arange(rows + 1) * height / rows
         wide = np.minimum(right[:, None], x[1:]) - np.maximum(left[:, None], x[:-1])
         high = np.minimum(top[:, None], y[:-1]) - np.maximum(bottom[:, None], y[1:])
-        area = np.maximum(high, 0)[:, :, None] * np.maximum(wide, 0)[:, None, :]
+        area: Floats = np.maximum(high, 0)[:, :, None] * np.maximum(wide, 0)[:, None, :]
         area[area < TOLERANCE * width * height / (rows * columns)] = 0
         return area.reshape(len(self.units), rows * columns)
 

@@ -136,13 +136,14 @@ def built(stage: Stage, index: int) -> tuple[dist.StageOp, dict[SSAValue, SSAVal
     block = Block()
     here: dict[SSAValue, SSAValue] = {}
     origin: dict[SSAValue, SSAValue] = {}
+    originals: list[SSAValue]
     for item in stage:
         new = item.op() if isinstance(item, Handover) else _copied(item, here)
         if isinstance(item, Handover):
-            originals = () if item.sends else (item.value,)
+            originals = [] if item.sends else [item.value]
             new.operands = [here[value] for value in new.operands]
         else:
-            originals = item.op.results
+            originals = list(item.op.results)
             origin.update(_inside(new, item.op))
         block.add_op(new)
         for before, after in zip(originals, new.results, strict=True):
