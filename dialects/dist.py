@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerAttr, IntegerType, StringAttr
-from xdsl.ir import Data, Dialect, Operation, SSAValue
+from xdsl.dialects.builtin import IntegerAttr, StringAttr
+from xdsl.ir import Data, Dialect, Operation
 from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
@@ -60,7 +60,7 @@ from pmc.dialects.expr import Expr, ceildiv, expr
 from pmc.dialects.interfaces import Work, WorkInterface
 from pmc.dialects.levels import MESH
 from pmc.dialects.structure import AnyStageOp
-from pmc.dialects.tensor import Encoding, TensorType, TypeMismatchError, element_name, shape_text, tensor
+from pmc.dialects.tensor import Encoding, TensorType, TypeMismatchError, shape_text, tensor, wrong_indices
 
 SHARDING, ARGUMENTS, RESULTS = "dist.sharding", "dist.arguments", "dist.results"
 """The attributes by which a local weight or cache, the arguments of a program and its results (with the types of the
@@ -604,7 +604,7 @@ class DispatchOp(CollectiveOp):
         slots = x[0] * mesh.axis(self.axis.data).size
         if self.capacity.data == "worst" and y[1] != slots:
             return f"y has {y[1]} slots, must have {slots} for the worst case"
-        return _wrong_indices(self.indices)
+        return wrong_indices(self.indices)
 
 
 @irdl_op_definition
@@ -631,12 +631,7 @@ class CombineOp(CollectiveOp):
             return f"x is {shape_text(x)} and y {shape_text(y)}, must be [E, C, H] and [T, H] with weights [T, k]"
         if tensor(self.x).partial_axes != tensor(self.y).partial_axes:
             return "the result must be the partial sum that the rows of the experts are"
-        return _wrong_indices(self.indices)
-
-
-def _wrong_indices(indices: SSAValue) -> str | None:
-    element = tensor(indices).element_type
-    return None if isinstance(element, IntegerType) else f"indices are {element_name(element)}, must be integers"
+        return wrong_indices(self.indices)
 
 
 def _wrong_routing(tokens: Sharding, experts: Sharding, axis: str, mesh: Mesh) -> str | None:

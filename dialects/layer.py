@@ -19,7 +19,6 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
-    IntegerType,
     NoneAttr,
     StringAttr,
     i64,
@@ -531,11 +530,6 @@ class QuantizeOp(RowOp):
         return ShardingRule((factors,), (factors,))
 
 
-def _require_numbers_of_experts(op: LayerOp, indices: SSAValue) -> None:
-    element = tensor(indices).element_type
-    op.fail_unless(isinstance(element, IntegerType), f"indices are {element_name(element)}, must be integers")
-
-
 def _require_groups(op: RmsNormOp | RopeOp, group: int) -> None:
     """The columns of x are whole groups, where both are numbers."""
     width = tensor(op.x).dims[-1]
@@ -693,7 +687,7 @@ class RouterTopkOp(RowOp):
         shape = (tensor(self.logits).dims[0], expr(self.top_k.value.data))
         self.require_shape(self.weights, shape, "weights")
         self.require_shape(self.indices, shape, "indices")
-        _require_numbers_of_experts(self, self.indices)
+        self.require_indices(self.indices)
 
     @property
     def row_columns(self) -> int:
@@ -734,7 +728,7 @@ class DispatchOp(OnChipExchangeOp):
         self.fail_unless(self.capacity.data in ("balanced", "worst"), "capacity must be balanced or worst")
         self.fail_unless(len(y) == 3, "y must be [E, C, H]")
         self.require_shape(self.y, (*y[:2], x[1]), "y")
-        _require_numbers_of_experts(self, self.indices)
+        self.require_indices(self.indices)
 
     def sharding_rule(self) -> ShardingRule:
         """Decided by the mesh, see the annotate-shardings pass: tokens change ranks here."""
@@ -758,7 +752,7 @@ class CombineOp(OnChipExchangeOp):
         self.fail_unless(len(experts) == 3 and len(indices) == 2, "y_experts must be [E, C, H] and indices [T, k]")
         self.require_shape(self.weights, indices, "weights")
         self.require_shape(self.y, (indices[0], experts[2]), "y")
-        _require_numbers_of_experts(self, self.indices)
+        self.require_indices(self.indices)
 
     def flops(self) -> Expr:
         """A multiply-add per element of every expert row of a token."""

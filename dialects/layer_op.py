@@ -17,7 +17,7 @@ from pmc.dialects.effects import HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
-from pmc.dialects.tensor import TypeMismatchError, element_name, number_type, shape_text, tensor
+from pmc.dialects.tensor import TypeMismatchError, element_name, number_type, shape_text, tensor, wrong_indices
 from pmc.dialects.vector_kinds import ROW, VectorKindAttr
 
 TOKEN, HEAD = "t", "h"
@@ -87,6 +87,11 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         """Raise a verification error that names the op and its path."""
         if not condition:
             raise VerifyException(f"{self.name} at '{self.path.data}': {message}")
+
+    def require_indices(self, value: SSAValue) -> None:
+        """Check that the numbers of experts are integers."""
+        wrong = wrong_indices(value)
+        self.fail_unless(wrong is None, wrong or "")
 
     def require_shape(self, value: SSAValue, dims: Sequence[Expr], what: str) -> None:
         """Check the dims of an operand or result, which are those of whole tensors or all those of one rank."""

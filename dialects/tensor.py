@@ -333,6 +333,12 @@ def tensor(value: SSAValue) -> TensorType:
     return value.type
 
 
+def wrong_indices(value: SSAValue) -> str | None:
+    """What is wrong with the numbers of experts or rows, which must be integers."""
+    element = tensor(value).element_type
+    return None if isinstance(element, IntegerType) else f"indices are {element_name(element)}, must be integers"
+
+
 def ints(value: SSAValue) -> tuple[int, ...]:
     """The dims of a tensor.  Raises UnboundSymbolError where a symbol is left."""
     return tuple(d.constant for d in tensor(value).dims)

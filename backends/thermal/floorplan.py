@@ -144,6 +144,14 @@ def number_of(text: str, where: str) -> float:
     return value
 
 
+def whole_number_of(text: str, where: str) -> int:
+    """A whole number.  Raises PmcError for another text, which `where` says the place of."""
+    value = number_of(text, where)
+    if value != int(value):
+        raise PmcError(f"{where}: '{text}' is no whole number")
+    return int(value)
+
+
 def _lines(path: Path) -> Iterable[tuple[int, list[str]]]:
     for number, line in enumerate(text_of(path).splitlines(), 1):
         fields = line.split("#")[0].split()

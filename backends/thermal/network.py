@@ -150,9 +150,8 @@ def _package(stack: Stack, links: _Links, number: Ints, to_ambient: Floats, capa
 def _power(stack: Stack, nodes: int) -> sparse.csr_array:
     """[nodes, powered units] parts of the area of each unit; a unit heats all of its cells alike."""
     grid, blocks = stack.grid, list[sparse.coo_array]()
-    for layer in stack.layers:
+    for layer, shared in zip(stack.layers, stack.shared, strict=True):
         if layer.powered:
-            shared = layer.floorplan.cells(stack.width, stack.height, grid.rows, grid.columns)
             areas = np.array([unit.area for unit in layer.floorplan.units])
             blocks.append(sparse.coo_array((shared / areas[:, None]).T))
         else:

@@ -119,10 +119,10 @@ class ThermalModel:
     @cached_property
     def _mean(self) -> sparse.csr_array:
         """[units, nodes] the weights of the cells in the temperature of each unit of each layer."""
-        grid, stack = self.stack.grid, self.stack
+        grid = self.stack.grid
         blocks: list[sparse.csr_array] = []
-        for layer in stack.layers:
-            touched = layer.floorplan.cells(stack.width, stack.height, grid.rows, grid.columns) > 0
+        for shared in self.stack.shared:
+            touched = shared > 0
             if grid.map_mode == "center":
                 touched &= self._central(touched)
             blocks.append(sparse.csr_array(touched / touched.sum(axis=1)[:, None]))

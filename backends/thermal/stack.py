@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from pmc.backends.thermal.floorplan import TOLERANCE, Floorplan, number_of, read_floorplan, text_of
+from pmc.backends.thermal.floorplan import (
+    TOLERANCE,
+    Floats,
+    Floorplan,
+    number_of,
+    read_floorplan,
+    text_of,
+    whole_number_of,
+)
 from pmc.dialects.errors import PmcError
 
 MAP_MODES = ("avg", "min", "max", "center")
@@ -122,6 +131,12 @@ class Stack:
         """Metres."""
         return self.layers[0].floorplan.height
 
+    @cached_property
+    def shared(self) -> tuple[Floats, ...]:
+        """Of every layer [units, cells] square metres that units share with the cells of the grid."""
+        grid = self.grid
+        return tuple(n.floorplan.cells(self.width, self.height, grid.rows, grid.columns) for n in self.layers)
+
     @property
     def powered_units(self) -> tuple[str, ...]:
         """The names of all units with power, layer by layer: the header of a `.ptrace` file."""
@@ -148,8 +163,7 @@ def read_stack(layers: Path, config: Path) -> Stack:
         return options[name]
 
     package = Package(**{name: number_of(option(name), f"{config}: -{name}") for name in PACKAGE_FIELDS})
-    sizes = (number_of(option(name), f"{config}: -{name}") for name in ("grid_rows", "grid_cols"))
-    rows, columns = (int(size) for size in sizes)
+    rows, columns = (whole_number_of(option(name), f"{config}: -{name}") for name in ("grid_rows", "grid_cols"))
     return Stack(tuple(_layers(layers)), package, Grid(rows, columns, option("grid_map_mode")))
 
 
@@ -190,6 +204,11 @@ class _LayerText:
         number, text = self.lines[name]
         return number_of(text, f"{self.path}:{number}: {name}")
 
+    @property
+    def number(self) -> int:
+        line, text = self.lines["number"]
+        return whole_number_of(text, f"{self.path}:{line}: number")
+
     def flag(self, name: str) -> bool:
         number, text = self.lines[name]
         if text not in ("Y", "N"):
@@ -214,7 +233,7 @@ def _layers(path: Path) -> Sequence[StackLayer]:
         name = part.lines["floorplan"][1]
         if name not in plans:
             plans[name] = read_floorplan(path.parent / name)
-        numbers.append(int(part.value("number")))
+        numbers.append(part.number)
         found.append(
             StackLayer(
                 part.flag("lateral"),
@@ -229,8 +248,3 @@ def _layers(path: Path) -> Sequence[StackLayer]:
         if after != before + 1:
             raise PmcError(f"{path}: layer {after} stands where layer {before + 1} must be")
     return found
-
-
-def with_sizes(stack: Stack, rows: int, columns: int) -> Stack:
-    """The same stack on another grid."""
-    return replace(stack, grid=replace(stack.grid, rows=rows, columns=columns))

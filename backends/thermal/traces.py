@@ -82,8 +82,7 @@ def read_state(path: Path, model: ThermalModel) -> Floats:
     _same(path, names, found)
     state = np.zeros(network.nodes)
     values = iter(found[name] for name in names)
-    for place, layer in enumerate(stack.layers):
-        shared = layer.floorplan.cells(stack.width, stack.height, stack.grid.rows, stack.grid.columns)
+    for place, (layer, shared) in enumerate(zip(stack.layers, stack.shared, strict=True)):
         kelvin = np.array([next(values) for _ in layer.floorplan.units])
         covered = shared.sum(axis=0)
         # A cell that several units share gets their mean, one outside of all units that of the layer.

@@ -43,6 +43,20 @@ COLLECT_EVERY = 64
 
 
 @dataclass(frozen=True)
+class _Run:
+    """A table that is filled in, and what all of its rows share."""
+
+    result: SweepResult
+    done: Callable[[Sequence[int]], None]
+    """Is told which points were found."""
+    collected: Callable[[], None]
+    """Is told that a program has been left behind."""
+    points: Points
+    compiler: SharedCompiler
+    memo: CostMemo
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Evaluates `model`, a module of the model level that is not changed, at every point of the product of `axes`."""
 
@@ -84,101 +98,78 @@ class Sweep:
 
     def run(self, result: SweepResult, done: Callable[[Sequence[int]], None] = lambda points: None) -> None:
         """Fill in all rows of `result` that have no status yet; `done` is told which points were found, as they are."""
-        points = Points(self.base)
-        compiler = SharedCompiler(self.model)
-        memo = CostMemo()
-        with few_collections() as collected, costs_kept(memo):
-            if self.base.request is None:
-                self._run_at_once(result, done, points, compiler, memo)
-            self._run_programs(result, done, points, compiler, memo, collected)
+        with few_collections() as collected:
+            run = _Run(result, done, collected, Points(self.base), SharedCompiler(self.model), CostMemo())
+            with costs_kept(run.memo):
+                if self.base.request is None:
+                    self._run_at_once(run)
+                self._run_programs(run)
 
-    def _run_programs(
-        self,
-        result: SweepResult,
-        done: Callable[[Sequence[int]], None],
-        points: Points,
-        compiler: SharedCompiler,
-        memo: CostMemo,
-        collected: Callable[[], None],
-    ) -> None:
+    def _run_programs(self, run: _Run) -> None:
         """Fill in the rows that are left, program by program."""
         groups: dict[tuple[Pipeline, ...], list[tuple[int, Point]]] = {}
         layouts: dict[Pipeline, list[tuple[int, Point]]] = {}
-        for index in np.flatnonzero(result.columns["status"] == "").tolist():
+        for index in np.flatnonzero(run.result.columns["status"] == "").tolist():
             try:
-                point = points.at(self._values(index))
+                point = run.points.at(self._values(index))
                 check_target(point.target.chip, point.target.topology, point.target.deployment)
                 point = self._with_stages(point)
                 targets = _programs_of(point)
                 for target in targets:
                     check_deployment(self.model, target.chip, target.topology, target.deployment)
                 dealt = _can_be_dealt(point)
-                pipelines = tuple(compiler.pipeline(target, not dealt) for target in targets)
+                pipelines = tuple(run.compiler.pipeline(target, not dealt) for target in targets)
             except PmcError as error:
-                result.put(index, {"status": INFEASIBLE, "reason": str(error)})
-                done([index])
+                run.result.put(index, {"status": INFEASIBLE, "reason": str(error)})
+                run.done([index])
                 continue
             if dealt:
                 layouts.setdefault(pipelines[0], []).append((index, point))
             else:
                 groups.setdefault(pipelines, []).append((index, point))
-        self._run_layouts(result, done, compiler, memo, layouts, collected)
-        for modules, members in self._compiled(compiler, groups):
+        self._run_layouts(run, layouts)
+        for modules, members in self._compiled(run.compiler, groups):
             for index, point in members:
-                result.put(index, _row(modules, point, memo))
-            done([index for index, _ in members])
-            memo.forget_ops()
+                run.result.put(index, _row(modules, point, run.memo))
+            run.done([index for index, _ in members])
+            run.memo.forget_ops()
             if any(isinstance(module, ModuleOp) for module in modules):
-                collected()
+                run.collected()
 
-    def _run_layouts(
-        self,
-        result: SweepResult,
-        done: Callable[[Sequence[int]], None],
-        compiler: SharedCompiler,
-        memo: CostMemo,
-        layouts: Mapping[Pipeline, Sequence[tuple[int, Point]]],
-        collected: Callable[[], None],
-    ) -> None:
+    def _run_layouts(self, run: _Run, layouts: Mapping[Pipeline, Sequence[tuple[int, Point]]]) -> None:
         """Fill in the rows of steps of which many have one program but for the number of pipeline stages."""
-        order, known = neighbours(layouts), DealtMemo(memo)
-        modules = compiler.layouts([(pipeline, layouts[pipeline][0][1].target) for pipeline in order])
+        order, known = neighbours(layouts), DealtMemo(run.memo)
+        modules = run.compiler.layouts([(pipeline, layouts[pipeline][0][1].target) for pipeline in order])
         last: tuple[ModuleOp, DealtProgram] | None = None
         for pipeline, module in zip(order, modules, strict=True):
             members = layouts[pipeline]
             if isinstance(module, PmcError):
                 for index, _ in members:
-                    result.put(index, {"status": INFEASIBLE, "reason": str(module)})
+                    run.result.put(index, {"status": INFEASIBLE, "reason": str(module)})
             else:
                 if last is not None and last[0] is module:
-                    memo.forget_types()
+                    run.memo.forget_types()
                     last[1].retyped()
                 else:
-                    memo.forget_ops()
+                    run.memo.forget_ops()
                     last = module, DealtProgram(module, known)
-                    collected()
+                    run.collected()
                 for index, point in members:
-                    compiler.retarget(module, pipeline, point.target)
-                    result.put(index, _layout_row(last[1], module, compiler.partition(point.target), point, memo))
-            done([index for index, _ in members])
+                    run.compiler.retarget(module, pipeline, point.target)
+                    partition = run.compiler.partition(point.target)
+                    run.result.put(index, _layout_row(last[1], module, partition, point, run.memo))
+            run.done([index for index, _ in members])
 
     def _values(self, index: int) -> dict[str, object]:
         """The values of the axes at a point."""
         places = np.unravel_index(index, [len(axis.values) for axis in self.axes])
         return {axis.name: axis.values[int(i)] for axis, i in zip(self.axes, places, strict=True)}
 
-    def _run_at_once(
-        self,
-        result: SweepResult,
-        done: Callable[[Sequence[int]], None],
-        points: Points,
-        compiler: SharedCompiler,
-        memo: CostMemo,
-    ) -> None:
+    def _run_at_once(self, run: _Run) -> None:
         """Fill in rows of points that differ in batch and lengths only, where these can be evaluated at once."""
         symbols = [axis for axis in self.axes if symbol_of(axis) is not None]
-        for values, family in families(self.axes, result):
-            wanted = result.columns["status"][family] == ""
+        for values, family in families(self.axes, run.result):
+            wanted = run.result.columns["status"][family] == ""
             bindings: dict[str, IntArray] = {}
             for dim, axis in enumerate(symbols):
                 shape = [1] * family.ndim
@@ -186,7 +177,7 @@ class Sweep:
                 bindings[axis.path] = np.asarray(axis.values, np.int64).reshape(shape)
             try:
                 ends = {axis.name: _end(bindings[axis.path], axis.path) for axis in symbols}
-                point = points.at({**values, **ends})
+                point = run.points.at({**values, **ends})
             except PmcError:
                 continue
             deployment = point.target.deployment
@@ -200,16 +191,14 @@ class Sweep:
             wanted &= kv_len <= longest
             if np.count_nonzero(wanted) < FEWEST:
                 continue
-            found = self._at_once(points, compiler, memo, bindings, family, wanted)
+            found = self._at_once(run, bindings, family, wanted)
             for block in found:
-                result.put(block.points[block.certain], block.surely())
-                done(block.points[block.certain].tolist())
+                run.result.put(block.points[block.certain], block.surely())
+                run.done(block.points[block.certain].tolist())
 
     def _at_once(
         self,
-        points: Points,
-        compiler: SharedCompiler,
-        memo: CostMemo,
+        run: _Run,
         bindings: dict[str, IntArray],
         family: IntArray,
         wanted: npt.NDArray[np.bool_],
@@ -217,25 +206,27 @@ class Sweep:
         """All wanted points of a family, or none where a point evaluated alone would say something else."""
         first, last = (int(family[wanted][place]) for place in (0, -1))
         try:
-            point = points.at(self._values(first))
+            point = run.points.at(self._values(first))
             target = point.target
             check_target(target.chip, target.topology, target.deployment)
-            pipeline = compiler.pipeline(target)
-            if compiler.pipeline(points.at(self._values(last)).target) != pipeline:
+            pipeline = run.compiler.pipeline(target)
+            if run.compiler.pipeline(run.points.at(self._values(last)).target) != pipeline:
                 return []
-            module = next(compiler.programs([(pipeline, target)]))
+            module = next(run.compiler.programs([(pipeline, target)]))
             if isinstance(module, PmcError):
                 return []
             set_target(module, target.chip, target.topology, target.deployment, target.accounting)
             module.attributes.pop(CALIBRATION, None)
             found: list[Block] = []
-            for block in blocks(point.options.evaluator(module, memo), bindings, family, wanted):
+            for block in blocks(point.options.evaluator(module, run.memo), bindings, family, wanted):
                 if block is None:
                     return []
                 found.append(block)
         except PmcError:
             return []
-        return found if agrees(found, lambda index: _row([module], points.at(self._values(index)), memo)) else []
+        return (
+            found if agrees(found, lambda index: _row([module], run.points.at(self._values(index)), run.memo)) else []
+        )
 
     def _with_stages(self, point: Point) -> Point:
         """The point of a request with the stages that both of its phases have."""

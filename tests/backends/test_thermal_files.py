@@ -85,6 +85,8 @@ def test_columns_of_powers_may_come_in_any_order(tmp_path: Path) -> None:
         ("cores.flp", "C_1\t0.005000000", "C_1", r"cores.flp:3: needs name, width, height, left and bottom, found 4"),
         ("tim.flp", "0.040000000", "0.041", r"layer 1 .*tim.flp\) is 0.041 x 0.016 m, layer 0 is 0.04 x 0.016 m"),
         ("stack.lcf", "\n1\nY\nN\n", "\n2\nY\nN\n", r"stack.lcf: layer 2 stands where layer 1 must be"),
+        ("stack.lcf", "\n1\nY\nN\n", "\n1.5\nY\nN\n", r"stack.lcf:\d+: number: '1.5' is no whole number"),
+        ("hotspot.config", "-grid_rows\t\t32", "-grid_rows\t\t32.5", "-grid_rows: '32.5' is no whole number"),
         ("stack.lcf", "\n1\nY\nN\n", "\n1\nY\nmaybe\n", r"stack.lcf:\d+: power is 'maybe', must be Y or N"),
         ("stack.lcf", "\n1\nY\nN\n", "\n1\nY\n", r"stack.lcf: needs 7 lines per layer .*, found 69 lines"),
         ("stack.lcf", "5e-05\ncores", "0\ncores", "thickness of layer 0 is 0.0, must be positive"),

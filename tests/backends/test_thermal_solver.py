@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pmc.backends.thermal.floorplan import Floats, Floorplan, Unit
 from pmc.backends.thermal.network import C_FACTOR
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import Grid, Package, Stack, StackLayer, read_stack, with_sizes
+from pmc.backends.thermal.stack import Grid, Package, Stack, StackLayer, read_stack
 from pmc.backends.thermal.traces import read_power, read_state, read_temperatures, state_names
 from pmc.dialects.errors import PmcError
 
@@ -189,7 +189,7 @@ def test_a_worse_cooler_is_hotter_and_a_finer_grid_changes_little() -> None:
     worse = small(r_convec=0.3)
     # All heat goes through the air: 0.1 K/W more for 16 W.
     assert worse.unit_kelvin(worse.steady(power)) - base == pytest.approx(1.6, rel=0.02)
-    finer = ThermalModel.of(with_sizes(SMALL.stack, 16, 16))
+    finer = ThermalModel.of(replace(SMALL.stack, grid=Grid(16, 16, "avg")))
     assert finer.unit_kelvin(finer.steady(power)) == pytest.approx(base, abs=0.2)
 
 
