@@ -41,6 +41,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
         "localize",
         "combine-collectives",
         "fuse-rows",
+        "fuse-gates",
         "partition-stages",
     ),
     "tile": (

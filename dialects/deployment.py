@@ -184,6 +184,9 @@ class Deployment(Schema, frozen=True):
     fuse_rows: Annotated[bool, KERNELS, PassOption("fuse-rows", "enabled")] = Field(
         description="Norms, activations and attention convert what they compute: no kernel of its own reads it again"
     )
+    fuse_gates: Annotated[bool, KERNELS, PassOption("fuse-gates", "enabled")] = Field(
+        description="Gate, up and the activation of a SwiGLU are one kernel: neither product goes to DRAM and back"
+    )
     late_stores: Annotated[bool, KERNELS, PassOption("lower-to-tiles")] = Field(
         description="A store is given to its engine behind the loads of the next iteration, which need not wait for it"
     )

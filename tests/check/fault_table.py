@@ -511,8 +511,8 @@ _BEHIND = "what writes the slot again waits for loads of its own iteration, whic
 _PLANS = [
     Fault(_MATMUL, "return self.depth.start(self.core_k, ki), self", "return self.depth.start(expr(0), ki), self"),
     Fault(_MATMUL, "return [self.core_k, g, m, n], ", "return [expr(0), g, m, n], "),
-    Fault(_MATMUL, "found, (0, g, row, column), (parts", "found, (0, g, row, 0), (parts"),
-    Fault(_MATMUL, "code.fetch(acc, found, expr(CORE) - self.core_k + p,", "code.fetch(acc, found, p,"),
+    Fault(_MATMUL, "buffer, (0, g, row, column), (parts", "buffer, (0, g, row, 0), (parts"),
+    Fault(_MATMUL, "code.fetch(acc, buffer, expr(CORE) - self.core_k + p,", "code.fetch(acc, buffer, p,"),
     Fault(_MATMUL, "+ p, first, p * height,", "+ p, 0, p * height,"),
     Fault(
         _MATMUL,
@@ -663,6 +663,23 @@ _PIPELINED = [
           {**FUSED, "quantization.keep": ["*.router.weight"]}),
 ]  # fmt: skip
 
+GATED = {"fuse_rows": True, "fuse_gates": True}
+_GATES = [
+    Fault("fuse_gates.py", "[gate.x, gate.w, up.w]", "[gate.x, up.w, gate.w]", "llama", GATED),
+    Fault("fuse_gates.py", "[op.y.type]", "[gate.y.type]", "deepseek", GATED),
+    Fault("fuse_gates.py", "gate.w.type != up.w.type", "False", "deepseek",
+          {**GATED, "quantization.activations": "bf16", "quantization.keep": ["*.up_proj.weight"]}),
+    Fault("tiling/matmul.py", "self.code.mma(acc, a, block, size", "self.code.mma(acc, a, b[0], size", "llama", GATED),
+    Fault("tiling/matmul.py", "width, added, [out])", "width, added[::-1], [out])", "llama", GATED),
+    Fault("tiling/matmul.py", "strict=False):\n                code.load(array, buffer",
+          "strict=False):\n                code.load(self.scratch[0], buffer", "llama", GATED),
+    Fault("tiling/matmul.py", "code.fetch(acc, buffer,", "code.fetch(sums[0], buffer,", "llama", GATED),
+    Fault("dialects/analyses/matmul_tiling.py", "need + shape.products * slots(acc_loops)", "need + slots(acc_loops)",
+          "llama", GATED),
+    Fault("dialects/analyses/matmul_tiling.py", "need + shape.products * slots(b_loops)", "need + slots(b_loops)",
+          "llama", GATED),
+]  # fmt: skip
+
 FAULTS: tuple[Fault, ...] = (
-    *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED,
+    *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED, *_GATES,
 )  # fmt: skip

@@ -322,6 +322,13 @@ def grouped_matmul(make: Maker) -> None:
     make.add(layer.GroupedMatmulOp, operands, [make.type([e, c, n])])
 
 
+def gated_matmul(make: Maker) -> None:
+    (t, k, n), type_ = make.dims(3), make.element()
+    experts = make.dims(1) if make.flag() else ()
+    operands = [make.source((*experts, *dims), type_) for dims in ([t, k], [k, n], [k, n])]
+    make.add(layer.GatedMatmulOp, operands, [make.type((*experts, t, n))])
+
+
 def head_matmul(make: Maker) -> None:
     heads, rank, group, t = make.size(), make.size(), make.size(), make.dims(1)[0]
     wide, narrow = heads * rank, heads * group
@@ -514,7 +521,7 @@ def program(make: Maker) -> None:
 
 LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
-    layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
+    layer.GatedMatmulOp: gated_matmul, layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
