@@ -50,6 +50,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
         "select-tiles",
         "lower-to-tiles",
         "pipeline-loops",
+        "prefetch-weights",
         "allocate-lmem",
         "allocate-dram",
     ),

@@ -193,6 +193,9 @@ class Deployment(Schema, frozen=True):
     pipeline_loops: Annotated[bool, KERNELS, PassOption("pipeline-loops", "enabled")] = Field(
         description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
     )
+    prefetch_weights: Annotated[bool, KERNELS, PassOption("prefetch-weights", "enabled")] = Field(
+        description="A kernel of products loads the first weights of the next one, where LMEM has room"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Deployment:

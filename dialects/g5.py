@@ -178,6 +178,43 @@ class LmemAttr(ParametrizedAttribute):
 
 
 @irdl_attr_definition
+class SpanAttr(ParametrizedAttribute):
+    """Bytes of LMEM: `#g5.span<1048576, 65536>`, the first and how many."""
+
+    name: ClassVar[str] = "g5.span"
+    start: IntegerAttr
+    size: IntegerAttr
+
+    def verify(self) -> None:
+        """Some bytes."""
+        if self.start.value.data < 0 or self.size.value.data < 1:
+            raise VerifyException(f"{self.size.value.data} bytes of LMEM from {self.start.value.data}")
+
+    @property
+    def bytes(self) -> range:
+        """The bytes."""
+        return range(self.start.value.data, self.start.value.data + self.size.value.data)
+
+    @classmethod
+    def of(cls, start: int, size: int) -> Self:
+        """`size` bytes from `start`."""
+        return cls(IntegerAttr(start, i64), IntegerAttr(size, i64))
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """Parse `<start, size>`."""
+        with parser.in_angle_brackets():
+            start = IntegerAttr(parser.parse_integer(), i64)
+            parser.parse_punctuation(",")
+            return [start, IntegerAttr(parser.parse_integer(), i64)]
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Print `<start, size>`."""
+        with printer.in_angle_brackets():
+            printer.print_string(f"{self.start.value.data}, {self.size.value.data}")
+
+
+@irdl_attr_definition
 class DramAttr(ParametrizedAttribute):
     """A strided array in DRAM: `#g5.dram<layer*8192 + 4096, [64, 128], strides [128, 1], bf16>`.
 
@@ -249,6 +286,10 @@ class StreamOp(AnyProgramOp):
     def verify_(self) -> None:
         """Expressions use only the symbols of the bodies around them; arrays are aligned and inside the chip."""
         _check_symbols(self.body.block, frozenset())
+        for scope in (self.body.block, *(op.body.block for op in self.walk() if isinstance(op, RepeatOp | StageOp))):
+            wrong = _wrong_hand_over(scope)
+            if wrong is not None:
+                raise VerifyException(f"g5.stream '{self.sym_name.data}': {wrong}")
         block, chip = self.body.block, chip_around(self)
         own = [op.placed for op in block.ops if isinstance(op, ArrayOp)]
         for stage in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [Block()]:
@@ -317,6 +358,10 @@ class ProgramOp(BodyOp):
     cores = prop_def(IntegerAttr)
     op_name = prop_def(StringAttr)
     """The tensor op that the program computes, `layer.matmul`."""
+    hands_over = opt_prop_def(ArrayAttr[SpanAttr])
+    """The LMEM of every core that it loads for a later program; the programs between leave it alone."""
+    takes = opt_prop_def(ArrayAttr[SpanAttr])
+    """The LMEM that an earlier program has loaded for it."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
 
@@ -785,6 +830,33 @@ class CdmaOp(ChipCommandOp):
     ENGINE: ClassVar[str] = "cdma"
 
 
+# -- between programs ---------------------------------------------------------------------------------------------
+
+
+def spans(found: ArrayAttr[SpanAttr] | None) -> tuple[SpanAttr, ...]:
+    """The bytes that a program hands over or takes, none where it says nothing."""
+    return () if found is None else tuple(found.data)
+
+
+def _wrong_hand_over(block: Block) -> str | None:
+    """What is wrong with the LMEM that the programs of a block leave for each other."""
+    held: dict[SpanAttr, str] = {}
+    for op in block.ops:
+        if isinstance(op, RepeatOp | StageOp) and held:
+            return f"LMEM that '{next(iter(held.values()))}' hands over would have to outlive a body"
+        if not isinstance(op, ProgramOp):
+            continue
+        for span in spans(op.hands_over):
+            for other, path in held.items():
+                if span.bytes.start < other.bytes.stop and other.bytes.start < span.bytes.stop:
+                    return f"'{op.path.data}' hands over LMEM that '{path}' has handed over"
+        for span in spans(op.takes):
+            if held.pop(span, None) is None:
+                return f"'{op.path.data}' takes LMEM {span.bytes.start}.. that no program before it hands over"
+        held |= {span: op.path.data for span in spans(op.hands_over)}
+    return None if not held else f"no program takes what '{next(iter(held.values()))}' hands over"
+
+
 # -- symbols ----------------------------------------------------------------------------------------------------
 
 
@@ -837,5 +909,5 @@ G5 = Dialect(
         SdmaOp,
         CdmaOp,
     ],
-    [AfterAttr, LmemAttr, DramAttr, TableAttr],
+    [AfterAttr, LmemAttr, SpanAttr, DramAttr, TableAttr],
 )

@@ -17,6 +17,9 @@ A loop named `k` also defines `k.seq`, how often its body has run before in this
 the loop.  A buffer with `slots` > 1 rotates: the allocation in the body of loop `k` means slot `k.seq mod slots`, so
 that loads of one iteration may run while the previous iteration computes.  `tile.previous` is the slot of the iteration
 before, for the part of a body that `pipeline-loops` runs one iteration later.
+
+A `tile.alloc` outside of kernels outlives them: one kernel loads it for a later one (`prefetch-weights`), which has it
+in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.
 """
 
 from __future__ import annotations
@@ -105,6 +108,10 @@ class ProgramOp(AnyProgramOp):
     def verify_(self) -> None:
         """Arrays with addresses are aligned and inside the chip, and no value is overwritten while it is needed."""
         block = self.body.block
+        for scope in (block, *(op.body.block for op in block.walk() if isinstance(op, RepeatOp | StageOp))):
+            wrong = wrong_hand_over(scope)
+            if wrong is not None:
+                raise VerifyException(f"tile.program '{self.sym_name.data}': {wrong}")
         own, chip = _globals(block), chip_around(self)
         for scope in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [block]:
             held = own if scope is block else [*own, *_globals(scope)]
@@ -326,7 +333,7 @@ class KernelOp(BodyOp):
         for op in block.ops:
             if isinstance(op, AllocOp) and op.address is not None:
                 for other in held:
-                    if op.byte_range.start < other.byte_range.stop and other.byte_range.start < op.byte_range.stop:
+                    if _overlap(op, other):
                         raise VerifyException(
                             f"tile.kernel at '{self.path.data}': buffers at {_span(op)} and {_span(other)} overlap"
                         )
@@ -376,6 +383,48 @@ def lost_late(op: StoreOp) -> str | None:
     return None
 
 
+def handed_over(block: Block) -> dict[AllocOp, tuple[int, int]]:
+    """The buffers of a block outside of kernels, with the places in it of the first and the last op that use them."""
+    allocs = [op for op in block.ops if isinstance(op, AllocOp)]
+    if not allocs:
+        return {}
+    places = {op: place for place, op in enumerate(block.ops)}
+    found: dict[AllocOp, tuple[int, int]] = {}
+    for alloc in allocs:
+        users = [block.find_ancestor_op_in_block(use.operation) for use in alloc.result.uses]
+        used = [places[user] for user in users if user is not None] or [places[alloc]]
+        found[alloc] = min(used), max(used)
+    return found
+
+
+def wrong_hand_over(block: Block) -> str | None:
+    """What is wrong with the buffers of a block that outlive kernels: who loads and reads them, where they are."""
+    ops, live = list(block.ops), handed_over(block)
+    for alloc, (first, last) in live.items():
+        where = f"the buffer that is handed over to '{alloc.path.data}'"
+        if alloc.slots.value.data != 1:
+            return f"{where} has {alloc.slots.value.data} slots, must have 1"
+        for use in alloc.result.uses:
+            user = block.find_ancestor_op_in_block(use.operation)
+            loads = isinstance(use.operation, LoadOp)
+            if not isinstance(user, KernelOp) or first == last or user is not ops[first if loads else last]:
+                return f"{where} must be loaded by one kernel and read by a later one of the same body"
+            if isinstance(use.operation, CommandOp) and not loads and alloc.result in use.operation.writes():
+                return f"{where} is overwritten by the kernel that reads it"
+        if alloc.address is None:
+            continue
+        beside = [op for kernel in ops[first : last + 1] for op in kernel.walk() if isinstance(op, AllocOp)]
+        beside += [op for op, (start, stop) in live.items() if op is not alloc and start <= last and first <= stop]
+        for other in beside:
+            if other.address is not None and _overlap(alloc, other):
+                return f"{where} at {_span(alloc)} overlaps one of '{other.path.data}' at {_span(other)}"
+    return None
+
+
+def _overlap(one: AllocOp, other: AllocOp) -> bool:
+    return one.byte_range.start < other.byte_range.stop and other.byte_range.start < one.byte_range.stop
+
+
 def _span(op: AllocOp) -> str:
     return f"{op.byte_range.start}..{op.byte_range.stop - 1}"
 
@@ -421,7 +470,7 @@ class ForOp(NamedLoopOp):
 
 @irdl_op_definition
 class AllocOp(PmcOp):
-    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.
+    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.  Outside of kernels it has one, see above.
 
     `address` is the byte address of slot 0, slot i starts i times the size of the type after it.  Plans keep to the
     tile budget of a core; `extra` of the slots may lie in what the budget leaves free.
@@ -477,9 +526,42 @@ class PreviousOp(PmcOp):
             )
 
 
+@irdl_op_definition
+class HandedOverOp(PmcOp):
+    """What an earlier kernel has loaded into `held` where `later` is 0, in the first iteration; else what `own` has.
+
+    `later` is 0 or 1.
+    """
+
+    name = "tile.handed_over"
+    held = operand_def(BufferType)
+    own = operand_def(BufferType)
+    later = prop_def(ExprAttr)
+    result = result_def(BufferType)
+
+    def verify_(self) -> None:
+        """One type, and a buffer from outside of the kernel."""
+        for value, what in ((self.held, "held"), (self.own, "own")):
+            if value.type != self.result.type:
+                raise VerifyException(
+                    f"tile.handed_over at '{self.path.data}': is {self.result.type}, {what} is {value.type}"
+                )
+        alloc = self.held.owner
+        if not isinstance(alloc, AllocOp) or isinstance(alloc.parent_op(), KernelOp | ForOp):
+            raise VerifyException(
+                f"tile.handed_over at '{self.path.data}': held must be a buffer that is allocated outside of kernels"
+            )
+
+
 def allocation_of(value: SSAValue) -> SSAValue:
     """The allocation that a buffer is a slot of, its own or that of the iteration before."""
-    return value.owner.source if isinstance(value.owner, PreviousOp) else value
+    match value.owner:
+        case PreviousOp() as op:
+            return op.source
+        case HandedOverOp() as op:
+            return op.own
+        case _:
+            return value
 
 
 class CommandOp(PmcOp, ABC):
@@ -836,6 +918,7 @@ Tile = Dialect(
         ForOp,
         AllocOp,
         PreviousOp,
+        HandedOverOp,
         LoadOp,
         StoreOp,
         GatherOp,

@@ -680,6 +680,27 @@ _GATES = [
           "llama", GATED),
 ]  # fmt: skip
 
+AHEAD = {"prefetch_weights": True}
+_AHEAD = [
+    Fault("prefetch_weights.py", "{symbol: expr(0) for symbol in symbols}", "{symbol: expr(1) for symbol in symbols}",
+          "llama", AHEAD),
+    Fault("prefetch_weights.py", "for symbol in symbols), expr(0)), 1)",
+          "for symbol in symbols[-1:]), expr(0)), 1)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "loop.count.data + 2, 0)", "loop.count.data + 1, 0)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "loop.count.data + 2, 0)", "loop.count.data + 3, 0)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "taker.cores.value.data < giver.cores.value.data", "False", "llama", AHEAD),
+    Fault("prefetch_weights.py", "if kernel.cores.value.data > cores:", "if False:", "llama", AHEAD),
+    Fault("prefetch_weights.py", "if not isinstance(op, LoadOp) or not _is_weight(op.memref)",
+          "if not isinstance(op, LoadOp)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "h.span.start < span.stop and span.start < h.span.stop", "False", "llama", AHEAD),
+    Fault("allocate_lmem.py", "min(budget, free)", "budget", "llama", AHEAD,
+          equivalent="what plans leave free is more than what is handed over"),
+    Fault("emit_g5.py", "self.held * (1 - self.later)", "self.held", "llama", AHEAD),
+    Fault("emit_g5.py", "own * self.later", "own", "llama", AHEAD),
+    Fault("emit_g5.py", "if value not in loaded]", "if value in loaded]", "llama", AHEAD),
+]  # fmt: skip
+
 FAULTS: tuple[Fault, ...] = (
     *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED, *_GATES,
+    *_AHEAD,
 )  # fmt: skip

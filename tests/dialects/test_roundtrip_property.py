@@ -840,8 +840,27 @@ def kernel_body(make: Maker) -> None:
 kernel = tile_body(tile.KernelOp, kernel_body, cores=CORES, op_name="layer.matmul")
 
 
+def hand_over(make: Maker) -> None:
+    """A buffer that one kernel loads for the next."""
+    type_, elements = BufferType.of(make.size(), make.size(), make.element()), memref(make, 2)
+    source = make.add(tile.GlobalOp, [], [elements], kind="weight", layers=False).result
+    address = next(ADDRESSES) if make.flag() else None
+    held = make.add(tile.AllocOp, [], [type_], slots=1, address=address).result
+
+    def load(inner: Maker) -> None:
+        offsets, sizes = (ArrayAttr([ExprAttr.of(n) for _ in range(2)]) for n in (0, 1))
+        inner.add(tile.LoadOp, [source, held], [], offsets=offsets, sizes=sizes)
+
+    def take(inner: Maker) -> None:
+        own = inner.add(tile.AllocOp, [], [type_], slots=1).result
+        inner.add(tile.HandedOverOp, [held, own], [type_], later=inner.expr())
+
+    for body in (load, take):
+        tile_body(tile.KernelOp, body, cores=CORES, op_name="layer.matmul")(make)
+
+
 def tile_parts(make: Maker) -> None:
-    make.some([array, view, tile_collective, kernel], 3)
+    make.some([array, view, tile_collective, kernel, hand_over], 3)
 
 
 tile_repeat = tile_body(tile.RepeatOp, tile_parts, symbol="layer", count=3, first=1)
@@ -850,7 +869,9 @@ tile_stage = tile_body(tile.StageOp, tile_parts, index=1)
 
 def tile_program(make: Maker) -> None:
     block = Block(
-        make.nested(lambda inner: inner.some([array, view, tile_collective, kernel, tile_repeat, tile_stage]))
+        make.nested(
+            lambda inner: inner.some([array, view, tile_collective, kernel, hand_over, tile_repeat, tile_stage])
+        )
     )
     op = make.add(tile.ProgramOp, [], [], sym_name=make.unique(), phase="prefill", regions=[Region(block)])
     names = make.rng.choice([(), ("a", "b"), ("w",)])
@@ -861,7 +882,7 @@ def tile_program(make: Maker) -> None:
 
 TILE: dict[type[Operation], Any] = {
     **KERNEL, tile.ProgramOp: tile_program, tile.GlobalOp: array, tile.ViewOp: view, tile.RepeatOp: tile_repeat,
-    tile.StageOp: tile_stage, tile.KernelOp: kernel, tile.CollectiveOp: tile_collective,
+    tile.StageOp: tile_stage, tile.KernelOp: kernel, tile.CollectiveOp: tile_collective, tile.HandedOverOp: hand_over,
 }  # fmt: skip
 
 
