@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import ClassVar, Self, cast
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, UnitAttr, i64
-from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
+from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
@@ -47,7 +47,11 @@ from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
+from pmc.dialects.g5_waits import ENGINES as ENGINES
+from pmc.dialects.g5_waits import AfterAttr as AfterAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.lmem_spans import HandedOver, wrong_spans
+from pmc.dialects.lmem_spans import SpanAttr as SpanAttr
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import chip_around, placement_fault
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
@@ -74,9 +78,6 @@ from pmc.dialects.tile import (
 )
 from pmc.dialects.vector_kinds import KIND, VectorKindAttr
 
-ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
-"""The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
-
 GDMA_RANK = 4
 """The number of dims of a GDMA descriptor."""
 
@@ -84,43 +85,6 @@ Field = Expr | int | str
 """An entry of a command in a table: a number, or the name of an entry of the column's enum."""
 
 # -- attributes -------------------------------------------------------------------------------------------------
-
-
-@irdl_attr_definition
-class AfterAttr(Data[tuple[tuple[str, int], ...]]):
-    """The dependencies of a command: pairs of engine and lag, in the order of `ENGINES`."""
-
-    name: ClassVar[str] = "g5.after"
-
-    @classmethod
-    def parse_list(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
-        """Parse `[engine-lag, ..]`."""
-
-        def pair() -> tuple[str, int]:
-            position = parser.pos
-            engine = parser.parse_identifier()
-            if engine not in ENGINES:
-                parser.raise_error(f"unknown engine '{engine}', expected one of {', '.join(ENGINES)}", position)
-            parser.parse_punctuation("-")
-            return engine, parser.parse_integer(allow_negative=False)
-
-        return tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, pair))
-
-    @property
-    def text(self) -> str:
-        """`[engine-lag, ..]`."""
-        return f"[{', '.join(f'{engine}-{lag}' for engine, lag in self.data)}]"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
-        """Parse `<[engine-lag, ..]>`."""
-        with parser.in_angle_brackets():
-            return cls.parse_list(parser)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Print `<[engine-lag, ..]>`."""
-        with printer.in_angle_brackets():
-            printer.print_string(self.text)
 
 
 @irdl_attr_definition
@@ -175,43 +139,6 @@ class LmemAttr(ParametrizedAttribute):
         with printer.in_angle_brackets():
             printer.print_string(f"{self.address.data}, pitch {self.pitch.value.data}, ")
             printer.print_attribute(self.element_type)
-
-
-@irdl_attr_definition
-class SpanAttr(ParametrizedAttribute):
-    """Bytes of LMEM: `#g5.span<1048576, 65536>`, the first and how many."""
-
-    name: ClassVar[str] = "g5.span"
-    start: IntegerAttr
-    size: IntegerAttr
-
-    def verify(self) -> None:
-        """Some bytes."""
-        if self.start.value.data < 0 or self.size.value.data < 1:
-            raise VerifyException(f"{self.size.value.data} bytes of LMEM from {self.start.value.data}")
-
-    @property
-    def bytes(self) -> range:
-        """The bytes."""
-        return range(self.start.value.data, self.start.value.data + self.size.value.data)
-
-    @classmethod
-    def of(cls, start: int, size: int) -> Self:
-        """`size` bytes from `start`."""
-        return cls(IntegerAttr(start, i64), IntegerAttr(size, i64))
-
-    @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        """Parse `<start, size>`."""
-        with parser.in_angle_brackets():
-            start = IntegerAttr(parser.parse_integer(), i64)
-            parser.parse_punctuation(",")
-            return [start, IntegerAttr(parser.parse_integer(), i64)]
-
-    def print_parameters(self, printer: Printer) -> None:
-        """Print `<start, size>`."""
-        with printer.in_angle_brackets():
-            printer.print_string(f"{self.start.value.data}, {self.size.value.data}")
 
 
 @irdl_attr_definition
@@ -287,7 +214,8 @@ class StreamOp(AnyProgramOp):
         """Expressions use only the symbols of the bodies around them; arrays are aligned and inside the chip."""
         _check_symbols(self.body.block, frozenset())
         for scope in (self.body.block, *(op.body.block for op in self.walk() if isinstance(op, RepeatOp | StageOp))):
-            wrong = _wrong_hand_over(scope)
+            found = [op for op in scope.ops if isinstance(op, ProgramOp | RepeatOp | StageOp)]
+            wrong = wrong_spans([op.handed_over if isinstance(op, ProgramOp) else None for op in found])
             if wrong is not None:
                 raise VerifyException(f"g5.stream '{self.sym_name.data}': {wrong}")
         block, chip = self.body.block, chip_around(self)
@@ -364,6 +292,11 @@ class ProgramOp(BodyOp):
     """The LMEM that an earlier program has loaded for it."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
+
+    @property
+    def handed_over(self) -> HandedOver:
+        """What it says of LMEM that outlives a program."""
+        return HandedOver.of(self.path.data, self.hands_over, self.takes)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""
@@ -828,33 +761,6 @@ class CdmaOp(ChipCommandOp):
 
     name = "g5.cdma"
     ENGINE: ClassVar[str] = "cdma"
-
-
-# -- between programs ---------------------------------------------------------------------------------------------
-
-
-def spans(found: ArrayAttr[SpanAttr] | None) -> tuple[SpanAttr, ...]:
-    """The bytes that a program hands over or takes, none where it says nothing."""
-    return () if found is None else tuple(found.data)
-
-
-def _wrong_hand_over(block: Block) -> str | None:
-    """What is wrong with the LMEM that the programs of a block leave for each other."""
-    held: dict[SpanAttr, str] = {}
-    for op in block.ops:
-        if isinstance(op, RepeatOp | StageOp) and held:
-            return f"LMEM that '{next(iter(held.values()))}' hands over would have to outlive a body"
-        if not isinstance(op, ProgramOp):
-            continue
-        for span in spans(op.hands_over):
-            for other, path in held.items():
-                if span.bytes.start < other.bytes.stop and other.bytes.start < span.bytes.stop:
-                    return f"'{op.path.data}' hands over LMEM that '{path}' has handed over"
-        for span in spans(op.takes):
-            if held.pop(span, None) is None:
-                return f"'{op.path.data}' takes LMEM {span.bytes.start}.. that no program before it hands over"
-        held |= {span: op.path.data for span in spans(op.hands_over)}
-    return None if not held else f"no program takes what '{next(iter(held.values()))}' hands over"
 
 
 # -- symbols ----------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr, UnitAttr
-from xdsl.ir import Attribute, Block, Dialect, Operation, SSAValue
+from xdsl.ir import Block, Dialect, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -48,14 +48,16 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.accesses import ALWAYS, BANDWIDTH_DOMAINS, NEVER, TileAccess
-from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
-from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
+from pmc.dialects.memory_map import Access, Loop, chip_around, placement_fault, reuse_fault
+from pmc.dialects.stored_array import ARRAY_KINDS as ARRAY_KINDS
+from pmc.dialects.stored_array import SHARED_KINDS as SHARED_KINDS
+from pmc.dialects.stored_array import StoredOp as StoredOp
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tensor import TypeMismatchError, element_name
 from pmc.dialects.tile_plan import PlanAttr
@@ -64,33 +66,15 @@ from pmc.dialects.tile_types import BufferType as BufferType
 from pmc.dialects.tile_types import CoresAttr as CoresAttr
 from pmc.dialects.tile_types import MemRefType as MemRefType
 from pmc.dialects.tile_types import buffer_type as buffer_type
+from pmc.dialects.tile_types import cores_fault as cores_fault
 from pmc.dialects.tile_types import dense_strides as dense_strides
+from pmc.dialects.tile_types import is_running_count as is_running_count
 from pmc.dialects.tile_types import memref_type as memref_type
+from pmc.dialects.tile_types import running_count as running_count
 from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
 LAYER = "layer"
 """The symbol of a repeat over layers, here and in commands."""
-
-SHARED_KINDS = ("activation", "output", "scratch")
-"""The kinds of arrays that hold a value for a part of a program, so that several may have the same memory."""
-
-ARRAY_KINDS = ("weight", "state", "input", "communication", *SHARED_KINDS)
-"""What an array in DRAM is.  `communication`: what the network sends from and receives into; `scratch`: what the cores
-of one kernel leave for each other; `activation`: any other value, and `output` one that the program returns."""
-
-
-_RUNNING = ".seq"
-
-
-def running_count(loop: str) -> str:
-    """The symbol that counts all iterations of `loop` so far."""
-    return f"{loop}{_RUNNING}"
-
-
-def is_running_count(symbol: str) -> bool:
-    """Whether a symbol counts all iterations of a loop, as `running_count` names it."""
-    return symbol.endswith(_RUNNING)
-
 
 # -- structure --------------------------------------------------------------------------------------------------
 
@@ -147,71 +131,6 @@ def _memory_accesses(block: Block, number: dict[SSAValue, int]) -> list[Access |
             case _:
                 pass
     return found
-
-
-class StoredOp(PmcOp, ABC):
-    """An array in the DRAM of a rank.  Of repeated layers it may hold a part: the pipeline stage that it stands in."""
-
-    first = opt_prop_def(IntegerAttr)
-    """The layer of the model that the array begins with; left out with `total`."""
-    total = opt_prop_def(IntegerAttr)
-    """How many layers of this path the whole model stores, when the array holds fewer; else left out."""
-
-    @property
-    @abstractmethod
-    def memref(self) -> MemRefType:
-        """The type of the array."""
-
-    @property
-    def placed(self) -> PlacedArray:
-        """The array with its address, which it must have."""
-        kind, address = self.properties["kind"], self.properties["address"]
-        assert isinstance(kind, StringAttr) and isinstance(address, IntegerAttr)
-        return PlacedArray(self.path.data, kind.data, address.value.data, self.memref.bytes, kind.data in SHARED_KINDS)
-
-    @property
-    def all_dims(self) -> tuple[int, ...]:
-        """The dims with all layers of the model."""
-        dims = self.memref.dims
-        return dims if self.total is None else (self.total.value.data, *dims[1:])
-
-    @property
-    def held(self) -> slice:
-        """The part of the leading dim of `all_dims` that the array holds."""
-        if self.first is None:
-            return slice(None)
-        return slice(self.first.value.data, self.first.value.data + self.memref.dims[0])
-
-    def verify_(self) -> None:
-        """Every dim of a layer has its sharding and its axis; a part of the layers is inside all of them."""
-        address = self.properties.get("address")
-        if isinstance(address, IntegerAttr) and address.value.data < 0:
-            raise VerifyException(f"{self.name} at '{self.path.data}': address {address.value.data} is negative")
-        layers = self.properties["layers"] == BoolAttr.from_bool(True)
-        dims = len(self.memref.dims) - layers
-        given: list[tuple[str, int]] = []
-        sharding, axes = self.properties.get("sharding"), self.properties.get("axes")
-        if isinstance(sharding, ShardingAttr):
-            given.append(("sharding", len(sharding.data.dims)))
-        if isinstance(axes, ArrayAttr):
-            given.append(("axes", len(cast(ArrayAttr[Attribute], axes).data)))
-        for name, count in given:
-            if count != dims:
-                what = "without the dim that counts layers, " if layers else ""
-                raise VerifyException(
-                    f"{self.name} at '{self.path.data}': {what}the array has {dims} dims, {name} has {count}"
-                )
-        if (self.first is None) != (self.total is None):
-            raise VerifyException(f"{self.name} at '{self.path.data}': first and total must stand together")
-        if self.first is None or self.total is None:
-            return
-        if not layers:
-            raise VerifyException(f"{self.name} at '{self.path.data}': first and total need a layer dim")
-        if not 0 <= self.held.start < self.held.stop <= self.total.value.data:
-            raise VerifyException(
-                f"{self.name} at '{self.path.data}': layers {self.held.start}..{self.held.stop - 1} of "
-                f"{self.total.value.data}"
-            )
 
 
 @irdl_op_definition
@@ -340,16 +259,6 @@ class KernelOp(BodyOp):
                 held.append(op)
             elif isinstance(op, ForOp):
                 self._verify_disjoint(op.body.block, held)
-
-
-MOST_CORES = 2**16
-"""Cores of a kernel in a module that does not say its chip."""
-
-
-def cores_fault(cores: int, chip: Chip | None) -> str | None:
-    """What is wrong with the number of cores of a kernel."""
-    most, where = (MOST_CORES, "") if chip is None else (chip.cores, f", the cores of {chip.name}")
-    return None if 1 <= cores <= most else f"cores is {cores}, must be 1 to {most}{where}"
 
 
 def missed_barrier(barrier: Operation) -> str | None:

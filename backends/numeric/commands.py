@@ -122,7 +122,7 @@ class ProgramRun:
         self.running[program.path.data] = range(first, used)
         taken = self._take(program, batches)
         if self.check_order:
-            given = g5.spans(program.hands_over)
+            given = program.handed_over.gives
             size = max([used, *(span.bytes.stop for span in (*taken, *given))])
             written = _check_order(batches, cores, size, taken)
             for span in given:
@@ -148,7 +148,7 @@ class ProgramRun:
     def _take(self, program: g5.ProgramOp, batches: Sequence[Batch]) -> dict[g5.SpanAttr, _Held]:
         """What earlier programs have loaded for this one; it leaves alone what they have loaded for others."""
         taken: dict[g5.SpanAttr, _Held] = {}
-        for span in g5.spans(program.takes) if self.check_order else ():
+        for span in program.handed_over.takes if self.check_order else ():
             if span not in self.held:
                 raise NumericError(
                     f"g5.program at '{program.path.data}' takes LMEM {span.bytes.start}..{span.bytes.stop - 1}, "
