@@ -221,8 +221,8 @@ class _Kernel:
                 case tile.PreviousOp():
                     self.allocations[op.result] = self.allocations[op.source].previous()
                 case tile.HandedOverOp():
-                    own, held = self.allocations[op.own], self.allocations[op.held].buffer.start
-                    self.allocations[op.result] = replace(own, held=held, later=op.later.data)
+                    held = self.allocations[op.held].buffer.start
+                    self.allocations[op.result] = replace(self.allocations[op.own], held=held, later=op.later.data)
                 case tile.ViewOp():
                     self.stream.bases[op.result] = self.stream.base(op.source, op)
                 case tile.ForOp():
