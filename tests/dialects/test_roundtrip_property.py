@@ -467,10 +467,10 @@ def last_token(make: Maker) -> None:
 
 
 def kv_append(make: Maker) -> None:
-    batch, kv, t, width = make.dims(4)
+    batch, kv, queries, width = make.dims(4)
     cache = make.source([batch, kv, width])
     assert isinstance(cache.type, TensorType)
-    make.add(layer.KvAppendOp, [cache, make.source([t, width], cache.type.element_type)], [cache.type])
+    make.add(layer.KvAppendOp, [cache, make.source([batch * queries, width], cache.type.element_type)], [cache.type])
 
 
 def router(make: Maker) -> None:
