@@ -665,7 +665,8 @@ class KvAppendOp(LayerOp):
         self.require_shape(self.new, (new[0], cache[2]), "new")
         if new[0].is_constant and cache[0].is_constant:
             rows, sequences = new[0].constant, cache[0].constant
-            self.fail_unless(rows % sequences == 0, f"{sequences} sequences cannot have {rows} new rows")
+            alike = rows % sequences == 0 if sequences else rows == 0
+            self.fail_unless(alike, f"{sequences} sequences cannot have {rows} new rows")
         self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
         self.fail_unless(
             tensor(self.new).element_type == tensor(self.cache).element_type,

@@ -295,6 +295,8 @@ WRONG: list[tuple[str, Any, str]] = [
      "the width of y is not size per group of x"),
     ("append rows", op(layer.KvAppendOp, [value(expr(3), KV, 16), value(expr(38), 16)], value(expr(3), KV, 16)),
      "3 sequences cannot have 38 new rows"),
+    ("append to nothing", op(layer.KvAppendOp, [value(expr(0), KV, 16), value(expr(2), 16)], value(expr(0), KV, 16)),
+     "0 sequences cannot have 2 new rows"),
     ("append type", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16)], value(BATCH, KV, 8)),
      "the result must have the type of the cache"),
     ("append element", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16, element=f32)],
