@@ -5,13 +5,15 @@ of the chip; `pmc evaluate --granularity tile` makes its time of that.  Here the
 `emit-g5` writes, command by command on all cores, and priced at the same rates.  Prints the largest difference of each
 term, and whether bytes and multiply-accumulates agree exactly; exits 1 where a term differs by more than 3%.
 
-    python benchmarks/plan_vs_commands.py [--all]
+    python benchmarks/plan_vs_commands.py [--all] [--fused]
+
+With `--fused` the deployments ask for `fuse_rows` and `fuse_gates`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
@@ -60,9 +62,14 @@ class Compared:
         return {t: abs(self.plan[t] - self.commands[t]) / max(self.commands[t], 1e-9) for t in TERMS}
 
 
-def compare(model: str, topology: str, deployment_name: str, chip: Chip) -> Iterator[Compared]:
+FUSED = {"fuse_rows": True, "fuse_gates": True}
+
+
+def compare(
+    model: str, topology: str, deployment_name: str, chip: Chip, options: Mapping[str, object]
+) -> Iterator[Compared]:
     """Every op that becomes a kernel, in program order."""
-    deployment = load_deployment(deployment_name)
+    deployment = load_deployment(deployment_name, options)
     module = compile_model(load_model(model), chip, load_topology(topology), deployment, "dist")
     rest = default_pipeline(deployment, "commands")[len(default_pipeline(deployment, "dist")) :]
     planned = [spec.name for spec in rest].index("select-tiles") + 1
@@ -117,7 +124,7 @@ def main(arguments: list[str]) -> int:
     print(f"|{'---|' * (len(TERMS) + 3)}")
     exact = True
     for model, topology, deployment in CASES:
-        rows = list(compare(model, topology, deployment, chip))
+        rows = list(compare(model, topology, deployment, chip, FUSED if "--fused" in arguments else {}))
         most = {term: max(row.difference[term] for row in rows) for term in TERMS}
         equal = sum(row.exact for row in rows)
         exact, worst = exact and equal == len(rows), max(worst, *most.values())

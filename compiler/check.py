@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
-from xdsl.utils.arg_spec import ArgSpec
+from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.backends.numeric.dist import layouts, run_dist
@@ -52,7 +52,7 @@ from pmc.dialects.tensor import element_name, tensor
 Plans = Literal["chosen", "random"]
 """Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
 
-CHOOSING = ("select-algorithms", "select-tiles")
+CHOOSING = ("select-algorithms", "select-tiles", "prefetch-weights")
 """The passes that choose by time, or at random."""
 
 ADDRESSES = "allocate-dram"
@@ -206,8 +206,10 @@ def check_model(
 
 def with_plans(specs: Sequence[ArgSpec], plans: Plans, seed: int) -> list[ArgSpec]:
     """A pipeline that draws plans and the algorithms of collectives where they are to be random."""
-    drawn = {name: ArgSpec(name, {"choose": ("random",), "seed": (seed,)}) for name in CHOOSING}
-    return [drawn.get(spec.name, spec) if plans == "random" else spec for spec in specs]
+    if plans != "random":
+        return list(specs)
+    drawn: dict[str, ParameterListType] = {"choose": ("random",), "seed": (seed,)}
+    return [ArgSpec(spec.name, {**spec.parameters, **drawn}) if spec.name in CHOOSING else spec for spec in specs]
 
 
 def _own_format(model: ModuleOp) -> str:

@@ -41,6 +41,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
         "localize",
         "combine-collectives",
         "fuse-rows",
+        "fuse-gates",
         "partition-stages",
     ),
     "tile": (
@@ -49,6 +50,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
         "select-tiles",
         "lower-to-tiles",
         "pipeline-loops",
+        "prefetch-weights",
         "allocate-lmem",
         "allocate-dram",
     ),

@@ -184,11 +184,17 @@ class Deployment(Schema, frozen=True):
     fuse_rows: Annotated[bool, KERNELS, PassOption("fuse-rows", "enabled")] = Field(
         description="Norms, activations and attention convert what they compute: no kernel of its own reads it again"
     )
+    fuse_gates: Annotated[bool, KERNELS, PassOption("fuse-gates", "enabled")] = Field(
+        description="Gate, up and the activation of a SwiGLU are one kernel: neither product goes to DRAM and back"
+    )
     late_stores: Annotated[bool, KERNELS, PassOption("lower-to-tiles")] = Field(
         description="A store is given to its engine behind the loads of the next iteration, which need not wait for it"
     )
     pipeline_loops: Annotated[bool, KERNELS, PassOption("pipeline-loops", "enabled")] = Field(
         description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
+    )
+    prefetch_weights: Annotated[bool, KERNELS, PassOption("prefetch-weights", "enabled")] = Field(
+        description="A kernel of products loads the first weights of the next one, where LMEM has room"
     )
 
     @model_validator(mode="after")

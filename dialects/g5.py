@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import ClassVar, Self, cast
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, DictionaryAttr, IntegerAttr, StringAttr, UnitAttr, i64
-from xdsl.ir import Attribute, Block, Data, Dialect, Operation, ParametrizedAttribute
+from xdsl.ir import Attribute, Block, Dialect, Operation, ParametrizedAttribute
 from xdsl.irdl import (
     irdl_attr_definition,
     irdl_op_definition,
@@ -47,7 +47,12 @@ from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
 from pmc.dialects.g5_table import TableAttr
+from pmc.dialects.g5_waits import ENGINES as ENGINES
+from pmc.dialects.g5_waits import FREE as FREE
+from pmc.dialects.g5_waits import AfterAttr as AfterAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
+from pmc.dialects.lmem_spans import HandedOver, wrong_spans
+from pmc.dialects.lmem_spans import SpanAttr as SpanAttr
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import chip_around, placement_fault
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
@@ -74,61 +79,14 @@ from pmc.dialects.tile import (
 )
 from pmc.dialects.vector_kinds import KIND, VectorKindAttr
 
-ENGINES = ("tiu", "gdma", "sdma", "hau", "vec")
-"""The engines of a core, in the order of every table of dependencies.  CDMA belongs to the chip."""
-
 GDMA_RANK = 4
 """The number of dims of a GDMA descriptor."""
 
 Field = Expr | int | str
 """An entry of a command in a table: a number, or the name of an entry of the column's enum."""
 
-FREE = 1 << 40
-"""The lag behind an engine that a command does not wait for: longer than any program."""
-
 
 # -- attributes -------------------------------------------------------------------------------------------------
-
-
-@irdl_attr_definition
-class AfterAttr(Data[tuple[tuple[str, int], ...]]):
-    """The dependencies of a command: pairs of engine and lag, in the order of `ENGINES`."""
-
-    name: ClassVar[str] = "g5.after"
-
-    @classmethod
-    def parse_list(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
-        """Parse `[engine-lag, ..]`."""
-
-        def pair() -> tuple[str, int]:
-            position = parser.pos
-            engine = parser.parse_identifier()
-            if engine not in ENGINES:
-                parser.raise_error(f"unknown engine '{engine}', expected one of {', '.join(ENGINES)}", position)
-            parser.parse_punctuation("-")
-            position = parser.pos
-            lag = parser.parse_integer(allow_negative=False)
-            if lag >= FREE:
-                parser.raise_error(f"a lag must be less than {FREE}, found {lag}", position)
-            return engine, lag
-
-        return tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, pair))
-
-    @property
-    def text(self) -> str:
-        """`[engine-lag, ..]`."""
-        return f"[{', '.join(f'{engine}-{lag}' for engine, lag in self.data)}]"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> tuple[tuple[str, int], ...]:
-        """Parse `<[engine-lag, ..]>`."""
-        with parser.in_angle_brackets():
-            return cls.parse_list(parser)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Print `<[engine-lag, ..]>`."""
-        with printer.in_angle_brackets():
-            printer.print_string(self.text)
 
 
 @irdl_attr_definition
@@ -257,6 +215,11 @@ class StreamOp(AnyProgramOp):
     def verify_(self) -> None:
         """Expressions use only the symbols of the bodies around them; arrays are aligned and inside the chip."""
         _check_symbols(self.body.block, frozenset())
+        for scope in (self.body.block, *(op.body.block for op in self.walk() if isinstance(op, RepeatOp | StageOp))):
+            found = [op for op in scope.ops if isinstance(op, ProgramOp | RepeatOp | StageOp)]
+            wrong = wrong_spans([op.handed_over if isinstance(op, ProgramOp) else None for op in found])
+            if wrong is not None:
+                raise VerifyException(f"g5.stream '{self.sym_name.data}': {wrong}")
         block, chip = self.body.block, chip_around(self)
         own = [op.placed for op in block.ops if isinstance(op, ArrayOp)]
         for stage in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [Block()]:
@@ -325,8 +288,17 @@ class ProgramOp(BodyOp):
     cores = prop_def(IntegerAttr)
     op_name = prop_def(StringAttr)
     """The tensor op that the program computes, `layer.matmul`."""
+    hands_over = opt_prop_def(ArrayAttr[SpanAttr])
+    """The LMEM of every core that it loads for a later program; the programs between leave it alone."""
+    takes = opt_prop_def(ArrayAttr[SpanAttr])
+    """The LMEM that an earlier program has loaded for it."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
+
+    @property
+    def handed_over(self) -> HandedOver:
+        """What it says of LMEM that outlives a program."""
+        return HandedOver.of(self.path.data, self.hands_over, self.takes)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The core number."""
@@ -845,5 +817,5 @@ G5 = Dialect(
         SdmaOp,
         CdmaOp,
     ],
-    [AfterAttr, LmemAttr, DramAttr, TableAttr],
+    [AfterAttr, LmemAttr, SpanAttr, DramAttr, TableAttr],
 )

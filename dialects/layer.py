@@ -182,6 +182,47 @@ class GroupedMatmulOp(MatrixOp):
 
 
 @irdl_op_definition
+class GatedMatmulOp(MatrixOp):
+    """y = silu(x gate) * (x up), the first half of a SwiGLU: two products of one x that never leave the cores.
+
+    With one matrix each as `layer.matmul`, with one per local expert as `layer.grouped_matmul`.
+    """
+
+    name = "layer.gated_matmul"
+    x = operand_def(TensorType)
+    gate = operand_def(TensorType)
+    up = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [.., K], gate and up [K, N], y [.., N]; or with experts [E, C, K], [E, K, N] and [E, C, N]."""
+        x, gate = tensor(self.x).dims, tensor(self.gate).dims
+        self.fail_unless(
+            len(x) > 1 and (len(gate) == 2 or (len(gate) == 3 and len(x) == 3)),
+            "x must be [.., K] and gate [K, N], or x [E, C, K] and gate [E, K, N]",
+        )
+        experts = x[:1] if self.is_grouped else ()
+        self.require_shape(self.gate, (*experts, *x[-1:], gate[-1]), "gate")
+        self.fail_unless(self.up.type == self.gate.type, f"up is {self.up.type}, must be {self.gate.type}, as gate")
+        self.require_shape(self.y, (*x[:-1], gate[-1]), "y")
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether every local expert has matrices of its own."""
+        return len(tensor(self.gate).dims) == 3
+
+    def flops(self) -> Expr:
+        """Those of two products."""
+        return 4 * product(tensor(self.x).dims) * tensor(self.gate).dims[-1]
+
+    def sharding_rule(self) -> ShardingRule:
+        """As the products, but for K: a partial sum has no activation."""
+        rows = ("e", "c") if self.is_grouped else (TOKEN, POSITIONS)[: len(tensor(self.x).dims) - 1]
+        weight = ("e", WHOLE, "n") if self.is_grouped else (WHOLE, "n")
+        return ShardingRule(((*rows, WHOLE), weight, weight), ((*rows, "n"),), stationary=frozenset({1, 2}))
+
+
+@irdl_op_definition
 class HeadMatmulOp(MatrixOp):
     """One matmul per head, with the heads adjacent in the columns of x, w and y.
 
@@ -624,7 +665,8 @@ class KvAppendOp(LayerOp):
         self.require_shape(self.new, (new[0], cache[2]), "new")
         if new[0].is_constant and cache[0].is_constant:
             rows, sequences = new[0].constant, cache[0].constant
-            self.fail_unless(rows % sequences == 0, f"{sequences} sequences cannot have {rows} new rows")
+            alike = rows % sequences == 0 if sequences else rows == 0
+            self.fail_unless(alike, f"{sequences} sequences cannot have {rows} new rows")
         self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
         self.fail_unless(
             tensor(self.new).element_type == tensor(self.cache).element_type,
@@ -778,6 +820,7 @@ Layer = Dialect(
         StateOp,
         MatmulOp,
         GroupedMatmulOp,
+        GatedMatmulOp,
         HeadMatmulOp,
         AttentionOp,
         AttentionStepOp,

@@ -17,6 +17,9 @@ A loop named `k` also defines `k.seq`, how often its body has run before in this
 the loop.  A buffer with `slots` > 1 rotates: the allocation in the body of loop `k` means slot `k.seq mod slots`, so
 that loads of one iteration may run while the previous iteration computes.  `tile.previous` is the slot of the iteration
 before, for the part of a body that `pipeline-loops` runs one iteration later.
+
+A `tile.alloc` outside of kernels outlives them: one kernel loads it for a later one (`prefetch-weights`), which has it
+in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 from xdsl.dialects.builtin import ArrayAttr, BoolAttr, IntegerAttr, StringAttr, UnitAttr
-from xdsl.ir import Attribute, Block, Dialect, Operation, SSAValue
+from xdsl.ir import Block, Dialect, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
@@ -45,14 +48,16 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.accesses import ALWAYS, BANDWIDTH_DOMAINS, NEVER, TileAccess
-from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.expr import Expr, ExprAttr, expr, product
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
-from pmc.dialects.memory_map import Access, Loop, PlacedArray, chip_around, placement_fault, reuse_fault
+from pmc.dialects.memory_map import Access, Loop, chip_around, placement_fault, reuse_fault
+from pmc.dialects.stored_array import ARRAY_KINDS as ARRAY_KINDS
+from pmc.dialects.stored_array import SHARED_KINDS as SHARED_KINDS
+from pmc.dialects.stored_array import StoredOp as StoredOp
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tensor import TypeMismatchError, element_name
 from pmc.dialects.tile_plan import PlanAttr
@@ -61,33 +66,15 @@ from pmc.dialects.tile_types import BufferType as BufferType
 from pmc.dialects.tile_types import CoresAttr as CoresAttr
 from pmc.dialects.tile_types import MemRefType as MemRefType
 from pmc.dialects.tile_types import buffer_type as buffer_type
+from pmc.dialects.tile_types import cores_fault as cores_fault
 from pmc.dialects.tile_types import dense_strides as dense_strides
+from pmc.dialects.tile_types import is_running_count as is_running_count
 from pmc.dialects.tile_types import memref_type as memref_type
+from pmc.dialects.tile_types import running_count as running_count
 from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 
 LAYER = "layer"
 """The symbol of a repeat over layers, here and in commands."""
-
-SHARED_KINDS = ("activation", "output", "scratch")
-"""The kinds of arrays that hold a value for a part of a program, so that several may have the same memory."""
-
-ARRAY_KINDS = ("weight", "state", "input", "communication", *SHARED_KINDS)
-"""What an array in DRAM is.  `communication`: what the network sends from and receives into; `scratch`: what the cores
-of one kernel leave for each other; `activation`: any other value, and `output` one that the program returns."""
-
-
-_RUNNING = ".seq"
-
-
-def running_count(loop: str) -> str:
-    """The symbol that counts all iterations of `loop` so far."""
-    return f"{loop}{_RUNNING}"
-
-
-def is_running_count(symbol: str) -> bool:
-    """Whether a symbol counts all iterations of a loop, as `running_count` names it."""
-    return symbol.endswith(_RUNNING)
-
 
 # -- structure --------------------------------------------------------------------------------------------------
 
@@ -105,6 +92,10 @@ class ProgramOp(AnyProgramOp):
     def verify_(self) -> None:
         """Arrays with addresses are aligned and inside the chip, and no value is overwritten while it is needed."""
         block = self.body.block
+        for scope in (block, *(op.body.block for op in block.walk() if isinstance(op, RepeatOp | StageOp))):
+            wrong = wrong_hand_over(scope)
+            if wrong is not None:
+                raise VerifyException(f"tile.program '{self.sym_name.data}': {wrong}")
         own, chip = _globals(block), chip_around(self)
         for scope in [op.body.block for op in block.ops if isinstance(op, StageOp)] or [block]:
             held = own if scope is block else [*own, *_globals(scope)]
@@ -140,71 +131,6 @@ def _memory_accesses(block: Block, number: dict[SSAValue, int]) -> list[Access |
             case _:
                 pass
     return found
-
-
-class StoredOp(PmcOp, ABC):
-    """An array in the DRAM of a rank.  Of repeated layers it may hold a part: the pipeline stage that it stands in."""
-
-    first = opt_prop_def(IntegerAttr)
-    """The layer of the model that the array begins with; left out with `total`."""
-    total = opt_prop_def(IntegerAttr)
-    """How many layers of this path the whole model stores, when the array holds fewer; else left out."""
-
-    @property
-    @abstractmethod
-    def memref(self) -> MemRefType:
-        """The type of the array."""
-
-    @property
-    def placed(self) -> PlacedArray:
-        """The array with its address, which it must have."""
-        kind, address = self.properties["kind"], self.properties["address"]
-        assert isinstance(kind, StringAttr) and isinstance(address, IntegerAttr)
-        return PlacedArray(self.path.data, kind.data, address.value.data, self.memref.bytes, kind.data in SHARED_KINDS)
-
-    @property
-    def all_dims(self) -> tuple[int, ...]:
-        """The dims with all layers of the model."""
-        dims = self.memref.dims
-        return dims if self.total is None else (self.total.value.data, *dims[1:])
-
-    @property
-    def held(self) -> slice:
-        """The part of the leading dim of `all_dims` that the array holds."""
-        if self.first is None:
-            return slice(None)
-        return slice(self.first.value.data, self.first.value.data + self.memref.dims[0])
-
-    def verify_(self) -> None:
-        """Every dim of a layer has its sharding and its axis; a part of the layers is inside all of them."""
-        address = self.properties.get("address")
-        if isinstance(address, IntegerAttr) and address.value.data < 0:
-            raise VerifyException(f"{self.name} at '{self.path.data}': address {address.value.data} is negative")
-        layers = self.properties["layers"] == BoolAttr.from_bool(True)
-        dims = len(self.memref.dims) - layers
-        given: list[tuple[str, int]] = []
-        sharding, axes = self.properties.get("sharding"), self.properties.get("axes")
-        if isinstance(sharding, ShardingAttr):
-            given.append(("sharding", len(sharding.data.dims)))
-        if isinstance(axes, ArrayAttr):
-            given.append(("axes", len(cast(ArrayAttr[Attribute], axes).data)))
-        for name, count in given:
-            if count != dims:
-                what = "without the dim that counts layers, " if layers else ""
-                raise VerifyException(
-                    f"{self.name} at '{self.path.data}': {what}the array has {dims} dims, {name} has {count}"
-                )
-        if (self.first is None) != (self.total is None):
-            raise VerifyException(f"{self.name} at '{self.path.data}': first and total must stand together")
-        if self.first is None or self.total is None:
-            return
-        if not layers:
-            raise VerifyException(f"{self.name} at '{self.path.data}': first and total need a layer dim")
-        if not 0 <= self.held.start < self.held.stop <= self.total.value.data:
-            raise VerifyException(
-                f"{self.name} at '{self.path.data}': layers {self.held.start}..{self.held.stop - 1} of "
-                f"{self.total.value.data}"
-            )
 
 
 @irdl_op_definition
@@ -326,23 +252,13 @@ class KernelOp(BodyOp):
         for op in block.ops:
             if isinstance(op, AllocOp) and op.address is not None:
                 for other in held:
-                    if op.byte_range.start < other.byte_range.stop and other.byte_range.start < op.byte_range.stop:
+                    if _overlap(op, other):
                         raise VerifyException(
                             f"tile.kernel at '{self.path.data}': buffers at {_span(op)} and {_span(other)} overlap"
                         )
                 held.append(op)
             elif isinstance(op, ForOp):
                 self._verify_disjoint(op.body.block, held)
-
-
-MOST_CORES = 2**16
-"""Cores of a kernel in a module that does not say its chip."""
-
-
-def cores_fault(cores: int, chip: Chip | None) -> str | None:
-    """What is wrong with the number of cores of a kernel."""
-    most, where = (MOST_CORES, "") if chip is None else (chip.cores, f", the cores of {chip.name}")
-    return None if 1 <= cores <= most else f"cores is {cores}, must be 1 to {most}{where}"
 
 
 def missed_barrier(barrier: Operation) -> str | None:
@@ -374,6 +290,48 @@ def lost_late(op: StoreOp) -> str | None:
             return "what it stores is overwritten after it in the same iteration"
         later = later.next_op
     return None
+
+
+def handed_over(block: Block) -> dict[AllocOp, tuple[int, int]]:
+    """The buffers of a block outside of kernels, with the places in it of the first and the last op that use them."""
+    allocs = [op for op in block.ops if isinstance(op, AllocOp)]
+    if not allocs:
+        return {}
+    places = {op: place for place, op in enumerate(block.ops)}
+    found: dict[AllocOp, tuple[int, int]] = {}
+    for alloc in allocs:
+        users = [block.find_ancestor_op_in_block(use.operation) for use in alloc.result.uses]
+        used = [places[user] for user in users if user is not None] or [places[alloc]]
+        found[alloc] = min(used), max(used)
+    return found
+
+
+def wrong_hand_over(block: Block) -> str | None:
+    """What is wrong with the buffers of a block that outlive kernels: who loads and reads them, where they are."""
+    ops, live = list(block.ops), handed_over(block)
+    for alloc, (first, last) in live.items():
+        where = f"the buffer that is handed over to '{alloc.path.data}'"
+        if alloc.slots.value.data != 1:
+            return f"{where} has {alloc.slots.value.data} slots, must have 1"
+        for use in alloc.result.uses:
+            user = block.find_ancestor_op_in_block(use.operation)
+            loads = isinstance(use.operation, LoadOp)
+            if not isinstance(user, KernelOp) or first == last or user is not ops[first if loads else last]:
+                return f"{where} must be loaded by one kernel and read by a later one of the same body"
+            if isinstance(use.operation, CommandOp) and not loads and alloc.result in use.operation.writes():
+                return f"{where} is overwritten by the kernel that reads it"
+        if alloc.address is None:
+            continue
+        beside = [op for kernel in ops[first : last + 1] for op in kernel.walk() if isinstance(op, AllocOp)]
+        beside += [op for op, (start, stop) in live.items() if op is not alloc and start <= last and first <= stop]
+        for other in beside:
+            if other.address is not None and _overlap(alloc, other):
+                return f"{where} at {_span(alloc)} overlaps one of '{other.path.data}' at {_span(other)}"
+    return None
+
+
+def _overlap(one: AllocOp, other: AllocOp) -> bool:
+    return one.byte_range.start < other.byte_range.stop and other.byte_range.start < one.byte_range.stop
 
 
 def _span(op: AllocOp) -> str:
@@ -421,7 +379,7 @@ class ForOp(NamedLoopOp):
 
 @irdl_op_definition
 class AllocOp(PmcOp):
-    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.
+    """A buffer in LMEM; `slots` copies that rotate with the enclosing loop.  Outside of kernels it has one, see above.
 
     `address` is the byte address of slot 0, slot i starts i times the size of the type after it.  Plans keep to the
     tile budget of a core; `extra` of the slots may lie in what the budget leaves free.
@@ -477,9 +435,42 @@ class PreviousOp(PmcOp):
             )
 
 
+@irdl_op_definition
+class HandedOverOp(PmcOp):
+    """What an earlier kernel has loaded into `held` where `later` is 0, in the first iteration; else what `own` has.
+
+    `later` is 0 or 1.
+    """
+
+    name = "tile.handed_over"
+    held = operand_def(BufferType)
+    own = operand_def(BufferType)
+    later = prop_def(ExprAttr)
+    result = result_def(BufferType)
+
+    def verify_(self) -> None:
+        """One type, and a buffer from outside of the kernel."""
+        for value, what in ((self.held, "held"), (self.own, "own")):
+            if value.type != self.result.type:
+                raise VerifyException(
+                    f"tile.handed_over at '{self.path.data}': is {self.result.type}, {what} is {value.type}"
+                )
+        alloc = self.held.owner
+        if not isinstance(alloc, AllocOp) or isinstance(alloc.parent_op(), KernelOp | ForOp):
+            raise VerifyException(
+                f"tile.handed_over at '{self.path.data}': held must be a buffer that is allocated outside of kernels"
+            )
+
+
 def allocation_of(value: SSAValue) -> SSAValue:
     """The allocation that a buffer is a slot of, its own or that of the iteration before."""
-    return value.owner.source if isinstance(value.owner, PreviousOp) else value
+    match value.owner:
+        case PreviousOp() as op:
+            return op.source
+        case HandedOverOp() as op:
+            return op.own
+        case _:
+            return value
 
 
 class CommandOp(PmcOp, ABC):
@@ -836,6 +827,7 @@ Tile = Dialect(
         ForOp,
         AllocOp,
         PreviousOp,
+        HandedOverOp,
         LoadOp,
         StoreOp,
         GatherOp,

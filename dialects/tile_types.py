@@ -1,4 +1,4 @@
-"""The types of the `tile` dialect: arrays in DRAM, buffers in LMEM, and which cores a load serves."""
+"""The types of the `tile` dialect: arrays in DRAM, buffers in LMEM, the cores of kernels and of loads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+from pmc.dialects.arch import Chip
 from pmc.dialects.expr import Expr, ExprAttr, expr, parse_expr, product
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import (
@@ -247,3 +248,26 @@ def buffer_type(value: SSAValue) -> BufferType:
     if not isinstance(value.type, BufferType):
         raise TypeMismatchError(f"expected a !tile.buffer, found {value.type}")
     return value.type
+
+
+MOST_CORES = 2**16
+"""Cores of a kernel in a module that does not say its chip."""
+
+
+def cores_fault(cores: int, chip: Chip | None) -> str | None:
+    """What is wrong with the number of cores of a kernel."""
+    most, where = (MOST_CORES, "") if chip is None else (chip.cores, f", the cores of {chip.name}")
+    return None if 1 <= cores <= most else f"cores is {cores}, must be 1 to {most}{where}"
+
+
+_RUNNING = ".seq"
+
+
+def running_count(loop: str) -> str:
+    """The symbol that counts all iterations of `loop` so far."""
+    return f"{loop}{_RUNNING}"
+
+
+def is_running_count(symbol: str) -> bool:
+    """Whether a symbol counts all iterations of a loop, as `running_count` names it."""
+    return symbol.endswith(_RUNNING)

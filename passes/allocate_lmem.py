@@ -5,7 +5,8 @@
 Buffers follow each other, aligned as the chip asks; the slots of one buffer follow each other without gaps.  A matrix
 command loses cycles when its result starts in the bank of an operand, so a buffer that would is moved to the next
 bank as long as everything still fits.  A kernel that needs more than the tile budget of a core is an error; slots that
-are `extra` may lie in the rest of the LMEM.
+are `extra` may lie in the rest of the LMEM.  Buffers outside of kernels have their addresses from `prefetch-weights`;
+kernels stay below those that are in use while they run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from xdsl.ir import SSAValue
 from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
 from pmc.dialects.levels import Level
-from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, allocation_of, buffer_type
+from pmc.dialects.tile import AllocOp, KernelOp, MmaOp, allocation_of, buffer_type, handed_over
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.target import chip_of
 
@@ -37,11 +38,11 @@ class AllocateLmemPass(PmcPass):
     )  # fmt: skip
 
     def run(self, module: ModuleOp) -> None:
-        """Allocate kernel by kernel: nothing stays in LMEM between kernels."""
+        """Allocate kernel by kernel: all that stays in LMEM between kernels has its address already."""
         chip = chip_of(module, self.name)
         for op in module.walk():
             if isinstance(op, KernelOp):
-                _allocate(op, chip)
+                _allocate(op, chip, _free_bytes(op, chip))
 
 
 def lmem_bank(address: int, chip: Chip) -> int:
@@ -50,7 +51,17 @@ def lmem_bank(address: int, chip: Chip) -> int:
     return address * lmem.banks_per_lane // lmem.bytes_per_core
 
 
-def _allocate(kernel: KernelOp, chip: Chip) -> None:
+def _free_bytes(kernel: KernelOp, chip: Chip) -> int:
+    """Where the LMEM of a kernel ends: below the buffers that are handed over while it runs."""
+    block = kernel.parent
+    assert block is not None
+    live = handed_over(block)
+    here = block.get_operation_index(kernel) if live else 0
+    starts = [op.byte_range.start for op, (first, last) in live.items() if first <= here <= last]
+    return min([chip.commands.lmem.bytes_per_core, *starts])
+
+
+def _allocate(kernel: KernelOp, chip: Chip, free: int) -> None:
     step, budget = chip.alignment_bytes, chip.lmem_tile_budget_bytes
     allocs = [op for op in kernel.walk() if isinstance(op, AllocOp)]
     sizes = [round_up(_bytes(op), step) for op in allocs]
@@ -58,10 +69,12 @@ def _allocate(kernel: KernelOp, chip: Chip) -> None:
     where = f"allocate-lmem: the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
     if planned > budget:
         raise PassError(f"{where} needs {planned} bytes of LMEM, the budget of a core is {budget}")
-    if any(op.extra_slots for op in allocs):
-        budget = chip.commands.lmem.bytes_per_core
-        if sum(sizes) > budget:
-            raise PassError(f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {budget}")
+    budget = free if any(op.extra_slots for op in allocs) else min(budget, free)
+    if sum(sizes) > budget:
+        raise PassError(
+            f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {budget} beside what is "
+            "handed over"
+        )
     partners = _partners(kernel)
     banks: dict[SSAValue, int] = {}
     address, remaining = 0, sum(sizes)

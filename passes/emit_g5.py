@@ -67,6 +67,8 @@ class _Stream:
 
     def __init__(self) -> None:
         self.bases: dict[SSAValue, int] = {}
+        self.held: dict[SSAValue, _Allocation] = {}
+        """The buffers that outlive a kernel."""
 
     def steps(self, block: Block) -> list[Operation]:
         """The ops of the stream for the ops of a body outside kernels."""
@@ -77,6 +79,8 @@ class _Stream:
                     out.append(self.array(op))
                 case tile.ViewOp():
                     self.bases[op.result] = self.base(op.source, op)
+                case tile.AllocOp():
+                    self.held[op.result] = _allocation(op, ())
                 case tile.KernelOp():
                     out.append(_Kernel(self).program(op))
                 case tile.CollectiveOp():
@@ -150,11 +154,16 @@ class _Allocation:
     pitch: int
     element_type: Attribute
     buffer: Buffer
+    held: int = 0
+    """Where an earlier kernel has loaded what the first iteration has instead."""
+    later: Expr | None = None
+    """0 in that iteration, else 1; None where nothing is handed over."""
 
     @property
     def address(self) -> Expr:
         start = expr(self.buffer.start)
-        return start if self.turn is None else start + mod(self.turn, self.buffer.slots) * self.slot_bytes
+        own = start if self.turn is None else start + mod(self.turn, self.buffer.slots) * self.slot_bytes
+        return own if self.later is None else own * self.later + self.held * (1 - self.later)
 
     def previous(self) -> _Allocation:
         """The slot of the iteration before."""
@@ -162,12 +171,23 @@ class _Allocation:
         return replace(self, turn=self.turn - 1)
 
 
+def _allocation(op: tile.AllocOp, loops: tuple[str, ...]) -> _Allocation:
+    """A buffer that is allocated inside `loops`."""
+    if op.address is None:
+        raise PassError(f"emit-g5: tile.alloc at '{op.path.data}' has no address, run allocate-lmem first")
+    type_ = tile.buffer_type(op.result)
+    start, slots, size = op.address.value.data, op.slots.value.data, type_.bytes
+    turn = expr(tile.running_count(loops[-1])) if slots > 1 and loops else None
+    buffer = Buffer(start, start + slots * size, slots, len(loops))
+    return _Allocation(turn, size, type_.dims[1], type_.element_type, buffer)
+
+
 class _Kernel:
     """Emits one kernel: its ops first, then what each command waits for."""
 
     def __init__(self, stream: _Stream) -> None:
         self.stream = stream
-        self.allocations: dict[SSAValue, _Allocation] = {}
+        self.allocations: dict[SSAValue, _Allocation] = dict(stream.held)
         self.commands: dict[Command, g5.CommandOp] = {}
 
     def program(self, op: tile.KernelOp) -> g5.ProgramOp:
@@ -178,8 +198,17 @@ class _Kernel:
                 after = tuple((engine, waits[engine]) for engine in g5.ENGINES if engine in waits)
                 self.commands[command].properties["after"] = g5.AfterAttr(after)
         block.add_op(g5.BarrierOp.make([], [], op.path.data, {}, like=op))
-        properties: dict[str, PropertyValue] = {"cores": op.cores, "op_name": op.op_name}
+        properties: dict[str, PropertyValue] = {"cores": op.cores, "op_name": op.op_name, **self.hand_over(op)}
         return g5.ProgramOp.make([], [], op.path.data, properties, [Region(block)], like=op)
+
+    def hand_over(self, op: tile.KernelOp) -> dict[str, PropertyValue]:
+        """The LMEM that the kernel loads for a later one, and what it has from an earlier one."""
+        loaded = {load.buffer for load in op.walk() if isinstance(load, tile.LoadOp)}
+        used = {value for user in op.walk() for value in user.operands}
+        own = [(value, a.buffer) for value, a in self.stream.held.items() if value in used]
+        given = [g5.SpanAttr.of(b.start, b.stop - b.start) for value, b in own if value in loaded]
+        taken = [g5.SpanAttr.of(b.start, b.stop - b.start) for value, b in own if value not in loaded]
+        return {"hands_over": ArrayAttr(given) if given else None, "takes": ArrayAttr(taken) if taken else None}
 
     def body(self, block: Block, loops: tuple[str, ...]) -> tuple[Block, list[Item]]:
         """The commands of a body inside `loops`, and the same as `hazards` sees them."""
@@ -188,9 +217,12 @@ class _Kernel:
         for op in block.ops:
             match op:
                 case tile.AllocOp():
-                    self.allocate(op, loops)
+                    self.allocations[op.result] = _allocation(op, loops)
                 case tile.PreviousOp():
                     self.allocations[op.result] = self.allocations[op.source].previous()
+                case tile.HandedOverOp():
+                    held = self.allocations[op.held].buffer.start
+                    self.allocations[op.result] = replace(self.allocations[op.own], held=held, later=op.later.data)
                 case tile.ViewOp():
                     self.stream.bases[op.result] = self.stream.base(op.source, op)
                 case tile.ForOp():
@@ -219,17 +251,6 @@ class _Kernel:
         result = Block()
         result.add_ops(out)
         return result, items
-
-    def allocate(self, op: tile.AllocOp, loops: tuple[str, ...]) -> None:
-        """Note where the buffer is."""
-        if op.address is None:
-            raise PassError(f"emit-g5: tile.alloc at '{op.path.data}' has no address, run allocate-lmem first")
-        type_ = tile.buffer_type(op.result)
-        start, slots = op.address.value.data, op.slots.value.data
-        size = type_.bytes
-        turn = expr(tile.running_count(loops[-1])) if slots > 1 and loops else None
-        buffer = Buffer(start, start + slots * size, slots, len(loops))
-        self.allocations[op.result] = _Allocation(turn, size, type_.dims[1], type_.element_type, buffer)
 
     def matrix(self, value: SSAValue) -> g5.LmemAttr:
         """A buffer as an operand."""

@@ -30,17 +30,17 @@ halves share a buffer from outside that one of them writes, and where the slots 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, i64
-from xdsl.ir import Attribute, Block, Operation, ParametrizedAttribute, Region, SSAValue
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.ir import Block, Region, SSAValue
 
 from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
 from pmc.dialects.assembly import PropertyValue
-from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of
+from pmc.dialects.expr import expr, max_of, min_of
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import (
     AllocOp,
@@ -56,6 +56,7 @@ from pmc.dialects.tile import (
     buffer_type,
 )
 from pmc.passes.base import PmcPass
+from pmc.passes.tiling.substitution import substitute
 from pmc.passes.tiling.target import chip_of
 
 
@@ -144,7 +145,7 @@ def _pipeline(kernel: KernelOp, loop: ForOp, halves: _Halves, chip: Chip) -> Non
         before[allocation.result] = previous.result
     for op in halves.second:
         copy = op.clone(value_mapper={value: before.get(value, value) for value in op.operands})
-        _shift(copy, {symbol: expr(symbol) - 1})
+        substitute(copy, {symbol: expr(symbol) - 1})
         late.add_op(copy)
         loop.body.block.detach_op(op)
         last.add_op(op)
@@ -152,22 +153,3 @@ def _pipeline(kernel: KernelOp, loop: ForOp, halves: _Halves, chip: Chip) -> Non
     for suffix, times, block in (("late", min_of(expr(symbol), 1), late), ("last", in_last, last)):
         properties: dict[str, PropertyValue] = {"symbol": f"{symbol}_{suffix}", "count": times}
         loop.body.block.add_op(ForOp.make([], [], path, properties, [Region(block)], like=loop))
-
-
-def _shift(op: Operation, symbols: Mapping[str, Expr]) -> None:
-    """Replace symbols in all expressions of an op."""
-    for name, value in list(op.properties.items()):
-        op.properties[name] = _substituted(value, symbols)
-
-
-def _substituted(attribute: Attribute, symbols: Mapping[str, Expr]) -> Attribute:
-    match attribute:
-        case ExprAttr():
-            return ExprAttr(attribute.data.substitute(symbols))
-        case ArrayAttr():
-            values = cast(Sequence[Attribute], attribute.data)
-            return ArrayAttr([_substituted(value, symbols) for value in values])
-        case ParametrizedAttribute():
-            return type(attribute).new([_substituted(value, symbols) for value in attribute.parameters])
-        case _:
-            return attribute

@@ -31,6 +31,7 @@ from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import Work
+from pmc.dialects.vector_kinds import SiluMulAttr
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,19 @@ class CoreCostModel(CostModel):
         groups, m, n, k = (number(e, bindings) for e in (w.groups, w.m, w.n, w.k))
         blocks = groups * ceil_div(m, cube.m) * ceil_div(n, cube.n)
         steps = ceil_div(k, cube_k)
-        step_s = 2.0 * cube.m * cube.n * cube_k / self.rates.core_flops_per_s(w.dtype)
+        step_s = w.products * 2.0 * cube.m * cube.n * cube_k / self.rates.core_flops_per_s(w.dtype)
         compute_s = self._split_steps(blocks, steps, step_s) / self._efficiency(base)
-        return self._finish(base, compute_s, base.memory_s)
+        return self._finish(base, compute_s + self._activation_s(w, bindings), base.memory_s)
+
+    def _activation_s(self, w: MatmulWorkload, bindings: Bindings) -> Number:
+        """Seconds of the vector units for what is computed of the sums of two products; a conversion is left out."""
+        if not w.gated:
+            return 0.0
+        groups, m, n = (number(e, bindings) for e in (w.groups, w.m, w.n))
+        steps = (
+            groups * m * round_up(n, self.target.chip.cube.m) * self.target.chip.vector_steps(SiluMulAttr.ELEMENT_STEPS)
+        )
+        return steps / self.rates.cores / self.rates.core_steps_per_s("f32")
 
     def _split_steps(self, blocks: Number, steps: Number, step_s: float) -> Number:
         cores = self.rates.cores
@@ -221,6 +232,7 @@ class CoreCostModel(CostModel):
         match workload_of(op):
             case MatmulWorkload() as matmul:
                 matrix = self._matmul_time(matmul, cost, bindings)
+                vector_s, rate = float(self._activation_s(matmul, bindings)), "f32"
             case AttentionWorkload() as attention:
                 matrix, vector_s = self._attention_time(attention, cost, bindings)
             case IndexWorkload() as index:
@@ -246,11 +258,11 @@ class CoreCostModel(CostModel):
         w, cube = workload, self.target.chip.cube
         depth = self.rates.cube_k(w.dtype)
         groups, m, n, k = (float(number(e, bindings)) for e in (w.groups, w.m, w.n, w.k))
-        cubes = groups * float(ceil_div(m, cube.m) * ceil_div(n, cube.n) * ceil_div(k, depth))
+        cubes = w.products * groups * float(ceil_div(m, cube.m) * ceil_div(n, cube.n) * ceil_div(k, depth))
         cube_s = 2.0 * cube.m * cube.n * depth / self.target.chip.peak_flops_per_s(w.dtype)
-        useful_s = 2.0 * groups * m * n * k / self.target.chip.peak_flops_per_s(w.dtype)
+        useful_s = w.products * 2.0 * groups * m * n * k / self.target.chip.peak_flops_per_s(w.dtype)
         efficiency = float(self._efficiency(cost))
-        busiest_s = float(cost.compute_s) * efficiency
+        busiest_s = (float(cost.compute_s) - float(self._activation_s(w, bindings))) * efficiency
         found = MatrixTime.of(busiest_s, useful_s, cubes * cube_s)
         return replace(found, efficiency_s=busiest_s / efficiency - busiest_s)
 

@@ -72,7 +72,11 @@ class PlanSearch:
 
     def matmul_time(self, shape: MatmulShape, r: Resources) -> PlanTime:
         """The time of plans of a matmul."""
-        return self.times.of(r, "f32", vec_is_free=self.rates.accounting.result_conversion == "free")
+        return self.times.of(r, "f32", vec_is_free=self.vec_is_free(shape))
+
+    def vec_is_free(self, shape: MatmulShape) -> bool:
+        """Whether what the vector unit does in a matmul takes no time: conversions alone may be free."""
+        return self.rates.accounting.result_conversion == "free" and not shape.gated
 
     def attention_resources(
         self, shape: AttentionShape, tilings: AttentionTilings, at_least: bool = False
@@ -242,8 +246,8 @@ class _MatmulSearch:
         shape, (cm, cn, ck) = self.shape, self.step
         a = slots[0] * cm * ck * shape.a_bits / 8  # bytes of one cube of the A tile, in its slots
         b_bits = slots[1] * (shape.b_bits + shape.storage.scale_bits) + shape.storage.widened_bits
-        b = cn * ck * b_bits / 8
-        c = slots[2] * cm * cn * (4 + (shape.out_bits / 8 if shape.converts else 0))
+        b = shape.products * cn * ck * b_bits / 8
+        c = slots[2] * cm * cn * (4 * shape.products + (shape.out_bits / 8 if shape.finishes else 0))
         m, n, k = (tile_sizes(size) for size in cubes)
         mm, nn = _pairs(m, n)
         deep = _fit(self.budget - mm * nn * c, mm * a + nn * b, cubes[2])

@@ -41,13 +41,14 @@ class PlannedOp:
     def of_matmul(cls, shape: MatmulShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
         """A matmul under `plan`, which asks for `r`."""
         groups = f"{shape.groups} x " if shape.groups > 1 else ""
+        twice = "two " if shape.gated else ""
         return cls(
             plan,
             r,
             search.matmul_time(shape, r),
             "f32",
-            f"{groups}[{shape.m}, {shape.k}] x [{shape.k}, {shape.n}] at {shape.dtype}",
-            search.rates.accounting.result_conversion == "free",
+            f"{groups}[{shape.m}, {shape.k}] x {twice}[{shape.k}, {shape.n}] at {shape.dtype}",
+            search.vec_is_free(shape),
             {shape.dtype: float(r.macs[0])},
             (_cube(search.chip, shape.m, shape.n, shape.k, search.rates.cube_k(shape.dtype)),),
         )

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pmc.backends.cost.tile import TileCostModel
     from pmc.backends.g5.cost import Simulated
 
+PRODUCTS = (layer.MatmulOp, layer.GroupedMatmulOp, layer.GatedMatmulOp, layer.HeadMatmulOp)
+"""Ops with a weight as second operand, of whose type others may be."""
+
 V = TypeVar("V", int, int | IntArray)
 
 SYMBOLS = ("batch", "q_len", "kv_len")
@@ -114,9 +117,9 @@ class CostedProgram:
     def _dequantized(self, granularity: Granularity) -> tuple[str, ...]:
         """Weights that are multiplied in another type than the one they are stored in."""
         pairs = dict.fromkeys(
-            (element_name(tensor(op.w).element_type), op.compute_dtype())
+            (element_name(tensor(op.operands[1]).element_type), op.compute_dtype())
             for site, _ in self.costs
-            if isinstance(op := site.op, layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp)
+            if isinstance(op := site.op, PRODUCTS)
         )
         return tuple(
             f"weights stored as {stored} are read so and multiplied in {dtype}"

@@ -70,6 +70,16 @@ class Batch:
         return slice(first, first + count) if int(self.cores[-1]) - first + 1 == count else self.cores
 
 
+@dataclass(frozen=True)
+class _Held:
+    """LMEM that a program has loaded for a later one."""
+
+    path: str
+    """The program that has."""
+    written: npt.NDArray[np.bool_]
+    """[cores, bytes]: what it has written."""
+
+
 class ProgramRun:
     """Runs the commands of one program on the cores of some ranks."""
 
@@ -86,6 +96,8 @@ class ProgramRun:
         """Commands run so far, of all ranks and cores."""
         self.running: dict[str, range] = {}
         """The programs since the last barrier, by path, and the LMEM that their commands may still use."""
+        self.held: dict[g5.SpanAttr, _Held] = {}
+        """The LMEM that programs have loaded for later ones."""
 
     def run(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
         """Run all commands; `symbols` are the layer numbers around the program."""
@@ -108,8 +120,13 @@ class ProgramRun:
                     "a g5.barrier is missing between them"
                 )
         self.running[program.path.data] = range(first, used)
+        taken = self._take(program, batches)
         if self.check_order:
-            _check_order(batches, cores, used)
+            given = program.handed_over.gives
+            size = max([used, *(span.bytes.stop for span in (*taken, *given))])
+            written = _check_order(batches, cores, size, taken)
+            for span in given:
+                self.held[span] = _Held(program.path.data, written[:, span.bytes.start : span.bytes.stop])
         check_fetches(batches)
         check_multicasts(program, batches)
         phase = 0
@@ -128,14 +145,33 @@ class ProgramRun:
         for path in self.running:
             raise NumericError(f"{where} comes after the program at '{path}', which ends without a g5.barrier")
 
+    def _take(self, program: g5.ProgramOp, batches: Sequence[Batch]) -> dict[g5.SpanAttr, _Held]:
+        """What earlier programs have loaded for this one; it leaves alone what they have loaded for others."""
+        taken: dict[g5.SpanAttr, _Held] = {}
+        for span in program.handed_over.takes if self.check_order else ():
+            if span not in self.held:
+                raise NumericError(
+                    f"g5.program at '{program.path.data}' takes LMEM {span.bytes.start}..{span.bytes.stop - 1}, "
+                    "which no program before it hands over"
+                )
+            taken[span] = self.held.pop(span)
+        for span, held in self.held.items():
+            for batch in batches:
+                if any(a.start < span.bytes.stop and span.bytes.start < a.stop for a in batch.accesses):
+                    raise fault(batch, f"uses LMEM that the program at '{held.path}' hands over to a later one")
+        return taken
+
     def _lmem(self, cores: int, size: int) -> Lmem:
         """LMEM of at least that many cores and bytes.
 
-        Cores could read what earlier programs left there; the order check forbids relying on it.
+        Cores could read whatever earlier programs left there; the order check forbids relying on it where these do not
+        hand it over.
         """
         have_cores, ranks, have_size = self.lmem.bytes.shape
         if have_cores < cores or have_size < size:
+            before = self.lmem
             self.lmem = Lmem(max(cores, have_cores), ranks, max(size, have_size))
+            self.lmem.bytes[:have_cores, :, :have_size] = before.bytes
         return self.lmem
 
     def _check_places(self, batch: Batch) -> None:
@@ -471,15 +507,26 @@ def check_multicasts(program: g5.ProgramOp, batches: Sequence[Batch]) -> None:
 # -- the check of the waits -------------------------------------------------------------------------------------
 
 
-def _check_order(batches: Sequence[Batch], cores: int, lmem_bytes: int) -> None:
-    """Check one core of every set of cores that run the same batches."""
+def _check_order(
+    batches: Sequence[Batch], cores: int, lmem_bytes: int, taken: Mapping[g5.SpanAttr, _Held]
+) -> npt.NDArray[np.bool_]:
+    """Check one core of every set of cores that run the same batches; gives the bytes that every core has written.
+
+    Bytes that were `taken` from earlier programs have been written.
+    """
     marks = np.random.default_rng(0).integers(0, 1 << 62, len(batches), np.int64)
     sums = np.zeros(cores, np.int64)
     for mark, batch in zip(marks, batches, strict=True):
         sums[batch.cores] += mark
     bounds = {b for batch in batches for a in batch.accesses for b in (a.start, a.stop)}
+    written = np.zeros((cores, lmem_bytes), np.bool_)
     for core in sorted(np.unique(sums, return_index=True)[1].tolist()):
+        alike = np.flatnonzero(sums == sums[core])
         order = CoreOrder(bounds, lmem_bytes)
+        for span, held in taken.items():
+            # What one of these cores has not been left, none of them may read.
+            left = held.written[alike].all(axis=0) if alike[-1] < len(held.written) else False
+            order.written[span.bytes.start : span.bytes.stop] = left
         phase = 0
         for batch in batches:
             if batch.phase > phase:
@@ -493,6 +540,8 @@ def _check_order(batches: Sequence[Batch], cores: int, lmem_bytes: int) -> None:
             wrong = order.command(ENGINE_NUMBER[batch.runs.op.ENGINE], waits, batch.accesses)
             if wrong is not None:
                 raise fault(batch, wrong, core)
+        written[alike] = order.written
+    return written
 
 
 def fault(batch: Batch, message: str, core: int | None = None) -> NumericError:

@@ -11,6 +11,8 @@ n e sum |x_i y_i|.  Two such sums, rounded, differ by at most
     2 u |y| + (p + 2 s + 2 (n + 1) e) mean |v|              attention over n keys: weights are stored with roundoff p
                                                             (of the type that the op names), scores of d products
                                                             are off by s = 2 (d + 1) e scale |q| |k|, their exp too
+    2 u |y| + 64 e |y| + 2 a |u| + b |g| + 2 a b            silu(g) u, g and u matmuls as above, off by a and b:
+                                                            the slope of silu is at most 1.1, |silu(g)| at most |g|
     2 u |y| + 64 (1 + log2 n) e max |x|                     rows of n columns: norms, rotations, sums
 
 and ops that only move or convert elements not at all.  The smallest number of the type stands for zero.
@@ -142,12 +144,22 @@ def bound(op: layer.LayerOp, operands: Sequence[Array], element: Attribute, y: A
             else:
                 total, depth = np.matmul(x, w), x.shape[-1]
             return np.asarray(stored + 2 * (depth + 1) * e * total)
+        case layer.GatedMatmulOp():
+            return np.asarray(stored + _gated(op, operands, size))
         case layer.FlashAttentionOp():
             return np.asarray(stored + _attention(op, operands, y))
         case _:
             floats = [np.abs(v.astype(np.float64)) for v in (*operands, y) if v.dtype.kind == "f"]
             largest = max((float(v.max()) for v in floats if v.size), default=0.0)
             return np.asarray(stored + 64 * (1 + log2(max(2, y.shape[-1]))) * e * largest)
+
+
+def _gated(op: layer.GatedMatmulOp, operands: Sequence[Array], size: Array) -> Array:
+    x, *weights = (v.astype(np.float64) for v in operands)
+    gate, up = (np.abs(np.matmul(x, w)) for w in weights)
+    off = [2 * (x.shape[-1] + 1) * FP32_ROUNDOFF * np.matmul(np.abs(x), np.abs(w)) for w in weights]
+    slack: Array = 64 * FP32_ROUNDOFF * size + 2 * off[0] * up + off[1] * gate + 2 * off[0] * off[1]
+    return slack
 
 
 def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) -> Array | float:

@@ -121,6 +121,14 @@ def _grouped_matmul(op: layer.GroupedMatmulOp, operands: Operands, context: Cont
     return (semantics.grouped_matmul(*operands),)
 
 
+@implements(layer.GatedMatmulOp)
+def _gated_matmul(op: layer.GatedMatmulOp, operands: Operands, context: Context) -> Results:
+    x, *weights = operands
+    multiply = semantics.grouped_matmul if op.is_grouped else semantics.matmul
+    gate, up = (multiply(x, w) for w in weights)
+    return (semantics.silu_mul(gate, up),)
+
+
 @implements(layer.HeadMatmulOp)
 def _head_matmul(op: layer.HeadMatmulOp, operands: Operands, context: Context) -> Results:
     x, w = operands

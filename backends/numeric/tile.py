@@ -81,6 +81,8 @@ class _Ranks:
     dram: Array
     """The bytes of all ranks, which arrays with an address share."""
     memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
+    held: dict[SSAValue, dict[int, Array]] = field(default_factory=dict[SSAValue, dict[int, Array]])
+    """Of every buffer that outlives a kernel what each core has in it."""
     channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     commands: int = 0
     known: dict[tile.CommandOp, tuple[TileAccess, ...]] = field(
@@ -96,6 +98,8 @@ class _Ranks:
                     self.memory[op.result] = self.hold(op, ranks)
                 case tile.ViewOp():
                     self.memory[op.result] = self.memory[op.source]
+                case tile.AllocOp():
+                    self.held[op.result] = {}
                 case tile.RepeatOp():
                     first = op.first.value.data
                     for layer in range(first, first + op.count.value.data):
@@ -114,8 +118,13 @@ class _Ranks:
     def kernel(self, op: tile.KernelOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """All cores one after the other, from barrier to barrier."""
         cores: list[_Core] = []
+        held = {value for user in op.walk() for value in user.operands if value in self.held}
         for core in range(op.cores.value.data):
             cores.append(_Core(self, ranks, {**symbols, tile.CORE: core}, cores))
+            for value in held:
+                if core not in self.held[value]:
+                    self.held[value][core] = _unwritten(value, len(ranks), op.path.data)
+                cores[-1].buffers[value] = self.held[value][core]
         running = [core.body(op.body.block) for core in cores]
         while True:
             waiting = [next(steps, None) for steps in running]
@@ -217,6 +226,12 @@ def _is_scratch(memref: SSAValue) -> bool:
     return isinstance(owner, tile.GlobalOp) and owner.kind.data == "scratch"
 
 
+def _unwritten(buffer: SSAValue, ranks: int, path: str) -> Array:
+    """A slot of a buffer that nobody has written, of so many ranks."""
+    type_ = tile.buffer_type(buffer)
+    return poison((ranks, *type_.dims), storage_type(type_.element_type), f"{path}: the buffer")
+
+
 class _Core:
     """One core of some ranks while it runs one kernel."""
 
@@ -253,11 +268,9 @@ class _Core:
                 case tile.AllocOp():
                     if op.result in self.buffers:
                         self.before[op.result] = self.buffers[op.result]
-                    type_ = tile.buffer_type(op.result)
-                    shape = (len(self.ranks), *type_.dims)
-                    self.buffers[op.result] = poison(
-                        shape, storage_type(type_.element_type), f"{op.path.data}: the buffer"
-                    )
+                    self.buffers[op.result] = _unwritten(op.result, len(self.ranks), op.path.data)
+                case tile.HandedOverOp():
+                    self.buffers[op.result] = self.buffers[op.own if self.value(op.later.data) else op.held]
                 case tile.PreviousOp():
                     if op.source not in self.before:
                         raise NumericError(f"{op.name} at '{op.path.data}': no iteration came before")

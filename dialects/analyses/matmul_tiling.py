@@ -28,6 +28,7 @@ from pmc.dialects.analyses.resources import ACCUMULATOR_BITS, Resources, bytes_o
 from pmc.dialects.arch import Chip
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tile_plan import MERGES, PlanAttr
+from pmc.dialects.vector_kinds import ConvertAttr, SiluMulAttr
 
 ORDERS = ("gmnk", "gnkm", "gmkn")
 """Loop orders from the outside in."""
@@ -72,6 +73,24 @@ class MatmulShape:
     converts: bool
     """Whether the result is stored in another type than the FP32 of the accumulator."""
     storage: WeightStorage = PLAIN
+    gated: bool = False
+    """Whether there are two B, and the result is silu(A B) * (A B'): each core has both for the columns that it has."""
+
+    @property
+    def products(self) -> int:
+        """How many products there are of every A: as many blocks of B and sums are in LMEM."""
+        return 2 if self.gated else 1
+
+    @property
+    def finishes(self) -> bool:
+        """Whether a vector command makes the result of the sums, in a buffer of its own."""
+        return self.converts or self.gated
+
+    def finish_steps(self, chip: Chip) -> int:
+        """What that command does for an element of the result."""
+        if self.gated:
+            return chip.vector_steps(SiluMulAttr.ELEMENT_STEPS)
+        return chip.vector_steps(ConvertAttr.ELEMENT_STEPS) if self.converts else 0
 
     def b_bytes(self, elements: IntArray) -> IntArray:
         """The bytes of so many elements of B with their scales."""
@@ -194,12 +213,12 @@ def chunks(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Chunks:
 
 
 def scratch_dims(shape: MatmulShape, plan: PlanAttr, chip: Chip) -> list[tuple[int, ...]]:
-    """The array of partial sums [k part, group, row, column] in DRAM, where the plan has one."""
+    """The array of partial sums [k part, group, row, column] of each product in DRAM, where the plan has them."""
     chunk = chunks(shape, tiling_of(plan), chip)
     parts = int(chunk.parts[3][0])
     spills = plan.order.data != ORDERS[K_INNER] and int(chunk.trips_k[0]) > 1
     merged = parts > 1 and plan.merge.data == MERGES[DRAM]
-    return [(parts, shape.groups, shape.m, shape.n)] if spills or merged else []
+    return [(parts, shape.groups, shape.m, shape.n)] * shape.products if spills or merged else []
 
 
 def share_rows(chunk: Chunks) -> IntArray:
@@ -240,14 +259,16 @@ def lmem_bytes(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> IntArr
 
     merges = t.merge != NONE
     need = slots(a_loops) * size(t.tile_m, t.tile_k, shape.a_bits)
-    need = need + slots(b_loops) * round_up(shape.b_bytes(t.tile_n * t.tile_k), step)
+    need = need + shape.products * slots(b_loops) * round_up(shape.b_bytes(t.tile_n * t.tile_k), step)
     if shape.storage.widened_bits:
-        need = need + size(t.tile_n, t.tile_k, shape.storage.widened_bits)
-    need = need + slots(acc_loops) * size(t.tile_m, t.tile_n, ACCUMULATOR_BITS)
-    if shape.converts:
+        need = need + shape.products * size(t.tile_n, t.tile_k, shape.storage.widened_bits)
+    need = need + shape.products * slots(acc_loops) * size(t.tile_m, t.tile_n, ACCUMULATOR_BITS)
+    if shape.finishes:
         need = need + np.where(merges, 0, slots(acc_loops) * size(t.tile_m, t.tile_n, shape.out_bits))
     rows = merge_tile_rows(c, t)
-    merged = size(c.parts[3] * rows, t.tile_n, ACCUMULATOR_BITS) + size(rows, t.tile_n, shape.out_bits)
+    merged = shape.products * size(c.parts[3] * rows, t.tile_n, ACCUMULATOR_BITS) + size(rows, t.tile_n, shape.out_bits)
+    if shape.gated:
+        merged = merged + shape.products * size(rows, t.tile_n, ACCUMULATOR_BITS)
     return np.asarray(need + np.where(merges, merged, 0), np.int64)
 
 
@@ -268,14 +289,15 @@ def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resourc
     merges = t.merge != NONE
     through_dram = t.merge == DRAM
 
-    loads = g * tk * np.where(t.order == N_INNER, tm, tm * tn) + g * tk * np.where(m_inner, tn, tm * tn)
-    gdma_bytes = bytes_of(g * m * k * a_times, s.a_bits) + s.b_bytes(g * n * k * b_times)
+    loads = g * tk * np.where(t.order == N_INNER, tm, tm * tn) + g * tk * np.where(m_inner, tn, tm * tn) * s.products
+    gdma_bytes = bytes_of(g * m * k * a_times, s.a_bits) + s.b_bytes(g * n * k * b_times) * s.products
     results = g * tm * tn
-    gdma_commands = loads + 2 * results * spills
-    gdma_bytes = gdma_bytes + bytes_of(g * m * n * 2 * spills, acc)
+    sums = results * s.products
+    gdma_commands = loads + 2 * sums * spills
+    gdma_bytes = gdma_bytes + bytes_of(g * m * n * 2 * spills, acc) * s.products
     gdma_bytes = gdma_bytes + np.where(merges, 0, bytes_of(g * m * n, s.out_bits))
-    gdma_bytes = gdma_bytes + np.where(through_dram, bytes_of(g * m * n, acc), 0)
-    gdma_commands = gdma_commands + np.where(t.merge == SDMA, 0, results)
+    gdma_bytes = gdma_bytes + np.where(through_dram, bytes_of(g * m * n, acc) * s.products, 0)
+    gdma_commands = gdma_commands + np.select([t.merge == SDMA, through_dram], [0 * sums, sums], results)
 
     # One read serves the cores along n (A) or m (B) in every iteration that any of them runs.
     last_n, last_m = (
@@ -287,51 +309,51 @@ def resources(shape: MatmulShape, tilings: MatmulTilings, chip: Chip) -> Resourc
     a_reads = np.where(multicast, a_times, np.where(t.order == N_INNER, pn, all_n))
     b_reads = np.where(multicast, b_times, np.where(m_inner, pm, all_m))
     all_spills = np.where(k_inner, 0, (pk - 1) * (tk - 1) + ceil_div(c.last_k, t.tile_k) - 1)
-    read = bytes_of(s.groups * s.m * s.k * a_reads, s.a_bits) + s.b_bytes(s.groups * s.n * s.k * b_reads)
-    partial = bytes_of(np.asarray(s.groups * s.m * s.n), acc)
+    read = bytes_of(s.groups * s.m * s.k * a_reads, s.a_bits) + s.b_bytes(s.groups * s.n * s.k * b_reads) * s.products
+    partial = bytes_of(np.asarray(s.groups * s.m * s.n), acc) * s.products
     written = bytes_of(np.asarray(s.groups * s.m * s.n), s.out_bits) + partial * all_spills
     read = read + partial * all_spills
     scratch = np.where(through_dram, partial * pk, 0)
 
     blocks = g * padded(m, t.tile_m, cube.m) // cube.m * (padded(n, t.tile_n, cube.n) // cube.n)
-    tiu_steps = blocks * (padded(k, t.tile_k, c.cube_k) // c.cube_k)
-    ideal = s.groups * ceil_div(np.asarray(s.m), cube.m) * ceil_div(np.asarray(s.n), cube.n)
+    tiu_steps = blocks * (padded(k, t.tile_k, c.cube_k) // c.cube_k) * s.products
+    ideal = s.products * s.groups * ceil_div(np.asarray(s.m), cube.m) * ceil_div(np.asarray(s.n), cube.n)
     mean_steps = ideal * ceil_div(np.asarray(s.k), c.cube_k) / (pg * pm * pn * pk)
     converted = g * m * padded(n, t.tile_n, cube.m)
-    vec_elements = np.where(merges, 0, converted if s.converts else 0 * converted)
+    vec_steps = np.where(merges, 0, converted * s.finish_steps(chip))
     if s.storage.widened_bits:  # every time that a block of B comes in
-        vec_elements = vec_elements + DEQUANTIZE_STEPS * g * n * k * b_times
+        vec_steps = vec_steps + DEQUANTIZE_STEPS * g * n * k * b_times * s.products
     if s.storage.group:
-        vec_elements = vec_elements + DEQUANTIZE_STEPS * g * m * n * ceil_div(k, s.storage.group)
+        vec_steps = vec_steps + DEQUANTIZE_STEPS * g * m * n * ceil_div(k, s.storage.group) * s.products
 
     share, rows = share_rows(c), merge_tile_rows(c, t)
     tiles = g * tn * ceil_div(share, rows)
+    activation = s.finish_steps(chip) if s.gated else 0
     merge = Resources.nothing(len(t)).plus(
         # One step per part and element: the additions, and the conversion of the sum.
-        vec_steps=np.where(merges, g * share * padded(n, t.tile_n, cube.m) * pk, 0),
-        vec_commands=np.where(merges, tiles, 0),
+        vec_steps=np.where(merges, g * share * padded(n, t.tile_n, cube.m) * (pk * s.products + activation), 0),
+        vec_commands=np.where(merges, tiles * (3 if s.gated else 1), 0),
         gdma_bytes=np.where(merges, bytes_of(g * share * n, s.out_bits), 0)
-        + np.where(through_dram, bytes_of(g * share * n * pk, acc), 0),
-        gdma_commands=np.where(merges, tiles, 0) + np.where(through_dram, tiles, 0),
-        sdma_bytes=np.where(t.merge == SDMA, bytes_of(g * share * n * pk, acc), 0),
-        sdma_commands=np.where(t.merge == SDMA, tiles * pk, 0),
+        + np.where(through_dram, bytes_of(g * share * n * pk, acc) * s.products, 0),
+        gdma_commands=np.where(merges, tiles, 0) + np.where(through_dram, tiles * s.products, 0),
+        sdma_bytes=np.where(t.merge == SDMA, bytes_of(g * share * n * pk, acc) * s.products, 0),
+        sdma_commands=np.where(t.merge == SDMA, tiles * pk * s.products, 0),
         dram_read=scratch,
         dram_written=scratch,
     )
-    trips = results * tk
     return Resources.nothing(len(t)).plus(
         cores=pg * pm * pn * pk,
         tiu_steps={s.dtype: tiu_steps},
         tiu_mean_steps={s.dtype: mean_steps},
-        tiu_commands=trips,
-        vec_steps=vec_elements,
-        vec_commands=np.where(merges | (not s.converts), 0, results),
+        tiu_commands=sums * tk,
+        vec_steps=vec_steps,
+        vec_commands=np.where(merges | (not s.finishes), 0, results),
         gdma_bytes=gdma_bytes,
         gdma_commands=gdma_commands,
         dram_read=read,
         dram_written=written,
-        macs=np.full(len(t), s.groups * s.m * s.n * s.k),
+        macs=np.full(len(t), s.products * s.groups * s.m * s.n * s.k),
         # Partial sums that go to DRAM stand between the loads of two steps.
-        overlaps=(t.slots == 2) & (trips > 1) & (spills == 0),
+        overlaps=(t.slots == 2) & (results * tk > 1) & (spills == 0),
         merge=merge,
     )

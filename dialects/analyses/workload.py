@@ -7,7 +7,7 @@ their vector kind says what they do, nor do ops that only move data: their bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,21 @@ class MatmulWorkload:
     """Whether the result is stored in another type than the FP32 of the accumulator."""
     storage: WeightStorage
     """How B is stored where the matrix unit does not take it as it is."""
+    gated: bool = False
+    """Whether there are two B and the result is silu(A B) * (A B'), as in `MatmulShape`."""
+
+    @property
+    def products(self) -> int:
+        """How many products there are of every A."""
+        return 2 if self.gated else 1
 
     def at(self, bindings: Bindings) -> MatmulShape:
         """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
         groups, m, n, k = (single(e, bindings) for e in (self.groups, self.m, self.n, self.k))
         return MatmulShape(
-            groups, m, n, k, self.a_bits, self.b_bits, self.out_bits, self.dtype, self.converts, self.storage
-        )
+            groups, m, n, k, self.a_bits, self.b_bits, self.out_bits, self.dtype, self.converts, self.storage,
+            self.gated,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,14 @@ def _(op: layer.MatmulOp) -> Workload:
 def _(op: layer.GroupedMatmulOp) -> Workload:
     experts, capacity, k = tensor(op.x).dims
     return _matmul(op, op.x, op.w, experts, capacity, tensor(op.w).dims[2], k)
+
+
+@describes(layer.GatedMatmulOp)
+def _(op: layer.GatedMatmulOp) -> Workload:
+    *rows, k = tensor(op.x).dims
+    groups = rows.pop(0) if op.is_grouped else expr(1)
+    plain = _matmul(op, op.x, op.gate, groups, product(rows), tensor(op.gate).dims[-1], k)
+    return replace(plain, gated=True)
 
 
 @describes(layer.HeadMatmulOp)

@@ -16,7 +16,7 @@ from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
 from pmc.passes.tiling.topk import TopkFamily
 
 FAMILIES: dict[type[Operation], Family] = {
-    **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
+    **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.GatedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
     **dict.fromkeys((layer.LastTokenOp, layer.KvAppendOp), CopyFamily()),
     **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp, layer.SparseAttentionOp), AttentionFamily()),
     layer.IndexScoresOp: IndexScoresFamily(),

@@ -1,7 +1,12 @@
-"""The kernels of matmuls, alone or in groups (experts, heads), under any plan of `analyses/matmul_tiling.py`."""
+"""The kernels of matmuls, alone or in groups (experts, heads), under any plan of `analyses/matmul_tiling.py`.
+
+A gated matmul is two products of one A in one kernel: two blocks of B and two sums for every tile, of which one vector
+command makes the result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,7 +23,7 @@ from pmc.dialects.expr import Expr, ceildiv, expr, max_of, min_of
 from pmc.dialects.tensor import ints, tensor
 from pmc.dialects.tile import CORE, CoresAttr, KernelOp
 from pmc.dialects.tile_plan import PlanAttr
-from pmc.dialects.vector_kinds import ConvertAttr, SumPartsAttr
+from pmc.dialects.vector_kinds import ConvertAttr, SiluMulAttr, SumPartsAttr
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode
 from pmc.passes.tiling.kernels import Arrays
@@ -36,14 +41,22 @@ class Matmul:
     b: Attribute
     out: Attribute
     transpose_b: bool
+    gated: bool = False
+    """Whether there are two w, and the result is silu(x w) * (x w')."""
 
 
 def matmul_of(op: Operation) -> Matmul:
     """The matmul that a layer op is."""
+    weight = op.operands[1]
     match op:
         case layer.MatmulOp():
             *rows, k = ints(op.x)
             dims = (1, prod(rows), ints(op.w)[1], k)
+            transposed = False
+        case layer.GatedMatmulOp():
+            *rows, k = ints(op.x)
+            experts = rows.pop(0) if op.is_grouped else 1
+            dims = (experts, prod(rows), ints(op.gate)[-1], k)
             transposed = False
         case layer.GroupedMatmulOp():
             experts, capacity, k = ints(op.x)
@@ -57,12 +70,12 @@ def matmul_of(op: Operation) -> Matmul:
         case _:
             raise TypeError(f"{op.name} is no matmul")
     groups, m, n, k = dims
-    types = [tensor(v).element_type for v in (op.x, op.w, op.y)]
-    return Matmul(groups, m, n, k, types[0], types[1], types[2], transposed)
+    types = [tensor(v).element_type for v in (op.x, weight, op.y)]
+    return Matmul(groups, m, n, k, types[0], types[1], types[2], transposed, isinstance(op, layer.GatedMatmulOp))
 
 
 class MatmulFamily:
-    """`layer.matmul`, `layer.grouped_matmul` and `layer.head_matmul`."""
+    """`layer.matmul`, `layer.grouped_matmul`, `layer.gated_matmul` and `layer.head_matmul`."""
 
     def plan(self, op: Operation, chip: Chip, planner: TilePlanner) -> PlanAttr:
         """The fastest plan."""
@@ -77,30 +90,31 @@ class MatmulFamily:
         return _Kernel(op, matmul_of(op), plan, arrays, chip).kernel()
 
 
-def _operands(op: Operation, mm: Matmul, arrays: Arrays) -> tuple[Array, Array, Array]:
-    """x, w and y as matrices, with a group dim in front (experts) or in the middle (heads)."""
+def _operands(op: Operation, mm: Matmul, arrays: Arrays) -> tuple[Array, list[Array], Array]:
+    """x, every w, and y as matrices, with a group dim in front (experts) or in the middle (heads)."""
     match op:
-        case layer.MatmulOp():
+        case layer.MatmulOp() | layer.GroupedMatmulOp() | layer.GatedMatmulOp():
+            groups = (mm.groups,) if _is_grouped(op) else ()
+            x, *weights = op.operands
             return (
-                arrays.array(op.x, mm.m, mm.k),
-                arrays.array(op.w, mm.k, mm.n),
-                arrays.result(op.y, mm.m, mm.n),
-            )
-        case layer.GroupedMatmulOp():
-            return (
-                arrays.array(op.x, mm.groups, mm.m, mm.k),
-                arrays.array(op.w, mm.groups, mm.k, mm.n),
-                arrays.result(op.y, mm.groups, mm.m, mm.n),
+                arrays.array(x, *groups, mm.m, mm.k),
+                [arrays.array(w, *groups, mm.k, mm.n) for w in weights],
+                arrays.result(op.y, *groups, mm.m, mm.n),
             )
         case layer.HeadMatmulOp():
             rank, group = (mm.n, mm.k) if mm.transpose_b else (mm.k, mm.n)
             return (
                 arrays.array(op.x, mm.m, mm.groups, mm.k),
-                arrays.array(op.w, rank, mm.groups, group),
+                [arrays.array(op.w, rank, mm.groups, group)],
                 arrays.result(op.y, mm.m, mm.groups, mm.n),
             )
         case _:
             raise TypeError(f"{op.name} is no matmul")
+
+
+def _is_grouped(op: Operation) -> bool:
+    """Whether the groups are experts, each with matrices of its own."""
+    return isinstance(op, layer.GroupedMatmulOp) or (isinstance(op, layer.GatedMatmulOp) and op.is_grouped)
 
 
 class _Kernel:
@@ -109,12 +123,12 @@ class _Kernel:
     def __init__(self, op: Operation, mm: Matmul, plan: PlanAttr, arrays: Arrays, chip: Chip) -> None:
         self.mm, self.plan = mm, plan
         self.group_dim = 1 if isinstance(op, layer.HeadMatmulOp) else None
-        if isinstance(op, layer.GroupedMatmulOp):
+        if _is_grouped(op):
             self.group_dim = 0
-        self.x, w, self.y = _operands(op, mm, arrays)
+        self.x, weights, self.y = _operands(op, mm, arrays)
         # A weight that is the transpose of a stored one is read as it is stored.
-        stored_transposed = self.group_dim is None and w.steps[0] == 1 and w.dims[0] > 1
-        self.w = w.transposed() if stored_transposed else w
+        stored_transposed = self.group_dim is None and all(w.steps[0] == 1 and w.dims[0] > 1 for w in weights)
+        self.weights = [w.transposed() for w in weights] if stored_transposed else weights
         self.transpose_b = mm.transpose_b or stored_transposed
         self.tile_m, self.tile_n, self.tile_k = plan.tile_sizes
         cores_g, cores_m, cores_n, cores_k = plan.core_counts
@@ -129,39 +143,37 @@ class _Kernel:
         self.core_g, self.core_m, self.core_n, self.core_k = core_coordinates(self.parts)
         self.code: KernelCode = arrays.code(op, plan)
         self.merges = self.depth.parts > 1
-        self.scratch: Array | None = None
-        """Partial sums [k part, group, row, column] in DRAM."""
-        for dims in scratch_dims(shape, plan, chip):
-            self.scratch = arrays.scratch(op, dims, f32)
+        self.scratch = [arrays.scratch(op, dims, f32) for dims in scratch_dims(shape, plan, chip)]
+        """Partial sums [k part, group, row, column] of each product in DRAM, where the plan has them."""
 
     def kernel(self) -> KernelOp:
         """The whole kernel."""
-        acc: SSAValue | None = None
+        sums: Sequence[SSAValue] = ()
         with self.code.loop("g", self.groups.length(self.core_g)) as gi:
             g = self.groups.start(self.core_g, gi)
             match self.plan.order.data:
                 case "gmnk":
-                    acc = self.k_innermost(g)
+                    sums = self.k_innermost(g)
                 case "gnkm":
                     self.m_innermost(g)
                 case _:
                     self.n_innermost(g)
         if self.merges:
-            self.merge(acc)
+            self.merge(sums)
         return self.code.kernel(prod(self.parts))
 
     # -- loops --------------------------------------------------------------------------------------------------
 
-    def k_innermost(self, g: Expr) -> SSAValue:
-        """Partial sums stay in LMEM; gives the last accumulator."""
+    def k_innermost(self, g: Expr) -> Sequence[SSAValue]:
+        """Partial sums stay in LMEM; gives the last accumulators."""
         code = self.code
         with code.loop("m", self.rows.trips(self.core_m)) as mi, code.loop("n", self.columns.trips(self.core_n)) as ni:
-            acc = code.alloc(self.tile_m, self.tile_n, f32)
+            sums = self.accumulators()
             with code.loop("k", self.depth.trips(self.core_k)) as ki:
                 a, b = self.load_a(g, mi, ki), self.load_b(g, ni, ki)
-                self.multiply(acc, a, b, mi, ni, ki)
-            self.finish(acc, g, mi, ni)
-        return acc
+                self.multiply(sums, a, b, mi, ni, ki)
+            self.finish(sums, g, mi, ni)
+        return sums
 
     def m_innermost(self, g: Expr) -> None:
         """A tile of B stays while m runs."""
@@ -179,27 +191,27 @@ class _Kernel:
             with code.loop("n", self.columns.trips(self.core_n)) as ni:
                 self.step(a, self.load_b(g, ni, ki), g, mi, ni, ki)
 
-    def step(self, a: SSAValue, b: SSAValue, g: Expr, mi: Expr, ni: Expr, ki: Expr) -> None:
+    def step(self, a: SSAValue, b: Sequence[SSAValue], g: Expr, mi: Expr, ni: Expr, ki: Expr) -> None:
         """One product where k is outside of m or n: partial sums of more than one step go to DRAM and come back."""
         code, trips = self.code, self.depth.trips(self.core_k)
-        acc = code.alloc(self.tile_m, self.tile_n, f32)
+        sums = self.accumulators()
         if self.depth.max_trips == 1:
-            self.multiply(acc, a, b, mi, ni, ki)
-            self.finish(acc, g, mi, ni)
+            self.multiply(sums, a, b, mi, ni, ki)
+            self.finish(sums, g, mi, ni)
             return
-        assert self.scratch is not None
-        partial = self.partial_block(g, mi, ni)
+        assert self.scratch, "partial sums that leave LMEM have an array"
         with code.loop("again", min_of(ki, 1)):
-            code.load(self.scratch, acc, *partial)
-        self.multiply(acc, a, b, mi, ni, ki)
+            for array, acc in zip(self.scratch, sums, strict=True):
+                code.load(array, acc, *self.partial_block(g, mi, ni))
+        self.multiply(sums, a, b, mi, ni, ki)
         if self.merges:
-            code.store(self.scratch, acc, *partial, at_once=True)
+            self.store_partial(sums, g, mi, ni, at_once=True)
             return
         out = self.result_buffer()
         with code.loop("partial", min_of(1, trips - ki - 1)):
-            code.store(self.scratch, acc, *partial, at_once=True)
+            self.store_partial(sums, g, mi, ni, at_once=True)
         with code.loop("done", max_of(ki - trips + 2, 0)):
-            self.store_result(acc, out, g, mi, ni, at_once=True)
+            self.store_result(sums, out, g, mi, ni, at_once=True)
 
     # -- commands -----------------------------------------------------------------------------------------------
 
@@ -210,44 +222,60 @@ class _Kernel:
         self.code.load(self.x, buffer, self.block(g, m, k), self.block(1, height, depth), self.serves("a", 2))
         return buffer
 
-    def load_b(self, g: Expr, ni: Expr, ki: Expr) -> SSAValue:
-        """A block of B, which all cores along m need."""
+    def load_b(self, g: Expr, ni: Expr, ki: Expr) -> Sequence[SSAValue]:
+        """A block of every B, which all cores along m need."""
         (n, width), (k, depth) = self.column_range(ni), self.depth_range(ki)
+        shape = (self.tile_n, self.tile_k) if self.transpose_b else (self.tile_k, self.tile_n)
+        at, size = self.block(g, k, n), self.block(1, depth, width)
         if self.transpose_b:
-            buffer = self.code.alloc(self.tile_n, self.tile_k, self.mm.b)
             at, size = self.block(g, n, k), self.block(1, width, depth)
-        else:
-            buffer = self.code.alloc(self.tile_k, self.tile_n, self.mm.b)
-            at, size = self.block(g, k, n), self.block(1, depth, width)
-        self.code.load(self.w, buffer, at, size, self.serves("b", 1))
-        return buffer
+        buffers: list[SSAValue] = []
+        for weight in self.weights:
+            buffers.append(self.code.alloc(*shape, self.mm.b))
+            self.code.load(weight, buffers[-1], at, size, self.serves("b", 1))
+        return buffers
 
-    def multiply(self, acc: SSAValue, a: SSAValue, b: SSAValue, mi: Expr, ni: Expr, ki: Expr) -> None:
-        """acc (+)= a b; the first step along k of a core starts anew."""
+    def accumulators(self) -> Sequence[SSAValue]:
+        """The sums of every product."""
+        return [self.code.alloc(self.tile_m, self.tile_n, f32) for _ in self.weights]
+
+    def multiply(
+        self, sums: Sequence[SSAValue], a: SSAValue, b: Sequence[SSAValue], mi: Expr, ni: Expr, ki: Expr
+    ) -> None:
+        """sum (+)= a b for every B; the first step along k of a core starts anew."""
         size = (self.row_range(mi)[1], self.column_range(ni)[1], self.depth_range(ki)[1])
-        self.code.mma(acc, a, b, size, accumulate=ki, transpose_b=self.transpose_b)
+        for acc, block in zip(sums, b, strict=True):
+            self.code.mma(acc, a, block, size, accumulate=ki, transpose_b=self.transpose_b)
 
-    def finish(self, acc: SSAValue, g: Expr, mi: Expr, ni: Expr) -> None:
-        """Store a finished tile: the result, or the partial sum of this core."""
+    def finish(self, sums: Sequence[SSAValue], g: Expr, mi: Expr, ni: Expr) -> None:
+        """Store a finished tile: the result, or the partial sums of this core."""
         if not self.merges:
-            self.store_result(acc, self.result_buffer(), g, mi, ni)
-        elif self.scratch is not None:
-            self.code.store(self.scratch, acc, *self.partial_block(g, mi, ni))
+            self.store_result(sums, self.result_buffer(), g, mi, ni)
+        elif self.scratch:
+            self.store_partial(sums, g, mi, ni)
+
+    def store_partial(self, sums: Sequence[SSAValue], g: Expr, mi: Expr, ni: Expr, at_once: bool = False) -> None:
+        """Store the partial sums of this core."""
+        for array, acc in zip(self.scratch, sums, strict=True):
+            self.code.store(array, acc, *self.partial_block(g, mi, ni), at_once=at_once)
 
     def result_buffer(self) -> SSAValue | None:
-        """Where a tile is converted, None for a result in the type of the accumulator."""
-        return None if self.mm.out == f32 else self.code.alloc(self.tile_m, self.tile_n, self.mm.out)
+        """Where the result of a tile is computed; None for a sum that is the result as it is."""
+        if self.mm.out == f32 and not self.mm.gated:
+            return None
+        return self.code.alloc(self.tile_m, self.tile_n, self.mm.out)
 
     def store_result(
-        self, acc: SSAValue, out: SSAValue | None, g: Expr, mi: Expr, ni: Expr, at_once: bool = False
+        self, sums: Sequence[SSAValue], out: SSAValue | None, g: Expr, mi: Expr, ni: Expr, at_once: bool = False
     ) -> None:
-        """Convert a tile and store it."""
+        """Compute the result of a tile and store it."""
         (m, height), (n, width) = self.row_range(mi), self.column_range(ni)
         if out is not None:
-            self.code.vector(ConvertAttr(), height, width, [acc], [out])
-        self.code.store(self.y, out or acc, self.block(g, m, n), self.block(1, height, width), at_once)
+            kind = SiluMulAttr() if self.mm.gated else ConvertAttr()
+            self.code.vector(kind, height, width, sums, [out])
+        self.code.store(self.y, out or sums[0], self.block(g, m, n), self.block(1, height, width), at_once)
 
-    def merge(self, acc: SSAValue | None) -> None:
+    def merge(self, sums: Sequence[SSAValue]) -> None:
         """After a barrier every core adds up its share of the rows of a chunk over the cores along k."""
         code, parts = self.code, self.depth.parts
         share = -(-min(self.rows.chunk, self.mm.m) // parts)
@@ -263,15 +291,20 @@ class _Kernel:
             row = self.core_m * self.rows.chunk + first
             height = own if share == tile else min_of(tile, own - ri * tile)
             column, width = self.column_range(ni)
-            found = code.alloc(parts * tile, self.tile_n, f32, slots=1)
-            if self.scratch is not None:
-                code.load(self.scratch, found, (0, g, row, column), (parts, 1, height, width))
-            else:
-                assert acc is not None, "sums that stay in LMEM have k innermost"
+            found = [code.alloc(parts * tile, self.tile_n, f32, slots=1) for _ in self.weights]
+            for array, buffer in zip(self.scratch, found, strict=False):
+                code.load(array, buffer, (0, g, row, column), (parts, 1, height, width))
+            if not self.scratch:
+                assert sums, "sums that stay in LMEM have k innermost"
                 with code.loop("p", parts) as p:
-                    code.fetch(acc, found, expr(CORE) - self.core_k + p, first, p * height, (height, width))
+                    for acc, buffer in zip(sums, found, strict=True):
+                        code.fetch(acc, buffer, expr(CORE) - self.core_k + p, first, p * height, (height, width))
             out = code.alloc(tile, self.tile_n, self.mm.out, slots=1)
-            code.vector(SumPartsAttr(IntegerAttr(parts, i64)), height, width, [found], [out])
+            added = [code.alloc(tile, self.tile_n, f32, slots=1) for _ in self.weights] if self.mm.gated else [out]
+            for buffer, total in zip(found, added, strict=True):
+                code.vector(SumPartsAttr(IntegerAttr(parts, i64)), height, width, [buffer], [total])
+            if self.mm.gated:
+                code.vector(SiluMulAttr(), height, width, added, [out])
             code.store(self.y, out, self.block(g, row, column), self.block(1, height, width))
 
     # -- where things are ---------------------------------------------------------------------------------------

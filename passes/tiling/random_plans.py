@@ -13,7 +13,15 @@ from xdsl.ir import Operation
 from pmc.dialects.analyses.matmul_tiling import ORDERS, chunks, tiling_of
 from pmc.dialects.analyses.workload import attention_shape, matmul_shape
 from pmc.dialects.arch import Chip
-from pmc.dialects.layer import FlashAttentionOp, GroupedMatmulOp, HeadMatmulOp, IndexScoresOp, MatmulOp, MatrixOp
+from pmc.dialects.layer import (
+    FlashAttentionOp,
+    GatedMatmulOp,
+    GroupedMatmulOp,
+    HeadMatmulOp,
+    IndexScoresOp,
+    MatmulOp,
+    MatrixOp,
+)
 from pmc.dialects.tile_plan import MAX_SLOTS, PlanAttr
 from pmc.passes.tiling.kernels import Family
 
@@ -110,7 +118,7 @@ def _with_tile(plan: PlanAttr, dim: int, size: int) -> PlanAttr:
 
 def _is_quick(op: Operation, plan: PlanAttr, chip: Chip) -> bool:
     """Whether a legal plan is run soon."""
-    if not isinstance(op, MatmulOp | GroupedMatmulOp | HeadMatmulOp):
+    if not isinstance(op, MatmulOp | GroupedMatmulOp | GatedMatmulOp | HeadMatmulOp):
         return True
     parts = chunks(matmul_shape(op), tiling_of(plan), chip)
     per_core = parts.groups * parts.trips_m * parts.trips_n * parts.trips_k

@@ -46,7 +46,12 @@ STAGED: Mapping[str, tuple[str, str, Topology, dict[str, object]]] = {
     ),
 }
 """Programs of several stages, which are costed to balance these."""
-KERNEL_PASSES: dict[str, object] = {"fuse_rows": True, "pipeline_loops": True}
+KERNEL_PASSES: dict[str, object] = {
+    "fuse_rows": True,
+    "fuse_gates": True,
+    "pipeline_loops": True,
+    "prefetch_weights": True,
+}
 """Passes that read the chip only where a deployment asks for them."""
 
 

@@ -296,7 +296,7 @@ STEP = small_step()
 
 def pipelined_prefill() -> tuple[ModuleOp, StepTimes]:
     """Two sequences whose attention is bound by its units, with all passes that are measured by the simulator."""
-    passes = {"fuse_rows": True, "pipeline_loops": True}
+    passes = {"fuse_rows": True, "fuse_gates": True, "pipeline_loops": True, "prefetch_weights": True}
     return small_step(phase="prefill", batch=2, q_len=1024, kv_len=1024, **passes)
 
 

@@ -511,8 +511,8 @@ _BEHIND = "what writes the slot again waits for loads of its own iteration, whic
 _PLANS = [
     Fault(_MATMUL, "return self.depth.start(self.core_k, ki), self", "return self.depth.start(expr(0), ki), self"),
     Fault(_MATMUL, "return [self.core_k, g, m, n], ", "return [expr(0), g, m, n], "),
-    Fault(_MATMUL, "found, (0, g, row, column), (parts", "found, (0, g, row, 0), (parts"),
-    Fault(_MATMUL, "code.fetch(acc, found, expr(CORE) - self.core_k + p,", "code.fetch(acc, found, p,"),
+    Fault(_MATMUL, "buffer, (0, g, row, column), (parts", "buffer, (0, g, row, 0), (parts"),
+    Fault(_MATMUL, "code.fetch(acc, buffer, expr(CORE) - self.core_k + p,", "code.fetch(acc, buffer, p,"),
     Fault(_MATMUL, "+ p, first, p * height,", "+ p, 0, p * height,"),
     Fault(
         _MATMUL,
@@ -663,6 +663,44 @@ _PIPELINED = [
           {**FUSED, "quantization.keep": ["*.router.weight"]}),
 ]  # fmt: skip
 
+GATED = {"fuse_rows": True, "fuse_gates": True}
+_GATES = [
+    Fault("fuse_gates.py", "[gate.x, gate.w, up.w]", "[gate.x, up.w, gate.w]", "llama", GATED),
+    Fault("fuse_gates.py", "[op.y.type]", "[gate.y.type]", "deepseek", GATED),
+    Fault("fuse_gates.py", "gate.w.type != up.w.type", "False", "deepseek",
+          {**GATED, "quantization.activations": "bf16", "quantization.keep": ["*.up_proj.weight"]}),
+    Fault("tiling/matmul.py", "self.code.mma(acc, a, block, size", "self.code.mma(acc, a, b[0], size", "llama", GATED),
+    Fault("tiling/matmul.py", "width, added, [out])", "width, added[::-1], [out])", "llama", GATED),
+    Fault("tiling/matmul.py", "strict=False):\n                code.load(array, buffer",
+          "strict=False):\n                code.load(self.scratch[0], buffer", "llama", GATED),
+    Fault("tiling/matmul.py", "code.fetch(acc, buffer,", "code.fetch(sums[0], buffer,", "llama", GATED),
+    Fault("dialects/analyses/matmul_tiling.py", "need + shape.products * slots(acc_loops)", "need + slots(acc_loops)",
+          "llama", GATED),
+    Fault("dialects/analyses/matmul_tiling.py", "need + shape.products * slots(b_loops)", "need + slots(b_loops)",
+          "llama", GATED),
+]  # fmt: skip
+
+AHEAD = {"prefetch_weights": True}
+_AHEAD = [
+    Fault("prefetch_weights.py", "{symbol: expr(0) for symbol in symbols}", "{symbol: expr(1) for symbol in symbols}",
+          "llama", AHEAD),
+    Fault("prefetch_weights.py", "for symbol in symbols), expr(0)), 1)",
+          "for symbol in symbols[-1:]), expr(0)), 1)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "loop.count.data + 2, 0)", "loop.count.data + 1, 0)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "loop.count.data + 2, 0)", "loop.count.data + 3, 0)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "taker.cores.value.data < giver.cores.value.data", "False", "llama", AHEAD),
+    Fault("prefetch_weights.py", "if kernel.cores.value.data > cores:", "if False:", "llama", AHEAD),
+    Fault("prefetch_weights.py", "if not isinstance(op, LoadOp) or not _is_weight(op.memref)",
+          "if not isinstance(op, LoadOp)", "llama", AHEAD),
+    Fault("prefetch_weights.py", "h.span.start < span.stop and span.start < h.span.stop", "False", "llama", AHEAD),
+    Fault("allocate_lmem.py", "min(budget, free)", "budget", "llama", AHEAD,
+          equivalent="what plans leave free is more than what is handed over"),
+    Fault("emit_g5.py", "self.held * (1 - self.later)", "self.held", "llama", AHEAD),
+    Fault("emit_g5.py", "own * self.later", "own", "llama", AHEAD),
+    Fault("emit_g5.py", "if value not in loaded]", "if value in loaded]", "llama", AHEAD),
+]  # fmt: skip
+
 FAULTS: tuple[Fault, ...] = (
-    *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED,
+    *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED, *_GATES,
+    *_AHEAD,
 )  # fmt: skip

@@ -151,7 +151,10 @@ def deployments(
             "ring_exchange": draw(st.sampled_from(["expanded", "smallest"])),
             "expert_capacity": "worst",
             "quantization": FP32,
-            **{name: draw(st.booleans()) for name in ("late_stores", "fuse_rows", "pipeline_loops")},
+            **{
+                name: draw(st.booleans())
+                for name in ("late_stores", "fuse_rows", "fuse_gates", "pipeline_loops", "prefetch_weights")
+            },
         }
     )
 

@@ -108,7 +108,8 @@ def test_dumps_name_the_command_that_resumes_them(
         "05-localize.mlir",
         "06-combine-collectives.mlir",
         "07-fuse-rows.mlir",
-        "08-partition-stages.mlir",
+        "08-fuse-gates.mlir",
+        "09-partition-stages.mlir",
     ]
     monkeypatch.chdir(folder)
     for dump in dumps:
@@ -166,8 +167,9 @@ def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
     text = """--tp 2 --pp 1 --pp-layers balanced --dp 1 --ep 1 --moe-tp 1 --moe-dp 1 --cp 1
         --embedding tp --lm-head tp --sp --phase decode --batch 8 --q-len 1 --kv-len 64
         --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
-        --dispatch direct --prefill-chunk 8192 --no-fuse-rows --no-pipeline-loops --late-stores
-        --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla --no-longer-context"""
+        --dispatch direct --prefill-chunk 8192 --no-fuse-rows --no-fuse-gates --no-pipeline-loops
+        --no-prefetch-weights --late-stores --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla
+        --no-longer-context"""
     options = text.split()
     out = pmc.ok("compile", tiny, *TARGET[:4], *options, "--emit", "dist")
     assert "sp = true" in out and "routing = {zipf = 0.8}" in out and "dist.reduce_scatter" in out
@@ -394,7 +396,7 @@ def test_evaluation_of_a_dump(pmc: Pmc, tiny: Path, tmp_path: Path) -> None:
     for dump in dumps.iterdir():
         assert pmc.ok("evaluate", dump, "--format", "csv") == straight
     longer = ("--kv-len", 4096, "--format", "csv")
-    assert pmc.ok("evaluate", dumps / "08-partition-stages.mlir", *longer) == pmc.ok(
+    assert pmc.ok("evaluate", dumps / "09-partition-stages.mlir", *longer) == pmc.ok(
         "evaluate", tiny, *TARGET, *SMALL, *longer
     )
 
@@ -424,7 +426,8 @@ def test_list(pmc: Pmc) -> None:
         assert len(first["description"]) > 10
         assert f"{kind}:\n  {first['name']}  " in pmc.ok("list")
     dist = (
-        "dist      annotate-shardings, insert-collectives, localize, combine-collectives, fuse-rows, partition-stages\n"
+        "dist      annotate-shardings, insert-collectives, localize, combine-collectives, fuse-rows, fuse-gates, "
+        "partition-stages\n"
     )
     assert dist in pmc.ok("list", "pipelines")
 

@@ -63,7 +63,7 @@ def test_the_deployment_fills_the_options() -> None:
         'expand-blocks{phase="decode"},'
         'quantize{weights="f8E4M3FN" activations="f8E4M3FN" kv_cache="f8E4M3FN" attention="f8E4M3FN"},'
         'annotate-shardings{dp=32 ep=32},insert-collectives{ring_exchange="smallest"},localize,'
-        "combine-collectives,fuse-rows{enabled=false},partition-stages"
+        "combine-collectives,fuse-rows{enabled=false},fuse-gates{enabled=false},partition-stages"
     )
 
 

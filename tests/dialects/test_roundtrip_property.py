@@ -322,6 +322,13 @@ def grouped_matmul(make: Maker) -> None:
     make.add(layer.GroupedMatmulOp, operands, [make.type([e, c, n])])
 
 
+def gated_matmul(make: Maker) -> None:
+    (t, k, n), type_ = make.dims(3), make.element()
+    experts = make.dims(1) if make.flag() else ()
+    operands = [make.source((*experts, *dims), type_) for dims in ([t, k], [k, n], [k, n])]
+    make.add(layer.GatedMatmulOp, operands, [make.type((*experts, t, n))])
+
+
 def head_matmul(make: Maker) -> None:
     heads, rank, group, t = make.size(), make.size(), make.size(), make.dims(1)[0]
     wide, narrow = heads * rank, heads * group
@@ -460,10 +467,10 @@ def last_token(make: Maker) -> None:
 
 
 def kv_append(make: Maker) -> None:
-    batch, kv, t, width = make.dims(4)
+    batch, kv, queries, width = make.dims(4)
     cache = make.source([batch, kv, width])
     assert isinstance(cache.type, TensorType)
-    make.add(layer.KvAppendOp, [cache, make.source([t, width], cache.type.element_type)], [cache.type])
+    make.add(layer.KvAppendOp, [cache, make.source([batch * queries, width], cache.type.element_type)], [cache.type])
 
 
 def router(make: Maker) -> None:
@@ -514,7 +521,7 @@ def program(make: Maker) -> None:
 
 LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
-    layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
+    layer.GatedMatmulOp: gated_matmul, layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
@@ -833,8 +840,27 @@ def kernel_body(make: Maker) -> None:
 kernel = tile_body(tile.KernelOp, kernel_body, cores=CORES, op_name="layer.matmul")
 
 
+def hand_over(make: Maker) -> None:
+    """A buffer that one kernel loads for the next."""
+    type_, elements = BufferType.of(make.size(), make.size(), make.element()), memref(make, 2)
+    source = make.add(tile.GlobalOp, [], [elements], kind="weight", layers=False).result
+    address = next(ADDRESSES) if make.flag() else None
+    held = make.add(tile.AllocOp, [], [type_], slots=1, address=address).result
+
+    def load(inner: Maker) -> None:
+        offsets, sizes = (ArrayAttr([ExprAttr.of(n) for _ in range(2)]) for n in (0, 1))
+        inner.add(tile.LoadOp, [source, held], [], offsets=offsets, sizes=sizes)
+
+    def take(inner: Maker) -> None:
+        own = inner.add(tile.AllocOp, [], [type_], slots=1).result
+        inner.add(tile.HandedOverOp, [held, own], [type_], later=inner.expr())
+
+    for body in (load, take):
+        tile_body(tile.KernelOp, body, cores=CORES, op_name="layer.matmul")(make)
+
+
 def tile_parts(make: Maker) -> None:
-    make.some([array, view, tile_collective, kernel], 3)
+    make.some([array, view, tile_collective, kernel, hand_over], 3)
 
 
 tile_repeat = tile_body(tile.RepeatOp, tile_parts, symbol="layer", count=3, first=1)
@@ -843,7 +869,9 @@ tile_stage = tile_body(tile.StageOp, tile_parts, index=1)
 
 def tile_program(make: Maker) -> None:
     block = Block(
-        make.nested(lambda inner: inner.some([array, view, tile_collective, kernel, tile_repeat, tile_stage]))
+        make.nested(
+            lambda inner: inner.some([array, view, tile_collective, kernel, hand_over, tile_repeat, tile_stage])
+        )
     )
     op = make.add(tile.ProgramOp, [], [], sym_name=make.unique(), phase="prefill", regions=[Region(block)])
     names = make.rng.choice([(), ("a", "b"), ("w",)])
@@ -854,7 +882,7 @@ def tile_program(make: Maker) -> None:
 
 TILE: dict[type[Operation], Any] = {
     **KERNEL, tile.ProgramOp: tile_program, tile.GlobalOp: array, tile.ViewOp: view, tile.RepeatOp: tile_repeat,
-    tile.StageOp: tile_stage, tile.KernelOp: kernel, tile.CollectiveOp: tile_collective,
+    tile.StageOp: tile_stage, tile.KernelOp: kernel, tile.CollectiveOp: tile_collective, tile.HandedOverOp: hand_over,
 }  # fmt: skip
 
 

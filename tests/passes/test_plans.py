@@ -53,6 +53,8 @@ CHIP = tiny_chip()
 def matmul_text(kind: str, groups: int, m: int, n: int, k: int, out: str) -> str:
     dims = {
         "matmul": (f"[{m}, {k}]", f"[{k}, {n}]", f"[{m}, {n}]", ""),
+        "gated_matmul": (f"[{m}, {k}]", f"[{k}, {n}]", f"[{m}, {n}]", ""),
+        "gated_experts": (f"[{groups}, {m}, {k}]", f"[{groups}, {k}, {n}]", f"[{groups}, {m}, {n}]", ""),
         "grouped_matmul": (f"[{groups}, {m}, {k}]", f"[{groups}, {k}, {n}]", f"[{groups}, {m}, {n}]", ""),
         "head_matmul": (
             f"[{m}, {groups * k}]", f"[{k}, {groups * n}]", f"[{m}, {groups * n}]",
@@ -61,11 +63,14 @@ def matmul_text(kind: str, groups: int, m: int, n: int, k: int, out: str) -> str
     }  # fmt: skip
     x, w, y, properties = dims[kind]
     axes = ", ".join(['""'] * w.count(",") + ['""'])
+    name, up = kind, ""
+    if kind.startswith("gated"):
+        name, up = "gated_matmul", f'%u = layer.weight() {{axes = [{axes}]}} at "p.u" : !layer.tensor<{w}, f32>\n  '
     return f"""
 layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
 ^bb0(%x: !layer.tensor<{x}, f32>):
   %w = layer.weight() {{axes = [{axes}]}} at "p.w" : !layer.tensor<{w}, f32>
-  %y = layer.{kind}(%x, %w) {properties}at "p.y" : !layer.tensor<{y}, {out}>
+  {up}%y = layer.{name}(%x, %w{", %u" if up else ""}) {properties}at "p.y" : !layer.tensor<{y}, {out}>
   layer.return([%y]) at "p"
 }}"""
 
@@ -135,6 +140,9 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
     match op:
         case layer.MatmulOp() | layer.GroupedMatmulOp():
             return np.matmul(arrays["x"], arrays["p.w"])
+        case layer.GatedMatmulOp():
+            gate, up = (np.matmul(arrays["x"], arrays[path]) for path in ("p.w", "p.u"))
+            return gate / (1 + np.exp(-gate)) * up
         case layer.HeadMatmulOp():
             x, w, group = arrays["x"], arrays["p.w"], op.group.value.data
             heads = w.shape[1] // group
@@ -191,8 +199,8 @@ def draw_matmul_plan(draw: Any, chip: Chip, groups: int) -> PlanAttr:
 @settings(max_examples=20, deadline=None, phases=PHASES)
 def test_any_plan_of_a_matmul(data: st.DataObject) -> None:
     draw = data.draw
-    kind = draw(st.sampled_from(["matmul", "grouped_matmul", "head_matmul"]))
-    groups = 1 if kind == "matmul" else draw(st.integers(1, 3))
+    kind = draw(st.sampled_from(["matmul", "grouped_matmul", "head_matmul", "gated_matmul", "gated_experts"]))
+    groups = 1 if kind in ("matmul", "gated_matmul") else draw(st.integers(1, 3))
     m, n, k = draw(st.integers(1, 19)), draw(st.integers(1, 13)), draw(st.integers(1, 27))
     text = matmul_text(kind, groups, m, n, k, draw(st.sampled_from(["f32", "bf16"])).replace("bf16", "f32"))
     plan = draw_matmul_plan(draw, CHIP, groups)
