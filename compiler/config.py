@@ -24,7 +24,10 @@ from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.calibration import Calibration
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.dialects.moe_workload import MoeWorkload
 from pmc.dialects.schema import Schema, did_you_mean, explain, found
+from pmc.dialects.stacked_arch import StackedArch
+from pmc.dialects.tas_params import TasParams
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
@@ -73,6 +76,21 @@ def default_accounting() -> Accounting:
 def load_calibration(name_or_path: str | Path) -> Calibration:
     """How far a target is from its model, of a preset or file. Raises ConfigError."""
     return _load(Calibration, "calibration", name_or_path, None)
+
+
+def load_stack(name_or_path: str | Path, overrides: Overrides | None = None) -> StackedArch:
+    """The chip under stacked DRAM of a preset or file, with some fields replaced.  Raises ConfigError."""
+    return _load(StackedArch, "stack", name_or_path, overrides)
+
+
+def load_workload(name_or_path: str | Path, overrides: Overrides | None = None) -> MoeWorkload:
+    """The workload of experts of a preset or file, with some fields replaced.  Raises ConfigError."""
+    return _load(MoeWorkload, "workload", name_or_path, overrides)
+
+
+def load_tas(name_or_path: str | Path, overrides: Overrides | None = None) -> TasParams:
+    """The parameters of TAPS and TACS of a preset or file, with some fields replaced.  Raises ConfigError."""
+    return _load(TasParams, "tas", name_or_path, overrides)
 
 
 def load_deployment(name_or_path: str | Path | None, overrides: Overrides | None = None) -> Deployment:

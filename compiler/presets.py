@@ -11,6 +11,9 @@ KINDS = {
     "deployment": "deployments",
     "accounting": "accounting",
     "calibration": "calibrations",
+    "stack": "stacks",
+    "workload": "workloads",
+    "tas": "tas",
 }
 """The kinds of configuration and their folders."""
 
