@@ -85,6 +85,17 @@ class Lists:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def int_lists(self) -> list[list[int]]:
+        """The lists, whose values must be integers."""
+        assert isinstance(self.values, np.ndarray) and self.values.dtype == np.int64
+        values: list[int] = self.values.tolist()
+        return [values[a:b] for a, b in pairwise(self.starts.tolist())]
+
+    def values_as_numbers(self) -> FloatArray:
+        """The values, which must be numbers."""
+        assert isinstance(self.values, np.ndarray) and self.values.dtype == np.float64
+        return self.values.astype(np.float64, copy=False)
+
     @property
     def lengths(self) -> IntArray:
         """How many values each list has."""
