@@ -9,17 +9,18 @@ and layer 0 of DRAM is the one beside the logic die.  All dies are of one size: 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
 from pmc.dialects.errors import PmcError
-from pmc.dialects.schema import Count, Ghz, Name, Ns, Number, Paths, Pj, Schema, Us
+from pmc.dialects.schema import Count, Ghz, Name, Ns, Number, Paths, Pj, Schema, Us, did_you_mean
 from pmc.dialects.schema_text import parse_schema, print_schema
 
 Positive = Annotated[Number, Field(gt=0)]
@@ -146,14 +147,35 @@ class Dvfs(Schema, frozen=True):
     domains: Annotated[tuple[DvfsDomain], Field(strict=False, description="The domain, which has all cores")]
 
 
+REFRESH_CURVES: Mapping[str, tuple[tuple[float, float], ...]] = {
+    "jedec": ((85.0, 2.0),),  # 64 ms up to 85 C, 32 ms above
+    "hbm2": ((85.0, 2.0), (95.0, 4.0)),  # the data sheet of one HBM2 part
+    "study": ((40.0, 1.0), (55.0, 2.0), (70.0, 4.0), (85.0, 8.0)),  # of the TAS-MoE study: pessimistic, a what-if
+}
+"""Degrees C from which DRAM refreshes at a multiple of the base rate; below the first the multiple is 1."""
+
+
+def _named_curve(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value not in REFRESH_CURVES:
+        hint = did_you_mean(value, REFRESH_CURVES)
+        raise ValueError(f"there is no curve '{value}', known are {', '.join(REFRESH_CURVES)}{hint}")
+    return REFRESH_CURVES[value]
+
+
 class Refresh(Schema, frozen=True):
-    """Refresh of DRAM: its rate rises with the temperature of a bank."""
+    """Refresh of DRAM: its rate rises with the temperature of a bank.
+
+    The curve may be given by a name of `REFRESH_CURVES`.
+    """
 
     tref_base_us: Annotated[Us, Field(gt=0)] = Field(description="Time between refresh commands at the base rate")
     trfc_ns: Ns = Field(description="Time of one refresh command, in which the bank serves nothing")
     tref_curve: Annotated[
         tuple[Annotated[tuple[Celsius, Annotated[Number, Field(ge=1)]], Field(strict=False)], ...],
         Field(strict=False, min_length=1, description="Temperature from which, and multiple of the base rate"),
+        BeforeValidator(_named_curve),
     ]
 
     @model_validator(mode="after")

@@ -19,6 +19,9 @@ from pmc.backends.thermal.floorplan import (
 )
 from pmc.dialects.errors import PmcError
 
+ZERO_CELSIUS = 273.15
+"""Kelvin."""
+
 MAP_MODES = ("avg", "min", "max", "center")
 """What the temperature of a unit is: that of all cells that it touches, or of those in its middle."""
 

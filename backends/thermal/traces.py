@@ -10,11 +10,8 @@ import numpy as np
 from pmc.backends.thermal.floorplan import Floats, number_of, text_of
 from pmc.backends.thermal.network import SIDES
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import Stack
+from pmc.backends.thermal.stack import ZERO_CELSIUS, Stack
 from pmc.dialects.errors import PmcError
-
-ZERO_CELSIUS = 273.15
-"""Kelvin."""
 
 
 def read_power(path: Path, stack: Stack) -> Floats:
