@@ -21,9 +21,9 @@ import numpy as np
 from pmc.backends.thermal.floorplan import Floats, Floorplan, Unit
 from pmc.backends.thermal.network import Ints
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import ZERO_CELSIUS, Grid, Package, Stack, StackLayer
+from pmc.backends.thermal.stack import ZERO_CELSIUS, Board, Grid, Package, Stack, StackLayer
 from pmc.dialects.errors import PmcError
-from pmc.dialects.stacked_arch import Cooling, LayerMaterial, StackedArch
+from pmc.dialects.stacked_arch import BoardPath, Cooling, LayerMaterial, StackedArch
 
 
 def core_name(core: int) -> str:
@@ -52,7 +52,8 @@ def stack_of(arch: StackedArch) -> Stack:
     ]
     order = [logic, *dies] if arch.geometry.logic == "far" else [*reversed(dies), logic]
     layers = tuple(layer for die in order for layer in (die, filling))
-    return Stack(layers, package_of(arch.cooling), Grid(*arch.geometry.grid, arch.geometry.map_mode))
+    grid = Grid(*arch.geometry.grid, arch.geometry.map_mode)
+    return Stack(layers, package_of(arch.cooling), grid, arch.geometry.convention)
 
 
 def die_size_m(arch: StackedArch) -> tuple[float, float]:
@@ -62,13 +63,23 @@ def die_size_m(arch: StackedArch) -> tuple[float, float]:
 
 
 def package_of(cooling: Cooling) -> Package:
-    """Spreader, sink and air, in HotSpot's names and units."""
+    """Spreader, sink, air and board, in HotSpot's names and units."""
     spreader, sink = cooling.spreader, cooling.sink
     return Package(
         s_spreader=spreader.side_mm * 1e-3, t_spreader=spreader.thickness_mm * 1e-3,
         k_spreader=spreader.k_wmk, p_spreader=spreader.c_jm3k,
         s_sink=sink.side_mm * 1e-3, t_sink=sink.thickness_mm * 1e-3, k_sink=sink.k_wmk, p_sink=sink.c_jm3k,
         r_convec=cooling.r_convec_k_per_w, c_convec=cooling.c_convec_jk, ambient=cooling.ambient_c + ZERO_CELSIUS,
+        board=None if cooling.board is None else _board(cooling.board),
+    )  # fmt: skip
+
+
+def _board(path: BoardPath) -> Board:
+    return Board(
+        s_sub=path.substrate.side_mm * 1e-3, t_sub=path.substrate.thickness_mm * 1e-3,
+        s_solder=path.solder.side_mm * 1e-3, t_solder=path.solder.thickness_mm * 1e-3,
+        s_pcb=path.pcb.side_mm * 1e-3, t_pcb=path.pcb.thickness_mm * 1e-3,
+        r_convec_sec=path.r_convec_k_per_w, c_convec_sec=path.c_convec_jk,
     )  # fmt: skip
 
 
