@@ -230,6 +230,8 @@ def write_stack(stack: Stack, layers: Path, config: Path) -> None:
     options |= {} if board is None else {name: f"{getattr(board, name):.12g}" for name in BOARD_FIELDS}
     options |= {"grid_rows": str(stack.grid.rows), "grid_cols": str(stack.grid.columns)}
     options |= {"grid_map_mode": stack.grid.map_mode, "model_type": "grid", "leakage_used": "0"}
+    # HotSpot starts at 333.15 K where nothing says another temperature.
+    options["init_temp"] = f"{stack.package.ambient:.12g}"
     config.write_text("".join(f"\t\t-{name}\t\t{value}\n" for name, value in options.items()), encoding="utf-8")
 
 

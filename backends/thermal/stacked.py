@@ -36,6 +36,16 @@ def bank_unit_name(bank: int) -> str:
     return f"B_{bank}"
 
 
+def core_words(core: int) -> str:
+    """A core in messages."""
+    return f"core {core}"
+
+
+def bank_words(arch: StackedArch, bank: int) -> str:
+    """A bank in messages."""
+    return f"bank {arch.bank_name(bank)}"
+
+
 def stack_of(arch: StackedArch) -> Stack:
     """Layers, package and grid of a chip.  Raises PmcError where the die does not fit under the spreader."""
     materials, (width, height) = arch.geometry.layers, die_size_m(arch)
@@ -101,6 +111,18 @@ def _tiles(
     return Floorplan(source, tuple(units))
 
 
+def require_powers(arch: StackedArch, core_w: Floats, bank_w: Floats) -> None:
+    """Raises PmcError for powers of other numbers of cores or banks, and for one that is negative or no number."""
+    for what, given, count in (("core", core_w, arch.mesh.count), ("bank", bank_w, arch.dram.count)):
+        if given.shape != (count,):
+            raise PmcError(f"thermal: {given.size} powers for {count} {what}s of {arch.name}")
+        wrong = np.flatnonzero(~((given >= 0) & np.isfinite(given)))
+        if len(wrong):
+            unit = int(wrong[0])
+            name = core_words(unit) if what == "core" else bank_words(arch, unit)
+            raise PmcError(f"thermal: the power of {name} is {given[unit]} W, must be 0 or more")
+
+
 @dataclass(frozen=True)
 class StackedModel:
     """The thermal model of a chip, in terms of its cores and banks by their numbers."""
@@ -131,11 +153,9 @@ class StackedModel:
     def powers(self, core_w: Floats, bank_w: Floats) -> Floats:
         """[powered units] watts in the order of the stack, of those of cores and banks.
 
-        Raises PmcError for other numbers of cores or banks.
+        Raises PmcError, see `require_powers`.
         """
-        for what, given, places in (("cores", core_w, self.core_powers), ("banks", bank_w, self.bank_powers)):
-            if given.shape != places.shape:
-                raise PmcError(f"thermal: {given.size} powers for {len(places)} {what} of {self.arch.name}")
+        require_powers(self.arch, core_w, bank_w)
         found = np.zeros(len(core_w) + len(bank_w))
         found[self.core_powers], found[self.bank_powers] = core_w, bank_w
         return found

@@ -14,6 +14,9 @@ from pmc.backends.thermal.solver import ThermalModel
 from pmc.backends.thermal.stack import ZERO_CELSIUS, Stack
 from pmc.dialects.errors import PmcError
 
+POWER_FORM, POWER_WIDTH = "{:.8g}", 14
+"""How watts are written, and the most characters that it takes, with the tab."""
+
 
 def read_power(path: Path, stack: Stack) -> Floats:
     """[windows, powered units] watts of a `.ptrace` file, whose columns may come in any order.
@@ -33,7 +36,7 @@ def read_power(path: Path, stack: Stack) -> Floats:
 
 def write_power(power_w: Floats, stack: Stack, path: Path) -> None:
     """Write [windows, powered units] watts as a `.ptrace` file."""
-    _write(path, stack.powered_units, power_w, "{:.6f}")
+    _write(path, stack.powered_units, power_w, POWER_FORM)
 
 
 def read_temperatures(path: Path) -> tuple[tuple[str, ...], Floats]:
@@ -72,6 +75,12 @@ def state_names(stack: Stack) -> tuple[str, ...]:
     units = (f"{p.prefix}{unit.name}" for p in _planes(stack) for unit in stack.layers[p.layer].floorplan.units)
     rings = 3 if stack.package.board is None else 7
     return (*units, *(f"inode_{node}" for node in range(rings * SIDES)))
+
+
+def powered_lines(stack: Stack) -> tuple[str, ...]:
+    """The lines of a `.steady` file that have the powered units, in the order of `Stack.powered_units`."""
+    layers = [(p.prefix, stack.layers[p.layer]) for p in _planes(stack) if p.plane == p.layer]
+    return tuple(f"{prefix}{u.name}" for prefix, layer in layers if layer.powered for u in layer.floorplan.units)
 
 
 def write_state(model: ThermalModel, state: Floats, path: Path) -> None:
