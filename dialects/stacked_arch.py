@@ -93,6 +93,7 @@ class StackGeometry(Schema, frozen=True):
     layers: StackMaterials = Field(description="Materials")
     grid: Annotated[tuple[Count, Count], Field(strict=False, description="Rows and columns of cells per layer")]
     map_mode: Literal["avg", "min", "max", "center"] = Field(description="Temperature of a unit, from its cells")
+    convention: Literal["hotspot6", "hotspot7"] = Field(description="Whose resistances between cells are taken")
 
 
 class Plate(Schema, frozen=True):
@@ -102,6 +103,23 @@ class Plate(Schema, frozen=True):
     thickness_mm: Positive = Field(description="Thickness, mm")
     k_wmk: Positive = Field(description="Thermal conductivity, W/(m K)")
     c_jm3k: Positive = Field(description="Volumetric heat capacity, J/(m3 K)")
+
+
+class BoardPlate(Schema, frozen=True):
+    """A square plate on the side of the board, of HotSpot's material for it."""
+
+    side_mm: Positive = Field(description="Side, mm")
+    thickness_mm: Positive = Field(description="Thickness, mm")
+
+
+class BoardPath(Schema, frozen=True):
+    """The second way of heat, through the board."""
+
+    substrate: BoardPlate = Field(description="Package substrate")
+    solder: BoardPlate = Field(description="Solder balls")
+    pcb: BoardPlate = Field(description="Board")
+    r_convec_k_per_w: Positive = Field(description="Resistance between board and ambient, K/W")
+    c_convec_jk: Positive = Field(description="Heat capacity of the air under the board, J/K")
 
 
 class Cooling(Schema, frozen=True):
@@ -114,6 +132,7 @@ class Cooling(Schema, frozen=True):
     ambient_c: Celsius = Field(description="Temperature around the sink")
     spreader: Plate = Field(description="Heat spreader")
     sink: Plate = Field(description="Heat sink")
+    board: BoardPath | None = Field(description="Second way of heat, null for none")
 
     @property
     def r_convec_k_per_w(self) -> float:

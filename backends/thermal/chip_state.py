@@ -14,6 +14,7 @@ from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.power import DynamicPower, UnitPower, Work, dynamic_power, total_power
 from pmc.backends.thermal.refresh import bandwidth_factor, refresh_multiplier
 from pmc.backends.thermal.snapshot import RunAwayError, Snapshot
+from pmc.backends.thermal.stacked import bank_words, core_words
 from pmc.dialects.stacked_arch import StackedArch
 
 SETTLED_K = 0.01
@@ -94,11 +95,9 @@ class ChipState:
 
     def _require_cool(self, core_c: Floats, bank_c: Floats, window: int | None, last: Snapshot | None) -> None:
         limit = self.arch.power.run_away_c
-        for celsius, name in ((core_c, "core {}".format), (bank_c, self._bank)):
+        for celsius, what in ((core_c, "core"), (bank_c, "bank")):
             wrong = np.flatnonzero(~(celsius <= limit))
             if len(wrong):
                 worst = int(wrong[np.argmax(celsius[wrong])])  # argmax takes the first NaN for the greatest
-                raise RunAwayError(window, name(worst), float(celsius[worst]), limit, last)
-
-    def _bank(self, bank: int) -> str:
-        return f"bank {self.arch.bank_name(bank)}"
+                name = core_words(worst) if what == "core" else bank_words(self.arch, worst)
+                raise RunAwayError(window, name, float(celsius[worst]), limit, last)

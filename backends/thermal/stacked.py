@@ -21,9 +21,9 @@ import numpy as np
 from pmc.backends.thermal.floorplan import Floats, Floorplan, Unit
 from pmc.backends.thermal.network import Ints
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import ZERO_CELSIUS, Grid, Package, Stack, StackLayer
+from pmc.backends.thermal.stack import ZERO_CELSIUS, Board, Grid, Package, Stack, StackLayer
 from pmc.dialects.errors import PmcError
-from pmc.dialects.stacked_arch import Cooling, LayerMaterial, StackedArch
+from pmc.dialects.stacked_arch import BoardPath, Cooling, LayerMaterial, StackedArch
 
 
 def core_name(core: int) -> str:
@@ -34,6 +34,16 @@ def core_name(core: int) -> str:
 def bank_unit_name(bank: int) -> str:
     """The name of a bank in floorplans: by its number, as CoMeT has it; `StackedArch.bank_name` is that of traces."""
     return f"B_{bank}"
+
+
+def core_words(core: int) -> str:
+    """A core in messages."""
+    return f"core {core}"
+
+
+def bank_words(arch: StackedArch, bank: int) -> str:
+    """A bank in messages."""
+    return f"bank {arch.bank_name(bank)}"
 
 
 def stack_of(arch: StackedArch) -> Stack:
@@ -52,7 +62,8 @@ def stack_of(arch: StackedArch) -> Stack:
     ]
     order = [logic, *dies] if arch.geometry.logic == "far" else [*reversed(dies), logic]
     layers = tuple(layer for die in order for layer in (die, filling))
-    return Stack(layers, package_of(arch.cooling), Grid(*arch.geometry.grid, arch.geometry.map_mode))
+    grid = Grid(*arch.geometry.grid, arch.geometry.map_mode)
+    return Stack(layers, package_of(arch.cooling), grid, arch.geometry.convention)
 
 
 def die_size_m(arch: StackedArch) -> tuple[float, float]:
@@ -62,13 +73,23 @@ def die_size_m(arch: StackedArch) -> tuple[float, float]:
 
 
 def package_of(cooling: Cooling) -> Package:
-    """Spreader, sink and air, in HotSpot's names and units."""
+    """Spreader, sink, air and board, in HotSpot's names and units."""
     spreader, sink = cooling.spreader, cooling.sink
     return Package(
         s_spreader=spreader.side_mm * 1e-3, t_spreader=spreader.thickness_mm * 1e-3,
         k_spreader=spreader.k_wmk, p_spreader=spreader.c_jm3k,
         s_sink=sink.side_mm * 1e-3, t_sink=sink.thickness_mm * 1e-3, k_sink=sink.k_wmk, p_sink=sink.c_jm3k,
         r_convec=cooling.r_convec_k_per_w, c_convec=cooling.c_convec_jk, ambient=cooling.ambient_c + ZERO_CELSIUS,
+        board=None if cooling.board is None else _board(cooling.board),
+    )  # fmt: skip
+
+
+def _board(path: BoardPath) -> Board:
+    return Board(
+        s_sub=path.substrate.side_mm * 1e-3, t_sub=path.substrate.thickness_mm * 1e-3,
+        s_solder=path.solder.side_mm * 1e-3, t_solder=path.solder.thickness_mm * 1e-3,
+        s_pcb=path.pcb.side_mm * 1e-3, t_pcb=path.pcb.thickness_mm * 1e-3,
+        r_convec_sec=path.r_convec_k_per_w, c_convec_sec=path.c_convec_jk,
     )  # fmt: skip
 
 
@@ -88,6 +109,18 @@ def _tiles(
         for number, (row, column) in enumerate(places)
     )
     return Floorplan(source, tuple(units))
+
+
+def require_powers(arch: StackedArch, core_w: Floats, bank_w: Floats) -> None:
+    """Raises PmcError for powers of other numbers of cores or banks, and for one that is negative or no number."""
+    for what, given, count in (("core", core_w, arch.mesh.count), ("bank", bank_w, arch.dram.count)):
+        if given.shape != (count,):
+            raise PmcError(f"thermal: {given.size} powers for {count} {what}s of {arch.name}")
+        wrong = np.flatnonzero(~((given >= 0) & np.isfinite(given)))
+        if len(wrong):
+            unit = int(wrong[0])
+            name = core_words(unit) if what == "core" else bank_words(arch, unit)
+            raise PmcError(f"thermal: the power of {name} is {given[unit]} W, must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -120,11 +153,9 @@ class StackedModel:
     def powers(self, core_w: Floats, bank_w: Floats) -> Floats:
         """[powered units] watts in the order of the stack, of those of cores and banks.
 
-        Raises PmcError for other numbers of cores or banks.
+        Raises PmcError, see `require_powers`.
         """
-        for what, given, places in (("cores", core_w, self.core_powers), ("banks", bank_w, self.bank_powers)):
-            if given.shape != places.shape:
-                raise PmcError(f"thermal: {given.size} powers for {len(places)} {what} of {self.arch.name}")
+        require_powers(self.arch, core_w, bank_w)
         found = np.zeros(len(core_w) + len(bank_w))
         found[self.core_powers], found[self.bank_powers] = core_w, bank_w
         return found
