@@ -46,7 +46,7 @@ from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, Exc
 from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
-from pmc.dialects.g5_table import TableAttr
+from pmc.dialects.g5_table import CommandTableAttr
 from pmc.dialects.interfaces import Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.memory_map import chip_around, placement_fault
@@ -367,7 +367,7 @@ class QueueOp(PmcOp):
     core = prop_def(IntegerAttr)
     paths = prop_def(ArrayAttr[StringAttr])
     kinds = prop_def(ArrayAttr[VectorKindAttr])
-    table = prop_def(TableAttr)
+    table = prop_def(CommandTableAttr)
 
 
 @irdl_op_definition
@@ -837,5 +837,5 @@ G5 = Dialect(
         SdmaOp,
         CdmaOp,
     ],
-    [AfterAttr, LmemAttr, DramAttr, TableAttr],
+    [AfterAttr, LmemAttr, DramAttr, CommandTableAttr],
 )

@@ -78,6 +78,11 @@ class TacsParams(Schema, frozen=True):
     noc_guard: Ratio = Field(description="Load of the network above which nothing moves")
     smoothing: Ratio = Field(description="Weight of the newest temperature in the smoothed one")
 
+    @property
+    def window_ns(self) -> int:
+        """Length of a window in whole nanoseconds."""
+        return max(1, round(self.window_ms * 1e6))
+
 
 class TasParams(Schema, frozen=True):
     """All parameters."""

@@ -50,7 +50,7 @@ from pmc.dialects.collective import (
 )
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
-from pmc.dialects.g5_table import CommandTable, TableAttr
+from pmc.dialects.g5_table import CommandTableAttr, command_table
 from pmc.dialects.tensor import ScaledType, TensorType
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
@@ -943,10 +943,10 @@ def queue(make: Maker) -> None:
     count = make.rng.randint(0, 20)
     kinds = [make.rng.randint(0, 2) for _ in range(count)]
     rows = np.array([[i + 1, kind, make.rng.randint(0, 2**40)] for i, kind in enumerate(kinds)], np.int64)
-    table = CommandTable.of(("id", "kind:direction", "dram"), rows.reshape(count, 3))
+    table = command_table(("id", "kind:direction", "dram"), rows.reshape(count, 3))
     make.add(
         g5.QueueOp, [], [], engine="gdma", core=make.size(), paths=ArrayAttr([StringAttr("a"), StringAttr("b.c")]),
-        kinds=ArrayAttr([make.vector_kind()]), table=TableAttr(table.reduced() if make.flag() else table),
+        kinds=ArrayAttr([make.vector_kind()]), table=CommandTableAttr(table.reduced() if make.flag() else table),
     )  # fmt: skip
 
 
