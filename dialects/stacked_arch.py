@@ -9,17 +9,18 @@ and layer 0 of DRAM is the one beside the logic die.  All dies are of one size: 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
 from pmc.dialects.errors import PmcError
-from pmc.dialects.schema import Count, Ghz, Name, Ns, Number, Paths, Pj, Schema, Us
+from pmc.dialects.schema import Count, Ghz, Name, Ns, Number, Paths, Pj, Schema, Us, did_you_mean
 from pmc.dialects.schema_text import parse_schema, print_schema
 
 Positive = Annotated[Number, Field(gt=0)]
@@ -92,6 +93,7 @@ class StackGeometry(Schema, frozen=True):
     layers: StackMaterials = Field(description="Materials")
     grid: Annotated[tuple[Count, Count], Field(strict=False, description="Rows and columns of cells per layer")]
     map_mode: Literal["avg", "min", "max", "center"] = Field(description="Temperature of a unit, from its cells")
+    convention: Literal["hotspot6", "hotspot7"] = Field(description="Whose resistances between cells are taken")
 
 
 class Plate(Schema, frozen=True):
@@ -101,6 +103,23 @@ class Plate(Schema, frozen=True):
     thickness_mm: Positive = Field(description="Thickness, mm")
     k_wmk: Positive = Field(description="Thermal conductivity, W/(m K)")
     c_jm3k: Positive = Field(description="Volumetric heat capacity, J/(m3 K)")
+
+
+class BoardPlate(Schema, frozen=True):
+    """A square plate on the side of the board, of HotSpot's material for it."""
+
+    side_mm: Positive = Field(description="Side, mm")
+    thickness_mm: Positive = Field(description="Thickness, mm")
+
+
+class BoardPath(Schema, frozen=True):
+    """The second way of heat, through the board."""
+
+    substrate: BoardPlate = Field(description="Package substrate")
+    solder: BoardPlate = Field(description="Solder balls")
+    pcb: BoardPlate = Field(description="Board")
+    r_convec_k_per_w: Positive = Field(description="Resistance between board and ambient, K/W")
+    c_convec_jk: Positive = Field(description="Heat capacity of the air under the board, J/K")
 
 
 class Cooling(Schema, frozen=True):
@@ -113,6 +132,7 @@ class Cooling(Schema, frozen=True):
     ambient_c: Celsius = Field(description="Temperature around the sink")
     spreader: Plate = Field(description="Heat spreader")
     sink: Plate = Field(description="Heat sink")
+    board: BoardPath | None = Field(description="Second way of heat, null for none")
 
     @property
     def r_convec_k_per_w(self) -> float:
@@ -146,14 +166,35 @@ class Dvfs(Schema, frozen=True):
     domains: Annotated[tuple[DvfsDomain], Field(strict=False, description="The domain, which has all cores")]
 
 
+REFRESH_CURVES: Mapping[str, tuple[tuple[float, float], ...]] = {
+    "jedec": ((85.0, 2.0),),  # 64 ms up to 85 C, 32 ms above
+    "hbm2": ((85.0, 2.0), (95.0, 4.0)),  # the data sheet of one HBM2 part
+    "study": ((40.0, 1.0), (55.0, 2.0), (70.0, 4.0), (85.0, 8.0)),  # of the TAS-MoE study: pessimistic, a what-if
+}
+"""Degrees C from which DRAM refreshes at a multiple of the base rate; below the first the multiple is 1."""
+
+
+def _named_curve(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value not in REFRESH_CURVES:
+        hint = did_you_mean(value, REFRESH_CURVES)
+        raise ValueError(f"there is no curve '{value}', known are {', '.join(REFRESH_CURVES)}{hint}")
+    return REFRESH_CURVES[value]
+
+
 class Refresh(Schema, frozen=True):
-    """Refresh of DRAM: its rate rises with the temperature of a bank."""
+    """Refresh of DRAM: its rate rises with the temperature of a bank.
+
+    The curve may be given by a name of `REFRESH_CURVES`.
+    """
 
     tref_base_us: Annotated[Us, Field(gt=0)] = Field(description="Time between refresh commands at the base rate")
     trfc_ns: Ns = Field(description="Time of one refresh command, in which the bank serves nothing")
     tref_curve: Annotated[
         tuple[Annotated[tuple[Celsius, Annotated[Number, Field(ge=1)]], Field(strict=False)], ...],
         Field(strict=False, min_length=1, description="Temperature from which, and multiple of the base rate"),
+        BeforeValidator(_named_curve),
     ]
 
     @model_validator(mode="after")

@@ -1,0 +1,142 @@
+"""Watts of cores and banks in a window, of the events that start in it.
+
+    core: FLOPs x energy x (V / V of the fastest clock)^2 + byte-hops x energy + leakage(T)
+    bank: bytes x energy + refresh commands x energy + leakage(T)
+
+as the TAS-MoE study has it (P_logic, P_mem); leakage follows the temperatures at the start of the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pmc.backends.thermal.floorplan import Floats
+from pmc.backends.thermal.network import Ints
+from pmc.backends.thermal.noc import cores_over, sum_at, xy_links
+from pmc.backends.thermal.refresh import refreshes_per_s
+from pmc.dialects.errors import PmcError
+from pmc.dialects.stacked_arch import Leakage, StackedArch
+
+PICO, NANO = 1e-12, 1e-9
+
+
+@dataclass(frozen=True)
+class ComputeColumns:
+    """[events] of a window: what cores compute."""
+
+    core: Ints
+    flops: Floats
+
+
+@dataclass(frozen=True)
+class MemoryColumns:
+    """[events] of a window: what cores read from banks, and write to them."""
+
+    core: Ints
+    bank: Ints
+    size: Floats
+    """Bytes."""
+    write: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the events of a window ask of each core and bank."""
+
+    flops: Floats
+    """[cores]"""
+    byte_hops: Floats
+    """[cores] bytes times links, see `LinkBytes.of_cores`."""
+    dram_bytes: Floats
+    """[banks]"""
+
+
+@dataclass(frozen=True)
+class DynamicPower:
+    """Mean watts of a window that come from work."""
+
+    core_w: Floats
+    """[cores]"""
+    bank_w: Floats
+    """[banks]"""
+
+
+def work_of(arch: StackedArch, compute: ComputeColumns, memory: MemoryColumns) -> Work:
+    """The work of the events of a window.
+
+    What is read goes over the mesh from the core below the bank, what is written to it.  Raises PmcError for a core or
+    bank that the chip does not have, and for FLOPs or bytes that are negative or no number.
+    """
+    cores, banks = arch.mesh.count, arch.dram.count
+    for what, numbers, count in (
+        ("core", compute.core, cores), ("core", memory.core, cores), ("bank", memory.bank, banks),
+    ):  # fmt: skip
+        _require_known(arch, what, numbers, count)
+    _require_amount("FLOPs", compute.flops)
+    _require_amount("bytes", memory.size)
+    below = cores_over(arch)[memory.bank]
+    source, target = np.where(memory.write, memory.core, below), np.where(memory.write, below, memory.core)
+    return Work(
+        sum_at(compute.core, compute.flops, cores),
+        xy_links(arch, source, target, memory.size).of_cores(),
+        sum_at(memory.bank, memory.size, banks),
+    )
+
+
+def dynamic_power(arch: StackedArch, work: Work, energy_factor: Floats, seconds: float) -> DynamicPower:
+    """Watts of the work of a window.
+
+    `energy_factor` [cores] is that of the clocks of the window (`DvfsState.energy_factor`); the network and DRAM have a
+    voltage of their own.  Raises PmcError for a window without a length.
+    """
+    if not seconds > 0:
+        raise PmcError(f"power: a window of {seconds} s, must be longer than 0")
+    power = arch.power
+    compute = work.flops * power.pj_per_flop * energy_factor
+    core_j = (compute + work.byte_hops * power.pj_per_noc_byte_hop) * PICO
+    return DynamicPower(core_j / seconds, work.dram_bytes * power.pj_per_dram_byte * PICO / seconds)
+
+
+def leakage_w(leakage: Leakage, celsius: Floats) -> Floats:
+    """[units] watts: reference_w x 2^((T - reference_c) / doubles_every_k)."""
+    found: Floats = leakage.reference_w * np.exp2((celsius - leakage.reference_c) / leakage.doubles_every_k)
+    return found
+
+
+def refresh_w(arch: StackedArch, multiplier: Floats) -> Floats:
+    """[banks] watts of refresh at multiples of the base rate."""
+    return refreshes_per_s(arch.refresh, multiplier) * arch.power.nj_per_refresh * NANO
+
+
+@dataclass(frozen=True)
+class UnitPower:
+    """All watts of a window."""
+
+    core_w: Floats
+    """[cores]"""
+    bank_w: Floats
+    """[banks]"""
+
+
+def total_power(
+    arch: StackedArch, dynamic: DynamicPower, core_c: Floats, bank_c: Floats, multiplier: Floats
+) -> UnitPower:
+    """Work, refresh and leakage: degrees C of [cores] and [banks], and multiples of the refresh rate of [banks]."""
+    core_w = dynamic.core_w + leakage_w(arch.power.core_leakage, core_c)
+    bank_w = dynamic.bank_w + refresh_w(arch, multiplier) + leakage_w(arch.power.bank_leakage, bank_c)
+    return UnitPower(core_w, bank_w)
+
+
+def _require_known(arch: StackedArch, what: str, numbers: Ints, count: int) -> None:
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= count))
+    if len(wrong):
+        raise PmcError(f"power: event {wrong[0]} names {what} {numbers[wrong[0]]}: {arch.name} has {count} {what}s")
+
+
+def _require_amount(what: str, amounts: Floats) -> None:
+    wrong = np.flatnonzero(~((amounts >= 0) & np.isfinite(amounts)))
+    if len(wrong):
+        raise PmcError(f"power: event {wrong[0]} has {amounts[wrong[0]]} {what}, must be 0 or more")
