@@ -1,11 +1,11 @@
 """The window loop of TAS: overlay, events, power, temperatures, clocks and refresh, and again.
 
-    TACS decides for window w from the temperatures and loads at the end of w - 1 -> events of w at the clocks and refresh
-    rates in force -> watts -> temperatures at the end of w -> clocks and refresh rates of w + 1
+    TACS decides for window w from the temperatures and loads at the end of w - 1 -> events of w at the clocks and
+    refresh rates in force -> watts -> temperatures at the end of w -> clocks and refresh rates of w + 1
 
-So heat lengthens events, and what is late waits for the next window.  All scenarios begin in one state: the steady one of
-the work that the first window generates, spread evenly over cores and banks.  The package takes seconds to warm and has
-had them; a hot spot takes milliseconds and is what a run shows.
+So heat lengthens events, and what is late waits for the next window.  All scenarios begin in one state: the steady one
+of the work that the first window generates, spread evenly over cores and banks.  The package takes seconds to warm and
+has had them; a hot spot takes milliseconds and is what a run shows.
 """
 
 from __future__ import annotations
@@ -76,9 +76,7 @@ class TasRun:
         overlay = Overlay.empty(state.events)
         if self.tacs is not None:
             overlay = self._decide(self.tacs, overlay)
-        events = physicalize_window(
-            setting, state.events, state.chip.clock_ghz, state.chip.bandwidth_factor, overlay
-        )
+        events = physicalize_window(setting, state.events, state.chip.clock_ghz, state.chip.bandwidth_factor, overlay)
         refresh = refreshes_per_s(setting.chip.arch.refresh, state.chip.snapshot.refresh_multiplier).sum() / 1e6
         work = Work(events.core_flops, events.core_byte_hops, events.bank_bytes.astype(np.float64))
         snapshot = state.chip.step(work, setting.window_ns)
@@ -109,6 +107,4 @@ def first_work(setting: EventSetting) -> Work:
     count = int(np.searchsorted(parts.t_gen_ns, setting.window_ns))
     cores, banks = arch.mesh.count, arch.dram.count
     size = float(parts.row_bytes[: parts.row_starts[count]].sum())
-    return Work(
-        np.full(cores, float(parts.flops[:count].sum()) / cores), np.zeros(cores), np.full(banks, size / banks)
-    )
+    return Work(np.full(cores, float(parts.flops[:count].sum()) / cores), np.zeros(cores), np.full(banks, size / banks))

@@ -67,7 +67,7 @@ def test_logical_traces_read_back_and_are_the_same_for_a_seed(tmp_path: Path) ->
 
 def test_a_file_grows_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "overlay.csv"
-    one, two = (overlay(w, "", [("mb", 33, 21, [12, 13]), ("it's, a \"test\"\n", 0, 1, [])]).reroute for w in (0, 1))
+    one, two = (overlay(w, "", [("mb", 33, 21, [12, 13]), ('it\'s, a "test"\n', 0, 1, [])]).reroute for w in (0, 1))
     with TableCsv(path, REROUTE) as file:
         file.write(one)
         assert read_table(path, REROUTE) == one, "rows are there before the file is closed"
@@ -116,7 +116,10 @@ GOOD = ("1", "0", "0", "0", '["E1"]', "[1.0]", "fc")
 def test_a_malformed_value_is_named_with_file_and_line(tmp_path: Path, column: int, value: str, message: str) -> None:
     wrong = [*GOOD[:column], value, *GOOD[column + 1 :]]
     path = tmp_path / "file.csv"
-    lines = [STUDY["compute"], *(",".join('"' + v.replace('"', '""') + '"' for v in row) for row in (GOOD, wrong, GOOD))]
+    lines = [
+        STUDY["compute"],
+        *(",".join('"' + v.replace('"', '""') + '"' for v in row) for row in (GOOD, wrong, GOOD)),
+    ]
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(PmcError, match=message):
         read_table(path, LOGICAL_COMPUTE)
