@@ -2,8 +2,8 @@
 
     python benchmarks/thermal.py
 
-Prints the largest error of any unit and the CPU seconds, best of five where a step repeats; then the same of the chip of the
-TAS-MoE study with 8 x 8 cores and eight dies of 32 x 32 DRAM banks, and what a window of its loop costs.
+Prints the largest error of any unit and the CPU seconds, best of five where a step repeats.  Then the same of the chip
+of the TAS-MoE study with 8 x 8 cores and eight dies of 32 x 32 DRAM banks, and what a window of its loop costs.
 """
 
 from __future__ import annotations
