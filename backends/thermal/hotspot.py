@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from pmc.backends.thermal.coarse import coarse_chip
-from pmc.backends.thermal.engine import HeatEngine, SolverEngine
+from pmc.backends.thermal.engine import HeatEngine, KeptHeat, SolverEngine
 from pmc.backends.thermal.floorplan import Floats, write_floorplan
 from pmc.backends.thermal.stack import ZERO_CELSIUS, write_stack
 from pmc.backends.thermal.stacked import StackedModel, require_powers
@@ -121,6 +121,21 @@ class HotspotEngine:
         kelvin = _picked(path, self.chip.model.stack.powered_units, dict(zip(names, rows[-1].tolist(), strict=True)))
         os.replace(self.folder / LAST, self.folder / START)
         return self._celsius(kelvin)
+
+    def kept(self) -> KeptHeat:
+        """The file that the next call begins with."""
+        path = self.folder / START
+        return path.read_text() if path.exists() else ""
+
+    def restore(self, kept: KeptHeat) -> None:
+        """Write that file."""
+        assert isinstance(kept, str), "the heat of the solver is no file"
+        if kept:
+            (self.folder / START).write_text(kept)
+
+    def layers_c(self) -> dict[str, Floats] | None:
+        """Cells are not in the files of HotSpot."""
+        return None
 
     def _write_stack(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

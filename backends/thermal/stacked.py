@@ -66,6 +66,12 @@ def stack_of(arch: StackedArch) -> Stack:
     return Stack(layers, package_of(arch.cooling), grid, arch.geometry.convention)
 
 
+def die_names(arch: StackedArch) -> list[str]:
+    """The dies in the order of the stack; a filling lies between each two."""
+    dies = [f"dram {die}" for die in range(arch.dram.banks[2])]
+    return ["logic", *dies] if arch.geometry.logic == "far" else [*reversed(dies), "logic"]
+
+
 def die_size_m(arch: StackedArch) -> tuple[float, float]:
     """Width and height of every die in metres: a macro for each core."""
     width, height = (n * mm * 1e-3 for n, mm in zip(arch.mesh.cores, arch.geometry.macro_size_mm, strict=True))
