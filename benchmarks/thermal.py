@@ -22,7 +22,7 @@ from pmc.backends.thermal.solver import SUB_STEPS, ThermalModel
 from pmc.backends.thermal.stack import read_stack
 from pmc.backends.thermal.stacked import StackedModel
 from pmc.backends.thermal.traces import read_power, read_temperatures
-from pmc.compiler.config import load_stack
+from pmc.compiler.tas.configuration import load_stack
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "thermal"
 WINDOW_S = 0.003

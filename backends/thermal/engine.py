@@ -9,7 +9,6 @@ from pmc.backends.thermal.solver import SUB_STEPS
 from pmc.backends.thermal.stack import ZERO_CELSIUS
 from pmc.backends.thermal.stacked import StackedModel, die_names
 
-
 KeptHeat = Floats | str
 """The heat in a chip: the nodes of the solver, or the file that HotSpot goes on from."""
 

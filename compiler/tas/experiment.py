@@ -22,6 +22,7 @@ from pmc.backends.thermal.tas_loop import TasRun
 from pmc.compiler.config import yaml_text
 from pmc.compiler.driver import module_text
 from pmc.compiler.files import prepare_folder, write_file
+from pmc.compiler.tas.page import HOTTEST
 from pmc.compiler.tas.run_files import (
     CHECKPOINT,
     WINDOWS,
@@ -42,8 +43,6 @@ LOG = logging.getLogger("pmc.thermal")
 CHECKPOINT_EVERY = 25
 """Windows between two checkpoints."""
 
-HOTTEST = "hottest.npz"
-"""The temperatures of all cells at the end of the window with the hottest core."""
 
 Advance = Callable[[int], None]
 """Is told how many windows are done."""

@@ -45,7 +45,9 @@ def add_events(module: ModuleOp, folder: Path, setting: EventSetting) -> None:
             )
             first = window
         if window < len(waiting):
-            rows = {kind: _between(table, "t_apply_ns", window, window + 1, setting) for kind, table in overlays.items()}
+            rows = {
+                kind: _between(table, "t_apply_ns", window, window + 1, setting) for kind, table in overlays.items()
+            }
             block.add_op(
                 OverlayOp(
                     properties={

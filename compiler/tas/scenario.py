@@ -9,7 +9,6 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.compiler.driver import run_pipeline
-from pmc.compiler.pipelines import build_pass
 from pmc.dialects.analyses.event_state import EventChip, EventSetting
 from pmc.dialects.analyses.logical_parts import LogicalParts
 from pmc.dialects.errors import PmcError

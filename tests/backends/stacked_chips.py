@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pmc.compiler.config import load_stack
+from pmc.compiler.tas.configuration import load_stack
 from pmc.dialects.stacked_arch import StackedArch
 
 

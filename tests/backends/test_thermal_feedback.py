@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pmc.backends.thermal.dvfs import DvfsState, dvfs_step
 from pmc.backends.thermal.refresh import bandwidth_factor, refresh_multiplier, refreshes_per_s
-from pmc.compiler.config import ConfigError, load_tas
+from pmc.compiler.config import ConfigError
+from pmc.compiler.tas.configuration import load_tas
 from pmc.dialects.stacked_arch import REFRESH_CURVES
 
 from .stacked_chips import small_chip
