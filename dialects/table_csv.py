@@ -173,7 +173,9 @@ def _values(column: Column, texts: tuple[str, ...]) -> Values:
 def _array(column: Column, items: list[Any]) -> Flat:
     if isinstance(column, TextColumn):
         return Texts.of(items)
-    return np.array(items, np.float64 if isinstance(column, NumberColumn) else np.int64)
+    if isinstance(column, IntColumn):
+        return np.array(items, np.int64)
+    return np.array(items, np.float64)
 
 
 def _number(text: str) -> float:
