@@ -20,6 +20,7 @@ from pmc.dialects.errors import PmcError, excerpt
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import (
     Column,
+    Flat,
     IntColumn,
     ListColumn,
     Lists,
@@ -169,10 +170,12 @@ def _values(column: Column, texts: tuple[str, ...]) -> Values:
             return _array(column, [_number(text) for text in texts])
 
 
-def _array(column: Column, items: list[Any]) -> Any:
+def _array(column: Column, items: list[Any]) -> Flat:
     if isinstance(column, TextColumn):
         return Texts.of(items)
-    return np.array(items, np.float64 if isinstance(column, NumberColumn) else np.int64)
+    if isinstance(column, IntColumn):
+        return np.array(items, np.int64)
+    return np.array(items, np.float64)
 
 
 def _number(text: str) -> float:

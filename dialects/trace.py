@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Dialect
-from xdsl.irdl import irdl_op_definition, prop_def
+from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.interfaces import FloatArray, IntArray
-from pmc.dialects.moe_workload import WORKLOAD, MoeWorkloadAttr
+from pmc.dialects.moe_workload import MoeWorkloadAttr
 from pmc.dialects.stacked_arch import STACKED, StackedArch, StackedArchAttr
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import Texts
@@ -43,8 +43,12 @@ from pmc.dialects.trace_tables import (
     QOS,
     REROUTE,
     TENSORS,
+    WEIGHT,
+    WEIGHTS,
     TraceTableAttr,
 )
+
+MIB = 2**20
 
 
 class TraceOp(PmcOp):
@@ -111,6 +115,15 @@ class LogicalOp(TraceOp):
     """Tokens of a micro-batch, of which each belongs to a sequence of its own."""
     compute = prop_def(TraceTableAttr)
     memory = prop_def(TraceTableAttr)
+    weights = opt_prop_def(TraceTableAttr)
+    """All experts that the chip holds; without it those that the events name are all."""
+
+    def shards(self) -> list[str]:
+        """The names of all shards of weights that it says the chip holds."""
+        if self.weights is None:
+            return []
+        names, counts = self.weights.data.texts("expert").tolist(), self.weights.data.ints("shards").tolist()
+        return [f"W_{name}_{shard}" for name, count in zip(names, counts, strict=True) for shard in range(count)]
 
     def verify_(self) -> None:
         """Events rise in number and time, their lists match; memory rows belong to events."""
@@ -118,6 +131,9 @@ class LogicalOp(TraceOp):
         self.fail_unless(self.micro_batch.value.data > 0, "a micro-batch has at least one token")
         self.fail_unless(not any(isinstance(op, LogicalOp) for op in self.before()), "a module has one logical trace")
         compute, memory = self.compute.data, self.memory.data
+        if self.weights is not None:
+            self.require_kinds((self.weights, WEIGHTS))
+            self._check_weights(self.weights.data)
         if compute.is_whole:
             self._check_events(compute)
         if compute.is_whole and memory.is_whole:
@@ -143,6 +159,16 @@ class LogicalOp(TraceOp):
         ordered = np.sort(keys + experts.values.codes)
         again = ordered[1:][ordered[1:] == ordered[:-1]] // (len(experts.values.words) + 1)
         self.fail_unless(not len(again), f"event {events[again[0]] if len(again) else 0} names an expert twice")
+
+    def _check_weights(self, weights: Table) -> None:
+        names = weights.texts("expert")
+        self.fail_unless(len(names.words) == len(names), "an expert has its weights twice")
+        for name in ("shards", "shard_bytes"):
+            self.fail_unless((weights.ints(name) > 0).all(), f"{name} of weights are positive")
+        used = self.compute.data.lists("experts_json").values
+        assert isinstance(used, Texts)
+        missing = _missing(used.words, names.words) if weights.is_whole else None
+        self.fail_unless(missing is None, f"expert {missing} of the trace has no weights")
 
     def _check_memory(self, compute: Table, memory: Table) -> None:
         rows = memory.ints("event_id")
@@ -192,30 +218,32 @@ class PlacementOp(TraceOp):
         names, banks = tensors.texts("tensor_id"), tensors.texts("dram_bank")
         self.fail_unless(len(names.words) == len(names), "a tensor is placed twice")
         self.require_bank(*banks.words)
-        chip, module = self.chip(), self.module()
-        workload = None if module is None else module.attributes.get(WORKLOAD)
-        if chip is None or not isinstance(workload, MoeWorkloadAttr) or not len(banks):
+        chip, logical = self.chip(), logical_of(self)
+        if chip is None or logical is None or logical.weights is None or not len(banks):
             return
-        shards = np.array([not CACHE.fullmatch(name) for name in names.words])[names.codes]
-        held = np.bincount(banks.codes[shards], minlength=1)
-        fullest = int(np.argmax(held))
-        need = float(held[fullest] * workload.data.tensors.weight_shard_mb)
-        room = chip.dram.bank_capacity_mb
+        weights = logical.weights.data
+        size = dict(zip(weights.texts("expert").tolist(), weights.ints("shard_bytes").tolist(), strict=True))
+        matches = (WEIGHT.fullmatch(name) for name in names.words)
+        sizes = np.array([0 if match is None else size.get(match["expert"], 0) for match in matches], np.int64)
+        held = grouped_sums(banks.codes, sizes[names.codes], len(banks.words)) / MIB
+        fullest, room = int(np.argmax(held)), chip.dram.bank_capacity_mb
+        need = float(held[fullest])
         self.fail_unless(
             need <= room,
-            f"bank {banks.words[fullest]} must hold {held[fullest]} shards of {need:g} MiB, has {room:g} MiB: "
+            f"bank {banks.words[fullest]} must hold weights of {need:g} MiB, has {room:g} MiB: "
             f"{need - room:g} MiB too many",
         )
 
     def _check_names(self, logical: LogicalOp) -> None:
         used = logical.compute.data.lists("experts_json").values
         assert isinstance(used, Texts)
+        words = used.words if logical.weights is None else logical.weights.data.texts("expert").words
         if self.experts.data.is_whole:
-            missing = _missing(used.words, self.experts.data.texts("expert").words)
+            missing = _missing(words, self.experts.data.texts("expert").words)
             self.fail_unless(missing is None, f"expert {missing} of the trace has no core")
         if self.tensors.data.is_whole:
-            words = [word for word in logical.memory.data.texts("tensor_id").words if not CACHE.fullmatch(word)]
-            missing = _missing(words, self.tensors.data.texts("tensor_id").words)
+            tensors = [word for word in logical.memory.data.texts("tensor_id").words if not CACHE.fullmatch(word)]
+            missing = _missing([*tensors, *logical.shards()], self.tensors.data.texts("tensor_id").words)
             self.fail_unless(missing is None, f"tensor {missing} of the trace has no bank")
 
 

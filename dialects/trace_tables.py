@@ -61,6 +61,9 @@ LOGICAL_MEMORY = TableSchema(
 )
 """What events read and write; `event_id` is that of the compute event which a row belongs to."""
 
+WEIGHTS = TableSchema((TextColumn("expert"), IntColumn("shards"), IntColumn("shard_bytes")), "weights")
+"""All experts of the chip, whether a token goes there or not, and the shards `W_<expert>_<shard>` of their weights."""
+
 EXPERTS = TableSchema(
     (TextColumn("expert"), ListColumn.of("cores", IntColumn), EnumColumn("policy", POLICIES)), "experts"
 )
@@ -133,7 +136,7 @@ MEMORY_EVENTS = TableSchema(
 TABLES: Mapping[str, TableSchema] = {
     schema.kind: schema
     for schema in (
-        LOGICAL_COMPUTE, LOGICAL_MEMORY, EXPERTS, TENSORS, REROUTE, MIGRATE, COMPUTE_EVENTS, MEMORY_EVENTS,
+        LOGICAL_COMPUTE, LOGICAL_MEMORY, WEIGHTS, EXPERTS, TENSORS, REROUTE, MIGRATE, COMPUTE_EVENTS, MEMORY_EVENTS,
     )
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
@@ -12,7 +12,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.hints import isa
 
 from pmc.dialects.errors import PmcError
-from pmc.dialects.levels import LEVELS, Level, level_of
+from pmc.dialects.levels import Stage, level_of
 
 HISTORY = "pmc.passes"
 """The module attribute that lists the passes a module has been through, as pipeline text."""
@@ -26,7 +26,7 @@ class PassError(PmcError):
 class PmcPass(ModulePass):
     """A pass that reads modules of the levels `READS` and appends itself to the history of the module."""
 
-    READS: ClassVar[tuple[Level | Literal["empty"], ...]]
+    READS: ClassVar[tuple[Stage, ...]]
     CHIP_FIELDS: ClassVar[tuple[str, ...]] = ()
     """The fields of the chip that the pass reads, by dotted path; a block stands for any of its fields."""
     TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ()
@@ -56,13 +56,6 @@ class PmcPass(ModulePass):
     @abstractmethod
     def run(self, module: ModuleOp) -> None:
         """Rewrite the module in place."""
-
-
-@dataclass(frozen=True)
-class TracePass(PmcPass):
-    """A pass over the trace of a module, which stands beside a program of any level, or alone."""
-
-    READS = (*LEVELS, "empty")
 
 
 def history(module: ModuleOp) -> list[StringAttr]:

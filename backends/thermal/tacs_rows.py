@@ -107,7 +107,7 @@ def _values(column: Column, values: list[Any]) -> Values:
         case TextColumn():
             return Texts.of(values)
         case ListColumn():
-            flat: list[int] = [item for row in values for item in row]
+            flat = [int(item) for row in values for item in row]
             return Lists(np.cumsum([0, *map(len, values)]), np.array(flat, np.int64))
         case NumberColumn():
             return np.array(values, np.float64)

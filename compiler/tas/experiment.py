@@ -149,7 +149,7 @@ class _Hottest:
         cells = self._run.chip.engine.layers_c()
         if cells is not None and celsius > self._celsius:
             self._celsius = celsius
-            np.savez(self._path, celsius=celsius, **cells)
+            np.savez(self._path, celsius=celsius, names=np.array(list(cells)), cells=np.stack(list(cells.values())))
 
 
 def _log_inputs(job: Job) -> None:

@@ -32,8 +32,8 @@ def write_page(out: Path, arch: StackedArch, rows: Sequence[Mapping[str, float |
     for scenario in windows:
         path = out / scenario / HOTTEST
         if path.exists():
-            with np.load(path) as cells:
-                dies = {name: cells[name] for name in cells.files if name != "celsius"}
+            with np.load(path) as kept:
+                dies = dict(zip(kept["names"].tolist(), kept["cells"], strict=True))
             pictures[f"map-{scenario}"] = maps_png(f"{scenario}: when its hottest core is hottest", dies)
     for name, data in pictures.items():
         write_bytes(out / f"{name}.png", data)

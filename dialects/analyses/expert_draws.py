@@ -1,7 +1,7 @@
 """Which experts tokens are routed to: every token draws different experts by their popularity, from a seed.
 
-With weights w a token takes expert i before expert j with the chance w_i / (w_i + w_j): the k largest of log w plus
-Gumbel noise (Efraimidis and Spirakis, 2006, with other noise).  The weight of the r-th most popular of E experts is
+With weights w a token takes expert i before expert j with the chance w_i / (w_i + w_j): the k smallest of exponential
+times with the rates w (Efraimidis and Spirakis, 2006).  The weight of the r-th most popular of E experts is
 r^-s; which expert that is comes from the seed, and a change of domain lets some experts exchange their ranks.
 """
 
@@ -28,15 +28,21 @@ def drawn_routing(routing: MoeRouting, steps: int, micro_batch: int) -> IntArray
     Raises PmcError for a Gini coefficient that the loads cannot have.
     """
     exponent = routing.zipf_s if routing.zipf_s is not None else exponent_of_gini(routing)
-    log_weight = np.repeat(-exponent * np.log1p(ranks(routing, steps)), micro_batch, axis=0)
-    return largest(log_weight, routing.topk, np.random.default_rng([routing.seed, TOKENS]))
+    weight = zipf_weights(ranks(routing, steps), exponent)
+    return drawn(np.repeat(weight, micro_batch, axis=0), routing.topk, np.random.default_rng([routing.seed, TOKENS]))
 
 
-def largest(log_weight: FloatArray, topk: int, random: np.random.Generator) -> IntArray:
-    """`topk` different items of every row [row, item], drawn by their weights one after the other."""
-    keys = log_weight + random.gumbel(size=log_weight.shape)
-    found = np.argpartition(-keys, topk - 1, axis=1)[:, :topk]
-    order = np.argsort(-np.take_along_axis(keys, found, axis=1), axis=1)
+def zipf_weights(rank: IntArray, exponent: float) -> FloatArray:
+    """The weights of experts by their ranks, 0 for the most popular."""
+    return np.asarray((1.0 + rank) ** -exponent, np.float64)
+
+
+def drawn(weight: FloatArray, topk: int, random: np.random.Generator) -> IntArray:
+    """`topk` different items of every row [row, item], drawn by their weights one after the other; never one of 0."""
+    with np.errstate(divide="ignore"):
+        times = random.standard_exponential(weight.shape) / weight
+    found = np.argpartition(times, topk - 1, axis=1)[:, :topk]
+    order = np.argsort(np.take_along_axis(times, found, axis=1), axis=1)
     return np.asarray(np.take_along_axis(found, order, axis=1))
 
 
@@ -69,7 +75,7 @@ def exponent_of_gini(routing: MoeRouting) -> float:
 @lru_cache(maxsize=64)
 def _exponent(wanted: float, experts: int, topk: int) -> float:
     def excess(exponent: float) -> float:
-        return gini(chances(np.arange(1.0, experts + 1) ** np.float64(-exponent), topk)) - wanted
+        return gini(chances(zipf_weights(np.arange(experts), exponent), topk)) - wanted
 
     if wanted == 0:
         return 0.0

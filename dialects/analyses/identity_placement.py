@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pmc.dialects.analyses.workload_trace import weights_table
 from pmc.dialects.errors import PmcError
 from pmc.dialects.moe_workload import MoeWorkload
 from pmc.dialects.stacked_arch import StackedArch
@@ -13,26 +14,54 @@ from pmc.dialects.trace_tables import EXPERTS, POLICIES, TENSORS, trace_table
 
 
 def identity_placement(arch: StackedArch, workload: MoeWorkload) -> tuple[Table, Table]:
-    """The tables of experts and of tensors.  Raises PmcError where the banks of a core cannot hold its experts."""
-    experts, shards = workload.routing.experts, workload.tensors.shards_per_expert
-    cores = np.arange(experts) % arch.mesh.count
-    per_bank = int(arch.dram.bank_capacity_mb // workload.tensors.weight_shard_mb)
-    banks = [[bank for bank in arch.banks_at_core(core) for _ in range(per_bank)] for core in range(arch.mesh.count)]
-    most = -(-experts // arch.mesh.count) * shards
-    if most > len(banks[0]):
+    """The tables of experts and of tensors, see `identity_of`."""
+    return identity_of(arch, weights_table(workload))
+
+
+def identity_of(arch: StackedArch, weights: Table) -> tuple[Table, Table]:
+    """The tables of experts and of tensors for the experts of a table `weights`.
+
+    A shard lies in the first bank over its core that the shards before it leave room in.  Raises PmcError where the
+    banks of a core cannot hold its experts.
+    """
+    names, cores = weights.texts("expert").tolist(), arch.mesh.count
+    home = np.arange(len(names), dtype=np.int64) % cores
+    shelves = [_Shelf(arch, core) for core in range(cores)]
+    placed: dict[str, str] = {}
+    for number, name in enumerate(names):
+        size = int(weights.ints("shard_bytes")[number])
+        for shard in range(int(weights.ints("shards")[number])):
+            placed[f"W_{name}_{shard}"] = shelves[number % cores].take(size)
+    full = next((shelf for shelf in shelves if shelf.lacking), None)
+    if full is not None:
         raise PmcError(
-            f"core 0 gets {most} shards of weights, the banks over it hold {len(banks[0])}: "
-            f"{most - len(banks[0])} too many"
+            f"the banks over core {full.core} of {arch.name} cannot hold the weights of its experts: "
+            f"{full.lacking / 2**20:g} MiB too many"
         )
-    names: list[str] = []
-    places: list[str] = []
-    for expert, core in enumerate(cores.tolist()):
-        first = expert // arch.mesh.count * shards
-        names += [f"W_E{expert}_{shard}" for shard in range(shards)]
-        places += [arch.bank_name(bank) for bank in banks[core][first : first + shards]]
-    single = np.full(experts, POLICIES.index("single"), np.int64)
-    labels = Texts.of([f"E{expert}" for expert in range(experts)])
+    single = np.full(len(names), POLICIES.index("single"), np.int64)
     return (
-        trace_table(EXPERTS, expert=labels, cores=Lists.of_equal(cores, 1), policy=single),
-        trace_table(TENSORS, tensor_id=Texts.of(names), dram_bank=Texts.of(places)),
+        trace_table(EXPERTS, expert=Texts.of(names), cores=Lists.of_equal(home, 1), policy=single),
+        trace_table(TENSORS, tensor_id=Texts.of(list(placed)), dram_bank=Texts.of(list(placed.values()))),
     )
+
+
+class _Shelf:
+    """The banks over a core, filled in their order."""
+
+    def __init__(self, arch: StackedArch, core: int) -> None:
+        self.core = core
+        self.banks = [arch.bank_name(bank) for bank in arch.banks_at_core(core)]
+        self.room = arch.dram.bank_capacity_mb * 2**20
+        self.bank, self.used = 0, 0.0
+        self.lacking = 0.0
+        """Bytes that found no room."""
+
+    def take(self, size: int) -> str:
+        """The bank of the next shard."""
+        if self.used + size > self.room:
+            self.bank, self.used = self.bank + 1, 0.0
+        if self.bank == len(self.banks) or size > self.room:
+            self.lacking += size
+            return ""
+        self.used += size
+        return self.banks[self.bank]

@@ -12,8 +12,10 @@ that runs across its end is shared out by time, so that sums over windows are th
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +78,20 @@ class MemoryEvents:
         )  # fmt: skip
 
 
+def joined_compute(windows: Sequence[ComputeEvents]) -> ComputeEvents:
+    """The events of some windows one after the other."""
+    return ComputeEvents(*_joined(windows, ComputeEvents))
+
+
+def joined_memory(windows: Sequence[MemoryEvents]) -> MemoryEvents:
+    """The events of some windows one after the other."""
+    return MemoryEvents(*_joined(windows, MemoryEvents))
+
+
+def _joined(windows: Sequence[object], kind: type[ComputeEvents | MemoryEvents]) -> list[Any]:
+    return [np.concatenate([getattr(window, field.name) for window in windows]) for field in fields(kind)]
+
+
 @dataclass(frozen=True, eq=False)
 class PhysicalWindow:
     """The events of a window, what they load, and the state in which the next begins."""
@@ -136,7 +152,7 @@ def physicalize_window(
     start, end = setting.start_ns(state.window), setting.start_ns(state.window + 1)
     queue, placed = _waiting(setting, state, overlay)
     ran, queue, cycles = _started(setting, state, queue, clock_ghz, bank_factor, end)
-    moves, moved = _moves(setting, placed.moves, bank_factor, start, end)
+    moves, moved = _moves(setting, placed.moves, bank_factor, start, end) if placed.moves else ([], _Moved.nothing())
     compute = _compute_events(setting, ran, cycles)
     memory = _memory_events(setting, ran, moved)
     running = state.running.joined(ran)
@@ -290,6 +306,11 @@ class _Moved:
     bytes: IntArray
     source_core: IntArray
     target_core: IntArray
+
+    @classmethod
+    def nothing(cls) -> _Moved:
+        """In a window in which nothing moves."""
+        return cls(*(np.zeros(0, np.int64) for _ in fields(cls)))
 
     @cached_property
     def traffic(self) -> tuple[IntArray, IntArray, IntArray]:

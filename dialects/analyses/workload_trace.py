@@ -8,7 +8,7 @@ from pmc.dialects.interfaces import IntArray
 from pmc.dialects.moe_workload import MoeWorkload
 from pmc.dialects.table import Table
 from pmc.dialects.table_columns import Lists, Texts
-from pmc.dialects.trace_tables import ACCESSES, LOGICAL_COMPUTE, LOGICAL_MEMORY, OPS, trace_table
+from pmc.dialects.trace_tables import ACCESSES, LOGICAL_COMPUTE, LOGICAL_MEMORY, OPS, WEIGHTS, trace_table
 
 FC, ATTN = (OPS.index(op) for op in ("fc", "attn"))
 READ, WRITE = (ACCESSES.index(access) for access in ("read", "write"))
@@ -36,6 +36,17 @@ def logical_tables(workload: MoeWorkload, routing: IntArray) -> tuple[Table, Tab
         op_type=np.tile([FC, ATTN], tokens),
     )
     return compute, _memory(workload, routing, events)
+
+
+def weights_table(workload: MoeWorkload) -> Table:
+    """All experts of the workload, and the shards of their weights."""
+    names, tensors = _names(workload), workload.tensors
+    return trace_table(
+        WEIGHTS,
+        expert=Texts.of(names),
+        shards=np.full(len(names), tensors.shards_per_expert, np.int64),
+        shard_bytes=np.full(len(names), round(tensors.weight_shard_mb * 2**20), np.int64),
+    )
 
 
 def generation_ns(workload: MoeWorkload) -> IntArray:

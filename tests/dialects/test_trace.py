@@ -14,6 +14,7 @@ from pmc.dialects.analyses.event_state import EventState
 from pmc.dialects.analyses.identity_placement import identity_placement
 from pmc.dialects.analyses.overlays import Overlay
 from pmc.dialects.analyses.physical_events import physicalize_window
+from pmc.dialects.analyses.workload_trace import weights_table
 from pmc.dialects.moe_workload import WORKLOAD, MoeWorkloadAttr
 from pmc.dialects.stacked_arch import STACKED, StackedArchAttr
 from pmc.dialects.table import Table, TableSchema
@@ -28,6 +29,7 @@ from pmc.dialects.trace_tables import (
     MIGRATE,
     REROUTE,
     TENSORS,
+    WEIGHTS,
     TraceTableAttr,
 )
 from tests.dialects.tas_cases import overlay, setting, stack, table_of, tables, tas, workload
@@ -45,11 +47,13 @@ def module(*ops: Any, target: bool = True) -> ModuleOp:
     return found
 
 
-def logical(compute: Table | None = None, memory: Table | None = None, micro_batch: int = 4) -> LogicalOp:
+def logical(
+    compute: Table | None = None, memory: Table | None = None, micro_batch: int = 4, weights: Table | None = None
+) -> LogicalOp:
     own = tables(workload())
     properties = {
         "micro_batch": micro_batch, "compute": TraceTableAttr(compute or own[0]),
-        "memory": TraceTableAttr(memory or own[1]),
+        "memory": TraceTableAttr(memory or own[1]), "weights": weights and TraceTableAttr(weights),
     }  # fmt: skip
     return LogicalOp.make([], [], AT, properties)
 
@@ -221,13 +225,34 @@ def test_experts_have_cores_of_the_chip(table: Table, message: str) -> None:
         ([("W_E0_0", "B(0,0,0)"), ("W_E0_0", "B(0,0,1)")], "a tensor is placed twice"),
         (
             [("W_E0_0", "B(0,0,0)"), ("W_E0_1", "B(0,0,0)")],
-            "must hold 2 shards of 128 MiB, has 64 MiB: 64 MiB too many",
+            "bank B(0,0,0) must hold weights of 128 MiB, has 64 MiB: 64 MiB too many",
         ),
         ([("W_E0_0", "B(0,0,0)")], "of the trace has no bank"),
     ],
 )
 def test_tensors_have_banks_with_the_room(rows: list[Row], message: str) -> None:
-    assert message in refused(logical(), placement(tensors=table_of(TENSORS, *rows)))
+    found = logical(weights=weights_table(workload()))
+    assert message in refused(found, placement(tensors=table_of(TENSORS, *rows)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("E0", 1, 1), ("E0", 1, 1)], "an expert has its weights twice"),
+        ([("E0", 0, 1)], "shards of weights are positive"),
+        ([("E0", 1, 0)], "shard_bytes of weights are positive"),
+        ([("E0", 1, 1)], "of the trace has no weights"),
+    ],
+)
+def test_weights_are_those_of_the_experts(rows: list[Row], message: str) -> None:
+    assert message in refused(logical(weights=table_of(WEIGHTS, *rows)))
+
+
+def test_experts_without_tokens_are_placed_too() -> None:
+    more = weights_table(workload(**{"routing.experts": 9}))
+    assert "expert E8 of the trace has no core" in refused(logical(weights=more), placement())
+    shards = weights_table(workload(**{"tensors.shards_per_expert": 3}))
+    assert "tensor W_E0_2 of the trace has no bank" in refused(logical(weights=shards), placement())
 
 
 @pytest.mark.parametrize(
