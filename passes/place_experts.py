@@ -102,7 +102,7 @@ def problem_of(arch: StackedArch, profile: Profile, weights: Table, params: Taps
         CoreLimits(
             params.capacity.core_flops_tps,
             params.capacity.bank_bw_gbps * 1e9,
-            per_core * shards_per_bank(arch, weights),
+            per_core * per_bank,
         ),
         params.objective,
         arch.mesh.cores[0],

@@ -102,7 +102,7 @@ def _table(schema: TableSchema, rows: Sequence[Row]) -> Table:
     return Table.of(schema, [_values(column, [row[i] for row in rows]) for i, column in enumerate(schema.columns)])
 
 
-def _values(column: Column, values: list[Any]) -> Values:
+def _values(column: Column, values: Sequence[Any]) -> Values:
     match column:
         case TextColumn():
             return Texts.of(values)
