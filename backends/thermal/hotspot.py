@@ -2,7 +2,8 @@
 
 CoMeT calls HotSpot in the same way for every epoch: `-p` a power trace of one row, `-init_file` what the call before
 left as `-all_transient_file`.  That file has one temperature per unit, so each call forgets what differs within a unit;
-the solver of pmc does not.
+the solver of pmc does not.  Fillings are split into a unit per core, so that spreader and sink, which have the units of
+the last filling, keep their warm middle.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class HotspotEngine:
         if self.coarse.arch is not arch:
             before, after = ("{}x{}x{}".format(*a.dram.banks) for a in (arch, self.coarse.arch))
             logger.info("hotspot: the program cannot hold %s banks, they are merged to %s", before, after)
-        self.chip = StackedModel.of(self.coarse.arch)
+        self.chip = StackedModel.of(self.coarse.arch, split_filling=True)
         self._write_stack()
 
     def steady(self, core_w: Floats, bank_w: Floats) -> tuple[Floats, Floats]:
@@ -146,7 +147,9 @@ class HotspotEngine:
         if missing is not None:
             text = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
             said = excerpt(" ".join(text.split())) or "nothing"
-            raise PmcError(f"hotspot: {self.program.command[0]} wrote no {missing}, returned {code}, and said {said}")
+            hint = ": CoMeT's build knows -all_transient_file" if missing == LAST else ""
+            program = self.program.command[0]
+            raise PmcError(f"hotspot: {program} wrote no {missing}{hint}, returned {code}, and said {said}")
 
     def _run(self, command: list[str]) -> int:
         """The return code of the program, whose words go to the log."""
