@@ -116,7 +116,7 @@ class HotspotEngine:
             options += ["-init_file", START]
         self._call(core_w, bank_w, options, (TRACE, LAST))
         path = self.folder / TRACE
-        names, rows = read_temperatures(path)
+        names, rows = read_temperatures(path, self.arch.geometry.convention)
         if not len(rows):
             raise PmcError(f"{path}: needs a row of temperatures")
         kelvin = _picked(path, self.chip.model.stack.powered_units, dict(zip(names, rows[-1].tolist(), strict=True)))

@@ -32,7 +32,7 @@ def compute(given: dict[str, str]) -> None:
         state = model.advance(state, power, float(given["-sampling_intvl"]))
         temperatures[row] = model.unit_kelvin(state)[shown]
     # HotSpot promises no order of the columns.
-    write_temperatures(temperatures[:, ::-1], names[::-1], Path(given["-o"]))
+    write_temperatures(temperatures[:, ::-1], names[::-1], Path(given["-o"]), convention)
     write_state(model, state, Path(given["-all_transient_file"]))
     write_state(model, model.steady(rows.mean(axis=0)), Path(given["-steady_file"]))
 
