@@ -64,6 +64,21 @@ def test_files_and_solver_agree(tmp_path: Path, logic: str, convention: str, boa
         same(files.advance(power, BANK_W, 0.003), solver.advance(power, BANK_W, 0.003))
 
 
+def test_a_program_that_keeps_no_state_computes_its_windows_again(tmp_path: Path) -> None:
+    """HotSpot's own builds; as no state goes through a file, nothing is forgotten."""
+    arch = small_chip()
+    files = HotspotEngine(arch, program("keeps no state"), tmp_path)
+    solver = SolverEngine(StackedModel.of(arch))
+    for power in (2 * CORE_W, CORE_W / 2):
+        same(files.advance(power, BANK_W, 0.003), solver.advance(power, BANK_W, 0.003))
+    with pytest.raises(PmcError, match=r"a window of 0.002 s after one of 0.003 s: .* windows of one length"):
+        files.advance(CORE_W, BANK_W, 0.002)
+    same(files.steady(CORE_W, BANK_W), solver.steady(CORE_W, BANK_W))
+    solver.state = read_state(tmp_path / "start.init", files.chip.model)
+    solver.chip = files.chip
+    same(files.advance(2 * CORE_W, BANK_W, 0.002), solver.advance(2 * CORE_W, BANK_W, 0.002))
+
+
 def test_split_fillings_make_a_file_of_a_state_forget_less(tmp_path: Path) -> None:
     """A file has one temperature per unit, and spreader and sink have the units of the last filling."""
     arch = chip((4, 4), (8, 8, 2), geometry__grid=[16, 16])
@@ -135,7 +150,8 @@ def test_what_was_not_written_is_one_line(tmp_path: Path, behaviour: str, messag
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        ("keeps no state", r"wrote no last.init: CoMeT's build knows -all_transient_file, returned 0"),
+        ("says nothing", r"wrote no temperatures.ttrace, returned 0, and said nothing$"),
+        ("skips a window", r"temperatures.ttrace: 0 rows of temperatures for 1 of powers"),
         ("forgets a unit", r"temperatures.ttrace: 'C_1' is missing"),
         ("divides by zero", r"temperatures.ttrace:2: 'nan' is no number"),
     ],
