@@ -89,7 +89,7 @@ def test_sequences_of_two_micro_batches_live_on_different_cores() -> None:
     found = setting(workload(**{"sequence.micro_batch": 2, "sequence.steps": 3}))
     attention = np.flatnonzero(found.parts.expert < 0)
     assert found.home[attention].tolist() == [0, 1, 2, 3, 0, 1]
-    banks = [found.chip.bank_names[found.initial.tensor_bank[found.tensors[f"KV_S{s}"]]] for s in range(4)]
+    banks = [found.chip.bank_names[int(found.initial.tensor_bank[found.tensors[f"KV_S{s}"]])] for s in range(4)]
     assert banks == ["B(1,1,1)", "B(3,1,1)", "B(1,3,1)", "B(3,3,1)"], "the last bank over the home core"
 
 
@@ -102,14 +102,14 @@ def test_memory_rows_may_stand_in_any_order() -> None:
     for part in range(len(one)):
         found = [
             sorted(
-                (parts.tensors[parts.row_tensor[row]], int(parts.row_bytes[row]), int(parts.row_write[row]))
+                (parts.tensors[int(parts.row_tensor[row])], int(parts.row_bytes[row]), int(parts.row_write[row]))
                 for row in range(parts.row_starts[part], parts.row_starts[part + 1])
             )
             for parts in (one, other)
         ]
         assert found[0] == found[1] and len(found[0]) == (1 if one.expert[part] >= 0 else 2)
         if one.expert[part] >= 0:
-            assert found[0][0][0].startswith(f"W_{one.experts[one.expert[part]]}_")
+            assert found[0][0][0].startswith(f"W_{one.experts[int(one.expert[part])]}_")
 
 
 def test_writes_go_the_other_way() -> None:
@@ -330,7 +330,7 @@ def test_an_expert_that_moves_takes_new_tokens_with_it() -> None:
         return sorted(window.compute.core[window.compute.event == event].tolist())
 
     def wanted(event: int, e5: int) -> list[int]:
-        experts = [parts.experts[e] for e in parts.expert[parts.event == event].tolist()]
+        experts = [parts.experts[int(e)] for e in parts.expert[parts.event == event]]
         return sorted(e5 if name == "E5" else int(name[1:]) % 4 for name in experts)
 
     def move(state: EventState) -> Overlay | None:
@@ -413,14 +413,14 @@ def test_an_overlay_row_outside_of_its_window_is_refused() -> None:
 def test_a_rerouted_part_starts_when_the_row_applies_or_later() -> None:
     found = setting()
     first = overlay(0, found.initial.committed, [("mb", 0, 3, [0])])
-    later = table_of(REROUTE, (1_234_567, "mb", 0, 3, [0], "hot_core", 0.5))
+    later = table_of(REROUTE, (2_900_000, "mb", 0, 3, [0], "hot_core", 0.5))
     changes = Overlay(0, first.committed, later, first.migrate)
     plain, moved = (
         physicalize_window(found, found.initial, np.full(4, 2.0), np.ones(32), o).compute for o in (None, changes)
     )
     assert (plain.core == 0).any() and not (moved.core == 0).any()
     for event in plain.event[plain.core == 0].tolist():
-        assert moved.start_ns[(moved.event == event) & (moved.core == 3)].max() >= 1_234_567
+        assert moved.start_ns[(moved.event == event) & (moved.core == 3)].max() >= 2_900_000
 
 
 def test_weights_that_do_not_fit_are_refused_by_how_much() -> None:
