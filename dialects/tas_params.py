@@ -31,6 +31,7 @@ class TapsCapacity(Schema, frozen=True):
 
     core_flops_tps: Positive = Field(description="FLOP per second of one core at its fastest clock")
     bank_bw_gbps: GbPerS = Field(description="Bandwidth of one bank without refresh, GB/s")
+    migration_bw_gbps: GbPerS = Field(description="What of it a tensor on its way to another bank may take, GB/s")
 
 
 class TapsParams(Schema, frozen=True):

@@ -6,11 +6,14 @@ temperatures that it ends with set clocks and refresh rates of the next one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pmc.backends.thermal.dvfs import DvfsState
-from pmc.backends.thermal.engine import HeatEngine
+from pmc.backends.thermal.engine import HeatEngine, KeptHeat
 from pmc.backends.thermal.floorplan import Floats
+from pmc.backends.thermal.network import Ints
 from pmc.backends.thermal.power import DynamicPower, UnitPower, Work, dynamic_power, total_power
 from pmc.backends.thermal.refresh import bandwidth_factor, refresh_multiplier
 from pmc.backends.thermal.snapshot import RunAwayError, Snapshot
@@ -19,6 +22,17 @@ from pmc.dialects.stacked_arch import StackedArch
 
 SETTLED_K = 0.01
 """Change of temperatures at which the steady state with its leakage is found."""
+
+
+@dataclass(frozen=True)
+class KeptChip:
+    """What `ChipState.restore` goes on from."""
+
+    heat: KeptHeat
+    step: Ints
+    """[cores] places in the list of clocks."""
+    snapshot: Snapshot
+    windows: int
 
 
 class ChipState:
@@ -47,6 +61,16 @@ class ChipState:
     def bandwidth_factor(self) -> Floats:
         """[banks] the part of a bank's bandwidth that refresh leaves in the next window."""
         return bandwidth_factor(self.arch.refresh, self.snapshot.refresh_multiplier)
+
+    def kept(self) -> KeptChip:
+        """The state, without the model of the chip."""
+        return KeptChip(self.engine.kept(), self.dvfs.step, self.snapshot, self.windows)
+
+    def restore(self, kept: KeptChip) -> None:
+        """Go on from a state that a chip of the same architecture has kept."""
+        self.engine.restore(kept.heat)
+        self.dvfs = DvfsState(self.arch.domain, kept.step)
+        self.snapshot, self.windows = kept.snapshot, kept.windows
 
     def step(self, work: Work, window_ns: int) -> Snapshot:
         """Do the work of the next window at the present clocks.  Raises RunAwayError."""

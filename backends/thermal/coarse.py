@@ -63,7 +63,7 @@ def _fits(arch: StackedArch, max_units: int, max_line: int) -> bool:
     powered = arch.mesh.count + arch.dram.count
     if powered > max_units or powered * POWER_WIDTH > max_line:
         return False
-    stack = stack_of(arch)
+    stack = stack_of(arch, split_filling=True)
     names = sum(len(name) + 1 for name in stack.powered_units)
     return sum(len(layer.floorplan.units) for layer in stack.layers) <= max_units and names <= max_line
 

@@ -6,7 +6,11 @@ from typing import Protocol
 
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.solver import SUB_STEPS
-from pmc.backends.thermal.stacked import StackedModel
+from pmc.backends.thermal.stack import ZERO_CELSIUS
+from pmc.backends.thermal.stacked import StackedModel, die_names
+
+KeptHeat = Floats | str
+"""The heat in a chip: the nodes of the solver, or the file that HotSpot goes on from."""
 
 
 class HeatEngine(Protocol):
@@ -18,6 +22,18 @@ class HeatEngine(Protocol):
 
     def advance(self, core_w: Floats, bank_w: Floats, seconds: float) -> tuple[Floats, Floats]:
         """Go on for some time with a constant power."""
+        ...
+
+    def kept(self) -> KeptHeat:
+        """The heat in the chip."""
+        ...
+
+    def restore(self, kept: KeptHeat) -> None:
+        """Go on from the heat that an engine of the same kind has kept."""
+        ...
+
+    def layers_c(self) -> dict[str, Floats] | None:
+        """[rows, columns] degrees C of the cells of every die by its name; None where cells are not known."""
         ...
 
 
@@ -38,3 +54,18 @@ class SolverEngine:
         """Go on for some time with a constant power, in `SUB_STEPS` steps."""
         self.state = self.chip.model.advance(self.state, self.chip.powers(core_w, bank_w), seconds, SUB_STEPS)
         return self.chip.celsius(self.state)
+
+    def kept(self) -> KeptHeat:
+        """The nodes."""
+        return self.state
+
+    def restore(self, kept: KeptHeat) -> None:
+        """Go on from these nodes."""
+        assert not isinstance(kept, str), "the heat of HotSpot is a file"
+        self.state = kept
+
+    def layers_c(self) -> dict[str, Floats] | None:
+        """[rows, columns] degrees C of the cells of every die; the first row is the top of the die."""
+        names = die_names(self.chip.arch)
+        found = (self.chip.model.cell_kelvin(self.state, 2 * place) - ZERO_CELSIUS for place in range(len(names)))
+        return dict(zip(names, found, strict=True))

@@ -2,7 +2,9 @@
 
 CoMeT calls HotSpot in the same way for every epoch: `-p` a power trace of one row, `-init_file` what the call before
 left as `-all_transient_file`.  That file has one temperature per unit, so each call forgets what differs within a unit;
-the solver of pmc does not.
+the solver of pmc does not.  Fillings are split into a unit per core, so that spreader and sink, which have the units of
+the last filling, keep their warm middle.  HotSpot's own builds do not know `-all_transient_file`: they compute all
+windows since the last steady state again in each call, which forgets nothing and takes longer from call to call.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from pmc.backends.thermal.coarse import coarse_chip
-from pmc.backends.thermal.engine import HeatEngine, SolverEngine
+from pmc.backends.thermal.engine import HeatEngine, KeptHeat, SolverEngine
 from pmc.backends.thermal.floorplan import Floats, write_floorplan
 from pmc.backends.thermal.stack import ZERO_CELSIUS, write_stack
 from pmc.backends.thermal.stacked import StackedModel, require_powers
@@ -91,12 +93,17 @@ class HotspotEngine:
         if self.coarse.arch is not arch:
             before, after = ("{}x{}x{}".format(*a.dram.banks) for a in (arch, self.coarse.arch))
             logger.info("hotspot: the program cannot hold %s banks, they are merged to %s", before, after)
-        self.chip = StackedModel.of(self.coarse.arch)
+        self.chip = StackedModel.of(self.coarse.arch, split_filling=True)
+        self._again: list[Floats] = []
+        """Powers of the windows that `start.init` does not have in it yet."""
+        self._seconds = 0.0
+        """How long each of them is."""
         self._write_stack()
 
     def steady(self, core_w: Floats, bank_w: Floats) -> tuple[Floats, Floats]:
         """Put the chip into the state that a constant power leads to.  Raises PmcError, see `advance`."""
-        self._call(core_w, bank_w, ["-sampling_intvl", "0.001"], (STEADY,))
+        self._again = []
+        self._call([self._powers(core_w, bank_w)], ["-sampling_intvl", "0.001"], STEADY)
         path = self.folder / STEADY
         found = read_names(path)
         lines = powered_lines(self.chip.model.stack)
@@ -107,20 +114,45 @@ class HotspotEngine:
     def advance(self, core_w: Floats, bank_w: Floats, seconds: float) -> tuple[Floats, Floats]:
         """Go on for some time with a constant power.
 
-        Raises PmcError for a program that does not end in time, and for files that it did not write or wrote wrongly.
-        What the program returns is not looked at: some builds crash when all is written.
+        Raises PmcError for a program that does not end in time, for files that it did not write or wrote wrongly, and
+        for windows of different lengths where they are computed again.  What the program returns is not looked at: some
+        builds crash when all is written.
         """
+        if self._again and seconds != self._seconds:
+            raise PmcError(
+                f"hotspot: a window of {seconds:g} s after one of {self._seconds:g} s: a program that does not know "
+                "-all_transient_file needs windows of one length"
+            )
+        powers = [*self._again, self._powers(core_w, bank_w)]
         options = ["-sampling_intvl", f"{seconds:.12g}"]
         if (self.folder / START).exists():
             options += ["-init_file", START]
-        self._call(core_w, bank_w, options, (TRACE, LAST))
+        self._call(powers, options, TRACE)
         path = self.folder / TRACE
-        names, rows = read_temperatures(path)
-        if not len(rows):
-            raise PmcError(f"{path}: needs a row of temperatures")
+        names, rows = read_temperatures(path, self.arch.geometry.convention)
+        if len(rows) != len(powers):
+            raise PmcError(f"{path}: {len(rows)} rows of temperatures for {len(powers)} of powers")
         kelvin = _picked(path, self.chip.model.stack.powered_units, dict(zip(names, rows[-1].tolist(), strict=True)))
-        os.replace(self.folder / LAST, self.folder / START)
+        self._again, self._seconds = powers, seconds
+        if (self.folder / LAST).is_file():
+            os.replace(self.folder / LAST, self.folder / START)
+            self._again = []
         return self._celsius(kelvin)
+
+    def kept(self) -> KeptHeat:
+        """The file that the next call begins with."""
+        path = self.folder / START
+        return path.read_text() if path.exists() else ""
+
+    def restore(self, kept: KeptHeat) -> None:
+        """Write that file."""
+        assert isinstance(kept, str), "the heat of the solver is no file"
+        if kept:
+            (self.folder / START).write_text(kept)
+
+    def layers_c(self) -> dict[str, Floats] | None:
+        """Cells are not in the files of HotSpot."""
+        return None
 
     def _write_stack(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,23 +162,25 @@ class HotspotEngine:
             write_floorplan(plan, self.folder / plan.source)
         write_stack(stack, self.folder / LAYERS, self.folder / CONFIG)
 
-    def _call(self, core_w: Floats, bank_w: Floats, options: list[str], needed: tuple[str, ...]) -> None:
+    def _powers(self, core_w: Floats, bank_w: Floats) -> Floats:
         require_powers(self.arch, core_w, bank_w)
+        return self.chip.powers(core_w, self.coarse.merge_w(bank_w))
+
+    def _call(self, powers: list[Floats], options: list[str], needed: str) -> None:
         stack = self.chip.model.stack
         for name in (TRACE, STEADY, LAST):
             (self.folder / name).unlink(missing_ok=True)
-        write_power(self.chip.powers(core_w, self.coarse.merge_w(bank_w))[None], stack, self.folder / POWER)
+        write_power(np.stack(powers), stack, self.folder / POWER)
         # Without -o the program crashes; with leakage it gives no power to units beyond the 16th of a layer.
         fixed = ["-c", CONFIG, "-f", stack.layers[0].floorplan.source, "-grid_layer_file", LAYERS, "-p", POWER]
         fixed += ["-o", TRACE, "-steady_file", STEADY, "-all_transient_file", LAST, "-leakage_used", "0"]
         fixed += ["-model_type", "grid", "-model_secondary", "0" if stack.package.board is None else "1"]
         fixed += ["-detailed_3D", "on"] if stack.convention == "hotspot7" else []
         code = self._run([*self.command, *fixed, *options])
-        missing = next((name for name in needed if not (self.folder / name).is_file()), None)
-        if missing is not None:
-            text = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
+        if not (self.folder / needed).is_file():
+            text = (self.folder / LOG).read_text(encoding="utf-8", errors="replace")
             said = excerpt(" ".join(text.split())) or "nothing"
-            raise PmcError(f"hotspot: {self.program.command[0]} wrote no {missing}, returned {code}, and said {said}")
+            raise PmcError(f"hotspot: {self.program.command[0]} wrote no {needed}, returned {code}, and said {said}")
 
     def _run(self, command: list[str]) -> int:
         """The return code of the program, whose words go to the log."""

@@ -1,12 +1,12 @@
 """The metrics of a run: one row per window, and the row of the whole run that scenarios are compared by.
 
-    T_peak_logic, T_peak_dram   hottest core and bank at the end of any window, degrees C
-    T_avg                       mean of all cores and banks, each by its area, degrees C
-    ips                         tokens finished per second
-    lat_ms                      mean time of the finished tokens, from their generation to the end of their last part
-    bw_util                     bytes read and written over what all banks could serve without refresh
-    refresh_mhz                 refresh commands of all banks, millions per second
-    noc_load                    part of the busiest link's bandwidth that is asked for
+T_peak_logic, T_peak_dram   hottest core and bank at the end of any window, degrees C
+T_avg                       mean of all cores and banks, each by its area, degrees C
+ips                         tokens finished per second
+lat_ms                      mean time of the finished tokens, from their generation to the end of their last part
+bw_util                     bytes read and written over what all banks could serve without refresh
+refresh_mhz                 refresh commands of all banks, millions per second
+noc_load                    part of the busiest link's bandwidth that is asked for
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pmc.backends.thermal.tas_loop import WindowRecord
 from pmc.dialects.analyses.event_state import EventSetting
 
 RUN_COLUMNS = (
-    "scenario", "workload", "T_peak_logic", "T_peak_dram", "T_avg", "ips", "lat_ms", "bw_util", "refresh_mhz", "noc_load",
+    "scenario", "workload", "T_peak_logic", "T_peak_dram", "T_avg", "ips", "lat_ms", "bw_util", "refresh_mhz",
+    "noc_load",
 )  # fmt: skip
 """The columns of `results/<scenario>/<workload>.csv`, as the TAS-MoE study has them."""
 

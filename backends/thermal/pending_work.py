@@ -47,9 +47,8 @@ class PendingWork:
         return int(np.argmax(np.bincount(self._expert[here], self._busy_ns[here]))) if len(here) else None
 
     def last(self, core: int, expert: int, wanted_ns: float) -> tuple[int, ...]:
-        """The last micro-batches that wait for an expert on a core, so many that their work is nearest to what is wanted.
-
-        At least one of them.
+        """The last micro-batches that wait for an expert on a core: so many, but at least one, as come next to the work
+        that is wanted.
         """
         here = self._at(core, expert)
         mbs, place = np.unique(self._mb[here], return_inverse=True)

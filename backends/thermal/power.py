@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.network import Ints
-from pmc.backends.thermal.noc import cores_over, sum_at, xy_links
+from pmc.backends.thermal.noc import LinkBytes, cores_over, sum_at, xy_links
 from pmc.backends.thermal.refresh import refreshes_per_s
 from pmc.dialects.errors import PmcError
 from pmc.dialects.stacked_arch import Leakage, StackedArch
@@ -67,23 +67,27 @@ class DynamicPower:
 def work_of(arch: StackedArch, compute: ComputeColumns, memory: MemoryColumns) -> Work:
     """The work of the events of a window.
 
-    What is read goes over the mesh from the core below the bank, what is written to it.  Raises PmcError for a core or
-    bank that the chip does not have, and for FLOPs or bytes that are negative or no number.
+    Raises PmcError for a core or bank that the chip does not have, and for FLOPs or bytes that are negative or no
+    number.
     """
-    cores, banks = arch.mesh.count, arch.dram.count
-    for what, numbers, count in (
-        ("core", compute.core, cores), ("core", memory.core, cores), ("bank", memory.bank, banks),
-    ):  # fmt: skip
-        _require_known(arch, what, numbers, count)
+    _require_known(arch, "core", compute.core, arch.mesh.count)
     _require_amount("FLOPs", compute.flops)
+    byte_hops = links_of(arch, memory).of_cores()
+    flops = sum_at(compute.core, compute.flops, arch.mesh.count)
+    return Work(flops, byte_hops, sum_at(memory.bank, memory.size, arch.dram.count))
+
+
+def links_of(arch: StackedArch, memory: MemoryColumns) -> LinkBytes:
+    """What goes over the mesh: what is read comes from the core below the bank, what is written goes there.
+
+    Raises PmcError as `work_of`.
+    """
+    _require_known(arch, "core", memory.core, arch.mesh.count)
+    _require_known(arch, "bank", memory.bank, arch.dram.count)
     _require_amount("bytes", memory.size)
     below = cores_over(arch)[memory.bank]
     source, target = np.where(memory.write, memory.core, below), np.where(memory.write, below, memory.core)
-    return Work(
-        sum_at(compute.core, compute.flops, cores),
-        xy_links(arch, source, target, memory.size).of_cores(),
-        sum_at(memory.bank, memory.size, banks),
-    )
+    return xy_links(arch, source, target, memory.size)
 
 
 def dynamic_power(arch: StackedArch, work: Work, energy_factor: Floats, seconds: float) -> DynamicPower:
@@ -112,6 +116,20 @@ def refresh_w(arch: StackedArch, multiplier: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
+class PowerState:
+    """What the power of a window depends on beside its events."""
+
+    core_c: Floats
+    """[cores] degrees C."""
+    bank_c: Floats
+    """[banks] degrees C."""
+    energy_factor: Floats
+    """[cores] of their clocks, see `DvfsState.energy_factor`."""
+    multiplier: Floats
+    """[banks] multiples of the base rate of refresh."""
+
+
+@dataclass(frozen=True)
 class UnitPower:
     """All watts of a window."""
 
@@ -128,6 +146,14 @@ def total_power(
     core_w = dynamic.core_w + leakage_w(arch.power.core_leakage, core_c)
     bank_w = dynamic.bank_w + refresh_w(arch, multiplier) + leakage_w(arch.power.bank_leakage, bank_c)
     return UnitPower(core_w, bank_w)
+
+
+def power_of_events(
+    arch: StackedArch, compute: ComputeColumns, memory: MemoryColumns, seconds: float, state: PowerState
+) -> UnitPower:
+    """All watts of a window, of its events and of the state that it begins with.  Raises PmcError for wrong events."""
+    dynamic = dynamic_power(arch, work_of(arch, compute, memory), state.energy_factor, seconds)
+    return total_power(arch, dynamic, state.core_c, state.bank_c, state.multiplier)
 
 
 def _require_known(arch: StackedArch, what: str, numbers: Ints, count: int) -> None:

@@ -46,10 +46,15 @@ def bank_words(arch: StackedArch, bank: int) -> str:
     return f"bank {arch.bank_name(bank)}"
 
 
-def stack_of(arch: StackedArch) -> Stack:
-    """Layers, package and grid of a chip.  Raises PmcError where the die does not fit under the spreader."""
-    materials, (width, height) = arch.geometry.layers, die_size_m(arch)
-    filling = _layer(materials.tim, Floorplan("tim.flp", (Unit("T_0", width, height, 0.0, 0.0),)), powered=False)
+def stack_of(arch: StackedArch, split_filling: bool = False) -> Stack:
+    """Layers, package and grid of a chip.  Raises PmcError where the die does not fit under the spreader.
+
+    A filling is one unit, or with `split_filling` one per core.  That changes no temperature, but what files of states
+    say of fillings, and of spreader and sink, which are read by the last filling's floorplan.
+    """
+    materials = arch.geometry.layers
+    units = arch.mesh.cores if split_filling else (1, 1)
+    filling = _layer(materials.tim, _tiles(arch, "tim.flp", units, "T_{}".format), powered=False)
     logic = _layer(materials.logic, _tiles(arch, "cores.flp", arch.mesh.cores, core_name), powered=True)
     columns, rows, count = arch.dram.banks
     dies = [
@@ -64,6 +69,12 @@ def stack_of(arch: StackedArch) -> Stack:
     layers = tuple(layer for die in order for layer in (die, filling))
     grid = Grid(*arch.geometry.grid, arch.geometry.map_mode)
     return Stack(layers, package_of(arch.cooling), grid, arch.geometry.convention)
+
+
+def die_names(arch: StackedArch) -> list[str]:
+    """The dies in the order of the stack; a filling lies between each two."""
+    dies = [f"dram {die}" for die in range(arch.dram.banks[2])]
+    return ["logic", *dies] if arch.geometry.logic == "far" else [*reversed(dies), "logic"]
 
 
 def die_size_m(arch: StackedArch) -> tuple[float, float]:
@@ -139,9 +150,9 @@ class StackedModel:
     """[banks] places among all units of the stack."""
 
     @classmethod
-    def of(cls, arch: StackedArch) -> StackedModel:
-        """The model of a chip.  Raises PmcError where the die does not fit under the spreader."""
-        stack = stack_of(arch)
+    def of(cls, arch: StackedArch, split_filling: bool = False) -> StackedModel:
+        """The model of a chip, see `stack_of`.  Raises PmcError where the die does not fit under the spreader."""
+        stack = stack_of(arch, split_filling)
         cores = [core_name(core) for core in range(arch.mesh.count)]
         banks = [bank_unit_name(bank) for bank in range(arch.dram.count)]
         powered = {name: place for place, name in enumerate(stack.powered_units)}

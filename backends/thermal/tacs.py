@@ -4,15 +4,20 @@ The pressure of a core is S = [T - Thot]+ / (Temg - Thot) + gamma [q - q_target]
 part of the last window that it was busy.  Of the cores under most pressure, the busiest expert may go to a core within
 some hops:
 
-- *reroute*: the last of its waiting micro-batches, about as many as make both cores equally busy, run there and read the
-  weights over the network;
+- *reroute*: the last of its waiting micro-batches, about as many as make both cores equally busy, run there and read
+  the weights over the network;
 - *replicate*: where the expert has kept its core under pressure for two windows, the target becomes one more of its
   cores, half of the weights move to the banks there, and tokens take turns from then on.
 
-A move is worth what it takes off the pressure of both cores, less its cost.  Their load is then the work that waits, for a
-reroute, or the work that a window generates, for a replica, which stays.  The cost: lambda x hops / longest way + mu x bytes / what a link carries in a window + eta x warming of the
-target / (Temg - ambient).  Bytes of weights that move count by the part of their least stay that a window is.  The best move is taken first and what it changes is counted before the next is looked for.
-A replica that is not needed any more is removed after its least stay.
+A move is worth what it takes off the pressure of both cores, less its cost.  Their load is the work that waits, for a
+reroute, or the work that a window generates, for a replica, which stays.  The cost is
+
+    lambda x hops / longest way + mu x bytes / what a link carries in a window
+    + eta x (how much hotter the target comes to be than the source is) / (Temg - ambient)
+
+Bytes of weights that move count by the part of their least stay that a window is.  The best move is taken first, and
+what it changes is counted before the next is looked for.  A replica that is not needed any more is removed after its
+least stay.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ STUBBORN_WINDOWS = 2
 
 IDLE_SHARE = 0.5
 """Part of the target load below which the remaining cores of an expert must stay for a replica to be removed."""
+
 
 @dataclass(frozen=True)
 class Telemetry:
@@ -166,7 +172,7 @@ class Tacs:
         stands = {int(c) for c in state.expert_cores[expert] if c >= 0}
         came = max((at for (moved, _), at in memory.added.items() if moved == expert), default=None)
         settled = came is None or now - came >= self.params.min_residency_ms * 1e6
-        settled &= memory.stubborn[core, expert] >= STUBBORN_WINDOWS
+        settled &= memory.stubborn[core, expert] >= STUBBORN_WINDOWS and expert not in self._rows.on_their_way(state)
         found: list[Move] = []
         for target in np.flatnonzero(self._hops[core] <= self.params.radius_hops).tolist():
             left = memory.removed.get((expert, target))
@@ -199,12 +205,12 @@ class Tacs:
         both = [move.source, move.target]
         before, then = (self.pressure(look.celsius, look.of(move.kind))[both].sum() for look in (outlook, after))
         weights = self.params.cost
-        warming = float(after.celsius[move.target] - outlook.celsius[move.target])
+        hotter = float(after.celsius[move.target] - outlook.celsius[move.source])
         room = self.params.thresholds.Temg - self.setting.chip.arch.cooling.ambient_c
         cost = (
             weights.lambda_hops * float(self._hops[move.source, move.target]) / self._longest
             + weights.mu_noc * carried_bytes / self._link_bytes
-            + weights.eta_temp * max(0.0, warming) / room
+            + weights.eta_temp * max(0.0, hotter) / room
         )
         return replace(move, worth=float(before - then) - cost, cost=cost)
 
@@ -235,9 +241,7 @@ class Tacs:
                 found.append((expert, core))
         return found[: max(0, self.params.max_parallel_migrations - len(self._rows.on_their_way(state)))]
 
-    def _remembered(
-        self, now: int, memory: TacsMemory, moves: list[Move], taken: list[tuple[int, int]]
-    ) -> TacsMemory:
+    def _remembered(self, now: int, memory: TacsMemory, moves: list[Move], taken: list[tuple[int, int]]) -> TacsMemory:
         added, removed = dict(memory.added), dict(memory.removed)
         for move in moves:
             if move.kind == "replicate":

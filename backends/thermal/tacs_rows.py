@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from pmc.dialects.analyses.event_state import EventSetting, EventState
-from pmc.dialects.analyses.logical_parts import WEIGHT
 from pmc.dialects.analyses.overlays import Overlay
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import Column, ListColumn, Lists, NumberColumn, TextColumn, Texts, Values
-from pmc.dialects.trace_tables import MIGRATE, REROUTE
+from pmc.dialects.trace_tables import MIGRATE, REROUTE, WEIGHT
 
 Kind = Literal["reroute", "replicate"]
 
@@ -35,7 +34,7 @@ class Move:
     cost: float = 0.0
 
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 class OverlayRows:
@@ -61,9 +60,7 @@ class OverlayRows:
         """Experts of which weights are moving."""
         return {self._owner[move.tensor] for move in state.moves if move.tensor in self._owner}
 
-    def overlay(
-        self, now: int, state: EventState, moves: Sequence[Move], taken: Sequence[tuple[int, int]]
-    ) -> Overlay:
+    def overlay(self, now: int, state: EventState, moves: Sequence[Move], taken: Sequence[tuple[int, int]]) -> Overlay:
         """The overlay of moves, and of experts taken from cores, whose weights there go back to the first core."""
         used = {int(bank) for bank in state.tensor_bank} | {move.target for move in state.moves}
         reroutes: list[Row] = []
@@ -88,11 +85,12 @@ class OverlayRows:
     def _weights(
         self, now: int, shards: Sequence[int], core: int, state: EventState, used: set[int], cost: float
     ) -> list[Row]:
-        """Moves of shards to banks at a core that hold nothing; what finds no bank stays where it is."""
+        """Moves of shards to banks at a core that hold nothing, far from each other; without a bank a shard stays."""
         chip = self._setting.chip
-        free = (bank for bank in chip.banks_at_core[core].tolist() if bank not in used)
+        free = [bank for bank in chip.banks_at_core[core].tolist() if bank not in used]
+        apart = free[:: max(1, len(free) // max(1, len(shards)))]
         rows: list[Row] = []
-        for tensor, bank in zip(shards, free, strict=False):
+        for tensor, bank in zip(shards, apart, strict=False):
             used.add(bank)
             lies = chip.bank_names[int(state.tensor_bank[tensor])]
             name = self._tensor_names[tensor]
@@ -101,17 +99,16 @@ class OverlayRows:
 
 
 def _table(schema: TableSchema, rows: Sequence[Row]) -> Table:
-    columns = zip(*rows, strict=True) if rows else ([] for _ in schema.columns)
-    return Table.of(schema, [_values(column, list(c)) for column, c in zip(schema.columns, columns, strict=True)])
+    return Table.of(schema, [_values(column, [row[i] for row in rows]) for i, column in enumerate(schema.columns)])
 
 
-def _values(column: Column, values: list[Any]) -> Values:
+def _values(column: Column, values: Sequence[Any]) -> Values:
     match column:
         case TextColumn():
             return Texts.of(values)
         case ListColumn():
-            starts = np.cumsum([0, *map(len, values)])
-            return Lists(starts, np.array([item for row in values for item in row], np.int64))
+            flat = [int(item) for row in values for item in row]
+            return Lists(np.cumsum([0, *map(len, values)]), np.array(flat, np.int64))
         case NumberColumn():
             return np.array(values, np.float64)
         case _:

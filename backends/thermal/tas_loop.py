@@ -1,11 +1,11 @@
 """The window loop of TAS: overlay, events, power, temperatures, clocks and refresh, and again.
 
-    TACS decides for window w from the temperatures and loads at the end of w - 1 -> events of w at the clocks and refresh
-    rates in force -> watts -> temperatures at the end of w -> clocks and refresh rates of w + 1
+    TACS decides for window w from the temperatures and loads at the end of w - 1 -> events of w at the clocks and
+    refresh rates in force -> watts -> temperatures at the end of w -> clocks and refresh rates of w + 1
 
-So heat lengthens events, and what is late waits for the next window.  All scenarios begin in one state: the steady one of
-the work that the first window generates, spread evenly over cores and banks.  The package takes seconds to warm and has
-had them; a hot spot takes milliseconds and is what a run shows.
+So heat lengthens events, and what is late waits for the next window.  All scenarios begin in one state: the steady one
+of the work that the first window generates, spread evenly over cores and banks.  The package takes seconds to warm and
+has had them; a hot spot takes milliseconds and is what a run shows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmc.backends.thermal.chip_state import ChipState
+from pmc.backends.thermal.chip_state import ChipState, KeptChip
 from pmc.backends.thermal.engine import HeatEngine
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.power import Work
@@ -42,17 +42,17 @@ class WindowRecord:
     """Refresh commands of all banks in the window, millions per second."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TasState:
-    """What one window hands on to the next; with it a run can be resumed."""
+    """What one window hands on to the next, beside the heat in the chip."""
 
-    chip: ChipState
     events: EventState
     memory: TacsMemory
     celsius_core: Floats
     celsius_bank: Floats
     """Smoothed."""
     busy: Floats
+    """[cores] part of the last window."""
     noc_load: float
 
 
@@ -63,44 +63,58 @@ class TasRun:
         self.setting = setting
         self.tacs = tacs
         arch = setting.chip.arch
-        chip = ChipState(arch, engine, first_work(setting), setting.window_ns)
-        first = chip.snapshot
-        self.state = TasState(
-            chip, setting.initial, TacsMemory(), first.temps_core_c, first.temps_bank_c, np.zeros(arch.mesh.count), 0.0
-        )
+        self.chip = ChipState(arch, engine, first_work(setting), setting.window_ns)
+        first = self.chip.snapshot
+        idle = np.zeros(arch.mesh.count)
+        self.state = TasState(setting.initial, TacsMemory(), first.temps_core_c, first.temps_bank_c, idle, 0.0)
+
+    @property
+    def window(self) -> int:
+        """The next window."""
+        return self.state.events.window
+
+    def kept(self) -> tuple[KeptChip, TasState]:
+        """What `restore` needs, without the factors of the thermal model."""
+        return self.chip.kept(), self.state
+
+    def restore(self, kept: tuple[KeptChip, TasState]) -> None:
+        """Go on from where a run of the same inputs was."""
+        chip, self.state = kept
+        self.chip.restore(chip)
 
     def step(self) -> WindowRecord:
         """The next window.  Raises RunAwayError."""
-        state, setting = self.state, self.setting
-        window = state.events.window
-        overlay = Overlay.empty(state.events)
-        if self.tacs is not None:
-            overlay = self._decide(self.tacs, overlay)
-        events = physicalize_window(
-            setting, state.events, state.chip.clock_ghz, state.chip.bandwidth_factor, overlay
-        )
-        refresh = refreshes_per_s(setting.chip.arch.refresh, state.chip.snapshot.refresh_multiplier).sum() / 1e6
+        state, setting, chip, window = self.state, self.setting, self.chip, self.window
+        overlay, memory = self._decided()
+        events = physicalize_window(setting, state.events, chip.clock_ghz, chip.bandwidth_factor, overlay)
+        refresh = refreshes_per_s(setting.chip.arch.refresh, chip.snapshot.refresh_multiplier).sum() / 1e6
         work = Work(events.core_flops, events.core_byte_hops, events.bank_bytes.astype(np.float64))
-        snapshot = state.chip.step(work, setting.window_ns)
-        state.events, state.busy, state.noc_load = events.state, events.utilisation, events.noc_load
+        snapshot = chip.step(work, setting.window_ns)
         newest = 1.0 if self.tacs is None else self.tacs.params.smoothing
-        state.celsius_core = newest * snapshot.temps_core_c + (1 - newest) * state.celsius_core
-        state.celsius_bank = newest * snapshot.temps_bank_c + (1 - newest) * state.celsius_bank
+        self.state = TasState(
+            events.state,
+            memory,
+            newest * snapshot.temps_core_c + (1 - newest) * state.celsius_core,
+            newest * snapshot.temps_bank_c + (1 - newest) * state.celsius_bank,
+            events.utilisation,
+            events.noc_load,
+        )
         LOG.info(
             "window %d: cores up to %.2f C, banks up to %.2f C, %d tokens done", window, snapshot.temps_core_c.max(),
             snapshot.temps_bank_c.max(), len(events.finished_tokens),
         )  # fmt: skip
         return WindowRecord(window, overlay, events, snapshot, float(refresh))
 
-    def _decide(self, tacs: Tacs, empty: Overlay) -> Overlay:
+    def _decided(self) -> tuple[Overlay, TacsMemory]:
         state = self.state
-        telemetry = Telemetry(
-            state.celsius_core, state.celsius_bank, state.busy, state.noc_load, self.setting.start_ns(empty.window)
-        )
-        overlay, state.memory = tacs.step(telemetry, state.events, state.memory)
+        if self.tacs is None:
+            return Overlay.empty(state.events), state.memory
+        begin = self.setting.start_ns(self.window)
+        telemetry = Telemetry(state.celsius_core, state.celsius_bank, state.busy, state.noc_load, begin)
+        overlay, memory = self.tacs.step(telemetry, state.events, state.memory)
         for row in overlay.reroute.lines() + overlay.migrate.lines():
-            LOG.debug("window %d: %s", empty.window, row)
-        return overlay
+            LOG.debug("window %d: %s", self.window, row)
+        return overlay, memory
 
 
 def first_work(setting: EventSetting) -> Work:
@@ -109,6 +123,4 @@ def first_work(setting: EventSetting) -> Work:
     count = int(np.searchsorted(parts.t_gen_ns, setting.window_ns))
     cores, banks = arch.mesh.count, arch.dram.count
     size = float(parts.row_bytes[: parts.row_starts[count]].sum())
-    return Work(
-        np.full(cores, float(parts.flops[:count].sum()) / cores), np.zeros(cores), np.full(banks, size / banks)
-    )
+    return Work(np.full(cores, float(parts.flops[:count].sum()) / cores), np.zeros(cores), np.full(banks, size / banks))

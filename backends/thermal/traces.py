@@ -11,7 +11,7 @@ import numpy as np
 from pmc.backends.thermal.floorplan import Floats, number_of, text_of
 from pmc.backends.thermal.network import SIDES
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import ZERO_CELSIUS, Stack
+from pmc.backends.thermal.stack import CONVENTIONS, ZERO_CELSIUS, Stack
 from pmc.dialects.errors import PmcError
 
 POWER_FORM, POWER_WIDTH = "{:.8g}", 14
@@ -39,15 +39,20 @@ def write_power(power_w: Floats, stack: Stack, path: Path) -> None:
     _write(path, stack.powered_units, power_w, POWER_FORM)
 
 
-def read_temperatures(path: Path) -> tuple[tuple[str, ...], Floats]:
+def read_temperatures(path: Path, convention: str = CONVENTIONS[0]) -> tuple[tuple[str, ...], Floats]:
     """The units of a `.ttrace` file, and [windows, units] kelvin."""
     names, rows = _table(path)
-    return names, rows + ZERO_CELSIUS
+    return names, rows + _zero_of_traces(convention)
 
 
-def write_temperatures(kelvin: Floats, names: Sequence[str], path: Path) -> None:
-    """Write [windows, units] kelvin as a `.ttrace` file, which has degrees Celsius."""
-    _write(path, names, kelvin - ZERO_CELSIUS, "{:.6f}")
+def write_temperatures(kelvin: Floats, names: Sequence[str], path: Path, convention: str = CONVENTIONS[0]) -> None:
+    """Write [windows, units] kelvin as a `.ttrace` file."""
+    _write(path, names, kelvin - _zero_of_traces(convention), "{:.6f}")
+
+
+def _zero_of_traces(convention: str) -> float:
+    """HotSpot 6 writes degrees C, HotSpot 7 kelvin."""
+    return ZERO_CELSIUS if convention == "hotspot6" else 0.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class EventChip:
     """Of one core."""
     bank_gb_per_s: float
     """Bandwidth of one bank without refresh; 1 GB/s is a byte per ns."""
+    move_gb_per_s: float
+    """What of it a tensor on its way to another bank may take: moving heats, so it is slow."""
     core_of_bank: IntArray
     banks_at_core: IntArray
     """[core, place], die by die from the logic die."""
@@ -37,7 +39,7 @@ class EventChip:
         core_of_bank = np.empty(arch.dram.count, np.int64)
         core_of_bank[banks] = np.arange(len(banks))[:, None]
         per_cycle = capacity.core_flops_tps / (arch.domain.steps_ghz[0] * 1e9)
-        return cls(arch, per_cycle, capacity.bank_bw_gbps, core_of_bank, banks)
+        return cls(arch, per_cycle, capacity.bank_bw_gbps, capacity.migration_bw_gbps, core_of_bank, banks)
 
     @property
     def cores(self) -> int:

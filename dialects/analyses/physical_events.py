@@ -338,8 +338,8 @@ def _moves(
 ) -> tuple[list[Move], _Moved]:
     """All moves after the window, and what of them it moves.
 
-    A move gets an equal share of each of its banks and links among the moves that use it; parts of the workload on the
-    same bank or link are not slowed.
+    A move gets an equal share of each of its banks and links among the moves that use it, up to `move_gb_per_s`; parts
+    of the workload on the same bank or link are not slowed.
     """
     chip, mesh = setting.chip, setting.chip.arch.mesh
     source = np.array([move.source for move in moves], np.int64)
@@ -347,7 +347,7 @@ def _moves(
     begins = np.array([max(start, move.start_ns) for move in moves], np.int64)
     left = np.array([move.left for move in moves], np.int64)
     cores = chip.core_of_bank[source], chip.core_of_bank[target]
-    rate = np.full(len(moves), np.inf)
+    rate = np.full(len(moves), chip.move_gb_per_s)
     for bank in (source, target):
         sharing = np.bincount(np.concatenate([source, target]), minlength=len(chip.core_of_bank))[bank]
         rate = np.minimum(rate, chip.bank_gb_per_s * bank_factor[bank] / sharing)

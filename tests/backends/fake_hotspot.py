@@ -32,7 +32,7 @@ def compute(given: dict[str, str]) -> None:
         state = model.advance(state, power, float(given["-sampling_intvl"]))
         temperatures[row] = model.unit_kelvin(state)[shown]
     # HotSpot promises no order of the columns.
-    write_temperatures(temperatures[:, ::-1], names[::-1], Path(given["-o"]))
+    write_temperatures(temperatures[:, ::-1], names[::-1], Path(given["-o"]), convention)
     write_state(model, state, Path(given["-all_transient_file"]))
     write_state(model, model.steady(rows.mean(axis=0)), Path(given["-steady_file"]))
 
@@ -59,6 +59,9 @@ def main() -> None:
         path.write_text(path.read_text()[:200])
     if behaviour == "keeps no state":
         Path(given["-all_transient_file"]).unlink()
+    if behaviour == "skips a window":
+        path = Path(given["-o"])
+        path.write_text(path.read_text().splitlines()[0] + "\n")
     if behaviour == "divides by zero":
         path = Path(given["-o"])
         path.write_text(path.read_text().splitlines()[0] + "\n" + "nan\t" * 20 + "\n")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pmc.compiler.config import load_stack
+from pmc.compiler.tas.configuration import load_stack
 from pmc.dialects.stacked_arch import StackedArch
+
+POWER = {"power.pj_per_flop": 1.0, "power.pj_per_dram_byte": 321.0}
+"""Energies that the expected values of the tests rest on."""
 
 
 def chip(cores: tuple[int, int], banks: tuple[int, int, int], **fields: Any) -> StackedArch:
     """The chip of the study with other numbers of cores and banks, and other fields by their dotted paths."""
     given = {name.replace("__", "."): value for name, value in fields.items()}
-    return load_stack("arch_8x8_32x32x8", {"mesh.cores": list(cores), "dram.banks": list(banks), **given})
+    return load_stack("arch_8x8_32x32x8", {**POWER, "mesh.cores": list(cores), "dram.banks": list(banks), **given})
 
 
 def small_chip(**fields: Any) -> StackedArch:

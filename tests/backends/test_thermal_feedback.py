@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from pmc.backends.thermal.dvfs import DvfsState, dvfs_step
 from pmc.backends.thermal.refresh import bandwidth_factor, refresh_multiplier, refreshes_per_s
 from pmc.compiler.config import ConfigError
+from pmc.compiler.tas.configuration import load_tas
 from pmc.dialects.stacked_arch import REFRESH_CURVES
 
 from .stacked_chips import small_chip
 
 ARCH = small_chip()
+TAS = "tas_params"
 DOMAIN = ARCH.domain  # 2.0, 1.8, 1.6, 1.2 GHz; trips 80, 85, 90 C; hysteresis 3 K
 
 
@@ -76,6 +78,13 @@ def test_curves_have_names() -> None:
     }
     assert found == {"jedec": [1, 1, 2, 2], "hbm2": [1, 1, 2, 4], "study": [2, 4, 8, 8]}
     assert small_chip().refresh.tref_curve == REFRESH_CURVES["study"]
+
+
+@pytest.mark.parametrize("emergency", [80.0, 79.0])
+def test_an_emergency_is_hotter_than_hot(emergency: float) -> None:
+    with pytest.raises(ConfigError, match=r"Temg \(\d+ C\) must be above Thot \(80 C\)") as error:
+        load_tas(TAS, {"tacs.thresholds.Temg": emergency})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

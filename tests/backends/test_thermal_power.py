@@ -12,9 +12,11 @@ from pmc.backends.thermal.noc import cores_over, xy_links
 from pmc.backends.thermal.power import (
     ComputeColumns,
     MemoryColumns,
+    PowerState,
     Work,
     dynamic_power,
     leakage_w,
+    power_of_events,
     refresh_w,
     total_power,
     work_of,
@@ -98,10 +100,10 @@ def test_power_times_window_is_the_sum_of_energies(
 ) -> None:
     core, amount = (np.array([row[i] for row in flops]) for i in (0, 1))
     events = memory(*rows) if rows else NOTHING
-    work = work_of(ARCH, ComputeColumns(core.astype(np.int64), amount.astype(np.float64)), events)
-    core_c, bank_c, multiplier = np.full(CORES, 70.0), np.full(BANKS, 95.0), np.full(BANKS, 8.0)
-    power = total_power(ARCH, dynamic_power(ARCH, work, np.ones(CORES), seconds), core_c, bank_c, multiplier)
-    joules = 1e-12 * sum(n for _, n in flops)
+    compute = ComputeColumns(core.astype(np.int64), amount.astype(np.float64))
+    state = PowerState(np.full(CORES, 70.0), np.full(BANKS, 95.0), np.full(CORES, 0.81), np.full(BANKS, 8.0))
+    power = power_of_events(ARCH, compute, events, seconds, state)
+    joules = 0.81e-12 * sum(n for _, n in flops)
     joules += sum(size * 1e-12 * (321 + 8 * ARCH.core_hops(c, ARCH.core_at_bank(b))) for c, b, size, _ in rows)
     joules += seconds * (CORES * 0.1 * 2 + BANKS * 0.0005 * 4)  # 25 K and 50 K above the reference
     joules += BANKS * 8 * seconds / 7.8e-6 * 3.55e-9

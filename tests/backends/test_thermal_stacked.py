@@ -98,6 +98,15 @@ def test_the_response_of_cores_gives_steady_temperatures(logic: str) -> None:
     assert on_banks @ power + 45 == pytest.approx(banks, rel=1e-9)
 
 
+def test_split_fillings_change_no_temperature() -> None:
+    power, idle = np.array([1.0, 2.0, 3.0, 4.0]), np.zeros(16)
+    whole, split = (StackedModel.of(small_chip(), split) for split in (False, True))
+    for a, b in zip(*(m.celsius(m.model.steady(m.powers(power, idle))) for m in (whole, split)), strict=True):
+        assert a.tolist() == b.tolist()
+    units = [len(layer.floorplan.units) for layer in split.model.stack.layers]
+    assert units == [4, 4, 8, 4, 8, 4]
+
+
 def test_wrong_sizes_are_one_line() -> None:
     found = StackedModel.of(small_chip())
     with pytest.raises(PmcError, match="3 powers for 4 cores of arch_8x8_32x32x8"):

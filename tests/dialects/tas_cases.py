@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pmc.compiler.config import load_stack, load_tas, load_workload
+from pmc.compiler.tas.configuration import load_stack, load_tas, load_workload
 from pmc.dialects.analyses.event_state import EventChip, EventSetting
 from pmc.dialects.analyses.expert_draws import drawn_routing
 from pmc.dialects.analyses.identity_placement import identity_placement
