@@ -47,17 +47,17 @@ class ConfigError(PmcError):
 
 def load_chip(name_or_path: str | Path, overrides: Overrides | None = None) -> Chip:
     """The chip of a preset or file, with some fields replaced, see `changed`.  Raises ConfigError."""
-    return _load(Chip, "chip", name_or_path, overrides)
+    return load_schema(Chip, "chip", name_or_path, overrides)
 
 
 def load_topology(name_or_path: str | Path, overrides: Overrides | None = None) -> Topology:
     """The topology of a preset or file, with some fields replaced, see `changed`.  Raises ConfigError."""
-    return _load(Topology, "topology", name_or_path, overrides)
+    return load_schema(Topology, "topology", name_or_path, overrides)
 
 
 def load_accounting(name_or_path: str | Path, overrides: Overrides | None = None) -> Accounting:
     """What the cost models charge, of a preset or file, with some fields replaced.  Raises ConfigError."""
-    return _load(Accounting, "accounting", name_or_path, overrides)
+    return load_schema(Accounting, "accounting", name_or_path, overrides)
 
 
 MODELOPT_FILE = "hf_quant_config.json"
@@ -72,7 +72,7 @@ def default_accounting() -> Accounting:
 
 def load_calibration(name_or_path: str | Path) -> Calibration:
     """How far a target is from its model, of a preset or file. Raises ConfigError."""
-    return _load(Calibration, "calibration", name_or_path, None)
+    return load_schema(Calibration, "calibration", name_or_path, None)
 
 
 def load_deployment(name_or_path: str | Path | None, overrides: Overrides | None = None) -> Deployment:
@@ -125,7 +125,8 @@ def yaml_text(configuration: Schema) -> str:
     return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
 
 
-def _load(schema: type[SchemaT], kind: str, name_or_path: str | Path, overrides: Overrides | None) -> SchemaT:
+def load_schema(schema: type[SchemaT], kind: str, name_or_path: str | Path, overrides: Overrides | None) -> SchemaT:
+    """The configuration of a kind that a preset or file gives, with some fields replaced.  Raises ConfigError."""
     file, source = _locate(kind, name_or_path)
     return _with_overrides(schema, _read(file, source), source, overrides or {})
 

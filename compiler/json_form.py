@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, SSAValue
 
-from pmc.dialects.g5_table import TableAttr
 from pmc.dialects.levels import level_of
+from pmc.dialects.table import TableAttr
 from pmc.passes.base import history
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -19,7 +19,7 @@ def module_json(module: ModuleOp) -> str:
     """`{"level", "passes", "attributes", "ops"}`; an op is `{"op", "path", "operands", "results", ...}`.
 
     Values are numbered in the order of their definition.  Attributes are JSON where they are plain (numbers, text,
-    lists, mappings), and MLIR text where not.  A table of commands says its `row_count`; where it is not `whole`, it
+    lists, mappings), and MLIR text where not.  A table says its `row_count`; where it is not `whole`, it
     has only the first and last of its `rows`.
     """
     writer = _Writer()
@@ -79,10 +79,10 @@ class _Writer:
             case TableAttr():
                 table = attribute.data
                 return {
-                    "columns": list(table.columns),
+                    "columns": list(table.schema.heads),
                     "row_count": table.count,
                     "whole": table.is_whole,
-                    "rows": [line.strip() for text in table.lines() for line in text.split(";")],
+                    "rows": list(table.rows()),
                 }
             case _:
                 return str(attribute)

@@ -28,6 +28,17 @@ PARTS: Mapping[str, type[Schema]] = {
 }
 """What a setting can be about."""
 
+
+@cache
+def study_parts() -> Mapping[str, type[Schema]]:
+    """What a setting of a thermal study can be about.  The schemas are imported where they are asked for."""
+    from pmc.dialects.moe_workload import MoeWorkload
+    from pmc.dialects.stacked_arch import StackedArch
+    from pmc.dialects.tas_params import TasParams
+
+    return {"arch": StackedArch, "workload": MoeWorkload, "tas": TasParams}
+
+
 BYTES = {
     "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
@@ -64,18 +75,18 @@ class Setting:
         return f"{self.part}.{self.path}"
 
 
-def parse_settings(texts: Iterable[str]) -> dict[str, dict[str, object]]:
+def parse_settings(texts: Iterable[str], parts: Mapping[str, type[Schema]] = PARTS) -> dict[str, dict[str, object]]:
     """For each part that is named its fields and their values.  Raises ConfigError."""
-    return values_by_part(map(parse_setting, texts))
+    return values_by_part(parse_setting(text, parts) for text in texts)
 
 
-def parse_setting(text: str) -> Setting:
-    """The setting that `PART.FIELD=VALUE` says.  Raises ConfigError."""
+def parse_setting(text: str, parts: Mapping[str, type[Schema]] = PARTS) -> Setting:
+    """The setting that `PART.FIELD=VALUE` says, of one of the parts.  Raises ConfigError."""
     name, equals, value = text.partition("=")
     part, _, field = name.strip().partition(".")
     if not equals or not field:
         raise ConfigError("--set", f"expected PART.FIELD=VALUE, as chip.cores=128, found '{text[:80]}'")
-    path = field_path(part, field)
+    path = field_path(part, field, parts)
     return Setting(part, path, value_of(part, path, value.strip()))
 
 
@@ -90,10 +101,10 @@ def values_by_part(settings: Iterable[Setting]) -> dict[str, dict[str, object]]:
     return values
 
 
-def field_path(part: str, field: str) -> str:
+def field_path(part: str, field: str, parts: Mapping[str, type[Schema]] = PARTS) -> str:
     """The full path of a field or a block of a part.  Raises ConfigError for none, or for several that it could be."""
-    if part not in PARTS:
-        hint = did_you_mean(part, PARTS) or f"; settings are about {', '.join(PARTS)}"
+    if part not in parts:
+        hint = did_you_mean(part, parts) or f"; settings are about {', '.join(parts)}"
         raise ConfigError("--set", f"unknown part '{part[:80]}'{hint}")
     field = field.replace("-", "_")
     paths, short = _paths(part), _short_names(part)
@@ -116,12 +127,16 @@ def _hint(part: str, field: str) -> str:
     for word in (field, field.rpartition(".")[2]):
         if near := nearest(word, names):
             return f"; did you mean '{part}.{names[near]}'?"
-    return f"; known fields: {', '.join(PARTS[part].model_fields)}"
+    return f"; known fields: {', '.join(_schema(part).model_fields)}"
+
+
+def _schema(part: str) -> type[Schema]:
+    return PARTS[part] if part in PARTS else study_parts()[part]
 
 
 @cache
 def _leaves(part: str) -> dict[str, Leaf]:
-    return {leaf.path: leaf for leaf in leaves(PARTS[part])}
+    return {leaf.path: leaf for leaf in leaves(_schema(part))}
 
 
 @cache

@@ -20,6 +20,7 @@ from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 from pmc.compiler.context import foreign_universes
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses.algorithm_choice import CHOICES, AlgorithmChoice
+from pmc.dialects.analyses.core_heat import CORE_HEAT, HeatResponse
 from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.analyses.planner import PLANNERS, TilePlanner
 from pmc.dialects.arch import Chip, DeploymentAttr
@@ -27,6 +28,7 @@ from pmc.dialects.deployment import Deployment, DeploymentField, deployment_fiel
 from pmc.dialects.errors import PmcError, excerpt
 from pmc.dialects.levels import LEVELS, Level
 from pmc.dialects.schema import did_you_mean
+from pmc.dialects.stacked_arch import StackedArch
 from pmc.passes.base import PmcPass, history
 
 DEPLOYMENT = "arch.deployment"
@@ -58,7 +60,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""
 
-OTHER_PASSES: tuple[str, ...] = ("unroll-commands",)
+OTHER_PASSES: tuple[str, ...] = ("unroll-commands", "trace-experts", "place-experts", "physicalize", "shorten-tables")
 """Passes that run only when they are asked for."""
 
 Options = dict[str, ParameterListType]
@@ -120,9 +122,17 @@ def _op_times(module: ModuleOp) -> Mapping[Operation, float] | None:
     return op_times(module)
 
 
+class _CoreHeat:
+    def response(self, arch: StackedArch) -> HeatResponse:
+        from pmc.compiler.core_heat import core_heat
+
+        return core_heat(arch)
+
+
 # Whoever finds a pass by its name has imported this module.
 PLANNERS.provide(_tile_planner)
 OP_TIMES.provide(_op_times)
+CORE_HEAT.provide(_CoreHeat())
 
 
 def _algorithm_choice(module: ModuleOp) -> AlgorithmChoice:

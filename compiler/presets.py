@@ -11,6 +11,9 @@ KINDS = {
     "deployment": "deployments",
     "accounting": "accounting",
     "calibration": "calibrations",
+    "stack": "stacks",
+    "workload": "workloads",
+    "tas": "tas",
 }
 """The kinds of configuration and their folders."""
 
@@ -25,5 +28,5 @@ def presets(kind: str) -> dict[str, Traversable]:
 
 
 def list_presets() -> dict[str, list[str]]:
-    """Names of the presets of each kind: model, chip, topology, deployment, accounting, calibration."""
+    """Names of the presets of each kind of `KINDS`."""
     return {kind: sorted(presets(kind)) for kind in KINDS}

@@ -17,7 +17,8 @@ from pmc.compiler.context import make_context
 from pmc.compiler.pipelines import build_pass
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
-from pmc.dialects.g5_table import ENDS, ENUMS, CommandTable
+from pmc.dialects.table import ENDS, Table
+from pmc.dialects.table_columns import EnumColumn
 from pmc.dialects.tile import LAYER
 
 UNROLL = "unroll-commands"
@@ -78,8 +79,10 @@ def _queues(program: g5.ProgramOp) -> dict[str, g5.QueueOp]:
 
 def _is_reduced(short: g5.QueueOp, whole: g5.QueueOp) -> bool:
     reduced, table = short.table.data, whole.table.data
-    rows = table.rows if table.count <= 2 * ENDS else np.concatenate([table.rows[:ENDS], table.rows[-ENDS:]])
-    return (reduced.count, reduced.digest) == (table.count, table.digest) and np.array_equal(reduced.rows, rows)
+    ends = np.arange(table.count)
+    ends = ends if table.count <= 2 * ENDS else np.concatenate([ends[:ENDS], ends[-ENDS:]])
+    same = (np.array_equal(reduced.ints(name), table.ints(name)[ends]) for name in table.schema.names)
+    return (reduced.count, reduced.digest) == (table.count, table.digest) and all(same)
 
 
 def _wrong_queues(all_runs: list[Runs], whole: Mapping[str, g5.QueueOp], core: int) -> str | None:
@@ -103,12 +106,13 @@ def _wrong_queues(all_runs: list[Runs], whole: Mapping[str, g5.QueueOp], core: i
     return None
 
 
-def _wrong_column(table: CommandTable, rows: Ints, name: str, values: Ints | int | str) -> str | None:
-    enum = next((c.partition(":")[2] for c in table.columns if c.partition(":")[0] == name), None)
-    if enum is None:
+def _wrong_column(table: Table, rows: Ints, name: str, values: Ints | int | str) -> str | None:
+    column = next((column for column in table.schema.columns if column.name == name), None)
+    if column is None:
         return f"the table has no column '{name}'"
-    found = table.column(name)[rows]
-    wanted = ENUMS[enum].index(values) if isinstance(values, str) else values
+    found = table.ints(name)[rows]
+    names = column.names if isinstance(column, EnumColumn) else ()
+    wanted = names.index(values) if isinstance(values, str) else values
     different = np.flatnonzero(found != wanted)
     if not len(different):
         return None

@@ -43,6 +43,7 @@ from pmc.dialects.schema import (
     models_in,
 )
 from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.stacked_arch import StackedArchAttr
 from pmc.dialects.vector_steps import VectorSteps
 
 LinkLevel: TypeAlias = Literal["c2c", "b2b", "r2r", "p2p"]
@@ -601,4 +602,4 @@ class DeploymentAttr(Data[Deployment]):
         print_schema(printer, self.data)
 
 
-Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, AccountingAttr, CalibrationAttr])
+Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, AccountingAttr, CalibrationAttr, StackedArchAttr])

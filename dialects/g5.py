@@ -46,7 +46,7 @@ from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, Exc
 from pmc.dialects.dist import ShardingAttr, verify_exchange
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of, parse_expr
-from pmc.dialects.g5_table import TableAttr
+from pmc.dialects.g5_table import CommandTableAttr
 from pmc.dialects.g5_waits import ENGINES as ENGINES
 from pmc.dialects.g5_waits import FREE as FREE
 from pmc.dialects.g5_waits import AfterAttr as AfterAttr
@@ -347,7 +347,7 @@ class QueueOp(PmcOp):
     core = prop_def(IntegerAttr)
     paths = prop_def(ArrayAttr[StringAttr])
     kinds = prop_def(ArrayAttr[VectorKindAttr])
-    table = prop_def(TableAttr)
+    table = prop_def(CommandTableAttr)
 
 
 @irdl_op_definition
@@ -817,5 +817,5 @@ G5 = Dialect(
         SdmaOp,
         CdmaOp,
     ],
-    [AfterAttr, LmemAttr, SpanAttr, DramAttr, TableAttr],
+    [AfterAttr, LmemAttr, SpanAttr, DramAttr, CommandTableAttr],
 )

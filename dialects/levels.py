@@ -11,13 +11,18 @@ Level = Literal["model", "layer", "dist", "tile", "commands"]
 LEVELS: tuple[Level, ...] = ("model", "layer", "dist", "tile", "commands")
 """All levels, from the model to the machine."""
 
+Stage = Level | Literal["empty"]
+"""The level of a module, or that it holds no program: only a trace, or nothing yet."""
+
+STAGES: tuple[Stage, ...] = ("empty", *LEVELS)
+
 MESH = "dist.mesh"
 """The module attribute that holds the device mesh; its presence makes a layer program an SPMD program."""
 
 _CONTAINERS: dict[str, Level] = {"model.llm": "model", "tile.program": "tile", "g5.stream": "commands"}
 
 
-def level_of(module: ModuleOp) -> Level | Literal["empty"]:
+def level_of(module: ModuleOp) -> Stage:
     """The level of `module`, decided by its first container op."""
     for op in module.ops:
         if op.name in _CONTAINERS:

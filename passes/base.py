@@ -12,7 +12,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.hints import isa
 
 from pmc.dialects.errors import PmcError
-from pmc.dialects.levels import Level, level_of
+from pmc.dialects.levels import Stage, level_of
 
 HISTORY = "pmc.passes"
 """The module attribute that lists the passes a module has been through, as pipeline text."""
@@ -26,7 +26,7 @@ class PassError(PmcError):
 class PmcPass(ModulePass):
     """A pass that reads modules of the levels `READS` and appends itself to the history of the module."""
 
-    READS: ClassVar[tuple[Level, ...]]
+    READS: ClassVar[tuple[Stage, ...]]
     CHIP_FIELDS: ClassVar[tuple[str, ...]] = ()
     """The fields of the chip that the pass reads, by dotted path; a block stands for any of its fields."""
     TOPOLOGY_FIELDS: ClassVar[tuple[str, ...]] = ()

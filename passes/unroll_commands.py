@@ -25,7 +25,7 @@ from xdsl.ir import Block
 
 from pmc.dialects import g5
 from pmc.dialects.analyses.expand import Ints, Runs, expand
-from pmc.dialects.g5_table import ENUMS, CommandTable, TableAttr
+from pmc.dialects.g5_table import ENUMS, CommandTableAttr, command_table
 from pmc.dialects.levels import Level
 from pmc.dialects.tile import LAYER
 from pmc.dialects.vector_kinds import VectorKindAttr
@@ -101,7 +101,7 @@ class UnrollCommandsPass(PmcPass):
             place = np.asarray(columns["id"]) - 1
             for index, name in enumerate(names):
                 rows[place, index] = columns.get(name, 0)
-        table = CommandTable.of(names, rows)
+        table = command_table(names, rows)
         return g5.QueueOp.make(
             [],
             [],
@@ -111,7 +111,7 @@ class UnrollCommandsPass(PmcPass):
                 "core": self.core,
                 "paths": ArrayAttr([StringAttr(r.op.path.data) for r in all_runs]),
                 "kinds": ArrayAttr(list(kinds)),
-                "table": TableAttr(table if self.full else table.reduced()),
+                "table": CommandTableAttr(table if self.full else table.reduced()),
             },
         )
 

@@ -19,6 +19,12 @@ from pmc.backends.thermal.floorplan import (
 )
 from pmc.dialects.errors import PmcError
 
+ZERO_CELSIUS = 273.15
+"""Kelvin."""
+
+CONVENTIONS = ("hotspot6", "hotspot7")
+"""How the resistances between cells are put together, see `network`."""
+
 MAP_MODES = ("avg", "min", "max", "center")
 """What the temperature of a unit is: that of all cells that it touches, or of those in its middle."""
 
@@ -38,6 +44,31 @@ class StackLayer:
     thickness: float
     """Metres."""
     floorplan: Floorplan
+
+
+@dataclass(frozen=True)
+class Board:
+    """The second way of heat, on the side of the first layer: substrate, solder balls, board and the air under it.
+
+    By their names in HotSpot; `s_` are sides and `t_` thicknesses in metres.  The materials are those of HotSpot.
+    """
+
+    s_sub: float
+    t_sub: float
+    s_solder: float
+    t_solder: float
+    s_pcb: float
+    t_pcb: float
+    r_convec_sec: float
+    """From the board to the air, K/W."""
+    c_convec_sec: float
+    """Of the air under the board, J/K."""
+
+    def __post_init__(self) -> None:
+        """All sizes are positive, the board is no smaller than the field of solder balls."""
+        _require_positive("board", self)
+        if self.s_solder > self.s_pcb:
+            raise PmcError(f"board: s_pcb ({self.s_pcb} m) must be at least s_solder ({self.s_solder} m)")
 
 
 @dataclass(frozen=True)
@@ -61,13 +92,12 @@ class Package:
     """Of the air, J/K."""
     ambient: float
     """Kelvin."""
+    board: Board | None = None
+    """None where no heat leaves through the board (HotSpot's `-model_secondary 0`)."""
 
     def __post_init__(self) -> None:
         """All sizes and materials are positive, the sink is no smaller than the spreader."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not value > 0:
-                raise PmcError(f"package: {field.name} is {value}, must be positive")
+        _require_positive("package", self)
         if self.s_spreader > self.s_sink:
             raise PmcError(f"package: s_sink ({self.s_sink} m) must be at least s_spreader ({self.s_spreader} m)")
 
@@ -98,9 +128,12 @@ class Stack:
     layers: tuple[StackLayer, ...]
     package: Package
     grid: Grid
+    convention: str = CONVENTIONS[0]
 
     def __post_init__(self) -> None:
         """Check the layers against each other and the package."""
+        if self.convention not in CONVENTIONS:
+            raise PmcError(f"stack: convention is '{self.convention}', must be {', '.join(CONVENTIONS)}")
         if not self.layers:
             raise PmcError("stack: needs at least one layer")
         for number, layer in enumerate(self.layers):
@@ -115,11 +148,15 @@ class Stack:
                     f"stack: layer {number} ({plan.source}) is {plan.width} x {plan.height} m, "
                     f"layer 0 is {self.width} x {self.height} m"
                 )
-        if max(self.width, self.height) >= self.package.s_spreader:
-            raise PmcError(
-                f"stack: s_spreader ({self.package.s_spreader} m) must be longer than the sides of the die "
-                f"({self.width} x {self.height} m)"
-            )
+        board = self.package.board
+        around = {"s_spreader": self.package.s_spreader}
+        around |= {} if board is None else {"s_sub": board.s_sub, "s_solder": board.s_solder}
+        for name, side in around.items():
+            if max(self.width, self.height) >= side:
+                raise PmcError(
+                    f"stack: {name} ({side} m) must be longer than the sides of the die "
+                    f"({self.width} x {self.height} m)"
+                )
 
     @property
     def width(self) -> float:
@@ -143,28 +180,40 @@ class Stack:
         return tuple(u.name for layer in self.layers if layer.powered for u in layer.floorplan.units)
 
 
-PACKAGE_FIELDS = tuple(field.name for field in fields(Package))
+BOARD_FIELDS = tuple(field.name for field in fields(Board))
+PACKAGE_FIELDS = tuple(field.name for field in fields(Package) if field.name != "board")
 
 
-def read_stack(layers: Path, config: Path) -> Stack:
+def _require_positive(what: str, part: Board | Package) -> None:
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, float) and not value > 0:
+            raise PmcError(f"{what}: {field.name} is {value}, must be positive")
+
+
+def read_stack(layers: Path, config: Path, convention: str = CONVENTIONS[0]) -> Stack:
     """The stack of a `.lcf` file, whose floorplans lie beside it, in the package of a `.config` file.
 
-    Raises PmcError for what is missing or has another form, and for a heat path through the board: none is modelled.
+    The board is part of it where the file says `-model_secondary 1`.  Raises PmcError for what is missing or has
+    another form.
     """
     options = _options(config)
-    if options.get("model_secondary", "0") != "0":
-        raise PmcError(
-            f"{config}: model_secondary is {options['model_secondary']}: heat through the board is not modelled"
-        )
 
     def option(name: str) -> str:
         if name not in options:
             raise PmcError(f"{config}: -{name} is missing")
         return options[name]
 
-    package = Package(**{name: number_of(option(name), f"{config}: -{name}") for name in PACKAGE_FIELDS})
+    def numbers(names: tuple[str, ...]) -> dict[str, float]:
+        return {name: number_of(option(name), f"{config}: -{name}") for name in names}
+
+    secondary = options.get("model_secondary", "0")
+    if secondary not in ("0", "1"):
+        raise PmcError(f"{config}: -model_secondary is '{secondary}', must be 0 or 1")
+    board = Board(**numbers(BOARD_FIELDS)) if secondary == "1" else None
+    package = Package(**numbers(PACKAGE_FIELDS), board=board)
     rows, columns = (whole_number_of(option(name), f"{config}: -{name}") for name in ("grid_rows", "grid_cols"))
-    return Stack(tuple(_layers(layers)), package, Grid(rows, columns, option("grid_map_mode")))
+    return Stack(tuple(_layers(layers)), package, Grid(rows, columns, option("grid_map_mode")), convention)
 
 
 def write_stack(stack: Stack, layers: Path, config: Path) -> None:
@@ -176,8 +225,13 @@ def write_stack(stack: Stack, layers: Path, config: Path) -> None:
         text += [str(number), *flags, *(f"{value:.12g}" for value in values), Path(layer.floorplan.source).name, ""]
     layers.write_text("\n".join(text), encoding="utf-8")
     options = {name: f"{getattr(stack.package, name):.12g}" for name in PACKAGE_FIELDS}
+    board = stack.package.board
+    options["model_secondary"] = "0" if board is None else "1"
+    options |= {} if board is None else {name: f"{getattr(board, name):.12g}" for name in BOARD_FIELDS}
     options |= {"grid_rows": str(stack.grid.rows), "grid_cols": str(stack.grid.columns)}
     options |= {"grid_map_mode": stack.grid.map_mode, "model_type": "grid", "leakage_used": "0"}
+    # HotSpot starts at 333.15 K where nothing says another temperature.
+    options["init_temp"] = f"{stack.package.ambient:.12g}"
     config.write_text("".join(f"\t\t-{name}\t\t{value}\n" for name, value in options.items()), encoding="utf-8")
 
 

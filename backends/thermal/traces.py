@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import numpy as np
 from pmc.backends.thermal.floorplan import Floats, number_of, text_of
 from pmc.backends.thermal.network import SIDES
 from pmc.backends.thermal.solver import ThermalModel
-from pmc.backends.thermal.stack import Stack
+from pmc.backends.thermal.stack import CONVENTIONS, ZERO_CELSIUS, Stack
 from pmc.dialects.errors import PmcError
 
-ZERO_CELSIUS = 273.15
-"""Kelvin."""
+POWER_FORM, POWER_WIDTH = "{:.8g}", 14
+"""How watts are written, and the most characters that it takes, with the tab."""
 
 
 def read_power(path: Path, stack: Stack) -> Floats:
@@ -35,34 +36,64 @@ def read_power(path: Path, stack: Stack) -> Floats:
 
 def write_power(power_w: Floats, stack: Stack, path: Path) -> None:
     """Write [windows, powered units] watts as a `.ptrace` file."""
-    _write(path, stack.powered_units, power_w, "{:.6f}")
+    _write(path, stack.powered_units, power_w, POWER_FORM)
 
 
-def read_temperatures(path: Path) -> tuple[tuple[str, ...], Floats]:
+def read_temperatures(path: Path, convention: str = CONVENTIONS[0]) -> tuple[tuple[str, ...], Floats]:
     """The units of a `.ttrace` file, and [windows, units] kelvin."""
     names, rows = _table(path)
-    return names, rows + ZERO_CELSIUS
+    return names, rows + _zero_of_traces(convention)
 
 
-def write_temperatures(kelvin: Floats, names: Sequence[str], path: Path) -> None:
-    """Write [windows, units] kelvin as a `.ttrace` file, which has degrees Celsius."""
-    _write(path, names, kelvin - ZERO_CELSIUS, "{:.6f}")
+def write_temperatures(kelvin: Floats, names: Sequence[str], path: Path, convention: str = CONVENTIONS[0]) -> None:
+    """Write [windows, units] kelvin as a `.ttrace` file."""
+    _write(path, names, kelvin - _zero_of_traces(convention), "{:.6f}")
+
+
+def _zero_of_traces(convention: str) -> float:
+    """HotSpot 6 writes degrees C, HotSpot 7 kelvin."""
+    return ZERO_CELSIUS if convention == "hotspot6" else 0.0
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A plane of cells in a `.steady` file."""
+
+    prefix: str
+    plane: int
+    """Its place in the network."""
+    layer: int
+    """The layer of the stack whose floorplan it is read by."""
+
+
+def _planes(stack: Stack) -> list[_Plane]:
+    """In the order of the file: HotSpot counts the board's planes among the layers, and gives them names."""
+    last, secondary = len(stack.layers), stack.package.board is not None
+    board = [_Plane("pcb_", last + 4, 0), _Plane("solder_", last + 3, 0), _Plane("sub_", last + 2, 0)]
+    before = board if secondary else []
+    layers = [_Plane(f"layer_{n + len(before)}_", n, n) for n in range(last)]
+    return [*before, *layers, _Plane("hsp_", last, last - 1), _Plane("hsink_", last + 1, last - 1)]
 
 
 def state_names(stack: Stack) -> tuple[str, ...]:
-    """The lines of a `.steady` file: units by layer, spreader and sink over the die, nodes of the package."""
-    units = (f"layer_{n}_{u.name}" for n, layer in enumerate(stack.layers) for u in layer.floorplan.units)
-    package = (f"inode_{node}" for node in range(3 * SIDES))
-    return (*units, "hsp_T_0", "hsink_T_0", *package)
+    """The lines of a `.steady` file: units of the board, of layers, spreader and sink, then nodes of the package."""
+    units = (f"{p.prefix}{unit.name}" for p in _planes(stack) for unit in stack.layers[p.layer].floorplan.units)
+    rings = 3 if stack.package.board is None else 7
+    return (*units, *(f"inode_{node}" for node in range(rings * SIDES)))
+
+
+def powered_lines(stack: Stack) -> tuple[str, ...]:
+    """The lines of a `.steady` file that have the powered units, in the order of `Stack.powered_units`."""
+    layers = [(p.prefix, stack.layers[p.layer]) for p in _planes(stack) if p.plane == p.layer]
+    return tuple(f"{prefix}{u.name}" for prefix, layer in layers if layer.powered for u in layer.floorplan.units)
 
 
 def write_state(model: ThermalModel, state: Floats, path: Path) -> None:
     """Write a state as a `.steady` file, kelvin."""
-    kelvin = state + model.stack.package.ambient
-    cells, layers = model.network.cells, model.network.layers
-    planes = (kelvin[(layers - 2) * cells : layers * cells]).reshape(2, cells).mean(axis=1)
-    values = np.concatenate([model.unit_kelvin(state), planes, kelvin[layers * cells :]])
-    lines = zip(state_names(model.stack), values, strict=True)
+    units = [model.plane_kelvin(state, p.plane, p.layer) for p in _planes(model.stack)]
+    rings = state[model.network.layers * model.network.cells :] + model.stack.package.ambient
+    values: Floats = np.concatenate([*units, rings])
+    lines = zip(state_names(model.stack), values.tolist(), strict=True)
     path.write_text("".join(f"{name}\t{value:.6f}\n" for name, value in lines), encoding="utf-8")
 
 
@@ -72,26 +103,31 @@ def read_state(path: Path, model: ThermalModel) -> Floats:
     Raises PmcError for lines that are missing or unknown.
     """
     stack, network = model.stack, model.network
+    found = read_names(path)
+    names = state_names(stack)
+    _same(path, names, found)
+    state = np.zeros(network.nodes)
+    values = iter(found[name] for name in names)
+    for p in _planes(stack):
+        shared = stack.shared[p.layer]
+        kelvin = np.array([next(values) for _ in shared])
+        covered = shared.sum(axis=0)
+        # A cell that several units share gets their mean, one outside of all units that of the layer.
+        mean = np.divide(kelvin @ shared, covered, out=np.full(len(covered), kelvin.mean()), where=covered > 0)
+        state[p.plane * network.cells : (p.plane + 1) * network.cells] = mean
+    state[network.layers * network.cells :] = list(values)
+    return state - stack.package.ambient
+
+
+def read_names(path: Path) -> dict[str, float]:
+    """The kelvin of every line of a `.steady` or `.init` file, by its name.  Raises PmcError for other lines."""
     found: dict[str, float] = {}
     for number, line in enumerate(text_of(path).splitlines(), 1):
         words = line.split()
         if len(words) != 2:
             raise PmcError(f"{path}:{number}: needs a name and kelvin, found '{line.strip()}'")
         found[words[0]] = number_of(words[1], f"{path}:{number}")
-    names = state_names(stack)
-    _same(path, names, found)
-    state = np.zeros(network.nodes)
-    values = iter(found[name] for name in names)
-    for place, (layer, shared) in enumerate(zip(stack.layers, stack.shared, strict=True)):
-        kelvin = np.array([next(values) for _ in layer.floorplan.units])
-        covered = shared.sum(axis=0)
-        # A cell that several units share gets their mean, one outside of all units that of the layer.
-        mean = np.divide(kelvin @ shared, covered, out=np.full(len(covered), kelvin.mean()), where=covered > 0)
-        state[place * network.cells : (place + 1) * network.cells] = mean
-    for place in range(len(stack.layers), network.layers):
-        state[place * network.cells : (place + 1) * network.cells] = next(values)
-    state[network.layers * network.cells :] = list(values)
-    return state - stack.package.ambient
+    return found
 
 
 def _same(path: Path, names: Sequence[str], found: Mapping[str, float]) -> None:

@@ -100,13 +100,13 @@ def compile_command(
 def shortened(module: ModuleOp) -> str | None:
     """How many rows the tables of unrolled commands lack, None where they are whole."""
     from pmc.dialects.g5 import QueueOp
-    from pmc.dialects.g5_table import ENDS
+    from pmc.dialects.table import ENDS
 
     tables = [op.table.data for op in module.walk() if isinstance(op, QueueOp)]
     short = [table for table in tables if not table.is_whole]
     if not short:
         return None
-    shown, count = (sum(n) for n in zip(*((len(t.rows), t.count) for t in short), strict=True))
+    shown, count = (sum(n) for n in zip(*((t.shown, t.count) for t in short), strict=True))
     return f"{len(short)} of {len(tables)} tables have only their first and last {ENDS} rows, {shown} of {count}"
 
 

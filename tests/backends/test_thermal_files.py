@@ -95,7 +95,7 @@ def test_columns_of_powers_may_come_in_any_order(tmp_path: Path) -> None:
         ("hotspot.config", "-s_spreader\t\t0.05", "-s_spreader\t\t0.03", r"s_spreader \(0.03 m\) must be longer than"),
         ("hotspot.config", "-r_convec\t", "-r\t", r"hotspot.config: -r_convec is missing"),
         ("hotspot.config", "-r_convec\t\t0.15625", "-r_convec\t\t0", "package: r_convec is 0.0, must be positive"),
-        ("hotspot.config", "-model_secondary\t\t0", "-model_secondary\t\t1", "heat through the board is not modelled"),
+        ("hotspot.config", "-model_secondary\t\t0", "-model_secondary\t\t2", "-model_secondary is '2', must be 0 or 1"),
         ("hotspot.config", "-grid_map_mode\t\tavg", "-grid_map_mode\t\tmode", "grid_map_mode is 'mode', must be avg"),
         ("steady.ptrace", "C_1\t", "C_x\t", "'C_x' is no unit with power"),
         ("steady.ptrace", "C_1\t", "C_2\t", "unit 'C_1' must be there once, found 0 times"),

@@ -19,8 +19,9 @@ from pmc.dialects import g5
 from pmc.dialects.analyses.expand import ENGINE_NUMBER, expand
 from pmc.dialects.dist import Dist
 from pmc.dialects.errors import PmcError
-from pmc.dialects.g5_table import CommandTable, TableAttr
+from pmc.dialects.g5_table import CommandTableAttr, command_table
 from pmc.dialects.layer import Layer
+from pmc.dialects.table import Table
 from pmc.dialects.tile import Tile
 
 COPY = (
@@ -283,9 +284,9 @@ def test_a_loop_is_expanded_up_to_a_million_iterations() -> None:
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def table(count: int) -> CommandTable:
+def table(count: int) -> Table:
     rows = np.stack([np.arange(1, count + 1), np.arange(count) % 2, np.arange(count) * 4096 - 5], axis=1)
-    return CommandTable.of(["id", "kind:direction", "dram"], rows)
+    return command_table(["id", "kind:direction", "dram"], rows)
 
 
 def test_the_text_of_a_table() -> None:
@@ -300,7 +301,7 @@ def test_the_text_of_a_table() -> None:
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 100])
 def test_tables_round_trip(count: int) -> None:
     for whole in (table(count), table(count).reduced()):
-        attribute = TableAttr(whole)
+        attribute = CommandTableAttr(whole)
         context = Context()
         context.load_dialect(g5.G5)
         assert Parser(context, str(attribute)).parse_attribute() == attribute
@@ -318,7 +319,7 @@ def test_tables_round_trip(count: int) -> None:
 def test_a_table_that_was_tampered_with_is_rejected(wrong: str, right: str, message: str) -> None:
     context = Context()
     context.load_dialect(g5.G5)
-    text = str(TableAttr(table(9)))
+    text = str(CommandTableAttr(table(9)))
     assert wrong in text
     with pytest.raises(ParseError, match=message):
         Parser(context, text.replace(wrong, right, 1)).parse_attribute()

@@ -82,35 +82,35 @@ def test_shared_reads_and_barriers_have_columns() -> None:
     module.verify()
     UnrollCommandsPass(3, -1, True).apply(context, module)
     loads, products = (queues(module)[engine].table.data for engine in ("gdma", "tiu"))
-    assert loads.column("phase").tolist() == products.column("phase").tolist() == [0, 1]
-    assert [loads.column(name).tolist() for name in ("serves_first", "serves", "serves_stride")] == [
+    assert loads.ints("phase").tolist() == products.ints("phase").tolist() == [0, 1]
+    assert [loads.ints(name).tolist() for name in ("serves_first", "serves", "serves_stride")] == [
         [2, 2],
         [2, 2],
         [1, 1],
     ]
-    assert not {"phase", "serves"} & set(queues(unroll())["gdma"].table.data.columns)
+    assert not {"phase", "serves"} & set(queues(unroll())["gdma"].table.data.schema.names)
 
 
 def test_the_layer_moves_the_addresses() -> None:
-    assert queues(unroll(core=1, layer=4))["gdma"].table.data.column("dram").tolist() == [4064, 4068, 4072]
+    assert queues(unroll(core=1, layer=4))["gdma"].table.data.ints("dram").tolist() == [4064, 4068, 4072]
 
 
 def test_long_tables_keep_their_ends_unless_asked() -> None:
     short, full = (queues(unroll("100", full=f))["gdma"].table.data for f in (False, True))
     assert short.count == full.count == 100
     assert short.digest == full.digest
-    assert short.column("id").tolist() == [1, 2, 3, 4, 97, 98, 99, 100]
-    assert full.column("id").tolist() == list(range(1, 101))
+    assert short.ints("id").tolist() == [1, 2, 3, 4, 97, 98, 99, 100]
+    assert full.ints("id").tolist() == list(range(1, 101))
 
 
 def test_all_commands_are_there_once_and_in_order() -> None:
     found = queues(unroll("50", full=True))
-    orders = np.concatenate([q.table.data.column("order") for q in found.values()])
+    orders = np.concatenate([q.table.data.ints("order") for q in found.values()])
     assert sorted(orders.tolist()) == list(range(100))
     for queue in found.values():
         table = queue.table.data
-        assert table.column("id").tolist() == list(range(1, 51))
-        assert (np.diff(table.column("order")) > 0).all()
+        assert table.ints("id").tolist() == list(range(1, 51))
+        assert (np.diff(table.ints("order")) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def ring_addresses(layer: int) -> dict[str, int]:
     UnrollCommandsPass(0, layer).apply(context, module)
     module.verify()
     queues = [op for op in module.walk() if isinstance(op, g5.QueueOp)]
-    return {op.path.data: int(op.table.data.column("dram")[0]) for op in queues}
+    return {op.path.data: int(op.table.data.ints("dram")[0]) for op in queues}
 
 
 @pytest.mark.parametrize(("layer", "number"), [(-1, 2), (2, 2), (4, 4)])

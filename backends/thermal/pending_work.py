@@ -1,0 +1,73 @@
+"""The work that waits for a window, by core and expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmc.backends.thermal.floorplan import Floats
+from pmc.backends.thermal.network import Ints
+from pmc.dialects.analyses.event_state import EventSetting, Queue
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Some work of an expert."""
+
+    busy_ns: float
+    """Time of a core at its fastest clock."""
+    size_bytes: float
+    """What it reads."""
+
+
+class PendingWork:
+    """What a queue holds for the window that begins at `start_ns`."""
+
+    def __init__(self, setting: EventSetting, queue: Queue, start_ns: int) -> None:
+        parts, chip = setting.parts, setting.chip
+        busy_ns = parts.flops[queue.part] / (chip.flops_per_cycle * chip.arch.domain.steps_ghz[0])
+        self.load: Floats = np.bincount(queue.core, busy_ns, chip.cores) / setting.window_ns
+        """[cores] all that waits, in windows."""
+        new = np.flatnonzero(parts.t_gen_ns[queue.part] >= start_ns)
+        self.flow: Floats = np.bincount(queue.core[new], busy_ns[new], chip.cores) / setting.window_ns
+        """[cores] what the window generates, in windows."""
+        expert = parts.expert[queue.part]
+        of_experts = np.flatnonzero(expert >= 0)
+        part = queue.part[of_experts]
+        self._core, self._expert, self._busy_ns = queue.core[of_experts], expert[of_experts], busy_ns[of_experts]
+        self._mb = parts.mb[part]
+        self._fresh = parts.t_gen_ns[part] >= start_ns
+        row, place = parts.rows_of(part)
+        self._bytes = np.bincount(place, parts.row_bytes[row], len(part))
+
+    def busiest(self, core: int) -> int | None:
+        """The expert with most work on a core, the first of equal ones; None where none waits for it."""
+        here = np.flatnonzero(self._core == core)
+        return int(np.argmax(np.bincount(self._expert[here], self._busy_ns[here]))) if len(here) else None
+
+    def last(self, core: int, expert: int, wanted_ns: float) -> tuple[int, ...]:
+        """The last micro-batches that wait for an expert on a core: so many, but at least one, as come next to the work
+        that is wanted.
+        """
+        here = self._at(core, expert)
+        mbs, place = np.unique(self._mb[here], return_inverse=True)
+        work_ns = np.cumsum(np.bincount(place.reshape(-1), self._busy_ns[here])[::-1])
+        count = int(np.argmin(np.abs(work_ns - wanted_ns))) + 1
+        return tuple(mbs[-count:].tolist())
+
+    def of(self, core: int, expert: int, mbs: tuple[int, ...] | None = None) -> Amount:
+        """The work of an expert on a core, of some micro-batches or of all."""
+        here = self._at(core, expert)
+        return self._sum(here if mbs is None else here[np.isin(self._mb[here], mbs)])
+
+    def fresh(self, core: int, expert: int) -> Amount:
+        """What of it the window itself generates."""
+        here = self._at(core, expert)
+        return self._sum(here[self._fresh[here]])
+
+    def _at(self, core: int, expert: int) -> Ints:
+        return np.flatnonzero((self._core == core) & (self._expert == expert))
+
+    def _sum(self, places: Ints) -> Amount:
+        return Amount(float(self._busy_ns[places].sum()), float(self._bytes[places].sum()))

@@ -1,0 +1,165 @@
+"""`pmc thermal`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmc.compiler.cli.complete import preset_names
+from pmc.compiler.files import prepare_folder
+from pmc.dialects.errors import PmcError
+
+if TYPE_CHECKING:
+    from pmc.compiler.tas.experiment import Job
+
+EXAMPLES = """
+pmc thermal compare --arch arch_8x8_32x32x8 --workload workload_mixtral_8x7b --tas tas_params --out results/mixtral
+pmc thermal run --arch arch.yaml --workload workload.yaml --tas tas.yaml --scenario tas --windows 100 --out results
+"""
+
+
+class Action(StrEnum):
+    """What to do."""
+
+    RUN = "run"
+    COMPARE = "compare"
+
+
+class Engine(StrEnum):
+    """Where temperatures come from."""
+
+    API = "api"
+    FILE = "file"
+    AUTO = "auto"
+
+
+def thermal_command(
+    action: Annotated[Action, typer.Argument(help="run one scenario, or compare all four.")],
+    *,
+    arch: Annotated[str, typer.Option(help="Stacked chip: preset or YAML file.", autocompletion=preset_names("stack"))],
+    workload: Annotated[
+        str, typer.Option(help="Workload of experts: preset or YAML file.", autocompletion=preset_names("workload"))
+    ],
+    tas: Annotated[
+        str, typer.Option(help="Parameters of TAPS and TACS: preset or YAML file.", autocompletion=preset_names("tas"))
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
+    scenario: Annotated[
+        str | None, typer.Option(help="Of run: baseline, taps (placed by heat), tacs (moves in the run), tas (both).")
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(min=1, help="Only so many windows; by default those that the trace fills.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the folder.")] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Temperatures by pmc's solver (api), by HotSpot (file), or by HotSpot if it is there."),
+    ] = Engine.API,
+    hotspot: Annotated[str | None, typer.Option(metavar="COMMAND", help="The executable of HotSpot.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="After which a call of HotSpot is ended.")] = 300.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another value of a field: arch.X, workload.X or tas.X."),
+    ] = None,
+) -> None:
+    """Run the TAS-MoE study: experts placed by heat (TAPS), moved in the run (TACS), with temperatures fed back.
+
+    Every scenario writes its table, its windows, its events, its module and a log into a folder of its own; `compare`
+    adds pictures and report.html. Exit code 1 says that a scenario ran away: its last temperatures are kept.
+    """
+    from pmc.compiler.core_heat import require_scipy
+    from pmc.compiler.tas.scenario import SCENARIOS
+
+    require_scipy()
+    if (action is Action.RUN) != (scenario is not None):
+        raise PmcError("run needs --scenario NAME; compare runs all of them and takes none")
+    if scenario is not None and scenario not in SCENARIOS:
+        raise PmcError(f"unknown scenario '{scenario}', expected {', '.join(SCENARIOS)}")
+    if engine is Engine.FILE and hotspot is None:
+        raise PmcError("--engine file needs the executable: --hotspot COMMAND")
+    jobs = _jobs(
+        (scenario,) if scenario is not None else tuple(SCENARIOS),
+        {"arch": arch, "workload": workload, "tas": tas},
+        settings or [], out, windows, resume, engine, hotspot, timeout_s,
+    )  # fmt: skip
+    prepare_folder(out)
+    from pmc.backends.thermal.snapshot import RunAwayError
+    from pmc.compiler.tas.parallel import run_all
+
+    try:
+        with _bar(jobs) as advance:
+            rows = run_all(jobs, advance)
+    except RunAwayError as error:
+        typer.echo(f"{error}; the last temperatures are in {out}/*/last_snapshot.json", err=True)
+        raise typer.Exit(1) from None
+    _report(rows, jobs[0], action is Action.COMPARE)
+
+
+def _jobs(
+    scenarios: tuple[str, ...],
+    names: dict[str, str],
+    settings: list[str],
+    out: Path,
+    windows: int | None,
+    resume: bool,
+    engine: Engine,
+    hotspot: str | None,
+    timeout_s: float,
+) -> list[Job]:
+    import shlex
+
+    from pmc.backends.thermal.hotspot import HotspotProgram
+    from pmc.compiler.overrides import parse_settings, study_parts
+    from pmc.compiler.tas.configuration import load_stack, load_tas, load_workload
+    from pmc.compiler.tas.experiment import Job
+    from pmc.compiler.tas.scenario import Study
+
+    values = parse_settings(settings, study_parts())
+    study = Study(
+        load_stack(names["arch"], values.get("arch")),
+        load_workload(names["workload"], values.get("workload")),
+        load_tas(names["tas"], values.get("tas")),
+    )
+    program = None if hotspot is None else HotspotProgram(tuple(shlex.split(hotspot)), timeout_s)
+    return [Job(study, scenario, out, windows, resume, engine.value, program) for scenario in scenarios]
+
+
+def _report(rows: list[dict[str, float | str]], job: Job, compared: bool) -> None:
+    """The table on stdout, and where the rest is on stderr."""
+    from pmc.backends.thermal.metrics import RUN_COLUMNS
+    from pmc.compiler.cli.text_table import Column, output_width, text_table
+    from pmc.compiler.tas.page import shown
+
+    texts = ("scenario", "workload")
+    columns = [Column(name, [shown(row[name]) for row in rows], left=name in texts) for name in RUN_COLUMNS]
+    typer.echo("\n".join(text_table(columns, output_width(None))))
+    typer.echo("relative only: nothing of this chip was validated against silicon", err=True)
+    if compared:
+        from pmc.compiler.tas.page import write_page
+
+        typer.echo(f"pictures and tables: {write_page(job.out, job.study.arch, rows)}", err=True)
+
+
+@contextmanager
+def _bar(jobs: list[Job]) -> Generator[Callable[[str, int], None]]:
+    """A bar per scenario on stderr, when that is a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield lambda scenario, windows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    sequence = jobs[0].study.workload.sequence
+    window_ms = jobs[0].study.tas.tacs.window_ms
+    total = jobs[0].windows or int((sequence.steps - 1) * sequence.interval_ms // window_ms) + 1
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {job.scenario: bar.add_task(job.scenario, total=total) for job in jobs}
+        yield lambda scenario, windows: bar.advance(tasks[scenario], windows)
