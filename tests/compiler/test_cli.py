@@ -419,7 +419,17 @@ def test_list(pmc: Pmc) -> None:
     ]  # fmt: skip
     assert [line.split()[0] for line in pmc.ok("list", "passes").splitlines()] == list(pass_names())
     everything = json.loads(pmc.ok("list", "--format", "json"))
-    presets = ("models", "chips", "topologies", "deployments", "accounting", "calibrations")
+    presets = (
+        "models",
+        "chips",
+        "topologies",
+        "deployments",
+        "accounting",
+        "calibrations",
+        "stacks",
+        "workloads",
+        "tas",
+    )
     assert tuple(everything) == (*presets, "passes", "pipelines")
     for kind in presets:
         first = everything[kind][0]

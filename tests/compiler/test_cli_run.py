@@ -52,7 +52,7 @@ def run(*arguments: str) -> dict[str, Any]:
 def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Path, pp: int) -> None:
     model = small_config(tmp_path)
     dumps = compile_dumps(model, tmp_path / "dumps", pp)
-    assert len(dumps) == 17
+    assert len(dumps) == 19
     expected = run(str(model), *SIZES, "--seed", "5", "-o", str(tmp_path / "model.npz"))
     for dump in dumps:
         found = run(str(dump), *SIZES, "--seed", "5", "-o", str(tmp_path / "dump.npz"))
