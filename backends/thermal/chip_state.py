@@ -111,7 +111,8 @@ class ChipState:
             core_c, bank_c = self.engine.steady(power.core_w, power.bank_w)
             slower = self.dvfs.after(core_c).step
             if (slower > self.dvfs.step).any():
-                self.dvfs = DvfsState(self.arch.domain, np.maximum(slower, self.dvfs.step))
+                # One step at a time, for a jump to the steady state may pass trips that the next clock stays below.
+                self.dvfs = DvfsState(self.arch.domain, self.dvfs.step + (slower > self.dvfs.step))
                 core_c, bank_c = self._ambient()
                 continue
             self._require_cool(core_c, bank_c, None, None)

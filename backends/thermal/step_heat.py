@@ -105,8 +105,8 @@ class _OfChip:
     def moved_pj(self, part: PartWork) -> Floats:
         energy = self.energy
         sent = part.sent_bytes * energy.pj_per_cdma_byte / len(part.macs)
-        found: Floats = part.gdma_bytes * energy.pj_per_gdma_byte + part.sdma_bytes * energy.pj_per_sdma_byte + sent
-        return found
+        loaded, fetched = part.gdma_bytes * energy.pj_per_gdma_byte, part.sdma_bytes * energy.pj_per_sdma_byte
+        return np.asarray(loaded + fetched + sent, np.float64)
 
 
 class _OfStack:

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.complete import preset_names
+from pmc.compiler.cli.target import TargetOptions
 from pmc.compiler.files import prepare_folder
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
+    from pmc.backends.thermal.hotspot import HotspotProgram
     from pmc.compiler.tas.experiment import Job
 
 EXAMPLES = """
 pmc thermal compare --arch arch_8x8_32x32x8 --workload workload_mixtral_8x7b --tas tas_params --out results/mixtral
 pmc thermal run --arch arch.yaml --workload workload.yaml --tas tas.yaml --scenario tas --windows 100 --out results
+pmc thermal run llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --thermal sg2262-stacked \
+    --out results/chip
 """
 
 
@@ -39,21 +43,38 @@ class Engine(StrEnum):
 
 
 def thermal_command(
-    action: Annotated[Action, typer.Argument(help="run one scenario, or compare all four.")],
+    action: Annotated[Action, typer.Argument(help="run one scenario or one MODEL, or compare all four scenarios.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Of run: preset, config.json, YAML; or a dump of pmc compile (.mlir).")
+    ] = None,
     *,
-    arch: Annotated[str, typer.Option(help="Stacked chip: preset or YAML file.", autocompletion=preset_names("stack"))],
+    arch: Annotated[
+        str | None, typer.Option(help="Stacked chip: preset or YAML file.", autocompletion=preset_names("stack"))
+    ] = None,
     workload: Annotated[
-        str, typer.Option(help="Workload of experts: preset or YAML file.", autocompletion=preset_names("workload"))
-    ],
+        str | None,
+        typer.Option(help="Workload of experts: preset or YAML file.", autocompletion=preset_names("workload")),
+    ] = None,
     tas: Annotated[
-        str, typer.Option(help="Parameters of TAPS and TACS: preset or YAML file.", autocompletion=preset_names("tas"))
-    ],
+        str | None,
+        typer.Option(help="Parameters of TAPS and TACS: preset or YAML file.", autocompletion=preset_names("tas")),
+    ] = None,
+    thermal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STACK", help="Of MODEL: its chip as a stack, preset or YAML.", autocompletion=preset_names("stack")
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
     scenario: Annotated[
         str | None, typer.Option(help="Of run: baseline, taps (placed by heat), tacs (moves in the run), tas (both).")
     ] = None,
     windows: Annotated[
-        int | None, typer.Option(min=1, help="Only so many windows; by default those that the trace fills.")
+        int | None,
+        typer.Option(min=1, help="Only so many windows; by default those that the trace fills, 100 of MODEL."),
+    ] = None,
+    window_us: Annotated[
+        float | None, typer.Option(min=0.001, help="Of MODEL: length of a window, us; by default 1000.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the folder.")] = False,
     engine: Annotated[
@@ -62,30 +83,52 @@ def thermal_command(
     ] = Engine.API,
     hotspot: Annotated[str | None, typer.Option(metavar="COMMAND", help="The executable of HotSpot.")] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="After which a call of HotSpot is ended.")] = 300.0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another value of a field: arch.X, workload.X or tas.X."),
-    ] = None,
+    target: TargetOptions,
+    study: list[str],
 ) -> None:
     """Run the TAS-MoE study: experts placed by heat (TAPS), moved in the run (TACS), with temperatures fed back.
 
     Every scenario writes its table, its windows, its events, its module and a log into a folder of its own; `compare`
     adds pictures and report.html. Exit code 1 says that a scenario ran away: its last temperatures are kept.
+
+    `run MODEL` takes the simulated step of a model on a chip instead, over and over while the chip gets warm: DVFS and
+    refresh slow the step. It needs a target and --thermal. --set also takes arch.X (the stack), workload.X and tas.X.
     """
     from pmc.compiler.core_heat import require_scipy
     from pmc.compiler.tas.scenario import SCENARIOS
 
     require_scipy()
+    if engine is Engine.FILE and hotspot is None:
+        raise PmcError("--engine file needs the executable: --hotspot COMMAND")
+    program = _program(hotspot, timeout_s)
+    own = {"arch": arch, "workload": workload, "tas": tas, "scenario": scenario, "resume": resume or None}
+    if model is not None:
+        from pmc.compiler.cli.thermal_model import ModelRun, run_model
+
+        foreign = [f"--{name}" for name, value in own.items() if value is not None]
+        if action is not Action.RUN or foreign:
+            what = "compare" if action is not Action.RUN else ", ".join(foreign)
+            raise PmcError(
+                f"{what} is for the study, which takes no MODEL: give run {model} with a target and --thermal"
+            )
+        windows, window_us = windows or 100, window_us or 1000.0
+        run_model(ModelRun(model, target, thermal, study, out, windows, window_us, engine.value, program))
+        return
+    foreign = [*target.given, *(["--thermal"] if thermal else []), *(["--window-us"] if window_us else [])]
+    if foreign:
+        raise PmcError(f"{', '.join(foreign)} needs a MODEL: pmc thermal run MODEL")
+    missing = [f"--{name}" for name in ("arch", "workload", "tas") if own[name] is None]
+    if missing:
+        raise PmcError(f"missing options: {', '.join(missing)}; or give run a MODEL with a target and --thermal")
+    assert arch is not None and workload is not None and tas is not None
     if (action is Action.RUN) != (scenario is not None):
         raise PmcError("run needs --scenario NAME; compare runs all of them and takes none")
     if scenario is not None and scenario not in SCENARIOS:
         raise PmcError(f"unknown scenario '{scenario}', expected {', '.join(SCENARIOS)}")
-    if engine is Engine.FILE and hotspot is None:
-        raise PmcError("--engine file needs the executable: --hotspot COMMAND")
     jobs = _jobs(
         (scenario,) if scenario is not None else tuple(SCENARIOS),
         {"arch": arch, "workload": workload, "tas": tas},
-        settings or [], out, windows, resume, engine, hotspot, timeout_s,
+        study, out, windows, resume, engine, program,
     )  # fmt: skip
     prepare_folder(out)
     from pmc.backends.thermal.snapshot import RunAwayError
@@ -100,6 +143,17 @@ def thermal_command(
     _report(rows, jobs[0], action is Action.COMPARE)
 
 
+def _program(hotspot: str | None, timeout_s: float) -> HotspotProgram | None:
+    """How HotSpot is called; None where it is not."""
+    if hotspot is None:
+        return None
+    import shlex
+
+    from pmc.backends.thermal.hotspot import HotspotProgram
+
+    return HotspotProgram(tuple(shlex.split(hotspot)), timeout_s)
+
+
 def _jobs(
     scenarios: tuple[str, ...],
     names: dict[str, str],
@@ -108,12 +162,8 @@ def _jobs(
     windows: int | None,
     resume: bool,
     engine: Engine,
-    hotspot: str | None,
-    timeout_s: float,
+    program: HotspotProgram | None,
 ) -> list[Job]:
-    import shlex
-
-    from pmc.backends.thermal.hotspot import HotspotProgram
     from pmc.compiler.overrides import parse_settings, study_parts
     from pmc.compiler.tas.configuration import load_stack, load_tas, load_workload
     from pmc.compiler.tas.experiment import Job
@@ -125,7 +175,6 @@ def _jobs(
         load_workload(names["workload"], values.get("workload")),
         load_tas(names["tas"], values.get("tas")),
     )
-    program = None if hotspot is None else HotspotProgram(tuple(shlex.split(hotspot)), timeout_s)
     return [Job(study, scenario, out, windows, resume, engine.value, program) for scenario in scenarios]
 
 
