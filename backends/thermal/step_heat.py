@@ -122,8 +122,7 @@ class _OfStack:
         """[cores, cores] byte-hops in the second for a byte from everywhere to the first."""
 
     def computed_pj(self, part: PartWork) -> Floats:
-        found: Floats = part.flops * self.arch.power.pj_per_flop
-        return found
+        return np.asarray(part.flops * self.arch.power.pj_per_flop, np.float64)
 
     def moved_pj(self, part: PartWork) -> Floats:
         found: Floats = self.byte_hops(part) * self.arch.power.pj_per_noc_byte_hop

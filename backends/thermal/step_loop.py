@@ -10,6 +10,7 @@ bandwidth is taken to be that at the base rate of refresh.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -93,13 +94,13 @@ class StepRun:
         """The steady state at the clocks and the refresh that it asks for: refresh only rises in the search."""
         multiple = 1.0
         while True:
-            chip = ChipState(arch, engine, lambda dvfs, fixed=multiple: self._mean_power(dvfs, fixed), self.window_ns)
+            chip = ChipState(arch, engine, partial(self._mean_power, multiple), self.window_ns)
             asked = rounded_multiple(arch.refresh, float(chip.snapshot.refresh_multiplier.mean()))
             if asked <= multiple:
                 return chip
             multiple = asked
 
-    def _mean_power(self, dvfs: DvfsState, multiple: float) -> DynamicPower:
+    def _mean_power(self, multiple: float, dvfs: DvfsState) -> DynamicPower:
         """Of whole steps."""
         step = self.points.at(self._point(dvfs, multiple)).step
         runs = self.points.work.order.runs.astype(np.float64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.complete import preset_names
-from pmc.compiler.cli.target import TargetOptions
+from pmc.compiler.cli.target import TargetOptions, flag
 from pmc.compiler.files import prepare_folder
 from pmc.dialects.errors import PmcError
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 pmc thermal compare --arch arch_8x8_32x32x8 --workload workload_mixtral_8x7b --tas tas_params --out results/mixtral
 pmc thermal run --arch arch.yaml --workload workload.yaml --tas tas.yaml --scenario tas --windows 100 --out results
-pmc thermal run llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode --thermal sg2262-stacked \
-    --out results/chip
+pmc thermal run llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode \
+    --thermal sg2262-stacked --out results/chip
 """
 
 
@@ -95,52 +95,58 @@ def thermal_command(
     refresh slow the step. It needs a target and --thermal. --set also takes arch.X (the stack), workload.X and tas.X.
     """
     from pmc.compiler.core_heat import require_scipy
-    from pmc.compiler.tas.scenario import SCENARIOS
 
     require_scipy()
     if engine is Engine.FILE and hotspot is None:
         raise PmcError("--engine file needs the executable: --hotspot COMMAND")
     program = _program(hotspot, timeout_s)
-    own = {"arch": arch, "workload": workload, "tas": tas, "scenario": scenario, "resume": resume or None}
+    names = {"arch": arch, "workload": workload, "tas": tas}
+    given = [flag(name) for name, value in (*names.items(), ("scenario", scenario)) if value is not None]
     if model is not None:
         from pmc.compiler.cli.thermal_model import ModelRun, run_model
 
-        foreign = [f"--{name}" for name, value in own.items() if value is not None]
-        if action is not Action.RUN or foreign:
-            what = "compare" if action is not Action.RUN else ", ".join(foreign)
-            raise PmcError(
-                f"{what} is for the study, which takes no MODEL: give run {model} with a target and --thermal"
-            )
-        windows, window_us = windows or 100, window_us or 1000.0
-        run_model(ModelRun(model, target, thermal, study, out, windows, window_us, engine.value, program))
+        foreign = ["compare"] * (action is Action.COMPARE) + given + ["--resume"] * resume
+        if foreign:
+            raise PmcError(f"{', '.join(foreign)}: is for the study; a MODEL takes run, a target and --thermal STACK")
+        asked = ModelRun(model, target, thermal, study, out, windows or 100, window_us or 1e3, engine.value, program)
+        run_model(asked)
         return
-    foreign = [*target.given, *(["--thermal"] if thermal else []), *(["--window-us"] if window_us else [])]
+    foreign = [*target.given, *["--thermal"] * (thermal is not None), *["--window-us"] * (window_us is not None)]
     if foreign:
-        raise PmcError(f"{', '.join(foreign)} needs a MODEL: pmc thermal run MODEL")
-    missing = [f"--{name}" for name in ("arch", "workload", "tas") if own[name] is None]
-    if missing:
-        raise PmcError(f"missing options: {', '.join(missing)}; or give run a MODEL with a target and --thermal")
-    assert arch is not None and workload is not None and tas is not None
+        raise PmcError(f"{', '.join(foreign)}: needs a MODEL, pmc thermal run MODEL")
+    if missing := [flag(name) for name, value in names.items() if value is None]:
+        raise PmcError(f"missing options: {', '.join(missing)}; or give run a MODEL with a target and --thermal STACK")
+    chosen = {name: value for name, value in names.items() if value is not None}
+    scenarios = _scenarios(action, scenario)
+    jobs = _jobs(scenarios, chosen, study, out, windows, resume, engine, program)
+    _run_study(jobs, action is Action.COMPARE)
+
+
+def _scenarios(action: Action, scenario: str | None) -> tuple[str, ...]:
+    """Raises PmcError for a scenario that is unknown, missing, or one too many."""
+    from pmc.compiler.tas.scenario import SCENARIOS
+
     if (action is Action.RUN) != (scenario is not None):
         raise PmcError("run needs --scenario NAME; compare runs all of them and takes none")
     if scenario is not None and scenario not in SCENARIOS:
         raise PmcError(f"unknown scenario '{scenario}', expected {', '.join(SCENARIOS)}")
-    jobs = _jobs(
-        (scenario,) if scenario is not None else tuple(SCENARIOS),
-        {"arch": arch, "workload": workload, "tas": tas},
-        study, out, windows, resume, engine, program,
-    )  # fmt: skip
-    prepare_folder(out)
+    return tuple(SCENARIOS) if scenario is None else (scenario,)
+
+
+def _run_study(jobs: list[Job], compared: bool) -> None:
+    """Run the scenarios and print their table."""
     from pmc.backends.thermal.snapshot import RunAwayError
     from pmc.compiler.tas.parallel import run_all
 
+    out = jobs[0].out
+    prepare_folder(out)
     try:
         with _bar(jobs) as advance:
             rows = run_all(jobs, advance)
     except RunAwayError as error:
         typer.echo(f"{error}; the last temperatures are in {out}/*/last_snapshot.json", err=True)
         raise typer.Exit(1) from None
-    _report(rows, jobs[0], action is Action.COMPARE)
+    _report(rows, jobs[0], compared)
 
 
 def _program(hotspot: str | None, timeout_s: float) -> HotspotProgram | None:

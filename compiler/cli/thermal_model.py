@@ -55,7 +55,9 @@ def run_model(asked: ModelRun) -> None:
 
 def _job(asked: ModelRun) -> HeatJob:
     """Loads, compiles and simulates at full speed."""
+    from pmc.backends.cost.model import Target
     from pmc.backends.g5.operating_point import StepPoints
+    from pmc.backends.thermal.step_heat import require_stack_of
     from pmc.compiler.chip_heat import HeatJob
     from pmc.compiler.overrides import parse_settings, study_parts
     from pmc.compiler.tas.configuration import load_stack
@@ -69,6 +71,7 @@ def _job(asked: ModelRun) -> HeatJob:
     prepare_folder(asked.out)
     with progress(f"simulating {asked.model}"):
         module = commands_of(asked.model, asked.target)
+        require_stack_of(arch, Target.of(module).chip)
         points = StepPoints.of(module)
     deployment = deployment_of(module, {})
     tokens, window_ns = deployment.batch * deployment.q_len, round(asked.window_us * 1e3)
