@@ -193,6 +193,26 @@ def test_no_work_is_lost_or_done_twice(fields: dict[str, Any]) -> None:
         assert joules == pytest.approx(whole, rel=1e-9)
 
 
+def test_the_clock_changes_inside_of_a_step_and_the_step_goes_on() -> None:
+    warm = {"power__pj_per_flop": 800.0, "cooling__h_wmk2k": 8e4, **FLAT}
+    peaks = [window.snapshot.temps_core_c.max() for window in windows(run(stack(**warm, **ALWAYS_COOL)), 30)]
+    trip = (min(peaks) + max(peaks)) / 2
+    two_clocks = {"cores": "all", "steps_ghz": [1.5, 0.75], "voltage_v": [0.85, 0.6], "trip_c": [trip]}
+    started = run(stack(**warm, dvfs__domains=[{**two_clocks, "hysteresis_c": 0.01}]))
+    done = windows(started, 60)
+    clocks = [window.clock_ghz for window in done]
+    assert set(clocks) == {0.75, 1.5}
+    assert {(window.clock_ghz, window.times.step.total_ps) for window in done} == {
+        (0.75, simulate_at(OperatingPoint(0.5, 1.0))),
+        (1.5, simulate(module()).total_ps),
+    }
+    runs, order = np.sum([window.runs for window in done], axis=0), started.points.work.order
+    steps = round(float((runs - started.place.runs)[0]))
+    assert runs == pytest.approx(steps * order.runs + started.place.runs, rel=1e-9, abs=1e-9)
+    for window, after in zip(done, done[1:], strict=False):
+        assert (after.clock_ghz == 1.5) == bool((window.snapshot.clock_ghz == 1.5).all())
+
+
 def test_the_watts_of_a_window_follow_what_runs_in_it() -> None:
     done = windows(run(stack(**FLAT), window_ns=1_000), 60)
     watts = np.array([window.core_j.sum() for window in done])
