@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from pmc.compiler.chip_heat import HeatJob, HeatResult
 
 
+QUANTITIES = (
+    ("step time, us", "step_us", max),
+    ("steps per second", "steps_per_s", min),
+    ("tokens per second", "tokens_per_s", min),
+    ("hottest core, C", "T_peak_logic", max),
+    ("hottest bank, C", "T_peak_dram", max),
+    ("slowest core, GHz", "clock_ghz", min),
+    ("refresh, x base rate", "refresh", max),
+    ("DRAM bandwidth left", "bandwidth", min),
+    ("power of cores, W", "core_w", max),
+    ("power of banks, W", "bank_w", max),
+)
+"""The rows of the table: title, column of `windows.csv`, and which window is the worst."""
+
+
 @dataclass(frozen=True)
 class ModelRun:
     """What the command line asks for."""
@@ -82,28 +97,14 @@ def _report(result: HeatResult) -> None:
     """The table on stdout; what limits its meaning on stderr."""
     from pmc.compiler.cli.text_table import Column, output_width, prose, text_table
 
-    per_s = result.column("steps_per_s")
-    rows = [("step time, us", result.column("step_us"), 1e6 / per_s.mean(), "highest")]
-    for title, name, extreme in (
-        ("steps per second", "steps_per_s", "lowest"),
-        ("tokens per second", "tokens_per_s", "lowest"),
-        ("hottest core, C", "T_peak_logic", "highest"),
-        ("hottest bank, C", "T_peak_dram", "highest"),
-        ("slowest core, GHz", "clock_ghz", "lowest"),
-        ("refresh, x base rate", "refresh", "highest"),
-        ("DRAM bandwidth left", "bandwidth", "lowest"),
-        ("power of cores, W", "core_w", "highest"),
-        ("power of banks, W", "bank_w", "highest"),
-    ):
-        values = result.column(name)
-        rows.append((title, values, values.mean(), extreme))
-    pick = {"highest": max, "lowest": min}
+    values = [result.column(name) for _, name, _ in QUANTITIES]
+    means = [1e6 / result.column("steps_per_s").mean(), *(own.mean() for own in values[1:])]
     columns = [
-        Column("", [title for title, *_ in rows], left=True),
-        Column("first", [_number(values[0]) for _, values, *_ in rows]),
-        Column("last", [_number(values[-1]) for _, values, *_ in rows]),
-        Column("mean", [_number(mean) for *_, mean, _ in rows]),
-        Column("worst", [_number(pick[extreme](values)) for _, values, _, extreme in rows]),
+        Column("", [title for title, _, _ in QUANTITIES], left=True),
+        Column("first", [_number(own[0]) for own in values]),
+        Column("last", [_number(own[-1]) for own in values]),
+        Column("mean", [_number(mean) for mean in means]),
+        Column("worst", [_number(worst(own)) for own, (_, _, worst) in zip(values, QUANTITIES, strict=True)]),
     ]
     typer.echo("\n".join([*text_table(columns, output_width(None)), *prose(_notes(result), output_width(None))]))
     typer.echo(f"relative only, never validated against silicon: {', '.join(result.assumed)}", err=True)
@@ -114,10 +115,11 @@ def _notes(result: HeatResult) -> list[str]:
     """What limits the step, and whose energies heat the chip."""
     longest = list(result.critical.items())[:3]
     spent = ", ".join(f"{name} {share:.0%}" for name, share in longest)
-    held = " and ".join(f"the {name} in {result.limited(name):.0%}" for name in ("clock", "refresh"))
+    clock, refresh = (f"{result.limited(what):.0%}" for what in ("clock", "refresh"))
     return [
         f"at full speed a step takes {result.full_speed_us:.3f} us",
-        f"heat holds back {held} of {len(result.rows)} windows; the critical path of the last one: {spent}",
+        f"heat lowers the clock in {clock} of {len(result.rows)} windows, the bandwidth of DRAM (refresh) in {refresh}",
+        f"critical path of the last step: {spent}",
         f"energies of commands: {result.energies}",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -209,7 +210,7 @@ def test_the_clock_changes_inside_of_a_step_and_the_step_goes_on() -> None:
     runs, order = np.sum([window.runs for window in done], axis=0), started.points.work.order
     steps = round(float((runs - started.place.runs)[0]))
     assert runs == pytest.approx(steps * order.runs + started.place.runs, rel=1e-9, abs=1e-9)
-    for window, after in zip(done, done[1:], strict=False):
+    for window, after in pairwise(done):
         assert (after.clock_ghz == 1.5) == bool((window.snapshot.clock_ghz == 1.5).all())
 
 
