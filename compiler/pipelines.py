@@ -58,7 +58,7 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""
 
-OTHER_PASSES: tuple[str, ...] = ("unroll-commands", "trace-experts", "place-experts", "physicalize")
+OTHER_PASSES: tuple[str, ...] = ("unroll-commands", "trace-experts", "place-experts", "physicalize", "shorten-tables")
 """Passes that run only when they are asked for."""
 
 Options = dict[str, ParameterListType]

@@ -28,5 +28,5 @@ def presets(kind: str) -> dict[str, Traversable]:
 
 
 def list_presets() -> dict[str, list[str]]:
-    """Names of the presets of each kind: model, chip, topology, deployment, accounting, calibration."""
+    """Names of the presets of each kind of `KINDS`."""
     return {kind: sorted(presets(kind)) for kind in KINDS}

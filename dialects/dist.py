@@ -406,7 +406,7 @@ class CollectiveOp(DistExchangeOp):
         dims = list(before.dims)
         if cls.SPLIT != "same":
             dim = _split_dim(collective)
-            if dim >= len(dims):
+            if not 0 <= dim < len(dims):
                 return f"dim {dim} of a tensor with {len(dims)} dims"
             if cls.SPLIT == "coarser" and dims[dim][-1:] != (axis,):
                 return (
@@ -431,9 +431,10 @@ class CollectiveOp(DistExchangeOp):
         if y.partial_axes != kept:
             found = ", ".join(y.partial_axes) or "no axis"
             return f"the result is a partial sum over {found}, not over {', '.join(kept) or 'no axis'}"
-        dim = -1 if cls.SPLIT == "same" else _split_dim(collective)
-        if dim >= len(x.dims) or len(x.dims) != len(y.dims):
-            return f"{'' if dim < 0 else f'dim {dim} of '}tensors with {len(x.dims)} and {len(y.dims)} dims"
+        split = cls.SPLIT != "same"
+        dim = _split_dim(collective) if split else -1
+        if (split and not 0 <= dim < len(x.dims)) or len(x.dims) != len(y.dims):
+            return f"{f'dim {dim} of ' if split else ''}tensors with {len(x.dims)} and {len(y.dims)} dims"
         for index, (before, after) in enumerate(zip(x.dims, y.dims, strict=True)):
             part, whole = (before, after) if cls.SPLIT == "coarser" else (after, before)
             if part != whole if index != dim else not _is_part(part, whole, axis, mesh):

@@ -83,6 +83,10 @@ GDMA_RANK = 4
 Field = Expr | int | str
 """An entry of a command in a table: a number, or the name of an entry of the column's enum."""
 
+FREE = 1 << 40
+"""The lag behind an engine that a command does not wait for: longer than any program."""
+
+
 # -- attributes -------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +106,11 @@ class AfterAttr(Data[tuple[tuple[str, int], ...]]):
             if engine not in ENGINES:
                 parser.raise_error(f"unknown engine '{engine}', expected one of {', '.join(ENGINES)}", position)
             parser.parse_punctuation("-")
-            return engine, parser.parse_integer(allow_negative=False)
+            position = parser.pos
+            lag = parser.parse_integer(allow_negative=False)
+            if lag >= FREE:
+                parser.raise_error(f"a lag must be less than {FREE}, found {lag}", position)
+            return engine, lag
 
         return tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, pair))
 

@@ -308,7 +308,10 @@ def _partitions(shape: MatmulShape, step: tuple[int, int, int], cores: int) -> I
 
 
 def attention_candidates(shape: AttentionShape, rates: CoreRates) -> AttentionTilings:
-    """Query blocks, divisors of the group, key tiles; for each the grids that use most cores."""
+    """Query blocks, divisors of the group, key tiles; for each the grids that use most cores.
+
+    Raises PmcError where not even one step of keys is a tile.
+    """
     step, cores = attentions.key_step(shape, rates.chip), rates.cores
     queries = sorted({min(q, shape.q_len) for q in QUERY_TILES})
     heads = [g for g in range(1, shape.group + 1) if shape.group % g == 0]
@@ -323,6 +326,8 @@ def attention_candidates(shape: AttentionShape, rates: CoreRates) -> AttentionTi
                         part = -(-shape.kv_len // s)
                         tiles = tile_sizes(-(-part // step)) * step
                         rows += [(p, u, s, q, g, int(t)) for t in tiles if t <= MOST_KEY_TILES]
+    if not rows:
+        raise PmcError(f"no tile of attention fits: keys come in steps of {step}, a tile has {MOST_KEY_TILES} at most")
     p, u, s, q, g, keys = np.array(rows, np.int64).T
     slots, multicast = (np.full(len(p), v) for v in (SLOTS, int(rates.chip.gdma_multicast)))
     found: list[AttentionTilings] = []

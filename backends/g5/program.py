@@ -14,13 +14,14 @@ import numpy as np
 from pmc.backends.g5 import dma, dram, lmem, noc, tiu, vec
 from pmc.backends.g5.addresses import check_addresses
 from pmc.backends.g5.repetition import FIRST, Repetition, repetitions
-from pmc.dialects.analyses.expand import FREE, Gap, Runs, expand_kept
+from pmc.dialects.analyses.expand import Gap, Runs, expand_kept
 from pmc.dialects.analyses.resources import bytes_of
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import product
 from pmc.dialects.g5 import (
     ENGINES,
+    FREE,
     BarrierOp,
     CommandOp,
     FetchOp,

@@ -64,8 +64,8 @@ def _number(scaling: Scaling, name: str, default: float | None = None) -> float:
 
 def _positive(scaling: Scaling, name: str, absent: float | None = None) -> float:
     value = _number(scaling, name, absent)
-    if not value > 0:
-        raise NumericError(f"rope scaling '{name}' is {value}, must be greater than 0")
+    if not 0 < value < math.inf:
+        raise NumericError(f"rope scaling '{name}' is {value}, must be greater than 0 and finite")
     return value
 
 
@@ -87,7 +87,9 @@ def _yarn(plain: Array, head_dim: int, theta: float, scaling: Scaling) -> Array:
         raise NumericError(f"rope theta is {theta}, must be greater than 1")
 
     def dim_of_turns(turns: float) -> float:
-        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        # A sum of logarithms: turns may be so few or many that the quotient is no number.
+        ratio = math.log(length) - math.log(turns) - math.log(2 * math.pi)
+        return head_dim * ratio / (2 * math.log(theta))
 
     low = dim_of_turns(_positive(scaling, "beta_fast", 32.0))
     high = dim_of_turns(_positive(scaling, "beta_slow", 1.0))

@@ -8,10 +8,10 @@ import numpy as np
 
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.network import Ints
-from pmc.backends.thermal.noc import sum_at
 from pmc.backends.thermal.stacked import die_size_m, stack_of
 from pmc.backends.thermal.traces import POWER_WIDTH
 from pmc.dialects.errors import PmcError
+from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.stacked_arch import StackedArch
 
 MAX_UNITS = 8192
@@ -32,7 +32,7 @@ class CoarseChip:
 
     def merge_w(self, bank_w: Floats) -> Floats:
         """[merged banks] watts: those of all parts."""
-        return sum_at(self.merged, bank_w, self.arch.dram.count)
+        return grouped_sums(self.merged, bank_w, self.arch.dram.count)
 
     def spread_c(self, merged_c: Floats) -> Floats:
         """[banks] degrees C: every part has the temperature of the merged bank."""

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.network import Ints
-from pmc.backends.thermal.noc import LinkBytes, cores_over, sum_at, xy_links
 from pmc.backends.thermal.refresh import refreshes_per_s
+from pmc.dialects.analyses.mesh_traffic import link_bytes
 from pmc.dialects.errors import PmcError
+from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.stacked_arch import Leakage, StackedArch
 
 PICO, NANO = 1e-12, 1e-9
@@ -49,7 +50,7 @@ class Work:
     flops: Floats
     """[cores]"""
     byte_hops: Floats
-    """[cores] bytes times links, see `LinkBytes.of_cores`."""
+    """[cores] bytes times links, of what leaves over the links of a core."""
     dram_bytes: Floats
     """[banks]"""
 
@@ -72,13 +73,15 @@ def work_of(arch: StackedArch, compute: ComputeColumns, memory: MemoryColumns) -
     """
     _require_known(arch, "core", compute.core, arch.mesh.count)
     _require_amount("FLOPs", compute.flops)
-    byte_hops = links_of(arch, memory).of_cores()
-    flops = sum_at(compute.core, compute.flops, arch.mesh.count)
-    return Work(flops, byte_hops, sum_at(memory.bank, memory.size, arch.dram.count))
+    byte_hops = np.asarray(links_of(arch, memory).sum(axis=0).reshape(-1))
+    flops = grouped_sums(compute.core, compute.flops, arch.mesh.count)
+    return Work(flops, byte_hops, grouped_sums(memory.bank, memory.size, arch.dram.count))
 
 
-def links_of(arch: StackedArch, memory: MemoryColumns) -> LinkBytes:
-    """What goes over the mesh: what is read comes from the core below the bank, what is written goes there.
+def links_of(arch: StackedArch, memory: MemoryColumns) -> Floats:
+    """[direction, row, column] bytes that leave the cores, see `mesh_traffic`.
+
+    What is read comes from the core at the bank, what is written goes there.
 
     Raises PmcError as `work_of`.
     """
@@ -87,7 +90,14 @@ def links_of(arch: StackedArch, memory: MemoryColumns) -> LinkBytes:
     _require_amount("bytes", memory.size)
     below = cores_over(arch)[memory.bank]
     source, target = np.where(memory.write, memory.core, below), np.where(memory.write, below, memory.core)
-    return xy_links(arch, source, target, memory.size)
+    return link_bytes(*arch.mesh.cores, source, target, memory.size)
+
+
+def cores_over(arch: StackedArch) -> Ints:
+    """[banks] the core that each bank lies over, see `StackedArch.core_at_bank`."""
+    (nx, ny, layers), (columns, rows) = arch.dram.banks, arch.mesh.cores
+    die = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
+    return np.tile(die.reshape(-1), layers)
 
 
 def dynamic_power(arch: StackedArch, work: Work, energy_factor: Floats, seconds: float) -> DynamicPower:

@@ -118,9 +118,16 @@ class TasRun:
 
 
 def first_work(setting: EventSetting) -> Work:
-    """What the first window generates, spread evenly over cores and banks."""
+    """What the first window generates, spread evenly over cores and banks, or its part where it lasts for more windows.
+
+    A micro-batch that comes every three windows is a third of it in each.
+    """
     parts, arch = setting.parts, setting.chip.arch
-    count = int(np.searchsorted(parts.t_gen_ns, setting.window_ns))
-    cores, banks = arch.mesh.count, arch.dram.count
-    size = float(parts.row_bytes[: parts.row_starts[count]].sum())
-    return Work(np.full(cores, float(parts.flops[:count].sum()) / cores), np.zeros(cores), np.full(banks, size / banks))
+    later = int(np.searchsorted(parts.t_gen_ns, parts.t_gen_ns[0], side="right"))
+    next_ns = int(parts.t_gen_ns[later]) if later < len(parts) else 0
+    span_ns = max(setting.window_ns, next_ns)
+    count = int(np.searchsorted(parts.t_gen_ns, span_ns))
+    cores, banks, share = arch.mesh.count, arch.dram.count, setting.window_ns / span_ns
+    flops = float(parts.flops[:count].sum()) * share
+    size = float(parts.row_bytes[: parts.row_starts[count]].sum()) * share
+    return Work(np.full(cores, flops / cores), np.zeros(cores), np.full(banks, size / banks))

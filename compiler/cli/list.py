@@ -33,11 +33,14 @@ class Kind(StrEnum):
     DEPLOYMENTS = "deployments"
     ACCOUNTING = "accounting"
     CALIBRATIONS = "calibrations"
+    STACKS = "stacks"
+    WORKLOADS = "workloads"
+    TAS = "tas"
     PASSES = "passes"
     PIPELINES = "pipelines"
 
 
-PRESETS = (Kind.MODELS, Kind.CHIPS, Kind.TOPOLOGIES, Kind.DEPLOYMENTS, Kind.ACCOUNTING, Kind.CALIBRATIONS)
+PRESETS = tuple(kind for kind in Kind if kind not in (Kind.PASSES, Kind.PIPELINES))
 
 
 def list_command(

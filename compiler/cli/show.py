@@ -30,7 +30,7 @@ def show_command(
 ) -> None:
     """Show all of one preset or pass.
 
-    Of a model its blocks and how many parameters each of them has; of a chip, topology, accounting or calibration the
+    Of a model its blocks and how many parameters each of them has; of a chip, topology or any other preset the
     file, whose comments say where each value is from; of a deployment every field, also those that its file has from
     another; of a pass what it does and its options.
     """

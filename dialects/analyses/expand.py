@@ -19,16 +19,13 @@ from xdsl.ir import Block, Operation
 
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr
-from pmc.dialects.g5 import ENGINES, BarrierOp, CommandOp, GdmaOp, LoopOp, ProgramOp
+from pmc.dialects.g5 import ENGINES, FREE, BarrierOp, CommandOp, GdmaOp, LoopOp, ProgramOp
 from pmc.dialects.tile import CORE, running_count
 
 Ints = npt.NDArray[np.int64]
 
 COUNTERS = len(ENGINES) + 1
 """What is counted along a program: the commands of every engine, then barriers."""
-
-FREE = 1 << 40
-"""The lag behind an engine that a command does not wait for: longer than any program."""
 
 ENGINE_NUMBER = {engine: number for number, engine in enumerate(ENGINES)}
 

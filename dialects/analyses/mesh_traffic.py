@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.interfaces import FloatArray, IntArray
+
+Amounts: TypeAlias = IntArray | FloatArray
 
 DIRECTIONS = ("east", "west", "south", "north")
 """The links that leave a core: to the next column, the one before, the next row, the one before."""
@@ -17,7 +21,7 @@ def hops(columns: int, source: IntArray, target: IntArray) -> IntArray:
     return np.asarray(np.abs(x0 - x1) + np.abs(y0 - y1), np.int64)
 
 
-def link_bytes(columns: int, rows: int, source: IntArray, target: IntArray, amount: IntArray) -> FloatArray:
+def link_bytes(columns: int, rows: int, source: IntArray, target: IntArray, amount: Amounts) -> FloatArray:
     """Bytes [direction, row, column] that leave each core over each of its links, of messages source -> target.
 
     Whole bytes: sums are exact below 2**53.
@@ -31,7 +35,7 @@ def link_bytes(columns: int, rows: int, source: IntArray, target: IntArray, amou
     return found
 
 
-def _along(line: IntArray, first: IntArray, last: IntArray, amount: IntArray, lines: int, length: int) -> FloatArray:
+def _along(line: IntArray, first: IntArray, last: IntArray, amount: Amounts, lines: int, length: int) -> FloatArray:
     """What leaves each place [line, place] upwards, of messages first -> last that go up at all."""
     up = np.flatnonzero(first < last)
     weights, base = amount[up], line[up] * (length + 1)

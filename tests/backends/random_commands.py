@@ -12,9 +12,8 @@ from random import Random
 import numpy as np
 
 from pmc.backends.g5.program import BARRIER, NONE, Commands, Segments
-from pmc.dialects.analyses.expand import FREE
 from pmc.dialects.arch import Chip
-from pmc.dialects.g5 import ENGINES, CommandOp
+from pmc.dialects.g5 import ENGINES, FREE, CommandOp
 from pmc.dialects.interfaces import IntArray
 
 DMA = (ENGINES.index("gdma"), ENGINES.index("sdma"))

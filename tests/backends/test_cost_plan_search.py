@@ -284,6 +284,9 @@ def test_what_does_not_fit_is_named() -> None:
         search(chip(lmem=512)).matmul(shape(1, 16, 8, 32))
     with pytest.raises(PmcError, match=r"^no tile of attention fits: the smallest needs \d+ bytes of LMEM, the budget"):
         search(chip(lmem=512)).attention(attention())
+    wide = {**SG2262.cube.model_dump(), "n": 4096}
+    with pytest.raises(PmcError, match=r"^no tile of attention fits: keys come in steps of 4096, a tile has 2048 at"):
+        search(chip(cube=wide)).attention(attention())
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,10 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
             "'beta_fast' is 0.0, must be greater than 0",
         ),
         (
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": math.inf},
+            "'beta_fast' is inf, must be greater than 0 and finite",
+        ),
+        (
             {
                 "rope_type": "llama3",
                 "factor": 8.0,
@@ -231,6 +235,12 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
 def test_rope_scaling_errors(scaling: Scaling, message: str) -> None:
     with pytest.raises(NumericError, match=message):
         rope_frequencies(8, 10000.0, scaling)
+
+
+def test_a_blend_of_yarn_may_begin_at_hardly_any_turn() -> None:
+    # Found by fuzzing: length / turns was infinite.  So few turns begin beyond the last column: nothing is blended.
+    scaling: Scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1e-310}
+    assert np.isfinite(rope_frequencies(8, 10000.0, scaling)[0]).all()
 
 
 @pytest.mark.parametrize("q_len", ["0", "batch + 1"])

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmc.backends.thermal.floorplan import Floats
-from pmc.backends.thermal.noc import cores_over, xy_links
 from pmc.backends.thermal.power import (
     ComputeColumns,
     MemoryColumns,
     PowerState,
     Work,
+    cores_over,
     dynamic_power,
     leakage_w,
+    links_of,
     power_of_events,
     refresh_w,
     total_power,
@@ -44,31 +45,12 @@ def test_cores_lie_under_the_banks_that_the_chip_says() -> None:
         assert cores_over(arch).tolist() == [arch.core_at_bank(bank) for bank in range(arch.dram.count)]
 
 
-def test_data_goes_along_the_row_first() -> None:
-    """From core (0, 0) to core (2, 1): right, right, up; the way back is left, left, down in the other row."""
-    links = xy_links(ARCH, np.array([0]), np.array([5]), np.array([10.0]))
-    assert links.across[0].tolist() == [[10, 10], [0, 0], [0, 0], [0, 0]] and not links.across[1].any()
-    assert links.along[0].tolist() == [[0, 0, 10], [0, 0, 0], [0, 0, 0]] and not links.along[1].any()
-    back = xy_links(ARCH, np.array([5]), np.array([0]), np.array([10.0]))
-    assert back.across[1].tolist() == [[0, 0], [10, 10], [0, 0], [0, 0]] and not back.across[0].any()
-    assert back.along[1].tolist() == [[10, 0, 0], [0, 0, 0], [0, 0, 0]] and not back.along[0].any()
-    # Half of a link to each of its cores: the ends of the way have one link, the cores between two.
-    assert links.of_cores().tolist() == [5, 10, 10, 0, 0, 5, 0, 0, 0, 0, 0, 0]
-    assert (links.byte_hops, links.busiest) == (30, 10)
-
-
-transfers = st.lists(
-    st.tuples(st.integers(0, CORES - 1), st.integers(0, CORES - 1), st.integers(0, 2**40)), max_size=20
-)
-
-
-@given(transfers)
-def test_every_byte_goes_over_as_many_links_as_there_are_hops(rows: list[tuple[int, int, int]]) -> None:
-    source, target, size = np.array(rows, np.int64).reshape(-1, 3).T
-    links = xy_links(ARCH, source, target, size.astype(np.float64))
-    expected = sum(ARCH.core_hops(a, b) * n for a, b, n in rows)
-    assert links.byte_hops == expected and links.of_cores().sum() == expected
-    assert min(links.across.min(), links.along.min()) == 0
+def test_what_is_read_comes_along_the_row_first_and_what_is_written_goes_so() -> None:
+    """Between core (0, 0) and core (2, 1): a write goes right, right, up; a read comes left, left, down."""
+    bank = ARCH.banks_at_core(5)[0]
+    written, read = (links_of(ARCH, memory((0, bank, 10, write))).sum(axis=0) for write in (True, False))
+    assert written.tolist() == [[10, 10, 10], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert read.tolist() == [[0, 0, 0], [10, 10, 10], [0, 0, 0], [0, 0, 0]]
 
 
 def test_one_event_is_what_the_formula_says() -> None:
@@ -77,8 +59,8 @@ def test_one_event_is_what_the_formula_says() -> None:
     work = work_of(ARCH, compute, memory((0, bank, 1000, False), (0, bank, 200, True)))
     assert work.flops[[2, 7]].tolist() == [3e9, 4e9] and work.flops.sum() == 7e9
     assert work.dram_bytes[bank] == 1200 and work.dram_bytes.sum() == 1200
-    # What is read comes from core 5 over cores 4, 3, 0; what is written goes over 1, 2 to 5.
-    assert work.byte_hops[[0, 1, 2, 3, 4, 5]].tolist() == [600, 200, 200, 1000, 1000, 600]
+    # What is read leaves cores 5, 4, 3 on its way to 0; what is written leaves 0, 1, 2 on its way to 5.
+    assert work.byte_hops[[0, 1, 2, 3, 4, 5]].tolist() == [200, 200, 200, 1000, 1000, 1000]
     factor = np.ones(CORES)
     factor[2] = 0.64
     power = dynamic_power(ARCH, work, factor, 0.003)

@@ -37,7 +37,8 @@ def workload(**overrides: Any) -> MoeWorkload:
 
 
 def tas() -> TasParams:
-    return load_tas("tas_params")
+    """Those of the study, with tensors that move at the bandwidth of a bank."""
+    return load_tas("tas_params", {"taps.capacity.migration_bw_gbps": 25.0})
 
 
 def tables(found: MoeWorkload) -> tuple[Table, Table]:

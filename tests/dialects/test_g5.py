@@ -175,6 +175,11 @@ def test_an_unknown_engine_is_a_parse_error() -> None:
         parse(EXAMPLE.replace("[tiu-1]", "[gpu-1]"))
 
 
+def test_a_lag_that_is_longer_than_any_program_is_a_parse_error() -> None:
+    with pytest.raises(ParseError, match=f"a lag must be less than {2**40}, found {10**30}"):
+        parse(EXAMPLE.replace("[tiu-1]", f"[tiu-{10**30}]"))
+
+
 # -- the meaning of loops ---------------------------------------------------------------------------------------
 
 

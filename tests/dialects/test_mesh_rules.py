@@ -253,6 +253,8 @@ A, B = "[[dp], []]", "[[dp, tp], []]"
             "dim 0 of the operand is split along dp, tp, must end in dp",
         ),
         ('all_gather(%0) {axis = "tp", dim = 2}', B, A, "dim 2 of a tensor with 2 dims"),
+        # Found by fuzzing: 2**63 is read as a negative number.
+        (f'all_gather(%0) {{axis = "tp", dim = {2**63}}}', B, A, f"dim {-(2**63)} of a tensor with 2 dims"),
         ('reduce_scatter(%0) {axis = "tp", dim = 0}', f"{A}, partial [tp]", B, ""),
         ('reduce_scatter(%0) {axis = "tp", dim = 0}', A, B, "the operand is no partial sum over 'tp'"),
         (

@@ -16,8 +16,8 @@ from pmc.dialects.analyses.overlays import Overlay
 from pmc.dialects.analyses.physical_events import PhysicalWindow, physicalize_window, uncommitted
 from pmc.dialects.errors import PmcError
 from pmc.dialects.table import Table
-from pmc.dialects.trace_tables import EXPERTS, LOGICAL_COMPUTE, LOGICAL_MEMORY, TENSORS
-from tests.dialects.tas_cases import WINDOW_NS, overlay, setting, stack, table_of, tas, workload
+from pmc.dialects.trace_tables import EXPERTS, LOGICAL_COMPUTE, LOGICAL_MEMORY, REROUTE, TENSORS
+from tests.dialects.tas_cases import WINDOW_NS, overlay, setting, stack, table_of, tables, tas, workload
 
 Changes = Callable[[EventState], Overlay | None]
 
@@ -78,6 +78,38 @@ def test_a_part_on_a_far_core_starts_later_and_reads_over_the_network() -> None:
     assert window.link_bytes[:, :, :].sum() == window.byte_hops == 2 * 6_400_000
     assert window.link_bytes[0, 0, 0] == window.link_bytes[2, 0, 1] == 6_400_000, "east first, then south"
     assert window.noc_load == pytest.approx(6_400_000 / (64 * WINDOW_NS))
+
+
+def test_the_way_alone_takes_time() -> None:
+    found = one_event(["E0"], [1.0], [("W_E0_0", "read", 64)], [3])
+    assert run(found)[0].compute.duration_ns.tolist() == [11], "two hops of 5 ns and 64 bytes over a link"
+
+
+def test_sequences_of_two_micro_batches_live_on_different_cores() -> None:
+    found = setting(workload(**{"sequence.micro_batch": 2, "sequence.steps": 3}))
+    attention = np.flatnonzero(found.parts.expert < 0)
+    assert found.home[attention].tolist() == [0, 1, 2, 3, 0, 1]
+    banks = [found.chip.bank_names[int(found.initial.tensor_bank[found.tensors[f"KV_S{s}"]])] for s in range(4)]
+    assert banks == ["B(1,1,1)", "B(3,1,1)", "B(1,3,1)", "B(3,3,1)"], "the last bank over the home core"
+
+
+def test_memory_rows_may_stand_in_any_order() -> None:
+    small = workload()
+    compute, memory = tables(small)
+    rows = np.random.default_rng(0).permutation(memory.count)
+    shuffled = Table.of(memory.schema, [values[rows] for values in memory.columns])
+    one, other = (LogicalParts.of(compute, table, 4) for table in (memory, shuffled))
+    for part in range(len(one)):
+        found = [
+            sorted(
+                (parts.tensors[int(parts.row_tensor[row])], int(parts.row_bytes[row]), int(parts.row_write[row]))
+                for row in range(parts.row_starts[part], parts.row_starts[part + 1])
+            )
+            for parts in (one, other)
+        ]
+        assert found[0] == found[1] and len(found[0]) == (1 if one.expert[part] >= 0 else 2)
+        if one.expert[part] >= 0:
+            assert found[0][0][0].startswith(f"W_{one.experts[int(one.expert[part])]}_")
 
 
 def test_writes_go_the_other_way() -> None:
@@ -280,24 +312,39 @@ def test_moves_share_banks_and_links() -> None:
     assert first.noc_load == pytest.approx(25 / 64, rel=0.05)
 
 
+def test_moves_over_one_link_share_it() -> None:
+    found = setting(workload(**{"tensors.shards_per_expert": 4}))
+    ways = [(f"B({x},{y},0)", f"B({x + 2},{y},0)") for y in (0, 1) for x in (0, 1)]
+    rows = [("weight", f"W_E0_{shard}", *way, 10**9) for shard, way in enumerate(ways)]
+    first = physicalize_window(
+        found, found.initial, np.full(4, 2.0), np.ones(32), overlay(0, found.initial.committed, [], rows)
+    )
+    assert first.migrated_bytes == 64 * WINDOW_NS, "four banks of 25 GB/s could send more than a link takes"
+
+
 def test_an_expert_that_moves_takes_new_tokens_with_it() -> None:
     found = setting()
-    number = found.experts["E5"]
+    number, parts = found.experts["E5"], found.parts
 
-    def cores_of_e5(windows: list[PhysicalWindow], first: int) -> set[int]:
-        parts = {(int(found.parts.event[p])) for p in np.flatnonzero(found.parts.expert == number)}
-        return {
-            int(core) for w in windows[first:] for event, core, flops in
-            zip(w.compute.event, w.compute.core, w.compute.flops, strict=True)
-            if int(event) in parts and flops == 1.25e9
-        }  # fmt: skip
+    def cores_of(window: PhysicalWindow, event: int) -> list[int]:
+        return sorted(window.compute.core[window.compute.event == event].tolist())
+
+    def wanted(event: int, e5: int) -> list[int]:
+        experts = [parts.experts[int(e)] for e in parts.expert[parts.event == event]]
+        return sorted(e5 if name == "E5" else int(name[1:]) % 4 for name in experts)
 
     def move(state: EventState) -> Overlay | None:
         return overlay(1, state.committed, [], [("expert", "E5", "C1", "C2", 0)]) if state.window == 1 else None
 
     windows = run(found, move)
     assert windows[1].state.expert_cores[number].tolist() == [2]
-    assert 2 in cores_of_e5(windows, 1)
+    events = parts.event[parts.expert == number].tolist()
+    by_window = [(w, event) for w in windows for event in events if event in w.compute.event]
+    assert {w.window for w, _ in by_window} > {1}
+    for window, event in by_window:
+        assert cores_of(window, event) == wanted(event, 2 if window.window else 1), (
+            "from the first token of window 1 on"
+        )
 
 
 def test_replicas_take_turns_by_token() -> None:
@@ -361,6 +408,24 @@ def test_an_overlay_row_outside_of_its_window_is_refused() -> None:
         moved = overlay(1, found.initial.committed, [("mb", 0, 1, [0])])
         wrong = Overlay(0, found.initial.committed, moved.reroute, late.migrate)
         physicalize_window(found, found.initial, np.full(4, 2.0), np.ones(32), wrong)
+
+
+def test_a_rerouted_part_starts_when_the_row_applies_or_later() -> None:
+    found = setting()
+    first = overlay(0, found.initial.committed, [("mb", 0, 3, [0])])
+    later = table_of(REROUTE, (2_900_000, "mb", 0, 3, [0], "hot_core", 0.5))
+    changes = Overlay(0, first.committed, later, first.migrate)
+    plain, moved = (
+        physicalize_window(found, found.initial, np.full(4, 2.0), np.ones(32), o).compute for o in (None, changes)
+    )
+    assert (plain.core == 0).any() and not (moved.core == 0).any()
+    for event in plain.event[plain.core == 0].tolist():
+        assert moved.start_ns[(moved.event == event) & (moved.core == 3)].max() >= 2_900_000
+
+
+def test_weights_that_do_not_fit_are_refused_by_how_much() -> None:
+    with pytest.raises(PmcError, match=r"the banks over core 0 of .* cannot hold .*: 128 MiB too many"):
+        setting(workload(**{"tensors.shards_per_expert": 5}))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.compiler.driver import module_text, parse_module
-from pmc.dialects import dist, g5, layer, model, tile
+from pmc.dialects import dist, g5, layer, model, tile, trace
 from pmc.dialects.accesses import BANDWIDTH_DOMAINS
 from pmc.dialects.assembly import attribute
 from pmc.dialects.collective import (
@@ -51,9 +51,31 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTableAttr, command_table
+from pmc.dialects.table import Table, TableSchema
+from pmc.dialects.table_columns import (
+    Column,
+    EnumColumn,
+    ListColumn,
+    Lists,
+    NumberColumn,
+    TextColumn,
+    Texts,
+    Values,
+)
 from pmc.dialects.tensor import ScaledType, TensorType
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
+from pmc.dialects.trace_tables import (
+    COMPUTE_EVENTS,
+    EXPERTS,
+    LOGICAL_COMPUTE,
+    LOGICAL_MEMORY,
+    MEMORY_EVENTS,
+    MIGRATE,
+    REROUTE,
+    TENSORS,
+    TraceTableAttr,
+)
 from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
@@ -1006,6 +1028,74 @@ G5: dict[type[Operation], Any] = {
 }  # fmt: skip
 
 
+# -- trace ------------------------------------------------------------------------------------------------------
+
+
+def trace_table(make: Maker, schema: TableSchema, count: int | None = None) -> TraceTableAttr:
+    """Random rows, as far as a verifier leaves a choice."""
+    rows = make.rng.randint(0, 20) if count is None else count
+    return TraceTableAttr(Table.of(schema, [trace_column(make, column, rows) for column in schema.columns]))
+
+
+def trace_column(make: Maker, column: Column, rows: int) -> Values:
+    match column:
+        case ListColumn():
+            lengths = [make.rng.randint(0, 3) for _ in range(rows)]
+            values = trace_column(make, column.items, sum(lengths))
+            assert not isinstance(values, Lists)
+            return Lists(np.cumsum([0, *lengths]), values)
+        case TextColumn():
+            return Texts.of([make.rng.choice(["E17", "B(12,7,3)", "it's", "", "a;b]"]) for _ in range(rows)])
+        case NumberColumn():
+            return np.array([make.rng.choice([0.1, -2.5e9, 1e-300]) for _ in range(rows)], np.float64)
+        case EnumColumn():
+            return np.array([make.rng.randrange(len(column.names)) for _ in range(rows)], np.int64)
+        case _:
+            return np.array([make.rng.randint(-(10**17), 10**17) for _ in range(rows)], np.int64)
+
+
+def trace_logical(make: Maker) -> None:
+    """Reduced tables, which are not held against each other."""
+    short = {schema.kind: TraceTableAttr(trace_table(make, schema, 12).data.reduced()) for schema in LOGICAL}
+    make.add(trace.LogicalOp, [], [], micro_batch=make.size(), **short)
+
+
+def trace_placement(make: Maker) -> None:
+    experts, tensors = (TraceTableAttr(trace_table(make, s, 12).data.reduced()) for s in (EXPERTS, TENSORS))
+    make.add(trace.PlacementOp, [], [], strategy="taps", experts=experts, tensors=tensors)
+
+
+def trace_overlay(make: Maker) -> None:
+    migrate = trace_table(make, MIGRATE, 0)
+    make.add(
+        trace.OverlayOp, [], [], window=make.size(), committed="f" * 16, reroute=trace_table(make, REROUTE),
+        migrate=migrate,
+    )  # fmt: skip
+
+
+def trace_physical(make: Maker) -> None:
+    make.add(
+        trace.PhysicalOp, [], [], first=0, count=make.size(), window_ns=make.size(), waiting=make.size(),
+        committed="0123456789abcdef", compute_events=trace_table(make, COMPUTE_EVENTS, 0),
+        memory_events=trace_table(make, MEMORY_EVENTS, 0),
+    )  # fmt: skip
+
+
+LOGICAL = (LOGICAL_COMPUTE, LOGICAL_MEMORY)
+
+TRACE: dict[type[Operation], Any] = {
+    trace.LogicalOp: trace_logical, trace.PlacementOp: trace_placement, trace.OverlayOp: trace_overlay,
+    trace.PhysicalOp: trace_physical,
+}  # fmt: skip
+
+
+def whole_trace(make: Maker) -> None:
+    """Each op at most once, overlays before what is committed."""
+    for build in (trace_logical, trace_placement, trace_overlay, trace_physical):
+        if make.flag():
+            build(make)
+
+
 # -- the tests --------------------------------------------------------------------------------------------------
 
 LEVELS: dict[str, list[Callable[[Maker], object]]] = {
@@ -1014,12 +1104,13 @@ LEVELS: dict[str, list[Callable[[Maker], object]]] = {
     "dist": [program, *DIST.values()],
     "tile": [tile_program],
     "g5": [stream],
+    "trace": [whole_trace],
 }
 
 
 def random_module(rng: Random, level: str) -> ModuleOp:
     make = Maker(rng)
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(1 if level == "trace" else rng.randint(1, 3)):
         rng.choice(LEVELS[level])(make)
     module = ModuleOp(make.ops)
     if level == "dist":
@@ -1056,7 +1147,14 @@ def test_many_random_modules_read_back(level: str, rng: Random) -> None:
 
 @pytest.mark.parametrize(
     ("dialect", "builders"),
-    [(model.Model, MODEL), (layer.Layer, LAYER), (dist.Dist, DIST), (tile.Tile, TILE), (g5.G5, G5)],
+    [
+        (model.Model, MODEL),
+        (layer.Layer, LAYER),
+        (dist.Dist, DIST),
+        (tile.Tile, TILE),
+        (g5.G5, G5),
+        (trace.Trace, TRACE),
+    ],
     ids=lambda found: getattr(found, "name", None),
 )
 def test_every_op_of_a_dialect_has_a_builder(dialect: Any, builders: dict[type[Operation], Any]) -> None:
