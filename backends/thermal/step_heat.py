@@ -18,8 +18,8 @@ import numpy as np
 from pmc.backends.g5.step_work import PartWork, StepWork
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.network import Ints
-from pmc.backends.thermal.noc import xy_links
 from pmc.backends.thermal.power import PICO, DynamicPower
+from pmc.dialects.analyses.mesh_traffic import link_bytes
 from pmc.dialects.arch import Chip
 from pmc.dialects.errors import PmcError
 from pmc.dialects.stacked_arch import StackedArch
@@ -116,9 +116,8 @@ class _OfStack:
         self.arch, self.place = arch, place
         self.pj_per_dram_byte = arch.power.pj_per_dram_byte
         cores = np.arange(arch.mesh.count)
-        even = np.full(len(cores), 1 / len(cores))
-        to = [xy_links(arch, cores, np.full_like(cores, core), even).of_cores() for core in place]
-        self.hops_to = np.stack(to)[:, place]
+        one = np.ones_like(cores)
+        self.hops_to = np.stack([self.crossed(cores, one * core, one) for core in place]) / len(cores)
         """[cores, cores] byte-hops in the second for a byte from everywhere to the first."""
 
     def computed_pj(self, part: PartWork) -> Floats:
@@ -136,6 +135,11 @@ class _OfStack:
         others = part.sdma_bytes - fetched.sum(axis=0)
         from_dram = part.gdma_bytes * whole_way + others
         source, target = np.nonzero(fetched)
-        links = xy_links(self.arch, self.place[source], self.place[target], fetched[source, target].astype(np.float64))
-        found: Floats = from_dram @ self.hops_to + part.gdma_bytes * (1 - whole_way) + links.of_cores()[self.place]
+        crossed = self.crossed(self.place[source], self.place[target], fetched[source, target])
+        found: Floats = from_dram @ self.hops_to + part.gdma_bytes * (1 - whole_way) + crossed
         return found
+
+    def crossed(self, source: Ints, target: Ints, size: Ints) -> Floats:
+        """[cores of the chip] bytes times links, of what leaves each over its links; messages are between places."""
+        found = link_bytes(*self.arch.mesh.cores, source, target, size).sum(axis=0).reshape(-1)
+        return np.asarray(found[self.place])
