@@ -9,7 +9,7 @@ addresses of the first.  A movement between chips takes what the communication p
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -139,13 +139,23 @@ class StepTimes:
         return sum(part.count * part.times.count for part in self.parts if part.times is not None)
 
 
-def simulate_parts(module: ModuleOp) -> tuple[Part, ...]:
-    """What the ranks of all pipeline stages do in a step, in program order.  Raises PmcError as `simulate`."""
+def stream_of(module: ModuleOp) -> StreamOp:
+    """The step of a module.  Raises PmcError for a module above the commands level."""
     streams = [op for op in module.ops if isinstance(op, StreamOp)]
     if len(streams) != 1:
         raise PmcError(f"the module holds {len(streams)} g5.stream ops, must be one: compile it to commands")
-    simulation = _Simulation(Target.of(module), accounting_of(module, "simulate"))
-    return tuple(simulation.parts(streams[0].body.block, 1, None))
+    return streams[0]
+
+
+def simulate_parts(module: ModuleOp, chip: Chip | None = None) -> tuple[Part, ...]:
+    """What the ranks of all pipeline stages do in a step, in program order.
+
+    With `chip` the commands run on that one in place of the module's, which they were compiled for: the same chip at
+    other clocks.  Raises PmcError as `simulate`.
+    """
+    stream, target = stream_of(module), Target.of(module)
+    simulation = _Simulation(target if chip is None else replace(target, chip=chip), accounting_of(module, "simulate"))
+    return tuple(simulation.parts(stream.body.block, 1, None))
 
 
 def simulate(module: ModuleOp) -> StepTimes:

@@ -6,6 +6,7 @@ temperatures that it ends with set clocks and refresh rates of the next one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,10 @@ SETTLED_K = 0.01
 """Change of temperatures at which the steady state with its leakage is found."""
 
 
+PowerAt = Callable[[DvfsState], DynamicPower]
+"""The watts of a work that goes on at some clocks."""
+
+
 @dataclass(frozen=True)
 class KeptChip:
     """What `ChipState.restore` goes on from."""
@@ -40,16 +45,20 @@ class ChipState:
 
     Begins in the steady state of `first`, the mean work of the first window, which lasts `window_ns`.  Leakage, refresh
     and clocks are those of this state: as the search warms up from the ambient, clocks only fall, and the same work
-    per second is done at their lower voltage.  Raises RunAwayError where there is no such state.
+    per second is done at their lower voltage; or what `first` says of these clocks, where it is a function of them.
+    Raises RunAwayError where there is no such state.
     """
 
-    def __init__(self, arch: StackedArch, engine: HeatEngine, first: Work, window_ns: int):
+    def __init__(self, arch: StackedArch, engine: HeatEngine, first: Work | PowerAt, window_ns: int):
         self.arch = arch
         self.engine = engine
         self.windows = 0
         """How many have been stepped through."""
         self.dvfs = DvfsState.fastest(arch.domain, arch.mesh.count)
-        self.snapshot = self._settled(first, window_ns * 1e-9)
+        seconds = window_ns * 1e-9
+        self.snapshot = self._settled(
+            (lambda dvfs: dynamic_power(arch, first, dvfs.energy_factor, seconds)) if isinstance(first, Work) else first
+        )
         """The last one."""
 
     @property
@@ -87,7 +96,7 @@ class ChipState:
         self.windows += 1
         return self.snapshot
 
-    def _settled(self, work: Work, seconds: float) -> Snapshot:
+    def _settled(self, first: PowerAt) -> Snapshot:
         """Sets the clocks too.
 
         Warmer units leak and refresh more, and more power makes every unit warmer: from the ambient, temperatures rise
@@ -95,14 +104,15 @@ class ChipState:
         """
         core_c, bank_c = self._ambient()
         while True:
-            dynamic = dynamic_power(self.arch, work, self.dvfs.energy_factor, seconds)
+            dynamic = first(self.dvfs)
             multiplier = refresh_multiplier(self.arch.refresh, bank_c)
             power = total_power(self.arch, dynamic, core_c, bank_c, multiplier)
             before = np.concatenate([core_c, bank_c])
             core_c, bank_c = self.engine.steady(power.core_w, power.bank_w)
             slower = self.dvfs.after(core_c).step
             if (slower > self.dvfs.step).any():
-                self.dvfs = DvfsState(self.arch.domain, np.maximum(slower, self.dvfs.step))
+                # One step at a time, for a jump to the steady state may pass trips that the next clock stays below.
+                self.dvfs = DvfsState(self.arch.domain, self.dvfs.step + (slower > self.dvfs.step))
                 core_c, bank_c = self._ambient()
                 continue
             self._require_cool(core_c, bank_c, None, None)

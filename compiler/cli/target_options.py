@@ -22,7 +22,8 @@ from pmc.dialects.schema import Words
 def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a target, which it receives as its keyword argument `target`.
 
-    A command with an argument `axes` receives there what `--set` gives several values.
+    A command with an argument `axes` receives there what `--set` gives several values, one with an argument `study`
+    what it says of the parts of a thermal study.
     """
     own = inspect.signature(command, eval_str=True)
     files = [_option(name, str, help=text, autocompletion=preset_names(name)) for name, text in CONFIGURATIONS.items()]
@@ -30,8 +31,8 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
         "settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, SETTING]
     )
     by_panel = sorted(deployment_fields(), key=lambda field: PANELS.index(field.panel))
-    sweeps = "axes" in own.parameters
-    rest = [p for p in own.parameters.values() if p.name not in ("target", "axes")]
+    sweeps, studies = "axes" in own.parameters, "study" in own.parameters
+    rest = [p for p in own.parameters.values() if p.name not in ("target", "axes", "study")]
     positional = [p for p in rest if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     options = [p for p in rest if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
@@ -46,6 +47,9 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
 
             arguments["axes"] = [text for text in settings if varies(text)]
             settings = [text for text in settings if text not in arguments["axes"]]
+        if studies:
+            arguments["study"] = _of_study(settings)
+            settings = [text for text in settings if text not in arguments["study"]]
         command(**arguments, target=_target(configurations, given, settings))
 
     parameters = [*positional, *files, settings, *options, *map(_field_option, by_panel)]
@@ -53,6 +57,15 @@ def takes_target(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     del run.__wrapped__  # typer would look at the signature of the command itself
     return run
+
+
+def _of_study(settings: Sequence[str]) -> list[str]:
+    """The settings of parts of a thermal study.  Raises PmcError for a part of neither the study nor a target."""
+    if not settings:
+        return []
+    from pmc.compiler.overrides import PARTS, parse_setting, study_parts
+
+    return [text for text in settings if parse_setting(text, {**PARTS, **study_parts()}).part in study_parts()]
 
 
 def _target(

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.complete import preset_names
+from pmc.compiler.cli.target import TargetOptions, flag
 from pmc.compiler.files import prepare_folder
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
+    from pmc.backends.thermal.hotspot import HotspotProgram
     from pmc.compiler.tas.experiment import Job
 
 EXAMPLES = """
 pmc thermal compare --arch arch_8x8_32x32x8 --workload workload_mixtral_8x7b --tas tas_params --out results/mixtral
 pmc thermal run --arch arch.yaml --workload workload.yaml --tas tas.yaml --scenario tas --windows 100 --out results
+pmc thermal run llama-3.1-8b --chip sg2262 --topology p1-r1-b1-c8 --deployment llama-8b-decode \
+    --thermal sg2262-stacked --out results/chip
 """
 
 
@@ -39,21 +43,38 @@ class Engine(StrEnum):
 
 
 def thermal_command(
-    action: Annotated[Action, typer.Argument(help="run one scenario, or compare all four.")],
+    action: Annotated[Action, typer.Argument(help="run one scenario or one MODEL, or compare all four scenarios.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Of run: preset, config.json, YAML; or a dump of pmc compile (.mlir).")
+    ] = None,
     *,
-    arch: Annotated[str, typer.Option(help="Stacked chip: preset or YAML file.", autocompletion=preset_names("stack"))],
+    arch: Annotated[
+        str | None, typer.Option(help="Stacked chip: preset or YAML file.", autocompletion=preset_names("stack"))
+    ] = None,
     workload: Annotated[
-        str, typer.Option(help="Workload of experts: preset or YAML file.", autocompletion=preset_names("workload"))
-    ],
+        str | None,
+        typer.Option(help="Workload of experts: preset or YAML file.", autocompletion=preset_names("workload")),
+    ] = None,
     tas: Annotated[
-        str, typer.Option(help="Parameters of TAPS and TACS: preset or YAML file.", autocompletion=preset_names("tas"))
-    ],
+        str | None,
+        typer.Option(help="Parameters of TAPS and TACS: preset or YAML file.", autocompletion=preset_names("tas")),
+    ] = None,
+    thermal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STACK", help="Of MODEL: its chip as a stack, preset or YAML.", autocompletion=preset_names("stack")
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
     scenario: Annotated[
         str | None, typer.Option(help="Of run: baseline, taps (placed by heat), tacs (moves in the run), tas (both).")
     ] = None,
     windows: Annotated[
-        int | None, typer.Option(min=1, help="Only so many windows; by default those that the trace fills.")
+        int | None,
+        typer.Option(min=1, help="Only so many windows; by default those that the trace fills, 100 of MODEL."),
+    ] = None,
+    window_us: Annotated[
+        float | None, typer.Option(min=0.001, help="Of MODEL: length of a window, us; by default 1000.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in the folder.")] = False,
     engine: Annotated[
@@ -62,42 +83,81 @@ def thermal_command(
     ] = Engine.API,
     hotspot: Annotated[str | None, typer.Option(metavar="COMMAND", help="The executable of HotSpot.")] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="After which a call of HotSpot is ended.")] = 300.0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another value of a field: arch.X, workload.X or tas.X."),
-    ] = None,
+    target: TargetOptions,
+    study: list[str],
 ) -> None:
     """Run the TAS-MoE study: experts placed by heat (TAPS), moved in the run (TACS), with temperatures fed back.
 
     Every scenario writes its table, its windows, its events, its module and a log into a folder of its own; `compare`
     adds pictures and report.html. Exit code 1 says that a scenario ran away: its last temperatures are kept.
+
+    `run MODEL` takes the simulated step of a model on a chip instead, over and over while the chip gets warm: DVFS and
+    refresh slow the step. It needs a target and --thermal. --set also takes arch.X (the stack), workload.X and tas.X.
     """
     from pmc.compiler.core_heat import require_scipy
-    from pmc.compiler.tas.scenario import SCENARIOS
 
     require_scipy()
+    if engine is Engine.FILE and hotspot is None:
+        raise PmcError("--engine file needs the executable: --hotspot COMMAND")
+    program = _program(hotspot, timeout_s)
+    names = {"arch": arch, "workload": workload, "tas": tas}
+    given = [flag(name) for name, value in (*names.items(), ("scenario", scenario)) if value is not None]
+    if model is not None:
+        from pmc.compiler.cli.thermal_model import ModelRun, run_model
+
+        foreign = ["compare"] * (action is Action.COMPARE) + given + ["--resume"] * resume
+        if foreign:
+            raise PmcError(f"{', '.join(foreign)}: is for the study; a MODEL takes run, a target and --thermal STACK")
+        asked = ModelRun(model, target, thermal, study, out, windows or 100, window_us or 1e3, engine.value, program)
+        run_model(asked)
+        return
+    foreign = [*target.given, *["--thermal"] * (thermal is not None), *["--window-us"] * (window_us is not None)]
+    if foreign:
+        raise PmcError(f"{', '.join(foreign)}: needs a MODEL, pmc thermal run MODEL")
+    if missing := [flag(name) for name, value in names.items() if value is None]:
+        raise PmcError(f"missing options: {', '.join(missing)}; or give run a MODEL with a target and --thermal STACK")
+    chosen = {name: value for name, value in names.items() if value is not None}
+    scenarios = _scenarios(action, scenario)
+    jobs = _jobs(scenarios, chosen, study, out, windows, resume, engine, program)
+    _run_study(jobs, action is Action.COMPARE)
+
+
+def _scenarios(action: Action, scenario: str | None) -> tuple[str, ...]:
+    """Raises PmcError for a scenario that is unknown, missing, or one too many."""
+    from pmc.compiler.tas.scenario import SCENARIOS
+
     if (action is Action.RUN) != (scenario is not None):
         raise PmcError("run needs --scenario NAME; compare runs all of them and takes none")
     if scenario is not None and scenario not in SCENARIOS:
         raise PmcError(f"unknown scenario '{scenario}', expected {', '.join(SCENARIOS)}")
-    if engine is Engine.FILE and hotspot is None:
-        raise PmcError("--engine file needs the executable: --hotspot COMMAND")
-    jobs = _jobs(
-        (scenario,) if scenario is not None else tuple(SCENARIOS),
-        {"arch": arch, "workload": workload, "tas": tas},
-        settings or [], out, windows, resume, engine, hotspot, timeout_s,
-    )  # fmt: skip
-    prepare_folder(out)
+    return tuple(SCENARIOS) if scenario is None else (scenario,)
+
+
+def _run_study(jobs: list[Job], compared: bool) -> None:
+    """Run the scenarios and print their table."""
     from pmc.backends.thermal.snapshot import RunAwayError
     from pmc.compiler.tas.parallel import run_all
 
+    out = jobs[0].out
+    prepare_folder(out)
     try:
         with _bar(jobs) as advance:
             rows = run_all(jobs, advance)
     except RunAwayError as error:
         typer.echo(f"{error}; the last temperatures are in {out}/*/last_snapshot.json", err=True)
         raise typer.Exit(1) from None
-    _report(rows, jobs[0], action is Action.COMPARE)
+    _report(rows, jobs[0], compared)
+
+
+def _program(hotspot: str | None, timeout_s: float) -> HotspotProgram | None:
+    """How HotSpot is called; None where it is not."""
+    if hotspot is None:
+        return None
+    import shlex
+
+    from pmc.backends.thermal.hotspot import HotspotProgram
+
+    return HotspotProgram(tuple(shlex.split(hotspot)), timeout_s)
 
 
 def _jobs(
@@ -108,12 +168,8 @@ def _jobs(
     windows: int | None,
     resume: bool,
     engine: Engine,
-    hotspot: str | None,
-    timeout_s: float,
+    program: HotspotProgram | None,
 ) -> list[Job]:
-    import shlex
-
-    from pmc.backends.thermal.hotspot import HotspotProgram
     from pmc.compiler.overrides import parse_settings, study_parts
     from pmc.compiler.tas.configuration import load_stack, load_tas, load_workload
     from pmc.compiler.tas.experiment import Job
@@ -125,7 +181,6 @@ def _jobs(
         load_workload(names["workload"], values.get("workload")),
         load_tas(names["tas"], values.get("tas")),
     )
-    program = None if hotspot is None else HotspotProgram(tuple(shlex.split(hotspot)), timeout_s)
     return [Job(study, scenario, out, windows, resume, engine.value, program) for scenario in scenarios]
 
 

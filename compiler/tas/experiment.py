@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pmc.backends.thermal.tas_loop import TasRun
 from pmc.compiler.config import yaml_text
 from pmc.compiler.driver import module_text
 from pmc.compiler.files import prepare_folder, write_file
+from pmc.compiler.run_log import LOG, log_file
 from pmc.compiler.tas.page import HOTTEST
 from pmc.compiler.tas.run_files import (
     CHECKPOINT,
@@ -37,8 +37,6 @@ from pmc.compiler.tas.run_module import MODULE, add_events
 from pmc.compiler.tas.scenario import SCENARIOS, Study, setting_of
 from pmc.compiler.trace_files import PLACEMENT_FILE, REPLICAS_FILE, write_logical, write_placement, write_replicas
 from pmc.dialects.trace import LogicalOp, PlacementOp
-
-LOG = logging.getLogger("pmc.thermal")
 
 CHECKPOINT_EVERY = 25
 """Windows between two checkpoints."""
@@ -78,7 +76,7 @@ class Job:
 def run_scenario(job: Job, advance: Advance = lambda windows: None) -> dict[str, float | str]:
     """Run a scenario and give the row of it.  Raises PmcError; RunAwayError after the last temperatures are written."""
     prepare_folder(job.folder)
-    with _log_file(job.folder / "run.log", job.resume):
+    with log_file(job.folder / "run.log", job.resume):
         _log_inputs(job)
         module = job.study.module(job.scenario)
         setting = setting_of(module)
@@ -157,22 +155,3 @@ def _log_inputs(job: Job) -> None:
     LOG.info("scenario %s, seed %d", job.scenario, job.study.workload.routing.seed)
     for kind, part in (("arch", job.study.arch), ("workload", job.study.workload), ("tas", job.study.tas)):
         LOG.info("%s:\n%s", kind, yaml_text(part))
-
-
-@contextmanager
-def _log_file(path: Path, append: bool) -> Generator[None]:
-    """Send what `pmc.thermal` logs to a file, without times, so that two runs write the same bytes."""
-    handler = logging.FileHandler(path, "a" if append else "w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    before = LOG.level
-    LOG.setLevel(logging.DEBUG)
-    LOG.addHandler(handler)
-    try:
-        yield
-    except Exception as error:
-        LOG.error("stopped: %s", error)
-        raise
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(before)
-        handler.close()

@@ -30,15 +30,23 @@ class ProgramResources:
     gdma_commands: IntArray
     sdma_bytes: IntArray
     sdma_commands: IntArray
+    core_macs: IntArray
+    fetched_bytes: IntArray
+    """[cores, cores] that the second fetches from the first: a part of `sdma_bytes`."""
     dram_read: int = 0
     dram_written: int = 0
-    macs: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Of all cores."""
+        return int(self.core_macs.sum())
 
     @classmethod
     def nothing(cls, cores: int) -> ProgramResources:
         """What no command asks for."""
-        zero = np.zeros(cores, np.int64)
-        return cls({}, {}, zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy())
+        tiu, gdma, gdma_commands, sdma, sdma_commands, macs = np.zeros((6, cores), np.int64)
+        fetched = np.zeros((cores, cores), np.int64)
+        return cls({}, {}, tiu, gdma, gdma_commands, sdma, sdma_commands, macs, fetched)
 
     def add(self, other: ProgramResources) -> None:
         """Count another command, its DRAM traffic left out."""
@@ -54,7 +62,8 @@ class ProgramResources:
             self.sdma_bytes + other.sdma_bytes,
             self.sdma_commands + other.sdma_commands,
         )
-        self.macs += other.macs
+        self.core_macs = self.core_macs + other.core_macs
+        self.fetched_bytes = self.fetched_bytes + other.fetched_bytes
 
 
 def program_resources(program: ProgramOp, chip: Chip) -> ProgramResources:
@@ -82,7 +91,7 @@ def command_resources(runs: Runs, cores: int, chip: Chip) -> ProgramResources:
             m, n, k = (runs.value(e.data) for e in (op.m, op.n, op.k))
             depth = cube_k(chip, name)
             steps = ceil_div(m, chip.cube.m) * ceil_div(n, chip.cube.n) * ceil_div(k, depth)
-            found.macs = int((m * n * k).sum())
+            found.core_macs = per_core(m * n * k)
             found.tiu_steps[name] = per_core(steps)
             found.tiu_commands = per_core(one)
         case VectorCommandOp() as op:
@@ -101,8 +110,9 @@ def command_resources(runs: Runs, cores: int, chip: Chip) -> ProgramResources:
             found.sdma_bytes = per_core(bytes_of(size, element_bits(op.lmem.element_type)))
             found.sdma_commands = per_core(one)
         case FetchOp() as op:
-            size = runs.value(op.rows.data * op.columns.data)
-            found.sdma_bytes = per_core(bytes_of(size, element_bits(op.target.element_type)))
+            size = bytes_of(runs.value(op.rows.data * op.columns.data), element_bits(op.target.element_type))
+            found.sdma_bytes = per_core(size)
+            np.add.at(found.fetched_bytes, (runs.value(op.core.data), runs.core), size)
             found.sdma_commands = per_core(one)
         case _:
             pass
