@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pmc.backends.thermal.core_response import response_of
 from pmc.backends.thermal.engine import SolverEngine
+from pmc.backends.thermal.metrics import run_metrics, window_metrics
 from pmc.backends.thermal.stacked import StackedModel
 from pmc.backends.thermal.tacs import Tacs
 from pmc.backends.thermal.tas_loop import TasRun, WindowRecord
 from pmc.compiler.tas.configuration import load_stack, load_tas, load_workload
 from pmc.compiler.tas.scenario import SCENARIOS, Study, setting_of
 from pmc.dialects.analyses.event_state import EventSetting
+from pmc.dialects.analyses.workload_trace import weights_table
+from pmc.passes.place_experts import tables_of
 
 CHIP = {"mesh.cores": [4, 4], "dram.banks": [8, 8, 2], "geometry.grid": [8, 8]}
 WORK = {
@@ -45,3 +49,29 @@ def started(found: Study, scenario: str, setting: EventSetting | None = None) ->
 def records(run: TasRun, windows: int | None = None) -> list[WindowRecord]:
     """The windows of a run, by default those that the trace fills."""
     return [run.step() for _ in range(run.setting.windows if windows is None else windows)]
+
+
+def placed(found: Study, cores: Sequence[int]) -> EventSetting:
+    """The setting of a study whose expert e stands on core `cores[e]`."""
+    plain = setting_of(found.module("baseline"))
+    experts, tensors = tables_of(
+        found.arch, weights_table(found.workload), {f"E{expert}": [core] for expert, core in enumerate(cores)}
+    )
+    return EventSetting.of(plain.parts, plain.chip, plain.window_ns, experts, tensors)
+
+
+def row_of(windows: Sequence[WindowRecord], setting: EventSetting) -> dict[str, Any]:
+    """The metrics of a run, with the sums of its moves."""
+    rows = [window_metrics(setting, record) for record in windows]
+    counts = {name: sum(int(row[name]) for row in rows) for name in ("reroutes", "migrations", "tokens")}
+    return {**run_metrics("", "", rows), **counts, "waiting": rows[-1]["waiting"]}
+
+
+def moved_experts(windows: Sequence[WindowRecord]) -> list[tuple[int, str, str, str]]:
+    """Window, expert, source and target of all experts that got a core, or lost one."""
+    found: list[tuple[int, str, str, str]] = []
+    for record in windows:
+        table = record.overlay.migrate
+        rows = zip(*(table.texts(name).tolist() for name in ("obj_type", "obj_id", "src", "dst")), strict=True)
+        found += [(record.window, name, source, target) for kind, name, source, target in rows if kind == "expert"]
+    return found
