@@ -143,8 +143,10 @@ def test_a_chip_that_runs_away_keeps_its_last_temperatures(tmp_path: Path) -> No
         RunAwayError, match=r"thermal: core \d+ has run away in window \d+: .* the limit is 58 C"
     ) as error:
         run_scenario(found)
+    window = error.value.window
+    assert window is not None
     kept = json.loads((found.folder / "last_snapshot.json").read_text())
-    assert kept["ts_ns"] == error.value.window * 3_000_000 and max(kept["temps_core_c"]) <= 58.0
+    assert kept["ts_ns"] == window * 3_000_000 and max(kept["temps_core_c"]) <= 58.0
     assert len(kept["temps_bank_c"]) == 128
     assert "ERROR stopped: thermal: core" in (found.folder / "run.log").read_text()
 
@@ -164,7 +166,8 @@ def files(folder: Path, **fields: Any) -> list[str]:
 
 def pmc(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = main(list(arguments))
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 def test_one_scenario(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

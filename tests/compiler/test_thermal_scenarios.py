@@ -1,7 +1,7 @@
 """What separates the four scenarios of the TAS-MoE study, and what none of them changes.
 
 On the chip of `thermal_cases` an expert that has an even share of the tokens keeps a core busy for a sixth of a window,
-and attention for a fifteenth: five experts on a core are work for 0.9 windows, six for 1.07.
+and attention, which waits for its bank, for a ninth: five experts on a core are work for 0.95 windows.
 """
 
 from __future__ import annotations
