@@ -55,7 +55,7 @@ class Case:
         cores = np.full(16, 50.0)
         cores[list(celsius)] = list(celsius.values())
         load = np.minimum(self.work().load, 1)
-        given = {"util_core": load, "noc_load": 0.0, "ts_ns": self.now, **telemetry}
+        given: dict[str, Any] = {"util_core": load, "noc_load": 0.0, "ts_ns": self.now, **telemetry}
         found = Telemetry(cores, np.full(128, 50.0), **given)
         return self.tacs.step(found, self.state, memory or TacsMemory())
 

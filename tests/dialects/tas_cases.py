@@ -37,7 +37,8 @@ def workload(**overrides: Any) -> MoeWorkload:
 
 
 def tas() -> TasParams:
-    return load_tas("tas_params")
+    """The parameters of the study, but for migrations that may take all of a bank's bandwidth."""
+    return load_tas("tas_params", {"taps.capacity.migration_bw_gbps": 25.0})
 
 
 def tables(found: MoeWorkload) -> tuple[Table, Table]:
