@@ -120,6 +120,11 @@ def load_fields(kind: str, name_or_path: str | Path) -> dict[str, Any]:
     return _read(file, source)
 
 
+def load_content(schema: type[SchemaT], content: Mapping[str, Any], source: str) -> SchemaT:
+    """The configuration that the content of a file gives; `source` names it in errors.  Raises ConfigError."""
+    return _validate(schema, dict(content), source, {})
+
+
 def yaml_text(configuration: Schema) -> str:
     """A configuration as a YAML file would give it, every field written out."""
     return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)

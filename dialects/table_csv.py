@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +58,7 @@ class TableCsv:
         """Append all rows of a whole table and hand them to the system.  Raises PmcError."""
         if table.schema != self.schema or not table.is_whole:
             raise PmcError(f"{self.path}: takes whole tables '{self.schema.kind}', not '{table.schema.kind}'")
-        cells = [_cells(column, values) for column, values in zip(self.schema.columns, table.columns, strict=True)]
+        cells = [cells_of(column, values) for column, values in zip(self.schema.columns, table.columns, strict=True)]
         try:
             self.writer.writerows(zip(*cells, strict=True))
             self.file.flush()
@@ -105,7 +105,7 @@ def read_table(path: Path, schema: TableSchema) -> Table:
     columns: list[Values] = []
     for column, texts in zip(schema.columns, cells, strict=True):
         try:
-            columns.append(_values(column, texts))
+            columns.append(values_of(column, texts))
         except ValueError:
             columns.append(_first_error(path, lines, column, texts))
     return Table.of(schema, columns)
@@ -130,13 +130,14 @@ def _first_error(path: Path, lines: list[int], column: Column, texts: tuple[str,
     """Read value by value, so that the first that is wrong is found with its line."""
     for line, text in zip(lines, texts, strict=True):
         try:
-            _values(column, (text,))
+            values_of(column, (text,))
         except ValueError as error:
             raise PmcError(f"{path}:{line}: {column.name}: {error}") from None
     raise AssertionError(f"{path}: no value of {column.name} is wrong by itself")
 
 
-def _cells(column: Column, values: Values) -> list[str]:
+def cells_of(column: Column, values: Values) -> list[str]:
+    """The cells of a column, a list as JSON."""
     match values:
         case Texts():
             return values.tolist()
@@ -155,7 +156,8 @@ def _json_items(lists: Lists) -> list[str]:
     return list(map(repr, lists.values.tolist()))
 
 
-def _values(column: Column, texts: tuple[str, ...]) -> Values:
+def values_of(column: Column, texts: Sequence[str]) -> Values:
+    """The column that cells hold.  Raises ValueError for a cell that is none of its values."""
     match column:
         case ListColumn():
             parsed = [_json_list(column.items, text) for text in texts]

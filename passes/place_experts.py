@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, ModuleOp, f64
 
-from pmc.dialects.analyses.core_heat import CORE_HEAT, Floats
+from pmc.dialects.analyses.core_heat import CORE_HEAT, Floats, HeatResponse
 from pmc.dialects.analyses.event_state import EventChip
 from pmc.dialects.analyses.identity_placement import identity_of
 from pmc.dialects.analyses.logical_parts import LogicalParts
@@ -79,12 +79,16 @@ def _sums(place: IntArray, amount: Floats, count: int) -> Floats:
     return np.bincount(place, amount, count).astype(np.float64)
 
 
-def problem_of(arch: StackedArch, profile: Profile, weights: Table, params: TapsParams) -> PlacementProblem:
+def problem_of(
+    arch: StackedArch, profile: Profile, weights: Table, params: TapsParams, response: HeatResponse | None = None
+) -> PlacementProblem:
     """The heat sources and the chip.  Raises PmcError where the weights do not fit into the banks.
 
+    `response` is that of the cores; None for that of the thermal model.
     Leakage and refresh count at their reference temperature and base rate: they shift all placements alike.
     """
-    power, response, cores = arch.power, CORE_HEAT.response(arch), arch.mesh.count
+    power, cores = arch.power, arch.mesh.count
+    response = CORE_HEAT.response(arch) if response is None else response
     work, copies = profile.experts, np.ones(len(profile.experts.names), np.int64)
     hottest = np.argsort(-work.flop_per_s, kind="stable")[: params.replicate_hot_k]
     copies[hottest] = min(2, cores)
@@ -182,9 +186,15 @@ class PlaceExpertsPass(PmcPass):
         module.body.block.insert_op_after(placement, logical)
 
     def placed(
-        self, arch: StackedArch, logical: LogicalOp, weights: Table, tas: TasParams, change_ns: int | None
+        self,
+        arch: StackedArch,
+        logical: LogicalOp,
+        weights: Table,
+        tas: TasParams,
+        change_ns: int | None,
+        response: HeatResponse | None = None,
     ) -> tuple[Table, Table, MilpResult | None]:
-        """The tables of the strategy, and what the exact search says of them."""
+        """The tables of the strategy, and what the exact search says of them; `response` as in `problem_of`."""
         if self.strategy == "identity":
             return (*identity_of(arch, weights), None)
         parts = LogicalParts.of(logical.compute.data, logical.memory.data, logical.micro_batch.value.data)
@@ -196,7 +206,7 @@ class PlaceExpertsPass(PmcPass):
             EventChip.of(arch, tas.taps.capacity),
             end_ns if change_ns is None else min(change_ns, end_ns),
         )
-        problem = problem_of(arch, profile, weights, tas.taps)
+        problem = problem_of(arch, profile, weights, tas.taps, response)
         cores, found = taps(problem), None
         if self.strategy == "taps-milp":
             found = taps_milp(problem, cores, self.time_limit_s, self.gap)

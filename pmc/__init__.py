@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pmc.compiler.config import load_accounting, load_calibration, load_chip, load_deployment, load_topology
     from pmc.compiler.module import Module
     from pmc.compiler.presets import list_presets
+    from pmc.compiler.tas import study as thermal_study
     from pmc.dialects.errors import PmcError
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "load_model",
     "load_topology",
     "sweep",
+    "thermal_study",
 ]
 
 _HOME = {
@@ -49,9 +51,17 @@ _HOME = {
 }
 """The module that defines each name."""
 
+_MODULES = {"thermal_study": "pmc.compiler.tas.study"}
+"""The modules that are names of the API themselves: `pmc.thermal_study` has the functions of the TAS-MoE study."""
+
 
 def __getattr__(name: str) -> object:
     """Import a name of the API on first use (PEP 562)."""
+    if name in _MODULES:
+        from pmc.compiler.core_heat import require_scipy
+
+        require_scipy()
+        return import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'pmc' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

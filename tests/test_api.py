@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -13,7 +14,17 @@ import pmc
 def test_every_name_of_the_api_exists() -> None:
     assert dir(pmc) == pmc.__all__ == sorted(pmc.__all__)
     for name in pmc.__all__:
-        assert getattr(pmc, name).__name__ == name
+        found = getattr(pmc, name)
+        assert found.__name__ == name or isinstance(found, ModuleType)
+
+
+def test_the_study_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> None:
+        assert name == "scipy"
+
+    monkeypatch.setattr("pmc.compiler.core_heat.find_spec", none)
+    with pytest.raises(pmc.PmcError, match=r"temperatures need SciPy: pip install 'pmc\[thermal\]'"):
+        assert pmc.thermal_study
 
 
 def test_a_name_that_is_not_in_the_api_is_an_attribute_error() -> None:

@@ -40,34 +40,36 @@ class PendingWork:
         self._fresh = parts.t_gen_ns[part] >= start_ns
         row, place = parts.rows_of(part)
         self._bytes = np.bincount(place, parts.row_bytes[row], len(part))
+        self._stacks: dict[tuple[int, int], tuple[tuple[int, ...], Floats, Floats]] = {}
 
     def busiest(self, core: int) -> int | None:
         """The expert with most work on a core, the first of equal ones; None where none waits for it."""
         here = np.flatnonzero(self._core == core)
         return int(np.argmax(np.bincount(self._expert[here], self._busy_ns[here]))) if len(here) else None
 
-    def last(self, core: int, expert: int, wanted_ns: float) -> tuple[int, ...]:
+    def last(self, core: int, expert: int, wanted_ns: float) -> tuple[tuple[int, ...], Amount]:
         """The last micro-batches that wait for an expert on a core: so many, but at least one, as come next to the work
-        that is wanted.
+        that is wanted; and their work.
         """
-        here = self._at(core, expert)
-        mbs, place = np.unique(self._mb[here], return_inverse=True)
-        work_ns = np.cumsum(np.bincount(place.reshape(-1), self._busy_ns[here])[::-1])
-        count = int(np.argmin(np.abs(work_ns - wanted_ns))) + 1
-        return tuple(mbs[-count:].tolist())
-
-    def of(self, core: int, expert: int, mbs: tuple[int, ...] | None = None) -> Amount:
-        """The work of an expert on a core, of some micro-batches or of all."""
-        here = self._at(core, expert)
-        return self._sum(here if mbs is None else here[np.isin(self._mb[here], mbs)])
+        mbs, busy_ns, size = self._stacked(core, expert)
+        count = int(np.argmin(np.abs(busy_ns - wanted_ns)))
+        return mbs[len(mbs) - count - 1 :], Amount(float(busy_ns[count]), float(size[count]))
 
     def fresh(self, core: int, expert: int) -> Amount:
-        """What of it the window itself generates."""
+        """The work of an expert on a core that the window itself generates."""
         here = self._at(core, expert)
-        return self._sum(here[self._fresh[here]])
+        places = here[self._fresh[here]]
+        return Amount(float(self._busy_ns[places].sum()), float(self._bytes[places].sum()))
+
+    def _stacked(self, core: int, expert: int) -> tuple[tuple[int, ...], Floats, Floats]:
+        """The micro-batches of an expert on a core, and time and bytes of the last one, of the last two, and so on."""
+        if (core, expert) not in self._stacks:
+            here = self._at(core, expert)
+            mbs, place = np.unique(self._mb[here], return_inverse=True)
+            sums = (np.bincount(place.reshape(-1), values[here]) for values in (self._busy_ns, self._bytes))
+            busy_ns, size = (np.cumsum(amounts[::-1], dtype=np.float64) for amounts in sums)
+            self._stacks[core, expert] = tuple(mbs.tolist()), busy_ns, size
+        return self._stacks[core, expert]
 
     def _at(self, core: int, expert: int) -> Ints:
         return np.flatnonzero((self._core == core) & (self._expert == expert))
-
-    def _sum(self, places: Ints) -> Amount:
-        return Amount(float(self._busy_ns[places].sum()), float(self._bytes[places].sum()))

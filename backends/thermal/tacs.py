@@ -9,21 +9,24 @@ some hops:
 - *replicate*: where the expert has kept its core under pressure for two windows, the target becomes one more of its
   cores, half of the weights move to the banks there, and tokens take turns from then on.
 
-A move is worth what it takes off the pressure of both cores, less its cost.  Their load is the work that waits, for a
-reroute, or the work that a window generates, for a replica, which stays.  The cost is
+A move takes something off the greater one of the pressures of both cores: where all cores are hot, heat is still moved
+from a hotter to a cooler one.  Their load is the work that waits, for a reroute, or the work that a window generates,
+for a replica, which stays.  The move is made if it takes off more than the first two terms of its cost
 
     lambda x hops / longest way + mu x bytes / what a link carries in a window
-    + eta x (how much hotter the target comes to be than the source is) / (Temg - ambient)
+    + eta x (how much hotter the target comes to be than the coolest possible one would) / (Temg - ambient)
 
+while the third only chooses between moves: were it to count, TACS would do less because some other target is cooler.
 Bytes of weights that move count by the part of their least stay that a window is.  The best move is taken first, and
-what it changes is counted before the next is looked for.  A replica that is not needed any more is removed after its
-least stay.
+what it changes is counted before the next is looked for.  A replica is removed after its least stay, once the other
+cores of its expert would stay cool and far from their target load without it, so that they do not ask for it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +43,7 @@ STUBBORN_WINDOWS = 2
 """Windows in a row in which an expert keeps its core under pressure before it gets another core."""
 
 IDLE_SHARE = 0.5
-"""Part of the target load below which the remaining cores of an expert must stay for a replica to be removed."""
+"""Part of the target load that the remaining cores of an expert must not exceed for a replica to be removed."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,14 @@ class _Outlook:
         return self.load if kind == "reroute" else self.flow
 
 
+class _Candidate(NamedTuple):
+    """A move that is possible."""
+
+    move: Move
+    carried_bytes: float
+    """What it puts on links in a window."""
+
+
 class Tacs:
     """The rules for one chip and one run; `step` changes nothing that it is given."""
 
@@ -123,9 +134,10 @@ class Tacs:
         hot = {core: expert for core in ranked if pressure[core] > 0 and (expert := work.busiest(core)) is not None}
         stubborn = {place: memory.stubborn.get(place, 0) + 1 for place in hot.items()}
         memory = replace(memory, stubborn=stubborn)
-        taken = self._removals(telemetry, state, memory, work, pressure)
+        outlook = _Outlook(telemetry.temps_core, work.load, work.flow)
+        taken = self._removals(now, state, memory, work, outlook)
         room = self.params.max_parallel_migrations - len(taken) - len(self._rows.on_their_way(state))
-        moves = self._chosen(room, now, hot, state, memory, work, _Outlook(telemetry.temps_core, work.load, work.flow))
+        moves = self._chosen(room, now, hot, state, memory, work, outlook)
         return self._rows.overlay(now, state, moves, taken), self._remembered(now, memory, moves, taken)
 
     # -- moves --------------------------------------------------------------------------------------------------
@@ -149,10 +161,10 @@ class Tacs:
                 for core, expert in hot.items()
                 if core not in busy
                 for move in self._moves(core, expert, now, state, memory, work, outlook)
-                if move.target not in busy
+                if move.target not in busy and move.worth > 0
             ]
-            best = max(found, key=lambda move: (move.worth, -move.source, -move.target), default=None)
-            if best is None or best.worth <= 0:
+            best = max(found, key=lambda move: (move.worth - move.heat, -move.source, -move.target), default=None)
+            if best is None:
                 break
             moves.append(best)
             outlook = self._after(best, outlook)
@@ -173,73 +185,97 @@ class Tacs:
         came = max((at for (moved, _), at in memory.added.items() if moved == expert), default=None)
         settled = came is None or now - came >= self.params.min_residency_ms * 1e6
         settled &= memory.stubborn[core, expert] >= STUBBORN_WINDOWS and expert not in self._rows.on_their_way(state)
-        found: list[Move] = []
+        found: list[_Candidate] = []
         for target in np.flatnonzero(self._hops[core] <= self.params.radius_hops).tolist():
             left = memory.removed.get((expert, target))
             cool = left is None or now - left >= self.params.cool_down_ms * 1e6
             if target == core:
                 continue
             if settled and cool and target not in stands:
-                found.append(self._replicate(expert, core, target, len(stands), work, outlook))
+                found.append(self._replicate(expert, core, target, sorted(stands), work))
             found.append(self._reroute(expert, core, target, work, outlook))
+        return self._judged(found, outlook)
+
+    def _reroute(self, expert: int, core: int, target: int, work: PendingWork, outlook: _Outlook) -> _Candidate:
+        uneven = float(outlook.load[core] - outlook.load[target])
+        mbs, moved = work.last(core, expert, uneven / 2 * self.setting.window_ns)
+        shift = {core: -moved.busy_ns, target: moved.busy_ns}
+        return _Candidate(Move("reroute", expert, core, target, mbs, shift), moved.size_bytes)
+
+    def _replicate(self, expert: int, core: int, target: int, stands: list[int], work: PendingWork) -> _Candidate:
+        """Tokens take turns, so every core of the expert gives up an equal part of what it does."""
+        fresh = {place: work.fresh(place, expert) for place in stands}
+        share = 1 / (len(stands) + 1)
+        shift = {place: -amount.busy_ns * share for place, amount in fresh.items()}
+        shift[target] = -sum(shift.values())
+        stay_windows = self.params.min_residency_ms * 1e6 / self.setting.window_ns
+        # Half of the weights is at the new core then, and half of what it reads comes from the old ones.
+        read = sum(amount.size_bytes for amount in fresh.values()) * share / 2
+        carried = read + self._rows.bytes_that_move(expert) / stay_windows
+        return _Candidate(Move("replicate", expert, core, target, (), shift), carried)
+
+    def _judged(self, found: Sequence[_Candidate], outlook: _Outlook) -> list[Move]:
+        """The moves with their worth and cost."""
+        if not found:
+            return []
+        moves, carried_bytes = [candidate.move for candidate in found], [candidate.carried_bytes for candidate in found]
+        ends = np.array([(move.source, move.target) for move in moves])
+        before = np.stack([outlook.of(move.kind) for move in moves])
+        shift = np.stack([self._shift(move) for move in moves])
+        celsius = outlook.celsius + self._watts(before, shift) @ self.response.core_k_per_w.T
+        rows = np.arange(len(moves))[:, None]
+        worst = self.pressure(outlook.celsius[ends], before[rows, ends]).max(axis=1)
+        gain = worst - self.pressure(celsius[rows, ends], (before + shift)[rows, ends]).max(axis=1)
+        weights, warm = self.params.cost, celsius[rows[:, 0], ends[:, 1]]
+        way = weights.lambda_hops * self._hops[ends[:, 0], ends[:, 1]] / self._longest
+        way += weights.mu_noc * np.array(carried_bytes) / self._link_bytes
+        room = self.params.thresholds.Temg - self.setting.chip.arch.cooling.ambient_c
+        heat = weights.eta_temp * (warm - warm.min()) / room
+        columns = (gain - way).tolist(), heat.tolist(), (way + heat).tolist()
+        return [
+            replace(move, worth=worth, heat=warmer, cost=cost)
+            for move, worth, warmer, cost in zip(moves, *columns, strict=True)
+        ]
+
+    def _shift(self, move: Move) -> Floats:
+        """[cores] work that comes with a move, in windows."""
+        found = np.zeros(self.setting.chip.cores)
+        found[list(move.shift_ns)] = np.array(list(move.shift_ns.values())) / self.setting.window_ns
         return found
 
-    def _reroute(self, expert: int, core: int, target: int, work: PendingWork, outlook: _Outlook) -> Move:
-        uneven = float(outlook.load[core] - outlook.load[target])
-        mbs = work.last(core, expert, uneven / 2 * self.setting.window_ns)
-        moved = work.of(core, expert, mbs)
-        return self._judged(Move("reroute", expert, core, target, mbs, moved.busy_ns), moved.size_bytes, outlook)
-
-    def _replicate(
-        self, expert: int, core: int, target: int, copies: int, work: PendingWork, outlook: _Outlook
-    ) -> Move:
-        fresh = work.fresh(core, expert)
-        share = 1 / (copies + 1)
-        stay_windows = self.params.min_residency_ms * 1e6 / self.setting.window_ns
-        # Half of the weights is at the new core then, and half of what it reads comes from the old one.
-        carried = fresh.size_bytes * share / 2 + self._rows.bytes_that_move(expert) / stay_windows
-        return self._judged(Move("replicate", expert, core, target, (), fresh.busy_ns * share), carried, outlook)
-
-    def _judged(self, move: Move, carried_bytes: float, outlook: _Outlook) -> Move:
-        after = self._after(move, outlook)
-        both = [move.source, move.target]
-        before, then = (self.pressure(look.celsius, look.of(move.kind))[both].sum() for look in (outlook, after))
-        weights = self.params.cost
-        hotter = float(after.celsius[move.target] - outlook.celsius[move.source])
-        room = self.params.thresholds.Temg - self.setting.chip.arch.cooling.ambient_c
-        cost = (
-            weights.lambda_hops * float(self._hops[move.source, move.target]) / self._longest
-            + weights.mu_noc * carried_bytes / self._link_bytes
-            + weights.eta_temp * max(0.0, hotter) / room
-        )
-        return replace(move, worth=float(before - then) - cost, cost=cost)
+    def _watts(self, before: Floats, shift: Floats) -> Floats:
+        """[.., cores] power that comes with a shift of work; no core does more than it can."""
+        found: Floats = (np.minimum(before + shift, 1) - np.minimum(before, 1)) * self._busy_core_w
+        return found
 
     def _after(self, move: Move, outlook: _Outlook) -> _Outlook:
-        """Loads and, as if they had settled, temperatures after a move; no core does more than it can."""
-        both = [move.source, move.target]
-        shift = np.zeros(len(outlook.load))
-        shift[both] = np.array([-1, 1]) * move.busy_ns / self.setting.window_ns
-        before = outlook.of(move.kind)
-        watts = (np.minimum(before + shift, 1) - np.minimum(before, 1))[both] * self._busy_core_w
-        celsius = outlook.celsius + self.response.core_k_per_w[:, both] @ watts
+        """Loads and, as if they had settled, temperatures after a move."""
+        shift = self._shift(move)
+        celsius = outlook.celsius + self.response.core_k_per_w @ self._watts(outlook.of(move.kind), shift)
         return _Outlook(celsius, outlook.load + shift, outlook.flow + shift)
 
     # -- replicas that go ---------------------------------------------------------------------------------------
 
     def _removals(
-        self, telemetry: Telemetry, state: EventState, memory: TacsMemory, work: PendingWork, pressure: Floats
+        self, now: int, state: EventState, memory: TacsMemory, work: PendingWork, outlook: _Outlook
     ) -> list[tuple[int, int]]:
-        """Experts and the cores that TACS added and that are not needed any more."""
-        found: list[tuple[int, int]] = []
+        """Experts and the cores that TACS added and that are not needed any more, at most one core of an expert."""
+        moving = self._rows.on_their_way(state)
+        found: dict[int, int] = {}
         for (expert, core), since in sorted(memory.added.items()):
-            cores = [int(c) for c in state.expert_cores[expert] if c >= 0]
-            if telemetry.ts_ns - since < self.params.min_residency_ms * 1e6 or any(e == expert for e, _ in found):
-                continue
-            load = sum(work.of(c, expert).busy_ns for c in cores) / self.setting.window_ns
-            calm = pressure[cores].max() == 0 and expert not in self._rows.on_their_way(state)
-            if calm and load <= IDLE_SHARE * self.params.q_target * (len(cores) - 1):
-                found.append((expert, core))
-        return found[: max(0, self.params.max_parallel_migrations - len(self._rows.on_their_way(state)))]
+            settled = now - since >= self.params.min_residency_ms * 1e6 and expert not in moving
+            if settled and expert not in found and self._is_idle(expert, core, state, work, outlook):
+                found[expert] = core
+        return list(found.items())[: max(0, self.params.max_parallel_migrations - len(moving))]
+
+    def _is_idle(self, expert: int, core: int, state: EventState, work: PendingWork, outlook: _Outlook) -> bool:
+        """Whether the other cores of an expert can do without one of them."""
+        others = [int(c) for c in state.expert_cores[expert] if c not in (-1, core)]
+        gone = work.fresh(core, expert).busy_ns
+        shift = {core: -gone, **dict.fromkeys(others, gone / len(others))}
+        after = self._after(Move("replicate", expert, core, others[0], (), shift), outlook)
+        cool = after.celsius[others].max() <= self.params.thresholds.Thot
+        return bool(cool and after.load[others].max() <= IDLE_SHARE * self.params.q_target)
 
     def _remembered(self, now: int, memory: TacsMemory, moves: list[Move], taken: list[tuple[int, int]]) -> TacsMemory:
         added, removed = dict(memory.added), dict(memory.removed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,11 +27,14 @@ class Move:
     target: int
     mbs: tuple[int, ...]
     """Micro-batches that a reroute takes."""
-    busy_ns: float
-    """What it takes off the source in the next window."""
+    shift_ns: Mapping[int, float]
+    """By core the work that comes to it in the next window, or leaves it, as time at the fastest clock."""
     worth: float = 0.0
-    """What it takes off the pressure, less its cost."""
+    """What it takes off the pressure, less the cost of hops and bytes."""
+    heat: float = 0.0
+    """The cost of the temperature of its target."""
     cost: float = 0.0
+    """All of it."""
 
 
 Row = tuple[Any, ...]
@@ -87,7 +90,7 @@ class OverlayRows:
     ) -> list[Row]:
         """Moves of shards to banks at a core that hold nothing, far from each other; without a bank a shard stays."""
         chip = self._setting.chip
-        free = [bank for bank in chip.banks_at_core[core].tolist() if bank not in used]
+        free: list[int] = [bank for bank in chip.banks_at_core[core].tolist() if bank not in used]
         apart = free[:: max(1, len(free) // max(1, len(shards)))]
         rows: list[Row] = []
         for tensor, bank in zip(shards, apart, strict=False):

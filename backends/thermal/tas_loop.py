@@ -84,9 +84,20 @@ class TasRun:
 
     def step(self) -> WindowRecord:
         """The next window.  Raises RunAwayError."""
-        state, setting, chip, window = self.state, self.setting, self.chip, self.window
         overlay, memory = self._decided()
-        events = physicalize_window(setting, state.events, chip.clock_ghz, chip.bandwidth_factor, overlay)
+        return self.finished(overlay, memory, self.physical(overlay))
+
+    def physical(self, overlay: Overlay) -> PhysicalWindow:
+        """The events of the next window at the present clocks and rates of refresh; nothing is committed.
+
+        Raises PmcError for an overlay that does not fit.
+        """
+        chip = self.chip
+        return physicalize_window(self.setting, self.state.events, chip.clock_ghz, chip.bandwidth_factor, overlay)
+
+    def finished(self, overlay: Overlay, memory: TacsMemory, events: PhysicalWindow) -> WindowRecord:
+        """Commit the events of the next window, and heat the chip by them.  Raises RunAwayError."""
+        state, setting, chip, window = self.state, self.setting, self.chip, self.window
         refresh = refreshes_per_s(setting.chip.arch.refresh, chip.snapshot.refresh_multiplier).sum() / 1e6
         work = Work(events.core_flops, events.core_byte_hops, events.bank_bytes.astype(np.float64))
         snapshot = chip.step(work, setting.window_ns)
@@ -105,13 +116,16 @@ class TasRun:
         )  # fmt: skip
         return WindowRecord(window, overlay, events, snapshot, float(refresh))
 
+    def telemetry(self) -> Telemetry:
+        """What is known before the next window."""
+        state, begin = self.state, self.setting.start_ns(self.window)
+        return Telemetry(state.celsius_core, state.celsius_bank, state.busy, state.noc_load, begin)
+
     def _decided(self) -> tuple[Overlay, TacsMemory]:
         state = self.state
         if self.tacs is None:
             return Overlay.empty(state.events), state.memory
-        begin = self.setting.start_ns(self.window)
-        telemetry = Telemetry(state.celsius_core, state.celsius_bank, state.busy, state.noc_load, begin)
-        overlay, memory = self.tacs.step(telemetry, state.events, state.memory)
+        overlay, memory = self.tacs.step(self.telemetry(), state.events, state.memory)
         for row in overlay.reroute.lines() + overlay.migrate.lines():
             LOG.debug("window %d: %s", self.window, row)
         return overlay, memory
