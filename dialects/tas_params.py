@@ -60,7 +60,9 @@ class TacsCost(Schema, frozen=True):
 
     lambda_hops: AtLeastZero = Field(description="Of a hop, as a part of the longest way on the mesh")
     mu_noc: AtLeastZero = Field(description="Of the load that the move puts on links, as a part of what they carry")
-    eta_temp: AtLeastZero = Field(description="Of the warming of the target, as a part of Temg - Thot")
+    eta_temp: AtLeastZero = Field(
+        description="Of how much hotter a target comes to be than the coolest one, as a part of Temg - ambient"
+    )
 
 
 class TacsParams(Schema, frozen=True):
