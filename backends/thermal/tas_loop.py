@@ -137,7 +137,7 @@ def first_work(setting: EventSetting) -> Work:
     A micro-batch that comes every three windows is a third of it in each.
     """
     parts, arch = setting.parts, setting.chip.arch
-    later = int(np.searchsorted(parts.t_gen_ns, parts.t_gen_ns[0], side="right"))
+    later = int(np.searchsorted(parts.t_gen_ns, int(parts.t_gen_ns[0]), side="right"))
     next_ns = int(parts.t_gen_ns[later]) if later < len(parts) else 0
     span_ns = max(setting.window_ns, next_ns)
     count = int(np.searchsorted(parts.t_gen_ns, span_ns))

@@ -273,7 +273,7 @@ def submit_events_to_comet(
         "lat_ms": float("nan"),
         "bw_util": float(memory.size.sum()) / could,
         "refresh_mhz": float(refreshes_per_s(arch.refresh, found.refresh_multiplier).sum()) / 1e6,
-        "noc_load": links_of(arch, memory).busiest / (arch.mesh.noc.link_gb_per_s * window_ns),
+        "noc_load": float(links_of(arch, memory).max()) / (arch.mesh.noc.link_gb_per_s * window_ns),
         "tokens": 0,
     }
     return submitted(found, metrics)
