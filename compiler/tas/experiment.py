@@ -42,6 +42,9 @@ CHECKPOINT_EVERY = 25
 """Windows between two checkpoints."""
 
 
+ENDED = "inputs.sha256"
+"""The file of a run that came to its end: of which inputs."""
+
 Advance = Callable[[int], None]
 """Is told how many windows are done."""
 
@@ -72,10 +75,22 @@ class Job:
         parts = [yaml_text(part) for part in (self.study.arch, self.study.workload, self.study.tas)]
         return hashlib.sha256("\n".join([*parts, self.scenario, self.mode]).encode()).hexdigest()
 
+    @property
+    def inputs(self) -> str:
+        """What `ENDED` says of a run of this job."""
+        return f"{self.digest} {'all' if self.windows is None else self.windows} windows\n"
+
 
 def run_scenario(job: Job, advance: Advance = lambda windows: None) -> dict[str, float | str]:
-    """Run a scenario and give the row of it.  Raises PmcError; RunAwayError after the last temperatures are written."""
+    """Run a scenario and give the row of it.  Raises PmcError; RunAwayError after the last temperatures are written.
+
+    With `resume`, a scenario that has run to its end with the same inputs is not run again.
+    """
     prepare_folder(job.folder)
+    ended = job.folder / ENDED
+    if job.resume and ended.exists() and ended.read_text() == job.inputs:
+        return _row(job)
+    ended.unlink(missing_ok=True)
     with log_file(job.folder / "run.log", job.resume):
         _log_inputs(job)
         module = job.study.module(job.scenario)
@@ -94,9 +109,13 @@ def run_scenario(job: Job, advance: Advance = lambda windows: None) -> dict[str,
         with closing(files):
             _step_all(job, run, files, advance)
         _write_end(job, module, run)
-        row = run_metrics(job.scenario, job.study.workload.model, read_windows(job.folder / WINDOWS))
-        write_run(job.folder / f"{job.study.workload.model}.csv", [row])
-    return row
+        write_run(job.folder / f"{job.study.workload.model}.csv", [_row(job)])
+        write_file(ended, job.inputs)
+    return _row(job)
+
+
+def _row(job: Job) -> dict[str, float | str]:
+    return run_metrics(job.scenario, job.study.workload.model, read_windows(job.folder / WINDOWS))
 
 
 def _step_all(job: Job, run: TasRun, files: GrowingFiles, advance: Advance) -> None:

@@ -121,6 +121,16 @@ def test_a_resumed_run_writes_the_same_bytes(whole: Path, tmp_path: Path) -> Non
     assert "goes on with window 25" in (broken.folder / "run.log").read_text()
 
 
+def test_what_has_ended_is_not_run_again_but_for_other_inputs(tmp_path: Path) -> None:
+    done = job(tmp_path, windows=2)
+    row = run_scenario(done)
+    seen: list[int] = []
+    again = run_scenario(replace(done, resume=True), seen.append)
+    assert again == row and not seen
+    longer = run_scenario(replace(done, windows=3, resume=True), seen.append)
+    assert longer != row and seen == [0, 1, 1, 1]
+
+
 def test_a_checkpoint_of_another_study_is_refused(tmp_path: Path) -> None:
     def stop(windows: int) -> None:
         if (tmp_path / "tacs" / CHECKPOINT).exists():
