@@ -36,6 +36,8 @@ class WindowRecord:
     window: int
     overlay: Overlay
     events: PhysicalWindow
+    clock_ghz: Floats
+    """[cores] that it ran at."""
     snapshot: Snapshot
     """At the end of the window."""
     refresh_mhz: float
@@ -98,6 +100,7 @@ class TasRun:
     def finished(self, overlay: Overlay, memory: TacsMemory, events: PhysicalWindow) -> WindowRecord:
         """Commit the events of the next window, and heat the chip by them.  Raises RunAwayError."""
         state, setting, chip, window = self.state, self.setting, self.chip, self.window
+        clock_ghz = chip.clock_ghz
         refresh = refreshes_per_s(setting.chip.arch.refresh, chip.snapshot.refresh_multiplier).sum() / 1e6
         work = Work(events.core_flops, events.core_byte_hops, events.bank_bytes.astype(np.float64))
         snapshot = chip.step(work, setting.window_ns)
@@ -114,7 +117,7 @@ class TasRun:
             "window %d: cores up to %.2f C, banks up to %.2f C, %d tokens done", window, snapshot.temps_core_c.max(),
             snapshot.temps_bank_c.max(), len(events.finished_tokens),
         )  # fmt: skip
-        return WindowRecord(window, overlay, events, snapshot, float(refresh))
+        return WindowRecord(window, overlay, events, clock_ghz, snapshot, float(refresh))
 
     def telemetry(self) -> Telemetry:
         """What is known before the next window."""

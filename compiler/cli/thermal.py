@@ -12,7 +12,7 @@ import typer
 
 from pmc.compiler.cli.complete import preset_names
 from pmc.compiler.cli.target import TargetOptions, flag
-from pmc.compiler.files import prepare_folder
+from pmc.compiler.files import check_writable_file, prepare_folder
 from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def thermal_command(
         typer.Option(help="Temperatures by pmc's solver (api), by HotSpot (file), or by HotSpot if it is there."),
     ] = Engine.API,
     hotspot: Annotated[str | None, typer.Option(metavar="COMMAND", help="The executable of HotSpot.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a scenario: write its events for ui.perfetto.dev.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="After which a call of HotSpot is ended.")] = 300.0,
     target: TargetOptions,
     study: list[str],
@@ -105,7 +108,9 @@ def thermal_command(
     if model is not None:
         from pmc.compiler.cli.thermal_model import ModelRun, run_model
 
-        foreign = ["compare"] * (action is Action.COMPARE) + given + ["--resume"] * resume
+        foreign = (
+            ["compare"] * (action is Action.COMPARE) + given + ["--resume"] * resume + ["--trace"] * (trace is not None)
+        )
         if foreign:
             raise PmcError(f"{', '.join(foreign)}: is for the study; a MODEL takes run, a target and --thermal STACK")
         asked = ModelRun(model, target, thermal, study, out, windows or 100, window_us or 1e3, engine.value, program)
@@ -119,7 +124,14 @@ def thermal_command(
     chosen = {name: value for name, value in names.items() if value is not None}
     scenarios = _scenarios(action, scenario)
     jobs = _jobs(scenarios, chosen, study, out, windows, resume, engine, program)
+    if trace is not None and action is Action.COMPARE:
+        raise PmcError("--trace is of one scenario: run --scenario NAME")
+    check_writable_file(trace)
     _run_study(jobs, action is Action.COMPARE)
+    if trace is not None:
+        from pmc.compiler.tas.run_trace import write_trace
+
+        write_trace(jobs[0].folder, jobs[0].study.tas.tacs.window_ns, jobs[0].study.workload.model, trace)
 
 
 def _scenarios(action: Action, scenario: str | None) -> tuple[str, ...]:

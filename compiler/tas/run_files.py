@@ -21,6 +21,8 @@ from pmc.dialects.trace_tables import TABLES
 
 CHECKPOINT = "checkpoint.pickle"
 WINDOWS = "windows.csv"
+CLOCKS = "clocks.csv"
+"""GHz of every core in every window."""
 COMMITTED = "committed"
 """The last column of `windows.csv`: the hash of all events up to the window."""
 
@@ -38,6 +40,7 @@ class GrowingFiles:
         goes_on = sizes is not None
         self._tables = {kind: TableCsv(folder / FILES[kind], TABLES[kind], goes_on) for kind in GROWING}
         self._windows = _opened(folder / WINDOWS, goes_on)
+        self._clocks = _opened(folder / CLOCKS, goes_on)
         if not goes_on:
             self._windows.write(",".join((*WINDOW_COLUMNS, COMMITTED)) + "\n")
 
@@ -47,13 +50,15 @@ class GrowingFiles:
         self._tables["migrate"].write(record.overlay.migrate)
         self._tables["compute_events"].write(record.events.compute.table(chip))
         self._tables["memory_events"].write(record.events.memory.table(chip))
+        self._clocks.write(",".join(map(str, record.clock_ghz.tolist())) + "\n")
+        self._clocks.flush()
         cells = [*(_text(metrics[name]) for name in WINDOW_COLUMNS), record.events.state.committed]
         self._windows.write(",".join(cells) + "\n")
         self._windows.flush()
 
     def sizes(self) -> dict[str, int]:
         """How long every file is by now."""
-        names = (*(FILES[kind] for kind in GROWING), WINDOWS)
+        names = (*(FILES[kind] for kind in GROWING), WINDOWS, CLOCKS)
         return {name: (self.folder / name).stat().st_size for name in names}
 
     def close(self) -> None:
@@ -61,6 +66,7 @@ class GrowingFiles:
         for table in self._tables.values():
             table.close()
         self._windows.close()
+        self._clocks.close()
 
 
 def write_checkpoint(folder: Path, content: Mapping[str, Any]) -> None:

@@ -55,7 +55,7 @@ def test_logic_is_hotter_far_from_the_sink_than_near_it() -> None:
     assert hottest == [pytest.approx(112.1, abs=0.1), pytest.approx(70.8, abs=0.1)]  # facts of the reference cases
 
 
-@pytest.mark.parametrize(("sub_steps", "kelvin"), [(2, 0.1), (4, 0.05)])
+@pytest.mark.parametrize(("sub_steps", "kelvin"), [pytest.param(2, 0.1, marks=pytest.mark.long), (4, 0.05)])
 def test_steps_in_time_are_those_of_hotspot(sub_steps: int, kelvin: float) -> None:
     found = model("far")
     power = read_power(REFERENCE / "far" / "trans.ptrace", found.stack)

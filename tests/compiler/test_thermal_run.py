@@ -19,6 +19,7 @@ from pmc.compiler.main import main
 from pmc.compiler.tas.experiment import CHECKPOINT_EVERY, Job, run_scenario
 from pmc.compiler.tas.page import PAGE, write_page
 from pmc.compiler.tas.run_files import CHECKPOINT, read_committed, read_windows
+from pmc.compiler.tas.run_trace import write_trace
 from pmc.compiler.tas.scenario import SCENARIOS, Study, setting_of
 from pmc.dialects.errors import PmcError
 from pmc.dialects.trace import LogicalOp, OverlayOp, PhysicalOp, PlacementOp
@@ -93,6 +94,23 @@ def test_the_module_of_a_run_parses_and_verifies(whole: Path) -> None:
     assert physical[-1].end == STEPS and overlays
     assert physical[-1].committed.data == read_committed(whole / "windows.csv")[-1]
     assert setting_of(module).windows == STEPS
+
+
+def test_the_timeline_of_a_run_has_every_event_at_the_clock_of_its_core(tmp_path: Path) -> None:
+    # Around 70 degrees some cores are above the first trip, and others are not.
+    hot = job(tmp_path, study=small(arch={"cooling.ambient_c": 70.0}), windows=8)
+    run_scenario(hot)
+    write_trace(hot.folder, 3_000_000, "mixtral-8x7b", tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    parts = sorted((e["ts"], e["dur"]) for e in events if e["ph"] == "X" and e["name"] in ("fc", "attn"))
+    clocks = [line.split(",") for line in (hot.folder / "clocks.csv").read_text().splitlines()]
+    assert len(clocks) == 8 and len({clock for row in clocks for clock in row}) > 1
+    with (hot.folder / "traces/compute_events.csv").open(newline="") as file:
+        rows = [
+            (int(row["t_start_ns"]), int(row["core_id"]), int(row["duration_cycles"])) for row in csv.DictReader(file)
+        ]
+    expected = sorted((t / 1e3, n / float(clocks[t // 3_000_000][core]) / 1e3) for t, core, n in rows)
+    assert np.allclose(parts, expected, rtol=1e-9)
 
 
 def test_a_second_run_writes_the_same_bytes(whole: Path, tmp_path: Path) -> None:
