@@ -84,11 +84,12 @@ class Schema(BaseModel, frozen=True):
             raise SchemaError(f"{type(self).__name__.lower()}: {explain(error, type(self))[1]}") from None
 
     def __repr__(self) -> str:
-        """The name, where it has one, else the values that are no blocks."""
+        """The name, where it has one, else the values that are no blocks, without flags that are off."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         if "name" in values:
             return f"<{type(self).__name__.lower()} {values['name']}>"
-        plain = (f"{name}={value}" for name, value in values.items() if isinstance(value, str | int | float))
+        shown = (pair for pair in values.items() if isinstance(pair[1], str | int | float) and pair[1] is not False)
+        plain = (f"{name}={value}" for name, value in shown)
         return f"<{type(self).__name__.lower()} {', '.join(plain)}>"
 
 

@@ -197,7 +197,7 @@ def _jobs(
 
 
 def _report(rows: list[dict[str, float | str]], job: Job, compared: bool) -> None:
-    """The table on stdout, and where the rest is on stderr."""
+    """The table, what it is worth, and where the pictures are."""
     from pmc.backends.thermal.metrics import RUN_COLUMNS
     from pmc.compiler.cli.text_table import Column, output_width, text_table
     from pmc.compiler.tas.page import shown
@@ -205,11 +205,11 @@ def _report(rows: list[dict[str, float | str]], job: Job, compared: bool) -> Non
     texts = ("scenario", "workload")
     columns = [Column(name, [shown(row[name]) for row in rows], left=name in texts) for name in RUN_COLUMNS]
     typer.echo("\n".join(text_table(columns, output_width(None))))
-    typer.echo("relative only: nothing of this chip was validated against silicon", err=True)
+    typer.echo("relative only: nothing of this chip was validated against silicon")
     if compared:
         from pmc.compiler.tas.page import write_page
 
-        typer.echo(f"pictures and tables: {write_page(job.out, job.study.arch, rows)}", err=True)
+        typer.echo(f"pictures and tables: {write_page(job.out, job.study.arch, rows)}")
 
 
 @contextmanager
