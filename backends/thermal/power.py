@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pmc.backends.thermal.floorplan import Floats
 from pmc.backends.thermal.network import Ints
 from pmc.backends.thermal.refresh import refreshes_per_s
-from pmc.dialects.analyses.mesh_traffic import link_bytes
+from pmc.dialects.analyses.mesh_traffic import cores_over, link_bytes
 from pmc.dialects.errors import PmcError
 from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.stacked_arch import Leakage, StackedArch
@@ -91,13 +91,6 @@ def links_of(arch: StackedArch, memory: MemoryColumns) -> Floats:
     below = cores_over(arch)[memory.bank]
     source, target = np.where(memory.write, memory.core, below), np.where(memory.write, below, memory.core)
     return link_bytes(*arch.mesh.cores, source, target, memory.size)
-
-
-def cores_over(arch: StackedArch) -> Ints:
-    """[banks] the core that each bank lies over, see `StackedArch.core_at_bank`."""
-    (nx, ny, layers), (columns, rows) = arch.dram.banks, arch.mesh.cores
-    die = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
-    return np.tile(die.reshape(-1), layers)
 
 
 def dynamic_power(arch: StackedArch, work: Work, energy_factor: Floats, seconds: float) -> DynamicPower:

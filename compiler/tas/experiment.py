@@ -109,9 +109,10 @@ def run_scenario(job: Job, advance: Advance = lambda windows: None) -> dict[str,
         with closing(files):
             _step_all(job, run, files, advance)
         _write_end(job, module, run)
-        write_run(job.folder / f"{job.study.workload.model}.csv", [_row(job)])
+        row = _row(job)
+        write_run(job.folder / f"{job.study.workload.model}.csv", [row])
         write_file(ended, job.inputs)
-    return _row(job)
+    return row
 
 
 def _row(job: Job) -> dict[str, float | str]:

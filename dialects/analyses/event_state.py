@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from pmc.dialects.analyses.logical_parts import LogicalParts
+from pmc.dialects.analyses.mesh_traffic import cores_over
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.stacked_arch import StackedArch
@@ -36,10 +37,8 @@ class EventChip:
     def of(cls, arch: StackedArch, capacity: TapsCapacity) -> EventChip:
         """The chip with cores and banks of this capacity."""
         banks = np.array([arch.banks_at_core(core) for core in range(arch.mesh.count)], np.int64)
-        core_of_bank = np.empty(arch.dram.count, np.int64)
-        core_of_bank[banks] = np.arange(len(banks))[:, None]
         per_cycle = capacity.core_flops_tps / (arch.domain.steps_ghz[0] * 1e9)
-        return cls(arch, per_cycle, capacity.bank_bw_gbps, capacity.migration_bw_gbps, core_of_bank, banks)
+        return cls(arch, per_cycle, capacity.bank_bw_gbps, capacity.migration_bw_gbps, cores_over(arch), banks)
 
     @property
     def cores(self) -> int:

@@ -8,11 +8,19 @@ import numpy as np
 
 from pmc.dialects.grouped_sums import grouped_sums
 from pmc.dialects.interfaces import FloatArray, IntArray
+from pmc.dialects.stacked_arch import StackedArch
 
 Amounts: TypeAlias = IntArray | FloatArray
 
 DIRECTIONS = ("east", "west", "south", "north")
 """The links that leave a core: to the next column, the one before, the next row, the one before."""
+
+
+def cores_over(arch: StackedArch) -> IntArray:
+    """[banks] the core that each bank lies over, see `StackedArch.core_at_bank`."""
+    (nx, ny, layers), (columns, rows) = arch.dram.banks, arch.mesh.cores
+    die = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
+    return np.tile(die.reshape(-1), layers)
 
 
 def hops(columns: int, source: IntArray, target: IntArray) -> IntArray:

@@ -13,7 +13,6 @@ from pmc.backends.thermal.power import (
     MemoryColumns,
     PowerState,
     Work,
-    cores_over,
     dynamic_power,
     leakage_w,
     links_of,
@@ -22,6 +21,7 @@ from pmc.backends.thermal.power import (
     total_power,
     work_of,
 )
+from pmc.dialects.analyses.mesh_traffic import cores_over
 from pmc.dialects.errors import PmcError
 
 from .stacked_chips import chip, small_chip
