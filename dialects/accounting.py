@@ -11,14 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import Name, Paths, Ratio, Schema
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 
 ACCOUNTING = "arch.accounting"
 """The module attribute that holds the accounting."""
@@ -77,17 +74,11 @@ class Accounting(Schema, frozen=True):
 
 
 @irdl_attr_definition
-class AccountingAttr(Data[Accounting]):
+class AccountingAttr(SchemaAttr[Accounting]):
     """``#arch.accounting<{...}>``: what the cost models charge for the program of the module."""
 
     name = "arch.accounting"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Accounting:
-        return parse_schema(parser, Accounting)
-
-    def print_parameter(self, printer: Printer) -> None:
-        print_schema(printer, self.data)
+    SCHEMA = Accounting
 
 
 def accounting_of(module: ModuleOp, needed_by: str) -> Accounting:

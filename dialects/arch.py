@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, model_validator
-from xdsl.ir import Data, Dialect
+from xdsl.ir import Dialect
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.calibration import CalibrationAttr
@@ -42,7 +40,7 @@ from pmc.dialects.schema import (
     Us,
     models_in,
 )
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 from pmc.dialects.stacked_arch import StackedArchAttr
 from pmc.dialects.vector_steps import VectorSteps
 
@@ -555,51 +553,27 @@ def _check_path(schema: type[Schema], path: str) -> None:
 
 
 @irdl_attr_definition
-class ChipAttr(Data[Chip]):
+class ChipAttr(SchemaAttr[Chip]):
     """``#arch.chip<{...}>``: the chip the module is compiled for."""
 
     name = "arch.chip"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Chip:
-        """Parses and validates; an error names the field."""
-        return parse_schema(parser, Chip)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Prints every field, so that parsing gives an equal attribute."""
-        print_schema(printer, self.data)
+    SCHEMA = Chip
 
 
 @irdl_attr_definition
-class TopologyAttr(Data[Topology]):
+class TopologyAttr(SchemaAttr[Topology]):
     """``#arch.topology<{...}>``: how chips are wired."""
 
     name = "arch.topology"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Topology:
-        """Parses and validates; an error names the field."""
-        return parse_schema(parser, Topology)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Prints every field, so that parsing gives an equal attribute."""
-        print_schema(printer, self.data)
+    SCHEMA = Topology
 
 
 @irdl_attr_definition
-class DeploymentAttr(Data[Deployment]):
+class DeploymentAttr(SchemaAttr[Deployment]):
     """``#arch.deployment<{...}>``: parallelism, workload and element types."""
 
     name = "arch.deployment"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Deployment:
-        """Parses and validates; an error names the field."""
-        return parse_schema(parser, Deployment)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Prints every field, so that parsing gives an equal attribute."""
-        print_schema(printer, self.data)
+    SCHEMA = Deployment
 
 
 Arch = Dialect("arch", [], [ChipAttr, TopologyAttr, DeploymentAttr, AccountingAttr, CalibrationAttr, StackedArchAttr])

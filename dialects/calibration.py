@@ -11,13 +11,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.schema import Name, Number, Ratio, Schema, Share, Us
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 
 Source = Annotated[str, Field(pattern=r"^[ !#-\[\]-~]+$")]
 """Where a parameter is from: one line of printable ASCII without quotes and backslashes."""
@@ -75,16 +72,8 @@ class Calibration(Schema, frozen=True):
 
 
 @irdl_attr_definition
-class CalibrationAttr(Data[Calibration]):
+class CalibrationAttr(SchemaAttr[Calibration]):
     """``#arch.calibration<{...}>``: how far the target is from its model."""
 
     name = "arch.calibration"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Calibration:
-        """Parses and validates; an error names the field."""
-        return parse_schema(parser, Calibration)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Prints every field, so that parsing gives an equal attribute."""
-        print_schema(printer, self.data)
+    SCHEMA = Calibration

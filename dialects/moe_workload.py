@@ -11,13 +11,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.schema import Count, Name, Number, Schema, Sequences, Share, Tokens
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 
 Positive = Annotated[Number, Field(gt=0)]
 
@@ -102,19 +99,11 @@ class MoeWorkload(Schema, frozen=True):
 
 
 @irdl_attr_definition
-class MoeWorkloadAttr(Data[MoeWorkload]):
+class MoeWorkloadAttr(SchemaAttr[MoeWorkload]):
     """The workload that a module's trace is drawn from."""
 
     name = "trace.workload"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> MoeWorkload:
-        """Parse and validate `<{..}>`."""
-        return parse_schema(parser, MoeWorkload)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Print `<{..}>`."""
-        print_schema(printer, self.data)
+    SCHEMA = MoeWorkload
 
 
 WORKLOAD = MoeWorkloadAttr.name

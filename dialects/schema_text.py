@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from pydantic import ValidationError
 from xdsl.dialects.builtin import (
@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
     NoneType,
     StringAttr,
 )
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, Data
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
@@ -38,6 +38,21 @@ def parse_schema(parser: AttrParser, schema: type[SchemaT]) -> SchemaT:
             return schema.model_validate(_value(attribute))
         except ValidationError as error:
             parser.raise_error(explain(error, schema)[1], start)
+
+
+class SchemaAttr(Data[SchemaT]):
+    """An attribute that holds a configuration; a subclass gives its name and the schema."""
+
+    SCHEMA: ClassVar[type[Schema]]
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> SchemaT:
+        """Parse and validate `<{..}>`."""
+        return cast(SchemaT, parse_schema(parser, cls.SCHEMA))
+
+    def print_parameter(self, printer: Printer) -> None:
+        """Print `<{..}>`."""
+        print_schema(printer, self.data)
 
 
 def _text(value: object) -> str:

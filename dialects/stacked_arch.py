@@ -14,14 +14,11 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
-from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import Count, Ghz, Name, Ns, Number, Paths, Pj, Schema, Us, did_you_mean
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 
 Positive = Annotated[Number, Field(gt=0)]
 AtLeastZero = Annotated[Number, Field(ge=0)]
@@ -310,19 +307,11 @@ def _require_order(what: str, values: tuple[float, ...] | list[float], rising: b
 
 
 @irdl_attr_definition
-class StackedArchAttr(Data[StackedArch]):
+class StackedArchAttr(SchemaAttr[StackedArch]):
     """The stacked chip of a module."""
 
     name = "arch.stacked"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> StackedArch:
-        """Parse and validate `<{..}>`."""
-        return parse_schema(parser, StackedArch)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Print `<{..}>`."""
-        print_schema(printer, self.data)
+    SCHEMA = StackedArch
 
 
 STACKED = StackedArchAttr.name

@@ -8,13 +8,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from xdsl.ir import Data
 from xdsl.irdl import irdl_attr_definition
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 
 from pmc.dialects.schema import Count, GbPerS, Ratio, Schema
-from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.schema_text import SchemaAttr
 from pmc.dialects.stacked_arch import AtLeastZero, Celsius, Positive
 
 
@@ -95,19 +92,11 @@ class TasParams(Schema, frozen=True):
 
 
 @irdl_attr_definition
-class TasParamsAttr(Data[TasParams]):
+class TasParamsAttr(SchemaAttr[TasParams]):
     """The parameters of a module."""
 
     name = "trace.tas"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> TasParams:
-        """Parse and validate `<{..}>`."""
-        return parse_schema(parser, TasParams)
-
-    def print_parameter(self, printer: Printer) -> None:
-        """Print `<{..}>`."""
-        print_schema(printer, self.data)
+    SCHEMA = TasParams
 
 
 TAS = TasParamsAttr.name
