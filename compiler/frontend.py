@@ -154,12 +154,8 @@ class _Import:
             x = self.repeat(body, x, f"blocks.{kind}", count, blocks)
         # Absent = false in the configuration classes of all supported architectures.
         tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
-        head = model.LmHeadOp.make(
-            [x],
-            [self.rows(self.vocab)],
-            "lm_head",
-            {"rms_norm_eps": fields.number("rms_norm_eps"), "tied": "embed.weight" if tied else None},
-        )
+        x = self.norm(body, x, "lm_head")
+        head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
         logits = self.add(body, head).results[0]
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
         llm = model.LlmOp.make(
@@ -184,10 +180,22 @@ class _Import:
         inner = Block(arg_types=[rows])
         value: SSAValue = inner.args[0]
         for op_class, name, properties in blocks:
-            value = self.add(inner, op_class.make([value], [rows], f"{path}.{name}", properties)).results[0]
+            value = self.sublayer(inner, value, op_class, f"{path}.{name}", properties)
         self.add(inner, model.YieldOp.make([[value]], [], path))
         op = model.RepeatOp.make([[x]], [rows], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
+
+    def sublayer(
+        self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, properties: Properties
+    ) -> SSAValue:
+        """x + f(norm(x)), f a block of `kind`."""
+        result = self.add(block, kind.make([self.norm(block, x, path)], [x.type], path, properties)).results[0]
+        return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:
+        """The norm before the block at `path`."""
+        properties: Properties = {"kind": "rms", "eps": self.fields.number("rms_norm_eps")}
+        return self.add(block, model.NormOp.make([x], [x.type], f"{path}.norm", properties)).results[0]
 
 
 _Blocks = list[tuple[type[model.BlockOp], str, Properties]]
@@ -205,8 +213,7 @@ def _gqa(fields: Fields, head_dim: int, qk_norm: bool, theta: float | None = Non
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
-        "qk_norm": qk_norm,
-        "rms_norm_eps": fields.number("rms_norm_eps"),
+        "qk_norm_eps": fields.number("rms_norm_eps") if qk_norm else None,
         **read_rope(fields, theta).properties(),
     }
 
@@ -224,10 +231,7 @@ def _head_dim(fields: Fields) -> int:
 
 
 def _ffn(fields: Fields) -> Properties:
-    return {
-        "intermediate_size": fields.integer("intermediate_size"),
-        "rms_norm_eps": fields.number("rms_norm_eps"),
-    }
+    return {"intermediate_size": fields.integer("intermediate_size")}
 
 
 def _llama(fields: Fields) -> _Layers:
@@ -266,7 +270,6 @@ def _mixtral(fields: Fields) -> _Layers:
         "norm_topk_prob": True,
         "routed_scaling_factor": 1.0,
         "correction_bias": False,
-        "rms_norm_eps": fields.number("rms_norm_eps"),
     }
     gqa = _gqa(fields, _head_dim(fields), qk_norm=False)
     blocks: _Blocks = [(model.GqaOp, "gqa", gqa), (model.MoeOp, "moe", moe)]
@@ -312,7 +315,6 @@ def _deepseek(fields: Fields, kind: type[model.LatentAttentionOp], name: str, in
         "v_head_dim": fields.integer("v_head_dim"),
         # Absent = true.
         "rope_interleave": fields.boolean("rope_interleave") if fields.present("rope_interleave") else True,
-        "rms_norm_eps": fields.number("rms_norm_eps"),
         **read_rope(fields).properties(),
         **indexer,
     }
@@ -327,7 +329,6 @@ def _deepseek(fields: Fields, kind: type[model.LatentAttentionOp], name: str, in
         "norm_topk_prob": fields.boolean("norm_topk_prob"),
         "routed_scaling_factor": fields.number("routed_scaling_factor"),
         "correction_bias": True,
-        "rms_norm_eps": fields.number("rms_norm_eps"),
     }
     layers_of: _Layers = [
         ("dense", dense, [(kind, name, attention), (model.FfnOp, "ffn", _ffn(fields))]),

@@ -216,8 +216,10 @@ class _Reference:
     def __post_init__(self) -> None:
         self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
-        self.blocks: dict[type[model.BlockOp], Callable[[Any, Array], Array]] = {
+        self.blocks: dict[type[model.BlockOp], Callable[..., Array]] = {
             model.EmbeddingOp: self.embedding,
+            model.NormOp: self.norm,
+            model.AddOp: self.add,
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
@@ -247,7 +249,7 @@ class _Reference:
             semantics = self.blocks.get(type(op)) if isinstance(op, model.BlockOp) else None
             if semantics is None or not isinstance(op, model.BlockOp):
                 raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
-            y = semantics(op, operands[0])
+            y = semantics(op, *operands)
             require_finite(y, f"{op.name} at '{op.path.data}'")
             values[op.y] = y
             self.values.setdefault(op.path.data, []).append(y)
@@ -264,9 +266,12 @@ class _Reference:
         cache[self.kv_len - self.q_len :] = new
         return cache
 
-    def normed(self, block: Any, x: Array) -> Array:
-        """The pre-norm of a block."""
-        return rms_norm(x, self.weight(block, "norm.weight"), block.rms_norm_eps.value.data)
+    def norm(self, block: model.NormOp, x: Array) -> Array:
+        return rms_norm(x, self.weight(block, "weight"), block.eps.value.data)
+
+    def add(self, block: model.AddOp, x: Array, other: Array) -> Array:
+        del block
+        return x + other
 
     def sequences(self, x: Array) -> list[Array]:
         """The rows of each sequence."""
@@ -294,17 +299,17 @@ class _Reference:
     def gqa(self, block: model.GqaOp, x: Array) -> Array:
         """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""
         d, heads, kv_heads = block.head_dim.value.data, block.heads, block.kv_heads
-        past, eps = self.kv_len - self.q_len, block.rms_norm_eps.value.data
+        past = self.kv_len - self.q_len
         rotary = self.rotary(block, interleaved=False)
         wq, wk, wv, wo = (self.weight(block, f"{n}_proj.weight") for n in "qkvo")
 
         def rotated(rows: Array, norm: str) -> Array:
-            if block.qk_norm:
-                rows = rms_norm(rows, self.weight(block, norm), eps)
+            if block.qk_norm_eps is not None:
+                rows = rms_norm(rows, self.weight(block, norm), block.qk_norm_eps.value.data)
             return rotary.rotate(rows, past)
 
         outputs: list[Array] = []
-        for b, h in enumerate(self.sequences(self.normed(block, x))):
+        for b, h in enumerate(self.sequences(x)):
             q, new_k, new_v = np.split(h @ wq, heads, axis=1), np.split(h @ wk, kv_heads, axis=1), h @ wv
             keys = self.cached(block, "k_cache", b, np.hstack([rotated(k, "k_norm.weight") for k in new_k]))
             values = self.cached(block, "v_cache", b, new_v)
@@ -314,8 +319,7 @@ class _Reference:
                 shared = i // (heads // kv_heads)
                 read.append(attend(rotated(query, "q_norm.weight"), k[shared], v[shared], d**-0.5))
             outputs.append(np.hstack(read) @ wo)
-        y: Array = x + np.concatenate(outputs)
-        return y
+        return np.concatenate(outputs)
 
     def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
@@ -329,7 +333,7 @@ class _Reference:
         scale = (nope + rope) ** -0.5 * rotary.mla_scale()
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
-        for b, h in enumerate(self.sequences(self.normed(block, x))):
+        for b, h in enumerate(self.sequences(x)):
             latent = h
             if block.q_lora_rank is None:
                 queries = h @ self.weight(block, "q_proj.weight")
@@ -352,8 +356,7 @@ class _Reference:
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
                 read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
-        y: Array = x + np.concatenate(outputs)
-        return y
+        return np.concatenate(outputs)
 
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
@@ -378,10 +381,7 @@ class _Reference:
         return chosen
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
-        """Pre-normed SwiGLU with residual."""
-        projections = [self.weight(block, f"{n}_proj.weight") for n in SWIGLU]
-        y: Array = x + swiglu(self.normed(block, x), *projections)
-        return y
+        return swiglu(x, *(self.weight(block, f"{n}_proj.weight") for n in SWIGLU))
 
     def moe(self, block: model.MoeOp, x: Array) -> Array:
         """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11)."""
@@ -389,8 +389,8 @@ class _Reference:
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
         gate, up, down = (self.weight(block, f"experts.{n}_proj.weight") for n in SWIGLU)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
-        y = x.copy()
-        for t, h in enumerate(self.normed(block, x)):
+        y = np.zeros_like(x)
+        for t, h in enumerate(x):
             logits = h @ router
             if block.scoring.data == "sigmoid":
                 scores = 1 / (1 + np.exp(-logits))
@@ -407,10 +407,10 @@ class _Reference:
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:
-        """Final norm and the logits of every token."""
+        """The logits of every token."""
         if block.tied is None:
             projection = self.weight(block, "proj.weight")
         else:
             projection = self.environment.weights[block.tied.data].astype(self.compute).T
-        logits: Array = self.normed(block, x) @ projection
+        logits: Array = x @ projection
         return logits

@@ -91,8 +91,12 @@ class BlockBuilder:
         return self.op(kind, [x, w], name, result)
 
     def norm(self, x: SSAValue, name: str, eps: PropertyValue) -> SSAValue:
-        """RMSNorm over as many columns as the weight has: the whole row, or each head."""
-        w = self.weight(f"{name}.weight")
+        """The RMSNorm called `name`, with a gain of that name."""
+        return self.rms_norm(x, name, f"{name}.weight", eps)
+
+    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue) -> SSAValue:
+        """RMSNorm over as many columns as the gain has: the whole row, or each head."""
+        w = self.weight(gain)
         properties: dict[str, PropertyValue] = {"eps": eps, "group": tensor(w).dims[0].constant}
         return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
 

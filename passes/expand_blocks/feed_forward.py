@@ -11,17 +11,15 @@ from pmc.dialects.tensor import tensor
 from pmc.passes.expand_blocks.block_builder import TOKENS, BlockBuilder
 
 
-def expand_ffn(build: BlockBuilder, x: SSAValue, op: model.FfnOp) -> SSAValue:
-    """y = x + down(silu(gate) * up)."""
-    normed = build.norm(x, "norm", op.rms_norm_eps)
-    return build.add(x, _swiglu(build, normed, ""), "residual")
+def expand_ffn(build: BlockBuilder, x: SSAValue) -> SSAValue:
+    """y = down(silu(gate) * up)."""
+    return _swiglu(build, x, "")
 
 
 def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str) -> SSAValue:
-    """y = x + (sum of the weighted routed experts + shared experts)."""
-    normed = build.norm(x, "norm", op.rms_norm_eps)
+    """y = the sum of the weighted routed experts, and the shared ones."""
     # The router compares scores of hundreds of experts: its logits keep the precision of the accumulator.
-    logits = build.matmul(normed, "router", element_type=Float32Type())
+    logits = build.matmul(x, "router", element_type=Float32Type())
     bias = [build.weight("router.bias")] if op.correction_bias else []
     weights, indices = build.ops(
         layer.RouterTopkOp,
@@ -40,12 +38,12 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scale": op.routed_scaling_factor,
         },
     )
-    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
-    rows = build.op(layer.DispatchOp, [normed, indices], "dispatch", slots, {"capacity": capacity})
+    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(x).dims[1])
+    rows = build.op(layer.DispatchOp, [x, indices], "dispatch", slots, {"capacity": capacity})
     routed = build.op(layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type)
     if op.n_shared_experts.value.data:
-        routed = build.add(routed, _swiglu(build, normed, "shared."), "add_shared")
-    return build.add(x, routed, "residual")
+        routed = build.add(routed, _swiglu(build, x, "shared."), "add_shared")
+    return routed
 
 
 def _slots(op: model.MoeOp, capacity: str) -> Expr:

@@ -75,10 +75,15 @@ def layers(config: dict[str, Any]) -> dict[str, int]:
 def test_llama() -> None:
     gqa = blocks(LLAMA)["blocks.dense.gqa"]
     assert isinstance(gqa, model.GqaOp)
-    assert (gqa.heads, gqa.kv_heads, gqa.head_dim.value.data, bool(gqa.qk_norm)) == (4, 2, 16, False)
+    assert (gqa.heads, gqa.kv_heads, gqa.head_dim.value.data, gqa.qk_norm_eps) == (4, 2, 16, None)
     assert gqa.rope_scaling is None
     assert layers(LLAMA) == {"blocks.dense": 4}
-    assert list(blocks(LLAMA)) == ["embed", "blocks.dense.gqa", "blocks.dense.ffn", "lm_head"]
+    assert list(blocks(LLAMA)) == [
+        "embed",
+        *(f"blocks.dense.{path}" for path in ("gqa.norm", "gqa", "gqa.residual", "ffn.norm", "ffn", "ffn.residual")),
+        "lm_head.norm",
+        "lm_head",
+    ]
 
 
 def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None:
@@ -93,7 +98,8 @@ def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None
 def test_qwen3_normalises_heads_of_its_own_width() -> None:
     gqa = blocks(QWEN3)["blocks.dense.gqa"]
     assert isinstance(gqa, model.GqaOp)
-    assert gqa.qk_norm
+    assert gqa.qk_norm_eps is not None
+    assert gqa.qk_norm_eps.value.data == 1e-5
     shapes = {w.name: w.dims for w in gqa.weights()}
     assert shapes["q_norm.weight"] == shapes["k_norm.weight"] == (32,)
     assert shapes["q_proj.weight"] == (64, 128)
@@ -107,7 +113,6 @@ def test_mixtral() -> None:
     assert moe.norm_topk_prob
     assert not moe.correction_bias
     assert {w.name for w in moe.weights()} == {
-        "norm.weight",
         "router.weight",
         "experts.gate_proj.weight",
         "experts.up_proj.weight",

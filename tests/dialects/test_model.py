@@ -167,8 +167,8 @@ def test_a_residual_keeps_the_type() -> None:
     ("old", "new", "message"),
     [
         ("{count = 32}", "{count = 0}", "count is 0, must be at least 1"),
-        ("model.yield([%5])", "model.yield([])", "yielded values have types"),
-        ("model.yield([%5])", "model.yield([%1])", "model.yield uses a value from outside of the body, which must be"),
+        ("model.yield([%9])", "model.yield([])", "yielded values have types"),
+        ("model.yield([%9])", "model.yield([%1])", "model.yield uses a value from outside of the body, which must be"),
         ("^bb0(%0: !layer.tensor<[batch*q_len], i32>):", None, "must take the tokens"),
     ],
 )

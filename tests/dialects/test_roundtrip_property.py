@@ -236,7 +236,7 @@ def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
-        rope_theta=rng.choice([1e4, 5e5]), rms_norm_eps=1e-5, qk_norm=b.make.flag(),
+        rope_theta=rng.choice([1e4, 5e5]), qk_norm_eps=1e-5 if b.make.flag() else None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -246,7 +246,7 @@ def mla(b: Blocks) -> None:
     b.block(
         model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
         qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(), rope_interleave=b.make.flag(),
-        rope_theta=1e4, rms_norm_eps=1e-6,
+        rope_theta=1e4,
     )  # fmt: skip
 
 
@@ -254,13 +254,13 @@ def dsa(b: Blocks) -> None:
     size, rope = b.make.size, 2 * b.make.size()
     b.block(
         model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
-        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4, rms_norm_eps=1e-6,
+        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
         index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
     )  # fmt: skip
 
 
 def ffn(b: Blocks) -> None:
-    b.block(model.FfnOp, intermediate_size=b.make.size(), rms_norm_eps=1e-5)
+    b.block(model.FfnOp, intermediate_size=b.make.size())
 
 
 def moe(b: Blocks) -> None:
@@ -270,8 +270,18 @@ def moe(b: Blocks) -> None:
         model.MoeOp, n_routed_experts=groups * each, n_shared_experts=rng.randint(0, 2),
         num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
         scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
-        routed_scaling_factor=2.5, correction_bias=b.make.flag(), rms_norm_eps=1e-6,
+        routed_scaling_factor=2.5, correction_bias=b.make.flag(),
     )  # fmt: skip
+
+
+def norm(b: Blocks) -> None:
+    b.block(model.NormOp, kind=b.make.rng.choice(model.NORMS), eps=1e-5)
+
+
+def add(b: Blocks) -> None:
+    residual = b.x
+    b.block(model.FfnOp, intermediate_size=b.make.size())
+    b.x = b.make.add(model.AddOp, [residual, b.x], [b.x.type]).y
 
 
 def model_repeat(b: Blocks) -> None:
@@ -289,7 +299,7 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
-    model.RepeatOp: model_repeat,
+    model.NormOp: norm, model.AddOp: add, model.RepeatOp: model_repeat,
 }  # fmt: skip
 
 
@@ -309,7 +319,7 @@ def llm(make: Maker) -> None:
         b.block(model.EmbeddingOp, TensorType.of([tokens, hidden], element), vocab_size=vocabulary)
         blocks(b, 3)
         tied = "embed.weight" if inner.flag() else None
-        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), rms_norm_eps=1e-5, tied=tied)
+        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), tied=tied)
         inner.add(model.YieldOp, [[b.x]], [])
 
     block.add_ops(make.nested(body))
