@@ -162,7 +162,7 @@ class DsaOp(LatentAttentionOp):
 
     The lightning indexer scores every key for every query with `index_n_heads` small heads; the `index_topk` keys with
     the largest scores are attended to, all of them in a shorter context.  The first `qk_rope_head_dim` columns of an
-    index head are rotated, in halves, whatever the layout of MLA is.
+    index head are rotated.
     """
 
     name = "model.dsa"
@@ -175,6 +175,8 @@ class DsaOp(LatentAttentionOp):
     index_n_heads = prop_def(IntegerAttr)
     index_head_dim = prop_def(IntegerAttr)
     index_topk = prop_def(IntegerAttr)
+    index_rope_interleave = prop_def(BoolAttr)
+    """Whether the rotary embedding of the indexer pairs columns (2j, 2j+1) (GLM-5), or halves (DeepSeek-V3.2)."""
 
     def verify_(self) -> None:
         """The indexer reads the query latent, and rotates a part of its heads."""

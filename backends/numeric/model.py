@@ -361,7 +361,7 @@ class _Reference:
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
         heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
-        rotary, past = self.rotary(block, interleaved=False), self.kv_len - self.q_len
+        rotary, past = self.rotary(block, bool(block.index_rope_interleave)), self.kv_len - self.q_len
         k = h @ self.weight(block, "indexer.wk.weight")
         k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)
         k = k * self.weight(block, "indexer.k_norm.weight") + self.weight(block, "indexer.k_norm.bias")

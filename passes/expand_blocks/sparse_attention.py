@@ -79,7 +79,7 @@ def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: mode
     q_rope, k_rope = (
         build.rope(
             build.slice(value, f"indexer.{name}_pe", d, 0, rope), f"indexer.{name}_rope", rope, op.rope_theta,
-            op.rope_scaling, interleaved=False,
+            op.rope_scaling, bool(op.index_rope_interleave),
         )
         for value, name in ((q, "q"), (k, "k"))
     )  # fmt: skip

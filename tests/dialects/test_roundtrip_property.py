@@ -256,6 +256,7 @@ def dsa(b: Blocks) -> None:
         model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
         qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
         index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
+        index_rope_interleave=b.make.flag(),
     )  # fmt: skip
 
 

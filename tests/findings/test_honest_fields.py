@@ -94,7 +94,7 @@ def test_n22_rope_parameters_that_no_computation_covers_are_refused(block: dict[
         (
             "llama-3.1-8b",
             {"architectures": ["LlavaModel"], "text_config": {"architectures": ["LlamaForCausalLM"]}},
-            "text_config: a language model inside of a larger model is not read",
+            "text_config: the language model inside of 'LlavaModel' is not read",
         ),
         ("llama-3.1-8b", {"query_pre_attn_scalar": 256}, "query_pre_attn_scalar: not a field that pmc reads of Llama"),
         ("llama-3.1-8b", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: not a field that pmc reads"),

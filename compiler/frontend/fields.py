@@ -6,7 +6,7 @@ Nothing in a file is ignored silently.  A field that the import did not read is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from pmc.compiler.config import ConfigError
@@ -44,11 +44,11 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 class Fields:
     """Typed access to a configuration, which notes what is read; `prefix` is the path of a nested block."""
 
-    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "") -> None:
+    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "", read: Collection[str] = ()) -> None:
         self.config = config
         self.source = source
         self.prefix = prefix
-        self._read = set[str]()
+        self._read = set(read)
 
     def fail(self, name: str, problem: str) -> ConfigError:
         """The error for a field."""
@@ -68,6 +68,10 @@ class Fields:
     def present(self, name: str) -> bool:
         """Whether the field is given and not null."""
         return self.value(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        """Whether the field is given as null, which is not the same as absent."""
+        return name in self.config and not self.present(name)
 
     def integer(self, name: str, at_least: int = 1) -> int:
         """An integer field."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import DictionaryAttr, StringAttr
 from xdsl.ir import Attribute
 
-from pmc.compiler.config_fields import Fields
+from pmc.compiler.frontend.fields import Fields
 from pmc.dialects.assembly import attribute
 from pmc.dialects.schema import did_you_mean
 
