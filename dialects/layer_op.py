@@ -140,9 +140,21 @@ class RowOp(LayerOp, ABC):
         """The adjacent columns that belong together; None where the op treats every element by itself."""
         return None
 
+    @property
+    def has_own_matrices(self) -> bool:
+        """Whether every index of the first dim, an expert, has one-row matrices of its own: [E, columns]."""
+        return False
+
     @abstractmethod
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         """What the command does; `token` is the token that row `row` of its matrices belongs to."""
+
+    def require_groups(self, group: int) -> None:
+        """Check that the columns of the first operand are whole groups, where both are numbers."""
+        width = tensor(self.operands[0]).dims[-1]
+        self.fail_unless(
+            group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
+        )
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """A tile writes the rows that it has read."""

@@ -6,6 +6,7 @@ Parameters that are expressions arrive evaluated: a number, or an array that bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -230,3 +231,50 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]
+
+
+@computes(kinds.AddBiasAttr)
+def _(kind: kinds.AddBiasAttr, tiles: Tiles) -> Sequence[Array]:
+    x, b = tiles.ins
+    return [x + b]
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)) in a form that does not overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _activation(name: str, x: Array) -> Array:
+    """One of `ACTIVATIONS`."""
+    functions: dict[str, Callable[[], Array]] = {
+        "silu": lambda: x * _logistic(x),
+        "sigmoid": lambda: _logistic(x),
+        "relu": lambda: np.where(x > 0, x, 0),
+        "relu2": lambda: np.where(x > 0, x * x, 0),
+        # The share of the standard normal distribution below x.
+        "gelu": lambda: x * np.asarray(_erfc(x * -math.sqrt(0.5)), x.dtype) / 2,
+        "gelu_tanh": lambda: x * _logistic(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)),
+    }
+    return np.asarray(functions[name](), x.dtype)
+
+
+@computes(kinds.ActivationAttr)
+def _(kind: kinds.ActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    return [_activation(kind.function.data, x)]
+
+
+@computes(kinds.GatedActivationAttr)
+def _(kind: kinds.GatedActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    gate, up = tiles.ins
+    name = kind.function.data
+    if not isinstance(kind.limit, FloatAttr):
+        return [_activation(name, gate) * up]
+    limit = kind.limit.value.data
+    gate, up = np.where(gate < limit, gate, limit), np.where(np.abs(up) < limit, up, np.sign(up) * limit)
+    if isinstance(kind.alpha, FloatAttr):
+        return [gate * _logistic(gate * kind.alpha.value.data) * (1 + up)]
+    return [_activation("silu", gate) * up]

@@ -77,10 +77,14 @@ from pmc.dialects.trace_tables import (
     TraceTableAttr,
 )
 from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
     ROW,
     VECTOR_KINDS,
+    ActivationAttr,
     AddRmsNormAttr,
     FillAttr,
+    GatedActivationAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
     RmsNormAttr,
@@ -470,6 +474,44 @@ def binary(kind: type[Any]) -> Callable[[Maker], object]:
     return build
 
 
+def activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(
+        layer.ActivationOp, [make.source(dims)], [make.type(dims)], function=make.rng.choice(list(ACTIVATIONS))
+    )  # fmt: skip
+
+
+def gated_function(make: Maker) -> tuple[str, float | None, float | None]:
+    """A gated activation, its limit and its alpha."""
+    function = make.rng.choice(list(GATED_ACTIVATIONS))
+    limit = make.rng.choice([0.5, 7.0]) if function.startswith("clamped") else None
+    return function, limit, 1.702 if function == "clamped_swiglu" else None
+
+
+def float_or_none(value: float | None) -> FloatAttr | NoneAttr:
+    return NoneAttr() if value is None else FloatAttr(value, 64)
+
+
+def gated_kind(make: Maker) -> GatedActivationAttr:
+    function, limit, alpha = gated_function(make)
+    return GatedActivationAttr(StringAttr(function), float_or_none(limit), float_or_none(alpha))
+
+
+def gated_activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    function, limit, alpha = gated_function(make)
+    make.add(
+        layer.GatedActivationOp, [make.source(dims), make.source(dims)], [make.type(dims)], function=function,
+        limit=limit, alpha=alpha,
+    )  # fmt: skip
+
+
+def add_bias(make: Maker) -> None:
+    leading, width = make.dims(make.rng.randint(1, 2)), make.size()
+    bias = make.source((*leading[:-1], width))
+    make.add(layer.AddBiasOp, [make.source((*leading, width)), bias], [make.type((*leading, width))])
+
+
 def quantize(make: Maker) -> None:
     dims = make.dims(2)
     make.add(layer.QuantizeOp, [make.source(dims)], [make.type(dims)])
@@ -548,7 +590,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
-    layer.SiluMulOp: binary(layer.SiluMulOp),
+    layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
+    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
@@ -829,6 +872,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
+    ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
+    GatedActivationAttr: gated_kind,
 }  # fmt: skip
 """Kinds with parameters."""
 
