@@ -401,6 +401,9 @@ class RopeOp(RowOp):
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` (yarn, llama3) that change the frequencies.
+
+    With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
+    (`partial_rotary_factor` and `rotary_dim` of Hugging Face).
     """
 
     name = "layer.rope"
@@ -413,6 +416,7 @@ class RopeOp(RowOp):
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
+    rotary_dim = opt_prop_def(IntegerAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
@@ -420,7 +424,15 @@ class RopeOp(RowOp):
         self.require_shape(self.y, tensor(self.x).dims, "y")
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
         self.require_groups(self.head_dim.value.data)
-        self.fail_unless(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+        head_dim = self.head_dim.value.data
+        if self.rotary_dim is None:
+            self.fail_unless(head_dim % 2 == 0, f"head_dim {head_dim} is odd")
+        else:
+            rotary = self.rotary_dim.value.data
+            self.fail_unless(
+                0 < rotary < head_dim and rotary % 2 == 0,
+                f"rotary_dim is {rotary}, must be positive, even and less than {head_dim}, the head_dim",
+            )
         self.fail_unless(self.theta.value.data > 0, f"theta is {self.theta.value.data}, must be positive")
         self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
 
@@ -434,7 +446,8 @@ class RopeOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr())
+        optional = self.scaling or NoneAttr(), self.rotary_dim or NoneAttr()
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""

@@ -97,6 +97,15 @@ class VectorKindAttr(ParametrizedAttribute):
         return self.FLOPS
 
     @property
+    def flops_per_row(self) -> int:
+        """Arithmetic once for every row besides."""
+        return 0
+
+    def flops(self, rows: Expr, columns: Expr) -> Expr:
+        """Arithmetic of a command on `rows` x `columns`."""
+        return self.flops_per_element * rows * columns + self.flops_per_row * rows
+
+    @property
     def steps_per_element(self) -> VectorSteps:
         """What the vector unit does for every element of `rows` x `columns`."""
         return self.ELEMENT_STEPS
@@ -247,6 +256,7 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
+    (IntegerAttr | NoneAttr, _Form("an integer", _is_integer, optional=True)),
     (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
 )
 
@@ -381,6 +391,9 @@ class RopeAttr(VectorKindAttr):
 
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + columns/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
+
+    With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
+    add are then counted for these columns of a row, the conversion for all.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -392,11 +405,37 @@ class RopeAttr(VectorKindAttr):
     interleaved: BoolAttr
     position: ExprAttr
     scaling: DictionaryAttr | NoneAttr
+    rotary_dim: IntegerAttr | NoneAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """None where a row has its own number."""
+        return self.FLOPS if isinstance(self.rotary_dim, NoneAttr) else 0
+
+    @property
+    def flops_per_row(self) -> int:
+        """Those of the columns that are rotated."""
+        return 0 if isinstance(self.rotary_dim, NoneAttr) else self.FLOPS * self.rotary_dim.value.data
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Rotate and convert, or convert."""
+        return self.ELEMENT_STEPS if isinstance(self.rotary_dim, NoneAttr) else VectorSteps(basic=1)
+
+    @property
+    def steps_per_row(self) -> VectorSteps:
+        """Rotate the columns that are not all."""
+        return VectorSteps(basic=0 if isinstance(self.rotary_dim, NoneAttr) else 3 * self.rotary_dim.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """A positive base, and pairs of columns."""
+        """A positive base, and pairs of columns, of which some are left where `rotary_dim` is given."""
         if not self.theta.value.data > 0:
             return f"theta is {self.theta.value.data}, must be positive"
+        if isinstance(self.rotary_dim, IntegerAttr):
+            rotary = self.rotary_dim.value.data
+            if rotary <= 0 or rotary % 2 or (columns.is_constant and rotary >= columns.constant):
+                return f"rotary_dim is {rotary}, must be positive, even and less than the {columns} columns"
+            return None
         if columns.is_constant and columns.constant % 2:
             return f"rotates pairs of columns, found {columns}"
         return None

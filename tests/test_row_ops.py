@@ -81,9 +81,13 @@ class Text:
 
 
 def attention(t: Text, x: str) -> str:
-    """Biases on q, k, v and on the projection back."""
+    """Biases on q, k, v and on the projection back; half of every head is rotated."""
     width = HEADS * WIDTH
     q, k, v = (t.linear(x, f"attn.{n}_proj", HIDDEN, width, ",heads") for n in "qkv")
+    turned = (
+        f"head_dim = {WIDTH}, theta = 100.0, interleaved = true, q_len = <q_len>, kv_len = <kv_len>, rotary_dim = 4"
+    )
+    q, k = (t.rows("layer.rope", value, f"attn.{n}_rope", turned) for n, value in (("q", q), ("k", k)))
     caches: list[str] = []
     for name, new in (("k", k), ("v", v)):
         type_ = f"!layer.tensor<[batch, kv_len, {width}], f32>"
@@ -202,7 +206,7 @@ def test_all_levels_compute_the_same(mesh: dict[str, object], plans: Literal["ch
     check_stated(module, programs, kept.stated)
 
 
-NAMES = ("add_bias", "activation", "gated_activation")
+NAMES = ("rope", "add_bias", "activation", "gated_activation")
 
 
 def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Mapping[str, Resources]) -> None:

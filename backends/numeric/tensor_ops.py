@@ -254,6 +254,7 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         bool(op.interleaved),
         positions,
         None if op.scaling is None else scaling_fields(op.scaling),
+        None if op.rotary_dim is None else op.rotary_dim.value.data,
     )
     return (y,)
 

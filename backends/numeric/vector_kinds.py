@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -95,7 +95,9 @@ def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
 
 @computes(kinds.RopeAttr)
 def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
-    (x,) = tiles.ins
+    (row,) = tiles.ins
+    width = row.shape[-1] if isinstance(kind.rotary_dim, NoneAttr) else kind.rotary_dim.value.data
+    x, rest = row[..., :width], row[..., width:]
     scaling = plain_params(kind.scaling.data) if isinstance(kind.scaling, DictionaryAttr) else None
     frequencies, factor = rope_frequencies(x.shape[-1], kind.theta.value.data, scaling)
     position = np.asarray(tiles.values["position"], np.float64)
@@ -108,7 +110,7 @@ def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
     y = np.empty_like(x)
     y[..., pairs[0]] = first * cos - second * sin
     y[..., pairs[1]] = second * cos + first * sin
-    return [y]
+    return [np.concatenate([y, rest], axis=-1)]
 
 
 @computes(kinds.SoftmaxStepAttr)

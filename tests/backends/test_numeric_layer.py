@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, FloatAttr, ModuleOp, NoneAttr, StringAttr
+from xdsl.dialects.builtin import BoolAttr, Builtin, FloatAttr, IntegerAttr, ModuleOp, NoneAttr, StringAttr
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 
@@ -21,8 +21,9 @@ from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
 from pmc.backends.numeric.rotary import Scaling, rope, rope_frequencies
 from pmc.backends.numeric.tensor_ops import TENSOR_OPS
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
+from pmc.dialects.expr import ExprAttr
 from pmc.dialects.layer import Layer, LayerOp, MatmulOp, SourceOp
-from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS, ActivationAttr, GatedActivationAttr
+from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS, ActivationAttr, GatedActivationAttr, RopeAttr
 
 RNG = np.random.default_rng(0)
 
@@ -296,6 +297,21 @@ def test_a_blend_of_yarn_may_begin_at_hardly_any_turn() -> None:
     # Found by fuzzing: length / turns was infinite.  So few turns begin beyond the last column: nothing is blended.
     scaling: Scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1e-310}
     assert np.isfinite(rope_frequencies(8, 10000.0, scaling)[0]).all()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_rope_of_some_columns_is_that_of_a_narrow_head_beside_a_copy(interleaved: bool) -> None:
+    x, positions = normal(3, 2 * 10), np.array([5, 6, 7])
+    parts = x.reshape(3, 2, 10)
+    narrow = rope(parts[..., :6].reshape(3, 12), 6, 100.0, interleaved, positions).reshape(3, 2, 6)
+    expected = np.concatenate([narrow, parts[..., 6:]], axis=-1)
+    y = rope(x, 10, 100.0, interleaved, positions, rotary_dim=6)
+    np.testing.assert_array_equal(y.reshape(3, 2, 10), expected)
+    kind = RopeAttr(
+        FloatAttr(100.0, 64), BoolAttr.from_bool(interleaved), ExprAttr.of("row"), NoneAttr(), IntegerAttr(6, 64)
+    )
+    (tiled,) = run_kind(kind, Tiles([parts[:, 1]], [], (3, 10), {"position": positions}))
+    np.testing.assert_allclose(tiled, expected[:, 1], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("q_len", ["0", "batch + 1"])

@@ -152,6 +152,11 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
            kv_len=KV),
         (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # 6 of 8 columns of each of 2 heads are rotated; all are read and written
+        op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False, q_len=Q,
+           kv_len=KV, rotary_dim=6),
+        (3 * 6 * 2 * 6, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
     (
         op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
         (5 * 96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
@@ -306,6 +311,9 @@ WRONG: list[tuple[str, Any, str]] = [
      "w is [8], must be [16]"),
     ("silu", op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16)),
      "up is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("all rotated", op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False,
+                       q_len=Q, kv_len=KV, rotary_dim=8),
+     "rotary_dim is 8, must be positive, even and less than 8, the head_dim"),
     ("activation", op(layer.ActivationOp, [value(TOKENS, 16)], value(TOKENS, 16), function="tanh"),
      "function is 'tanh', must be silu, gelu, gelu_tanh, relu, relu2 or sigmoid"),
     ("gate", op(layer.GatedActivationOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16), function="gelu"),

@@ -462,6 +462,7 @@ def rope(make: Maker) -> None:
         interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
         first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
+        rotary_dim=make.rng.randrange(2, head_dim, 2) if head_dim > 2 and make.flag() else None,
     )  # fmt: skip
 
 
@@ -862,6 +863,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
+        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
     ),
     SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
         make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
