@@ -37,10 +37,15 @@ from xdsl.irdl import (
 
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
 from pmc.dialects.effects import READS, UPDATES, Effects
+from pmc.dialects.elementwise import ActivationOp as ActivationOp
+from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
+from pmc.dialects.elementwise import AddOp as AddOp
+from pmc.dialects.elementwise import GatedActivationOp as GatedActivationOp
+from pmc.dialects.elementwise import QuantizeOp as QuantizeOp
+from pmc.dialects.elementwise import SiluMulOp as SiluMulOp
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
-from pmc.dialects.layer_norm import LayerNormOp as LayerNormOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
@@ -48,19 +53,17 @@ from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
 from pmc.dialects.layer_structure import YieldOp as YieldOp
+from pmc.dialects.norms import AddRmsNormOp as AddRmsNormOp
+from pmc.dialects.norms import LayerNormOp as LayerNormOp
+from pmc.dialects.norms import RmsNormOp as RmsNormOp
 from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
 from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
 from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
 from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
-    AddAttr,
-    AddRmsNormAttr,
-    ConvertAttr,
-    RmsNormAttr,
     RopeAttr,
     RouterTopkAttr,
-    SiluMulAttr,
     SoftmaxFinishAttr,
     VectorKindAttr,
 )
@@ -392,45 +395,15 @@ class EmbeddingOp(LayerOp):
 
 
 @irdl_op_definition
-class RmsNormOp(RowOp):
-    """y = x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (the whole row in a plain norm)."""
-
-    name = "layer.rms_norm"
-    x = operand_def(TensorType)
-    w = operand_def(TensorType)
-    eps = prop_def(FloatAttr)
-    group = prop_def(IntegerAttr)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """Groups divide a row; w has one element per column of a group."""
-        self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        _require_groups(self, self.group.value.data)
-        self.require_shape(self.w, (expr(self.group.value.data),), "w")
-        self.require_shape(self.y, tensor(self.x).dims, "y")
-
-    @property
-    def row_columns(self) -> int:
-        return self.group.value.data
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return RmsNormAttr(self.eps)
-
-    def sharding_rule(self) -> ShardingRule:
-        """A row is normalised whole, heads of a per-head norm may be sharded."""
-        whole = tensor(self.x).dims[-1] == expr(self.group.value.data)
-        column = WHOLE if whole else HEAD
-        return ShardingRule(((TOKEN, column), (WHOLE,)), ((TOKEN, column),))
-
-
-@irdl_op_definition
 class RopeOp(RowOp):
     """Rotary position embedding of every `head_dim` columns.
 
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` (yarn, llama3) that change the frequencies.
+
+    With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
+    (`partial_rotary_factor` and `rotary_dim` of Hugging Face).
     """
 
     name = "layer.rope"
@@ -443,14 +416,23 @@ class RopeOp(RowOp):
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
+    rotary_dim = opt_prop_def(IntegerAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
         """Pairs of columns are rotated, by angles that a positive theta gives."""
         self.require_shape(self.y, tensor(self.x).dims, "y")
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        _require_groups(self, self.head_dim.value.data)
-        self.fail_unless(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+        self.require_groups(self.head_dim.value.data)
+        head_dim = self.head_dim.value.data
+        if self.rotary_dim is None:
+            self.fail_unless(head_dim % 2 == 0, f"head_dim {head_dim} is odd")
+        else:
+            rotary = self.rotary_dim.value.data
+            self.fail_unless(
+                0 < rotary < head_dim and rotary % 2 == 0,
+                f"rotary_dim is {rotary}, must be positive, even and less than {head_dim}, the head_dim",
+            )
         self.fail_unless(self.theta.value.data > 0, f"theta is {self.theta.value.data}, must be positive")
         self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
 
@@ -464,119 +446,12 @@ class RopeOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr())
+        optional = self.scaling or NoneAttr(), self.rotary_dim or NoneAttr()
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
         return ShardingRule(((ROWS, HEAD),), ((ROWS, HEAD),))
-
-
-@irdl_op_definition
-class SiluMulOp(RowOp):
-    """y = silu(gate) * up."""
-
-    name = "layer.silu_mul"
-    gate = operand_def(TensorType)
-    up = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.up, tensor(self.gate).dims, "up")
-        self.require_shape(self.y, tensor(self.gate).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return SiluMulAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        factors = tuple(f"d{i}" for i in range(len(tensor(self.gate).dims)))
-        return ShardingRule((factors, factors), (factors,))
-
-
-@irdl_op_definition
-class AddOp(RowOp):
-    """y = a + b; `a` is the residual or the routed experts, whose sharding decides."""
-
-    name = "layer.add"
-    a = operand_def(TensorType)
-    b = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.b, tensor(self.a).dims, "b")
-        self.require_shape(self.y, tensor(self.a).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return AddAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        """Element-wise and linear: two partial sums of one axis add up to a partial sum."""
-        return ShardingRule(
-            ((TOKEN, "n"), (TOKEN, "n")), ((TOKEN, "n"),), stationary=frozenset({0}), linear=frozenset({0, 1})
-        )
-
-
-@irdl_op_definition
-class AddRmsNormOp(RowOp):
-    """total = a + b, y = total / sqrt(mean(total^2) + eps) * w over a whole row: a residual and the norm behind it."""
-
-    name = "layer.add_rms_norm"
-    a = operand_def(TensorType)
-    b = operand_def(TensorType)
-    w = operand_def(TensorType)
-    eps = prop_def(FloatAttr)
-    total = result_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """Matrices of one shape, w with one element per column."""
-        dims = tensor(self.a).dims
-        self.fail_unless(len(dims) == 2, "a must be [T, width]")
-        for value, what in ((self.b, "b"), (self.total, "total"), (self.y, "y")):
-            self.require_shape(value, dims, what)
-        self.require_shape(self.w, dims[1:], "w")
-
-    @property
-    def row_columns(self) -> int:
-        return tensor(self.a).dims[1].constant
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return AddRmsNormAttr(self.eps)
-
-    def sharding_rule(self) -> ShardingRule:
-        """A row is normalised whole."""
-        row = (TOKEN, WHOLE)
-        return ShardingRule((row, row, (WHOLE,)), (row, row))
-
-
-@irdl_op_definition
-class QuantizeOp(RowOp):
-    """x in another element type, with unit scale and saturation."""
-
-    name = "layer.quantize"
-    x = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.y, tensor(self.x).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return ConvertAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        factors = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
-        return ShardingRule((factors,), (factors,))
-
-
-def _require_groups(op: RmsNormOp | RopeOp, group: int) -> None:
-    """The columns of x are whole groups, where both are numbers."""
-    width = tensor(op.x).dims[-1]
-    op.fail_unless(
-        group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
-    )
 
 
 # -- views ------------------------------------------------------------------------------------------------------
@@ -834,6 +709,9 @@ Layer = Dialect(
         LayerNormOp,
         RopeOp,
         SiluMulOp,
+        ActivationOp,
+        GatedActivationOp,
+        AddBiasOp,
         AddOp,
         AddRmsNormOp,
         QuantizeOp,

@@ -97,6 +97,15 @@ class VectorKindAttr(ParametrizedAttribute):
         return self.FLOPS
 
     @property
+    def flops_per_row(self) -> int:
+        """Arithmetic once for every row besides."""
+        return 0
+
+    def flops(self, rows: Expr, columns: Expr) -> Expr:
+        """Arithmetic of a command on `rows` x `columns`."""
+        return self.flops_per_element * rows * columns + self.flops_per_row * rows
+
+    @property
     def steps_per_element(self) -> VectorSteps:
         """What the vector unit does for every element of `rows` x `columns`."""
         return self.ELEMENT_STEPS
@@ -247,6 +256,8 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
+    (IntegerAttr | NoneAttr, _Form("an integer", _is_integer, optional=True)),
+    (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
 )
 
 
@@ -380,6 +391,9 @@ class RopeAttr(VectorKindAttr):
 
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + columns/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
+
+    With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
+    add are then counted for these columns of a row, the conversion for all.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -391,11 +405,37 @@ class RopeAttr(VectorKindAttr):
     interleaved: BoolAttr
     position: ExprAttr
     scaling: DictionaryAttr | NoneAttr
+    rotary_dim: IntegerAttr | NoneAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """None where a row has its own number."""
+        return self.FLOPS if isinstance(self.rotary_dim, NoneAttr) else 0
+
+    @property
+    def flops_per_row(self) -> int:
+        """Those of the columns that are rotated."""
+        return 0 if isinstance(self.rotary_dim, NoneAttr) else self.FLOPS * self.rotary_dim.value.data
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Rotate and convert, or convert."""
+        return self.ELEMENT_STEPS if isinstance(self.rotary_dim, NoneAttr) else VectorSteps(basic=1)
+
+    @property
+    def steps_per_row(self) -> VectorSteps:
+        """Rotate the columns that are not all."""
+        return VectorSteps(basic=0 if isinstance(self.rotary_dim, NoneAttr) else 3 * self.rotary_dim.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """A positive base, and pairs of columns."""
+        """A positive base, and pairs of columns, of which some are left where `rotary_dim` is given."""
         if not self.theta.value.data > 0:
             return f"theta is {self.theta.value.data}, must be positive"
+        if isinstance(self.rotary_dim, IntegerAttr):
+            rotary = self.rotary_dim.value.data
+            if rotary <= 0 or rotary % 2 or (columns.is_constant and rotary >= columns.constant):
+                return f"rotary_dim is {rotary}, must be positive, even and less than the {columns} columns"
+            return None
         if columns.is_constant and columns.constant % 2:
             return f"rotates pairs of columns, found {columns}"
         return None
@@ -611,6 +651,135 @@ class TopkSelectAttr(VectorKindAttr):
         return None if top_k >= 1 else f"top_k is {top_k}, must be at least 1"
 
 
+@irdl_attr_definition
+class AddBiasAttr(VectorKindAttr):
+    """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
+
+    name: ClassVar[str] = "tile.add_bias"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("b", "in", rows=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a function of one element, or of several, takes."""
+
+    flops: int
+    steps: VectorSteps
+    """Without the conversion of the result."""
+
+
+ACTIVATIONS: dict[str, Arithmetic] = {
+    "silu": Arithmetic(4, SIGMOID + VectorSteps(basic=1)),
+    "gelu": Arithmetic(20, VectorSteps(basic=20, exp=1, div=1)),
+    "gelu_tanh": Arithmetic(8, SIGMOID + VectorSteps(basic=5)),
+    "relu": Arithmetic(1, VectorSteps(basic=1)),
+    "relu2": Arithmetic(2, VectorSteps(basic=2)),
+    "sigmoid": Arithmetic(3, SIGMOID),
+}
+"""The activations of one operand x, by name:
+
+- silu: x * sigmoid(x); sigmoid: 1 / (1 + exp(-x)); relu: max(x, 0); relu2: max(x, 0)^2.
+- gelu: x/2 * (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel, 2016).  No vector unit has an erf: counted is formula 7.1.26
+  of Abramowitz and Stegun, whose error of 1.5e-7 FP32 does not resolve: scale, abs, mul, add, div; a polynomial of
+  degree 5 (9); square, exp, mul, subtract from 1, sign; add 1, times x, times 1/2.  Abs and sign are no FLOPs.
+- gelu_tanh: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), which is x * sigmoid of a polynomial of x: square, mul,
+  add, mul; sigmoid; times x.
+
+A sign that changes, as in exp(-x), is no step of its own.
+"""
+
+
+def unknown_name(value: StringAttr, names: Sequence[str], what: str) -> str | None:
+    """What is wrong with a name that must be one of several."""
+    known = f"{', '.join(names[:-1])} or {names[-1]}"
+    return None if value.data in names else f"{what} is '{value.data}', must be {known}"
+
+
+@irdl_attr_definition
+class ActivationAttr(VectorKindAttr):
+    """out = `function` of x, one of `ACTIVATIONS`.  Steps: its own, and the conversion."""
+
+    name: ClassVar[str] = "tile.activation"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    function: StringAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the function."""
+        return ACTIVATIONS[self.function.data].flops
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """The function, convert."""
+        return ACTIVATIONS[self.function.data].steps + VectorSteps(basic=1)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known function."""
+        del columns
+        return unknown_name(self.function, tuple(ACTIVATIONS), "function")
+
+
+GATED_ACTIVATIONS: dict[str, Arithmetic] = {
+    **{
+        name: Arithmetic(found.flops + 1, found.steps + VectorSteps(basic=1))
+        for name, found in ACTIVATIONS.items()
+        if name != "silu"
+    },
+    "clamped_silu": Arithmetic(8, SIGMOID + VectorSteps(basic=5)),
+    "clamped_swiglu": Arithmetic(10, SIGMOID + VectorSteps(basic=7)),
+}
+"""The gated activations, by name; silu has a kind of its own, `silu_mul`.
+
+- gelu, gelu_tanh, relu, relu2, sigmoid: f(gate) * up with f of `ACTIVATIONS` (Shazeer, GLU variants; sigmoid is the
+  output gate of attention in Qwen3-Next).
+- clamped_silu, with g = min(gate, limit) and u = min(max(up, -limit), limit): silu(g) * u (`swiglu_limit` of
+  DeepSeek-V4 and Step).
+- clamped_swiglu, with the same g and u: (u + 1) * g * sigmoid(alpha * g) (gpt-oss).
+"""
+
+
+@irdl_attr_definition
+class GatedActivationAttr(VectorKindAttr):
+    """out = `function` of gate and up, one of `GATED_ACTIVATIONS`.  Steps: its own, and the conversion.
+
+    The clamped ones have a `limit`, and clamped_swiglu an `alpha`.
+    """
+
+    name: ClassVar[str] = "tile.gated_activation"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("gate", "in"), Matrix("up", "in"), Matrix("out", "out"))
+    function: StringAttr
+    limit: FloatAttr | NoneAttr
+    alpha: FloatAttr | NoneAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the function."""
+        return GATED_ACTIVATIONS[self.function.data].flops
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """The function, convert."""
+        return GATED_ACTIVATIONS[self.function.data].steps + VectorSteps(basic=1)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known function with its own parameters and no others."""
+        del columns
+        name = self.function.data
+        if (unknown := unknown_name(self.function, tuple(GATED_ACTIVATIONS), "function")) is not None:
+            return unknown
+        for parameter, value, needs in (
+            ("a limit", self.limit, name in ("clamped_silu", "clamped_swiglu")),
+            ("an alpha", self.alpha, name == "clamped_swiglu"),
+        ):
+            if isinstance(value, FloatAttr) != needs:
+                return f"{name} needs {parameter}" if needs else f"{name} has no {parameter.split()[-1]}"
+        if isinstance(self.limit, FloatAttr) and not self.limit.value.data > 0:
+            return f"limit is {self.limit.value.data}, must be positive"
+        return None
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
     ConvertAttr,
@@ -627,5 +796,8 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     LayerNormAttr,
     ReluWeightedSumAttr,
     TopkSelectAttr,
+    AddBiasAttr,
+    ActivationAttr,
+    GatedActivationAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

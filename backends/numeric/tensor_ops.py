@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import routing, semantics, sparse_attention
+from pmc.backends.numeric import elementwise, routing, semantics, sparse_attention
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -254,6 +254,7 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         bool(op.interleaved),
         positions,
         None if op.scaling is None else scaling_fields(op.scaling),
+        None if op.rotary_dim is None else op.rotary_dim.value.data,
     )
     return (y,)
 
@@ -279,6 +280,23 @@ def _field(name: str, value: Attribute) -> float | int | str | bool:
 @implements(layer.SiluMulOp)
 def _silu_mul(op: layer.SiluMulOp, operands: Operands, context: Context) -> Results:
     return (semantics.silu_mul(*operands),)
+
+
+@implements(layer.ActivationOp)
+def _activation(op: layer.ActivationOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.activation(op.function.data, operands[0]),)
+
+
+@implements(layer.GatedActivationOp)
+def _gated_activation(op: layer.GatedActivationOp, operands: Operands, context: Context) -> Results:
+    gate, up = operands
+    limit, alpha = (None if value is None else value.value.data for value in (op.limit, op.alpha))
+    return (elementwise.gated_activation(op.function.data, gate, up, limit, alpha),)
+
+
+@implements(layer.AddBiasOp)
+def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.add_bias(*operands),)
 
 
 @implements(layer.AddOp)

@@ -6,13 +6,14 @@ Parameters that are expressions arrive evaluated: a number, or an array that bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -94,7 +95,9 @@ def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
 
 @computes(kinds.RopeAttr)
 def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
-    (x,) = tiles.ins
+    (row,) = tiles.ins
+    width = row.shape[-1] if isinstance(kind.rotary_dim, NoneAttr) else kind.rotary_dim.value.data
+    x, rest = row[..., :width], row[..., width:]
     scaling = plain_params(kind.scaling.data) if isinstance(kind.scaling, DictionaryAttr) else None
     frequencies, factor = rope_frequencies(x.shape[-1], kind.theta.value.data, scaling)
     position = np.asarray(tiles.values["position"], np.float64)
@@ -107,7 +110,7 @@ def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
     y = np.empty_like(x)
     y[..., pairs[0]] = first * cos - second * sin
     y[..., pairs[1]] = second * cos + first * sin
-    return [y]
+    return [np.concatenate([y, rest], axis=-1)]
 
 
 @computes(kinds.SoftmaxStepAttr)
@@ -230,3 +233,50 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]
+
+
+@computes(kinds.AddBiasAttr)
+def _(kind: kinds.AddBiasAttr, tiles: Tiles) -> Sequence[Array]:
+    x, b = tiles.ins
+    return [x + b]
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)) in a form that does not overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _activation(name: str, x: Array) -> Array:
+    """One of `ACTIVATIONS`."""
+    functions: dict[str, Callable[[], Array]] = {
+        "silu": lambda: x * _logistic(x),
+        "sigmoid": lambda: _logistic(x),
+        "relu": lambda: np.where(x > 0, x, 0),
+        "relu2": lambda: np.where(x > 0, x * x, 0),
+        # The share of the standard normal distribution below x.
+        "gelu": lambda: x * np.asarray(_erfc(x * -math.sqrt(0.5)), x.dtype) / 2,
+        "gelu_tanh": lambda: x * _logistic(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)),
+    }
+    return np.asarray(functions[name](), x.dtype)
+
+
+@computes(kinds.ActivationAttr)
+def _(kind: kinds.ActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    return [_activation(kind.function.data, x)]
+
+
+@computes(kinds.GatedActivationAttr)
+def _(kind: kinds.GatedActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    gate, up = tiles.ins
+    name = kind.function.data
+    if not isinstance(kind.limit, FloatAttr):
+        return [_activation(name, gate) * up]
+    limit = kind.limit.value.data
+    gate, up = np.where(gate < limit, gate, limit), np.where(np.abs(up) < limit, up, np.sign(up) * limit)
+    if isinstance(kind.alpha, FloatAttr):
+        return [gate * _logistic(gate * kind.alpha.value.data) * (1 + up)]
+    return [_activation("silu", gate) * up]

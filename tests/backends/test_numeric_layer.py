@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.builtin import BoolAttr, Builtin, FloatAttr, IntegerAttr, ModuleOp, NoneAttr, StringAttr
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 
-from pmc.backends.numeric import routing, semantics
+from pmc.backends.numeric import elementwise, routing, semantics
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey, run_layer, seeded_layer_environment
 from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
 from pmc.backends.numeric.rotary import Scaling, rope, rope_frequencies
 from pmc.backends.numeric.tensor_ops import TENSOR_OPS
+from pmc.backends.numeric.vector_kinds import Tiles, run_kind
+from pmc.dialects.expr import ExprAttr
 from pmc.dialects.layer import Layer, LayerOp, MatmulOp, SourceOp
+from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS, ActivationAttr, GatedActivationAttr, RopeAttr
 
 RNG = np.random.default_rng(0)
 
@@ -121,6 +124,59 @@ def test_rms_norm_of_rows_and_of_groups() -> None:
     for columns in (slice(0, 4), slice(4, 8)):
         mean = (x[:, columns] ** 2).sum(axis=1) / 4
         np.testing.assert_allclose(y[:, columns], x[:, columns] / np.sqrt(mean + 0.5)[:, None] * w)
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def clamped(gate: float, up: float) -> tuple[float, float]:
+    return min(gate, 2.0), max(-2.0, min(up, 2.0))
+
+
+SCALARS: dict[str, Callable[[float], float]] = {
+    "silu": lambda x: x * logistic(x),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
+    "relu": lambda x: max(x, 0.0),
+    "relu2": lambda x: max(x, 0.0) ** 2,
+    "sigmoid": logistic,
+}
+PAIRS: dict[str, Callable[[float, float], float]] = {
+    "clamped_silu": lambda gate, up: SCALARS["silu"](clamped(gate, up)[0]) * clamped(gate, up)[1],
+    "clamped_swiglu": lambda gate, up: (
+        (clamped(gate, up)[1] + 1) * clamped(gate, up)[0] * logistic(1.7 * clamped(gate, up)[0])
+    ),
+}
+POINTS = np.array([-30.0, -3.0, -2.0, -0.7, 0.0, 0.1, 1.0, 2.0, 2.5, 30.0])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_on_tensors_and_on_tiles(name: str) -> None:
+    expected = [SCALARS[name](x) for x in POINTS]
+    (tiled,) = run_kind(ActivationAttr(StringAttr(name)), Tiles([POINTS[None]], [], (1, 10), {}))
+    for found in (elementwise.activation(name, POINTS), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", GATED_ACTIVATIONS)
+def test_a_gated_activation_on_tensors_and_on_tiles(name: str) -> None:
+    gate, up = (grid.reshape(-1) for grid in np.meshgrid(POINTS, POINTS))
+    pair = PAIRS.get(name, lambda g, u: SCALARS[name](g) * u)
+    expected = [pair(g, u) for g, u in zip(gate, up, strict=True)]
+    limit, alpha = 2.0 if name in PAIRS else None, 1.7 if name == "clamped_swiglu" else None
+    parameters = (NoneAttr() if value is None else FloatAttr(value, 64) for value in (limit, alpha))
+    kind = GatedActivationAttr(StringAttr(name), *parameters)
+    (tiled,) = run_kind(kind, Tiles([gate[None], up[None]], [], (1, 100), {}))
+    for found in (elementwise.gated_activation(name, gate, up, limit, alpha), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:
+    x, b = normal(3, 5, 4), normal(3, 4)
+    expected = [[x[e, c] + b[e] for c in range(5)] for e in range(3)]
+    np.testing.assert_array_equal(elementwise.add_bias(x, b), expected)
+    np.testing.assert_array_equal(elementwise.add_bias(x[0], b[0]), expected[0])
 
 
 def test_silu_mul_keeps_large_arguments_finite() -> None:
@@ -241,6 +297,21 @@ def test_a_blend_of_yarn_may_begin_at_hardly_any_turn() -> None:
     # Found by fuzzing: length / turns was infinite.  So few turns begin beyond the last column: nothing is blended.
     scaling: Scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1e-310}
     assert np.isfinite(rope_frequencies(8, 10000.0, scaling)[0]).all()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_rope_of_some_columns_is_that_of_a_narrow_head_beside_a_copy(interleaved: bool) -> None:
+    x, positions = normal(3, 2 * 10), np.array([5, 6, 7])
+    parts = x.reshape(3, 2, 10)
+    narrow = rope(parts[..., :6].reshape(3, 12), 6, 100.0, interleaved, positions).reshape(3, 2, 6)
+    expected = np.concatenate([narrow, parts[..., 6:]], axis=-1)
+    y = rope(x, 10, 100.0, interleaved, positions, rotary_dim=6)
+    np.testing.assert_array_equal(y.reshape(3, 2, 10), expected)
+    kind = RopeAttr(
+        FloatAttr(100.0, 64), BoolAttr.from_bool(interleaved), ExprAttr.of("row"), NoneAttr(), IntegerAttr(6, 64)
+    )
+    (tiled,) = run_kind(kind, Tiles([parts[:, 1]], [], (3, 10), {"position": positions}))
+    np.testing.assert_allclose(tiled, expected[:, 1], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("q_len", ["0", "batch + 1"])

@@ -77,10 +77,14 @@ from pmc.dialects.trace_tables import (
     TraceTableAttr,
 )
 from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
     ROW,
     VECTOR_KINDS,
+    ActivationAttr,
     AddRmsNormAttr,
     FillAttr,
+    GatedActivationAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
     RmsNormAttr,
@@ -469,6 +473,7 @@ def rope(make: Maker) -> None:
         interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
         first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
+        rotary_dim=make.rng.randrange(2, head_dim, 2) if head_dim > 2 and make.flag() else None,
     )  # fmt: skip
 
 
@@ -479,6 +484,44 @@ def binary(kind: type[Any]) -> Callable[[Maker], object]:
         make.add(kind, [a, a if make.flag() else make.source(dims)], [make.type(dims)])
 
     return build
+
+
+def activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(
+        layer.ActivationOp, [make.source(dims)], [make.type(dims)], function=make.rng.choice(list(ACTIVATIONS))
+    )  # fmt: skip
+
+
+def gated_function(make: Maker) -> tuple[str, float | None, float | None]:
+    """A gated activation, its limit and its alpha."""
+    function = make.rng.choice(list(GATED_ACTIVATIONS))
+    limit = make.rng.choice([0.5, 7.0]) if function.startswith("clamped") else None
+    return function, limit, 1.702 if function == "clamped_swiglu" else None
+
+
+def float_or_none(value: float | None) -> FloatAttr | NoneAttr:
+    return NoneAttr() if value is None else FloatAttr(value, 64)
+
+
+def gated_kind(make: Maker) -> GatedActivationAttr:
+    function, limit, alpha = gated_function(make)
+    return GatedActivationAttr(StringAttr(function), float_or_none(limit), float_or_none(alpha))
+
+
+def gated_activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    function, limit, alpha = gated_function(make)
+    make.add(
+        layer.GatedActivationOp, [make.source(dims), make.source(dims)], [make.type(dims)], function=function,
+        limit=limit, alpha=alpha,
+    )  # fmt: skip
+
+
+def add_bias(make: Maker) -> None:
+    leading, width = make.dims(make.rng.randint(1, 2)), make.size()
+    bias = make.source((*leading[:-1], width))
+    make.add(layer.AddBiasOp, [make.source((*leading, width)), bias], [make.type((*leading, width))])
 
 
 def quantize(make: Maker) -> None:
@@ -559,7 +602,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
-    layer.SiluMulOp: binary(layer.SiluMulOp),
+    layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
+    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
@@ -830,6 +874,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
+        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
     ),
     SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
         make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
@@ -840,6 +885,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
+    ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
+    GatedActivationAttr: gated_kind,
 }  # fmt: skip
 """Kinds with parameters."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, NoneAttr
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i64
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
@@ -14,8 +14,10 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import ExprAttr, expr, floordiv
 from pmc.dialects.vector_kinds import (
     VECTOR_KINDS,
+    ActivationAttr,
     ConvertAttr,
     FillAttr,
+    GatedActivationAttr,
     RopeAttr,
     RouterTopkAttr,
     SoftmaxMergeAttr,
@@ -26,8 +28,11 @@ from pmc.dialects.vector_kinds import (
 ROUTER = '#tile.router_topk<top_k = 2, scoring = "sigmoid", groups = 4, top_groups = 2, normalize = true, scale = 2.5>'
 STEP = "#tile.softmax_step<scale = 0.125, causal = true, position = floordiv(row, 4) + 3, key = s*64>"
 ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling = {factor = 8.000000e+00 : f64}>"
+PARTIAL = "#tile.rope<theta = 10000.0, interleaved = true, position = 7, rotary_dim = 4>"
 INDEX = "#tile.relu_weighted_sum<heads = 3, scale = 0.5>"
 TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
+CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alpha = 1.702>'
+GELU = '#tile.activation<function = "gelu">'
 POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
 
 
@@ -44,13 +49,24 @@ def number(value: float) -> FloatAttr:
         (SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr(expr("s") * 64)), STEP),
         (
             RopeAttr(
-                number(1e4), BoolAttr.from_bool(False), ExprAttr.of("row"), DictionaryAttr({"factor": number(8.0)})
+                number(1e4),
+                BoolAttr.from_bool(False),
+                ExprAttr.of("row"),
+                DictionaryAttr({"factor": number(8.0)}),
+                NoneAttr(),
             ),
             ROPE,
         ),
         (
-            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr()),
+            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr(), NoneAttr()),
             "#tile.rope<theta = 10000.0, interleaved = false, position = 7>",
+        ),
+        (RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), IntegerAttr(4, i64)), PARTIAL),
+        (ActivationAttr(StringAttr("gelu")), GELU),
+        (GatedActivationAttr(StringAttr("clamped_swiglu"), number(7.0), number(1.702)), CLAMPED),
+        (
+            GatedActivationAttr(StringAttr("gelu"), NoneAttr(), NoneAttr()),
+            '#tile.gated_activation<function = "gelu">',
         ),
     ],
 )
@@ -116,6 +132,7 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
     [
         ("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)),
         ("#tile.layer_norm<eps = 1.0>", (3, 1, 0)), (INDEX, (2, 1, 0)), (TOPK, (1, 0, 2)),
+        ("#tile.add_bias", (2, 1, 0)), (PARTIAL, (1, 1, 0)), (GELU, (1, 1, 0)), (CLAMPED, (2, 1, 0)),
         ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
     ],
 )  # fmt: skip
@@ -142,6 +159,21 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (TOPK.replace("5", "0"), (1, 0, 2), "at 'mm': top_k is 0, must be at least 1"),
         (TOPK.replace("s*64", "row"), (1, 0, 2), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
         (TOPK, (1, 2, 0), "takes (1, 0, 2) inputs, outputs and updates (scores, kept_scores, kept_keys), found"),
+        (
+            PARTIAL.replace("= 4", "= 8"),
+            (1, 1, 0),
+            "rotary_dim is 8, must be positive, even and less than the 8 columns",
+        ),
+        (
+            PARTIAL.replace("= 4", "= 3"),
+            (1, 1, 0),
+            "rotary_dim is 3, must be positive, even and less than the 8 columns",
+        ),
+        (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
+        (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
+        (CLAMPED.replace(", alpha = 1.702", ""), (2, 1, 0), "at 'mm': clamped_swiglu needs an alpha"),
+        (CLAMPED.replace("swiglu", "silu"), (2, 1, 0), "at 'mm': clamped_silu has no alpha"),
+        (CLAMPED.replace("clamped_swiglu", "gelu"), (2, 1, 0), "at 'mm': gelu has no limit"),
         ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
@@ -201,6 +233,18 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (INDEX, 3 * 3 + 2, 0),  # maximum, mul and add of each of 3 heads; scale and conversion
         (TOPK, 10, 0),  # five looks at every key, two steps each
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
+        ("#tile.add_bias", 1, 0),
+        (ROPE, 4, 0),  # two mul, add, convert
+        (PARTIAL, 1, 3 * 4),  # all columns are converted, 4 are rotated
+        (GELU, 20 + 35 + 31 + 1, 0),  # erf by a polynomial, an exp and a div; convert
+        (GELU.replace("gelu", "gelu_tanh"), 4 + 67 + 1 + 1, 0),  # a polynomial, its sigmoid, times x, convert
+        (GELU.replace("gelu", "silu"), 67 + 1 + 1, 0),  # one step less than silu_mul
+        (GELU.replace("gelu", "sigmoid"), 67 + 1, 0),
+        (GELU.replace("gelu", "relu"), 1 + 1, 0),
+        (GELU.replace("gelu", "relu2"), 2 + 1, 0),
+        ('#tile.gated_activation<function = "sigmoid">', 67 + 1 + 1, 0),  # times up
+        (CLAMPED, 1 + 2 + 67 + 4 + 1, 0),  # clamps, sigmoid, times alpha and gate, up + 1 and its product, convert
+        ('#tile.gated_activation<function = "clamped_silu", limit = 7.0>', 1 + 2 + 67 + 2 + 1, 0),
         ("#tile.sum_parts<parts = 3>", 3, 0),  # one step for every part
         (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
         (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),

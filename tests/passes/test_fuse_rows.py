@@ -77,6 +77,16 @@ def test_a_residual_its_norm_and_the_conversion_are_one_op_at_the_path_of_the_no
         ),
         # The norm is read in its own type too.
         ((RESIDUAL, NORM, QUANTIZE), "%q, %n", ["add_rms_norm", "quantize"]),
+        # An activation and a bias convert what they give.
+        (
+            (
+                f'%a = layer.activation(%x) {{function = "gelu"}} at "a" : {X}',
+                f'%b = layer.add_bias(%a, %w) at "b" : {X}',
+                f'%q = layer.quantize(%b) at "b.quantize" : {Q}',
+            ),
+            "%q",
+            ["activation", "add_bias"],
+        ),
         # What comes from a collective, or from outside, is converted by itself.
         (
             (
