@@ -304,8 +304,8 @@ class _Sharder:
         """Raise PassError for a dim that the ranks which share it do not divide, and for a window under cp."""
         if self.cp and model.windowed is not None:
             raise PassError(
-                f"annotate-shardings: layer.attention at '{model.windowed}' has a window, which context parallelism does "
-                f"not split: its keys would be every {self.mesh.axis(CONTEXT).size}-th of a sequence; choose cp = 1"
+                f"annotate-shardings: layer.attention at '{model.windowed}' has a window, which context parallelism "
+                f"does not split: every rank has keys from the whole sequence; choose cp = 1"
             )
         size = self.mesh.axis("tp").size
         for kind, heads, path in model.heads:

@@ -297,9 +297,7 @@ def first_key(row: IntArray, window: int) -> IntArray:
     return np.maximum(row - window + 1, 0)
 
 
-def _ranges(
-    begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: int
-) -> tuple[IntArray, IntArray]:
+def _ranges(begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: int) -> tuple[IntArray, IntArray]:
     """Of a part of `size` keys from `start` on: those in whole tiles before `begin`, and those from there to `seen`."""
     skipped: IntArray = np.minimum(np.maximum(begin - start, 0) // tile_s * tile_s, size)
     keys: IntArray = np.maximum(np.clip(seen - start, 0, size) - skipped, 0)

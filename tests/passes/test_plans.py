@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
@@ -249,6 +250,18 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     program = check_values(text, plan)
     rates = CoreRates(CHIP, load_accounting("physical"))
     check_resources(program, PlanSearch(rates).attention_resources(shape, attentions.tiling_of(plan)), "f32")
+
+
+@pytest.mark.parametrize("window", [12, 13, 1000])
+def test_a_window_of_all_keys_is_none(window: int) -> None:
+    """The same commands under the same plan, found by the same search, and the same shape."""
+    plan = PlanAttr.of([2, 2, 1], [2, 1, 4], "pus")
+    plain, all_keys = (attention_text(2, 1, 2, 5, 12, False, mask) for mask in ("", f", window = {window}"))
+    assert attention_shape(the_attention(plain)) == attention_shape(the_attention(all_keys))
+    for before, after in zip(lowered(plain, plan, CHIP), lowered(all_keys, plan, CHIP), strict=True):
+        assert str(after) == str(before)
+    shorter = attention_text(2, 1, 2, 5, 12, False, ", window = 11")
+    assert str(lowered(shorter, plan, CHIP)[0]) != str(lowered(plain, plan, CHIP)[0])
 
 
 def the_attention(text: str) -> layer.FlashAttentionOp:
