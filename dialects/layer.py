@@ -307,6 +307,7 @@ class AttentionStepOp(FlashAttentionOp):
         types = [value.type for value in self.state]
         self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
+        self.fail_unless(self.window is None, "a step of a ring has no window: its keys are every n-th of a sequence")
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """The state before and after the step."""
@@ -522,7 +523,11 @@ class LastTokenOp(LayerOp):
 
 @irdl_op_definition
 class KvAppendOp(LayerOp):
-    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache."""
+    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache.
+
+    `kv_len` is the number of rows of the cache: one of a sliding window holds the newest tokens of a sequence, the new
+    ones last.
+    """
 
     name = "layer.kv_append"
     UNIT: ClassVar[Unit] = "none"

@@ -253,6 +253,7 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (ExprAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr))),
     (BoolAttr, _Form("true or false", _is_bool)),
     (IntegerAttr, _Form("an integer", _is_integer)),
+    (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
@@ -445,7 +446,8 @@ class RopeAttr(VectorKindAttr):
 class SoftmaxStepAttr(VectorKindAttr):
     """One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S -> P, with max M, sum L, accumulator O updated.
 
-    Column c is key `key` + c; with `causal`, keys beyond `position` of the row have score -inf.  s = scale * S;
+    Column c is key `key` + c; with `causal`, keys beyond `position` of the row have score -inf, and where the kind has
+    it, also keys before `first` of the row.  s = scale * S;
     m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
     L and O with 0 before the first step; the mma after the step adds P V to O.
 
@@ -463,13 +465,30 @@ class SoftmaxStepAttr(VectorKindAttr):
         Matrix("row_sum", "update", columns=1),
         Matrix("acc", "update", columns="width"),
     )
-    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position", "first")
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, exp=1)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6, exp=1)
     scale: FloatAttr
     causal: BoolAttr
     position: ExprAttr
     key: ExprAttr
+    first: ExprAttr | NoneAttr
+
+    def __init__(
+        self,
+        scale: FloatAttr,
+        causal: BoolAttr,
+        position: ExprAttr,
+        key: ExprAttr,
+        first: ExprAttr | NoneAttr | None = None,
+    ) -> None:
+        """Without `first` rows see all keys from the beginning on."""
+        super().__init__(scale, causal, position, key, first or NoneAttr())
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Only a causal row has a first key."""
+        hides = isinstance(self.first, ExprAttr) and not bool(self.causal)
+        return "parameter 'first' needs causal = true" if hides else None
 
 
 @irdl_attr_definition

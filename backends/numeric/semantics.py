@@ -46,11 +46,13 @@ def attention_scores(
     scale: float,
     causal: bool,
     hidden: int = 0,
+    window: int | None = None,
 ) -> Array:
     """scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
 
     q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i]; query head h reads key head
-    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden.
+    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden, with a window only the last
+    `window` of them.
     """
     batch, kv_len = k[0].shape[:2]
     heads = q[0].shape[1] // qk_dims[0]
@@ -65,6 +67,8 @@ def attention_scores(
     scores = np.asarray(scores) * scalar_like(scale, k[0])
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
+        if window is not None:
+            visible &= ~np.tri(q_len, kv_len, kv_len - q_len - window, dtype=bool)
         scores = np.where(visible, scores, scalar_like(-np.inf, k[0]))
     return scores
 
@@ -77,12 +81,13 @@ def attention(
     v_dim: int,
     scale: float,
     causal: bool,
+    window: int | None = None,
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
     v is [batch, kv_len, kv_heads*v_dim]; the rest is as in `attention_scores`.
     """
-    scores = attention_scores(q, k, qk_dims, scale, causal)
+    scores = attention_scores(q, k, qk_dims, scale, causal, window=window)
     y = np.matmul(softmax(scores), _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
     return _token_rows(y)
 

@@ -151,6 +151,7 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         op.v_dim.value.data,
         op.scale.value.data,
         bool(op.causal),
+        op.window_keys,
     )
 
 

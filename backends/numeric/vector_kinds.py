@@ -118,7 +118,10 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     (scores,) = tiles.ins
     scaled = scores * np.asarray(kind.scale.value.data, scores.dtype)
     if bool(kind.causal):
-        visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
+        key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
+        visible = _visible(key, np.asarray(tiles.values["position"]), columns)
+        if "first" in tiles.values:
+            visible = visible & ~_visible(key, np.asarray(tiles.values["first"]) - 1, columns)
         scaled = np.where(visible, scaled, np.asarray(-np.inf, scores.dtype))
     old_max, old_sum, acc = tiles.updates
     new_max = np.maximum(old_max, scaled.max(axis=-1, keepdims=True))

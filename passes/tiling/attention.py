@@ -57,6 +57,8 @@ class _Unit:
     head: Expr
     query: Expr
     queries: Expr
+    first_query: Expr
+    """The first query of the units that the cores along u have in the same iteration."""
 
 
 class _Kernel:
@@ -81,12 +83,14 @@ class _Kernel:
         heads = s.kv_heads * s.group
         self.q = [arrays.array(v, s.sequences, s.q_len, heads, d) for v, d in zip(op.q, s.qk_dims, strict=True)]
         self.piece_heads = [ints(k)[2] // d for k, d in zip(op.k, s.qk_dims, strict=True)]
-        self.k = [
-            arrays.array(v, s.sequences, s.kv_len, h, d)
-            for v, h, d in zip(op.k, self.piece_heads, s.qk_dims, strict=True)
-        ]
+        stored = ints(op.v)[1]
+
+        def keyed(value: SSAValue, heads: int, width: int) -> Array:
+            return arrays.array(value, s.sequences, stored, heads, width).rows_from(1, stored - s.kv_len, s.kv_len)
+
+        self.k = [keyed(v, h, d) for v, h, d in zip(op.k, self.piece_heads, s.qk_dims, strict=True)]
         self.v_heads = ints(op.v)[2] // s.v_dim
-        self.v = arrays.array(op.v, s.sequences, s.kv_len, self.v_heads, s.v_dim)
+        self.v = keyed(op.v, self.v_heads, s.v_dim)
         self.widths = (s.v_dim, 1, 1)
         """Columns of the running state: accumulator, maximum, sum."""
         self.results = [
@@ -126,7 +130,8 @@ class _Kernel:
         kv_head = mod(problem, s.kv_heads)
         head = kv_head * s.group + mod(index, self.blocks_g) * self.tile_g
         queries = expr(self.tile_q) if s.q_len % self.tile_q == 0 else min_of(self.tile_q, s.q_len - query)
-        return _Unit(floordiv(problem, s.kv_heads), kv_head, head, query, queries)
+        first_query = floordiv(ui * self.parts[1], self.blocks_g) * self.tile_q
+        return _Unit(floordiv(problem, s.kv_heads), kv_head, head, query, queries, first_query)
 
     # -- one unit -----------------------------------------------------------------------------------------------
 
@@ -151,8 +156,9 @@ class _Kernel:
         seen = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
         first = self.keys.start(self.core_s, expr(0))
         mine = min_of(self.keys.length(self.core_s), seen - first) if s.causal else self.keys.length(self.core_s)
-        with code.loop("s", self.key_trips(mine)) as si:
-            self.key_step(unit, rows, q_tiles, running, si, mine)
+        skipped = self.skipped_tiles(unit)
+        with code.loop("s", self.key_trips(mine, skipped)) as si:
+            self.key_step(unit, rows, q_tiles, running, si + skipped, mine)
         if self.merges:
             for array, buffer, width in zip(self.scratch, running, self.widths, strict=False):
                 code.store(array, buffer, (self.core_s, *at), (1, *size, width))
@@ -165,11 +171,23 @@ class _Kernel:
             code.store(array, buffer, at, (*size, width))
         return running
 
-    def key_trips(self, mine: Expr) -> Expr:
-        """Key tiles of a core that sees `mine` keys of its part."""
+    def skipped_tiles(self, unit: _Unit) -> Expr:
+        """Key tiles of the part of a core that lie before all windows of the unit, or of those that read with it."""
+        s = self.shape
+        if s.window is None or (self.keys.max_trips == 1 and not self.merges):
+            return expr(0)
+        query = unit.first_query if self.plan.multicasts("kv") else unit.query
+        first = s.kv_len - s.q_len + query - (s.window - 1) - self.keys.start(self.core_s, expr(0))
+        return floordiv(max_of(first, 0), self.tile_s)
+
+    def key_trips(self, mine: Expr, skipped: Expr) -> Expr:
+        """Key tiles of a core that sees `mine` keys of its part, but those of the `skipped` tiles."""
         if self.keys.max_trips == 1 and not (self.merges and self.shape.causal):
             return expr(1)
-        return ceildiv(max_of(mine, 0) if self.merges and self.shape.causal else mine, self.tile_s)
+        if not (self.merges and self.shape.causal):
+            return ceildiv(mine, self.tile_s) - skipped
+        trips = ceildiv(max_of(mine, 0), self.tile_s)
+        return trips if self.shape.window is None else max_of(trips - skipped, 0)
 
     def key_step(
         self, unit: _Unit, rows: Expr, q_tiles: list[SSAValue], running: tuple[SSAValue, ...], si: Expr, mine: Expr
@@ -203,7 +221,8 @@ class _Kernel:
             code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
         masks, position = self.last_visible(unit)
-        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key))
+        first = None if s.window is None else ExprAttr(position - (s.window - 1))
+        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first)
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
 

@@ -53,13 +53,15 @@ AT = {"batch": 3, "q_len": 2, "kv_len": 11}
 ROUTER = dict(top_k=2, scoring="sigmoid", groups=1, top_groups=1, normalize=True, scale=1.0)
 
 
-def attention(causal: bool, kv_heads: int = 2, shared_v: bool = False) -> layer.AttentionOp:
+def attention(
+    causal: bool, kv_heads: int = 2, shared_v: bool = False, keys: Expr = KV, **masks: Any
+) -> layer.AttentionOp:
     """4 query heads of width 8; values of width 8, or the keys themselves."""
-    k = value(BATCH, KV, kv_heads * 8)
-    v = k if shared_v else value(BATCH, KV, kv_heads * 8)
+    k = value(BATCH, keys, kv_heads * 8)
+    v = k if shared_v else value(BATCH, keys, kv_heads * 8)
     found: layer.AttentionOp = op(
         layer.AttentionOp, [[value(TOKENS, 32)], [k], v], value(TOKENS, 32),
-        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal,
+        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal, **masks,
     )  # fmt: skip
     return found
 
@@ -133,6 +135,18 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (  # keys that are also the values are read once
         attention(causal=True, kv_heads=1, shared_v=True),
         (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 3 * 11 * 8) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # both queries see 5 keys: 6 rows are read
+        attention(causal=True, window=5),
+        (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # the same from a cache that holds no more
+        attention(causal=True, keys=min_of(KV, Q + 4), window=5),
+        (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # a window that is longer than what the first query sees
+        attention(causal=True, window=11),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
     (  # ids and the rows they name, not the table
         op(layer.EmbeddingOp, [value(TOKENS, element=i32), value(1000, 16)], value(TOKENS, 16)),
@@ -276,6 +290,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("window", attention(True, window=0), "window is 0, must be at least 1"),
+    ("window without an end", attention(False, window=3), "a window needs causal: it ends with the key of the query"),
+    ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],
+     *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True,
+     window=3), "a step of a ring has no window: its keys are every n-th of a sequence"),
     ("step hidden", attention_step(False, hidden=1, causal=False), "hidden needs causal"),
     ("finish heads", op(layer.AttentionFinishOp, [value(TOKENS, 32), value(TOKENS, 5)], value(TOKENS, 32)),
      "5 heads do not divide a width of 32"),

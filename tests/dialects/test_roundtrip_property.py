@@ -389,9 +389,10 @@ def attention(make: Maker) -> None:
     k = [make.source([batch, kv, d], stored) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
+    window = make.size() if make.flag() else None
     make.add(
         layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=q_len, scale=make.rng.uniform(0, 1), causal=make.flag(),
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
     )  # fmt: skip
 
 
@@ -876,9 +877,12 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
         IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
     ),
-    SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
-        make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
-    ),
+    SoftmaxStepAttr: lambda make: make.rng.choice([
+        SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
+        SoftmaxStepAttr(
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
+        ),
+    ]),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     RouterTopkAttr: lambda make: RouterTopkAttr(

@@ -48,6 +48,10 @@ def number(value: float) -> FloatAttr:
         (FillAttr.of(float("-inf")), "#tile.fill<value = 0xfff0000000000000 : f64>"),
         (SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr(expr("s") * 64)), STEP),
         (
+            SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr.of(0), ExprAttr.of("row")),
+            STEP.replace("key = s*64", "key = 0, first = row"),
+        ),
+        (
             RopeAttr(
                 number(1e4),
                 BoolAttr.from_bool(False),
@@ -179,6 +183,11 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
         (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
+        (
+            STEP.replace("causal = true", "causal = false").replace("key = s*64", "key = 0, first = row"),
+            (1, 1, 3),
+            "parameter 'first' needs causal = true",
+        ),
         (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
         (ROUTER.replace("groups = 4", "groups = 3"), (2, 2, 0), "3 groups do not divide 8 experts"),
         (ROUTER.replace("top_groups = 2", "top_groups = 5"), (2, 2, 0), "top_groups is 5, must be 1 to 4, the groups"),
