@@ -25,6 +25,8 @@ from pmc.dialects.tensor import TensorType
 HIDDEN = 38
 HEAD_DIM, NOPE_DIM, ROPE_DIM, V_DIM = 8, 8, 4, 6
 QUERY_RANK, LATENT_RANK = 20, 11
+WINDOW = 13
+"""Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
 
 Properties = dict[str, PropertyValue]
 
@@ -117,7 +119,12 @@ def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
     else:
         shared = 2 * tp if kv_heads % (2 * tp) == 0 else tp
         small = (2 * shared, shared)
-    return {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
+    found: Properties = {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
+    if op.rotary_dim is not None:
+        found["rotary_dim"] = ROPE_DIM
+    if op.window is not None:
+        found["window"] = WINDOW
+    return found
 
 
 def _latent(op: model.LatentAttentionOp, d: Deployment) -> Properties:
@@ -145,10 +152,13 @@ def _ffn(op: model.FfnOp, d: Deployment) -> Properties:
 
 def _moe(op: model.MoeOp, d: Deployment) -> Properties:
     """Two experts or more per rank and per group, at most three choices."""
+    shared = ceil(op.shared_intermediate_size.value.data / op.moe_intermediate_size.value.data)
     return {
         "n_routed_experts": max(2 * lcm(d.ep, op.n_group.value.data), 4),
         "num_experts_per_tok": min(op.top_k, 3),
         "moe_intermediate_size": 10 * d.moe_tp,
+        # As many shared experts side by side as there are.
+        "shared_intermediate_size": 10 * d.moe_tp * shared,
     }
 
 

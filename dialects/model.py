@@ -43,6 +43,7 @@ from pmc.dialects.model_block import WeightSpec as WeightSpec
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
+from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
 from pmc.dialects.tensor import TensorType, tensor, verify_carried
 
 NORMS = ("rms",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
 
 from pmc.dialects.effects import UPDATES, Effects
@@ -14,21 +14,28 @@ from pmc.dialects.model_block import BlockOp, CacheSpec, WeightSpec
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
 
+QK_NORMS = ("head", "row")
+"""What a norm of queries and keys covers."""
+
 
 class AttentionBlockOp(BlockOp):
     """What all attention blocks have: query heads, rotary embedding, a cache that they extend."""
 
     EFFECTS: ClassVar[Effects] = UPDATES
     num_attention_heads = prop_def(IntegerAttr)
-    rope_theta = prop_def(FloatAttr)
+    rope_theta = opt_prop_def(FloatAttr)
+    """The base of the rotary embedding; absent = none (NoPE)."""
     rope_scaling = opt_prop_def(DictionaryAttr)
     """The Hugging Face `rope_scaling` with its type under `rope_type`: `yarn` or `llama3`."""
 
     def verify_(self) -> None:
         """Rotations turn the slower the further right a pair stands; what stretches them is positive."""
         super().verify_()
-        theta = self.rope_theta.value.data
-        self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
+        if self.rope_theta is None:
+            self.require(self.rope_scaling is None, "rope_scaling without rope_theta")
+        else:
+            theta = self.rope_theta.value.data
+            self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
         for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
             if isinstance(value, IntegerAttr | FloatAttr):
                 number = value.value.data
@@ -46,11 +53,27 @@ class GqaOp(AttentionBlockOp):
     """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
 
     name = "model.gqa"
-    POSITIVE: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rotary_dim",
+        "window",
+    )
     num_key_value_heads = prop_def(IntegerAttr)
     head_dim = prop_def(IntegerAttr)
+    rotary_dim = opt_prop_def(IntegerAttr)
+    """The first columns of a head, which are rotated; absent = all."""
+    qk_norm = opt_prop_def(StringAttr)
+    """The RMSNorm of queries and keys before the rotary embedding: of every `head` (Qwen3) or of the `row` of all heads
+    (OLMo 2, MiniMax-M2); absent = none."""
     qk_norm_eps = opt_prop_def(FloatAttr)
-    """Epsilon of the RMSNorm of every query and key head before the rotary embedding (Qwen3); absent = none."""
+    qkv_bias = opt_prop_def(BoolAttr)
+    o_bias = opt_prop_def(BoolAttr)
+    window = opt_prop_def(IntegerAttr)
+    """The keys that a query sees, its own included; absent = all before it."""
+    softmax_scale = opt_prop_def(FloatAttr)
+    """The factor of the scores; absent = head_dim**-0.5."""
 
     @property
     def kv_heads(self) -> int:
@@ -65,24 +88,46 @@ class GqaOp(AttentionBlockOp):
             self.heads % self.kv_heads == 0,
             f"num_attention_heads {self.heads} is not a multiple of num_key_value_heads {self.kv_heads}",
         )
-        self.require(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+        d = self.head_dim.value.data
+        rotary = d if self.rotary_dim is None else self.rotary_dim.value.data
+        if self.rope_theta is None:
+            self.require(self.rotary_dim is None, "rotary_dim without rope_theta")
+        else:
+            name = "head_dim" if self.rotary_dim is None else "rotary_dim"
+            self.require(rotary % 2 == 0, f"{name} {rotary} is odd")
+            self.require(rotary <= d, f"rotary_dim {rotary} is more than head_dim {d}")
+        self.require((self.qk_norm is None) == (self.qk_norm_eps is None), "qk_norm and qk_norm_eps need each other")
+        if self.qk_norm is not None:
+            self.require(
+                self.qk_norm.data in QK_NORMS, f"qk_norm is '{self.qk_norm.data}', must be {' or '.join(QK_NORMS)}"
+            )
 
     def weights(self) -> list[WeightSpec]:
-        """q, k and v projections, optional head norms, output projection."""
+        """q, k and v projections, optional norms, output projection."""
         hidden, d = self.width, self.head_dim.value.data
-        head_norms = [WeightSpec(f"{n}.weight", (d,), ("",)) for n in ("q_norm", "k_norm") if self.qk_norm_eps]
-        return [
-            WeightSpec("q_proj.weight", (hidden, self.heads * d), ("", "heads")),
-            WeightSpec("k_proj.weight", (hidden, self.kv_heads * d), ("", "kv_heads")),
-            WeightSpec("v_proj.weight", (hidden, self.kv_heads * d), ("", "kv_heads")),
-            *head_norms,
-            WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")),
-        ]
+        widths = {
+            "q": (self.heads * d, "heads"),
+            "k": (self.kv_heads * d, "kv_heads"),
+            "v": (self.kv_heads * d, "kv_heads"),
+        }
+        found: list[WeightSpec] = []
+        for name, (width, axis) in widths.items():
+            found.append(WeightSpec(f"{name}_proj.weight", (hidden, width), ("", axis)))
+            if self.qkv_bias:
+                found.append(WeightSpec(f"{name}_proj.bias", (width,), (axis,), role="bias"))
+        if self.qk_norm is not None:
+            each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
+            found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
+        found.append(WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")))
+        if self.o_bias:
+            found.append(WeightSpec("o_proj.bias", (hidden,), ("",), role="bias"))
+        return found
 
     def caches(self) -> list[CacheSpec]:
         """The rotated keys and the values of every key head."""
         width = self.kv_heads * self.head_dim.value.data
-        return [CacheSpec(name, width, "kv_heads", "key_value_heads") for name in ("k_cache", "v_cache")]
+        window = None if self.window is None else self.window.value.data
+        return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name in ("k_cache", "v_cache")]
 
 
 class LatentAttentionOp(AttentionBlockOp):
@@ -109,6 +154,9 @@ class LatentAttentionOp(AttentionBlockOp):
         """The rotary part has pairs of columns to rotate."""
         super().verify_()
         self.require_same_type()
+        self.require(
+            self.rope_theta is not None, "the keys that all heads share are rotated, so rope_theta must be set"
+        )
         rope = self.qk_rope_head_dim.value.data
         self.require(rope % 2 == 0, f"qk_rope_head_dim {rope} is odd")
 

@@ -39,13 +39,18 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """A cache [batch, kv_len, width] of a block: its name below the block's path, the axis of its columns, its role."""
+    """A cache [batch, kv_len, width] of a block: its name below the block's path, the axis of its columns, its role.
+
+    One with a window holds the min(kv_len, window + q_len - 1) newest rows: all that any query of a step sees.
+    """
 
     name: str
     width: int
     axis: str
     role: str
     """What a row holds, as in `layer.state`."""
+    window: int | None = None
+    """The tokens that a query sees, where that is not all: older ones are not kept."""
 
 
 class BlockOp(PmcOp, HasEffects):

@@ -20,9 +20,6 @@ from pmc.backends.numeric.environment import Environment, Source, seeded_environ
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.dialects import model
 
-SWIGLU = ("gate", "up", "down")
-"""The projections of a SwiGLU network."""
-
 
 @dataclass(frozen=True)
 class ModelRun:
@@ -55,7 +52,10 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
             if w.transpose_of is None:
                 found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role))
         for cache in op.caches():
-            shape = (*layers, bindings["batch"], bindings["kv_len"], cache.width)
+            rows = bindings["kv_len"]
+            if cache.window is not None:
+                rows = min(rows, cache.window + bindings["q_len"] - 1)
+            shape = (*layers, bindings["batch"], rows, cache.width)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
     return found
 
@@ -93,22 +93,44 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return normed
 
 
-def swiglu(x: Array, gate: Array, up: Array, down: Array) -> Array:
-    """(SiLU(x W_gate) * x W_up) W_down (Shazeer 2020)."""
-    g = x @ gate
-    y: Array = (g / (1 + np.exp(-g)) * (x @ up)) @ down
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
+    y: Array = 1 / (1 + np.exp(-x))
     return y
 
 
-def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
-    """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e]."""
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * sigmoid(x),
+    "sigmoid": sigmoid,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+"""Hendrycks and Gimpel 2016 (GELU, exact and by tanh), So et al. 2021 (squared ReLU)."""
+
+
+def gated(name: str, gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """The activation of a gated linear unit (Shazeer 2020); the clamped forms are those of gpt-oss and DeepSeek-V4."""
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name](gate) * up
+    gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    return ACTIVATIONS["silu"](gate) * up if name == "clamped_silu" else gate * sigmoid(alpha * gate) * (up + 1)
+
+
+def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None) -> Array:
+    """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
+
+    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).
+    """
     past = len(k) - len(q)
     rows: list[Array] = []
     for i, query in enumerate(q):
-        seen = past + i + 1
-        logits = scale * (k[:seen] @ query)
+        end = past + i + 1
+        seen = slice(0 if window is None else max(0, end - window), end)
+        logits = scale * (k[seen] @ query)
         p = np.exp(logits - logits.max())
-        rows.append(p @ v[:seen] / p.sum())
+        rows.append(p @ v[seen] / p.sum())
     return np.stack(rows)
 
 
@@ -263,7 +285,7 @@ class _Reference:
     def cached(self, block: model.BlockOp, name: str, sequence: int, new: Array) -> Array:
         """All rows of a sequence's cache after `new` [q_len, width] is written to its end."""
         cache: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
-        cache[self.kv_len - self.q_len :] = new
+        cache[len(cache) - self.q_len :] = new
         return cache
 
     def norm(self, block: model.NormOp, x: Array) -> Array:
@@ -294,31 +316,40 @@ class _Reference:
                     fields[name] = value.data
                 elif isinstance(value, IntegerAttr | FloatAttr):
                     fields[name] = float(cast(Any, value).value.data)
+        assert block.rope_theta is not None, "verified"
         return Rotary(block.rope_theta.value.data, fields, interleaved)
 
     def gqa(self, block: model.GqaOp, x: Array) -> Array:
         """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""
         d, heads, kv_heads = block.head_dim.value.data, block.heads, block.kv_heads
         past = self.kv_len - self.q_len
-        rotary = self.rotary(block, interleaved=False)
-        wq, wk, wv, wo = (self.weight(block, f"{n}_proj.weight") for n in "qkvo")
+        turned = d if block.rotary_dim is None else block.rotary_dim.value.data
+        scale = d**-0.5 if block.softmax_scale is None else block.softmax_scale.value.data
+        window = None if block.window is None else block.window.value.data
 
-        def rotated(rows: Array, norm: str) -> Array:
+        def head_rows(h: Array, name: str, count: int) -> list[Array]:
+            """The heads of queries or keys: projected, normalised, rotated."""
+            rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
+            split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
             if block.qk_norm_eps is not None:
-                rows = rms_norm(rows, self.weight(block, norm), block.qk_norm_eps.value.data)
-            return rotary.rotate(rows, past)
+                gain = self.weight(block, f"{name}_norm.weight")
+                split = [rms_norm(part, gain, block.qk_norm_eps.value.data) for part in split]
+            split = np.split(np.hstack(split), count, 1)
+            if block.rope_theta is None:
+                return split
+            rotary = self.rotary(block, interleaved=False)
+            return [np.hstack([rotary.rotate(part[:, :turned], past), part[:, turned:]]) for part in split]
 
         outputs: list[Array] = []
         for b, h in enumerate(self.sequences(x)):
-            q, new_k, new_v = np.split(h @ wq, heads, axis=1), np.split(h @ wk, kv_heads, axis=1), h @ wv
-            keys = self.cached(block, "k_cache", b, np.hstack([rotated(k, "k_norm.weight") for k in new_k]))
-            values = self.cached(block, "v_cache", b, new_v)
+            keys = self.cached(block, "k_cache", b, np.hstack(head_rows(h, "k", kv_heads)))
+            values = self.cached(block, "v_cache", b, self.linear(block, "v_proj", h, bool(block.qkv_bias)))
             k, v = np.split(keys, kv_heads, axis=1), np.split(values, kv_heads, axis=1)
             read: list[Array] = []
-            for i, query in enumerate(q):
+            for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
-                read.append(attend(rotated(query, "q_norm.weight"), k[shared], v[shared], d**-0.5))
-            outputs.append(np.hstack(read) @ wo)
+                read.append(attend(query, k[shared], v[shared], scale, window))
+            outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
         return np.concatenate(outputs)
 
     def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
@@ -381,17 +412,38 @@ class _Reference:
         return chosen
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
-        return swiglu(x, *(self.weight(block, f"{n}_proj.weight") for n in SWIGLU))
+        return self.network(block, x, "")
+
+    def linear(self, block: model.BlockOp, name: str, x: Array, bias: bool, expert: int | None = None) -> Array:
+        """x W + b, with the parameters of one expert if given."""
+        at = ... if expert is None else expert
+        y: Array = x @ self.weight(block, f"{name}.weight")[at]
+        return y + self.weight(block, f"{name}.bias")[at] if bias else y
+
+    def network(self, block: model.NetworkOp, x: Array, prefix: str, expert: int | None = None) -> Array:
+        """down(f(gate, up)), or down(f(up)) without a gate."""
+        bias, name = bool(block.bias), block.activation.data
+        up = self.linear(block, f"{prefix}up_proj", x, bias, expert)
+        if block.gated:
+            limit, alpha = (
+                math.nan if value is None else value.value.data
+                for value in (block.activation_limit, block.activation_alpha)
+            )
+            hidden = gated(name, self.linear(block, f"{prefix}gate_proj", x, bias, expert), up, limit, alpha)
+        else:
+            hidden = ACTIVATIONS[name](up)
+        return self.linear(block, f"{prefix}down_proj", hidden, bias, expert)
 
     def moe(self, block: model.MoeOp, x: Array) -> Array:
         """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11)."""
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
-        gate, up, down = (self.weight(block, f"experts.{n}_proj.weight") for n in SWIGLU)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
         y = np.zeros_like(x)
         for t, h in enumerate(x):
             logits = h @ router
+            if block.router_bias:
+                logits = logits + self.weight(block, "router.linear_bias")
             if block.scoring.data == "sigmoid":
                 scores = 1 / (1 + np.exp(-logits))
             else:
@@ -401,9 +453,9 @@ class _Reference:
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
-                y[t] += share * swiglu(h, gate[e], up[e], down[e])
-            if block.n_shared_experts.value.data:
-                y[t] += swiglu(h, *(self.weight(block, f"shared.{n}_proj.weight") for n in SWIGLU))
+                y[t] += share * self.network(block, h, "experts.", e)
+            if block.shared_intermediate_size.value.data:
+                y[t] += self.network(block, h, "shared.")
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:

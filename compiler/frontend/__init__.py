@@ -59,8 +59,7 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     wrapped = WRAPPERS.get(architecture)
     fields = whole if wrapped is None else language_model(whole, architecture)
     family = FAMILIES[wrapped or architecture]
-    fields.unsupported_unless("hidden_act", "silu")
-    for feature in ("attention_bias", "mlp_bias", "is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
+    for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
     fields.unsupported_unless("pruned_heads", {})
     for field, allowed in family.only.items():
@@ -71,7 +70,7 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
         layer_kinds(fields, field, dict.fromkeys(types, ""))
     module = _Import(fields, family, architecture, name).module()
     _read_other_layers(fields, family)
-    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields))
+    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields, family))
     fields.refuse_unread(architecture)
     return module
 
@@ -106,13 +105,12 @@ def architectures() -> dict[str, str]:
     return {**described, **{name: f"the language model is as {inner}" for name, inner in WRAPPERS.items()}}
 
 
-def _checkpoint(fields: Fields) -> Checkpoint:
+def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
     """What the file says besides the blocks."""
     positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
     return Checkpoint(
-        longest_context=read_rope(fields, theta=1.0).longest_context(positions),
-        # Absent = no multi-token prediction.
-        mtp_layers=fields.integer("num_nextn_predict_layers", 0) if fields.present("num_nextn_predict_layers") else 0,
+        longest_context=read_rope(fields, theta=1.0, partial=True).longest_context(positions),
+        mtp_layers=fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0,
         stored_weights=stored_type(fields),
     )
 
@@ -125,13 +123,13 @@ def _read_other_layers(fields: Fields, family: Family) -> None:
                 reading(fields)
 
 
-def _dtype(fields: Fields) -> str:
+def _dtype(fields: Fields, family: Family) -> str:
     """The element type of the model: `dtype`, which newer versions of transformers write for `torch_dtype`."""
     given = [name for name in ("dtype", "torch_dtype") if fields.present(name)]
     found = {fields.choice(name, DTYPES) for name in given}
     if len(found) > 1:
         raise fields.fail("dtype", f"{fields.value('dtype')!r} is not the torch_dtype {fields.value('torch_dtype')!r}")
-    return found.pop() if found else fields.choice("torch_dtype", DTYPES)
+    return found.pop() if found else family.dtype or fields.choice("torch_dtype", DTYPES)
 
 
 class _Import:
@@ -144,7 +142,7 @@ class _Import:
         self.name = name
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
-        self.dtype = DTYPES[_dtype(fields)]
+        self.dtype = DTYPES[_dtype(fields, family)]
         self.tokens = expr("batch") * expr("q_len")
         # The base name only: a dump must not depend on where the file lies.
         self.location = FileLineColLoc(StringAttr(PurePath(fields.source).name), IntAttr(1), IntAttr(1))
@@ -173,7 +171,7 @@ class _Import:
             x = self.repeat(body, x, path, count, kind)
         # Absent = false in the configuration classes of all supported architectures.
         tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
-        x = self.norm(body, x, "lm_head")
+        x = self.norm(body, x, "lm_head.norm")
         head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
         logits = self.add(body, head).results[0]
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
@@ -205,13 +203,17 @@ class _Import:
         return self.add(body, op).results[0]
 
     def sublayer(self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, given: Properties) -> SSAValue:
-        """x + f(norm(x)), f a block of `kind`."""
-        result = self.add(block, kind.make([self.norm(block, x, path)], [x.type], path, given)).results[0]
+        """x + f(x), f a block of `kind` with the norms of the family."""
+        norms = self.family.norms
+        before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
+        result: SSAValue = self.add(block, kind.make([before], [x.type], path, given)).results[0]
+        if norms != "before":
+            result = self.norm(block, result, f"{path}.post_norm")
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
 
     def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:
-        """The norm before the block at `path`."""
-        norm = model.NormOp.make([x], [x.type], f"{path}.norm", properties(self.family.norm, self.fields))
+        """The norm at `path`."""
+        norm = model.NormOp.make([x], [x.type], path, properties(self.family.norm, self.fields))
         return self.add(block, norm).results[0]
 
 

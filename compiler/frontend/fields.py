@@ -40,6 +40,9 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Fields that change no tensor of inference, by why.  Names that begin with `_` are private to transformers."""
 
+SWITCHES = ("attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "use_mrope")
+"""Features that a family without them may say to be switched off."""
+
 
 class Fields:
     """Typed access to a configuration, which notes what is read; `prefix` is the path of a nested block."""
@@ -122,7 +125,8 @@ class Fields:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""
         harmless = {name for names in HARMLESS.values() for name in names}
         for name, value in self.config.items():
-            if value is not None and name not in self._read | harmless and not name.startswith("_"):
+            is_off = name in SWITCHES and value is False
+            if value is not None and not is_off and name not in self._read | harmless and not name.startswith("_"):
                 raise self.fail(
                     name,
                     f"not a field that pmc reads of {reader}, and it may change the computation; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pmc.compiler.frontend.fields import Fields
-from pmc.compiler.frontend.rope import read_rope
+from pmc.compiler.frontend.rope import read_rope, rotary_share
 from pmc.dialects.assembly import PropertyValue
 
 Properties = dict[str, PropertyValue]
@@ -69,6 +69,62 @@ def head_dim(fields: Fields) -> int:
 def rope(theta: float | None = None) -> Callable[[Fields], Properties]:
     """The properties of the rotary embedding; `theta` is the base of a file that has none."""
     return lambda fields: dict(read_rope(fields, theta).properties())
+
+
+def partial_rope(theta: float | None = None, share: float = 1.0) -> Callable[[Fields], Properties]:
+    """As `rope`, of `partial_rotary_factor` of the columns of a head; `share` is that of a file that has none."""
+
+    def read(fields: Fields) -> Properties:
+        d = head_dim(fields)
+        rotary = int(d * rotary_share(fields, share))
+        found = dict(read_rope(fields, theta, partial=True).properties())
+        return {**found, "rotary_dim": None if rotary == d else rotary}
+
+    return read
+
+
+def yes_or_absent(name: str | None = None, absent: bool = False) -> Reading:
+    """True where the field `name` is (or always, without a name), and no property where not."""
+
+    def read(fields: Fields) -> PropertyValue:
+        given = True if name is None else fields.boolean(name) if fields.present(name) else absent
+        return given or None
+
+    return read
+
+
+def window(absent: int | None = None) -> Reading:
+    """`sliding_window`, the keys that a query sees; null = all of them."""
+    return lambda fields: (
+        fields.integer("sliding_window")
+        if fields.present("sliding_window")
+        else None
+        if "sliding_window" in fields.config
+        else absent
+    )
+
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+"""Names of `ACT2FN` in transformers, and what the dialects call them."""
+
+
+def activation(name: str = "hidden_act", absent: str | None = None) -> Reading:
+    """The activation function in field `name`."""
+
+    def read(fields: Fields) -> str:
+        if absent is not None and not fields.present(name):
+            return absent
+        return ACTIVATIONS[fields.choice(name, ACTIVATIONS)]
+
+    return read
 
 
 def properties(rows: Mapping[str, Reading], fields: Fields) -> Properties:

@@ -17,16 +17,19 @@ from pmc.passes.expand_blocks.block_builder import Q_LEN, BlockBuilder
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     """y = o_proj(attention(rope(q), cached rope(k), cached v)); head norms act before rope."""
     d = op.head_dim.value.data
-    q, k, v = (build.matmul(x, name) for name in ("q_proj", "k_proj", "v_proj"))
-    if op.qk_norm_eps:
+    q, k, v = (build.linear(x, name) for name in ("q_proj", "k_proj", "v_proj"))
+    if op.qk_norm_eps is not None:
         q, k = (build.norm(h, name, op.qk_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
-    q, k = (
-        build.rope(h, name, d, op.rope_theta, op.rope_scaling, interleaved=False)
-        for h, name in ((q, "q_rope"), (k, "k_rope"))
-    )
+    if (theta := op.rope_theta) is not None:
+        whole = op.rotary_dim is None or op.rotary_dim.value.data == d
+        q, k = (
+            build.rope(h, name, d, theta, op.rope_scaling, False, None if whole else op.rotary_dim)
+            for h, name in ((q, "q_rope"), (k, "k_rope"))
+        )
     keys, values = build.appended("k", k), build.appended("v", v)
-    attended = _attention(build, [q], [keys], values, [d], d, op.heads, 1 / math.sqrt(d))
-    return build.matmul(attended, "o_proj")
+    scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
+    attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op.window)
+    return build.linear(attended, "o_proj")
 
 
 def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool) -> SSAValue:
@@ -131,6 +134,7 @@ def _attention(
     v_dim: int,
     heads: int,
     scale: float,
+    window: IntegerAttr | None = None,
 ) -> SSAValue:
     """Causal attention of the current queries over all keys of their sequence."""
     result = build.tensor_type(tensor(q[0]).dims[0], heads * v_dim)
@@ -145,6 +149,7 @@ def _attention(
             "q_len": Q_LEN,
             "scale": scale,
             "causal": True,
+            "window": window,
         },
     )
 

@@ -90,7 +90,7 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
         case model.DsaOp():
             return expand_dsa(build, x, op, step.phase)
         case model.FfnOp():
-            return expand_ffn(build, x)
+            return expand_ffn(build, x, op)
         case model.MoeOp():
             return expand_moe(build, x, op, step.capacity)
         case model.LmHeadOp():

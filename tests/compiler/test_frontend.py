@@ -108,7 +108,7 @@ def test_qwen3_normalises_heads_of_its_own_width() -> None:
 def test_mixtral() -> None:
     moe = blocks(MIXTRAL)["blocks.moe.moe"]
     assert isinstance(moe, model.MoeOp)
-    assert (moe.experts, moe.top_k, moe.n_shared_experts.value.data) == (8, 2, 0)
+    assert (moe.experts, moe.top_k, moe.shared_intermediate_size.value.data) == (8, 2, 0)
     assert moe.scoring.data == "softmax"
     assert moe.norm_topk_prob
     assert not moe.correction_bias
@@ -184,9 +184,13 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             {"torch_dtype": "int8"},
             "torch_dtype: expected one of bfloat16, float16, float32, found 'int8'",
         ),
-        (LLAMA, {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only 'silu' is"),
-        (LLAMA, {"attention_bias": True}, "attention_bias: True is not supported, only False is"),
-        (LLAMA, {"mlp_bias": True}, "mlp_bias: True is not supported, only False is"),
+        (
+            LLAMA,
+            {"hidden_act": "xielu"},
+            "hidden_act: expected one of silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu, relu2, found 'xielu'",
+        ),
+        (DEEPSEEK, {"attention_bias": True}, "attention_bias: True is not supported, only False is"),
+        (LLAMA, {"mlp_bias": 1}, "mlp_bias: expected true or false, found 1"),
         (
             LLAMA,
             {"num_attention_heads": 5},
@@ -199,7 +203,8 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         ),
         (QWEN3, {"head_dim": ...}, "head_dim: missing, expected an integer of at least 1"),
         (QWEN3, {"use_sliding_window": True}, "use_sliding_window: True is not supported, only False is"),
-        (MIXTRAL, {"sliding_window": 4096}, "sliding_window: 4096 is not supported, only None is"),
+        (LLAMA, {"sliding_window": 4096}, "sliding_window: 4096 is not supported, only None is"),
+        (MIXTRAL, {"sliding_window": 0}, "sliding_window: expected an integer of at least 1, found 0"),
         (MIXTRAL, {"rope_theta": ...}, "rope_theta: missing, expected a positive number"),
         (DEEPSEEK, {"q_lora_rank": ...}, "q_lora_rank: missing, expected an integer of at least 1"),
         (
@@ -234,7 +239,7 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             LLAMA,
             {"architectures": ["GptNeoXForCausalLM"]},
             "architectures: 'GptNeoXForCausalLM' is not one of those that `pmc list architectures` shows; "
-            "did you mean 'Qwen3ForCausalLM'?",
+            "did you mean 'MiMoForCausalLM'?",
         ),
         (
             LLAMA,

@@ -227,8 +227,8 @@ class Blocks:
         self.make = make
         self.x = x
 
-    def block(self, kind: type[Any], result: Attribute | None = None, **properties: Any) -> None:
-        self.x = self.make.add(kind, [self.x], [result or self.x.type], **properties).y
+    def block(self, op: type[Any], result: Attribute | None = None, **properties: Any) -> None:
+        self.x = self.make.add(op, [self.x], [result or self.x.type], **properties).y
 
 
 def scaling(make: Maker) -> DictionaryAttr:
@@ -238,9 +238,12 @@ def scaling(make: Maker) -> DictionaryAttr:
 
 def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
+    qk_norm = {"qk_norm": rng.choice(["head", "row"]), "qk_norm_eps": 1e-5} if b.make.flag() else {}
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
-        rope_theta=rng.choice([1e4, 5e5]), qk_norm_eps=1e-5 if b.make.flag() else None,
+        rope_theta=rng.choice([1e4, 5e5]), **qk_norm,
+        rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
+        window=b.make.size() if b.make.flag() else None, softmax_scale=0.25 if b.make.flag() else None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -264,18 +267,26 @@ def dsa(b: Blocks) -> None:
     )  # fmt: skip
 
 
+def network(make: Maker) -> dict[str, Any]:
+    gated = make.flag()
+    clamped = {"activation": "clamped_swiglu", "activation_limit": 7.0, "activation_alpha": 1.702}
+    plain = {"activation": make.rng.choice(["silu", "gelu_tanh", "relu2"])}
+    return {**(clamped if gated and make.flag() else plain), "gated": gated, "bias": make.flag() or None}
+
+
 def ffn(b: Blocks) -> None:
-    b.block(model.FfnOp, intermediate_size=b.make.size())
+    b.block(model.FfnOp, intermediate_size=b.make.size(), **network(b.make))
 
 
 def moe(b: Blocks) -> None:
     groups, rng = b.make.rng.randint(1, 4), b.make.rng
     top_groups, each = rng.randint(1, groups), rng.randint(1, 8)
     b.block(
-        model.MoeOp, n_routed_experts=groups * each, n_shared_experts=rng.randint(0, 2),
+        model.MoeOp, n_routed_experts=groups * each, shared_intermediate_size=rng.randint(0, 2),
         num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
         scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
         routed_scaling_factor=2.5, correction_bias=b.make.flag(),
+        router_bias=b.make.flag() or None, **network(b.make),
     )  # fmt: skip
 
 
@@ -285,7 +296,7 @@ def norm(b: Blocks) -> None:
 
 def add(b: Blocks) -> None:
     residual = b.x
-    b.block(model.FfnOp, intermediate_size=b.make.size())
+    ffn(b)
     b.x = b.make.add(model.AddOp, [residual, b.x], [b.x.type]).y
 
 

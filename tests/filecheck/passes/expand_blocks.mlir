@@ -9,7 +9,7 @@ builtin.module {
     %2 = model.repeat([%1]) {count = 4} at "blocks.dense" : !layer.tensor<[batch*q_len, 64], bf16> {
     ^bb0(%3: !layer.tensor<[batch*q_len, 64], bf16>):
       %4 = model.norm(%3) {kind = "rms", eps = 1.0e-05} at "blocks.dense.ffn.norm" : !layer.tensor<[batch*q_len, 64], bf16>
-      %5 = model.ffn(%4) {intermediate_size = 128} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 64], bf16>
+      %5 = model.ffn(%4) {activation = "silu", gated = true, intermediate_size = 128} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 64], bf16>
       %6 = model.add(%3, %5) at "blocks.dense.ffn.residual" : !layer.tensor<[batch*q_len, 64], bf16>
       model.yield([%6]) at "blocks.dense"
     }

@@ -7,7 +7,7 @@
       %5 = model.dsa(%4) {index_n_heads = 64, index_head_dim = 128, index_topk = 2048, index_rope_interleave = false, q_lora_rank = 1536, kv_lora_rank = 512, qk_nope_head_dim = 128, qk_rope_head_dim = 64, v_head_dim = 128, rope_interleave = true, num_attention_heads = 128, rope_theta = 10000.0, rope_scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}} at "blocks.dense.dsa" : !layer.tensor<[batch*q_len, 7168], bf16>
       %6 = model.add(%3, %5) at "blocks.dense.dsa.residual" : !layer.tensor<[batch*q_len, 7168], bf16>
       %7 = model.norm(%6) {kind = "rms", eps = 1.0e-06} at "blocks.dense.ffn.norm" : !layer.tensor<[batch*q_len, 7168], bf16>
-      %8 = model.ffn(%7) {intermediate_size = 18432} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 7168], bf16>
+      %8 = model.ffn(%7) {intermediate_size = 18432, activation = "silu", gated = true} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 7168], bf16>
       %9 = model.add(%6, %8) at "blocks.dense.ffn.residual" : !layer.tensor<[batch*q_len, 7168], bf16>
       model.yield([%9]) at "blocks.dense"
     }
@@ -17,7 +17,7 @@
       %13 = model.dsa(%12) {index_n_heads = 64, index_head_dim = 128, index_topk = 2048, index_rope_interleave = false, q_lora_rank = 1536, kv_lora_rank = 512, qk_nope_head_dim = 128, qk_rope_head_dim = 64, v_head_dim = 128, rope_interleave = true, num_attention_heads = 128, rope_theta = 10000.0, rope_scaling = {rope_type = "yarn", factor = 4.000000e+01 : f64, original_max_position_embeddings = 4096 : i64, beta_fast = 3.200000e+01 : f64, beta_slow = 1.000000e+00 : f64, mscale = 1.000000e+00 : f64, mscale_all_dim = 1.000000e+00 : f64}} at "blocks.moe.dsa" : !layer.tensor<[batch*q_len, 7168], bf16>
       %14 = model.add(%11, %13) at "blocks.moe.dsa.residual" : !layer.tensor<[batch*q_len, 7168], bf16>
       %15 = model.norm(%14) {kind = "rms", eps = 1.0e-06} at "blocks.moe.moe.norm" : !layer.tensor<[batch*q_len, 7168], bf16>
-      %16 = model.moe(%15) {n_routed_experts = 256, n_shared_experts = 1, num_experts_per_tok = 8, moe_intermediate_size = 2048, scoring = "sigmoid", n_group = 8, topk_group = 4, norm_topk_prob = true, routed_scaling_factor = 2.5, correction_bias = true} at "blocks.moe.moe" : !layer.tensor<[batch*q_len, 7168], bf16>
+      %16 = model.moe(%15) {n_routed_experts = 256, shared_intermediate_size = 2048, num_experts_per_tok = 8, moe_intermediate_size = 2048, scoring = "sigmoid", n_group = 8, topk_group = 4, norm_topk_prob = true, routed_scaling_factor = 2.5, correction_bias = true, activation = "silu", gated = true} at "blocks.moe.moe" : !layer.tensor<[batch*q_len, 7168], bf16>
       %17 = model.add(%14, %16) at "blocks.moe.moe.residual" : !layer.tensor<[batch*q_len, 7168], bf16>
       model.yield([%17]) at "blocks.moe"
     }
