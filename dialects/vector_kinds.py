@@ -26,6 +26,7 @@ from xdsl.dialects.builtin import (
     IntegerType,
     NoneAttr,
     StringAttr,
+    UnitAttr,
     i1,
 )
 from xdsl.ir import Attribute, ParametrizedAttribute
@@ -257,6 +258,7 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
     (IntegerAttr | NoneAttr, _Form("an integer", _is_integer, optional=True)),
+    (UnitAttr | NoneAttr, _Form("unit", lambda v: isinstance(v, UnitAttr), optional=True)),
     (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
 )
 
@@ -322,8 +324,38 @@ class SiluMulAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=3)
 
 
+def _wrong_eps(eps: float) -> str | None:
+    """A square root needs no negative number."""
+    return None if eps >= 0 else f"eps is {eps}, must not be negative"
+
+
+class NormAttr(VectorKindAttr):
+    """The base of norms with a gain, which is w or, with `zero_centered`, 1 + w: one step more of every element."""
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the norm, and the sum."""
+        return self.FLOPS + self._sums
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Those of the norm, and the sum."""
+        return self.ELEMENT_STEPS + VectorSteps(basic=self._sums)
+
+    @property
+    def _sums(self) -> int:
+        flag = getattr(self, "zero_centered")  # noqa: B009  # every norm has this parameter, and the next
+        return int(isinstance(flag, UnitAttr))
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        eps = getattr(self, "eps")  # noqa: B009
+        assert isinstance(eps, FloatAttr)
+        return _wrong_eps(eps.value.data)
+
+
 @irdl_attr_definition
-class RmsNormAttr(VectorKindAttr):
+class RmsNormAttr(NormAttr):
     """out = x / sqrt(mean_c(x^2) + eps) * w, every row by itself.
 
     Steps of an element: square, mul, scale, convert; of a row: sum, mean (div), add eps, rsqrt, as in the SG2262 kernel
@@ -336,14 +368,11 @@ class RmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=4)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, div=1, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class AddRmsNormAttr(VectorKindAttr):
+class AddRmsNormAttr(NormAttr):
     """total = a + b, out = total / sqrt(mean_c(total^2) + eps) * w, every row by itself: the steps of both."""
 
     name: ClassVar[str] = "tile.add_rms_norm"
@@ -354,14 +383,11 @@ class AddRmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = AddAttr.ELEMENT_STEPS + RmsNormAttr.ELEMENT_STEPS
     ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class LayerNormAttr(VectorKindAttr):
+class LayerNormAttr(NormAttr):
     """out = (x - mean_c(x)) / sqrt(mean_c((x - mean_c(x))^2) + eps) * w + b, every row by itself.
 
     Steps of an element: subtract the mean, square, scale, mul, add, convert; of a row: two sums, two means (div), add
@@ -379,10 +405,7 @@ class LayerNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3, div=2, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
@@ -652,6 +675,22 @@ class TopkSelectAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class RmsNormalizeAttr(VectorKindAttr):
+    """out = x / sqrt(mean_c(x^2) + eps), every row by itself: the steps of `rms_norm` but for the gain."""
+
+    name: ClassVar[str] = "tile.rms_normalize"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 3
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        return _wrong_eps(self.eps.value.data)
+
+
+@irdl_attr_definition
 class AddBiasAttr(VectorKindAttr):
     """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
 
@@ -799,5 +838,6 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     AddBiasAttr,
     ActivationAttr,
     GatedActivationAttr,
+    RmsNormalizeAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -87,6 +87,10 @@ def attention(t: Text, x: str) -> str:
     turned = (
         f"head_dim = {WIDTH}, theta = 100.0, interleaved = true, q_len = <q_len>, kv_len = <kv_len>, rotary_dim = 4"
     )
+    gain = t.weight("attn.q_norm.weight", WIDTH)
+    norm = f"eps = 1.0e-05, group = {WIDTH}"
+    q = t.rows("layer.rms_norm", f"{q}, {gain}", "attn.q_norm", f"{norm}, zero_centered = unit")
+    k = t.rows("layer.rms_norm", k, "attn.k_norm", norm)
     q, k = (t.rows("layer.rope", value, f"attn.{n}_rope", turned) for n, value in (("q", q), ("k", k)))
     caches: list[str] = []
     for name, new in (("k", k), ("v", v)):
@@ -140,10 +144,17 @@ def program() -> ModuleOp:
     t = Text()
     table = t.weight("embed.weight", VOCABULARY, HIDDEN, axes="vocab,")
     x = t.add("layer.embedding", f"%tokens, {table}", f"!layer.tensor<[batch*q_len, {HIDDEN}], f32>", "embed")
-    for part, path in ((attention, "attn"), (feed_forward, "ffn"), (experts, "moe")):
-        gain = t.weight(f"{path}.norm.weight", HIDDEN)
-        normed = t.rows("layer.rms_norm", f"{x}, {gain}", f"{path}.norm", f"eps = 1.0e-05, group = {HIDDEN}")
-        x = t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
+    for part, path, op, properties in (
+        (attention, "attn", "rms_norm", f", group = {HIDDEN}"),
+        (feed_forward, "ffn", "rms_norm", f", group = {HIDDEN}, zero_centered = unit"),
+        (experts, "moe", "layer_norm", ""),
+        (None, "lm_head", "layer_norm", ", zero_centered = unit"),
+    ):
+        operands = [x, t.weight(f"{path}.norm.weight", HIDDEN)]
+        if path == "moe":
+            operands.append(t.weight(f"{path}.norm.bias", HIDDEN, role="bias"))
+        normed = t.rows(f"layer.{op}", ", ".join(operands), f"{path}.norm", f"eps = 1.0e-05{properties}")
+        x = normed if part is None else t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
     logits = t.linear(x, "lm_head", HIDDEN, VOCABULARY, ",vocab")
     return parse_module(t.program(logits), "row_ops.mlir")
 
@@ -206,7 +217,7 @@ def test_all_levels_compute_the_same(mesh: dict[str, object], plans: Literal["ch
     check_stated(module, programs, kept.stated)
 
 
-NAMES = ("rope", "add_bias", "activation", "gated_activation")
+NAMES = ("rope", "rms_norm", "layer_norm", "add_bias", "activation", "gated_activation")
 
 
 def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Mapping[str, Resources]) -> None:

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from xdsl.dialects.builtin import ArrayAttr, Float8E4M3FNType, IntegerAttr, ModuleOp, StringAttr, bf16, f32, i32, i64
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    Float8E4M3FNType,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    UnitAttr,
+    bf16,
+    f32,
+    i32,
+    i64,
+)
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.test_value import create_ssa_value
@@ -142,6 +153,15 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
         (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # a gain of 1 + w
+        op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16,
+           zero_centered=UnitAttr()),
+        (5 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # no gain
+        op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=8),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
     (  # a residual and its norm, which the sum does not come back for
         op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(16)],
            value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
@@ -246,6 +266,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # no bias
+        op(layer.LayerNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-6),
+        (6 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -306,6 +330,11 @@ WRONG: list[tuple[str, Any, str]] = [
      "keys and values must be [batch, kv_len, width]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
      "w is [8], must be [16]"),
+    ("gain of 1 + nothing", op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=16,
+                               zero_centered=UnitAttr()),
+     "zero_centered needs w"),
+    ("layer norm", op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(8)], value(TOKENS, 16), eps=1e-5),
+     "b is [8], must be [16]"),
     ("residual and norm", op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(8)],
                              value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
      "w is [8], must be [16]"),

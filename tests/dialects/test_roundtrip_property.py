@@ -87,6 +87,7 @@ from pmc.dialects.vector_kinds import (
     GatedActivationAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
+    RmsNormalizeAttr,
     RmsNormAttr,
     Role,
     RopeAttr,
@@ -431,8 +432,12 @@ def indexer(make: Maker) -> None:
 
 def layer_norm(make: Maker) -> None:
     t, width = make.dims(1)[0], make.size()
-    operands = [make.source([t, width]), make.source([width]), make.source([width])]
-    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random())
+    operands = [make.source([t, width]), *(make.source([width]) for _ in range(make.rng.randint(1, 2)))]
+    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random(), zero_centered=unit(make))
+
+
+def unit(make: Maker) -> UnitAttr | None:
+    return UnitAttr() if make.flag() else None
 
 
 def embedding(make: Maker) -> None:
@@ -444,14 +449,18 @@ def embedding(make: Maker) -> None:
 def rms_norm(make: Maker) -> None:
     group = make.size()
     dims = make.dims(1)[0], group * make.size()
-    operands = [make.source(dims), make.source([group])]
-    make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
+    gain = [make.source([group])] if make.flag() else []
+    make.add(
+        layer.RmsNormOp, [make.source(dims), *gain], [make.type(dims)], eps=make.rng.random(), group=group,
+        zero_centered=unit(make) if gain else None,
+    )  # fmt: skip
 
 
 def add_rms_norm(make: Maker) -> None:
     dims = make.dims(1)[0], make.size()
     operands = [make.source(dims), make.source(dims), make.source([dims[1]])]
-    make.add(layer.AddRmsNormOp, operands, [make.type(dims), make.type(dims)], eps=make.rng.random())
+    types = [make.type(dims), make.type(dims)]
+    make.add(layer.AddRmsNormOp, operands, types, eps=make.rng.random(), zero_centered=unit(make))
 
 
 def rope(make: Maker) -> None:
@@ -851,15 +860,16 @@ COLUMNS = expr(8)
 
 PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     FillAttr: lambda make: FillAttr(make.number()),
-    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     ReluWeightedSumAttr: lambda make: ReluWeightedSumAttr(
         IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
     ),
     TopkSelectAttr: lambda make: TopkSelectAttr(
         IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
     ),
-    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
-    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    RmsNormalizeAttr: lambda make: RmsNormalizeAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
