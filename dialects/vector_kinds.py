@@ -819,6 +819,52 @@ class GatedActivationAttr(VectorKindAttr):
         return None
 
 
+@irdl_attr_definition
+class ScaleAttr(VectorKindAttr):
+    """out = factor * x.  Steps: mul, as `add` has one."""
+
+    name: ClassVar[str] = "tile.scale"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    factor: FloatAttr
+
+
+@irdl_attr_definition
+class SoftCapAttr(VectorKindAttr):
+    """out = cap * tanh(x / cap), which is 2 cap * sigmoid(2 x / cap) - cap.
+
+    Steps: mul, sigmoid, mul, subtract, convert.
+    """
+
+    name: ClassVar[str] = "tile.soft_cap"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=4)
+    cap: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A bound that numbers can be below."""
+        del columns
+        return None if self.cap.value.data > 0 else f"cap is {self.cap.value.data}, must be positive"
+
+
+@irdl_attr_definition
+class RowGateAttr(VectorKindAttr):
+    """out[r, c] = sigmoid(gate[r, 0]) * x[r, c].  Steps of an element: mul, convert; of a row: sigmoid."""
+
+    name: ClassVar[str] = "tile.row_gate"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("gate", "in", columns=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2)
+    ROW_STEPS: ClassVar[VectorSteps] = SIGMOID
+
+    @property
+    def flops_per_row(self) -> int:
+        """The sigmoid."""
+        return ACTIVATIONS["sigmoid"].flops
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
     ConvertAttr,
@@ -839,5 +885,8 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     ActivationAttr,
     GatedActivationAttr,
     RmsNormalizeAttr,
+    ScaleAttr,
+    SoftCapAttr,
+    RowGateAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -306,6 +306,21 @@ def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Resu
     return (elementwise.add_bias(*operands),)
 
 
+@implements(layer.ScaleOp)
+def _scale(op: layer.ScaleOp, operands: Operands, context: Context) -> Results:
+    return (op.factor.value.data * operands[0],)
+
+
+@implements(layer.SoftCapOp)
+def _soft_cap(op: layer.SoftCapOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.soft_cap(operands[0], op.cap.value.data),)
+
+
+@implements(layer.RowGateOp)
+def _row_gate(op: layer.RowGateOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.row_gate(*operands),)
+
+
 @implements(layer.AddOp)
 def _add(op: layer.AddOp, operands: Operands, context: Context) -> Results:
     return (operands[0] + operands[1],)

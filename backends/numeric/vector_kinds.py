@@ -296,3 +296,23 @@ def _(kind: kinds.GatedActivationAttr, tiles: Tiles) -> Sequence[Array]:
     if isinstance(kind.alpha, FloatAttr):
         return [gate * _logistic(gate * kind.alpha.value.data) * (1 + up)]
     return [_activation("silu", gate) * up]
+
+
+@computes(kinds.ScaleAttr)
+def _(kind: kinds.ScaleAttr, tiles: Tiles) -> Sequence[Array]:
+    return [tiles.ins[0] * np.asarray(kind.factor.value.data, tiles.ins[0].dtype)]
+
+
+@computes(kinds.SoftCapAttr)
+def _(kind: kinds.SoftCapAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    cap = kind.cap.value.data
+    # tanh z = 1 - 2 / (1 + exp(2 z)), of |z| for the sake of large numbers.
+    tanh = 1 - 2 / (1 + np.exp(np.minimum(np.abs(x) * (2 / cap), 80)))
+    return [np.asarray(cap * np.copysign(tanh, x), x.dtype)]
+
+
+@computes(kinds.RowGateAttr)
+def _(kind: kinds.RowGateAttr, tiles: Tiles) -> Sequence[Array]:
+    x, gate = tiles.ins
+    return [_logistic(gate) * x]

@@ -23,7 +23,15 @@ from pmc.backends.numeric.tensor_ops import TENSOR_OPS
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects.expr import ExprAttr, expr
 from pmc.dialects.layer import Layer, LayerNormOp, LayerOp, MatmulOp, RmsNormOp, SourceOp
-from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS, ActivationAttr, GatedActivationAttr, RopeAttr
+from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
+    ActivationAttr,
+    GatedActivationAttr,
+    RopeAttr,
+    RowGateAttr,
+    SoftCapAttr,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -214,6 +222,23 @@ def test_a_gated_activation_on_tensors_and_on_tiles(name: str) -> None:
     (tiled,) = run_kind(kind, Tiles([gate[None], up[None]], [], (1, 100), {}))
     for found in (elementwise.gated_activation(name, gate, up, limit, alpha), tiled[0]):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cap", [0.3, 30.0])
+def test_a_soft_cap_on_tensors_and_on_tiles(cap: float) -> None:
+    expected = [cap * math.tanh(x / cap) for x in POINTS]
+    (tiled,) = run_kind(SoftCapAttr(FloatAttr(cap, 64)), Tiles([POINTS[None]], [], (1, 10), {}))
+    for found in (elementwise.soft_cap(POINTS, cap), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_row_gate_on_tensors_and_on_tiles() -> None:
+    x, gate = normal(4, 3), np.array([[0.0], [2.0], [-50.0], [900.0]])
+    factors = (0.5, logistic(2), logistic(-50), 1.0)
+    expected = [[value * factor for value in row] for row, factor in zip(x, factors, strict=True)]
+    (tiled,) = run_kind(RowGateAttr(), Tiles([x, gate], [], (4, 3), {}))
+    for found in (elementwise.row_gate(x, gate), tiled):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:

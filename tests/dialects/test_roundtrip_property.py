@@ -92,6 +92,8 @@ from pmc.dialects.vector_kinds import (
     Role,
     RopeAttr,
     RouterTopkAttr,
+    ScaleAttr,
+    SoftCapAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SumPartsAttr,
@@ -516,6 +518,17 @@ def gated_activation(make: Maker) -> None:
     )  # fmt: skip
 
 
+def scale(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(layer.ScaleOp, [make.source(dims)], [make.type(dims)], factor=make.rng.uniform(-9, 9))
+    make.add(layer.SoftCapOp, [make.source(dims)], [make.type(dims)], cap=make.rng.choice([0.5, 30.0]))
+
+
+def row_gate(make: Maker) -> None:
+    t, width = make.dims(1)[0], make.size()
+    make.add(layer.RowGateOp, [make.source([t, width]), make.source([t, 1])], [make.type([t, width])])
+
+
 def add_bias(make: Maker) -> None:
     leading, width = make.dims(make.rng.randint(1, 2)), make.size()
     bias = make.source((*leading[:-1], width))
@@ -601,7 +614,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
-    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias,
+    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
+    layer.SoftCapOp: scale, layer.RowGateOp: row_gate,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
@@ -886,6 +900,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
     GatedActivationAttr: gated_kind,
+    ScaleAttr: lambda make: ScaleAttr(make.number()),
+    SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),
 }  # fmt: skip
 """Kinds with parameters."""
 

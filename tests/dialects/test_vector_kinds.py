@@ -170,6 +170,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 0),
             "rotary_dim is 3, must be positive, even and less than the 8 columns",
         ),
+        ("#tile.soft_cap<cap = -1.0>", (1, 1, 0), "at 'mm': cap is -1.0, must be positive"),
         (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
         (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
         (CLAMPED.replace(", alpha = 1.702", ""), (2, 1, 0), "at 'mm': clamped_swiglu needs an alpha"),
@@ -238,6 +239,9 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (TOPK, 10, 0),  # five looks at every key, two steps each
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.add_bias", 1, 0),
+        ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.soft_cap<cap = 30.0>", 1 + 67 + 2 + 1, 0),  # mul, sigmoid, mul, subtract, convert
+        ("#tile.row_gate", 2, 67),  # mul and convert; the sigmoid once per row
         (ROPE, 4, 0),  # two mul, add, convert
         (PARTIAL, 1, 3 * 4),  # all columns are converted, 4 are rotated
         (GELU, 20 + 35 + 31 + 1, 0),  # erf by a polynomial, an exp and a div; convert
