@@ -1,4 +1,4 @@
-"""Element-wise tensor ops: activations, sums, the bias of a linear layer, conversions."""
+"""Element-wise tensor ops: activations, sums, biases, gates and factors, conversions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from xdsl.dialects.builtin import FloatAttr, NoneAttr, StringAttr
 from xdsl.irdl import irdl_op_definition, operand_def, opt_prop_def, prop_def, result_def
 
 from pmc.dialects.expr import Expr, expr
-from pmc.dialects.interfaces import ShardingRule
+from pmc.dialects.interfaces import WHOLE, ShardingRule
 from pmc.dialects.layer_op import TOKEN, RowOp
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.vector_kinds import (
@@ -15,7 +15,10 @@ from pmc.dialects.vector_kinds import (
     AddBiasAttr,
     ConvertAttr,
     GatedActivationAttr,
+    RowGateAttr,
+    ScaleAttr,
     SiluMulAttr,
+    SoftCapAttr,
     VectorKindAttr,
 )
 
@@ -154,6 +157,79 @@ class AddBiasOp(RowOp):
         if self.has_own_matrices:
             return ShardingRule((("e", "c", "n"), ("e", "n")), (("e", "c", "n"),), stationary=frozenset({1}))
         return ShardingRule(((TOKEN, "n"), ("n",)), ((TOKEN, "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class ScaleOp(RowOp):
+    """y = factor * x: the multipliers of embeddings, residuals and logits of Gemma and Granite."""
+
+    name = "layer.scale"
+    x = operand_def(TensorType)
+    factor = prop_def(FloatAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ScaleAttr(self.factor)
+
+    def sharding_rule(self) -> ShardingRule:
+        """Linear: a multiple of a partial sum is one."""
+        return same_factors(self, linear=True)
+
+
+@irdl_op_definition
+class SoftCapOp(RowOp):
+    """y = cap * tanh(x / cap): the bound on the logits of Gemma 2 (`final_logit_softcapping`)."""
+
+    name = "layer.soft_cap"
+    x = operand_def(TensorType)
+    cap = prop_def(FloatAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One shape, and a positive bound."""
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+        require_parameters(self)
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SoftCapAttr(self.cap)
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+@irdl_op_definition
+class RowGateOp(RowOp):
+    """y[t, n] = sigmoid(gate[t, 0]) * x[t, n]: the gate of the shared expert of Qwen2-MoE and Qwen3-Next."""
+
+    name = "layer.row_gate"
+    x = operand_def(TensorType)
+    gate = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [T, N] with a number of columns, gate [T, 1]."""
+        dims = tensor(self.x).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "x must be [T, N] with a number of columns")
+        self.require_shape(self.gate, (dims[0], expr(1)), "gate")
+        self.require_shape(self.y, dims, "y")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.x).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return RowGateAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Linear in x, whose rows decide: the partial sums of the shared expert meet those of the others."""
+        row = (TOKEN, "n")
+        return ShardingRule((row, (TOKEN, WHOLE)), (row,), stationary=frozenset({0}), linear=frozenset({0}))
 
 
 @irdl_op_definition

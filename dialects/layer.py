@@ -42,7 +42,10 @@ from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
 from pmc.dialects.elementwise import AddOp as AddOp
 from pmc.dialects.elementwise import GatedActivationOp as GatedActivationOp
 from pmc.dialects.elementwise import QuantizeOp as QuantizeOp
+from pmc.dialects.elementwise import RowGateOp as RowGateOp
+from pmc.dialects.elementwise import ScaleOp as ScaleOp
 from pmc.dialects.elementwise import SiluMulOp as SiluMulOp
+from pmc.dialects.elementwise import SoftCapOp as SoftCapOp
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
@@ -717,6 +720,9 @@ Layer = Dialect(
         ActivationOp,
         GatedActivationOp,
         AddBiasOp,
+        ScaleOp,
+        SoftCapOp,
+        RowGateOp,
         AddOp,
         AddRmsNormOp,
         QuantizeOp,

@@ -26,6 +26,7 @@ from xdsl.dialects.builtin import (
     IntegerType,
     NoneAttr,
     StringAttr,
+    UnitAttr,
     i1,
 )
 from xdsl.ir import Attribute, ParametrizedAttribute
@@ -258,6 +259,7 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
     (IntegerAttr | NoneAttr, _Form("an integer", _is_integer, optional=True)),
+    (UnitAttr | NoneAttr, _Form("unit", lambda v: isinstance(v, UnitAttr), optional=True)),
     (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
 )
 
@@ -323,8 +325,38 @@ class SiluMulAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=3)
 
 
+def _wrong_eps(eps: float) -> str | None:
+    """A square root needs no negative number."""
+    return None if eps >= 0 else f"eps is {eps}, must not be negative"
+
+
+class NormAttr(VectorKindAttr):
+    """The base of norms with a gain, which is w or, with `zero_centered`, 1 + w: one step more of every element."""
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the norm, and the sum."""
+        return self.FLOPS + self._sums
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Those of the norm, and the sum."""
+        return self.ELEMENT_STEPS + VectorSteps(basic=self._sums)
+
+    @property
+    def _sums(self) -> int:
+        flag = getattr(self, "zero_centered")  # noqa: B009  # every norm has this parameter, and the next
+        return int(isinstance(flag, UnitAttr))
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        eps = getattr(self, "eps")  # noqa: B009
+        assert isinstance(eps, FloatAttr)
+        return _wrong_eps(eps.value.data)
+
+
 @irdl_attr_definition
-class RmsNormAttr(VectorKindAttr):
+class RmsNormAttr(NormAttr):
     """out = x / sqrt(mean_c(x^2) + eps) * w, every row by itself.
 
     Steps of an element: square, mul, scale, convert; of a row: sum, mean (div), add eps, rsqrt, as in the SG2262 kernel
@@ -337,14 +369,11 @@ class RmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=4)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, div=1, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class AddRmsNormAttr(VectorKindAttr):
+class AddRmsNormAttr(NormAttr):
     """total = a + b, out = total / sqrt(mean_c(total^2) + eps) * w, every row by itself: the steps of both."""
 
     name: ClassVar[str] = "tile.add_rms_norm"
@@ -355,14 +384,11 @@ class AddRmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = AddAttr.ELEMENT_STEPS + RmsNormAttr.ELEMENT_STEPS
     ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class LayerNormAttr(VectorKindAttr):
+class LayerNormAttr(NormAttr):
     """out = (x - mean_c(x)) / sqrt(mean_c((x - mean_c(x))^2) + eps) * w + b, every row by itself.
 
     Steps of an element: subtract the mean, square, scale, mul, add, convert; of a row: two sums, two means (div), add
@@ -380,10 +406,7 @@ class LayerNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3, div=2, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
@@ -671,6 +694,22 @@ class TopkSelectAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class RmsNormalizeAttr(VectorKindAttr):
+    """out = x / sqrt(mean_c(x^2) + eps), every row by itself: the steps of `rms_norm` but for the gain."""
+
+    name: ClassVar[str] = "tile.rms_normalize"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 3
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        return _wrong_eps(self.eps.value.data)
+
+
+@irdl_attr_definition
 class AddBiasAttr(VectorKindAttr):
     """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
 
@@ -799,6 +838,52 @@ class GatedActivationAttr(VectorKindAttr):
         return None
 
 
+@irdl_attr_definition
+class ScaleAttr(VectorKindAttr):
+    """out = factor * x.  Steps: mul, as `add` has one."""
+
+    name: ClassVar[str] = "tile.scale"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    factor: FloatAttr
+
+
+@irdl_attr_definition
+class SoftCapAttr(VectorKindAttr):
+    """out = cap * tanh(x / cap), which is 2 cap * sigmoid(2 x / cap) - cap.
+
+    Steps: mul, sigmoid, mul, subtract, convert.
+    """
+
+    name: ClassVar[str] = "tile.soft_cap"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=4)
+    cap: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A bound that numbers can be below."""
+        del columns
+        return None if self.cap.value.data > 0 else f"cap is {self.cap.value.data}, must be positive"
+
+
+@irdl_attr_definition
+class RowGateAttr(VectorKindAttr):
+    """out[r, c] = sigmoid(gate[r, 0]) * x[r, c].  Steps of an element: mul, convert; of a row: sigmoid."""
+
+    name: ClassVar[str] = "tile.row_gate"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("gate", "in", columns=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2)
+    ROW_STEPS: ClassVar[VectorSteps] = SIGMOID
+
+    @property
+    def flops_per_row(self) -> int:
+        """The sigmoid."""
+        return ACTIVATIONS["sigmoid"].flops
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
     ConvertAttr,
@@ -818,5 +903,9 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     AddBiasAttr,
     ActivationAttr,
     GatedActivationAttr,
+    RmsNormalizeAttr,
+    ScaleAttr,
+    SoftCapAttr,
+    RowGateAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

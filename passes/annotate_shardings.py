@@ -424,12 +424,16 @@ class _Sharder:
             raise PassError(f"annotate-shardings: {op.name} is not an op of the layer level")
         rule = op.sharding_rule()
         operands = [self.values[v] for v in op.operands]
-        partials = {sharding_of(tensor(v)).partial for v in operands}
-        keep_partial = len(partials) == 1 and partials != {()} and len(rule.linear) == len(operands)
-        shardings = [sharding_of(tensor(v)) if keep_partial else self._settled_sharding(v) for v in operands]
+        partials = {sharding_of(tensor(v)).partial for i, v in enumerate(operands) if i in rule.linear}
+        kept = partials.pop() if len(partials) == 1 else ()
+        shardings = [
+            sharding_of(tensor(v)) if kept and i in rule.linear else self._settled_sharding(v)
+            for i, v in enumerate(operands)
+        ]
         axes = self._factor_axes(rule, shardings)
-        kept = partials.pop() if keep_partial else ()
-        wanted = [Sharding(_dims(factors, axes), kept) for factors in rule.operands]
+        wanted = [
+            Sharding(_dims(factors, axes), kept if i in rule.linear else ()) for i, factors in enumerate(rule.operands)
+        ]
         operands = [self._reshard(v, s, op) for v, s in zip(operands, wanted, strict=True)]
         surviving = {f for factors in rule.results for f in factors} | rule.aligned
         surviving |= {SEQUENCES, POSITIONS} if ROWS in surviving else set()

@@ -24,7 +24,9 @@ from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.resources import Resources
 from pmc.dialects.arch import ChipAttr
 from pmc.dialects.deployment import Deployment
+from pmc.dialects.dist import sharding_of
 from pmc.dialects.layer_op import RowOp
+from pmc.dialects.tensor import tensor
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 
 HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY = 24, 4, 8, 20, 4, 40
@@ -87,6 +89,10 @@ def attention(t: Text, x: str) -> str:
     turned = (
         f"head_dim = {WIDTH}, theta = 100.0, interleaved = true, q_len = <q_len>, kv_len = <kv_len>, rotary_dim = 4"
     )
+    gain = t.weight("attn.q_norm.weight", WIDTH)
+    norm = f"eps = 1.0e-05, group = {WIDTH}"
+    q = t.rows("layer.rms_norm", f"{q}, {gain}", "attn.q_norm", f"{norm}, zero_centered = unit")
+    k = t.rows("layer.rms_norm", k, "attn.k_norm", norm)
     q, k = (t.rows("layer.rope", value, f"attn.{n}_rope", turned) for n, value in (("q", q), ("k", k)))
     caches: list[str] = []
     for name, new in (("k", k), ("v", v)):
@@ -118,7 +124,7 @@ def feed_forward(t: Text, x: str) -> str:
 
 
 def experts(t: Text, x: str) -> str:
-    """Experts with biases, as in gpt-oss."""
+    """Experts with biases, as in gpt-oss, and a shared expert with a gate, as in Qwen3-Next."""
     logits = t.linear(x, "moe.router", HIDDEN, EXPERTS, ",")
     pair = [f"!layer.tensor<[batch*q_len, 2], {e}>" for e in ("f32", "i32")]
     t.lines.append(
@@ -133,18 +139,37 @@ def experts(t: Text, x: str) -> str:
         'function = "clamped_swiglu", limit = 7.0, alpha = 1.702',
     )  # fmt: skip
     y = t.linear(y, "moe.experts.down_proj", FFN, HIDDEN, "expert,expert_ffn,")
-    return t.add("layer.combine", f"{y}, %indices, %chosen", t.types[x], "moe.combine")
+    y = t.add("layer.combine", f"{y}, %indices, %chosen", t.types[x], "moe.combine")
+    shared = t.rows(
+        "layer.activation",
+        t.linear(x, "moe.shared.up_proj", HIDDEN, FFN, ",ffn"),
+        "moe.shared.act",
+        'function = "relu2"',
+    )
+    shared = t.linear(shared, "moe.shared.down_proj", FFN, HIDDEN, "ffn,", bias=False)
+    gate = t.linear(x, "moe.shared.gate", HIDDEN, 1, ",", bias=False)
+    shared = t.rows("layer.row_gate", f"{shared}, {gate}", "moe.shared.row_gate")
+    return t.rows("layer.add", f"{y}, {shared}", "moe.add_shared")
 
 
 def program() -> ModuleOp:
     t = Text()
     table = t.weight("embed.weight", VOCABULARY, HIDDEN, axes="vocab,")
     x = t.add("layer.embedding", f"%tokens, {table}", f"!layer.tensor<[batch*q_len, {HIDDEN}], f32>", "embed")
-    for part, path in ((attention, "attn"), (feed_forward, "ffn"), (experts, "moe")):
-        gain = t.weight(f"{path}.norm.weight", HIDDEN)
-        normed = t.rows("layer.rms_norm", f"{x}, {gain}", f"{path}.norm", f"eps = 1.0e-05, group = {HIDDEN}")
-        x = t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
+    x = t.rows("layer.scale", x, "embed.scale", "factor = 1.5")
+    for part, path, op, properties in (
+        (attention, "attn", "rms_norm", f", group = {HIDDEN}"),
+        (feed_forward, "ffn", "rms_norm", f", group = {HIDDEN}, zero_centered = unit"),
+        (experts, "moe", "layer_norm", ""),
+        (None, "lm_head", "layer_norm", ", zero_centered = unit"),
+    ):
+        operands = [x, t.weight(f"{path}.norm.weight", HIDDEN)]
+        if path == "moe":
+            operands.append(t.weight(f"{path}.norm.bias", HIDDEN, role="bias"))
+        normed = t.rows(f"layer.{op}", ", ".join(operands), f"{path}.norm", f"eps = 1.0e-05{properties}")
+        x = normed if part is None else t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
     logits = t.linear(x, "lm_head", HIDDEN, VOCABULARY, ",vocab")
+    logits = t.rows("layer.soft_cap", logits, "lm_head.soft_cap", "cap = 1.5")
     return parse_module(t.program(logits), "row_ops.mlir")
 
 
@@ -206,7 +231,17 @@ def test_all_levels_compute_the_same(mesh: dict[str, object], plans: Literal["ch
     check_stated(module, programs, kept.stated)
 
 
-NAMES = ("rope", "add_bias", "activation", "gated_activation")
+NAMES = (
+    "rope",
+    "rms_norm",
+    "layer_norm",
+    "scale",
+    "soft_cap",
+    "row_gate",
+    "add_bias",
+    "activation",
+    "gated_activation",
+)
 
 
 def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Mapping[str, Resources]) -> None:
@@ -222,3 +257,22 @@ def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Map
         for name in ("gdma_bytes", "gdma_commands"):
             assert getattr(found, name).max() == int(getattr(r, name)[0]), (program.path.data, name)
         assert sum(v.max() for v in found.vec_steps.values()) == int(r.vec_steps[0]), program.path.data
+
+
+@pytest.mark.parametrize("sp", [False, True])
+def test_factors_and_gates_take_partial_sums_and_biases_do_not(sp: bool) -> None:
+    """What goes on as a partial sum meets another one, and one reduction serves both."""
+    module, deployment = targeted({"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2, "sp": sp})
+    run_pipeline(module, default_pipeline(deployment, "dist")[2:3])
+    ops = {op.path.data: op for op in module.walk() if isinstance(op, RowOp)}
+
+    def partial(path: str) -> list[tuple[str, ...]]:
+        op = ops[path]
+        return [sharding_of(tensor(v)).partial for v in (*op.operands, *op.results)]
+
+    assert partial("embed.scale") == [("tp",), ("tp",)]
+    assert partial("moe.shared.row_gate") == [("tp",), (), ("tp",)]
+    for path in ("attn.o_proj", "ffn.down_proj"):
+        assert partial(f"{path}.add_bias") == [(), (), ()]
+    # The biases of the experts stand between their sums and those of the shared expert.
+    assert partial("moe.experts.down_proj.add_bias") == [(), (), ()]

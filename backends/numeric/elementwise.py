@@ -44,3 +44,13 @@ def gated_activation(name: str, gate: Array, up: Array, limit: float | None, alp
     gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
     result = activation("silu", gate) * up if alpha is None else (up + 1) * gate * sigmoid(alpha * gate)
     return np.asarray(result, gate.dtype)
+
+
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap * tanh(x / cap)."""
+    return np.asarray(cap * np.tanh(x / cap), x.dtype)
+
+
+def row_gate(x: Array, gate: Array) -> Array:
+    """x [T, N], every row times the sigmoid of its gate [T, 1]."""
+    return x * sigmoid(gate)

@@ -225,21 +225,28 @@ def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> R
 
 @implements(layer.RmsNormOp)
 def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Results:
-    x, w = operands
+    x, *gain = operands
+    w = _gain(op, gain[0]) if gain else np.ones(op.group.value.data, x.dtype)
     return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
+
+
+def _gain(op: layer.RmsNormOp | layer.AddRmsNormOp | layer.LayerNormOp, w: Array) -> Array:
+    """What a norm multiplies with."""
+    return w if op.zero_centered is None else 1 + w
 
 
 @implements(layer.AddRmsNormOp)
 def _add_rms_norm(op: layer.AddRmsNormOp, operands: Operands, context: Context) -> Results:
     a, b, w = operands
     total = a + b
-    return total, semantics.rms_norm(total, w, op.eps.value.data, total.shape[-1])
+    return total, semantics.rms_norm(total, _gain(op, w), op.eps.value.data, total.shape[-1])
 
 
 @implements(layer.LayerNormOp)
 def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> Results:
-    x, w, b = operands
-    return (sparse_attention.layer_norm(x, w, b, op.eps.value.data),)
+    x, w, *bias = operands
+    y = sparse_attention.layer_norm(x, _gain(op, w), bias[0] if bias else np.zeros_like(w), op.eps.value.data)
+    return (y,)
 
 
 @implements(layer.RopeOp)
@@ -298,6 +305,21 @@ def _gated_activation(op: layer.GatedActivationOp, operands: Operands, context: 
 @implements(layer.AddBiasOp)
 def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Results:
     return (elementwise.add_bias(*operands),)
+
+
+@implements(layer.ScaleOp)
+def _scale(op: layer.ScaleOp, operands: Operands, context: Context) -> Results:
+    return (op.factor.value.data * operands[0],)
+
+
+@implements(layer.SoftCapOp)
+def _soft_cap(op: layer.SoftCapOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.soft_cap(operands[0], op.cap.value.data),)
+
+
+@implements(layer.RowGateOp)
+def _row_gate(op: layer.RowGateOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.row_gate(*operands),)
 
 
 @implements(layer.AddOp)

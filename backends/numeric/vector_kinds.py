@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i1
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -83,14 +83,29 @@ def _(kind: kinds.SiluMulAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.RmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     x, w = tiles.ins
     # The one weight row meets [.., rows, groups, columns], of one group.
-    return [rms_norm(x, w[..., None, :], kind.eps.value.data, x.shape[-1])]
+    gain = w[..., None, :]
+    normed = rms_norm(x, gain, kind.eps.value.data, x.shape[-1])
+    # x^ * (1 + w) is x^ w + x^.
+    return [normed + _normalized(x, kind.eps) if isinstance(kind.zero_centered, UnitAttr) else normed]
+
+
+def _normalized(x: Array, eps: FloatAttr) -> Array:
+    """Rows of a mean square of 1."""
+    mean = np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1]
+    return np.asarray(x / np.sqrt(mean + eps.value.data), x.dtype)
+
+
+@computes(kinds.RmsNormalizeAttr)
+def _(kind: kinds.RmsNormalizeAttr, tiles: Tiles) -> Sequence[Array]:
+    return [_normalized(tiles.ins[0], kind.eps)]
 
 
 @computes(kinds.AddRmsNormAttr)
 def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     a, b, w = tiles.ins
     mean = np.square(a + b).mean(axis=-1, keepdims=True)
-    return [a + b, (a + b) / np.sqrt(mean + kind.eps.value.data) * w]
+    gain = w + 1 if isinstance(kind.zero_centered, UnitAttr) else w
+    return [a + b, (a + b) / np.sqrt(mean + kind.eps.value.data) * gain]
 
 
 @computes(kinds.RopeAttr)
@@ -205,7 +220,8 @@ def _(kind: kinds.LayerNormAttr, tiles: Tiles) -> Sequence[Array]:
     x, w, b = tiles.ins
     mean = x.sum(axis=-1, keepdims=True) / x.shape[-1]
     variance = ((x - mean) ** 2).sum(axis=-1, keepdims=True) / x.shape[-1]
-    return [(x - mean) / np.sqrt(variance + np.asarray(kind.eps.value.data, x.dtype)) * w + b]
+    gain = w + 1 if isinstance(kind.zero_centered, UnitAttr) else w
+    return [(x - mean) / np.sqrt(variance + np.asarray(kind.eps.value.data, x.dtype)) * gain + b]
 
 
 @computes(kinds.ReluWeightedSumAttr)
@@ -283,3 +299,23 @@ def _(kind: kinds.GatedActivationAttr, tiles: Tiles) -> Sequence[Array]:
     if isinstance(kind.alpha, FloatAttr):
         return [gate * _logistic(gate * kind.alpha.value.data) * (1 + up)]
     return [_activation("silu", gate) * up]
+
+
+@computes(kinds.ScaleAttr)
+def _(kind: kinds.ScaleAttr, tiles: Tiles) -> Sequence[Array]:
+    return [tiles.ins[0] * np.asarray(kind.factor.value.data, tiles.ins[0].dtype)]
+
+
+@computes(kinds.SoftCapAttr)
+def _(kind: kinds.SoftCapAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    cap = kind.cap.value.data
+    # tanh z = 1 - 2 / (1 + exp(2 z)), of |z| for the sake of large numbers.
+    tanh = 1 - 2 / (1 + np.exp(np.minimum(np.abs(x) * (2 / cap), 80)))
+    return [np.asarray(cap * np.copysign(tanh, x), x.dtype)]
+
+
+@computes(kinds.RowGateAttr)
+def _(kind: kinds.RowGateAttr, tiles: Tiles) -> Sequence[Array]:
+    x, gate = tiles.ins
+    return [_logistic(gate) * x]

@@ -21,9 +21,17 @@ from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
 from pmc.backends.numeric.rotary import Scaling, rope, rope_frequencies
 from pmc.backends.numeric.tensor_ops import TENSOR_OPS
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
-from pmc.dialects.expr import ExprAttr
-from pmc.dialects.layer import Layer, LayerOp, MatmulOp, SourceOp
-from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS, ActivationAttr, GatedActivationAttr, RopeAttr
+from pmc.dialects.expr import ExprAttr, expr
+from pmc.dialects.layer import Layer, LayerNormOp, LayerOp, MatmulOp, RmsNormOp, SourceOp
+from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
+    ActivationAttr,
+    GatedActivationAttr,
+    RopeAttr,
+    RowGateAttr,
+    SoftCapAttr,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -126,6 +134,50 @@ def test_rms_norm_of_rows_and_of_groups() -> None:
         np.testing.assert_allclose(y[:, columns], x[:, columns] / np.sqrt(mean + 0.5)[:, None] * w)
 
 
+NORMS = """
+%w = layer.weight() {axes = [""]} at "w" : !layer.tensor<[8], bf16>
+%b = layer.weight() {axes = [""], role = "bias"} at "b" : !layer.tensor<[8], bf16>
+%y = OP at "y" : !layer.tensor<[batch*q_len, 8], bf16>
+layer.return([%y]) at "p"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "zero_centered"),
+    [
+        ("rms_norm", "%x", False),
+        ("rms_norm", "%x, %w", False),
+        ("rms_norm", "%x, %w", True),
+        ("layer_norm", "%x, %w", False),
+        ("layer_norm", "%x, %w, %b", False),
+        ("layer_norm", "%x, %w, %b", True),
+    ],
+)
+def test_norms_with_and_without_gain_and_bias(name: str, operands: str, zero_centered: bool) -> None:
+    has_gain, has_bias = "%w" in operands, "%b" in operands
+    x, w, b = normal(2, 8), normal(8), normal(8)
+    flag = ", zero_centered = unit" if zero_centered else ""
+    group = ", group = 8" if name == "rms_norm" else ""
+    op = f"layer.{name}({operands}) {{eps = 0.5{group}{flag}}}"
+    table = np.zeros((16, 8))
+    table[:2] = x
+    weights = {"embed.weight": table, "w": w, "b": b}
+    module = program(EMBED + NORMS.replace("OP", op))
+    environment = seeded_layer_environment(module, {"batch": 2, "q_len": 1, "kv_len": 3}, 0)
+    environment = Environment(environment.bindings, np.array([0, 1]), weights, environment.states)
+    centred = x - (0 if name == "rms_norm" else x.sum(axis=1, keepdims=True) / 8)
+    expected = centred / np.sqrt((centred**2).sum(axis=1, keepdims=True) / 8 + 0.5)
+    expected = expected * (1 + w if zero_centered else w if has_gain else 1) + (b if has_bias else 0)
+    np.testing.assert_allclose(run_layer(module, environment).outputs[0], expected)
+    # The same command on a tile.
+    (found,) = (o for o in module.walk() if isinstance(o, RmsNormOp | LayerNormOp))
+    kind = found.vector_kind(expr("row"))
+    bias = [b[None] if has_bias else np.zeros((1, 8))] if name == "layer_norm" else []
+    rows = [x, *([w[None]] if has_gain else []), *bias]
+    (tiled,) = run_kind(kind, Tiles(rows, [], (2, 8), {}))
+    np.testing.assert_allclose(tiled, expected)
+
+
 def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
@@ -170,6 +222,23 @@ def test_a_gated_activation_on_tensors_and_on_tiles(name: str) -> None:
     (tiled,) = run_kind(kind, Tiles([gate[None], up[None]], [], (1, 100), {}))
     for found in (elementwise.gated_activation(name, gate, up, limit, alpha), tiled[0]):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cap", [0.3, 30.0])
+def test_a_soft_cap_on_tensors_and_on_tiles(cap: float) -> None:
+    expected = [cap * math.tanh(x / cap) for x in POINTS]
+    (tiled,) = run_kind(SoftCapAttr(FloatAttr(cap, 64)), Tiles([POINTS[None]], [], (1, 10), {}))
+    for found in (elementwise.soft_cap(POINTS, cap), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_row_gate_on_tensors_and_on_tiles() -> None:
+    x, gate = normal(4, 3), np.array([[0.0], [2.0], [-50.0], [900.0]])
+    factors = (0.5, logistic(2), logistic(-50), 1.0)
+    expected = [[value * factor for value in row] for row, factor in zip(x, factors, strict=True)]
+    (tiled,) = run_kind(RowGateAttr(), Tiles([x, gate], [], (4, 3), {}))
+    for found in (elementwise.row_gate(x, gate), tiled):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:

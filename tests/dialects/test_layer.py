@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from xdsl.dialects.builtin import ArrayAttr, Float8E4M3FNType, IntegerAttr, ModuleOp, StringAttr, bf16, f32, i32, i64
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    Float8E4M3FNType,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    UnitAttr,
+    bf16,
+    f32,
+    i32,
+    i64,
+)
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.test_value import create_ssa_value
@@ -156,6 +167,15 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
         (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # a gain of 1 + w
+        op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16,
+           zero_centered=UnitAttr()),
+        (5 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # no gain
+        op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=8),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
     (  # a residual and its norm, which the sum does not come back for
         op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(16)],
            value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
@@ -195,6 +215,18 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (  # a bias of each of 5 experts
         op(layer.AddBiasOp, [value(5, BATCH, 16), value(5, 16)], value(5, BATCH, 16)),
         (5 * 3 * 16, (5 * 3 * 16 + 5 * 16) * 2, 5 * 3 * 16 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 16), factor=0.5),
+        (96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # mul, sigmoid, mul, subtract
+        op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=30.0),
+        (6 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # a sigmoid per row
+        op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 1)], value(TOKENS, 16)),
+        (96 + 3 * 6, (96 + 6) * 2, 96 * 2, "vector", "bf16"),
     ),
     (
         op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
@@ -259,6 +291,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # no bias
+        op(layer.LayerNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-6),
+        (6 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
@@ -325,6 +361,11 @@ WRONG: list[tuple[str, Any, str]] = [
      "keys and values must be [batch, kv_len, width]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
      "w is [8], must be [16]"),
+    ("gain of 1 + nothing", op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=16,
+                               zero_centered=UnitAttr()),
+     "zero_centered needs w"),
+    ("layer norm", op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(8)], value(TOKENS, 16), eps=1e-5),
+     "b is [8], must be [16]"),
     ("residual and norm", op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(8)],
                              value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
      "w is [8], must be [16]"),
@@ -347,6 +388,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("expert bias", op(layer.AddBiasOp, [value(5, BATCH, 16), value(16)], value(5, BATCH, 16)),
      "b is [16], must be [5, 16]"),
     ("bias of a row", op(layer.AddBiasOp, [value(16), value(16)], value(16)), "x must be [T, N] or [E, C, N]"),
+    ("cap", op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=0.0), "cap is 0.0, must be positive"),
+    ("scale", op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 8), factor=2.0),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("row gate", op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
+     "gate is [batch*q_len, 16], must be [batch*q_len, 1]"),
     ("add", op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 8)),
      "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("quantize", op(layer.QuantizeOp, [value(TOKENS, 16)], value(TOKENS, 8, element=F8)),
@@ -421,6 +467,8 @@ def test_a_partial_sum_must_be_reduced_before_a_norm() -> None:
         op(layer.MatmulOp, [partial(TOKENS, 16), value(16, 24)], partial(TOKENS, 24)),
         op(layer.QuantizeOp, [partial(TOKENS, 16)], partial(TOKENS, 16)),
         op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], partial(TOKENS, 16)),
+        op(layer.SoftCapOp, [partial(TOKENS, 16)], partial(TOKENS, 16), cap=1.0),
+        op(layer.RowGateOp, [value(TOKENS, 16), partial(TOKENS, 1)], value(TOKENS, 16)),
         op(layer.KvAppendOp, [value(BATCH, KV, 16), partial(TOKENS, 16)], value(BATCH, KV, 16)),
         op(layer.RopeOp, [partial(TOKENS, 16)], partial(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False,
            q_len=Q, kv_len=KV),
@@ -447,6 +495,11 @@ def test_a_sum_of_partial_sums_is_one_too() -> None:
         op(layer.AddOp, [partial(TOKENS, 16), value(TOKENS, 16)], partial(TOKENS, 16)).verify()
     with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
         op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16, axes=("ep",))], partial(TOKENS, 16)).verify()
+
+
+def test_a_multiple_of_a_partial_sum_is_one_too() -> None:
+    op(layer.ScaleOp, [partial(TOKENS, 16)], partial(TOKENS, 16), factor=2.0).verify()
+    op(layer.RowGateOp, [partial(TOKENS, 16), value(TOKENS, 1)], partial(TOKENS, 16)).verify()
 
 
 def test_a_sharding_says_that_a_value_is_partial_too() -> None:

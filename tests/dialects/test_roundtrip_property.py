@@ -87,10 +87,13 @@ from pmc.dialects.vector_kinds import (
     GatedActivationAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
+    RmsNormalizeAttr,
     RmsNormAttr,
     Role,
     RopeAttr,
     RouterTopkAttr,
+    ScaleAttr,
+    SoftCapAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SumPartsAttr,
@@ -454,8 +457,12 @@ def indexer(make: Maker) -> None:
 
 def layer_norm(make: Maker) -> None:
     t, width = make.dims(1)[0], make.size()
-    operands = [make.source([t, width]), make.source([width]), make.source([width])]
-    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random())
+    operands = [make.source([t, width]), *(make.source([width]) for _ in range(make.rng.randint(1, 2)))]
+    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random(), zero_centered=unit(make))
+
+
+def unit(make: Maker) -> UnitAttr | None:
+    return UnitAttr() if make.flag() else None
 
 
 def embedding(make: Maker) -> None:
@@ -467,14 +474,18 @@ def embedding(make: Maker) -> None:
 def rms_norm(make: Maker) -> None:
     group = make.size()
     dims = make.dims(1)[0], group * make.size()
-    operands = [make.source(dims), make.source([group])]
-    make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
+    gain = [make.source([group])] if make.flag() else []
+    make.add(
+        layer.RmsNormOp, [make.source(dims), *gain], [make.type(dims)], eps=make.rng.random(), group=group,
+        zero_centered=unit(make) if gain else None,
+    )  # fmt: skip
 
 
 def add_rms_norm(make: Maker) -> None:
     dims = make.dims(1)[0], make.size()
     operands = [make.source(dims), make.source(dims), make.source([dims[1]])]
-    make.add(layer.AddRmsNormOp, operands, [make.type(dims), make.type(dims)], eps=make.rng.random())
+    types = [make.type(dims), make.type(dims)]
+    make.add(layer.AddRmsNormOp, operands, types, eps=make.rng.random(), zero_centered=unit(make))
 
 
 def rope(make: Maker) -> None:
@@ -528,6 +539,17 @@ def gated_activation(make: Maker) -> None:
         layer.GatedActivationOp, [make.source(dims), make.source(dims)], [make.type(dims)], function=function,
         limit=limit, alpha=alpha,
     )  # fmt: skip
+
+
+def scale(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(layer.ScaleOp, [make.source(dims)], [make.type(dims)], factor=make.rng.uniform(-9, 9))
+    make.add(layer.SoftCapOp, [make.source(dims)], [make.type(dims)], cap=make.rng.choice([0.5, 30.0]))
+
+
+def row_gate(make: Maker) -> None:
+    t, width = make.dims(1)[0], make.size()
+    make.add(layer.RowGateOp, [make.source([t, width]), make.source([t, 1])], [make.type([t, width])])
 
 
 def add_bias(make: Maker) -> None:
@@ -615,7 +637,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
-    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias,
+    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
+    layer.SoftCapOp: scale, layer.RowGateOp: row_gate,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
@@ -874,15 +897,16 @@ COLUMNS = expr(8)
 
 PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     FillAttr: lambda make: FillAttr(make.number()),
-    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     ReluWeightedSumAttr: lambda make: ReluWeightedSumAttr(
         IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
     ),
     TopkSelectAttr: lambda make: TopkSelectAttr(
         IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
     ),
-    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
-    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    RmsNormalizeAttr: lambda make: RmsNormalizeAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
@@ -902,6 +926,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
     GatedActivationAttr: gated_kind,
+    ScaleAttr: lambda make: ScaleAttr(make.number()),
+    SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),
 }  # fmt: skip
 """Kinds with parameters."""
 

@@ -85,7 +85,8 @@ def test_text(kind: VectorKindAttr, text: str) -> None:
         ("#tile.rms_norm", "#tile.rms_norm needs the parameter 'eps'"),
         ("#tile.rms_norm<eps = 1>", "parameter 'eps' of #tile.rms_norm must be a float such as 1.0, found 1 : i64"),
         ('#tile.rms_norm<eps = "small">', 'must be a float such as 1.0, found "small"'),
-        ("#tile.rms_norm<epz = 1.0>", "#tile.rms_norm has no parameter 'epz', it has eps"),
+        ("#tile.rms_norm<epz = 1.0>", "#tile.rms_norm has no parameter 'epz', it has eps, zero_centered"),
+        ("#tile.rms_norm<eps = 1.0, zero_centered = true>", "'zero_centered' of #tile.rms_norm must be unit, found"),
         ("#tile.rms_norm<eps = 1.0, eps = 2.0>", "parameter 'eps' of #tile.rms_norm is given twice"),
         ("#tile.add<eps = 1.0>", "#tile.add has no parameter 'eps', it has none"),
         (ROUTER.replace("top_k = 2", "top_k = true"), "parameter 'top_k' of #tile.router_topk must be an integer"),
@@ -173,11 +174,13 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 0),
             "rotary_dim is 3, must be positive, even and less than the 8 columns",
         ),
+        ("#tile.soft_cap<cap = -1.0>", (1, 1, 0), "at 'mm': cap is -1.0, must be positive"),
         (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
         (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
         (CLAMPED.replace(", alpha = 1.702", ""), (2, 1, 0), "at 'mm': clamped_swiglu needs an alpha"),
         (CLAMPED.replace("swiglu", "silu"), (2, 1, 0), "at 'mm': clamped_silu has no alpha"),
         (CLAMPED.replace("clamped_swiglu", "gelu"), (2, 1, 0), "at 'mm': gelu has no limit"),
+        ("#tile.rms_normalize<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
@@ -235,6 +238,8 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
     [
         ("#tile.silu_mul", 70, 0),  # exp, add, div; times gate, times up, convert
         ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
+        ("#tile.rms_norm<eps = 0.0, zero_centered = unit>", 4 + 1, 1 + 31 + 1 + 30),  # 1 + w
+        ("#tile.rms_normalize<eps = 0.0>", 4 - 1, 1 + 31 + 1 + 30),  # no gain
         ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
@@ -243,6 +248,9 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (TOPK, 10, 0),  # five looks at every key, two steps each
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.add_bias", 1, 0),
+        ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.soft_cap<cap = 30.0>", 1 + 67 + 2 + 1, 0),  # mul, sigmoid, mul, subtract, convert
+        ("#tile.row_gate", 2, 67),  # mul and convert; the sigmoid once per row
         (ROPE, 4, 0),  # two mul, add, convert
         (PARTIAL, 1, 3 * 4),  # all columns are converted, 4 are rotated
         (GELU, 20 + 35 + 31 + 1, 0),  # erf by a polynomial, an exp and a div; convert
