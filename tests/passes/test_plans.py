@@ -169,8 +169,13 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
             raise TypeError(op.name)
 
 
-def check_resources(program: g5.ProgramOp, r: Resources, dtype: str, chip: Chip = CHIP) -> None:
-    """The commands of the busiest core, engine by engine, are what the plan states; bytes and MACs exactly."""
+def check_resources(
+    program: g5.ProgramOp, r: Resources, dtype: str, chip: Chip = CHIP, one_is_busiest: bool = True
+) -> None:
+    """The commands of the busiest core, engine by engine, are what the plan states; bytes and MACs exactly.
+
+    Before and after the barrier of a merge different cores may be the busiest, unless `one_is_busiest`.
+    """
     found = program_resources(program, chip)
     assert found.macs == r.macs[0]
     merge = r.merge
@@ -183,10 +188,15 @@ def check_resources(program: g5.ProgramOp, r: Resources, dtype: str, chip: Chip 
         assert getattr(found, name) == stated(name), name
     assert {t: int(v.max()) for t, v in found.tiu_steps.items()} == {t: int(v[0]) for t, v in r.tiu_steps.items()}
     assert found.tiu_commands.max() == r.tiu_commands[0]
-    for name in ("gdma_bytes", "gdma_commands", "sdma_bytes", "sdma_commands"):
-        assert getattr(found, name).max() == stated(name), name
+    counts = {
+        name: (getattr(found, name).max(), getattr(r, name)[0], stated(name))
+        for name in ("gdma_bytes", "gdma_commands", "sdma_bytes", "sdma_commands")
+    }
+    before = r.vec_steps[0] + r.vec_end_steps[0]
     vec = sum(v.max() for v in found.vec_steps.values())
-    assert vec == stated("vec_steps") + stated("vec_end_steps"), dtype
+    counts["vec"] = (vec, before, stated("vec_steps") + stated("vec_end_steps"))
+    for name, (count, before, most) in counts.items():
+        assert count == most if one_is_busiest else before <= count <= most, (name, dtype)
 
 
 def draw_matmul_plan(draw: Any, chip: Chip, groups: int) -> PlanAttr:
@@ -249,7 +259,8 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     assume(attentions.plan_fault(shape, plan, CHIP) is None)
     program = check_values(text, plan)
     rates = CoreRates(CHIP, load_accounting("physical"))
-    check_resources(program, PlanSearch(rates).attention_resources(shape, attentions.tiling_of(plan)), "f32")
+    r = PlanSearch(rates).attention_resources(shape, attentions.tiling_of(plan))
+    check_resources(program, r, "f32", one_is_busiest=shape.window is None or plan.merge.data == "none")
 
 
 @pytest.mark.parametrize("window", [12, 13, 1000])
