@@ -221,6 +221,9 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
     HIDDEN: ClassVar[tuple[str, ...]] = ("path",)
     """Properties that an op's own assembly prints elsewhere than in the braces."""
 
+    LEFT_OUT: ClassVar[tuple[str, ...]] = ()
+    """Optional operands at the end of which the text says nothing, not even `[]`, where an op has none."""
+
     @classmethod
     def make(
         cls,
@@ -231,13 +234,18 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         regions: Sequence[Region] = (),
         like: Operation | None = None,
     ) -> Self:
-        """Build the op; a None property is left out or has its default, the source location is that of `like`."""
+        """Build the op; a None property is left out or has its default, the source location is that of `like`.
+
+        Operands of `LEFT_OUT` need not be given.
+        """
         flat: list[SSAValue] = []
         sizes: list[int] = []
         for group in operands:
             values = [group] if isinstance(group, SSAValue) else list(group)
             flat.extend(values)
             sizes.append(len(values))
+        missing = len(cls.get_irdl_definition().operands) - len(sizes)
+        sizes += [0] * min(missing, len(cls.LEFT_OUT))
         props: dict[str, Attribute] = {
             name: attribute(value) for name, value in (properties or {}).items() if value is not None
         }
@@ -279,10 +287,12 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         with printer.in_parens():
             first = True
             for name, kind in definition.operands:
+                value: SSAValue | Sequence[SSAValue] | None = getattr(self, name)
+                if value is None and name in self.LEFT_OUT:
+                    continue
                 if not first:
                     printer.print_string(", ")
                 first = False
-                value: SSAValue | Sequence[SSAValue] | None = getattr(self, name)
                 if isinstance(kind, VarOperandDef):
                     group = [] if value is None else [value] if isinstance(value, SSAValue) else value
                     with printer.in_square_brackets():
@@ -315,8 +325,12 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         operands: list[SSAValue] = []
         sizes: list[int] = []
         parser.parse_punctuation("(")
-        for index, (_, kind) in enumerate(definition.operands):
-            if index:
+        for index, (name, kind) in enumerate(definition.operands):
+            if name in cls.LEFT_OUT:
+                if parser.parse_optional_punctuation(",") is None:
+                    sizes.append(0)
+                    continue
+            elif index:
                 parser.parse_punctuation(",")
             if isinstance(kind, VarOperandDef):
                 group = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_value_use(parser))
