@@ -235,13 +235,18 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         regions: Sequence[Region] = (),
         like: Operation | None = None,
     ) -> Self:
-        """Build the op; a None property is left out or has its default, the source location is that of `like`."""
+        """Build the op; a None property is left out or has its default, the source location is that of `like`.
+
+        Operands of `BARE` need not be given.
+        """
         flat: list[SSAValue] = []
         sizes: list[int] = []
         for group in operands:
             values = [group] if isinstance(group, SSAValue) else list(group)
             flat.extend(values)
             sizes.append(len(values))
+        missing = len(cls.get_irdl_definition().operands) - len(sizes)
+        sizes += [0] * min(missing, len(cls.BARE))
         props: dict[str, Attribute] = {
             name: attribute(value) for name, value in (properties or {}).items() if value is not None
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
+from xdsl.dialects.builtin import AnyFloat, ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_prop_def, prop_def, var_operand_def
 
@@ -26,6 +26,9 @@ class FlashAttentionOp(MatrixOp):
     kv_len - q_len + i - window < j (`sliding_window_overlay` of transformers).  The rows of k and v may then be fewer
     than there are positions: min(kv_len, window + q_len - 1) of them are seen by any query, and `kv_len` here is the
     number of rows, of which the newest are the last.
+
+    `sinks` [heads] of an op that has them is one more logit of every head: exp(sink) is added to the sum of the softmax
+    and has no value (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023; gpt-oss).
     """
 
     q = var_operand_def(TensorType)
@@ -55,6 +58,10 @@ class FlashAttentionOp(MatrixOp):
         batch, kv_len, _ = tensor(self.v).dims
         for value in self.k:
             self.require_shape(value, (batch, kv_len, tensor(value).dims[2]), "the keys")
+        if self.sink_logits is not None:
+            self.require_shape(self.sink_logits, (expr(self.heads),), "sinks")
+            stored = tensor(self.sink_logits).element_type
+            self.fail_unless(isinstance(stored, AnyFloat), f"sinks are {stored}, must be a float type")
         rows = tensor(self.q[0]).dims[0] if self.is_sharded else batch * self.q_len.data
         for value in self.q:
             self.require_shape(value, (rows, tensor(value).dims[1]), "the queries")
@@ -121,6 +128,11 @@ class FlashAttentionOp(MatrixOp):
                     f"keys or values are {stored}, which the {arithmetic} of the arithmetic does not hold"
                 )
         return arithmetic
+
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        """The sinks of the query heads on this rank, None without."""
+        return None
 
     @property
     def window_keys(self) -> int | None:

@@ -273,12 +273,22 @@ class AttentionOp(FlashAttentionOp):
     """Attention of every sequence over its cache: y [T, heads*v_dim] is the weighted sum of v."""
 
     name = "layer.attention"
+    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    v = operand_def(TensorType)
+    sinks = opt_operand_def(TensorType)
     y = result_def(TensorType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        return self.sinks
+
     def sharding_rule(self) -> ShardingRule:
         """Query heads decide; where cp splits queries and keys, insert-collectives makes a ring of the op."""
-        return ShardingRule(self.factors(), ((ROWS, HEAD),), aligned=frozenset({"g"}))
+        sinks = ((HEAD,),) if self.sinks is not None else ()
+        return ShardingRule((*self.factors(), *sinks), ((ROWS, HEAD),), aligned=frozenset({"g"}))
 
 
 @irdl_op_definition
@@ -287,15 +297,18 @@ class AttentionStepOp(FlashAttentionOp):
 
     The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
     exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the
-    exponentials, both [T, heads].  The first step has no `state` to go on from.  `hidden` keys fewer are visible than
+    exponentials, both [T, heads].  The first step has no `state` to go on from; it is the one that counts the `sinks`.
+    `hidden` keys fewer are visible than
     causality over the positions of this rank says: 1 where the block of a striped sequence is that of a later rank.
     """
 
     name = "layer.attention_step"
+    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
     q = var_operand_def(TensorType)
     k = var_operand_def(TensorType)
     v = operand_def(TensorType)
     state = var_operand_def(TensorType)
+    sinks = opt_operand_def(TensorType)
     hidden = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     acc = result_def(TensorType)
     row_max = result_def(TensorType)
@@ -309,8 +322,13 @@ class AttentionStepOp(FlashAttentionOp):
             self.require_shape(value, (tensor(self.acc).dims[0], expr(self.heads)), what)
         types = [value.type for value in self.state]
         self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
+        self.fail_unless(self.sinks is None or not types, "only the first step has sinks: they are counted once")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
         self.fail_unless(self.window is None, "a step of a ring has no window: its keys are every n-th of a sequence")
+
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        return self.sinks
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """The state before and after the step."""
@@ -324,7 +342,8 @@ class AttentionStepOp(FlashAttentionOp):
     def sharding_rule(self) -> ShardingRule:
         """As attention; the state has the rows and heads of the queries."""
         row = (ROWS, HEAD)
-        return ShardingRule((*self.factors(), *(row for _ in self.state)), (row, row, row), aligned=frozenset({"g"}))
+        others = (*(row for _ in self.state), *(((HEAD,),) if self.sinks is not None else ()))
+        return ShardingRule((*self.factors(), *others), (row, row, row), aligned=frozenset({"g"}))
 
 
 @irdl_op_definition

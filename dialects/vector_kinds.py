@@ -293,6 +293,20 @@ class FillAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class RepeatRowsAttr(VectorKindAttr):
+    """out[r, c] = x[r mod period, c] in the element type of out."""
+
+    name: ClassVar[str] = "tile.repeat_rows"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in", rows="period"), Matrix("out", "out"))
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    period: IntegerAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least one row."""
+        return None if self.period.value.data > 0 else f"period is {self.period.value.data}, must be at least 1"
+
+
+@irdl_attr_definition
 class ConvertAttr(VectorKindAttr):
     """out = x in the element type of out."""
 
@@ -886,6 +900,7 @@ class RowGateAttr(VectorKindAttr):
 
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
+    RepeatRowsAttr,
     ConvertAttr,
     AddAttr,
     SiluMulAttr,

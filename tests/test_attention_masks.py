@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute
 from xdsl.rewriter import Rewriter
 
@@ -25,14 +25,14 @@ from pmc.backends.evaluate.memory import memory_footprint
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
-from pmc.backends.numeric.layer import layer_sources, run_layer, seeded_layer_environment, the_program
+from pmc.backends.numeric.layer import ValueKey, layer_sources, run_layer, seeded_layer_environment, the_program
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
 from pmc.compiler.check import with_plans
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import layer
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses.workload import attention_shape
@@ -51,7 +51,7 @@ def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
     lengths = {name: changes[name] for name in ("batch", "q_len", "kv_len") if name in changes}
     deployment = shrink_deployment(given, **lengths)
     config, source = load_model_config("llama-3.1-8b")
-    module = import_hf(shrink_config(config, deployment, 2), source, "llama")
+    module = shrink_model(import_hf(config, source, "llama"), deployment, 2)
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), deployment)
     run_pipeline(module, default_pipeline(deployment, "layer"))
     return module, deployment
@@ -69,6 +69,23 @@ def windowed(module: ModuleOp, window: int, cut: bool = True) -> ModuleOp:
             Rewriter.replace_value_with_new_type(result, tensor(result).with_dims((batch, rows, width)))
     module.verify()
     return module
+
+
+def with_sinks(module: ModuleOp) -> ModuleOp:
+    """The program with a sink per head in all layers."""
+    for op in [op for op in module.walk() if isinstance(op, layer.AttentionOp)]:
+        type_ = TensorType.of((op.heads,), tensor(op.q[0]).element_type)
+        axes = ArrayAttr([StringAttr("heads")])
+        sinks = layer.WeightOp.make([], [type_], "blocks.dense.gqa.sinks", {"axes": axes}, like=op)
+        properties = {name: value for name, value in op.properties.items() if name in ("window", *PROPERTIES)}
+        operands = [op.q, op.k, op.v, sinks.result]
+        new = layer.AttentionOp.make(operands, [op.y.type], op.path.data, properties, like=op)
+        Rewriter.replace_op(op, [sinks, new], [new.y])
+    module.verify()
+    return module
+
+
+PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal")
 
 
 def inputs(module: ModuleOp, deployment: Deployment) -> Environment:
@@ -159,6 +176,45 @@ def test_a_prefill_and_steps_of_decode_are_one_prefill() -> None:
         run = run_layer(module, step)
         found.append(run.outputs[0].reshape(batch, 1, -1))
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("window", [None, 6])
+def test_sinks_are_the_same_at_every_level(q_len: int, kv_len: int, window: int | None) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    if window is not None:
+        windowed(module, window)
+    plain = run_layer(module, inputs(module, deployment)).outputs[0]
+    environment = inputs(with_sinks(module), deployment)
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the sinks do nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("seed", range(3))
+def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
+    module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1)
+    with_sinks(windowed(module, 9) if seed == 1 else module)
+    check_levels(module, deployment, inputs(module, deployment), "random")
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), [(4, 40), (12, 12)])
+def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
+    module, deployment = small_llama(cp=4, tp=2, q_len=q_len, kv_len=kv_len)
+    with_sinks(module)
+    check_levels(module, deployment, inputs(module, deployment))
+
+
+def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
+    """A sink far above all scores takes the whole weight; one far below takes none."""
+    module, deployment = small_llama(q_len=3, kv_len=41)
+    plain = run_layer(module, inputs(module, deployment), record=True).values
+    environment = inputs(with_sinks(module), deployment)
+    key = ValueKey("blocks.dense.gqa.attention", "layer.attention", 0)
+    for sink, expected in ((1e4, 0.0), (-1e4, plain[key][0])):
+        environment.weights["blocks.dense.gqa.sinks"][...] = sink  # type: ignore[index]
+        found = run_layer(module, environment, record=True).values[key][0]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_context_parallelism_refuses_a_window() -> None:

@@ -82,13 +82,19 @@ def attention(
     scale: float,
     causal: bool,
     window: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
-    v is [batch, kv_len, kv_heads*v_dim]; the rest is as in `attention_scores`.
+    v is [batch, kv_len, kv_heads*v_dim]; `sinks` [heads] are logits without values; the rest is as in
+    `attention_scores`.
     """
     scores = attention_scores(q, k, qk_dims, scale, causal, window=window)
-    y = np.matmul(softmax(scores), _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
+    weights = softmax(scores)
+    if sinks is not None:
+        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:-1], 1)).astype(scores.dtype)
+        weights = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
+    y = np.matmul(weights, _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
     return _token_rows(y)
 
 
@@ -96,15 +102,19 @@ State = tuple[Array, Array, Array]
 """Of an online softmax: acc [T, heads*v_dim], largest score and sum of exponentials [T, heads]."""
 
 
-def attention_step(scores: Array, v: Array, v_dim: int, state: State | None) -> State:
+def attention_step(scores: Array, v: Array, v_dim: int, state: State | None, sinks: Array | None = None) -> State:
     """The state after one more block of keys (FlashAttention-2, section 3.1); rows that see no key of it keep theirs.
 
-    `scores` are those of `attention_scores` for the block whose values are v.
+    `scores` are those of `attention_scores` for the block whose values are v.  The first step, without a state, counts
+    the `sinks` [heads].
     """
     batch, heads, q_len, _ = scores.shape
     if state is None:
         lowest = np.full((batch, heads, q_len, 1), -np.inf, scores.dtype)
         acc, row_max, row_sum = np.zeros((batch, heads, q_len, v_dim), scores.dtype), lowest, np.zeros_like(lowest)
+        if sinks is not None:
+            row_max, row_sum = lowest.copy(), np.ones_like(lowest)
+            row_max[...] = sinks[:, None, None]
     else:
         acc, row_max, row_sum = (part.reshape(batch, q_len, heads, -1).transpose(0, 2, 1, 3) for part in state)
     new_max = np.maximum(row_max, scores.max(axis=-1, keepdims=True))

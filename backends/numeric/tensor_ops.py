@@ -152,13 +152,14 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         op.scale.value.data,
         bool(op.causal),
         op.window_keys,
+        operands[2 * pieces + 1] if op.sinks is not None else None,
     )
 
 
 @implements(layer.AttentionStepOp)
 def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Context) -> Results:
     pieces = len(op.q)
-    state = operands[2 * pieces + 1 :]
+    state = operands[2 * pieces + 1 :][: len(op.state)]
     scores = semantics.attention_scores(
         operands[:pieces],
         operands[pieces : 2 * pieces],
@@ -168,7 +169,8 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         context.integer(op.hidden.data, op),
     )
     before = (state[0], state[1], state[2]) if state else None
-    return semantics.attention_step(scores, operands[2 * pieces], op.v_dim.value.data, before)
+    sinks = operands[-1] if op.sinks is not None else None
+    return semantics.attention_step(scores, operands[2 * pieces], op.v_dim.value.data, before, sinks)
 
 
 @implements(layer.AttentionFinishOp)

@@ -62,6 +62,13 @@ def _(kind: kinds.FillAttr, tiles: Tiles) -> Sequence[Array]:
     return [np.full(tiles.shape, kind.value.value.data, np.float64)]
 
 
+@computes(kinds.RepeatRowsAttr)
+def _(kind: kinds.RepeatRowsAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    rows: Array = np.arange(tiles.shape[-2]) % kind.period.value.data
+    return [x[..., rows, :]]
+
+
 @computes(kinds.ConvertAttr)
 def _(kind: kinds.ConvertAttr, tiles: Tiles) -> Sequence[Array]:
     return tiles.ins

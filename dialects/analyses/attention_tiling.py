@@ -71,6 +71,8 @@ class AttentionShape:
     """The type of the arithmetic, of the scores and of the sum over the values: it sets the rate."""
     window: int | None = None
     """How many keys a causal query sees at most, where later queries do not see all keys that earlier ones see."""
+    sink_bits: int = 0
+    """Of the sink of a head, with which the running state begins; 0 without sinks."""
 
     @property
     def problems(self) -> int:
@@ -224,6 +226,8 @@ def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> 
     if s.shared_piece is None:
         need = need + key_slots * size(t.tile_s, s.v_dim, s.v_bits)
     merges = t.merge != NONE
+    if s.sink_bits:
+        need = need + unit_slots * size(t.tile_g, 1, s.sink_bits)
     out = 0 * rows if s.state_results else unit_slots * size(rows, s.v_dim, s.out_bits)
     queries, heads = merge_share(tile_q, t.tile_g, grid.parts[2])
     share = queries * heads
@@ -245,6 +249,8 @@ class _Weights:
     per_row: int
     row_bits: int
     """Read and written by GDMA for every row."""
+    head_bits: int
+    """Read for every head of a unit."""
     key_bits: int
     unit_commands: int
     step_commands: int
@@ -353,7 +359,9 @@ def _problem(
         vec_steps=busiest(mine.vec),
         key_steps=busiest(mine.steps),
         gdma_bits=busiest(
-            rows[:, None] * weights.row_bits + _loaded(own, tile_s, sizes[most] - skipped) * weights.key_bits
+            rows[:, None] * weights.row_bits
+            + tile_g * weights.head_bits
+            + _loaded(own, tile_s, sizes[most] - skipped) * weights.key_bits
         ),
         gdma_commands=busiest(weights.unit_commands + mine.steps * weights.step_commands),
         rows=busiest(rows),
@@ -405,7 +413,12 @@ def _equal_units(
         "tiu_steps": trips * mine.tiu,
         "vec_steps": trips * mine.vec,
         "key_steps": trips * mine.steps,
-        "gdma_bits": trips * (rows * row_bits + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits),
+        "gdma_bits": trips
+        * (
+            rows * row_bits
+            + t.tile_g * weights[NONE].head_bits
+            + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits
+        ),
         "gdma_commands": trips * (unit_commands + mine.steps * weights[NONE].step_commands),
         "rows": trips * rows,
         "merged_rows": trips * share_q * share_g,
@@ -481,6 +494,7 @@ def _lower_bounds(
         _Units(of.rows, keys, tile_s, cube, weights[NONE]) for of, keys in ((mine, own), (every, every.seen))
     )
     row_bits = np.array([w.row_bits for w in weights])[t.merge][:, None]
+    head_bits = t.tile_g[:, None] * weights[NONE].head_bits
     unit_commands = np.array([w.unit_commands for w in weights])[t.merge][:, None]
     share_q, share_g = merge_share(np.minimum(t.tile_q, s.q_len), t.tile_g, grid.parts[2])
     merged = np.minimum(share_q[:, None], mine.rows // t.tile_g[:, None]) * share_g[:, None]
@@ -488,7 +502,8 @@ def _lower_bounds(
         "tiu_steps": of_part(counts.tiu),
         "vec_steps": of_part(counts.vec),
         "key_steps": of_part(counts.steps),
-        "gdma_bits": mine.sum(mine.rows * row_bits) + of_part(_loaded(own, tile_s, most) * weights[NONE].key_bits),
+        "gdma_bits": mine.sum(mine.rows * row_bits + head_bits)
+        + of_part(_loaded(own, tile_s, most) * weights[NONE].key_bits),
         "gdma_commands": mine.sum(unit_commands) + of_part(counts.steps * weights[NONE].step_commands),
         "rows": mine.sum(mine.rows),
         "merged_rows": mine.sum(merged),
@@ -527,7 +542,7 @@ def resources(
         key_bits += s.v_dim * s.v_bits
     state_bits, state_commands = (s.v_dim + STATE_COLUMNS) * ACCUMULATOR_BITS, 1 + STATE_COLUMNS
     in_bits = sum(s.qk_dims) * s.q_bits + state_bits * s.state_reads
-    in_commands = len(s.qk_dims) + state_commands * s.state_reads
+    in_commands = len(s.qk_dims) + state_commands * s.state_reads + (s.sink_bits > 0)
     out_bits = state_bits if s.state_results else s.v_dim * s.out_bits
     out_commands = state_commands if s.state_results else 1
     weights = [
@@ -537,6 +552,7 @@ def resources(
             per_score=softmax[0],
             per_row=softmax[1],
             row_bits=in_bits + left_bits,
+            head_bits=s.sink_bits,
             key_bits=key_bits,
             unit_commands=in_commands + left_commands,
             step_commands=len(s.qk_dims) + (s.shared_piece is None),
@@ -549,7 +565,8 @@ def resources(
     of = count(s, t, grid, (cube.m, cube.n, depth), weights)
 
     keys_read = s.problems * np.where(t.multicast == 1, of["read_together"], of["read_apart"])
-    rows_read = all_rows * np.where(t.multicast == 1, 1, parts_s)
+    readers = np.where(t.multicast == 1, 1, parts_s)
+    sinks_read = s.problems * ceil_div(s.q_len, t.tile_q) * s.group * readers
     scratch = np.where(through_dram, bytes_of(parts_s * all_rows, state_bits), 0)
     # Besides the softmax: the state is filled before the first key and divided by its sum after the last.
     ends = 0 * t.tile_q
@@ -583,7 +600,9 @@ def resources(
         vec_commands=problems * of["key_steps"],
         gdma_bytes=bytes_of(problems * of["gdma_bits"], 1),
         gdma_commands=problems * of["gdma_commands"],
-        dram_read=bytes_of(keys_read, key_bits) + bytes_of(rows_read, in_bits),
+        dram_read=bytes_of(keys_read, key_bits)
+        + bytes_of(all_rows * readers, in_bits)
+        + bytes_of(sinks_read, s.sink_bits),
         dram_written=bytes_of(np.full(len(t), all_rows), out_bits),
         macs=s.problems * of["pairs"] * (sum(s.qk_dims) + s.v_dim),
         overlaps=(t.slots == 2) & ((problems * of["key_steps"] > 1) | (at_least and s.window is not None)),

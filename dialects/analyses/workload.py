@@ -93,6 +93,8 @@ class AttentionWorkload:
     """Bytes of running state that a row (a query of one head) reads and writes."""
     dtype: str
     """The type of the arithmetic, of the scores and of the sum over the values."""
+    sink_bits: int
+    """Of the sink of a head; 0 without sinks."""
 
     @property
     def v_is_key(self) -> bool:
@@ -107,6 +109,7 @@ class AttentionWorkload:
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
             self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, window,
+            self.sink_bits,
         )  # fmt: skip
 
 
@@ -272,6 +275,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
+        sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
     )
 
 

@@ -23,7 +23,14 @@ from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, m
 from pmc.dialects.tensor import ints, tensor
 from pmc.dialects.tile import CORE, KernelOp
 from pmc.dialects.tile_plan import PlanAttr
-from pmc.dialects.vector_kinds import ROW, FillAttr, SoftmaxFinishAttr, SoftmaxMergeAttr, SoftmaxStepAttr
+from pmc.dialects.vector_kinds import (
+    ROW,
+    FillAttr,
+    RepeatRowsAttr,
+    SoftmaxFinishAttr,
+    SoftmaxMergeAttr,
+    SoftmaxStepAttr,
+)
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode
 from pmc.passes.tiling.kernels import Arrays
@@ -99,6 +106,8 @@ class _Kernel:
         state = op.state if isinstance(op, layer.AttentionStepOp) else ()
         self.state = [arrays.array(v, s.sequences, s.q_len, heads, w) for v, w in zip(state, self.widths, strict=False)]
         self.hidden = op.hidden.data if isinstance(op, layer.AttentionStepOp) else expr(0)
+        sinks = op.sink_logits
+        self.sinks = None if sinks is None else arrays.array(sinks, heads, 1)
         self.scratch = [arrays.scratch(op, dims, f32) for dims in scratch_dims(s, plan, chip)]
         q_type, v_type = (tensor(v).element_type for v in (op.q[0], op.v))
         self.q_type, self.v_type = q_type, v_type
@@ -148,9 +157,16 @@ class _Kernel:
         acc, row_max, row_sum = running
         for array, buffer, width in zip(self.state, running, self.widths, strict=False):
             code.load(array, buffer, at, (*size, width))
-        if not self.state:
+        if self.sinks is not None:
+            # exp(sink - maximum) is 1 at first; cores that share the keys have equal parts of it.
+            sinks = code.alloc(self.tile_g, 1, self.sinks.element_type)
+            code.load(self.sinks, sinks, (unit.head, 0), (self.tile_g, 1), serves)
+            code.vector(RepeatRowsAttr(IntegerAttr(self.tile_g, i64)), rows, 1, [sinks], [row_max])
+            code.vector(FillAttr.of(1 / self.keys.parts), rows, 1, outs=[row_sum])
+        elif not self.state:
             code.vector(FillAttr.of(float("-inf")), rows, 1, outs=[row_max])
             code.vector(FillAttr.of(0.0), rows, 1, outs=[row_sum])
+        if not self.state:
             code.vector(FillAttr.of(0.0), rows, s.v_dim, outs=[acc])
         # A causal block needs the keys up to its last query; all before the first query are cached.
         seen = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)

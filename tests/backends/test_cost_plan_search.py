@@ -190,10 +190,11 @@ def test_plans_of_an_attention_that_are_left_out_early_are_slower(
 @given(
     st.integers(1, 3), st.sampled_from([(1, 8), (2, 4), (8, 1)]), st.integers(1, 700), st.integers(0, 900),
     st.booleans(), st.sampled_from([0, 16]), st.booleans(), st.sampled_from([None, 1, 30, 130, 600]),
+    st.sampled_from([0, 16]),
 )  # fmt: skip
 def test_the_bound_of_an_attention_is_one(
     sequences: int, heads: tuple[int, int], q_len: int, past: int, causal: bool, out_bits: int, multicast: bool,
-    window: int | None,
+    window: int | None, sink_bits: int,
 ) -> None:  # fmt: skip
     """Every resource: the search leaves out what is slower by the bound."""
     finder = search()
@@ -201,6 +202,7 @@ def test_the_bound_of_an_attention_is_one(
     window = window if causal and window is not None and window < kv_len else None
     problem = AttentionShape(
         sequences, *heads, q_len, kv_len, (128, 64), 96, None, causal, 16, (16, 8), 16, 16, out_bits, 0, "bf16", window,
+        sink_bits,
     )  # fmt: skip
     tilings = attention_candidates(problem, finder.rates)
     tilings = replace(tilings, multicast=np.full(len(tilings), int(multicast)))

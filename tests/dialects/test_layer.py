@@ -65,13 +65,14 @@ ROUTER = dict(top_k=2, scoring="sigmoid", groups=1, top_groups=1, normalize=True
 
 
 def attention(
-    causal: bool, kv_heads: int = 2, shared_v: bool = False, keys: Expr = KV, **masks: Any
+    causal: bool, kv_heads: int = 2, shared_v: bool = False, keys: Expr = KV, sinks: int = 0, **masks: Any
 ) -> layer.AttentionOp:
     """4 query heads of width 8; values of width 8, or the keys themselves."""
     k = value(BATCH, keys, kv_heads * 8)
     v = k if shared_v else value(BATCH, keys, kv_heads * 8)
+    more = [value(sinks)] if sinks else []
     found: layer.AttentionOp = op(
-        layer.AttentionOp, [[value(TOKENS, 32)], [k], v], value(TOKENS, 32),
+        layer.AttentionOp, [[value(TOKENS, 32)], [k], v, more], value(TOKENS, 32),
         qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal, **masks,
     )  # fmt: skip
     return found
@@ -154,6 +155,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (  # the same from a cache that holds no more
         attention(causal=True, keys=min_of(KV, Q + 4), window=5),
         (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # the sinks of 4 heads are read
+        attention(causal=True, sinks=4),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16 + 4) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
     (  # a window that is longer than what the first query sees
         attention(causal=True, window=11),
@@ -326,6 +331,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
+    ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "sinks are i32, must be a float type"),
+    ("step sinks", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(TOKENS, n, element=f32) for n in (32, 4, 4)], [value(4)]],
+     *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "only the first step has sinks: they are counted once"),
     ("window", attention(True, window=0), "window is 0, must be at least 1"),
     ("window without an end", attention(False, window=3), "a window needs causal: it ends with the key of the query"),
     ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],

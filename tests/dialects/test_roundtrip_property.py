@@ -87,6 +87,7 @@ from pmc.dialects.vector_kinds import (
     GatedActivationAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
+    RepeatRowsAttr,
     RmsNormalizeAttr,
     RmsNormAttr,
     Role,
@@ -404,8 +405,9 @@ def attention(make: Maker) -> None:
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
     window = make.size() if make.flag() else None
+    sinks = [make.source([heads], arithmetic)] if make.flag() else []
     make.add(
-        layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
+        layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
         q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
     )  # fmt: skip
 
@@ -421,8 +423,9 @@ def attention_step(make: Maker) -> None:
     types = [make.type([t, n], f32) for n in (heads * width, heads, heads)]
     state = [make.source(type_.dims, f32) for type_ in types] if make.flag() else []
     hidden = make.rng.choice([expr(0), floordiv(expr("cp.step") + 3 - expr("cp.rank"), 4)])
+    sinks = [make.source([heads], arithmetic)] if not state and make.flag() else []
     step = make.add(
-        layer.AttentionStepOp, [[q], [k], v, state], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
+        layer.AttentionStepOp, [[q], [k], v, state, sinks], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
         scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
@@ -918,6 +921,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
             make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
         ),
     ]),
+    RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     RouterTopkAttr: lambda make: RouterTopkAttr(

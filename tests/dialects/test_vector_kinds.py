@@ -191,6 +191,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 3),
             "parameter 'first' needs causal = true",
         ),
+        ("#tile.repeat_rows<period = 0>", (1, 1, 0), "period is 0, must be at least 1"),
         (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
         (ROUTER.replace("groups = 4", "groups = 3"), (2, 2, 0), "3 groups do not divide 8 experts"),
         (ROUTER.replace("top_groups = 2", "top_groups = 5"), (2, 2, 0), "top_groups is 5, must be 1 to 4, the groups"),
@@ -222,6 +223,9 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     # The products of the 3 heads of a row lie below each other; each row keeps 5 keys and their scores.
     assert index.extents(rows, columns, [8, 3, 8]) == [(3 * rows, columns), (rows, expr(3)), whole]
     assert topk.extents(rows, columns, [8, 5, 5]) == [whole, *[(rows, expr(5))] * 2]
+    repeat = Parser(make_context(), "#tile.repeat_rows<period = 5>").parse_attribute()
+    assert isinstance(repeat, VectorKindAttr)
+    assert repeat.extents(rows, columns, [8, 8]) == [(expr(5), columns), whole]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 
 
@@ -243,6 +247,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
+        ("#tile.repeat_rows<period = 4>", 1, 0),
         ("#tile.layer_norm<eps = 0.0>", 6, 2 + 2 * 31 + 1 + 30),  # two sums, two means, add, rsqrt once per row
         (INDEX, 3 * 3 + 2, 0),  # maximum, mul and add of each of 3 heads; scale and conversion
         (TOPK, 10, 0),  # five looks at every key, two steps each
