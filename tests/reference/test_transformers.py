@@ -130,7 +130,7 @@ CONFIGS: dict[str, dict[str, object]] = {
     "qwen2": {**COMMON, "architectures": ["Qwen2ForCausalLM"]},
     "llama-biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
     "qwen3-moe": QWEN3_MOE,
-    "qwen3-moe-mixed": {**QWEN3_MOE, "decoder_sparse_step": 2, "norm_topk_prob": True},
+    "qwen3-moe-mixed": {**QWEN3_MOE, "decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 5},
     "seed-oss": {**COMMON, "architectures": ["SeedOssForCausalLM"], "head_dim": 16},
     "olmo2": {**COMMON, "architectures": ["Olmo2ForCausalLM"]},
     "phi3": {**COMMON, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
