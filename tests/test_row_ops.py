@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.evaluate import evaluate_module
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
@@ -18,7 +19,7 @@ from pmc.compiler.driver import Observer, parse_module, run_pipeline, set_target
 from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_deployment
-from pmc.dialects import g5
+from pmc.dialects import g5, layer
 from pmc.dialects.analyses import row_tiling
 from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.resources import Resources
@@ -29,7 +30,7 @@ from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import tensor
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 
-HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY = 24, 4, 8, 20, 4, 40
+HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY, POSITIONS = 24, 4, 8, 20, 4, 40, 64
 
 
 class Text:
@@ -157,6 +158,9 @@ def program() -> ModuleOp:
     table = t.weight("embed.weight", VOCABULARY, HIDDEN, axes="vocab,")
     x = t.add("layer.embedding", f"%tokens, {table}", f"!layer.tensor<[batch*q_len, {HIDDEN}], f32>", "embed")
     x = t.rows("layer.scale", x, "embed.scale", "factor = 1.5")
+    positions = t.weight("positions.weight", POSITIONS, HIDDEN)
+    lengths = "q_len = <q_len>, kv_len = <kv_len>, offset = 2"
+    x = t.rows("layer.position_embedding", f"{x}, {positions}", "positions", lengths)
     for part, path, op, properties in (
         (attention, "attn", "rms_norm", f", group = {HIDDEN}"),
         (feed_forward, "ffn", "rms_norm", f", group = {HIDDEN}, zero_centered = unit"),
@@ -205,7 +209,7 @@ class Kept(Observer):
             assert isinstance(chip, ChipAttr)
             for op in module.walk():
                 plan = op.attributes.get(PLAN)
-                if isinstance(op, RowOp) and isinstance(plan, PlanAttr):
+                if isinstance(op, RowOp | layer.PositionEmbeddingOp) and isinstance(plan, PlanAttr):
                     rows = row_tiling.rows_of(op, chip.data.cores)
                     self.stated[op.path.data] = row_tiling.resources(rows, plan, chip.data)
 
@@ -259,6 +263,15 @@ def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Map
         assert sum(v.max() for v in found.vec_steps.values()) == int(r.vec_steps[0]), program.path.data
 
 
+@pytest.mark.parametrize("granularity", ["chip", "core", "tile"])
+def test_every_model_of_time_knows_the_ops(granularity: str) -> None:
+    module, deployment = targeted({"tp": 2, "dp": 2, "ep": 4})
+    run_pipeline(module, default_pipeline(deployment, "dist")[2:])
+    result = evaluate_module(module, granularity)
+    timed = {step.op for step in result.steps if step.time_us > 0}
+    assert {f"layer.{name}" for name in NAMES} <= timed
+
+
 @pytest.mark.parametrize("sp", [False, True])
 def test_factors_and_gates_take_partial_sums_and_biases_do_not(sp: bool) -> None:
     """What goes on as a partial sum meets another one, and one reduction serves both."""
@@ -276,3 +289,16 @@ def test_factors_and_gates_take_partial_sums_and_biases_do_not(sp: bool) -> None
         assert partial(f"{path}.add_bias") == [(), (), ()]
     # The biases of the experts stand between their sums and those of the shared expert.
     assert partial("moe.experts.down_proj.add_bias") == [(), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows"), [({"tp": 2, "cp": 2, "ep": 4}, ("cp",)), ({"tp": 2, "dp": 2, "ep": 4, "sp": True}, ("dp", "tp"))]
+)
+def test_tokens_part_again_behind_their_positions(mesh: dict[str, object], rows: tuple[str, ...]) -> None:
+    """The table is read for whole sequences, and nothing behind it is computed on two ranks."""
+    module, deployment = targeted(mesh)
+    run_pipeline(module, default_pipeline(deployment, "dist")[2:3])
+    (op,) = (op for op in module.walk() if isinstance(op, layer.PositionEmbeddingOp))
+    (norm,) = (op for op in module.walk() if isinstance(op, layer.RmsNormOp) and op.path.data == "attn.norm")
+    assert sharding_of(tensor(op.y)).dims[0] == tuple(axis for axis in rows if axis == "dp")
+    assert sharding_of(tensor(norm.x)).dims[0] == rows
