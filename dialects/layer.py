@@ -65,6 +65,7 @@ from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
 from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
+    AddAttr,
     RopeAttr,
     RouterTopkAttr,
     SoftmaxFinishAttr,
@@ -418,6 +419,66 @@ class EmbeddingOp(LayerOp):
 
 
 @irdl_op_definition
+class PositionEmbeddingOp(LayerOp):
+    """y[t] = x[t] + table[position + offset] with the position of token t in its sequence: learned positions.
+
+    Query i of a sequence stands at kv_len - q_len + i.  `offset` is that of OPT, 2; GPT-2 has none.  Every token reads
+    its row of the table, as in an embedding.
+    """
+
+    name = "layer.position_embedding"
+    x = operand_def(TensorType)
+    table = operand_def(TensorType)
+    q_len = prop_def(ExprAttr)
+    kv_len = prop_def(ExprAttr)
+    offset = prop_def(IntegerAttr, default_value=IntegerAttr(0, i64))
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [T, N] with a number of columns, table [P, N], which has a row for the last position."""
+        x, table = tensor(self.x).dims, tensor(self.table).dims
+        self.fail_unless(
+            len(x) == 2 and x[1].is_constant and len(table) == 2,
+            "x must be [T, N] with a number of columns, table [P, N]",
+        )
+        self.require_shape(self.table, (table[0], x[1]), "table")
+        self.require_shape(self.y, x, "y")
+        offset, last = self.offset.value.data, self.kv_len.data + self.offset.value.data
+        self.fail_unless(offset >= 0, f"offset is {offset}, must not be negative")
+        if last.is_constant and table[0].is_constant:
+            rows = table[0].constant
+            self.fail_unless(
+                last.constant <= rows, f"the last position needs row {last.constant - 1}, table has {rows}"
+            )
+
+    @property
+    def first_row(self) -> Expr:
+        """The row of the table for the first query of a sequence."""
+        return self.kv_len.data - self.q_len.data + self.offset.value.data
+
+    def vector_kind(self) -> VectorKindAttr:
+        """What the command does with rows of x and of the table."""
+        return AddAttr()
+
+    def flops(self) -> Expr:
+        """An addition per element."""
+        return tensor(self.x).elements * AddAttr.FLOPS
+
+    def bytes_read(self) -> Expr:
+        """x, and a row of the table per token."""
+        return tensor(self.x).bytes + tensor(self.table).with_dims(tensor(self.x).dims).bytes
+
+    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
+        """A tile writes the rows that it has read."""
+        return [(self.x, self.y)] if self.x.type == self.y.type else []
+
+    def sharding_rule(self) -> ShardingRule:
+        """Whole sequences: a rank has the positions of the program."""
+        row = (SEQUENCES, "n")
+        return ShardingRule((row, (WHOLE, "n")), (row,), stationary=frozenset({1}))
+
+
+@irdl_op_definition
 class RopeOp(RowOp):
     """Rotary position embedding of every `head_dim` columns.
 
@@ -732,6 +793,7 @@ Layer = Dialect(
         GatherRowsOp,
         SparseAttentionOp,
         EmbeddingOp,
+        PositionEmbeddingOp,
         RmsNormOp,
         LayerNormOp,
         RopeOp,

@@ -365,6 +365,7 @@ class _Sharder:
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
             layer.RopeOp: self._rope,
+            layer.PositionEmbeddingOp: self._positions,
             layer.IndexScoresOp: self._sparse,
             layer.TopkSelectOp: self._sparse,
             layer.GatherRowsOp: self._sparse,
@@ -477,6 +478,13 @@ class _Sharder:
             new.properties["kv_len"] = ExprAttr(ceildiv(op.kv_len.data, size))
             new.properties["stride"] = IntegerAttr(size, i64)
             new.properties["first"] = ExprAttr.of(rank_symbol(axis))
+
+    def _positions(self, op: Operation) -> None:
+        """Whole sequences read the table, as no command has an address that differs by rank; they part behind it."""
+        assert isinstance(op, layer.PositionEmbeddingOp)
+        wanted = self._settled_sharding(self.values[op.x])
+        self._by_rule(op)
+        self.values[op.y] = self._reshard(self.values[op.y], wanted, op)
 
     def _sparse(self, op: Operation) -> None:
         """A rank of cp has every n-th query, from its own number on, and all keys to select among."""

@@ -225,6 +225,17 @@ def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> R
     return (semantics.embedding(tokens, table),)
 
 
+@implements(layer.PositionEmbeddingOp)
+def _position_embedding(op: layer.PositionEmbeddingOp, operands: Operands, context: Context) -> Results:
+    x, table = operands
+    q_len, first = context.integer(op.q_len.data, op), context.integer(op.first_row, op)
+    if q_len < 1 or len(x) % q_len:
+        raise NumericError(f"{len(x)} rows are not whole sequences of q_len {q_len}")
+    if first + q_len > len(table):
+        raise NumericError(f"the last position needs row {first + q_len - 1}, the table has {len(table)}")
+    return (x + table[np.tile(np.arange(first, first + q_len), len(x) // q_len)],)
+
+
 @implements(layer.RmsNormOp)
 def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Results:
     x, *gain = operands

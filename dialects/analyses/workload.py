@@ -312,6 +312,12 @@ def _rows(op: RowOp) -> VectorWorkload:
     return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
 
 
+@describes(layer.PositionEmbeddingOp)
+def _(op: layer.PositionEmbeddingOp) -> Workload:
+    (rows, columns), kind = tensor(op.x).dims, op.vector_kind()
+    return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
 @describes(layer.TopkSelectOp)
 def _(op: layer.TopkSelectOp) -> Workload:
     """A scan of every score, whatever the number of keys that are selected."""

@@ -12,7 +12,7 @@ from pmc.passes.tiling.gather import GatherFamily
 from pmc.passes.tiling.index_scores import IndexScoresFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
-from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
+from pmc.passes.tiling.rowwise import CopyFamily, PositionFamily, RowFamily
 from pmc.passes.tiling.topk import TopkFamily
 
 FAMILIES: dict[type[Operation], Family] = {
@@ -23,6 +23,7 @@ FAMILIES: dict[type[Operation], Family] = {
     layer.TopkSelectOp: TopkFamily(),
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
+    layer.PositionEmbeddingOp: PositionFamily(),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""
 

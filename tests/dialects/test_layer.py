@@ -168,6 +168,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.EmbeddingOp, [value(TOKENS, element=i32), value(1000, 16)], value(TOKENS, 16)),
         (0, 6 * 4 + 6 * 16 * 2, 6 * 16 * 2, "none", "i32"),
     ),
+    (  # a row of the table per token
+        op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(1000, 16)], value(TOKENS, 16), q_len=Q, kv_len=KV),
+        (96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
     (
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
         (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
@@ -372,6 +376,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("keys", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(TOKENS, 16)], value(BATCH, KV, 16)],
                 value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
      "keys and values must be [batch, kv_len, width]"),
+    ("positions", op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(12, 16)], value(TOKENS, 16), q_len=Q,
+                     kv_len=expr(11), offset=2),
+     "the last position needs row 12, table has 12"),
+    ("position row", op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(12, 8)], value(TOKENS, 16), q_len=Q,
+                        kv_len=KV),
+     "table is [12, 8], must be [12, 16]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
      "w is [8], must be [16]"),
     ("gain of 1 + nothing", op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=16,

@@ -474,6 +474,15 @@ def embedding(make: Maker) -> None:
     make.add(layer.EmbeddingOp, [make.source([t]), make.source([v, n])], [make.type([t, n])], vocab_axis=axis)
 
 
+def position_embedding(make: Maker) -> None:
+    t, rows = make.dims(2)
+    q_len, width = make.dims(1)[0], make.size()
+    make.add(
+        layer.PositionEmbeddingOp, [make.source([t, width]), make.source([rows, width])], [make.type([t, width])],
+        q_len=q_len, kv_len=q_len + expr("kv_len"), offset=make.rng.randint(0, 2),
+    )  # fmt: skip
+
+
 def rms_norm(make: Maker) -> None:
     group = make.size()
     dims = make.dims(1)[0], group * make.size()
@@ -636,6 +645,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
     layer.GatedMatmulOp: gated_matmul, layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
+    layer.PositionEmbeddingOp: position_embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
