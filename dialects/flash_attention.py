@@ -27,8 +27,11 @@ class FlashAttentionOp(MatrixOp):
     than there are positions: min(kv_len, window + q_len - 1) of them are seen by any query, and `kv_len` here is the
     number of rows, of which the newest are the last.
 
-    `sinks` [heads] of an op that has them is one more logit of every head: exp(sink) is added to the sum of the softmax
-    and has no value (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023; gpt-oss).
+    A `soft_cap` keeps scores below it before the softmax: soft_cap * tanh(scale * scores / soft_cap) (Gemma 2 report,
+    section 2).
+
+    `sinks` [heads] of an op that has them are one more logit of every head: exp(sink) is added to the sum of the
+    softmax and has no value (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023; gpt-oss).
     """
 
     q = var_operand_def(TensorType)
@@ -40,6 +43,7 @@ class FlashAttentionOp(MatrixOp):
     scale = prop_def(FloatAttr)
     causal = prop_def(BoolAttr)
     window = opt_prop_def(IntegerAttr)
+    soft_cap = opt_prop_def(FloatAttr)
 
     def verify_(self) -> None:
         """Pieces agree in number; every width is a multiple of its head."""
@@ -52,6 +56,9 @@ class FlashAttentionOp(MatrixOp):
         if self.window is not None:
             self.fail_unless(self.window.value.data > 0, f"window is {self.window.value.data}, must be at least 1")
             self.fail_unless(bool(self.causal), "a window needs causal: it ends with the key of the query")
+        if self.soft_cap is not None:
+            cap = self.soft_cap.value.data
+            self.fail_unless(0 < cap < float("inf"), f"soft_cap is {cap}, must be positive")
         for value in (*self.q, *self.k, self.v):
             self.fail_unless(tensor(value).dims[-1].is_constant, "the width of queries, keys and values is a number")
         self._verify_widths()
@@ -128,6 +135,11 @@ class FlashAttentionOp(MatrixOp):
                     f"keys or values are {stored}, which the {arithmetic} of the arithmetic does not hold"
                 )
         return arithmetic
+
+    @property
+    def largest_score(self) -> float | None:
+        """The bound that a soft cap sets to scores, None without."""
+        return None if self.soft_cap is None else self.soft_cap.value.data
 
     @property
     def sink_logits(self) -> SSAValue | None:

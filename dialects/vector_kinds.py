@@ -71,6 +71,10 @@ SIGMOID = VectorSteps(basic=1, exp=1, div=1)
 """exp, add, div."""
 
 
+TANH = VectorSteps(basic=2, exp=1, div=1)
+"""1 - 2 / (1 + exp(2 x)), the factor in the exponent left to what is multiplied before: exp, add, div, subtract."""
+
+
 class VectorKindAttr(ParametrizedAttribute):
     """The base of all kinds: `#tile.name<parameter = value, ..>`, without brackets where there are no parameters.
 
@@ -246,6 +250,7 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (IntegerAttr, _Form("an integer", _is_integer)),
     (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
+    (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
 )
@@ -425,7 +430,10 @@ class SoftmaxStepAttr(VectorKindAttr):
     m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
     L and O with 0 before the first step; the mma after the step adds P V to O.
 
-    Steps of a score: subtract the maximum, exp, convert; of a row: reduce-max, max, exp of the correction, reduce-sum,
+    With a `soft_cap`, s = soft_cap * tanh(scale * S / soft_cap).
+
+    Steps of a score: subtract the maximum, exp, convert; with a soft cap also a multiplication before the tanh and one
+    after it; of a row: reduce-max, max, exp of the correction, reduce-sum,
     mul, add, copy; as in the SG2262 kernel templates published with Tier6-Model.
     """
 
@@ -447,6 +455,7 @@ class SoftmaxStepAttr(VectorKindAttr):
     position: ExprAttr
     key: ExprAttr
     first: ExprAttr | NoneAttr
+    soft_cap: FloatAttr | NoneAttr
 
     def __init__(
         self,
@@ -455,12 +464,24 @@ class SoftmaxStepAttr(VectorKindAttr):
         position: ExprAttr,
         key: ExprAttr,
         first: ExprAttr | NoneAttr | None = None,
+        soft_cap: FloatAttr | NoneAttr | None = None,
     ) -> None:
-        """Without `first` rows see all keys from the beginning on."""
-        super().__init__(scale, causal, position, key, first or NoneAttr())
+        """Without `first` rows see all keys from the beginning on; without `soft_cap` scores may be of any size."""
+        super().__init__(scale, causal, position, key, first or NoneAttr(), soft_cap or NoneAttr())
+
+    @classmethod
+    def element_steps(cls, capped: bool) -> VectorSteps:
+        """The steps of a score with or without a soft cap."""
+        return cls.ELEMENT_STEPS + (TANH + VectorSteps(basic=2) if capped else VectorSteps())
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        return self.element_steps(isinstance(self.soft_cap, FloatAttr))
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """Only a causal row has a first key."""
+        """Only a causal row has a first key; a cap is positive."""
+        if isinstance(self.soft_cap, FloatAttr) and not self.soft_cap.value.data > 0:
+            return f"soft_cap is {self.soft_cap.value.data}, must be positive"
         hides = isinstance(self.first, ExprAttr) and not bool(self.causal)
         return "parameter 'first' needs causal = true" if hides else None
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, FloatAttr, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute
 from xdsl.rewriter import Rewriter
 
@@ -81,6 +81,15 @@ def with_sinks(module: ModuleOp) -> ModuleOp:
         operands = [op.q, op.k, op.v, sinks.result]
         new = layer.AttentionOp.make(operands, [op.y.type], op.path.data, properties, like=op)
         Rewriter.replace_op(op, [sinks, new], [new.y])
+    module.verify()
+    return module
+
+
+def with_soft_cap(module: ModuleOp, cap: float) -> ModuleOp:
+    """The program with a soft cap of the scores in all layers."""
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.soft_cap = FloatAttr(cap, 64)
     module.verify()
     return module
 
@@ -202,6 +211,31 @@ def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
 def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
     module, deployment = small_llama(cp=4, tp=2, q_len=q_len, kv_len=kv_len)
     with_sinks(module)
+    check_levels(module, deployment, inputs(module, deployment))
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+def test_a_soft_cap_is_the_same_at_every_level(q_len: int, kv_len: int) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    environment = inputs(module, deployment)
+    plain = run_layer(module, environment).outputs[0]
+    with_soft_cap(module, 1e4)
+    np.testing.assert_allclose(run_layer(module, environment).outputs[0], plain, atol=1e-5)
+    with_soft_cap(module, 0.5)
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the cap does nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_plans_of_all_masks_together(seed: int) -> None:
+    module, deployment = small_llama(tp=1 + seed % 2, q_len=17, kv_len=31, batch=2)
+    with_soft_cap(with_sinks(windowed(module, 9)), 0.5)
+    check_levels(module, deployment, inputs(module, deployment), "random")
+
+
+def test_a_ring_caps_its_scores() -> None:
+    module, deployment = small_llama(cp=4, q_len=8, kv_len=40)
+    with_soft_cap(module, 0.5)
     check_levels(module, deployment, inputs(module, deployment))
 
 
@@ -333,3 +367,24 @@ def test_the_cache_of_a_window_takes_the_memory_of_its_rows() -> None:
         footprint = memory_footprint(module, MemoryOptions(0.0, 0, 1, 1))
         sizes.append(footprint.stages[0].state_bytes)
     assert sizes[1] * 41 == sizes[0] * 8 > 0
+
+
+@pytest.mark.parametrize("model", [CORE, TILE])
+def test_a_soft_cap_is_work_of_the_vector_unit_only(model: CostModel) -> None:
+    op, capped = attention(1, 64, 4096), attention(1, 64, 4096, soft_cap=FloatAttr(50.0, 64))
+    before, after = cost(model, op), cost(model, capped)
+    assert before.compute_s < after.compute_s
+    assert (before.flops, before.memory_s, before.bytes_read) == (after.flops, after.memory_s, after.bytes_read)
+
+
+def test_vector_steps_of_a_soft_cap() -> None:
+    """Every score takes 70 more: exp 35, div 31, two additions, two multiplications."""
+    plan = attentions.tiling_of(PlanAttr.of([2, 1, 1], [16, 4, 64], "pus", 2, ()))
+    search = PlanSearch(CoreRates(SG2262, PHYSICAL))
+    masks = ({}, {"soft_cap": FloatAttr(50.0, 64)})
+    plain, capped = (
+        search.attention_resources(attention_shape(attention(1, 64, 4096, **mask)), plan).vec_steps[0] for mask in masks
+    )
+    # 4 units of 16 queries and 4 heads on a core: every row pays for the scores up to the last key of its unit.
+    scores = sum(64 * (4096 - 64 + 16 * (unit + 1)) for unit in range(4))
+    assert capped - plain == scores * 70

@@ -153,6 +153,7 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         bool(op.causal),
         op.window_keys,
         operands[2 * pieces + 1] if op.sinks is not None else None,
+        op.largest_score,
     )
 
 
@@ -167,6 +168,7 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         op.scale.value.data,
         bool(op.causal),
         context.integer(op.hidden.data, op),
+        soft_cap=op.largest_score,
     )
     before = (state[0], state[1], state[2]) if state else None
     sinks = operands[-1] if op.sinks is not None else None

@@ -73,6 +73,8 @@ class AttentionShape:
     """How many keys a causal query sees at most, where later queries do not see all keys that earlier ones see."""
     sink_bits: int = 0
     """Of the sink of a head, with which the running state begins; 0 without sinks."""
+    capped: bool = False
+    """Whether scores have a soft cap, which is more work for the vector unit."""
 
     @property
     def problems(self) -> int:

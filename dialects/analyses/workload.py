@@ -95,6 +95,8 @@ class AttentionWorkload:
     """The type of the arithmetic, of the scores and of the sum over the values."""
     sink_bits: int
     """Of the sink of a head; 0 without sinks."""
+    capped: bool
+    """Whether scores have a soft cap."""
 
     @property
     def v_is_key(self) -> bool:
@@ -109,7 +111,7 @@ class AttentionWorkload:
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
             self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, window,
-            self.sink_bits,
+            self.sink_bits, self.capped,
         )  # fmt: skip
 
 
@@ -276,6 +278,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
         sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
+        capped=op.soft_cap is not None,
     )
 
 

@@ -238,7 +238,9 @@ class _Kernel:
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
         masks, position = self.last_visible(unit)
         first = None if s.window is None else ExprAttr(position - (s.window - 1))
-        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first)
+        step = SoftmaxStepAttr(
+            self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first, self.op.soft_cap
+        )
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
 

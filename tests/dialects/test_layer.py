@@ -269,6 +269,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("soft cap", attention(True, soft_cap=0.0), "soft_cap is 0.0, must be positive"),
+    ("soft cap of selected keys", sparse_attention(soft_cap=3.0), "the scores of sparse attention have no soft_cap"),
     ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
     ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),

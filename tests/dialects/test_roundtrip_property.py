@@ -380,6 +380,7 @@ def attention(make: Maker) -> None:
     make.add(
         layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
         q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
+        soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
 
 
@@ -397,7 +398,7 @@ def attention_step(make: Maker) -> None:
     sinks = [make.source([heads], arithmetic)] if not state and make.flag() else []
     step = make.add(
         layer.AttentionStepOp, [[q], [k], v, state, sinks], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
-        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
+        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden, soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
 
@@ -827,7 +828,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
         SoftmaxStepAttr(
-            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr(),
+            FloatAttr(make.rng.uniform(1, 50), 64) if make.flag() else None,
         ),
     ]),
     RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),

@@ -86,12 +86,12 @@ def attention_text(
     mask: str = "",
     sinks: bool = False,
 ) -> str:
-    """`mask` is one more property, such as `, window = 3`."""
+    """`mask` is more properties, such as `, window = 3`."""
     heads, d, v = kv_heads * group, 4, 4 if shared else 6
     rows = f"[{sequences * q_len}, {heads * d}]"
     keys = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * d}], f32>"
     values = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * v}], f32>"
-    causal = "true" if q_len > 1 or mask else "false"
+    causal = "true" if q_len > 1 or "window" in mask else "false"
     argument = "" if shared else f", %v: {values}"
     operands = f"[%q], [%k], {'%k' if shared else '%v'}{', [%s]' if sinks else ''}"
     argument += f", %s: !layer.tensor<[{heads}], f32>" if sinks else ""
@@ -167,6 +167,9 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
             v = arrays.get("v", k).reshape(s.sequences, rows, s.kv_heads, s.v_dim)
             q = arrays["q"].reshape(s.sequences, s.q_len, s.kv_heads, s.group, -1)
             scores = 0.5 * np.einsum("bqhgd,bkhd->bhgqk", q, k.reshape(s.sequences, rows, s.kv_heads, -1))
+            if op.soft_cap is not None:
+                cap = op.soft_cap.value.data
+                scores = cap * (1 - 2 / (np.exp(2 * scores / cap) + 1))
             if bool(op.causal):
                 key, query = np.arange(rows), rows - s.q_len + np.arange(s.q_len)[:, None]
                 first = query - (op.window.value.data - 1) if op.window is not None else 0 * query
@@ -253,6 +256,7 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     q_len = draw(st.integers(1, 7))
     kv_len = draw(st.integers(q_len, 29))
     mask = draw(st.sampled_from(["", ", window = {}"])).format(draw(st.integers(1, kv_len + 1)))
+    mask += draw(st.sampled_from(["", ", soft_cap = 0.75"]))
     text = attention_text(sequences, kv_heads, group, q_len, kv_len, draw(st.booleans()), mask, draw(st.booleans()))
     p = draw(st.integers(1, 3))
     u = draw(st.integers(1, max(1, 6 // p)))
