@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -37,7 +38,7 @@ from pmc.dialects import layer
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses.workload import attention_shape
 from pmc.dialects.deployment import Deployment
-from pmc.dialects.expr import Expr, expr, min_of
+from pmc.dialects.expr import Expr, ExprAttr, expr, min_of
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.passes.base import PassError
@@ -71,13 +72,23 @@ def windowed(module: ModuleOp, window: int, cut: bool = True) -> ModuleOp:
     return module
 
 
+def chunked(module: ModuleOp, chunk: int, cut: bool = True) -> ModuleOp:
+    """The program with attention to the chunk of a query in all layers; `cut` as in `windowed`."""
+    windowed(module, chunk, cut)
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.window, op.chunk, op.kv_len = None, IntegerAttr(chunk, i64), ExprAttr.of("kv_len")
+    module.verify()
+    return module
+
+
 def with_sinks(module: ModuleOp) -> ModuleOp:
     """The program with a sink per head in all layers."""
     for op in [op for op in module.walk() if isinstance(op, layer.AttentionOp)]:
         type_ = TensorType.of((op.heads,), tensor(op.q[0]).element_type)
         axes = ArrayAttr([StringAttr("heads")])
         sinks = layer.WeightOp.make([], [type_], "blocks.dense.gqa.sinks", {"axes": axes}, like=op)
-        properties = {name: value for name, value in op.properties.items() if name in ("window", *PROPERTIES)}
+        properties = {name: value for name, value in op.properties.items() if name in PROPERTIES}
         operands = [op.q, op.k, op.v, sinks.result]
         new = layer.AttentionOp.make(operands, [op.y.type], op.path.data, properties, like=op)
         Rewriter.replace_op(op, [sinks, new], [new.y])
@@ -94,7 +105,7 @@ def with_soft_cap(module: ModuleOp, cap: float) -> ModuleOp:
     return module
 
 
-PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal")
+PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal", "window", "chunk", "kv_len")
 
 
 def inputs(module: ModuleOp, deployment: Deployment) -> Environment:
@@ -139,20 +150,33 @@ def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: in
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("chunk", [1, 8, 20])
+def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    plain = run_layer(module, inputs(module, deployment)).outputs[0]
+    environment = inputs(chunked(module, chunk), deployment)
+    assert {values.shape[-2] for values in environment.states.values()} == {min(kv_len, chunk + q_len - 1)}
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the chunks hide nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
 @pytest.mark.parametrize("seed", range(3))
-def test_random_plans_of_a_window(q_len: int, kv_len: int, seed: int) -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_random_plans(masked: Callable[..., ModuleOp], q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1 + seed % 2)
-    windowed(module, 5 + 4 * seed, cut=seed != 1)
+    masked(module, 5 + 4 * seed, cut=seed != 1)
     check_levels(module, deployment, inputs(module, deployment), "random")
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-def test_a_cache_needs_no_more_than_the_window(q_len: int, kv_len: int) -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_a_cache_needs_no_more_than_the_window(masked: Callable[..., ModuleOp], q_len: int, kv_len: int) -> None:
     """The newest rows of a whole cache give what all rows give."""
     window = 7
     (whole, deployment), (short, _) = (small_llama(q_len=q_len, kv_len=kv_len) for _ in range(2))
-    windowed(whole, window, cut=False)
-    windowed(short, window)
+    masked(whole, window, cut=False)
+    masked(short, window)
     environment = inputs(whole, deployment)
     rows = min(kv_len, window + q_len - 1)
     states = {path: values[..., kv_len - rows :, :] for path, values in environment.states.items()}
@@ -163,11 +187,12 @@ def test_a_cache_needs_no_more_than_the_window(q_len: int, kv_len: int) -> None:
         np.testing.assert_allclose(values, expected.states[path][..., kv_len - rows :, :], atol=1e-12)
 
 
-def test_a_prefill_and_steps_of_decode_are_one_prefill() -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_a_prefill_and_steps_of_decode_are_one_prefill(masked: Callable[..., ModuleOp]) -> None:
     """The cache of a window goes from step to step; the steps see what the queries of one long prefill see."""
     window, past, steps = 6, 13, 9
     module, deployment = small_llama()  # of the decode phase: it gives the logits of every token
-    windowed(module, window)
+    masked(module, window)
     batch = deployment.batch
     long = {"batch": batch, "q_len": past + steps, "kv_len": past + steps}
     environment = seeded_layer_environment(module, long, 3)
@@ -251,13 +276,14 @@ def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_context_parallelism_refuses_a_window() -> None:
+@pytest.mark.parametrize(("masked", "kind"), [(windowed, "window"), (chunked, "chunk")])
+def test_context_parallelism_refuses_a_window(masked: Callable[..., ModuleOp], kind: str) -> None:
     module, deployment = small_llama(cp=2, phase="prefill", q_len=8, kv_len=8)
-    windowed(module, 6)
+    masked(module, 6)
     with pytest.raises(PassError) as error:
         run_pipeline(module, default_pipeline(deployment, "dist")[2:])
     assert str(error.value) == (
-        "annotate-shardings: layer.attention at 'blocks.dense.gqa.attention' has a window, which context parallelism "
+        f"annotate-shardings: layer.attention at 'blocks.dense.gqa.attention' has a {kind}, which context parallelism "
         "does not split: every rank has keys from the whole sequence; choose cp = 1"
     )
 
@@ -268,12 +294,12 @@ BF16 = BFloat16Type()
 SG2262 = load_chip("sg2262")
 
 
-def attention(batch: int, q_len: int | Expr, kv_len: int | Expr, **masks: Attribute) -> layer.AttentionOp:
+def attention(batch: int, q_len: int | Expr, kv_len: int | Expr, /, **masks: Attribute) -> layer.AttentionOp:
     """8 query heads of 128 over 2 key heads, from a cache that holds what the mask needs."""
     rows, keys = batch * expr(q_len), expr(kv_len)
-    window = masks.get("window")
-    if isinstance(window, IntegerAttr):
-        keys = min_of(keys, expr(q_len) + (window.value.data - 1))
+    reach = masks.get("window", masks.get("chunk"))
+    if isinstance(reach, IntegerAttr):
+        keys = min_of(keys, expr(q_len) + (reach.value.data - 1))
 
     def value(*dims: int | Expr) -> Any:
         return test_dialect.TestOp(result_types=[TensorType.of(tuple(map(expr, dims)), BF16)]).results[0]
@@ -299,6 +325,10 @@ def of(window: int) -> dict[str, Attribute]:
     return {"window": IntegerAttr(window, i64)}
 
 
+def in_chunks(chunk: int, kv_len: int | Expr) -> dict[str, Attribute]:
+    return {"chunk": IntegerAttr(chunk, i64), "kv_len": ExprAttr(expr(kv_len))}
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000),
@@ -316,18 +346,36 @@ def test_a_shorter_window_never_costs_more(batch: int, q_len: int, past: int, wi
                 assert float(getattr(less, name)) <= float(getattr(more, name)) * (1 + 1e-9), name
 
 
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000), st.integers(1, 2700),
+)  # fmt: skip
+def test_chunks_never_cost_more_than_whole_sequences(batch: int, q_len: int, past: int, chunk: int) -> None:
+    """Nor more than a window of as many keys, which holds the chunk of a query up to it."""
+    mask = in_chunks(chunk, q_len + past)
+    ops = [attention(batch, q_len, q_len + past, **masks) for masks in (mask, of(chunk), {})]
+    for model, names in ((CHIP, ("time_s", "flops", "bytes_read")), (TILE, ("time_s", "flops"))):
+        costs = [cost(model, op) for op in ops]
+        for name in names:
+            least, window, whole = (float(getattr(found, name)) for found in costs)
+            assert least <= window * (1 + 1e-9) and least <= whole * (1 + 1e-9), name
+
+
 @pytest.mark.parametrize("model", [CHIP, CORE, TILE])
 @pytest.mark.parametrize("q_len", [1, 96])
 def test_a_window_of_all_keys_costs_what_none_costs(model: CostModel, q_len: int) -> None:
-    assert cost(model, attention(3, q_len, 777, **of(777))) == cost(model, attention(3, q_len, 777))
+    plain = cost(model, attention(3, q_len, 777))
+    assert cost(model, attention(3, q_len, 777, **of(777))) == plain
+    assert cost(model, attention(3, q_len, 777, **in_chunks(777, 777))) == plain
 
 
 @pytest.mark.parametrize("kv_len", [100, 128, 129, 4096])
 def test_decode_reads_the_rows_of_the_window(kv_len: int) -> None:
-    """Besides the query: min(kv_len, window) rows of keys and of values, whatever the model."""
-    op = attention(5, 1, kv_len, **of(128))
+    """Besides the query: min(kv_len, window) rows of keys and of values, whatever the model; or those of the chunk."""
+    window, chunk = attention(5, 1, kv_len, **of(128)), attention(5, 1, kv_len, **in_chunks(128, kv_len))
     for model in (CHIP, CORE, TILE):
-        assert cost(model, op).bytes_read == 5 * (1024 + min(kv_len, 128) * 2 * 256) * 2
+        assert cost(model, window).bytes_read == 5 * (1024 + min(kv_len, 128) * 2 * 256) * 2
+        assert cost(model, chunk).bytes_read == 5 * (1024 + ((kv_len - 1) % 128 + 1) * 2 * 256) * 2
 
 
 def test_prefill_reads_each_key_once_and_computes_what_the_windows_hold() -> None:
@@ -346,12 +394,18 @@ def test_prefill_reads_each_key_once_and_computes_what_the_windows_hold() -> Non
     assert counted.macs[0] == 2 * whole * (128 + 128)
 
 
-def test_arrays_of_lengths_give_what_their_points_give() -> None:
+@pytest.mark.parametrize("kind", ["window", "chunk"])
+def test_arrays_of_lengths_give_what_their_points_give(kind: str) -> None:
+    def masks(kv_len: int | Expr) -> dict[str, Attribute]:
+        return of(100) if kind == "window" else in_chunks(100, kv_len)
+
     q_lens, kv_lens = np.array([[1], [33], [2000]]), np.array([2000, 4096, 9999])
+    swept_op = attention(2, expr("q_len"), expr("kv_len"), **masks(expr("kv_len")))
     for model in (CHIP, CORE):
-        swept = cost(model, attention(2, expr("q_len"), expr("kv_len"), **of(100)), q_len=q_lens, kv_len=kv_lens)
+        swept = cost(model, swept_op, q_len=q_lens, kv_len=kv_lens)
         for i, j in np.ndindex(3, 3):
-            point = cost(model, attention(2, int(q_lens[i, 0]), int(kv_lens[j]), **of(100)))
+            kv_len = int(kv_lens[j])
+            point = cost(model, attention(2, int(q_lens[i, 0]), kv_len, **masks(kv_len)))
             for name in ("time_s", "flops", "bytes_read", "bytes_written"):
                 found = np.broadcast_to(getattr(swept, name), (3, 3))[i, j]
                 assert float(found) == pytest.approx(float(getattr(point, name)), rel=1e-12)

@@ -35,6 +35,7 @@ from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import LayerRun, ValueKey
 from pmc.backends.numeric.precision import EMULATED
+from pmc.backends.numeric.tensor_ops import first_keys
 from pmc.dialects import layer
 from pmc.dialects.tensor import element_name, tensor
 
@@ -172,12 +173,13 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     name, keys, largest = element_name(op.arithmetic_type), v.shape[1], float(np.abs(v).max())
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
-    if isinstance(op, layer.SparseAttentionOp):
+    # Where the keys of a chunk begin is known to the symbols only.
+    if isinstance(op, layer.SparseAttentionOp) or op.chunk is not None:
         return float((each + lost) * largest)
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
         sinks = operands[2 * pieces + 1] if op.sinks is not None else None
-        masks = (bool(op.causal), op.window_keys, sinks, op.largest_score)
+        masks = (bool(op.causal), first_keys(op, operands, {}), sinks, op.largest_score)
         mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, *masks)
         bound: Array = each * mean + lost * largest
         return bound

@@ -375,11 +375,11 @@ def attention(make: Maker) -> None:
     k = [make.source([batch, kv, d], stored) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
-    window = make.size() if make.flag() else None
+    reach = make.rng.choice([{}, {"window": make.size()}, {"chunk": make.size() + 1, "kv_len": expr("kv_len")}])
     sinks = [make.source([heads], arithmetic)] if make.flag() else []
     make.add(
         layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=bool(reach) or make.flag(), **reach,
         soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
 

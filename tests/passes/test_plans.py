@@ -91,7 +91,7 @@ def attention_text(
     rows = f"[{sequences * q_len}, {heads * d}]"
     keys = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * d}], f32>"
     values = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * v}], f32>"
-    causal = "true" if q_len > 1 or "window" in mask else "false"
+    causal = "true" if q_len > 1 or "window" in mask or "chunk" in mask else "false"
     argument = "" if shared else f", %v: {values}"
     operands = f"[%q], [%k], {'%k' if shared else '%v'}{', [%s]' if sinks else ''}"
     argument += f", %s: !layer.tensor<[{heads}], f32>" if sinks else ""
@@ -173,6 +173,9 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
             if bool(op.causal):
                 key, query = np.arange(rows), rows - s.q_len + np.arange(s.q_len)[:, None]
                 first = query - (op.window.value.data - 1) if op.window is not None else 0 * query
+                if op.chunk is not None and op.kv_len is not None:
+                    before = op.kv_len.data.constant - rows
+                    first = (query + before) // op.chunk.value.data * op.chunk.value.data - before
                 scores = np.where((key <= query) & (key >= first), scores, -np.inf)
             p = np.exp(scores)
             total = p.sum(axis=-1, keepdims=True)
@@ -255,7 +258,11 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     sequences, kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 4]))
     q_len = draw(st.integers(1, 7))
     kv_len = draw(st.integers(q_len, 29))
-    mask = draw(st.sampled_from(["", ", window = {}"])).format(draw(st.integers(1, kv_len + 1)))
+    reach, past = draw(st.integers(1, kv_len + 1)), draw(st.integers(0, 9))
+    masks = ["", f", window = {reach}", f", chunk = {reach}, kv_len = <{kv_len}>"]
+    if kv_len >= q_len + reach - 1:
+        masks.append(f", chunk = {reach}, kv_len = <{kv_len + past}>")
+    mask = draw(st.sampled_from(masks))
     mask += draw(st.sampled_from(["", ", soft_cap = 0.75"]))
     text = attention_text(sequences, kv_heads, group, q_len, kv_len, draw(st.booleans()), mask, draw(st.booleans()))
     p = draw(st.integers(1, 3))
@@ -276,7 +283,7 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     program = check_values(text, plan)
     rates = CoreRates(CHIP, load_accounting("physical"))
     r = PlanSearch(rates).attention_resources(shape, attentions.tiling_of(plan))
-    check_resources(program, r, "f32", one_is_busiest=shape.window is None or plan.merge.data == "none")
+    check_resources(program, r, "f32", one_is_busiest=shape.reach is None or plan.merge.data == "none")
 
 
 @pytest.mark.parametrize("window", [12, 13, 1000])
