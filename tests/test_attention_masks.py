@@ -179,9 +179,8 @@ def test_a_cache_needs_no_more_than_the_window(masked: Callable[..., ModuleOp], 
     masked(short, window)
     environment = inputs(whole, deployment)
     rows = min(kv_len, window + q_len - 1)
-    states = {path: values[..., kv_len - rows :, :] for path, values in environment.states.items()}
-    of_rows = Environment(environment.bindings, environment.tokens, environment.weights, states)
-    expected, found = run_layer(whole, environment), run_layer(short, of_rows)
+    newest = environment.newest(layer_sources(the_program(short), dict(environment.bindings)))
+    expected, found = run_layer(whole, environment), run_layer(short, newest)
     np.testing.assert_allclose(found.outputs[0], expected.outputs[0], atol=1e-12)
     for path, values in found.states.items():
         np.testing.assert_allclose(values, expected.states[path][..., kv_len - rows :, :], atol=1e-12)
@@ -205,7 +204,7 @@ def test_a_prefill_and_steps_of_decode_are_one_prefill(masked: Callable[..., Mod
     found: list[Array] = [run.outputs[0].reshape(batch, past, -1)]
     for position in range(past, past + steps):
         bindings = {"batch": batch, "q_len": 1, "kv_len": position + 1}
-        step = step.next_step(tokens[:, position], run.states, layer_sources(the_program(module), bindings))
+        step = step.next_step(tokens[:, position], run.states).newest(layer_sources(the_program(module), bindings))
         assert {values.shape[-2] for values in step.states.values()} == {min(position + 1, window)}
         run = run_layer(module, step)
         found.append(run.outputs[0].reshape(batch, 1, -1))
@@ -435,7 +434,7 @@ def test_vector_steps_of_a_soft_cap() -> None:
     """Every score takes 70 more: exp 35, div 31, two additions, two multiplications."""
     plan = attentions.tiling_of(PlanAttr.of([2, 1, 1], [16, 4, 64], "pus", 2, ()))
     search = PlanSearch(CoreRates(SG2262, PHYSICAL))
-    masks = ({}, {"soft_cap": FloatAttr(50.0, 64)})
+    masks: list[dict[str, Attribute]] = [{}, {"soft_cap": FloatAttr(50.0, 64)}]
     plain, capped = (
         search.attention_resources(attention_shape(attention(1, 64, 4096, **mask)), plan).vec_steps[0] for mask in masks
     )

@@ -71,7 +71,7 @@ def attention_scores(
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
         if first is not None:
-            keys: Array = np.arange(kv_len)
+            keys: Array = np.arange(int(kv_len))
             visible &= np.greater_equal(keys, first[:, None])
         scores = np.where(visible, scores, scalar_like(-np.inf, k[0]))
     return scores

@@ -161,13 +161,14 @@ def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str,
     """The first row of the keys that each query of a sequence sees, [q_len]; None for all."""
     batch, rows = operands[len(op.q)].shape[:2]
     q_len = len(operands[0]) // batch
-    last: Array = np.arange(rows - q_len, rows)
+    last: Array = np.arange(int(rows - q_len), int(rows))
     if op.window is not None:
         return last - op.window.value.data + 1
     if op.chunk is None or op.kv_len is None:
         return None
     before, chunk = int(op.kv_len.data.evaluate(bindings)) - rows, op.chunk.value.data
-    return (before + last) // chunk * chunk - before
+    first: Array = (before + last) // chunk * chunk - before
+    return first
 
 
 @implements(layer.AttentionStepOp)

@@ -171,7 +171,8 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
                 cap = op.soft_cap.value.data
                 scores = cap * (1 - 2 / (np.exp(2 * scores / cap) + 1))
             if bool(op.causal):
-                key, query = np.arange(rows), rows - s.q_len + np.arange(s.q_len)[:, None]
+                key: Array = np.arange(int(rows))
+                query: Array = rows - s.q_len + np.arange(int(s.q_len))[:, None]
                 first = query - (op.window.value.data - 1) if op.window is not None else 0 * query
                 if op.chunk is not None and op.kv_len is not None:
                     before = op.kv_len.data.constant - rows
