@@ -46,7 +46,7 @@ from pmc.passes.base import PassError
 F32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 
-def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
+def small_llama(windowed_before_quantize: int = 0, **changes: object) -> tuple[ModuleOp, Deployment]:
     """At the layer level, with the target on which it is lowered."""
     given = load_deployment("llama-8b-decode", {**F32, **changes})
     lengths = {name: changes[name] for name in ("batch", "q_len", "kv_len") if name in changes}
@@ -54,7 +54,11 @@ def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
     config, source = load_model_config("llama-3.1-8b")
     module = import_hf(shrink_config(config, deployment, 2), source, "llama")
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), deployment)
-    run_pipeline(module, default_pipeline(deployment, "layer"))
+    expand, quantize = default_pipeline(deployment, "layer")
+    run_pipeline(module, [expand])
+    if windowed_before_quantize:
+        windowed(module, windowed_before_quantize)
+    run_pipeline(module, [quantize])
     return module, deployment
 
 
@@ -147,6 +151,24 @@ def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: in
     if window < kv_len:
         assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the window hides nothing"
     check_levels(module, deployment, environment)
+
+
+def test_a_window_over_ranks_and_stages() -> None:
+    module, deployment = small_llama(tp=2, dp=2, pp=2, sp=True, q_len=3, kv_len=41)
+    with_sinks(windowed(module, 6))
+    check_levels(module, deployment, inputs(module, deployment))
+
+
+def test_the_cache_of_a_window_is_quantized() -> None:
+    changes = {"quantization.kv_cache": "f8E5M2", "quantization.attention": "f16"}
+    module, deployment = small_llama(windowed_before_quantize=6, q_len=3, kv_len=41, **changes)
+    held = {tensor(op.result) for op in module.walk() if isinstance(op, layer.StateOp)}
+    assert {str(type_.element_type) for type_ in held} == {"f8E5M2"}
+    environment = inputs(module, deployment)
+    exact = run_layer(module, environment).outputs[0]
+    run_pipeline(module, default_pipeline(deployment, "commands")[2:])
+    found = run_commands(module, environment).outputs[0]
+    assert 0 < np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)

@@ -13,6 +13,7 @@ from xdsl.parser import Parser
 
 from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.rates import CoreRates
+from pmc.backends.g5.stream import simulate
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream
 from pmc.backends.numeric.tile import run_tiles
@@ -20,6 +21,7 @@ from pmc.compiler.config import load_accounting, load_chip
 from pmc.compiler.context import make_context
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import g5, layer, tile
+from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.program_resources import program_resources
@@ -297,6 +299,16 @@ def test_a_window_of_all_keys_is_none(window: int) -> None:
         assert str(after) == str(before)
     shorter = attention_text(2, 1, 2, 5, 12, False, ", window = 11")
     assert str(lowered(shorter, plan, CHIP)[0]) != str(lowered(plain, plan, CHIP)[0])
+
+
+@pytest.mark.parametrize("mask", ["", ", window = 5", ", chunk = 4, kv_len = <29>"])
+@pytest.mark.parametrize(("cores", "merge"), [([1, 3, 1], "none"), ([1, 3, 2], "dram")])
+def test_cores_that_read_together_come_to_it_together(mask: str, cores: list[int], merge: str) -> None:
+    """In the simulator a load waits for all cores that it serves: none of them may be at another tile of keys."""
+    plan = PlanAttr.of(cores, [2, 1, 4], "pus", 2, ("q", "kv"), merge)
+    module = lowered(attention_text(1, 1, 2, 13, 29, False, mask), plan, CHIP)[1]
+    module.attributes["arch.accounting"] = AccountingAttr(load_accounting("physical"))
+    assert simulate(module).parts[-1].duration_ps > 0
 
 
 def the_attention(text: str) -> layer.FlashAttentionOp:
