@@ -36,8 +36,8 @@ class ShardedModel:
     """Query heads, and key heads where these are more than the ranks that share them."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
-    windowed: str | None
-    """The path of the first attention with a window."""
+    local: tuple[str, str] | None
+    """The path of the first attention whose queries do not see all keys before them: a window or a chunk."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
@@ -51,7 +51,7 @@ class ShardedModel:
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, layer.FlashAttentionOp) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
-            next((op.path.data for op in ops if isinstance(op, layer.AttentionOp) and op.window is not None), None),
+            next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
         )
 
 
@@ -302,9 +302,10 @@ class _Sharder:
 
     def check(self, model: ShardedModel) -> None:
         """Raise PassError for a dim that the ranks which share it do not divide, and for a window under cp."""
-        if self.cp and model.windowed is not None:
+        if self.cp and model.local is not None:
+            path, kind = model.local
             raise PassError(
-                f"annotate-shardings: layer.attention at '{model.windowed}' has a window, which context parallelism "
+                f"annotate-shardings: layer.attention at '{path}' has a {kind}, which context parallelism "
                 f"does not split: every rank has keys from the whole sequence; choose cp = 1"
             )
         size = self.mesh.axis("tp").size

@@ -382,7 +382,7 @@ def _attention(op: layer.AttentionOp, run: DistMachine) -> tuple[Ranked, ...]:
         dim = 0 if value in op.q else 1
         size = next(iter(ranked.values())).shape[dim] * axis.size
         whole.append(collectives.all_gather(ranked, axis, dim, size))
-    y = {rank: attention_of(op, [values[rank] for values in whole]) for rank in run.ranks}
+    y = {rank: attention_of(op, [values[rank] for values in whole], run.environment.bindings) for rank in run.ranks}
     return (collectives.local_slice(y, axis, 0),)
 
 

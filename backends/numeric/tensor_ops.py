@@ -137,10 +137,10 @@ def _head_matmul(op: layer.HeadMatmulOp, operands: Operands, context: Context) -
 
 @implements(layer.AttentionOp)
 def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> Results:
-    return (attention_of(op, operands),)
+    return (attention_of(op, operands, context.bindings),)
 
 
-def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
+def attention_of(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array:
     """The attention that an op is, on arrays of any number of queries and keys."""
     pieces = len(op.q)
     return semantics.attention(
@@ -151,9 +151,24 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         op.v_dim.value.data,
         op.scale.value.data,
         bool(op.causal),
-        op.window_keys,
+        first_keys(op, operands, bindings),
         operands[2 * pieces + 1] if op.sinks is not None else None,
+        op.largest_score,
     )
+
+
+def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:
+    """The first row of the keys that each query of a sequence sees, [q_len]; None for all."""
+    batch, rows = operands[len(op.q)].shape[:2]
+    q_len = len(operands[0]) // batch
+    last: Array = np.arange(int(rows - q_len), int(rows))
+    if op.window is not None:
+        return last - op.window.value.data + 1
+    if op.chunk is None or op.kv_len is None:
+        return None
+    before, chunk = int(op.kv_len.data.evaluate(bindings)) - rows, op.chunk.value.data
+    first: Array = (before + last) // chunk * chunk - before
+    return first
 
 
 @implements(layer.AttentionStepOp)
@@ -167,6 +182,7 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         op.scale.value.data,
         bool(op.causal),
         context.integer(op.hidden.data, op),
+        soft_cap=op.largest_score,
     )
     before = (state[0], state[1], state[2]) if state else None
     sinks = operands[-1] if op.sinks is not None else None

@@ -156,6 +156,14 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         attention(causal=True, keys=min_of(KV, Q + 4), window=5),
         (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
+    (  # queries at positions 9 and 10 see their chunk from 8 on: 2 and 3 keys, 3 rows
+        attention(causal=True, chunk=4, kv_len=KV),
+        (3 * (2 + 3) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 3 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # a chunk begins between them: 10 keys and 1, of a cache that holds 11 rows
+        attention(causal=True, keys=min_of(KV, Q + 9), chunk=10, kv_len=KV),
+        (3 * (10 + 1) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
     (  # the sinks of 4 heads are read
         attention(causal=True, sinks=4),
         (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16 + 4) * 2, 6 * 32 * 2, "cube", "bf16"),
@@ -335,6 +343,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("soft cap", attention(True, soft_cap=0.0), "soft_cap is 0.0, must be positive"),
+    ("soft cap of selected keys", sparse_attention(soft_cap=3.0), "the scores of sparse attention have no soft_cap"),
     ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
     ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
@@ -345,6 +355,9 @@ WRONG: list[tuple[str, Any, str]] = [
      "only the first step has sinks: they are counted once"),
     ("window", attention(True, window=0), "window is 0, must be at least 1"),
     ("window without an end", attention(False, window=3), "a window needs causal: it ends with the key of the query"),
+    ("window and chunk", attention(True, window=3, chunk=3, kv_len=KV), "a window and a chunk exclude each other"),
+    ("chunk of what", attention(True, chunk=3), "a chunk needs kv_len, and only a chunk"),
+    ("chunk", attention(True, chunk=0, kv_len=KV), "chunk is 0, must be at least 1"),
     ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],
      *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True,
      window=3), "a step of a ring has no window: its keys are every n-th of a sequence"),

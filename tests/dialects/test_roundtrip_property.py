@@ -404,11 +404,12 @@ def attention(make: Maker) -> None:
     k = [make.source([batch, kv, d], stored) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
-    window = make.size() if make.flag() else None
+    reach = make.rng.choice([{}, {"window": make.size()}, {"chunk": make.size() + 1, "kv_len": expr("kv_len")}])
     sinks = [make.source([heads], arithmetic)] if make.flag() else []
     make.add(
         layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=bool(reach) or make.flag(), **reach,
+        soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
 
 
@@ -426,7 +427,7 @@ def attention_step(make: Maker) -> None:
     sinks = [make.source([heads], arithmetic)] if not state and make.flag() else []
     step = make.add(
         layer.AttentionStepOp, [[q], [k], v, state, sinks], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
-        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
+        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden, soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
 
@@ -928,7 +929,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
         SoftmaxStepAttr(
-            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr(),
+            FloatAttr(make.rng.uniform(1, 50), 64) if make.flag() else None,
         ),
     ]),
     RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),
