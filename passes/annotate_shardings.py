@@ -36,6 +36,8 @@ class ShardedModel:
     """Query heads, and key heads where these are more than the ranks that share them."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
+    recurrence: str | None
+    """The first op that hands a state from token to token, by name and path."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
@@ -49,7 +51,11 @@ class ShardedModel:
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, layer.FlashAttentionOp) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
+            next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
+
+
+_RECURRENCES = (layer.CausalConvOp,)
 
 
 class DividedDim(NamedTuple):
@@ -299,6 +305,11 @@ class _Sharder:
 
     def check(self, model: ShardedModel) -> None:
         """Raise PassError for a dim that the ranks which share it do not divide."""
+        if self.cp and model.recurrence is not None:
+            raise PassError(
+                f"annotate-shardings: {model.recurrence} goes through a sequence from its first token to its last, "
+                f"cp = {self.mesh.axis(CONTEXT).size} would split it: only dp and tp can"
+            )
         size = self.mesh.axis("tp").size
         for kind, heads, path in model.heads:
             if heads % size and (kind == "heads" or heads > size):

@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import routing, semantics, sparse_attention
+from pmc.backends.numeric import recurrence, routing, semantics, sparse_attention
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -308,6 +308,12 @@ def _last_token(op: layer.LastTokenOp, operands: Operands, context: Context) -> 
 @implements(layer.KvAppendOp)
 def _kv_append(op: layer.KvAppendOp, operands: Operands, context: Context) -> Results:
     return (semantics.kv_append(*operands),)
+
+
+@implements(layer.CausalConvOp)
+def _causal_conv(op: layer.CausalConvOp, operands: Operands, context: Context) -> Results:
+    x, weight, state, *bias = operands
+    return recurrence.causal_conv(x, weight, state, bias[0] if bias else None, op.activation.data)
 
 
 # -- mixture of experts -------------------------------------------------------------------------------------

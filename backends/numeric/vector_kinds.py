@@ -230,3 +230,17 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]
+
+
+@computes(kinds.CausalConvAttr)
+def _(kind: kinds.CausalConvAttr, tiles: Tiles) -> Sequence[Array]:
+    x, weight, bias = tiles.ins
+    (history,) = tiles.updates
+    taps, rows = kind.taps.value.data, x.shape[-2]
+    seen = np.concatenate([history, x], axis=-2)
+    total = np.broadcast_to(bias, x.shape)
+    for tap in range(taps):
+        total = total + seen[..., tap : tap + rows, :] * weight[..., tap : tap + 1, :]
+    if kind.activation.data == "silu":
+        total = total / (1 + np.exp(-total))
+    return [total, seen[..., rows:, :]]

@@ -309,6 +309,13 @@ def _(op: layer.TopkSelectOp) -> Workload:
     return VectorWorkload(rows, keys, TopkSelectAttr.ELEMENT_STEPS, TopkSelectAttr.ROW_STEPS, dtype)
 
 
+@describes(layer.CausalConvOp)
+def _(op: layer.CausalConvOp) -> Workload:
+    """Tokens of a channel are independent once their inputs are known; the state only moves."""
+    (rows, channels), kind = tensor(op.x).dims, op.vector_kind()
+    return VectorWorkload(rows, channels, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
 @describes(layer.CombineOp)
 def _(op: layer.CombineOp) -> Workload:
     """A multiply and an add per element of every expert row of a token."""

@@ -7,6 +7,7 @@ from xdsl.ir import Operation
 from pmc.dialects import layer
 from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.attention import AttentionFamily
+from pmc.passes.tiling.causal_conv import CausalConvFamily
 from pmc.passes.tiling.embedding import EmbeddingFamily
 from pmc.passes.tiling.gather import GatherFamily
 from pmc.passes.tiling.index_scores import IndexScoresFamily
@@ -23,6 +24,7 @@ FAMILIES: dict[type[Operation], Family] = {
     layer.TopkSelectOp: TopkFamily(),
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
+    layer.CausalConvOp: CausalConvFamily(),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""
 

@@ -96,6 +96,19 @@ def sparse_attention(**changes: Any) -> layer.SparseAttentionOp:
     return found
 
 
+def causal_conv(**changes: Any) -> layer.CausalConvOp:
+    """4 taps on 16 channels."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 16), weight=value(16, 4), state=value(BATCH, 3, 16), bias=value(16), y=value(TOKENS, 16),
+        activation="silu",
+    )  # fmt: skip
+    given.update(changes)
+    after = given.get("after", given["state"])
+    operands = [given["x"], given["weight"], given["state"], [given["bias"]]]
+    found: layer.CausalConvOp = op(layer.CausalConvOp, operands, given["y"], after, activation=given["activation"])
+    return found
+
+
 CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     # 6 tokens (3 sequences of 2), 16 -> 24
     (
@@ -220,6 +233,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # 4 taps and silu on 16 channels; the weights, the bias and the last 3 inputs of 3 sequences are read too
+        causal_conv(),
+        (96 * (2 * 4 + 4), (96 + 64 + 16 + 144) * 2, (96 + 144) * 2, "vector", "bf16"),
+    ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -302,6 +319,18 @@ WRONG: list[tuple[str, Any, str]] = [
     ("append element", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16, element=f32)],
                           value(BATCH, KV, 16)),
      "new rows need the type of the cache"),
+    ("conv rank", causal_conv(state=value(BATCH, 48)), "x must be [T, C] and the state [batch, W-1, C]"),
+    ("conv channels", causal_conv(weight=value(15, 4)), "weight is [15, 4], must be [16, 4]"),
+    ("conv taps", causal_conv(weight=value(16, 1)), "weight has 1 taps, must have at least 2"),
+    ("conv state", causal_conv(state=value(BATCH, 4, 16)), "the state is [batch, 4, 16], must be [batch, 3, 16]"),
+    ("conv state type", causal_conv(state=value(BATCH, 3, 16, element=f32)),
+     "the state is f32, must be bf16, as the inputs that it keeps"),
+    ("conv state after", causal_conv(after=value(BATCH, 3, 16, element=f32)),
+     "the state after the step must have the type of the state"),
+    ("conv sequences", causal_conv(x=value(7, 16), y=value(7, 16), state=value(2, 3, 16)),
+     "2 sequences cannot have 7 new rows"),
+    ("conv bias", causal_conv(bias=value(4)), "the bias is [4], must be [16]"),
+    ("conv activation", causal_conv(activation="gelu"), "activation is 'gelu', must be none or silu"),
     ("router", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 3), value(TOKENS, 2), **ROUTER),
      "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
     ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),

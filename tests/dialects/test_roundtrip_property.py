@@ -77,9 +77,11 @@ from pmc.dialects.trace_tables import (
     TraceTableAttr,
 )
 from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
     ROW,
     VECTOR_KINDS,
     AddRmsNormAttr,
+    CausalConvAttr,
     FillAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
@@ -495,6 +497,16 @@ def kv_append(make: Maker) -> None:
     make.add(layer.KvAppendOp, [cache, make.source([batch * queries, width], cache.type.element_type)], [cache.type])
 
 
+def causal_conv(make: Maker) -> None:
+    (batch, q_len), channels, taps, element = make.dims(2), make.size(), make.rng.randint(2, 5), make.element()
+    x, weight = make.source([batch * q_len, channels], element), make.source([channels, taps])
+    state = make.source([batch, taps - 1, channels], element)
+    bias = [make.source([channels])] if make.flag() else []
+    types = [make.type([batch * q_len, channels]), state.type]
+    activation = make.rng.choice(ACTIVATIONS)
+    make.add(layer.CausalConvOp, [x, weight, state, bias], types, activation=activation)
+
+
 def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
     bias = [make.source([64])] if make.flag() else []
@@ -551,6 +563,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
+    layer.CausalConvOp: causal_conv,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
     layer.ProgramOp: program, layer.ReturnOp: program,
 }  # fmt: skip
@@ -822,6 +835,9 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
         make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
+    ),
+    CausalConvAttr: lambda make: CausalConvAttr(
+        IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(ACTIVATIONS))
     ),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),

@@ -1,0 +1,166 @@
+"""Every legal plan of a recurrence computes what its published equations say, and asks of the engines what it states.
+
+The loops of this file are those of `transformers` 5.23, written out token by token: `causal_conv1d_update`,
+`mamba2_selective_state_update`, `torch_recurrent_gated_delta_rule`.  The state before the step is not zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+
+from pmc.backends.numeric.errors import Array
+from pmc.backends.numeric.streams import HOST_KINDS, run_stream
+from pmc.backends.numeric.tile import run_tiles
+from pmc.compiler.config import load_chip
+from pmc.compiler.context import make_context
+from pmc.compiler.shrink import with_fp32
+from pmc.dialects import g5, layer, tile
+from pmc.dialects.analyses import conv_tiling
+from pmc.dialects.analyses.program_resources import program_resources
+from pmc.dialects.analyses.resources import Resources
+from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.tile_plan import PLAN, PlanAttr
+from pmc.passes.allocate_dram import AllocateDramPass
+from pmc.passes.allocate_lmem import AllocateLmemPass
+from pmc.passes.emit_g5 import EmitG5Pass
+from pmc.passes.lower_to_tiles import LowerToTilesPass
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+CORES = 6
+
+
+def tiny_chip(lmem_bytes: int = 64 * 1024) -> Chip:
+    """A cube of 4 x 2 and 6 cores, so that small sizes have several tiles and edges."""
+    fields = with_fp32(load_chip("sg2262")).model_dump()
+    fields.update(cores=CORES, dies=1, die_to_die=None)
+    fields["cube"].update(m=4, n=2, k={t: None if k is None else 4 for t, k in fields["cube"]["k"].items()})
+    fields["command_level"]["noc"].update(mesh_columns=CORES, mesh_rows=1, cluster_columns=1, cluster_rows=1)
+    fields["command_level"]["lmem"]["bytes_per_core"] = lmem_bytes
+    return Chip.model_validate(fields)
+
+
+CHIP = tiny_chip()
+
+
+def the_op(module: ModuleOp) -> Any:
+    (op,) = (op for op in module.walk() if isinstance(op, layer.StateUpdateOp))
+    return op
+
+
+def op_of(text: str) -> Any:
+    return the_op(Parser(make_context(), text).parse_module())
+
+
+def compiled(text: str, plan: PlanAttr) -> tuple[ModuleOp, ModuleOp]:
+    """The kernel of the one op of a program, and its commands."""
+    ctx = make_context()
+    module = Parser(ctx, text).parse_module()
+    module.verify()
+    module.attributes["arch.chip"] = ChipAttr(CHIP)
+    the_op(module).attributes[PLAN] = plan
+    for step in (LowerToTilesPass(), AllocateLmemPass(), AllocateDramPass()):
+        step.apply(ctx, module)
+        module.verify()
+    tiles = module.clone()
+    EmitG5Pass().apply(ctx, module)
+    module.verify()
+    return tiles, module
+
+
+def check(
+    text: str, plan: PlanAttr, arrays: dict[str, Array], y: Array, after: Array, stated: Resources, lmem_bytes: int
+) -> None:
+    """Tiles and commands give `y` and the state `after`; buffers and commands are what the plan states."""
+    tiles, module = compiled(text, plan)
+    align = CHIP.alignment_bytes
+    buffers = [op for op in tiles.walk() if isinstance(op, tile.AllocOp)]
+    sizes = (op.slots.value.data * -(-tile.buffer_type(op.result).bytes // align) * align for op in buffers)
+    assert sum(sizes) == lmem_bytes
+    (program,) = (op for op in tiles.walk() if isinstance(op, tile.ProgramOp))
+    (stream,) = (op for op in module.walk() if isinstance(op, g5.StreamOp))
+    names = [op.path.data for op in program.walk() if isinstance(op, tile.GlobalOp) and op.kind.data in HOST_KINDS]
+    assert set(names) == set(arrays)
+    ranked = {name: values[None] for name, values in arrays.items()}
+    for run in (run_tiles(program, ranked), run_stream(stream, ranked, CHIP.commands.lmem.bytes_per_core)):
+        (output,) = run.outputs.values()
+        (state,) = run.states.values()
+        for found, expected in ((output, y), (state, after)):
+            error = np.abs(found.reshape(expected.shape) - expected).max()
+            assert error <= 1e-5 * max(1.0, np.abs(expected).max())
+    (commands,) = (op for op in stream.walk() if isinstance(op, g5.ProgramOp))
+    counted = program_resources(commands, CHIP)
+    for name in ("dram_read", "dram_written"):
+        assert getattr(counted, name) == getattr(stated, name)[0], name
+    for name in ("gdma_bytes", "gdma_commands"):
+        assert getattr(counted, name).max() == getattr(stated, name)[0], name
+    total = sum((v for v in counted.vec_steps.values()), np.zeros(commands.cores.value.data, np.int64))
+    assert total.max() == stated.vec_steps[0]
+    assert commands.cores.value.data == stated.cores[0]
+
+
+def silu(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+# -- causal convolution -----------------------------------------------------------------------------------------
+
+
+def conv_text(sequences: int, q_len: int, channels: int, taps: int, activation: str, bias: bool) -> str:
+    t, c = sequences * q_len, channels
+    arguments = ", ".join([f"%x: !layer.tensor<[{t}, {c}], f32>", f"%w: !layer.tensor<[{c}, {taps}], f32>"])
+    if bias:
+        arguments += f", %bias: !layer.tensor<[{c}], f32>"
+    state = f"!layer.tensor<[{sequences}, {taps - 1}, {c}], f32>"
+    return f"""
+layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
+^bb0({arguments}):
+  %s = layer.state() {{axes = ["batch", "", "heads"], role = "conv"}} at "p.state" : {state}
+  %y, %after = layer.causal_conv(%x, %w, %s, [{"%bias" if bias else ""}]) {{activation = "{activation}"}} at "p.y"
+       : !layer.tensor<[{t}, {c}], f32>, {state}
+  layer.return([%y]) at "p"
+}}"""
+
+
+def convolved(arrays: dict[str, Array], activation: str) -> tuple[Array, Array]:
+    """`causal_conv1d_update`, one token after the other."""
+    x, weight, state = arrays["x"], arrays["w"], arrays["p.state"].copy()
+    y = np.zeros_like(x)
+    q_len = len(x) // len(state)
+    for t, row in enumerate(x):
+        b = t // q_len
+        window = np.concatenate([state[b], row[None]])
+        total = (window * weight.T).sum(axis=0) + arrays.get("bias", 0.0)
+        y[t] = silu(total) if activation == "silu" else total
+        state[b] = window[1:]
+    return y, state
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, phases=PHASES)
+def test_any_plan_of_a_causal_convolution(data: st.DataObject) -> None:
+    draw = data.draw
+    sequences, q_len, taps = draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(2, 5))
+    channels, bias = draw(st.sampled_from([5, 64, 70, 150])), draw(st.booleans())
+    activation = draw(st.sampled_from(["silu", "none"]))
+    text = conv_text(sequences, q_len, channels, taps, activation, bias)
+    cores_b = draw(st.integers(1, CORES))
+    cores = [cores_b, draw(st.integers(1, CORES // cores_b))]
+    tile_sizes = [draw(st.integers(1, 5)), draw(st.sampled_from([3, 16, 40, 160]))]
+    plan = PlanAttr.of(cores, tile_sizes, conv_tiling.ORDER, draw(st.sampled_from([1, 2])))
+    conv = conv_tiling.convolution_of(op_of(text))
+    assume(conv_tiling.plan_fault(conv, plan, CHIP) is None)
+    random = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (sequences * q_len, channels), "w": (channels, taps), "p.state": (sequences, taps - 1, channels),
+        **({"bias": (channels,)} if bias else {}),
+    }  # fmt: skip
+    arrays = {name: random.standard_normal(shape) for name, shape in shapes.items()}
+    y, after = convolved(arrays, activation)
+    stated, need = conv_tiling.resources(conv, plan, CHIP), conv_tiling.lmem_bytes(conv, plan, CHIP)
+    check(text, plan, arrays, y, after, stated, need)
