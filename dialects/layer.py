@@ -51,6 +51,9 @@ from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
 from pmc.dialects.layer_structure import YieldOp as YieldOp
+from pmc.dialects.recurrence import GatedDeltaOp as GatedDeltaOp
+from pmc.dialects.recurrence import RecurrenceOp as RecurrenceOp
+from pmc.dialects.recurrence import SsmScanOp as SsmScanOp
 from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
 from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
 from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
@@ -797,6 +800,8 @@ Layer = Dialect(
         LastTokenOp,
         KvAppendOp,
         CausalConvOp,
+        SsmScanOp,
+        GatedDeltaOp,
         RouterTopkOp,
         DispatchOp,
         CombineOp,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import IntegerAttr, StringAttr
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr
@@ -58,3 +58,95 @@ class CausalConvAttr(VectorKindAttr):
             return f"taps is {self.taps.value.data}, must be at least 2"
         known = self.activation.data in ACTIVATIONS
         return None if known else f"activation is '{self.activation.data}', must be {' or '.join(ACTIVATIONS)}"
+
+
+class RecurrenceStepAttr(VectorKindAttr):
+    """The base of kinds that take the state of every head from token to token.
+
+    A row of the command is a token and a column a head, whose elements fill the lanes: the widths of a head are
+    parameters.  The inputs of a group are one row of a key head, which all heads of the command share.
+    """
+
+    RATE: ClassVar[str | None] = "f32"
+    PADS_COLUMNS: ClassVar[bool] = False
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Widths of at least one element."""
+        widths = {name: getattr(self, name).value.data for name in ("key_dim", "value_dim")}
+        return next((f"{name} is {width}, must be at least 1" for name, width in widths.items() if width < 1), None)
+
+
+@irdl_attr_definition
+class SsmStepAttr(RecurrenceStepAttr):
+    """For every token in turn: S = exp(dt A) S + dt x B^T, out = S C + D x with A = -exp(a_log), for every head.
+
+    A head has `value_dim` columns of x and out, and S [value_dim, key_dim] in the rows of `state`; B and C have
+    `key_dim` columns.  The recurrence of Mamba2 (Dao and Gu, 2024).
+
+    Steps of a token of a head: five per element of the state (decay, times B, add, times C, add), four per element of x
+    (times dt, times D, add, convert), the decay.
+    """
+
+    name: ClassVar[str] = "tile.ssm_step"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in", columns=("columns", "value_dim")),
+        Matrix("b", "in", columns="key_dim"),
+        Matrix("c", "in", columns="key_dim"),
+        Matrix("dt", "in"),
+        Matrix("a_log", "in", rows=1),
+        Matrix("d", "in", rows=1),
+        Matrix("out", "out", columns=("columns", "value_dim")),
+        Matrix("state", "update", rows=("columns", "value_dim"), columns="key_dim"),
+    )
+    key_dim: IntegerAttr
+    value_dim: IntegerAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """As the steps, without the conversion: both exponentials and the product of the decay are one each."""
+        keys, values = self.key_dim.value.data, self.value_dim.value.data
+        return (5 * keys + 3) * values + 3
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """See above."""
+        keys, values = self.key_dim.value.data, self.value_dim.value.data
+        return VectorSteps(basic=(5 * keys + 4) * values + 1, exp=2)
+
+
+@irdl_attr_definition
+class GatedDeltaStepAttr(RecurrenceStepAttr):
+    """For every token in turn and every head: S = exp(g) S, S = S + k (beta (v - S^T k))^T, out = scale S^T q.
+
+    A head has `value_dim` columns of v and out, and S [key_dim, value_dim] in the rows of `state`; q and k have
+    `key_dim` columns.  The gated delta rule (Yang, Kautz and Hatamizadeh, 2024).
+
+    Steps of a token of a head: seven per element of the state (decay; times k, add; times the difference, add; times
+    q, add), four per element of v (subtract, times beta, scale, convert), the exponential.
+    """
+
+    name: ClassVar[str] = "tile.gated_delta_step"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("v", "in", columns=("columns", "value_dim")),
+        Matrix("q", "in", columns="key_dim"),
+        Matrix("k", "in", columns="key_dim"),
+        Matrix("g", "in"),
+        Matrix("beta", "in"),
+        Matrix("out", "out", columns=("columns", "value_dim")),
+        Matrix("state", "update", rows=("columns", "key_dim"), columns="value_dim"),
+    )
+    key_dim: IntegerAttr
+    value_dim: IntegerAttr
+    scale: FloatAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """As the steps, without the conversion."""
+        keys, values = self.key_dim.value.data, self.value_dim.value.data
+        return (7 * keys + 3) * values + 1
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """See above."""
+        keys, values = self.key_dim.value.data, self.value_dim.value.data
+        return VectorSteps(basic=(7 * keys + 4) * values, exp=1)

@@ -78,6 +78,8 @@ class VectorKindAttr(ParametrizedAttribute):
     FLOPS: ClassVar[int] = 0
     PADS_ROWS: ClassVar[bool] = False
     """Whether rows count in whole blocks of the cube, as they come out of the matrix unit."""
+    PADS_COLUMNS: ClassVar[bool] = True
+    """Whether columns fill whole blocks of the lanes; not where each of them stands for many elements."""
     RATE: ClassVar[str | None] = None
     """The element type that sets the rate of the vector unit, where it is not that of the first matrix."""
     ELEMENT_STEPS: ClassVar[VectorSteps]

@@ -21,6 +21,8 @@ from xdsl.irdl import irdl_attr_definition
 from pmc.dialects.expr import Expr, ExprAttr
 from pmc.dialects.recurrence_kinds import ACTIVATIONS as ACTIVATIONS
 from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
+from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
+from pmc.dialects.recurrence_kinds import SsmStepAttr as SsmStepAttr
 from pmc.dialects.vector_kind import KIND as KIND
 from pmc.dialects.vector_kind import ROLES as ROLES
 from pmc.dialects.vector_kind import ROW as ROW
@@ -396,5 +398,7 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     ReluWeightedSumAttr,
     TopkSelectAttr,
     CausalConvAttr,
+    SsmStepAttr,
+    GatedDeltaStepAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

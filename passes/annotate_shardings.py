@@ -33,7 +33,7 @@ class ShardedModel:
     worst: bool
     """Whether slots of experts have room for all tokens, however many ranks send them."""
     heads: tuple[DividedDim, ...]
-    """Query heads, and key heads where these are more than the ranks that share them."""
+    """Query heads, and key heads where these are more than the ranks that share them; those of recurrences."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
     recurrence: str | None
@@ -49,13 +49,14 @@ class ShardedModel:
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
             any(op.capacity.data == "worst" for op in dispatches),
-            _firsts(dim for op in ops if isinstance(op, layer.FlashAttentionOp) for dim in _heads_of(op)),
+            _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
 
 
-_RECURRENCES = (layer.CausalConvOp,)
+_WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)
+_RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 
 class DividedDim(NamedTuple):
@@ -77,7 +78,12 @@ def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
     return tuple(found.values())
 
 
-def _heads_of(op: layer.FlashAttentionOp) -> Iterator[DividedDim]:
+def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+    if isinstance(op, layer.RecurrenceOp):
+        yield DividedDim("heads", op.heads, op.path.data)
+        if op.groups > 1:
+            yield DividedDim("groups", op.groups, op.path.data)
+        return
     yield DividedDim("heads", op.heads, op.path.data)
     for piece in range(len(op.k)):
         yield DividedDim("key heads", op.kv_heads(piece), op.path.data)
@@ -312,7 +318,7 @@ class _Sharder:
             )
         size = self.mesh.axis("tp").size
         for kind, heads, path in model.heads:
-            if heads % size and (kind == "heads" or heads > size):
+            if heads % size and (kind != "key heads" or heads > size):
                 raise PassError(f"annotate-shardings: the {heads} {kind} of '{path}' are not divisible by tp = {size}")
         for name, elements, path in model.dims:
             if name not in self.axis_of:

@@ -22,6 +22,7 @@ from pmc.dialects.analyses import (
     embedding_tiling,
     gather_tiling,
     index_tiling,
+    recurrence_tiling,
     row_tiling,
     topk_tiling,
 )
@@ -130,6 +131,12 @@ class TileCostModel(CoreCostModel):
             _refuse(conv_tiling.plan_fault(conv, plan, chip))
             r = conv_tiling.resources(conv, plan, chip)
             return PlannedOp(plan, r, search.times.of(r, conv.dtype), conv.dtype, conv.text)
+        if isinstance(op, layer.RecurrenceOp):
+            recurrence = recurrence_tiling.recurrence_of(op, dims)
+            plan = given or recurrence_tiling.plan_recurrence(recurrence, chip)
+            _refuse(recurrence_tiling.plan_fault(recurrence, plan, chip))
+            r, dtype = recurrence_tiling.resources(recurrence, plan, chip), recurrence.state_dtype
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, recurrence.text)
         match workload_of(op):
             case MatmulWorkload() as matmul:
                 shape = matmul.at(bindings)

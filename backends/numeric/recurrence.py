@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pmc.backends.numeric.errors import Array
-from pmc.backends.numeric.semantics import sigmoid
+from pmc.backends.numeric.semantics import scalar_like, sigmoid
 
 
 def causal_conv(x: Array, weight: Array, state: Array, bias: Array | None, activation: str) -> tuple[Array, Array]:
@@ -17,3 +17,49 @@ def causal_conv(x: Array, weight: Array, state: Array, bias: Array | None, activ
     y = y if bias is None else y + bias
     y = y * sigmoid(y) if activation == "silu" else y
     return y.reshape(x.shape), seen[:, seen.shape[1] - kept :]
+
+
+def ssm_scan(x: Array, b: Array, c: Array, dt: Array, a_log: Array, d: Array, state: Array) -> tuple[Array, Array]:
+    """y [T, heads*p] and the state after the step (Dao and Gu, 2024); shapes as in `layer.ssm_scan`."""
+    batch, heads = state.shape[0], dt.shape[1]
+    held = state.reshape(batch, heads, -1, state.shape[2]).copy()
+    xs = _by_token(x, batch, heads)
+    bs, cs = (_of_heads(v, batch, state.shape[2], heads) for v in (b, c))
+    steps = dt.reshape(batch, -1, heads)
+    y = np.empty_like(xs)
+    for t in range(xs.shape[1]):
+        decay = np.exp(-np.exp(a_log) * steps[:, t])
+        new = np.einsum("bh,bhp,bhn->bhpn", steps[:, t], xs[:, t], bs[:, t])
+        held = decay[..., None, None] * held + new
+        y[:, t] = np.einsum("bhpn,bhn->bhp", held, cs[:, t]) + d[:, None] * xs[:, t]
+    return y.reshape(x.shape), held.reshape(state.shape)
+
+
+def gated_delta(v: Array, q: Array, k: Array, g: Array, beta: Array, state: Array, scale: float) -> tuple[Array, Array]:
+    """y [T, heads*d_v] and the state after the step (Yang, Kautz and Hatamizadeh, 2024).
+
+    Shapes as in `layer.gated_delta`.
+    """
+    batch, heads = state.shape[0], g.shape[1]
+    held = state.reshape(batch, heads, -1, state.shape[2]).copy()
+    vs = _by_token(v, batch, heads)
+    qs, ks = (_of_heads(x, batch, held.shape[2], heads) for x in (q, k))
+    decays, shares = (x.reshape(batch, -1, heads, 1) for x in (np.exp(g), beta))
+    y = np.empty_like(vs)
+    for t in range(vs.shape[1]):
+        held = decays[:, t, :, :, None] * held
+        missing = vs[:, t] - np.einsum("bhkv,bhk->bhv", held, ks[:, t])
+        held = held + ks[:, t, :, :, None] * (shares[:, t] * missing)[:, :, None, :]
+        y[:, t] = np.einsum("bhkv,bhk->bhv", held, qs[:, t]) * scalar_like(scale, vs)
+    return y.reshape(v.shape), held.reshape(state.shape)
+
+
+def _by_token(x: Array, batch: int, heads: int) -> Array:
+    """[T, heads*width] as [batch, q_len, heads, width]."""
+    return x.reshape(batch, x.shape[0] // batch, heads, -1)
+
+
+def _of_heads(x: Array, batch: int, width: int, heads: int) -> Array:
+    """[T, groups*width] as [batch, q_len, heads, width]: every head has the row of its group."""
+    groups = x.shape[1] // width
+    return np.repeat(_by_token(x, batch, groups), heads // groups, axis=2)

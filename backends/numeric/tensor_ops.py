@@ -316,6 +316,18 @@ def _causal_conv(op: layer.CausalConvOp, operands: Operands, context: Context) -
     return recurrence.causal_conv(x, weight, state, bias[0] if bias else None, op.activation.data)
 
 
+@implements(layer.SsmScanOp)
+def _ssm_scan(op: layer.SsmScanOp, operands: Operands, context: Context) -> Results:
+    x, b, c, dt, a_log, d, state = operands
+    return recurrence.ssm_scan(x, b, c, dt, a_log, d, state)
+
+
+@implements(layer.GatedDeltaOp)
+def _gated_delta(op: layer.GatedDeltaOp, operands: Operands, context: Context) -> Results:
+    v, q, k, g, beta, state = operands
+    return recurrence.gated_delta(v, q, k, g, beta, state, op.scale.value.data)
+
+
 # -- mixture of experts -------------------------------------------------------------------------------------
 
 

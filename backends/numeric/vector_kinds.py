@@ -244,3 +244,38 @@ def _(kind: kinds.CausalConvAttr, tiles: Tiles) -> Sequence[Array]:
     if kind.activation.data == "silu":
         total = total / (1 + np.exp(-total))
     return [total, seen[..., rows:, :]]
+
+
+@computes(kinds.SsmStepAttr)
+def _(kind: kinds.SsmStepAttr, tiles: Tiles) -> Sequence[Array]:
+    x, b, c, dt, a_log, d = tiles.ins
+    (state,) = tiles.updates
+    tokens, heads, width = x.shape[-2], dt.shape[-1], kind.value_dim.value.data
+    state, decay = state.copy(), np.exp(-np.exp(a_log) * dt)
+    out = np.zeros_like(x)
+    for token in range(tokens):
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            column, keys = x[..., token, own, None], b[..., token, None, :]
+            old = state[..., own, :] * decay[..., token, head, None, None]
+            state[..., own, :] = old + dt[..., token, head, None, None] * column * keys
+            read = (state[..., own, :] * c[..., token, None, :]).sum(axis=-1)
+            out[..., token, own] = read + d[..., 0, head, None] * column[..., 0]
+    return [out, state]
+
+
+@computes(kinds.GatedDeltaStepAttr)
+def _(kind: kinds.GatedDeltaStepAttr, tiles: Tiles) -> Sequence[Array]:
+    v, q, k, g, beta = tiles.ins
+    (state,) = tiles.updates
+    keys, values = kind.key_dim.value.data, kind.value_dim.value.data
+    heads = state.reshape(*state.shape[:-2], -1, keys, values)
+    outputs: list[Array] = []
+    for token in range(v.shape[-2]):
+        heads = heads * np.exp(g[..., token, :])[..., None, None]
+        key, query = k[..., token, None, None, :], q[..., token, None, None, :]
+        wanted = v[..., token, :].reshape(*heads.shape[:-2], 1, values)
+        change = beta[..., token, :, None, None] * (wanted - key @ heads)
+        heads = heads + key.swapaxes(-1, -2) @ change
+        outputs.append((query @ heads).reshape(*v.shape[:-2], -1) * np.asarray(kind.scale.value.data, v.dtype))
+    return [np.stack(outputs, axis=-2), heads.reshape(state.shape)]

@@ -13,6 +13,7 @@ from pmc.passes.tiling.gather import GatherFamily
 from pmc.passes.tiling.index_scores import IndexScoresFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
+from pmc.passes.tiling.recurrence import RecurrenceFamily
 from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
 from pmc.passes.tiling.topk import TopkFamily
 
@@ -25,6 +26,7 @@ FAMILIES: dict[type[Operation], Family] = {
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
     layer.CausalConvOp: CausalConvFamily(),
+    **dict.fromkeys((layer.SsmScanOp, layer.GatedDeltaOp), RecurrenceFamily()),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""
 

@@ -109,6 +109,30 @@ def causal_conv(**changes: Any) -> layer.CausalConvOp:
     return found
 
 
+def ssm_scan(**changes: Any) -> layer.SsmScanOp:
+    """4 heads of 5 columns, 2 groups with keys of 8."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 20), b=value(TOKENS, 16), c=value(TOKENS, 16), dt=value(TOKENS, 4, element=f32),
+        a_log=value(4), d=value(4), state=value(BATCH, 20, 8, element=f32),
+    )  # fmt: skip
+    given.update(changes)
+    results = [given.pop("y", value(TOKENS, 20)), given.pop("after", given["state"])]
+    found: layer.SsmScanOp = op(layer.SsmScanOp, list(given.values()), *results)
+    return found
+
+
+def gated_delta(**changes: Any) -> layer.GatedDeltaOp:
+    """4 heads with values of 5, 2 groups with keys of 8."""
+    given: dict[str, Any] = dict(
+        v=value(TOKENS, 20), q=value(TOKENS, 16), k=value(TOKENS, 16), g=value(TOKENS, 4, element=f32),
+        beta=value(TOKENS, 4, element=f32), state=value(BATCH, 32, 5, element=f32),
+    )  # fmt: skip
+    given.update(changes)
+    results = [given.pop("y", value(TOKENS, 20)), given.pop("after", given["state"])]
+    found: layer.GatedDeltaOp = op(layer.GatedDeltaOp, list(given.values()), *results, scale=0.5)
+    return found
+
+
 CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     # 6 tokens (3 sequences of 2), 16 -> 24
     (
@@ -237,6 +261,16 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         causal_conv(),
         (96 * (2 * 4 + 4), (96 + 64 + 16 + 144) * 2, (96 + 144) * 2, "vector", "bf16"),
     ),
+    (  # 4 heads of 5 columns in 2 groups of 8: a state of 40 numbers per head, read and written once
+        ssm_scan(),
+        (6 * 4 * ((5 * 8 + 3) * 5 + 3), (6 * (20 + 2 * 16)) * 2 + 24 * 4 + 8 * 2 + 3 * 160 * 4,
+         6 * 20 * 2 + 3 * 160 * 4, "vector", "f32"),
+    ),
+    (  # the same with the keys of a head in the rows of its state
+        gated_delta(),
+        (6 * 4 * ((7 * 8 + 3) * 5 + 1), (6 * (20 + 2 * 16)) * 2 + 2 * 24 * 4 + 3 * 160 * 4, 6 * 20 * 2 + 3 * 160 * 4,
+         "vector", "f32"),
+    ),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -331,6 +365,28 @@ WRONG: list[tuple[str, Any, str]] = [
      "2 sequences cannot have 7 new rows"),
     ("conv bias", causal_conv(bias=value(4)), "the bias is [4], must be [16]"),
     ("conv activation", causal_conv(activation="gelu"), "activation is 'gelu', must be none or silu"),
+    ("scan rank", ssm_scan(x=value(BATCH, Q, 20)), "x, b, c, dt must be [T, width] with a number of columns"),
+    ("scan state rank", ssm_scan(state=value(BATCH, 160, element=f32)), "the state must be [batch, rows, columns]"),
+    ("scan heads", ssm_scan(dt=value(TOKENS, 3)), "3 heads do not divide 20 columns"),
+    ("scan no heads", ssm_scan(dt=value(TOKENS, 0)), "0 heads do not divide 20 columns"),
+    ("scan groups", ssm_scan(b=value(TOKENS, 24), c=value(TOKENS, 24)), "3 groups do not divide 4 heads"),
+    ("scan keys", ssm_scan(b=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
+    ("scan c", ssm_scan(c=value(TOKENS, 8)), "c is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("scan dt", ssm_scan(dt=value(BATCH, 4)), "dt is [batch, 4], must be [batch*q_len, 4]"),
+    ("scan d", ssm_scan(d=value(5)), "d is [5], must be [4]"),
+    ("scan y", ssm_scan(y=value(TOKENS, 10)), "y is [batch*q_len, 10], must be [batch*q_len, 20]"),
+    ("scan state", ssm_scan(state=value(BATCH, 16, 8, element=f32)),
+     "the state is [batch, 16, 8], must be [batch, 20, 8]"),
+    ("scan state type", ssm_scan(state=value(BATCH, 20, 8)),
+     "the state is bf16, must be f32: it adds up over all tokens"),
+    ("scan state after", ssm_scan(after=value(BATCH, 20, 8)),
+     "the state after the step must have the type of the state"),
+    ("delta rows", gated_delta(state=value(BATCH, 30, 5, element=f32)), "4 heads do not divide 30 rows of the state"),
+    ("delta state", gated_delta(state=value(BATCH, 32, 4, element=f32)),
+     "the state is [batch, 32, 4], must be [batch, 32, 5]"),
+    ("delta keys", gated_delta(q=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
+    ("delta k", gated_delta(k=value(TOKENS, 8)), "k is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("delta beta", gated_delta(beta=value(TOKENS, 5)), "beta is [batch*q_len, 5], must be [batch*q_len, 4]"),
     ("router", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 3), value(TOKENS, 2), **ROUTER),
      "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
     ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),

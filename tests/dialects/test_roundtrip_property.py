@@ -83,6 +83,7 @@ from pmc.dialects.vector_kinds import (
     AddRmsNormAttr,
     CausalConvAttr,
     FillAttr,
+    GatedDeltaStepAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
     RmsNormAttr,
@@ -91,6 +92,7 @@ from pmc.dialects.vector_kinds import (
     RouterTopkAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
+    SsmStepAttr,
     SumPartsAttr,
     TopkSelectAttr,
     VectorKindAttr,
@@ -507,6 +509,20 @@ def causal_conv(make: Maker) -> None:
     make.add(layer.CausalConvOp, [x, weight, state, bias], types, activation=activation)
 
 
+def recurrence(kind: type[Any]) -> Callable[[Maker], object]:
+    def build(make: Maker) -> None:
+        (batch, q_len), groups, keys, values = make.dims(2), make.size(), make.size(), make.size()
+        t, heads = batch * q_len, groups * make.size()
+        rows, columns = (values, keys) if kind is layer.SsmScanOp else (keys, values)
+        shapes = [[t, heads * values], [t, groups * keys], [t, groups * keys], *([[t, heads]] * kind.NUMBERS)]
+        operands = [make.source(shape) for shape in [*shapes, *([[heads]] * kind.CONSTANTS)]]
+        state = make.source([batch, heads * rows, columns], f32)
+        more = {"scale": make.rng.random()} if kind is layer.GatedDeltaOp else {}
+        make.add(kind, [*operands, state], [make.type([t, heads * values]), state.type], **more)
+
+    return build
+
+
 def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
     bias = [make.source([64])] if make.flag() else []
@@ -563,7 +579,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.SiluMulOp: binary(layer.SiluMulOp),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
-    layer.CausalConvOp: causal_conv,
+    layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
+    layer.GatedDeltaOp: recurrence(layer.GatedDeltaOp),
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
     layer.ProgramOp: program, layer.ReturnOp: program,
 }  # fmt: skip
@@ -838,6 +855,10 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     CausalConvAttr: lambda make: CausalConvAttr(
         IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(ACTIVATIONS))
+    ),
+    SsmStepAttr: lambda make: SsmStepAttr(IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64)),
+    GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
     ),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
@@ -21,7 +22,7 @@ from pmc.compiler.config import load_chip
 from pmc.compiler.context import make_context
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import g5, layer, tile
-from pmc.dialects.analyses import conv_tiling
+from pmc.dialects.analyses import conv_tiling, recurrence_tiling
 from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.resources import Resources
 from pmc.dialects.arch import Chip, ChipAttr
@@ -164,3 +165,99 @@ def test_any_plan_of_a_causal_convolution(data: st.DataObject) -> None:
     y, after = convolved(arrays, activation)
     stated, need = conv_tiling.resources(conv, plan, CHIP), conv_tiling.lmem_bytes(conv, plan, CHIP)
     check(text, plan, arrays, y, after, stated, need)
+
+
+# -- recurrences of heads ---------------------------------------------------------------------------------------
+
+P, N = 5, 3
+"""Widths of a head and of a key head."""
+
+
+def ssm_text(sequences: int, q_len: int, groups: int, heads: int) -> str:
+    t = sequences * q_len
+    shapes = {"x": [t, heads * P], "b": [t, groups * N], "c": [t, groups * N], "dt": [t, heads], "a": [heads]}
+    return _recurrence("ssm_scan", "", {**shapes, "d": [heads]}, [sequences, heads * P, N], [t, heads * P])
+
+
+def delta_text(sequences: int, q_len: int, groups: int, heads: int) -> str:
+    t = sequences * q_len
+    shapes = {"v": [t, heads * P], "q": [t, groups * N], "k": [t, groups * N], "g": [t, heads], "beta": [t, heads]}
+    return _recurrence("gated_delta", "{scale = 0.3}", shapes, [sequences, heads * N, P], [t, heads * P])
+
+
+def _recurrence(name: str, properties: str, shapes: dict[str, list[int]], state: list[int], y: list[int]) -> str:
+    arguments = ", ".join(f"%{name}: !layer.tensor<{shape}, f32>" for name, shape in shapes.items())
+    operands = ", ".join(f"%{name}" for name in shapes)
+    return f"""
+layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
+^bb0({arguments}):
+  %s = layer.state() {{axes = ["batch", "heads", ""], role = "recurrent"}} at "p.state" : !layer.tensor<{state}, f32>
+  %y, %after = layer.{name}({operands}, %s) {properties} at "p.y"
+       : !layer.tensor<{y}, f32>, !layer.tensor<{state}, f32>
+  layer.return([%y]) at "p"
+}}"""
+
+
+def scanned(arrays: dict[str, Array], groups: int, heads: int) -> tuple[Array, Array]:
+    """`mamba2_selective_state_update`, one token of one head after the other."""
+    x, state = arrays["x"], arrays["p.state"].copy()
+    y, q_len = np.zeros_like(x), len(x) // len(state)
+    for t in range(len(x)):
+        for h in range(heads):
+            b, own, group = t // q_len, slice(h * P, h * P + P), slice(h * groups // heads * N, None)
+            dt, decay = arrays["dt"][t, h], np.exp(-np.exp(arrays["a"][h]) * arrays["dt"][t, h])
+            state[b, own] = decay * state[b, own] + dt * np.outer(x[t, own], arrays["b"][t, group][:N])
+            y[t, own] = state[b, own] @ arrays["c"][t, group][:N] + arrays["d"][h] * x[t, own]
+    return y, state
+
+
+def delta_ruled(arrays: dict[str, Array], groups: int, heads: int) -> tuple[Array, Array]:
+    """`torch_recurrent_gated_delta_rule`, one token of one head after the other."""
+    v, state = arrays["v"], arrays["p.state"].copy()
+    y, q_len = np.zeros_like(v), len(v) // len(state)
+    for t in range(len(v)):
+        for h in range(heads):
+            b, own, rows = t // q_len, slice(h * P, h * P + P), slice(h * N, h * N + N)
+            q, k = (arrays[name][t].reshape(groups, N)[h * groups // heads] for name in "qk")
+            state[b, rows] *= np.exp(arrays["g"][t, h])
+            delta = arrays["beta"][t, h] * (v[t, own] - state[b, rows].T @ k)
+            state[b, rows] += np.outer(k, delta)
+            y[t, own] = state[b, rows].T @ q * 0.3
+    return y, state
+
+
+RECURRENCES = {"ssm_scan": (ssm_text, scanned), "gated_delta": (delta_text, delta_ruled)}
+
+
+def inputs_of(text: str, seed: int = 0) -> dict[str, Array]:
+    """Random inputs of a program; decays are below 1, steps above 0."""
+    random = np.random.default_rng(seed)
+    op = op_of(text)
+    names = [*(a.name_hint for a in op.parent.args), "p.state"]
+    shapes = [tuple(d.constant for d in v.type.dims) for v in op.operands]
+    arrays = {str(name): random.standard_normal(shape) for name, shape in zip(names, shapes, strict=True)}
+    for name, change in (("dt", np.abs), ("g", lambda g: -np.abs(g)), ("beta", lambda b: 1 / (1 + np.exp(-b)))):
+        if name in arrays:
+            arrays[name] = np.asarray(change(arrays[name]))
+    return arrays
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@given(st.data())
+@settings(max_examples=60, deadline=None, phases=PHASES)
+def test_any_plan_of_a_recurrence(name: str, data: st.DataObject) -> None:
+    draw, (written, computed) = data.draw, RECURRENCES[name]
+    sequences, q_len = draw(st.integers(1, 4)), draw(st.integers(1, 7))
+    groups, group_heads = draw(st.integers(1, 3)), draw(st.integers(1, 7))
+    text = written(sequences, q_len, groups, groups * group_heads)
+    cores_b = draw(st.integers(1, CORES))
+    cores_g = draw(st.integers(1, CORES // cores_b))
+    cores = [cores_b, cores_g, draw(st.integers(1, CORES // (cores_b * cores_g)))]
+    tile_sizes = [draw(st.integers(1, 5)), draw(st.integers(1, 5))]
+    plan = PlanAttr.of(cores, tile_sizes, recurrence_tiling.ORDER, draw(st.sampled_from([1, 2])))
+    found = recurrence_tiling.recurrence_of(op_of(text))
+    assume(recurrence_tiling.plan_fault(found, plan, CHIP) is None)
+    arrays = inputs_of(text)
+    y, after = computed(arrays, groups, groups * group_heads)
+    stated = recurrence_tiling.resources(found, plan, CHIP)
+    check(text, plan, arrays, y, after, stated, recurrence_tiling.lmem_bytes(found, plan, CHIP))
