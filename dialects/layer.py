@@ -54,6 +54,10 @@ from pmc.dialects.layer_structure import YieldOp as YieldOp
 from pmc.dialects.recurrence import GatedDeltaOp as GatedDeltaOp
 from pmc.dialects.recurrence import RecurrenceOp as RecurrenceOp
 from pmc.dialects.recurrence import SsmScanOp as SsmScanOp
+from pmc.dialects.recurrence_rows import DecayOp as DecayOp
+from pmc.dialects.recurrence_rows import GatedRmsNormOp as GatedRmsNormOp
+from pmc.dialects.recurrence_rows import L2NormOp as L2NormOp
+from pmc.dialects.recurrence_rows import SoftplusOp as SoftplusOp
 from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
 from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
 from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
@@ -413,7 +417,7 @@ class RmsNormOp(RowOp):
     def verify_(self) -> None:
         """Groups divide a row; w has one element per column of a group."""
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        _require_groups(self, self.group.value.data)
+        self.require_groups(self.x, self.group.value.data)
         self.require_shape(self.w, (expr(self.group.value.data),), "w")
         self.require_shape(self.y, tensor(self.x).dims, "y")
 
@@ -457,7 +461,7 @@ class RopeOp(RowOp):
         """Pairs of columns are rotated, by angles that a positive theta gives."""
         self.require_shape(self.y, tensor(self.x).dims, "y")
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        _require_groups(self, self.head_dim.value.data)
+        self.require_groups(self.x, self.head_dim.value.data)
         self.fail_unless(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
         self.fail_unless(self.theta.value.data > 0, f"theta is {self.theta.value.data}, must be positive")
         self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
@@ -577,14 +581,6 @@ class QuantizeOp(RowOp):
     def sharding_rule(self) -> ShardingRule:
         factors = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
         return ShardingRule((factors,), (factors,))
-
-
-def _require_groups(op: RmsNormOp | RopeOp, group: int) -> None:
-    """The columns of x are whole groups, where both are numbers."""
-    width = tensor(op.x).dims[-1]
-    op.fail_unless(
-        group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
-    )
 
 
 # -- views ------------------------------------------------------------------------------------------------------
@@ -802,6 +798,10 @@ Layer = Dialect(
         CausalConvOp,
         SsmScanOp,
         GatedDeltaOp,
+        SoftplusOp,
+        DecayOp,
+        L2NormOp,
+        GatedRmsNormOp,
         RouterTopkOp,
         DispatchOp,
         CombineOp,

@@ -98,6 +98,13 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         actual = tensor(value).dims
         self.fail_unless(actual == tuple(dims), f"{what} is {shape_text(actual)}, must be {shape_text(dims)}")
 
+    def require_groups(self, value: SSAValue, group: int) -> None:
+        """Check that the columns of a value are whole groups, where both are numbers."""
+        width = tensor(value).dims[-1]
+        self.fail_unless(
+            group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
+        )
+
     @property
     def is_sharded(self) -> bool:
         """Whether types are those of whole tensors; lengths in properties may then be those of a rank of cp."""

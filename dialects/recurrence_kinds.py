@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr
+from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr
@@ -150,3 +150,93 @@ class GatedDeltaStepAttr(RecurrenceStepAttr):
         """See above."""
         keys, values = self.key_dim.value.data, self.value_dim.value.data
         return VectorSteps(basic=(7 * keys + 4) * values, exp=1)
+
+
+SOFTPLUS = VectorSteps(basic=2, exp=2)
+"""Add the bias, exp, add one, log: no chip file has a price for a logarithm, it counts as an exponential."""
+
+
+@irdl_attr_definition
+class SoftplusAttr(VectorKindAttr):
+    """out = min(max(log(1 + exp(x + bias)), low), high).  Steps: those of a softplus, max, min, convert."""
+
+    name: ClassVar[str] = "tile.softplus"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("bias", "in", rows=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SOFTPLUS + VectorSteps(basic=3)
+    low: FloatAttr
+    high: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Limits in order."""
+        low, high = self.low.value.data, self.high.value.data
+        return None if low <= high else f"low is {low}, must not be above high, which is {high}"
+
+
+@irdl_attr_definition
+class DecayAttr(VectorKindAttr):
+    """out = -exp(a_log) * log(1 + exp(x + bias)).
+
+    Steps: those of a softplus, exp, mul with the sign, convert.
+    """
+
+    name: ClassVar[str] = "tile.decay"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in"), Matrix("a_log", "in", rows=1), Matrix("bias", "in", rows=1), Matrix("out", "out"),
+    )  # fmt: skip
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SOFTPLUS + VectorSteps(basic=2, exp=1)
+
+
+@irdl_attr_definition
+class L2NormAttr(VectorKindAttr):
+    """out = x / sqrt(sum_c(x^2) + eps), every row by itself.
+
+    Steps of an element: square, mul, convert; of a row: sum, add eps, rsqrt, counted as those of `rms_norm`.
+    """
+
+    name: ClassVar[str] = "tile.l2_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 3
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, rsqrt=1)
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A square root needs no negative number."""
+        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+
+
+@irdl_attr_definition
+class GatedRmsNormAttr(VectorKindAttr):
+    """out = norm(x * silu(gate)) * w where `gate_first`, else norm(x) * w * silu(gate).
+
+    norm(x) = x / sqrt(mean(x^2) + eps) over each of `groups` equal parts of a row.  Steps: those of `rms_norm`, some of
+    them once per group and not once per row, a sigmoid and two multiplications.
+    """
+
+    name: ClassVar[str] = "tile.gated_rms_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in"), Matrix("gate", "in"), Matrix("w", "in", rows=1), Matrix("out", "out"),
+    )  # fmt: skip
+    FLOPS: ClassVar[int] = 9
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=6)
+    eps: FloatAttr
+    groups: IntegerAttr
+    gate_first: BoolAttr
+
+    @property
+    def steps_per_row(self) -> VectorSteps:
+        """Sum, mean, add eps and the reciprocal square root of every group."""
+        groups = self.groups.value.data
+        return VectorSteps(basic=2 * groups, div=groups, rsqrt=groups)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """No root of a negative number; groups that divide a row."""
+        if self.eps.value.data < 0:
+            return f"eps is {self.eps.value.data}, must not be negative"
+        groups = self.groups.value.data
+        if groups < 1:
+            return f"groups is {groups}, must be at least 1"
+        divides = not columns.is_constant or columns.constant % groups == 0
+        return None if divides else f"{groups} groups do not divide {columns} columns"

@@ -21,7 +21,11 @@ from xdsl.irdl import irdl_attr_definition
 from pmc.dialects.expr import Expr, ExprAttr
 from pmc.dialects.recurrence_kinds import ACTIVATIONS as ACTIVATIONS
 from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
+from pmc.dialects.recurrence_kinds import DecayAttr as DecayAttr
 from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
+from pmc.dialects.recurrence_kinds import GatedRmsNormAttr as GatedRmsNormAttr
+from pmc.dialects.recurrence_kinds import L2NormAttr as L2NormAttr
+from pmc.dialects.recurrence_kinds import SoftplusAttr as SoftplusAttr
 from pmc.dialects.recurrence_kinds import SsmStepAttr as SsmStepAttr
 from pmc.dialects.vector_kind import KIND as KIND
 from pmc.dialects.vector_kind import ROLES as ROLES
@@ -400,5 +404,9 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     CausalConvAttr,
     SsmStepAttr,
     GatedDeltaStepAttr,
+    SoftplusAttr,
+    DecayAttr,
+    L2NormAttr,
+    GatedRmsNormAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

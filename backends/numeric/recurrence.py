@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pmc.backends.numeric.errors import Array
-from pmc.backends.numeric.semantics import scalar_like, sigmoid
+from pmc.backends.numeric.semantics import rms_norm, scalar_like, sigmoid
 
 
 def causal_conv(x: Array, weight: Array, state: Array, bias: Array | None, activation: str) -> tuple[Array, Array]:
@@ -17,6 +17,31 @@ def causal_conv(x: Array, weight: Array, state: Array, bias: Array | None, activ
     y = y if bias is None else y + bias
     y = y * sigmoid(y) if activation == "silu" else y
     return y.reshape(x.shape), seen[:, seen.shape[1] - kept :]
+
+
+def softplus(x: Array, bias: Array, low: float, high: float) -> Array:
+    """log(1 + exp(x + bias)) between `low` and `high`."""
+    total = x + bias
+    return np.clip(np.logaddexp(np.zeros_like(total), total), scalar_like(low, total), scalar_like(high, total))
+
+
+def decay(x: Array, a_log: Array, bias: Array) -> Array:
+    """-exp(a_log) * log(1 + exp(x + bias))."""
+    return -np.exp(a_log) * softplus(x, bias, 0.0, np.inf)
+
+
+def l2_norm(x: Array, eps: float, group: int) -> Array:
+    """x / sqrt(sum(x^2) + eps) over each `group` columns."""
+    parts = x.reshape(x.shape[0], -1, group)
+    length = np.sqrt((parts * parts).sum(axis=-1, keepdims=True) + scalar_like(eps, x))
+    return np.asarray((parts / length).reshape(x.shape))
+
+
+def gated_rms_norm(x: Array, gate: Array, w: Array, eps: float, group: int, gate_first: bool) -> Array:
+    """norm(x * silu(gate)) * w, or norm(x) * w * silu(gate), over each `group` columns; w [width] or [group]."""
+    opened, ones = gate * sigmoid(gate), np.ones(group, x.dtype)
+    normed = rms_norm(x * opened if gate_first else x, ones, eps, group) * np.tile(w, x.shape[1] // len(w))
+    return normed if gate_first else normed * opened
 
 
 def ssm_scan(x: Array, b: Array, c: Array, dt: Array, a_log: Array, d: Array, state: Array) -> tuple[Array, Array]:

@@ -286,6 +286,28 @@ def _add(op: layer.AddOp, operands: Operands, context: Context) -> Results:
     return (operands[0] + operands[1],)
 
 
+@implements(layer.SoftplusOp)
+def _softplus(op: layer.SoftplusOp, operands: Operands, context: Context) -> Results:
+    x, bias = operands
+    return (recurrence.softplus(x, bias, op.low.value.data, op.high.value.data),)
+
+
+@implements(layer.DecayOp)
+def _decay(op: layer.DecayOp, operands: Operands, context: Context) -> Results:
+    return (recurrence.decay(*operands),)
+
+
+@implements(layer.L2NormOp)
+def _l2_norm(op: layer.L2NormOp, operands: Operands, context: Context) -> Results:
+    return (recurrence.l2_norm(operands[0], op.eps.value.data, op.group.value.data),)
+
+
+@implements(layer.GatedRmsNormOp)
+def _gated_rms_norm(op: layer.GatedRmsNormOp, operands: Operands, context: Context) -> Results:
+    x, gate, w = operands
+    return (recurrence.gated_rms_norm(x, gate, w, op.eps.value.data, op.group.value.data, bool(op.gate_first)),)
+
+
 @implements(layer.QuantizeOp)
 def _quantize(op: layer.QuantizeOp, operands: Operands, context: Context) -> Results:
     return (operands[0],)  # the rounding is that of storing any result

@@ -279,3 +279,39 @@ def _(kind: kinds.GatedDeltaStepAttr, tiles: Tiles) -> Sequence[Array]:
         heads = heads + key.swapaxes(-1, -2) @ change
         outputs.append((query @ heads).reshape(*v.shape[:-2], -1) * np.asarray(kind.scale.value.data, v.dtype))
     return [np.stack(outputs, axis=-2), heads.reshape(state.shape)]
+
+
+def _log_of_one_plus_exp(x: Array) -> Array:
+    """Without overflow for large x."""
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+@computes(kinds.SoftplusAttr)
+def _(kind: kinds.SoftplusAttr, tiles: Tiles) -> Sequence[Array]:
+    x, bias = tiles.ins
+    low, high = (np.asarray(limit.value.data, x.dtype) for limit in (kind.low, kind.high))
+    return [np.minimum(np.maximum(_log_of_one_plus_exp(x + bias), low), high)]
+
+
+@computes(kinds.DecayAttr)
+def _(kind: kinds.DecayAttr, tiles: Tiles) -> Sequence[Array]:
+    x, a_log, bias = tiles.ins
+    return [-(np.exp(a_log) * _log_of_one_plus_exp(x + bias))]
+
+
+@computes(kinds.L2NormAttr)
+def _(kind: kinds.L2NormAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    squares = np.einsum("...rc,...rc->...r", x, x) + np.asarray(kind.eps.value.data, x.dtype)
+    return [x * (1 / np.sqrt(squares))[..., None]]
+
+
+@computes(kinds.GatedRmsNormAttr)
+def _(kind: kinds.GatedRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
+    x, gate, w = tiles.ins
+    opened = gate / (1 + np.exp(-gate))
+    before = x * opened if bool(kind.gate_first) else x
+    parts = before.reshape(*x.shape[:-1], kind.groups.value.data, -1)
+    mean = np.square(parts).mean(axis=-1, keepdims=True) + np.asarray(kind.eps.value.data, x.dtype)
+    normed = (parts / np.sqrt(mean)).reshape(x.shape) * w
+    return [normed if bool(kind.gate_first) else normed * opened]

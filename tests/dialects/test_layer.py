@@ -133,6 +133,17 @@ def gated_delta(**changes: Any) -> layer.GatedDeltaOp:
     return found
 
 
+def gated_rms_norm(**changes: Any) -> layer.GatedRmsNormOp:
+    """2 groups of 8 columns with a weight of their own each."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 16), gate=value(TOKENS, 16), w=value(16), y=value(TOKENS, 16), group=8, gate_first=True
+    )
+    given.update(changes)
+    y, operands = given.pop("y"), [given.pop(name) for name in ("x", "gate", "w")]
+    found: layer.GatedRmsNormOp = op(layer.GatedRmsNormOp, operands, y, eps=1e-5, **given)
+    return found
+
+
 CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     # 6 tokens (3 sequences of 2), 16 -> 24
     (
@@ -271,6 +282,19 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         (6 * 4 * ((7 * 8 + 3) * 5 + 1), (6 * (20 + 2 * 16)) * 2 + 2 * 24 * 4 + 3 * 160 * 4, 6 * 20 * 2 + 3 * 160 * 4,
          "vector", "f32"),
     ),
+    (
+        op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4, element=f32), low=0.0, high=0.1),
+        (6 * 24, (24 + 4) * 2, 24 * 4, "vector", "bf16"),
+    ),
+    (
+        op(layer.DecayOp, [value(TOKENS, 4), value(4, element=f32), value(4)], value(TOKENS, 4, element=f32)),
+        (6 * 24, (24 + 4) * 2 + 4 * 4, 24 * 4, "vector", "bf16"),
+    ),
+    (
+        op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=8),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (gated_rms_norm(), (9 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -387,6 +411,26 @@ WRONG: list[tuple[str, Any, str]] = [
     ("delta keys", gated_delta(q=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
     ("delta k", gated_delta(k=value(TOKENS, 8)), "k is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("delta beta", gated_delta(beta=value(TOKENS, 5)), "beta is [batch*q_len, 5], must be [batch*q_len, 4]"),
+    ("softplus bias", op(layer.SoftplusOp, [value(TOKENS, 4), value(3)], value(TOKENS, 4), low=0.0, high=1.0),
+     "bias is [3], must be [4]"),
+    ("softplus limits", op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4), low=1.0, high=0.5),
+     "low is 1.0, must not be above high, which is 0.5"),
+    ("decay", op(layer.DecayOp, [value(TOKENS, 4), value(TOKENS, 4), value(4)], value(TOKENS, 4)),
+     "a_log is [batch*q_len, 4], must be [4]"),
+    ("decay rank", op(layer.DecayOp, [value(BATCH, Q, 4), value(4), value(4)], value(TOKENS, 4)),
+     "x must be [T, heads]"),
+    ("decay y", op(layer.DecayOp, [value(TOKENS, 4), value(4), value(4)], value(TOKENS, 3)),
+     "y is [batch*q_len, 3], must be [batch*q_len, 4]"),
+    ("l2 group", op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=6),
+     "6 does not divide 16 columns"),
+    ("l2 rank", op(layer.L2NormOp, [value(BATCH, Q, 16)], value(BATCH, Q, 16), eps=1e-6, group=8),
+     "x must be [T, width]"),
+    ("l2 y", op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 8), eps=1e-6, group=8),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("gated norm w", gated_rms_norm(w=value(4)), "w is [4], must be [8]"),
+    ("gated norm group", gated_rms_norm(group=5), "5 does not divide 16 columns"),
+    ("gated norm gate", gated_rms_norm(gate=value(TOKENS, 8)), "gate is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("gated norm y", gated_rms_norm(y=value(TOKENS, 8)), "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("router", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 3), value(TOKENS, 2), **ROUTER),
      "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
     ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),

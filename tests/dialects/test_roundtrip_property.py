@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
@@ -84,6 +85,8 @@ from pmc.dialects.vector_kinds import (
     CausalConvAttr,
     FillAttr,
     GatedDeltaStepAttr,
+    GatedRmsNormAttr,
+    L2NormAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
     RmsNormAttr,
@@ -92,6 +95,7 @@ from pmc.dialects.vector_kinds import (
     RouterTopkAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
+    SoftplusAttr,
     SsmStepAttr,
     SumPartsAttr,
     TopkSelectAttr,
@@ -523,6 +527,22 @@ def recurrence(kind: type[Any]) -> Callable[[Maker], object]:
     return build
 
 
+def per_head(make: Maker) -> None:
+    t, heads = make.dims(1)[0], make.size()
+    x, constants = make.source([t, heads]), [make.source([heads]) for _ in range(2)]
+    high = make.rng.choice([1.0, inf])
+    dt = make.add(layer.SoftplusOp, [x, constants[0]], [make.type([t, heads])], low=0.0, high=high).y
+    make.add(layer.DecayOp, [dt, *constants], [make.type([t, heads])])
+
+
+def norms(make: Maker) -> None:
+    t, group, groups = make.dims(1)[0], make.size(), make.size()
+    x, w = make.source([t, groups * group]), make.source([group if make.flag() else group * groups])
+    y = make.add(layer.L2NormOp, [x], [make.type([t, groups * group])], eps=make.rng.random(), group=group).y
+    eps, gate_first = make.rng.random(), make.flag()
+    make.add(layer.GatedRmsNormOp, [y, x, w], [x.type], eps=eps, group=group, gate_first=gate_first)
+
+
 def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
     bias = [make.source([64])] if make.flag() else []
@@ -580,7 +600,8 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
-    layer.GatedDeltaOp: recurrence(layer.GatedDeltaOp),
+    layer.GatedDeltaOp: recurrence(layer.GatedDeltaOp), layer.SoftplusOp: per_head, layer.DecayOp: per_head,
+    layer.L2NormOp: norms, layer.GatedRmsNormOp: norms,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
     layer.ProgramOp: program, layer.ReturnOp: program,
 }  # fmt: skip
@@ -859,6 +880,12 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SsmStepAttr: lambda make: SsmStepAttr(IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64)),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
         IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
+    ),
+    SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
+    L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    GatedRmsNormAttr: lambda make: GatedRmsNormAttr(
+        FloatAttr(make.rng.uniform(0, 1), 64), IntegerAttr(make.rng.choice([1, 2, 8]), i64),
+        BoolAttr.from_bool(make.flag()),
     ),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),

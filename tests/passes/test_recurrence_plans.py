@@ -13,10 +13,13 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import BlockArgument
 from xdsl.parser import Parser
 
 from pmc.backends.numeric.errors import Array
+from pmc.backends.numeric.precision import EXACT64
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream
+from pmc.backends.numeric.tensor_ops import Context, run_tensor_op
 from pmc.backends.numeric.tile import run_tiles
 from pmc.compiler.config import load_chip
 from pmc.compiler.context import make_context
@@ -54,6 +57,11 @@ def the_op(module: ModuleOp) -> Any:
     return op
 
 
+def operand_names(op: Any) -> list[str]:
+    """What the inputs of a program are called, in the order of the operands of its op."""
+    return [v.name_hint if isinstance(v, BlockArgument) else v.owner.path.data for v in op.operands]
+
+
 def op_of(text: str) -> Any:
     return the_op(Parser(make_context(), text).parse_module())
 
@@ -79,6 +87,10 @@ def check(
 ) -> None:
     """Tiles and commands give `y` and the state `after`; buffers and commands are what the plan states."""
     tiles, module = compiled(text, plan)
+    op = op_of(text)
+    of_op = run_tensor_op(op, [arrays[name] for name in operand_names(op)], Context({}, EXACT64))
+    np.testing.assert_allclose(of_op[0], y, atol=1e-10)
+    np.testing.assert_allclose(of_op[1], after, atol=1e-10)
     align = CHIP.alignment_bytes
     buffers = [op for op in tiles.walk() if isinstance(op, tile.AllocOp)]
     sizes = (op.slots.value.data * -(-tile.buffer_type(op.result).bytes // align) * align for op in buffers)
@@ -233,9 +245,8 @@ def inputs_of(text: str, seed: int = 0) -> dict[str, Array]:
     """Random inputs of a program; decays are below 1, steps above 0."""
     random = np.random.default_rng(seed)
     op = op_of(text)
-    names = [*(a.name_hint for a in op.parent.args), "p.state"]
     shapes = [tuple(d.constant for d in v.type.dims) for v in op.operands]
-    arrays = {str(name): random.standard_normal(shape) for name, shape in zip(names, shapes, strict=True)}
+    arrays = {name: random.standard_normal(shape) for name, shape in zip(operand_names(op), shapes, strict=True)}
     for name, change in (("dt", np.abs), ("g", lambda g: -np.abs(g)), ("beta", lambda b: 1 / (1 + np.exp(-b)))):
         if name in arrays:
             arrays[name] = np.asarray(change(arrays[name]))
