@@ -15,23 +15,28 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import BlockArgument
 from xdsl.parser import Parser
+from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.precision import EXACT64
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream
 from pmc.backends.numeric.tensor_ops import Context, run_tensor_op
 from pmc.backends.numeric.tile import run_tiles
-from pmc.compiler.config import load_chip
+from pmc.compiler.config import load_accounting, load_chip
 from pmc.compiler.context import make_context
+from pmc.compiler.driver import run_pipeline
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import g5, layer, tile
+from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.analyses import conv_tiling, recurrence_tiling
 from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.resources import Resources
 from pmc.dialects.arch import Chip, ChipAttr
+from pmc.dialects.errors import PmcError
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 from pmc.passes.allocate_dram import AllocateDramPass
 from pmc.passes.allocate_lmem import AllocateLmemPass
+from pmc.passes.base import PassError
 from pmc.passes.emit_g5 import EmitG5Pass
 from pmc.passes.lower_to_tiles import LowerToTilesPass
 
@@ -272,3 +277,50 @@ def test_any_plan_of_a_recurrence(name: str, data: st.DataObject) -> None:
     y, after = computed(arrays, groups, groups * group_heads)
     stated = recurrence_tiling.resources(found, plan, CHIP)
     check(text, plan, arrays, y, after, stated, recurrence_tiling.lmem_bytes(found, plan, CHIP))
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------
+
+
+def lowered(text: str) -> ModuleOp:
+    """The tiles of a program whose plans are those that are chosen."""
+    module = Parser(make_context(), text).parse_module()
+    module.attributes["arch.chip"] = ChipAttr(CHIP)
+    module.attributes["arch.accounting"] = AccountingAttr(load_accounting("physical"))
+    run_pipeline(module, [ArgSpec(name, {}) for name in ("select-tiles", "lower-to-tiles")])
+    return module
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_the_state_and_the_inputs_are_overwritten(name: str) -> None:
+    """Nothing reads the inputs of heads again, so the outputs take their array; the state has one array."""
+    text = RECURRENCES[name][0](2, 3, 2, 4)
+    first = "%x" if name == "ssm_scan" else "%v"
+    doubled = f'  %z = layer.add({first}, {first}) at "p.z" : !layer.tensor<[6, 20], f32>\n  %y, '
+    text = text.replace("  %y, ", doubled, 1).replace(f"{name}({first},", f"{name}(%z,")
+    kinds = [op.kind.data for op in lowered(text).walk() if isinstance(op, tile.GlobalOp)]
+    assert sorted(kind for kind in kinds if kind != "input") == ["output", "state"]
+
+
+def test_the_state_before_is_gone_after_the_step() -> None:
+    text = ssm_text(2, 3, 2, 4)
+    line = next(line for line in text.splitlines() if "layer.ssm_scan" in line)
+    again = line.replace("%y, %after", "%u, %later").replace("%x", "%y").replace('"p.y"', '"p.u"')
+    state = text.splitlines()[text.splitlines().index(line) + 1]
+    text = text.replace(f"{line}\n{state}", "\n".join([line, state, again, state]))
+    with pytest.raises(PassError) as error:
+        lowered(text)
+    assert str(error.value) == (
+        "lower-to-tiles: the cache of layer.ssm_scan at 'p.y' is read after the update, "
+        "only the result of ssm_scan may be"
+    )
+
+
+@pytest.mark.parametrize(("name", "message"), [("ssm_scan", "a recurrence"), ("causal_conv", "a causal convolution")])
+def test_a_state_that_does_not_fit_is_refused(name: str, message: str) -> None:
+    text = ssm_text(2, 3, 2, 4) if name == "ssm_scan" else conv_text(2, 3, 64, 4, "silu", True)
+    op, small = op_of(text), tiny_chip(256)
+    plans = {"ssm_scan": lambda: recurrence_tiling.plan_recurrence(recurrence_tiling.recurrence_of(op), small)}
+    plans["causal_conv"] = lambda: conv_tiling.plan_convolution(conv_tiling.convolution_of(op), small)
+    with pytest.raises(PmcError, match=f"no tile of {message} fits: its tiles need .* the budget of a core is 115"):
+        plans[name]()
