@@ -22,7 +22,9 @@ def causal_conv(x: Array, weight: Array, state: Array, bias: Array | None, activ
 def softplus(x: Array, bias: Array, low: float, high: float) -> Array:
     """log(1 + exp(x + bias)) between `low` and `high`."""
     total = x + bias
-    return np.clip(np.logaddexp(np.zeros_like(total), total), scalar_like(low, total), scalar_like(high, total))
+    smooth: Array = np.logaddexp(np.zeros_like(total), total)
+    limited: Array = np.clip(smooth, scalar_like(low, total), scalar_like(high, total))
+    return limited
 
 
 def decay(x: Array, a_log: Array, bias: Array) -> Array:
@@ -40,7 +42,7 @@ def l2_norm(x: Array, eps: float, group: int) -> Array:
 def gated_rms_norm(x: Array, gate: Array, w: Array, eps: float, group: int, gate_first: bool) -> Array:
     """norm(x * silu(gate)) * w, or norm(x) * w * silu(gate), over each `group` columns; w [width] or [group]."""
     opened, ones = gate * sigmoid(gate), np.ones(group, x.dtype)
-    normed = rms_norm(x * opened if gate_first else x, ones, eps, group) * np.tile(w, x.shape[1] // len(w))
+    normed: Array = rms_norm(x * opened if gate_first else x, ones, eps, group) * np.tile(w, x.shape[1] // len(w))
     return normed if gate_first else normed * opened
 
 

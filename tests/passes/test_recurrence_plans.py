@@ -6,6 +6,7 @@ The loops of this file are those of `transformers` 5.23, written out token by to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def the_op(module: ModuleOp) -> Any:
 
 def operand_names(op: Any) -> list[str]:
     """What the inputs of a program are called, in the order of the operands of its op."""
-    return [v.name_hint if isinstance(v, BlockArgument) else v.owner.path.data for v in op.operands]
+    return [str(v.name_hint) if isinstance(v, BlockArgument) else v.owner.path.data for v in op.operands]
 
 
 def op_of(text: str) -> Any:
@@ -252,10 +253,16 @@ def inputs_of(text: str, seed: int = 0) -> dict[str, Array]:
     op = op_of(text)
     shapes = [tuple(d.constant for d in v.type.dims) for v in op.operands]
     arrays = {name: random.standard_normal(shape) for name, shape in zip(operand_names(op), shapes, strict=True)}
-    for name, change in (("dt", np.abs), ("g", lambda g: -np.abs(g)), ("beta", lambda b: 1 / (1 + np.exp(-b)))):
-        if name in arrays:
-            arrays[name] = np.asarray(change(arrays[name]))
-    return arrays
+    changes: dict[str, Callable[[Array], Array]] = {"dt": np.abs, "g": _minus, "beta": _share}
+    return {name: changes.get(name, np.asarray)(values) for name, values in arrays.items()}
+
+
+def _minus(g: Array) -> Array:
+    return -np.abs(g)
+
+
+def _share(beta: Array) -> Array:
+    return 1 / (1 + np.exp(-beta))
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
