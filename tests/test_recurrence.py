@@ -159,6 +159,8 @@ def agree(found: LayerRun, expected: LayerRun, tolerance: float) -> None:
         ("llama-8b-decode", 4, {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
         ("llama-8b-prefill", 1, {"tp": 2}),
         ("llama-8b-prefill", 2, {"tp": 2, "dp": 2}),
+        ("llama-8b-prefill", 2, {"tp": 1, "fuse_rows": True, "pipeline_loops": True, "prefetch_weights": True}),
+        ("llama-8b-decode", 2, {"tp": 2, "late_stores": False, "pipeline_loops": True, "prefetch_weights": True}),
     ],
 )
 def test_a_mixer_computes_the_same_at_every_level(deployment: str, groups: int, changes: dict[str, Any]) -> None:
