@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr
-from pmc.dialects.vector_kind import SIGMOID, Matrix, VectorKindAttr
+from pmc.dialects.vector_kind_attr import SIGMOID, Matrix, VectorKindAttr
 from pmc.dialects.vector_steps import VectorSteps
 
 ACTIVATIONS = ("none", "silu")

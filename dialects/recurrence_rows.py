@@ -10,7 +10,7 @@ from pmc.dialects.interfaces import WHOLE, ShardingRule
 from pmc.dialects.layer_op import HEAD, TOKEN, RowOp
 from pmc.dialects.recurrence_kinds import DecayAttr, GatedRmsNormAttr, L2NormAttr, SoftplusAttr
 from pmc.dialects.tensor import TensorType, tensor
-from pmc.dialects.vector_kind import VectorKindAttr
+from pmc.dialects.vector_kind_attr import VectorKindAttr
 
 
 class _PerHeadOp(RowOp):

@@ -27,13 +27,13 @@ from pmc.dialects.recurrence_kinds import GatedRmsNormAttr as GatedRmsNormAttr
 from pmc.dialects.recurrence_kinds import L2NormAttr as L2NormAttr
 from pmc.dialects.recurrence_kinds import SoftplusAttr as SoftplusAttr
 from pmc.dialects.recurrence_kinds import SsmStepAttr as SsmStepAttr
-from pmc.dialects.vector_kind import KIND as KIND
-from pmc.dialects.vector_kind import ROLES as ROLES
-from pmc.dialects.vector_kind import ROW as ROW
-from pmc.dialects.vector_kind import SIGMOID, Matrix
-from pmc.dialects.vector_kind import Extent as Extent
-from pmc.dialects.vector_kind import Role as Role
-from pmc.dialects.vector_kind import VectorKindAttr as VectorKindAttr
+from pmc.dialects.vector_kind_attr import KIND as KIND
+from pmc.dialects.vector_kind_attr import ROLES as ROLES
+from pmc.dialects.vector_kind_attr import ROW as ROW
+from pmc.dialects.vector_kind_attr import SIGMOID, Matrix
+from pmc.dialects.vector_kind_attr import Extent as Extent
+from pmc.dialects.vector_kind_attr import Role as Role
+from pmc.dialects.vector_kind_attr import VectorKindAttr as VectorKindAttr
 from pmc.dialects.vector_steps import VectorSteps
 
 
