@@ -18,7 +18,7 @@ from pmc.compiler.check import FP32, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 
 ROW = "{:58} {:>10} {:>10}  {}"
 CHECK_LIMIT_S, RATE_LIMIT = 60.0, 50_000
@@ -31,7 +31,7 @@ def commands_per_second(phase: str, batch: int, kv_len: int, repeats: int) -> fl
     q_len = kv_len if phase == "prefill" else 1
     small = shrink_deployment(wanted, quantization=FP32, batch=batch, q_len=q_len, kv_len=kv_len)
     config, source = load_model_config("deepseek-v3")
-    module = import_hf(shrink_config(config, small, 4), source, "small")
+    module = shrink_model(import_hf(config, source, "small"), small, 4)
     bindings = {"batch": small.batch, "q_len": small.q_len, "kv_len": small.kv_len}
     environment = seeded_model_environment(module, bindings, 0)
     chip = shrink_chip(load_chip("sg2262"))

@@ -1,93 +1,175 @@
 """Small models, chips and deployments of the same structure as large ones, for running them on numpy.
 
-Everything that decides which ops, collectives and loops exist is kept: the architecture, the kinds of layers, the
+Everything that decides which ops, collectives and loops exist is kept: the blocks, the kinds of layers, the
 parallel axes, grouped or shared heads, a latent that is narrower than the keys, the groups of experts.  Sizes become
 small, but not round: they leave edge tiles, and the batch does not divide by dp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, lcm
 from typing import Any
 
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from pmc.compiler.frontend import DTYPES
+from pmc.dialects import model
 from pmc.dialects.arch import DTYPE_BITS, Chip
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
+from pmc.dialects.tensor import TensorType
 
-HEAD_DIMS = {"head_dim": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
-LATENT_RANKS = {"q_lora_rank": 20, "kv_lora_rank": 11}
+HIDDEN = 38
+HEAD_DIM, NOPE_DIM, ROPE_DIM, V_DIM = 8, 8, 4, 6
+QUERY_RANK, LATENT_RANK = 20, 11
+WINDOW = 13
+"""Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
+
+Properties = dict[str, PropertyValue]
 
 
-def shrink_config(
-    config: Mapping[str, Any], deployment: Deployment, layers: int, dtype: str | None = "float32"
-) -> dict[str, Any]:
-    """The Hugging Face config with `layers` layers and small dims that divide as `deployment` needs.
+def shrink_model(module: ModuleOp, deployment: Deployment, layers: int, dtype: str | None = "float32") -> ModuleOp:
+    """A model of the same blocks with about `layers` layers and small dims that divide as `deployment` needs.
 
-    Fields that a config does not have stay absent; without `dtype` it keeps its own.
+    Every kind of layer stays, so there may be more than `layers`.  Without `dtype` the model keeps its own.
     """
-    d = deployment
-    small: dict[str, Any] = {
-        "hidden_size": 38,
-        "num_hidden_layers": layers,
-        "vocab_size": _vocabulary(config, d),
-        "intermediate_size": 20 * d.tp,
-        "moe_intermediate_size": 10 * d.moe_tp,
-        "torch_dtype": dtype or config.get("torch_dtype"),
-        "dtype": dtype or config.get("dtype"),
-        **HEAD_DIMS,
-        **LATENT_RANKS,
-        **_heads(config, d.tp),
-        **_experts(config, d),
-        **_indexer(d),
-    }
-    if config.get("num_local_experts") is not None:
-        small["intermediate_size"] = 10 * d.moe_tp  # Mixtral names the width of its experts so
-    if "kv_lora_rank" in config:
-        # What newer files say once more: both follow from the dims of the heads.
-        config = {key: value for key, value in config.items() if key not in ("head_dim", "qk_head_dim")}
-    else:
-        config = {**config, "head_dim": 0}  # optional in the config: hidden size by heads where absent
-    if config.get("layer_types") is not None:
-        small["layer_types"] = ["full_attention"] * layers
-    if "first_k_dense_replace" in config:
-        small["first_k_dense_replace"] = min(config["first_k_dense_replace"], layers // 2)
-    return {**config, **{key: value for key, value in small.items() if config.get(key) is not None}}
+    (llm,) = (op for op in module.ops if isinstance(op, model.LlmOp))
+    small = _Shrunk(llm, deployment, layers, None if dtype is None else DTYPES[dtype]).llm()
+    found = ModuleOp([small], dict(module.attributes))
+    found.verify()
+    return found
 
 
-def _vocabulary(config: Mapping[str, Any], d: Deployment) -> int:
-    """A vocabulary that its ranks divide where they divide that of the config; otherwise the last rank has padding."""
+class _Shrunk:
+    """One model, rebuilt op by op: types and properties become small, everything else is copied."""
+
+    def __init__(self, llm: model.LlmOp, deployment: Deployment, layers: int, dtype: Attribute | None) -> None:
+        self.source = llm
+        self.deployment = deployment
+        self.layers = layers
+        self.dtype = dtype or llm.dtype
+        self.vocabulary = _vocabulary(llm.vocab_size.value.data, deployment)
+        self.values = dict[SSAValue, SSAValue]()
+
+    def llm(self) -> model.LlmOp:
+        old = self.source
+        body = Block(arg_types=[a.type for a in old.body.block.args])
+        self.values.update(zip(old.body.block.args, body.args, strict=True))
+        counts = _layer_counts([op for op in old.body.block.ops if isinstance(op, model.RepeatOp)], self.layers)
+        self.copy(old.body.block, body, counts)
+        sizes: Properties = {"hidden_size": HIDDEN, "vocab_size": self.vocabulary, "dtype": self.dtype}
+        return model.LlmOp.make([], [], old.path.data, {**old.properties, **sizes}, [Region(body)], like=old)
+
+    def copy(self, old: Block, new: Block, counts: Mapping[model.RepeatOp, int]) -> None:
+        for op in old.ops:
+            assert isinstance(op, model.BlockOp | model.RepeatOp | model.YieldOp)
+            operands = [self.values[value] for value in op.operands]
+            given: Properties = dict(op.properties)
+            regions: list[Region] = []
+            results = [self.type_of(result.type, op) for result in op.results]
+            if isinstance(op, model.RepeatOp):
+                given["count"] = counts[op]
+                inner = Block(arg_types=[value.type for value in operands])
+                self.values.update(zip(op.body.block.args, inner.args, strict=True))
+                self.copy(op.body.block, inner, {})
+                regions.append(Region(inner))
+            elif (shrink := SHRUNK.get(type(op))) is not None:
+                given |= shrink(op, self.deployment)
+            elif isinstance(op, model.EmbeddingOp):
+                given["vocab_size"] = self.vocabulary
+            grouped = [operands] if isinstance(op, model.RepeatOp | model.YieldOp) else operands
+            copied = type(op).make(grouped, results, op.path.data, given, regions, like=op)
+            new.add_op(copied)
+            self.values.update(zip(op.results, copied.results, strict=True))
+
+    def type_of(self, old: Attribute, op: Operation) -> TensorType:
+        assert isinstance(old, TensorType)
+        width = self.vocabulary if isinstance(op, model.LmHeadOp) else HIDDEN
+        return TensorType.of([*old.dims[:-1], width], self.dtype)
+
+
+def _layer_counts(runs: Sequence[model.RepeatOp], layers: int) -> dict[model.RepeatOp, int]:
+    """Layers of each run: one, and of the `layers` that are left one more in turn, from the last run on."""
+    counts = dict.fromkeys(runs, 1)
+    left = layers - len(counts)
+    while left > 0:
+        for run in reversed(runs):
+            if left > 0 and (counts[run] < run.trip_count or all(counts[r] >= r.trip_count for r in runs)):
+                counts[run] += 1
+                left -= 1
+    return counts
+
+
+def _vocabulary(size: int, d: Deployment) -> int:
+    """A vocabulary that its ranks divide where they divide that of the model; otherwise the last rank has padding."""
     ranks = d.tp * (d.cp * d.dp if "stage" in (d.embedding, d.lm_head) else 1)
-    return 19 * ranks - (1 if int(config["vocab_size"]) % ranks else 0)
+    return 19 * ranks - (1 if size % ranks else 0)
 
 
-def _heads(config: Mapping[str, Any], tp: int) -> dict[str, int]:
-    """Query heads that tp divides; key heads as many, two a rank shared by two, or fewer than tp, as in the config."""
-    heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
+def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
+    """Query heads that tp divides; key heads as many, two a rank shared by two, or fewer than tp, as in the model."""
+    heads, kv_heads, tp = op.heads, op.kv_heads, d.tp
     if kv_heads == heads:
-        return {"num_attention_heads": 2 * tp, "num_key_value_heads": 2 * tp}
-    if kv_heads < tp:
-        return {"num_attention_heads": 2 * lcm(kv_heads, tp), "num_key_value_heads": kv_heads}
-    shared = 2 * tp if kv_heads % (2 * tp) == 0 else tp
-    return {"num_attention_heads": 2 * shared, "num_key_value_heads": shared}
+        small = (2 * tp, 2 * tp)
+    elif kv_heads < tp:
+        small = (2 * lcm(kv_heads, tp), kv_heads)
+    else:
+        shared = 2 * tp if kv_heads % (2 * tp) == 0 else tp
+        small = (2 * shared, shared)
+    found: Properties = {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
+    if op.rotary_dim is not None:
+        found["rotary_dim"] = ROPE_DIM
+    if op.window is not None:
+        found["window"] = WINDOW
+    return found
 
 
-def _indexer(d: Deployment) -> dict[str, int]:
-    """Index heads that tp divides, part of them rotated; fewer keys than there are, in prefill more than some see."""
-    return {"index_n_heads": 3 * d.tp, "index_head_dim": 10, "index_topk": 13 if d.phase == "decode" else 37}
-
-
-def _experts(config: Mapping[str, Any], deployment: Deployment) -> dict[str, int]:
-    """Two experts or more per rank and per group, at most three choices."""
-    groups = int(config.get("n_group") or 1)
-    count = 2 * lcm(deployment.ep, groups)
-    top_k = min(int(config.get("num_experts_per_tok") or 1), 3)
+def _latent(op: model.LatentAttentionOp, d: Deployment) -> Properties:
+    """A latent that is narrower than the keys that are made of it."""
     return {
-        "n_routed_experts": max(count, 4),
-        "num_local_experts": max(count, 4),
-        "num_experts_per_tok": top_k,
-        "topk_group": max(1, min(int(config.get("topk_group") or 1), groups)),
+        "num_attention_heads": 2 * d.tp,
+        "q_lora_rank": None if op.q_lora_rank is None else QUERY_RANK,
+        "kv_lora_rank": LATENT_RANK,
+        "qk_nope_head_dim": NOPE_DIM,
+        "qk_rope_head_dim": ROPE_DIM,
+        "v_head_dim": V_DIM,
     }
+
+
+def _dsa(op: model.DsaOp, d: Deployment) -> Properties:
+    """Index heads that tp divides, part of them rotated; fewer keys than there are, in prefill more than some see."""
+    chosen = 13 if d.phase == "decode" else 37
+    return {**_latent(op, d), "index_n_heads": 3 * d.tp, "index_head_dim": 10, "index_topk": chosen}
+
+
+def _ffn(op: model.FfnOp, d: Deployment) -> Properties:
+    del op
+    return {"intermediate_size": 20 * d.tp}
+
+
+def _moe(op: model.MoeOp, d: Deployment) -> Properties:
+    """Two experts or more per rank and per group, at most three choices."""
+    shared = ceil(op.shared_intermediate_size.value.data / op.moe_intermediate_size.value.data)
+    return {
+        "n_routed_experts": max(2 * lcm(d.ep, op.n_group.value.data), 4),
+        "num_experts_per_tok": min(op.top_k, 3),
+        "moe_intermediate_size": 10 * d.moe_tp,
+        # As many shared experts side by side as there are.
+        "shared_intermediate_size": 10 * d.moe_tp * shared,
+    }
+
+
+SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
+    model.GqaOp: _gqa,
+    model.MlaOp: _latent,
+    model.DsaOp: _dsa,
+    model.FfnOp: _ffn,
+    model.MoeOp: _moe,
+}
+"""The small sizes of a block, by its op; what is not named stays."""
 
 
 def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:

@@ -13,7 +13,7 @@ from pmc.compiler.config import changed
 from pmc.compiler.driver import compile_model, run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import LEAST_BUDGET, MOST_BUDGET, shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import LEAST_BUDGET, MOST_BUDGET, shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
@@ -54,7 +54,7 @@ def small_target(
 def small_model(config: Mapping[str, Any], source: str, small: Deployment, layers: int, dtype: str | None) -> ModuleOp:
     """The module of a small model with `layers` layers, or as many as give every pipeline stage two."""
     fewest = 2 * small.pp if small.pp > 1 else 1
-    return import_hf(shrink_config(config, small, max(layers, fewest), dtype), source, "small")
+    return shrink_model(import_hf(config, source, "small"), small, max(layers, fewest), dtype)
 
 
 def refuse_mistakes(

@@ -2,7 +2,8 @@
 
     %y = layer.matmul(%x, %w) {a = 1, b = "text", c = <q_len>} at "blocks.moe.q_a_proj" : !layer.tensor<..>
 
-Operands stand in the order of the op's definition; a variadic group stands in brackets.  Properties are printed
+Operands stand in the order of the op's definition; a variadic group stands in brackets, an optional operand does but
+where the op says otherwise.  Properties are printed
 without types, integers are i64, floats f64, `<..>` is an expression; one that has its default value is left out.
 Every op names the `path` of the model block it came from.  Operand types are not repeated: operands must be defined
 before they are used.
@@ -221,6 +222,9 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
     HIDDEN: ClassVar[tuple[str, ...]] = ("path",)
     """Properties that an op's own assembly prints elsewhere than in the braces."""
 
+    BARE: ClassVar[tuple[str, ...]] = ()
+    """Optional operands at the end that stand without brackets, and are not there where they are absent."""
+
     @classmethod
     def make(
         cls,
@@ -231,13 +235,18 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         regions: Sequence[Region] = (),
         like: Operation | None = None,
     ) -> Self:
-        """Build the op; a None property is left out or has its default, the source location is that of `like`."""
+        """Build the op; a None property is left out or has its default, the source location is that of `like`.
+
+        Operands of `BARE` need not be given.
+        """
         flat: list[SSAValue] = []
         sizes: list[int] = []
         for group in operands:
             values = [group] if isinstance(group, SSAValue) else list(group)
             flat.extend(values)
             sizes.append(len(values))
+        missing = len(cls.get_irdl_definition().operands) - len(sizes)
+        sizes += [0] * min(missing, len(cls.BARE))
         props: dict[str, Attribute] = {
             name: attribute(value) for name, value in (properties or {}).items() if value is not None
         }
@@ -279,11 +288,13 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         with printer.in_parens():
             first = True
             for name, kind in definition.operands:
+                value: SSAValue | Sequence[SSAValue] | None = getattr(self, name)
+                if value is None and name in self.BARE:
+                    continue
                 if not first:
                     printer.print_string(", ")
                 first = False
-                value: SSAValue | Sequence[SSAValue] | None = getattr(self, name)
-                if isinstance(kind, VarOperandDef):
+                if isinstance(kind, VarOperandDef) and name not in self.BARE:
                     group = [] if value is None else [value] if isinstance(value, SSAValue) else value
                     with printer.in_square_brackets():
                         printer.print_list(group, printer.print_operand)
@@ -315,10 +326,13 @@ class PmcOp(IRDLOperation, metaclass=PlainClassCheck):
         operands: list[SSAValue] = []
         sizes: list[int] = []
         parser.parse_punctuation("(")
-        for index, (_, kind) in enumerate(definition.operands):
-            if index:
+        for index, (name, kind) in enumerate(definition.operands):
+            if index and parser.parse_optional_punctuation(",") is None:
+                if name in cls.BARE:
+                    sizes.append(0)
+                    continue
                 parser.parse_punctuation(",")
-            if isinstance(kind, VarOperandDef):
+            if isinstance(kind, VarOperandDef) and name not in cls.BARE:
                 group = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_value_use(parser))
             else:
                 group = [parse_value_use(parser)]

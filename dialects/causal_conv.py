@@ -11,8 +11,8 @@ from xdsl.irdl import irdl_op_definition, operand_def, opt_operand_def, prop_def
 from pmc.dialects.expr import Expr
 from pmc.dialects.interfaces import SEQUENCES, WHOLE, ShardingRule, Unit
 from pmc.dialects.layer_op import HEAD, StateUpdateOp
+from pmc.dialects.recurrence_kinds import CONV_ACTIVATIONS, CausalConvAttr
 from pmc.dialects.tensor import TensorType, tensor
-from pmc.dialects.vector_kinds import ACTIVATIONS, CausalConvAttr
 
 
 @irdl_op_definition
@@ -50,8 +50,8 @@ class CausalConvOp(StateUpdateOp):
         self.fail_unless(stored == found, f"the state is {stored}, must be {found}, as the inputs that it keeps")
         self.fail_unless(self.after.type == self.state.type, "the state after the step must have the type of the state")
         self.fail_unless(
-            self.activation.data in ACTIVATIONS,
-            f"activation is '{self.activation.data}', must be {' or '.join(ACTIVATIONS)}",
+            self.activation.data in CONV_ACTIVATIONS,
+            f"activation is '{self.activation.data}', must be {' or '.join(CONV_ACTIVATIONS)}",
         )
 
     @property

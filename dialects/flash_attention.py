@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
+from xdsl.dialects.builtin import AnyFloat, ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
 from xdsl.ir import Attribute, SSAValue
-from xdsl.irdl import operand_def, prop_def, var_operand_def
+from xdsl.irdl import operand_def, opt_prop_def, prop_def, var_operand_def
 
-from pmc.dialects.expr import Expr, ExprAttr, expr
+from pmc.dialects.expr import Expr, ExprAttr, expr, max_of, min_of
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE
 from pmc.dialects.layer_op import HEAD, MatrixOp
 from pmc.dialects.matrix_types import widens_to
@@ -21,6 +21,14 @@ class FlashAttentionOp(MatrixOp):
     nope part) and the rotary part, whose one key head all query heads share.  v [batch, kv_len, kv_heads*v_dim] may
     be the same value as a k piece, as in absorbed MLA: it is then read once.  The weights are a softmax of scale *
     scores over the keys that a query may see; causal: keys up to kv_len - q_len + i for query i.
+
+    With a `window` a query sees only the last `window` of these, its own included: the keys j with
+    kv_len - q_len + i - window < j (`sliding_window_overlay` of transformers).  The rows of k and v may then be fewer
+    than there are positions: min(kv_len, window + q_len - 1) of them are seen by any query, and `kv_len` here is the
+    number of rows, of which the newest are the last.
+
+    `sinks` [heads] of an op that has them is one more logit of every head: exp(sink) is added to the sum of the softmax
+    and has no value (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023; gpt-oss).
     """
 
     q = var_operand_def(TensorType)
@@ -31,6 +39,7 @@ class FlashAttentionOp(MatrixOp):
     q_len = prop_def(ExprAttr)
     scale = prop_def(FloatAttr)
     causal = prop_def(BoolAttr)
+    window = opt_prop_def(IntegerAttr)
 
     def verify_(self) -> None:
         """Pieces agree in number; every width is a multiple of its head."""
@@ -40,12 +49,19 @@ class FlashAttentionOp(MatrixOp):
         self.fail_unless(all(len(tensor(q).dims) == 2 for q in self.q), "queries must be [T, width]")
         for value in (*self.k, self.v):
             self.fail_unless(len(tensor(value).dims) == 3, "keys and values must be [batch, kv_len, width]")
+        if self.window is not None:
+            self.fail_unless(self.window.value.data > 0, f"window is {self.window.value.data}, must be at least 1")
+            self.fail_unless(bool(self.causal), "a window needs causal: it ends with the key of the query")
         for value in (*self.q, *self.k, self.v):
             self.fail_unless(tensor(value).dims[-1].is_constant, "the width of queries, keys and values is a number")
         self._verify_widths()
         batch, kv_len, _ = tensor(self.v).dims
         for value in self.k:
             self.require_shape(value, (batch, kv_len, tensor(value).dims[2]), "the keys")
+        if self.sink_logits is not None:
+            self.require_shape(self.sink_logits, (expr(self.heads),), "sinks")
+            stored = tensor(self.sink_logits).element_type
+            self.fail_unless(isinstance(stored, AnyFloat), f"sinks are {stored}, must be a float type")
         rows = tensor(self.q[0]).dims[0] if self.is_sharded else batch * self.q_len.data
         for value in self.q:
             self.require_shape(value, (rows, tensor(value).dims[1]), "the queries")
@@ -113,13 +129,51 @@ class FlashAttentionOp(MatrixOp):
                 )
         return arithmetic
 
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        """The sinks of the query heads on this rank, None without."""
+        return None
+
+    @property
+    def window_keys(self) -> int | None:
+        """How many keys a query sees at most, None for all up to its own."""
+        return None if self.window is None else self.window.value.data
+
+    @property
+    def keys_seen(self) -> Expr:
+        """The keys of a sequence that any query sees, the last ones of all: those before are not read."""
+        kv_len = tensor(self.v).dims[1]
+        return kv_len if self.window_keys is None else min_of(kv_len, self.q_len.data + (self.window_keys - 1))
+
+    @property
+    def pairs_twice(self) -> Expr:
+        """Twice the (query, key) pairs of a sequence: a causal query sees keys_seen - q_len + i + 1 keys or its window.
+
+        The last of q_len queries would see keys_seen - window keys before its window, the one before it one key less.
+        """
+        q_len, keys = self.q_len.data, self.keys_seen
+        if not self.causal:
+            return 2 * q_len * keys
+        pairs = q_len * (2 * keys - q_len + 1)
+        if self.window_keys is None:
+            return pairs
+        before = max_of(keys - self.window_keys, 0)
+        return pairs - before * (before + 1)
+
     def flops(self) -> Expr:
-        """2 * (query, key) pairs * heads * (qk dims + v dim); causal queries see kv_len - q_len + i + 1 keys."""
+        """2 * (query, key) pairs * heads * (qk dims + v dim)."""
         width = self.heads * (sum(self.piece_dims()) + self.v_dim.value.data)
-        batch, kv_len = tensor(self.k[0]).dims[:2]
-        q_len = self.q_len.data
-        twice_pairs = q_len * (2 * kv_len - q_len + 1) if self.causal else 2 * q_len * kv_len
-        return batch * twice_pairs * width
+        return tensor(self.k[0]).dims[0] * self.pairs_twice * width
+
+    def bytes_read(self) -> Expr:
+        """Those of all distinct operands; of keys and values the rows that any query sees."""
+        keyed = {*self.k, self.v}
+
+        def read(value: SSAValue) -> Expr:
+            type_ = tensor(value)
+            return (type_.with_dims((type_.dims[0], self.keys_seen, type_.dims[2])) if value in keyed else type_).bytes
+
+        return sum((read(value) for value in dict.fromkeys(self.operands)), expr(0))
 
     def factors(self) -> tuple[tuple[str, ...], ...]:
         """Of q, k and v: heads as the queries, key heads as their cache; a piece with one key head is shared."""

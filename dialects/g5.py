@@ -655,8 +655,8 @@ class VectorCommandOp(CommandOp):
         )
 
     def flops(self) -> Expr:
-        """The arithmetic of the kind on every element."""
-        return self.kind.flops_per_element * self.rows.data * self.columns.data
+        """The arithmetic of the kind."""
+        return self.kind.flops(self.rows.data, self.columns.data)
 
     def fields(self) -> dict[str, Field]:
         """The kind, the matrices and the sizes."""

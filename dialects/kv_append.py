@@ -15,7 +15,11 @@ from pmc.dialects.tensor import TensorType, tensor
 
 @irdl_op_definition
 class KvAppendOp(StateUpdateOp):
-    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache."""
+    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache.
+
+    `kv_len` is the number of rows of the cache: one of a sliding window holds the newest tokens of a sequence, the new
+    ones last.
+    """
 
     name = "layer.kv_append"
     UNIT: ClassVar[Unit] = "none"

@@ -38,11 +38,19 @@ from xdsl.irdl import (
 from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
 from pmc.dialects.effects import READS, Effects
+from pmc.dialects.elementwise import ActivationOp as ActivationOp
+from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
+from pmc.dialects.elementwise import AddOp as AddOp
+from pmc.dialects.elementwise import GatedActivationOp as GatedActivationOp
+from pmc.dialects.elementwise import QuantizeOp as QuantizeOp
+from pmc.dialects.elementwise import RowGateOp as RowGateOp
+from pmc.dialects.elementwise import ScaleOp as ScaleOp
+from pmc.dialects.elementwise import SiluMulOp as SiluMulOp
+from pmc.dialects.elementwise import SoftCapOp as SoftCapOp
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, WHOLE, ShardingRule, Unit, Work
 from pmc.dialects.kv_append import KvAppendOp as KvAppendOp
-from pmc.dialects.layer_norm import LayerNormOp as LayerNormOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
@@ -51,6 +59,9 @@ from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
 from pmc.dialects.layer_structure import YieldOp as YieldOp
+from pmc.dialects.norms import AddRmsNormOp as AddRmsNormOp
+from pmc.dialects.norms import LayerNormOp as LayerNormOp
+from pmc.dialects.norms import RmsNormOp as RmsNormOp
 from pmc.dialects.recurrence import GatedDeltaOp as GatedDeltaOp
 from pmc.dialects.recurrence import RecurrenceOp as RecurrenceOp
 from pmc.dialects.recurrence import SsmScanOp as SsmScanOp
@@ -65,13 +76,8 @@ from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.state_roles import STATE_ROLES
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
-    AddAttr,
-    AddRmsNormAttr,
-    ConvertAttr,
-    RmsNormAttr,
     RopeAttr,
     RouterTopkAttr,
-    SiluMulAttr,
     SoftmaxFinishAttr,
     VectorKindAttr,
 )
@@ -279,12 +285,22 @@ class AttentionOp(FlashAttentionOp):
     """Attention of every sequence over its cache: y [T, heads*v_dim] is the weighted sum of v."""
 
     name = "layer.attention"
+    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
+    q = var_operand_def(TensorType)
+    k = var_operand_def(TensorType)
+    v = operand_def(TensorType)
+    sinks = opt_operand_def(TensorType)
     y = result_def(TensorType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        return self.sinks
+
     def sharding_rule(self) -> ShardingRule:
         """Query heads decide; where cp splits queries and keys, insert-collectives makes a ring of the op."""
-        return ShardingRule(self.factors(), ((ROWS, HEAD),), aligned=frozenset({"g"}))
+        sinks = ((HEAD,),) if self.sinks is not None else ()
+        return ShardingRule((*self.factors(), *sinks), ((ROWS, HEAD),), aligned=frozenset({"g"}))
 
 
 @irdl_op_definition
@@ -293,15 +309,18 @@ class AttentionStepOp(FlashAttentionOp):
 
     The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
     exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the
-    exponentials, both [T, heads].  The first step has no `state` to go on from.  `hidden` keys fewer are visible than
+    exponentials, both [T, heads].  The first step has no `state` to go on from; it is the one that counts the `sinks`.
+    `hidden` keys fewer are visible than
     causality over the positions of this rank says: 1 where the block of a striped sequence is that of a later rank.
     """
 
     name = "layer.attention_step"
+    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
     q = var_operand_def(TensorType)
     k = var_operand_def(TensorType)
     v = operand_def(TensorType)
     state = var_operand_def(TensorType)
+    sinks = opt_operand_def(TensorType)
     hidden = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     acc = result_def(TensorType)
     row_max = result_def(TensorType)
@@ -315,7 +334,13 @@ class AttentionStepOp(FlashAttentionOp):
             self.require_shape(value, (tensor(self.acc).dims[0], expr(self.heads)), what)
         types = [value.type for value in self.state]
         self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
+        self.fail_unless(self.sinks is None or not types, "only the first step has sinks: they are counted once")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
+        self.fail_unless(self.window is None, "a step of a ring has no window: its keys are every n-th of a sequence")
+
+    @property
+    def sink_logits(self) -> SSAValue | None:
+        return self.sinks
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """The state before and after the step."""
@@ -329,7 +354,8 @@ class AttentionStepOp(FlashAttentionOp):
     def sharding_rule(self) -> ShardingRule:
         """As attention; the state has the rows and heads of the queries."""
         row = (ROWS, HEAD)
-        return ShardingRule((*self.factors(), *(row for _ in self.state)), (row, row, row), aligned=frozenset({"g"}))
+        others = (*(row for _ in self.state), *(((HEAD,),) if self.sinks is not None else ()))
+        return ShardingRule((*self.factors(), *others), (row, row, row), aligned=frozenset({"g"}))
 
 
 @irdl_op_definition
@@ -404,45 +430,15 @@ class EmbeddingOp(LayerOp):
 
 
 @irdl_op_definition
-class RmsNormOp(RowOp):
-    """y = x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (the whole row in a plain norm)."""
-
-    name = "layer.rms_norm"
-    x = operand_def(TensorType)
-    w = operand_def(TensorType)
-    eps = prop_def(FloatAttr)
-    group = prop_def(IntegerAttr)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """Groups divide a row; w has one element per column of a group."""
-        self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        self.require_groups(self.x, self.group.value.data)
-        self.require_shape(self.w, (expr(self.group.value.data),), "w")
-        self.require_shape(self.y, tensor(self.x).dims, "y")
-
-    @property
-    def row_columns(self) -> int:
-        return self.group.value.data
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return RmsNormAttr(self.eps)
-
-    def sharding_rule(self) -> ShardingRule:
-        """A row is normalised whole, heads of a per-head norm may be sharded."""
-        whole = tensor(self.x).dims[-1] == expr(self.group.value.data)
-        column = WHOLE if whole else HEAD
-        return ShardingRule(((TOKEN, column), (WHOLE,)), ((TOKEN, column),))
-
-
-@irdl_op_definition
 class RopeOp(RowOp):
     """Rotary position embedding of every `head_dim` columns.
 
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` (yarn, llama3) that change the frequencies.
+
+    With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
+    (`partial_rotary_factor` and `rotary_dim` of Hugging Face).
     """
 
     name = "layer.rope"
@@ -455,14 +451,23 @@ class RopeOp(RowOp):
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
+    rotary_dim = opt_prop_def(IntegerAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
         """Pairs of columns are rotated, by angles that a positive theta gives."""
         self.require_shape(self.y, tensor(self.x).dims, "y")
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        self.require_groups(self.x, self.head_dim.value.data)
-        self.fail_unless(self.head_dim.value.data % 2 == 0, f"head_dim {self.head_dim.value.data} is odd")
+        self.require_groups(self.head_dim.value.data)
+        head_dim = self.head_dim.value.data
+        if self.rotary_dim is None:
+            self.fail_unless(head_dim % 2 == 0, f"head_dim {head_dim} is odd")
+        else:
+            rotary = self.rotary_dim.value.data
+            self.fail_unless(
+                0 < rotary < head_dim and rotary % 2 == 0,
+                f"rotary_dim is {rotary}, must be positive, even and less than {head_dim}, the head_dim",
+            )
         self.fail_unless(self.theta.value.data > 0, f"theta is {self.theta.value.data}, must be positive")
         self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
 
@@ -476,111 +481,12 @@ class RopeOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr())
+        optional = self.scaling or NoneAttr(), self.rotary_dim or NoneAttr()
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
         return ShardingRule(((ROWS, HEAD),), ((ROWS, HEAD),))
-
-
-@irdl_op_definition
-class SiluMulOp(RowOp):
-    """y = silu(gate) * up."""
-
-    name = "layer.silu_mul"
-    gate = operand_def(TensorType)
-    up = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.up, tensor(self.gate).dims, "up")
-        self.require_shape(self.y, tensor(self.gate).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return SiluMulAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        factors = tuple(f"d{i}" for i in range(len(tensor(self.gate).dims)))
-        return ShardingRule((factors, factors), (factors,))
-
-
-@irdl_op_definition
-class AddOp(RowOp):
-    """y = a + b; `a` is the residual or the routed experts, whose sharding decides."""
-
-    name = "layer.add"
-    a = operand_def(TensorType)
-    b = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.b, tensor(self.a).dims, "b")
-        self.require_shape(self.y, tensor(self.a).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return AddAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        """Element-wise and linear: two partial sums of one axis add up to a partial sum."""
-        return ShardingRule(
-            ((TOKEN, "n"), (TOKEN, "n")), ((TOKEN, "n"),), stationary=frozenset({0}), linear=frozenset({0, 1})
-        )
-
-
-@irdl_op_definition
-class AddRmsNormOp(RowOp):
-    """total = a + b, y = total / sqrt(mean(total^2) + eps) * w over a whole row: a residual and the norm behind it."""
-
-    name = "layer.add_rms_norm"
-    a = operand_def(TensorType)
-    b = operand_def(TensorType)
-    w = operand_def(TensorType)
-    eps = prop_def(FloatAttr)
-    total = result_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """Matrices of one shape, w with one element per column."""
-        dims = tensor(self.a).dims
-        self.fail_unless(len(dims) == 2, "a must be [T, width]")
-        for value, what in ((self.b, "b"), (self.total, "total"), (self.y, "y")):
-            self.require_shape(value, dims, what)
-        self.require_shape(self.w, dims[1:], "w")
-
-    @property
-    def row_columns(self) -> int:
-        return tensor(self.a).dims[1].constant
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return AddRmsNormAttr(self.eps)
-
-    def sharding_rule(self) -> ShardingRule:
-        """A row is normalised whole."""
-        row = (TOKEN, WHOLE)
-        return ShardingRule((row, row, (WHOLE,)), (row, row))
-
-
-@irdl_op_definition
-class QuantizeOp(RowOp):
-    """x in another element type, with unit scale and saturation."""
-
-    name = "layer.quantize"
-    x = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        self.require_shape(self.y, tensor(self.x).dims, "y")
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return ConvertAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        factors = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
-        return ShardingRule((factors,), (factors,))
 
 
 # -- views ------------------------------------------------------------------------------------------------------
@@ -789,6 +695,12 @@ Layer = Dialect(
         LayerNormOp,
         RopeOp,
         SiluMulOp,
+        ActivationOp,
+        GatedActivationOp,
+        AddBiasOp,
+        ScaleOp,
+        SoftCapOp,
+        RowGateOp,
         AddOp,
         AddRmsNormOp,
         QuantizeOp,

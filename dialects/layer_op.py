@@ -14,7 +14,7 @@ from xdsl.utils.exceptions import VerifyException
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.effects import UPDATES, Effects, HasEffects, StatedEffects
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
 from pmc.dialects.tensor import TypeMismatchError, element_name, number_type, shape_text, tensor, wrong_indices
@@ -98,13 +98,6 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
         actual = tensor(value).dims
         self.fail_unless(actual == tuple(dims), f"{what} is {shape_text(actual)}, must be {shape_text(dims)}")
 
-    def require_groups(self, value: SSAValue, group: int) -> None:
-        """Check that the columns of a value are whole groups, where both are numbers."""
-        width = tensor(value).dims[-1]
-        self.fail_unless(
-            group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
-        )
-
     @property
     def is_sharded(self) -> bool:
         """Whether types are those of whole tensors; lengths in properties may then be those of a rank of cp."""
@@ -147,17 +140,32 @@ class RowOp(LayerOp, ABC):
         """The adjacent columns that belong together; None where the op treats every element by itself."""
         return None
 
+    @property
+    def has_own_matrices(self) -> bool:
+        """Whether every index of the first dim, an expert, has one-row matrices of its own: [E, columns]."""
+        return False
+
     @abstractmethod
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         """What the command does; `token` is the token that row `row` of its matrices belongs to."""
+
+    def require_groups(self, group: int) -> None:
+        """Check that the columns of the first operand are whole groups, where both are numbers."""
+        width = tensor(self.operands[0]).dims[-1]
+        self.fail_unless(
+            group > 0 and width.is_constant and width.constant % group == 0, f"{group} does not divide {width} columns"
+        )
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """A tile writes the rows that it has read."""
         return [(value, result) for result in self.results for value in self.operands if value.type == result.type]
 
     def flops(self) -> Expr:
-        """The arithmetic of the kind on every element."""
-        return tensor(self.operands[0]).elements * self.vector_kind(expr(ROW)).flops_per_element
+        """The arithmetic of the kind on rows of the first operand."""
+        *leading, width = tensor(self.operands[0]).dims
+        columns = width if self.row_columns is None else expr(self.row_columns)
+        rows = product(leading) if columns == width else product(leading) * (width.constant // columns.constant)
+        return self.vector_kind(expr(ROW)).flops(rows, columns)
 
 
 class StateUpdateOp(LayerOp, ABC):

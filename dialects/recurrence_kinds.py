@@ -12,10 +12,10 @@ from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr
-from pmc.dialects.vector_kind_attr import SIGMOID, Matrix, VectorKindAttr
-from pmc.dialects.vector_steps import VectorSteps
+from pmc.dialects.vector_kind_attr import Matrix, VectorKindAttr
+from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
-ACTIVATIONS = ("none", "silu")
+CONV_ACTIVATIONS = ("none", "silu")
 """What a kind can do with its result at the end."""
 
 
@@ -56,8 +56,8 @@ class CausalConvAttr(VectorKindAttr):
         """At least two taps, as one remembers nothing, and a known activation."""
         if self.taps.value.data < 2:
             return f"taps is {self.taps.value.data}, must be at least 2"
-        known = self.activation.data in ACTIVATIONS
-        return None if known else f"activation is '{self.activation.data}', must be {' or '.join(ACTIVATIONS)}"
+        known = self.activation.data in CONV_ACTIVATIONS
+        return None if known else f"activation is '{self.activation.data}', must be {' or '.join(CONV_ACTIVATIONS)}"
 
 
 class RecurrenceStepAttr(VectorKindAttr):

@@ -94,7 +94,7 @@ class L2NormOp(RowOp):
     def verify_(self) -> None:
         """Groups divide a row."""
         self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
-        self.require_groups(self.x, self.group.value.data)
+        self.require_groups(self.group.value.data)
         self.require_shape(self.y, tensor(self.x).dims, "y")
 
     @property
@@ -132,7 +132,7 @@ class GatedRmsNormOp(RowOp):
         """Groups divide a row; w has one element per column of a row or of a group."""
         group, dims = self.group.value.data, tensor(self.x).dims
         self.fail_unless(len(dims) == 2, "x must be [T, width]")
-        self.require_groups(self.x, group)
+        self.require_groups(group)
         if tensor(self.w).dims != dims[1:]:
             self.require_shape(self.w, (expr(group),), "w")
         self.require_shape(self.gate, dims, "gate")

@@ -721,8 +721,8 @@ class VectorOp(CommandOp):
         )
 
     def flops(self) -> Expr:
-        """The arithmetic of the kind on every element."""
-        return self.kind.flops_per_element * self.rows.data * self.columns.data
+        """The arithmetic of the kind."""
+        return self.kind.flops(self.rows.data, self.columns.data)
 
     def verify_(self) -> None:
         """The number of matrices, and parameters of which the kind can make sense."""

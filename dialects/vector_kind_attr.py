@@ -1,6 +1,6 @@
-"""The base of the vector kinds: their matrices, the text of their parameters, how much of each matrix a command uses.
+"""What every vector kind has: matrices, parameters with their text, counts, and the engine.
 
-The kinds themselves are in `vector_kinds`, those of recurrences in `recurrence_kinds`.
+The kinds themselves are in `vector_kinds.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import (
     IntegerType,
     NoneAttr,
     StringAttr,
+    UnitAttr,
     i1,
 )
 from xdsl.ir import Attribute, ParametrizedAttribute
@@ -59,10 +60,6 @@ class Matrix:
         return self.role != "in"
 
 
-SIGMOID = VectorSteps(basic=1, exp=1, div=1)
-"""exp, add, div."""
-
-
 class VectorKindAttr(ParametrizedAttribute):
     """The base of all kinds: `#tile.name<parameter = value, ..>`, without brackets where there are no parameters.
 
@@ -89,6 +86,15 @@ class VectorKindAttr(ParametrizedAttribute):
     def flops_per_element(self) -> int:
         """Arithmetic per element of the command, in the counting of the tensor ops."""
         return self.FLOPS
+
+    @property
+    def flops_per_row(self) -> int:
+        """Arithmetic once for every row besides."""
+        return 0
+
+    def flops(self, rows: Expr, columns: Expr) -> Expr:
+        """Arithmetic of a command on `rows` x `columns`."""
+        return self.flops_per_element * rows * columns + self.flops_per_row * rows
 
     @property
     def steps_per_element(self) -> VectorSteps:
@@ -239,9 +245,13 @@ _FORMS: tuple[tuple[Any, _Form], ...] = (
     (ExprAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr))),
     (BoolAttr, _Form("true or false", _is_bool)),
     (IntegerAttr, _Form("an integer", _is_integer)),
+    (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),
+    (IntegerAttr | NoneAttr, _Form("an integer", _is_integer, optional=True)),
+    (UnitAttr | NoneAttr, _Form("unit", lambda v: isinstance(v, UnitAttr), optional=True)),
+    (FloatAttr | NoneAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr), optional=True)),
 )
 
 

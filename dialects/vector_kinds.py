@@ -13,13 +13,22 @@ In the docstrings r is a row and c a column of the command's `rows` x `columns`;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr
+from xdsl.dialects.builtin import (
+    BoolAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    NoneAttr,
+    StringAttr,
+    UnitAttr,
+)
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr, ExprAttr
-from pmc.dialects.recurrence_kinds import ACTIVATIONS as ACTIVATIONS
 from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
 from pmc.dialects.recurrence_kinds import DecayAttr as DecayAttr
 from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
@@ -30,11 +39,10 @@ from pmc.dialects.recurrence_kinds import SsmStepAttr as SsmStepAttr
 from pmc.dialects.vector_kind_attr import KIND as KIND
 from pmc.dialects.vector_kind_attr import ROLES as ROLES
 from pmc.dialects.vector_kind_attr import ROW as ROW
-from pmc.dialects.vector_kind_attr import SIGMOID, Matrix
-from pmc.dialects.vector_kind_attr import Extent as Extent
+from pmc.dialects.vector_kind_attr import Matrix as Matrix
 from pmc.dialects.vector_kind_attr import Role as Role
 from pmc.dialects.vector_kind_attr import VectorKindAttr as VectorKindAttr
-from pmc.dialects.vector_steps import VectorSteps
+from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
 
 @irdl_attr_definition
@@ -50,6 +58,20 @@ class FillAttr(VectorKindAttr):
     def of(cls, value: float) -> FillAttr:
         """Fill with `value`."""
         return cls(FloatAttr(value, 64))
+
+
+@irdl_attr_definition
+class RepeatRowsAttr(VectorKindAttr):
+    """out[r, c] = x[r mod period, c] in the element type of out."""
+
+    name: ClassVar[str] = "tile.repeat_rows"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in", rows="period"), Matrix("out", "out"))
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    period: IntegerAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least one row."""
+        return None if self.period.value.data > 0 else f"period is {self.period.value.data}, must be at least 1"
 
 
 @irdl_attr_definition
@@ -85,8 +107,38 @@ class SiluMulAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=3)
 
 
+def _wrong_eps(eps: float) -> str | None:
+    """A square root needs no negative number."""
+    return None if eps >= 0 else f"eps is {eps}, must not be negative"
+
+
+class NormAttr(VectorKindAttr):
+    """The base of norms with a gain, which is w or, with `zero_centered`, 1 + w: one step more of every element."""
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the norm, and the sum."""
+        return self.FLOPS + self._sums
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Those of the norm, and the sum."""
+        return self.ELEMENT_STEPS + VectorSteps(basic=self._sums)
+
+    @property
+    def _sums(self) -> int:
+        flag = getattr(self, "zero_centered")  # noqa: B009  # every norm has this parameter, and the next
+        return int(isinstance(flag, UnitAttr))
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        eps = getattr(self, "eps")  # noqa: B009
+        assert isinstance(eps, FloatAttr)
+        return _wrong_eps(eps.value.data)
+
+
 @irdl_attr_definition
-class RmsNormAttr(VectorKindAttr):
+class RmsNormAttr(NormAttr):
     """out = x / sqrt(mean_c(x^2) + eps) * w, every row by itself.
 
     Steps of an element: square, mul, scale, convert; of a row: sum, mean (div), add eps, rsqrt, as in the SG2262 kernel
@@ -99,14 +151,11 @@ class RmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=4)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, div=1, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class AddRmsNormAttr(VectorKindAttr):
+class AddRmsNormAttr(NormAttr):
     """total = a + b, out = total / sqrt(mean_c(total^2) + eps) * w, every row by itself: the steps of both."""
 
     name: ClassVar[str] = "tile.add_rms_norm"
@@ -117,14 +166,11 @@ class AddRmsNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = AddAttr.ELEMENT_STEPS + RmsNormAttr.ELEMENT_STEPS
     ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
-class LayerNormAttr(VectorKindAttr):
+class LayerNormAttr(NormAttr):
     """out = (x - mean_c(x)) / sqrt(mean_c((x - mean_c(x))^2) + eps) * w + b, every row by itself.
 
     Steps of an element: subtract the mean, square, scale, mul, add, convert; of a row: two sums, two means (div), add
@@ -142,10 +188,7 @@ class LayerNormAttr(VectorKindAttr):
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3, div=2, rsqrt=1)
     eps: FloatAttr
-
-    def wrong_parameter(self, columns: Expr) -> str | None:
-        """A square root needs no negative number."""
-        return None if self.eps.value.data >= 0 else f"eps is {self.eps.value.data}, must not be negative"
+    zero_centered: UnitAttr | NoneAttr
 
 
 @irdl_attr_definition
@@ -154,6 +197,9 @@ class RopeAttr(VectorKindAttr):
 
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + columns/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
+
+    With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
+    add are then counted for these columns of a row, the conversion for all.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -165,11 +211,37 @@ class RopeAttr(VectorKindAttr):
     interleaved: BoolAttr
     position: ExprAttr
     scaling: DictionaryAttr | NoneAttr
+    rotary_dim: IntegerAttr | NoneAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """None where a row has its own number."""
+        return self.FLOPS if isinstance(self.rotary_dim, NoneAttr) else 0
+
+    @property
+    def flops_per_row(self) -> int:
+        """Those of the columns that are rotated."""
+        return 0 if isinstance(self.rotary_dim, NoneAttr) else self.FLOPS * self.rotary_dim.value.data
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """Rotate and convert, or convert."""
+        return self.ELEMENT_STEPS if isinstance(self.rotary_dim, NoneAttr) else VectorSteps(basic=1)
+
+    @property
+    def steps_per_row(self) -> VectorSteps:
+        """Rotate the columns that are not all."""
+        return VectorSteps(basic=0 if isinstance(self.rotary_dim, NoneAttr) else 3 * self.rotary_dim.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """A positive base, and pairs of columns."""
+        """A positive base, and pairs of columns, of which some are left where `rotary_dim` is given."""
         if not self.theta.value.data > 0:
             return f"theta is {self.theta.value.data}, must be positive"
+        if isinstance(self.rotary_dim, IntegerAttr):
+            rotary = self.rotary_dim.value.data
+            if rotary <= 0 or rotary % 2 or (columns.is_constant and rotary >= columns.constant):
+                return f"rotary_dim is {rotary}, must be positive, even and less than the {columns} columns"
+            return None
         if columns.is_constant and columns.constant % 2:
             return f"rotates pairs of columns, found {columns}"
         return None
@@ -179,7 +251,8 @@ class RopeAttr(VectorKindAttr):
 class SoftmaxStepAttr(VectorKindAttr):
     """One step of FlashAttention-2 (Dao 2023, algorithm 1): scores S -> P, with max M, sum L, accumulator O updated.
 
-    Column c is key `key` + c; with `causal`, keys beyond `position` of the row have score -inf.  s = scale * S;
+    Column c is key `key` + c; with `causal`, keys beyond `position` of the row have score -inf, and where the kind has
+    it, also keys before `first` of the row.  s = scale * S;
     m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
     L and O with 0 before the first step; the mma after the step adds P V to O.
 
@@ -197,13 +270,30 @@ class SoftmaxStepAttr(VectorKindAttr):
         Matrix("row_sum", "update", columns=1),
         Matrix("acc", "update", columns="width"),
     )
-    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position", "first")
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, exp=1)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6, exp=1)
     scale: FloatAttr
     causal: BoolAttr
     position: ExprAttr
     key: ExprAttr
+    first: ExprAttr | NoneAttr
+
+    def __init__(
+        self,
+        scale: FloatAttr,
+        causal: BoolAttr,
+        position: ExprAttr,
+        key: ExprAttr,
+        first: ExprAttr | NoneAttr | None = None,
+    ) -> None:
+        """Without `first` rows see all keys from the beginning on."""
+        super().__init__(scale, causal, position, key, first or NoneAttr())
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Only a causal row has a first key."""
+        hides = isinstance(self.first, ExprAttr) and not bool(self.causal)
+        return "parameter 'first' needs causal = true" if hides else None
 
 
 @irdl_attr_definition
@@ -385,8 +475,200 @@ class TopkSelectAttr(VectorKindAttr):
         return None if top_k >= 1 else f"top_k is {top_k}, must be at least 1"
 
 
+@irdl_attr_definition
+class RmsNormalizeAttr(VectorKindAttr):
+    """out = x / sqrt(mean_c(x^2) + eps), every row by itself: the steps of `rms_norm` but for the gain."""
+
+    name: ClassVar[str] = "tile.rms_normalize"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 3
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    ROW_STEPS: ClassVar[VectorSteps] = RmsNormAttr.ROW_STEPS
+    eps: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A root of a number that is not negative."""
+        return _wrong_eps(self.eps.value.data)
+
+
+@irdl_attr_definition
+class AddBiasAttr(VectorKindAttr):
+    """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
+
+    name: ClassVar[str] = "tile.add_bias"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("b", "in", rows=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a function of one element, or of several, takes."""
+
+    flops: int
+    steps: VectorSteps
+    """Without the conversion of the result."""
+
+
+ACTIVATIONS: dict[str, Arithmetic] = {
+    "silu": Arithmetic(4, SIGMOID + VectorSteps(basic=1)),
+    "gelu": Arithmetic(20, VectorSteps(basic=20, exp=1, div=1)),
+    "gelu_tanh": Arithmetic(8, SIGMOID + VectorSteps(basic=5)),
+    "relu": Arithmetic(1, VectorSteps(basic=1)),
+    "relu2": Arithmetic(2, VectorSteps(basic=2)),
+    "sigmoid": Arithmetic(3, SIGMOID),
+}
+"""The activations of one operand x, by name:
+
+- silu: x * sigmoid(x); sigmoid: 1 / (1 + exp(-x)); relu: max(x, 0); relu2: max(x, 0)^2.
+- gelu: x/2 * (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel, 2016).  No vector unit has an erf: counted is formula 7.1.26
+  of Abramowitz and Stegun, whose error of 1.5e-7 FP32 does not resolve: scale, abs, mul, add, div; a polynomial of
+  degree 5 (9); square, exp, mul, subtract from 1, sign; add 1, times x, times 1/2.  Abs and sign are no FLOPs.
+- gelu_tanh: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), which is x * sigmoid of a polynomial of x: square, mul,
+  add, mul; sigmoid; times x.
+
+A sign that changes, as in exp(-x), is no step of its own.
+"""
+
+
+def unknown_name(value: StringAttr, names: Sequence[str], what: str) -> str | None:
+    """What is wrong with a name that must be one of several."""
+    known = f"{', '.join(names[:-1])} or {names[-1]}"
+    return None if value.data in names else f"{what} is '{value.data}', must be {known}"
+
+
+@irdl_attr_definition
+class ActivationAttr(VectorKindAttr):
+    """out = `function` of x, one of `ACTIVATIONS`.  Steps: its own, and the conversion."""
+
+    name: ClassVar[str] = "tile.activation"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    function: StringAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the function."""
+        return ACTIVATIONS[self.function.data].flops
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """The function, convert."""
+        return ACTIVATIONS[self.function.data].steps + VectorSteps(basic=1)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known function."""
+        del columns
+        return unknown_name(self.function, tuple(ACTIVATIONS), "function")
+
+
+GATED_ACTIVATIONS: dict[str, Arithmetic] = {
+    **{
+        name: Arithmetic(found.flops + 1, found.steps + VectorSteps(basic=1))
+        for name, found in ACTIVATIONS.items()
+        if name != "silu"
+    },
+    "clamped_silu": Arithmetic(8, SIGMOID + VectorSteps(basic=5)),
+    "clamped_swiglu": Arithmetic(10, SIGMOID + VectorSteps(basic=7)),
+}
+"""The gated activations, by name; silu has a kind of its own, `silu_mul`.
+
+- gelu, gelu_tanh, relu, relu2, sigmoid: f(gate) * up with f of `ACTIVATIONS` (Shazeer, GLU variants; sigmoid is the
+  output gate of attention in Qwen3-Next).
+- clamped_silu, with g = min(gate, limit) and u = min(max(up, -limit), limit): silu(g) * u (`swiglu_limit` of
+  DeepSeek-V4 and Step).
+- clamped_swiglu, with the same g and u: (u + 1) * g * sigmoid(alpha * g) (gpt-oss).
+"""
+
+
+@irdl_attr_definition
+class GatedActivationAttr(VectorKindAttr):
+    """out = `function` of gate and up, one of `GATED_ACTIVATIONS`.  Steps: its own, and the conversion.
+
+    The clamped ones have a `limit`, and clamped_swiglu an `alpha`.
+    """
+
+    name: ClassVar[str] = "tile.gated_activation"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("gate", "in"), Matrix("up", "in"), Matrix("out", "out"))
+    function: StringAttr
+    limit: FloatAttr | NoneAttr
+    alpha: FloatAttr | NoneAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Those of the function."""
+        return GATED_ACTIVATIONS[self.function.data].flops
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """The function, convert."""
+        return GATED_ACTIVATIONS[self.function.data].steps + VectorSteps(basic=1)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known function with its own parameters and no others."""
+        del columns
+        name = self.function.data
+        if (unknown := unknown_name(self.function, tuple(GATED_ACTIVATIONS), "function")) is not None:
+            return unknown
+        for parameter, value, needs in (
+            ("a limit", self.limit, name in ("clamped_silu", "clamped_swiglu")),
+            ("an alpha", self.alpha, name == "clamped_swiglu"),
+        ):
+            if isinstance(value, FloatAttr) != needs:
+                return f"{name} needs {parameter}" if needs else f"{name} has no {parameter.split()[-1]}"
+        if isinstance(self.limit, FloatAttr) and not self.limit.value.data > 0:
+            return f"limit is {self.limit.value.data}, must be positive"
+        return None
+
+
+@irdl_attr_definition
+class ScaleAttr(VectorKindAttr):
+    """out = factor * x.  Steps: mul, as `add` has one."""
+
+    name: ClassVar[str] = "tile.scale"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    factor: FloatAttr
+
+
+@irdl_attr_definition
+class SoftCapAttr(VectorKindAttr):
+    """out = cap * tanh(x / cap), which is 2 cap * sigmoid(2 x / cap) - cap.
+
+    Steps: mul, sigmoid, mul, subtract, convert.
+    """
+
+    name: ClassVar[str] = "tile.soft_cap"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 6
+    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=4)
+    cap: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A bound that numbers can be below."""
+        del columns
+        return None if self.cap.value.data > 0 else f"cap is {self.cap.value.data}, must be positive"
+
+
+@irdl_attr_definition
+class RowGateAttr(VectorKindAttr):
+    """out[r, c] = sigmoid(gate[r, 0]) * x[r, c].  Steps of an element: mul, convert; of a row: sigmoid."""
+
+    name: ClassVar[str] = "tile.row_gate"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("gate", "in", columns=1), Matrix("out", "out"))
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2)
+    ROW_STEPS: ClassVar[VectorSteps] = SIGMOID
+
+    @property
+    def flops_per_row(self) -> int:
+        """The sigmoid."""
+        return ACTIVATIONS["sigmoid"].flops
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
+    RepeatRowsAttr,
     ConvertAttr,
     AddAttr,
     SiluMulAttr,
@@ -401,6 +683,13 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     LayerNormAttr,
     ReluWeightedSumAttr,
     TopkSelectAttr,
+    AddBiasAttr,
+    ActivationAttr,
+    GatedActivationAttr,
+    RmsNormalizeAttr,
+    ScaleAttr,
+    SoftCapAttr,
+    RowGateAttr,
     CausalConvAttr,
     SsmStepAttr,
     GatedDeltaStepAttr,

@@ -36,6 +36,8 @@ class ShardedModel:
     """Query heads, and key heads where these are more than the ranks that share them; those of recurrences."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
+    windowed: str | None
+    """The path of the first attention with a window."""
     recurrence: str | None
     """The first op that hands a state from token to token, by name and path."""
 
@@ -51,6 +53,7 @@ class ShardedModel:
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
+            next((op.path.data for op in ops if isinstance(op, layer.AttentionOp) and op.window is not None), None),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
 
@@ -310,7 +313,12 @@ class _Sharder:
         self.may_split = {SEQUENCES: self.dp, POSITIONS: self.cp}
 
     def check(self, model: ShardedModel) -> None:
-        """Raise PassError for a dim that the ranks which share it do not divide."""
+        """Raise PassError for a dim that the ranks which share it do not divide, and for what cp cannot split."""
+        if self.cp and model.windowed is not None:
+            raise PassError(
+                f"annotate-shardings: layer.attention at '{model.windowed}' has a window, which context parallelism "
+                f"does not split: every rank has keys from the whole sequence; choose cp = 1"
+            )
         if self.cp and model.recurrence is not None:
             raise PassError(
                 f"annotate-shardings: {model.recurrence} goes through a sequence from its first token to its last, "
@@ -433,12 +441,16 @@ class _Sharder:
             raise PassError(f"annotate-shardings: {op.name} is not an op of the layer level")
         rule = op.sharding_rule()
         operands = [self.values[v] for v in op.operands]
-        partials = {sharding_of(tensor(v)).partial for v in operands}
-        keep_partial = len(partials) == 1 and partials != {()} and len(rule.linear) == len(operands)
-        shardings = [sharding_of(tensor(v)) if keep_partial else self._settled_sharding(v) for v in operands]
+        partials = {sharding_of(tensor(v)).partial for i, v in enumerate(operands) if i in rule.linear}
+        kept = partials.pop() if len(partials) == 1 else ()
+        shardings = [
+            sharding_of(tensor(v)) if kept and i in rule.linear else self._settled_sharding(v)
+            for i, v in enumerate(operands)
+        ]
         axes = self._factor_axes(rule, shardings)
-        kept = partials.pop() if keep_partial else ()
-        wanted = [Sharding(_dims(factors, axes), kept) for factors in rule.operands]
+        wanted = [
+            Sharding(_dims(factors, axes), kept if i in rule.linear else ()) for i, factors in enumerate(rule.operands)
+        ]
         operands = [self._reshard(v, s, op) for v, s in zip(operands, wanted, strict=True)]
         surviving = {f for factors in rule.results for f in factors} | rule.aligned
         surviving |= {SEQUENCES, POSITIONS} if ROWS in surviving else set()

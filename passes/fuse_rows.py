@@ -57,20 +57,19 @@ class FuseRowsPass(PmcPass):
 
 
 class NormWithTheResidual(RewritePattern):
-    """A `layer.rms_norm` of whole rows and the `layer.add` that it normalises are one op."""
+    """A `layer.rms_norm` of whole rows, with a gain, and the `layer.add` that it normalises are one op."""
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: layer.RmsNormOp, rewriter: PatternRewriter) -> None:
         add = op.x.owner
-        if not isinstance(add, layer.AddOp) or add.parent is not op.parent:
+        if not isinstance(add, layer.AddOp) or add.parent is not op.parent or op.w is None:
             return
         if tensor(op.x).dims[1:] != (expr(op.group.value.data),) or tensor(op.x).partial_axes:
             return
         if any(value.type != op.x.type for value in add.operands) or _used_between(op.x, add, op):
             return
-        both = layer.AddRmsNormOp.make(
-            [add.a, add.b, op.w], [op.x.type, op.y.type], op.path.data, {"eps": op.eps}, like=op
-        )
+        properties = {"eps": op.eps, "zero_centered": op.zero_centered}
+        both = layer.AddRmsNormOp.make([add.a, add.b, op.w], [op.x.type, op.y.type], op.path.data, properties, like=op)
         rewriter.replace(op, both, [both.y])
         rewriter.replace(add, [], [both.total])
 

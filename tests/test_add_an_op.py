@@ -28,7 +28,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.driver import module_text, run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import g5, layer
 from pmc.dialects.analyses.workload import VectorWorkload, workload_of
 from pmc.dialects.expr import Expr, expr
@@ -119,7 +119,7 @@ def small_program(kind: type[LayerOp] = ReluSquaredOp, /, **changes: object) -> 
     """A small Llama at the layer level with the op in it, and the deployment whose pipeline it is to go through."""
     deployment = shrink_deployment(load_deployment("llama-8b-decode", changes))
     config, source = load_model_config("llama-3.1-8b")
-    module = import_hf(shrink_config(config, deployment, 2), source, "llama")
+    module = shrink_model(import_hf(config, source, "llama"), deployment, 2)
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), deployment)
     run_pipeline(module, default_pipeline(deployment, "layer"))
     return with_the_op(module, kind), deployment

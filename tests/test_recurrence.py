@@ -23,7 +23,7 @@ from pmc.compiler.driver import run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.compiler.unrolled import wrong_table
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.deployment import Deployment
@@ -134,7 +134,7 @@ def mixed_model(
     """A small Llama at the layer level whose feed-forward blocks have a mixer; the deployment it is to go through."""
     small = shrink_deployment(load_deployment(deployment, changes))
     config, source = load_model_config("llama-3.1-8b")
-    module = import_hf(shrink_config(config, small, 2, dtype), source, "llama")
+    module = shrink_model(import_hf(config, source, "llama"), small, 2, dtype)
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small)
     run_pipeline(module, default_pipeline(small, "layer"))
     for op in list(module.walk()):

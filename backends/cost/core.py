@@ -166,9 +166,9 @@ class CoreCostModel(CostModel):
 
     def _attention_waves(self, workload: AttentionWorkload, bindings: Bindings) -> _Waves:
         w, cube = workload, self.target.chip.cube
-        sequences, q_len, kv_len = (number(e, bindings) for e in (w.sequences, w.q_len, w.kv_len))
+        sequences, q_len = (number(e, bindings) for e in (w.sequences, w.q_len))
         depth = self.rates.cube_k(w.dtype)
-        keys = kv_len - (q_len - 1) / 2 if w.causal else kv_len
+        keys = number(w.pairs_twice, bindings) / (2 * q_len)  # of a query, on average
         rows = ceil_div(q_len * w.group, cube.m) * cube.m
         # A core has whole blocks of rows x keys; a part of the keys is whole blocks of both matmuls.
         step = float(np.lcm(cube.n, depth))

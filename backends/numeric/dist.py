@@ -371,8 +371,11 @@ def _attention(op: layer.AttentionOp, run: DistMachine) -> tuple[Ranked, ...]:
     axis = run.mesh.axis(CONTEXT)
     whole: list[Ranked] = []
     for value in op.operands:
-        dim = 0 if value in op.q else 1
         ranked = run.values[value]
+        if value is op.sinks:
+            whole.append(ranked)
+            continue
+        dim = 0 if value in op.q else 1
         size = next(iter(ranked.values())).shape[dim] * axis.size
         whole.append(collectives.all_gather(ranked, axis, dim, size))
     y = {rank: attention_of(op, [values[rank] for values in whole]) for rank in run.ranks}

@@ -86,23 +86,31 @@ class Environment:
                 )
             require_finite(values, f"{source.kind} '{source.path}'")
 
-    def next_step(self, tokens: Array, states: Mapping[str, Array]) -> Environment:
-        """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len]."""
+    def next_step(self, tokens: Array, states: Mapping[str, Array], sources: Iterable[Source] = ()) -> Environment:
+        """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len].
+
+        Where `sources`, those of the next program, have a cache of fewer positions, the newest ones stay.
+        """
         batch = self.bindings["batch"]
         if len(tokens) % batch or not len(tokens):
             raise NumericError(f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple")
         q_len = len(tokens) // batch
-        grown = {p: values if p in self.fixed else _with_room(values, q_len) for p, values in states.items()}
+        positions = {source.path: source.shape[-2] for source in sources if source.kind == "state"}
+        grown = {
+            path: values if path in self.fixed else _with_room(values, q_len, positions.get(path))
+            for path, values in states.items()
+        }
         kv_len = self.bindings["kv_len"] + q_len
         bindings = {**self.bindings, "q_len": q_len, "kv_len": kv_len}
         return replace(self, bindings=bindings, tokens=tokens, states=grown)
 
 
-def _with_room(cache: Array, q_len: int) -> Array:
-    """`cache` [.., batch, kv_len, width] with q_len zero positions appended."""
+def _with_room(cache: Array, q_len: int, positions: int | None) -> Array:
+    """`cache` [.., batch, kv_len, width] with q_len zero positions appended, of which the last `positions` are kept."""
     room = [(0, 0)] * cache.ndim
     room[-2] = (0, q_len)
-    return np.pad(cache, room)
+    grown = np.pad(cache, room)
+    return grown if positions is None else grown[..., grown.shape[-2] - positions :, :]
 
 
 def check_bindings(bindings: Mapping[str, int]) -> None:
@@ -129,8 +137,8 @@ def seeded_environment(
 ) -> Environment:
     """Deterministic inputs in float64; see `seeded_array` for their distribution.
 
-    Tokens are uniform over `vocabulary`.  Caches hold values at positions before kv_len - q_len, zeros after; states of
-    a fixed size hold values everywhere.
+    Tokens are uniform over `vocabulary`.  The last q_len positions of caches, those of the tokens, hold zeros; states
+    of a fixed size hold values everywhere.
     """
     check_bindings(bindings)
     sources = list(sources)
@@ -144,7 +152,7 @@ def seeded_environment(
     for source in sources:
         values = seeded_array(source, seed)
         if source.counts_positions:
-            past = bindings["kv_len"] - bindings["q_len"]
+            past = source.shape[source.stacked + _CACHE_POSITION] - bindings["q_len"]
             values[(slice(None),) * (source.stacked + _CACHE_POSITION) + (slice(past, None),)] = 0.0
         arrays[source.kind][source.path] = values
     count = bindings["batch"] * bindings["q_len"]

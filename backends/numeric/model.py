@@ -20,9 +20,6 @@ from pmc.backends.numeric.environment import Environment, Source, seeded_environ
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.dialects import model
 
-SWIGLU = ("gate", "up", "down")
-"""The projections of a SwiGLU network."""
-
 
 @dataclass(frozen=True)
 class ModelRun:
@@ -55,7 +52,10 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
             if w.transpose_of is None:
                 found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role))
         for cache in op.caches():
-            shape = (*layers, bindings["batch"], bindings["kv_len"], cache.width)
+            rows = bindings["kv_len"]
+            if cache.window is not None:
+                rows = min(rows, cache.window + bindings["q_len"] - 1)
+            shape = (*layers, bindings["batch"], rows, cache.width)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
     return found
 
@@ -93,22 +93,44 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return normed
 
 
-def swiglu(x: Array, gate: Array, up: Array, down: Array) -> Array:
-    """(SiLU(x W_gate) * x W_up) W_down (Shazeer 2020)."""
-    g = x @ gate
-    y: Array = (g / (1 + np.exp(-g)) * (x @ up)) @ down
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
+    y: Array = 1 / (1 + np.exp(-x))
     return y
 
 
-def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
-    """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e]."""
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * sigmoid(x),
+    "sigmoid": sigmoid,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+"""Hendrycks and Gimpel 2016 (GELU, exact and by tanh), So et al. 2021 (squared ReLU)."""
+
+
+def gated(name: str, gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """The activation of a gated linear unit (Shazeer 2020); the clamped forms are those of gpt-oss and DeepSeek-V4."""
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name](gate) * up
+    gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    return ACTIVATIONS["silu"](gate) * up if name == "clamped_silu" else gate * sigmoid(alpha * gate) * (up + 1)
+
+
+def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None) -> Array:
+    """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
+
+    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).
+    """
     past = len(k) - len(q)
     rows: list[Array] = []
     for i, query in enumerate(q):
-        seen = past + i + 1
-        logits = scale * (k[:seen] @ query)
+        end = past + i + 1
+        seen = slice(0 if window is None else max(0, end - window), end)
+        logits = scale * (k[seen] @ query)
         p = np.exp(logits - logits.max())
-        rows.append(p @ v[:seen] / p.sum())
+        rows.append(p @ v[seen] / p.sum())
     return np.stack(rows)
 
 
@@ -216,8 +238,10 @@ class _Reference:
     def __post_init__(self) -> None:
         self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
-        self.blocks: dict[type[model.BlockOp], Callable[[Any, Array], Array]] = {
+        self.blocks: dict[type[model.BlockOp], Callable[..., Array]] = {
             model.EmbeddingOp: self.embedding,
+            model.NormOp: self.norm,
+            model.AddOp: self.add,
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
@@ -247,7 +271,7 @@ class _Reference:
             semantics = self.blocks.get(type(op)) if isinstance(op, model.BlockOp) else None
             if semantics is None or not isinstance(op, model.BlockOp):
                 raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
-            y = semantics(op, operands[0])
+            y = semantics(op, *operands)
             require_finite(y, f"{op.name} at '{op.path.data}'")
             values[op.y] = y
             self.values.setdefault(op.path.data, []).append(y)
@@ -261,12 +285,15 @@ class _Reference:
     def cached(self, block: model.BlockOp, name: str, sequence: int, new: Array) -> Array:
         """All rows of a sequence's cache after `new` [q_len, width] is written to its end."""
         cache: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
-        cache[self.kv_len - self.q_len :] = new
+        cache[len(cache) - self.q_len :] = new
         return cache
 
-    def normed(self, block: Any, x: Array) -> Array:
-        """The pre-norm of a block."""
-        return rms_norm(x, self.weight(block, "norm.weight"), block.rms_norm_eps.value.data)
+    def norm(self, block: model.NormOp, x: Array) -> Array:
+        return rms_norm(x, self.weight(block, "weight"), block.eps.value.data)
+
+    def add(self, block: model.AddOp, x: Array, other: Array) -> Array:
+        del block
+        return x + other
 
     def sequences(self, x: Array) -> list[Array]:
         """The rows of each sequence."""
@@ -289,33 +316,41 @@ class _Reference:
                     fields[name] = value.data
                 elif isinstance(value, IntegerAttr | FloatAttr):
                     fields[name] = float(cast(Any, value).value.data)
+        assert block.rope_theta is not None, "verified"
         return Rotary(block.rope_theta.value.data, fields, interleaved)
 
     def gqa(self, block: model.GqaOp, x: Array) -> Array:
         """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""
         d, heads, kv_heads = block.head_dim.value.data, block.heads, block.kv_heads
-        past, eps = self.kv_len - self.q_len, block.rms_norm_eps.value.data
-        rotary = self.rotary(block, interleaved=False)
-        wq, wk, wv, wo = (self.weight(block, f"{n}_proj.weight") for n in "qkvo")
+        past = self.kv_len - self.q_len
+        turned = d if block.rotary_dim is None else block.rotary_dim.value.data
+        scale = d**-0.5 if block.softmax_scale is None else block.softmax_scale.value.data
+        window = None if block.window is None else block.window.value.data
 
-        def rotated(rows: Array, norm: str) -> Array:
-            if block.qk_norm:
-                rows = rms_norm(rows, self.weight(block, norm), eps)
-            return rotary.rotate(rows, past)
+        def head_rows(h: Array, name: str, count: int) -> list[Array]:
+            """The heads of queries or keys: projected, normalised, rotated."""
+            rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
+            split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
+            if block.qk_norm_eps is not None:
+                gain = self.weight(block, f"{name}_norm.weight")
+                split = [rms_norm(part, gain, block.qk_norm_eps.value.data) for part in split]
+            split = np.split(np.hstack(split), count, 1)
+            if block.rope_theta is None:
+                return split
+            rotary = self.rotary(block, interleaved=False)
+            return [np.hstack([rotary.rotate(part[:, :turned], past), part[:, turned:]]) for part in split]
 
         outputs: list[Array] = []
-        for b, h in enumerate(self.sequences(self.normed(block, x))):
-            q, new_k, new_v = np.split(h @ wq, heads, axis=1), np.split(h @ wk, kv_heads, axis=1), h @ wv
-            keys = self.cached(block, "k_cache", b, np.hstack([rotated(k, "k_norm.weight") for k in new_k]))
-            values = self.cached(block, "v_cache", b, new_v)
+        for b, h in enumerate(self.sequences(x)):
+            keys = self.cached(block, "k_cache", b, np.hstack(head_rows(h, "k", kv_heads)))
+            values = self.cached(block, "v_cache", b, self.linear(block, "v_proj", h, bool(block.qkv_bias)))
             k, v = np.split(keys, kv_heads, axis=1), np.split(values, kv_heads, axis=1)
             read: list[Array] = []
-            for i, query in enumerate(q):
+            for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
-                read.append(attend(rotated(query, "q_norm.weight"), k[shared], v[shared], d**-0.5))
-            outputs.append(np.hstack(read) @ wo)
-        y: Array = x + np.concatenate(outputs)
-        return y
+                read.append(attend(query, k[shared], v[shared], scale, window))
+            outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
+        return np.concatenate(outputs)
 
     def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
@@ -329,7 +364,7 @@ class _Reference:
         scale = (nope + rope) ** -0.5 * rotary.mla_scale()
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
-        for b, h in enumerate(self.sequences(self.normed(block, x))):
+        for b, h in enumerate(self.sequences(x)):
             latent = h
             if block.q_lora_rank is None:
                 queries = h @ self.weight(block, "q_proj.weight")
@@ -352,13 +387,12 @@ class _Reference:
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
                 read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
-        y: Array = x + np.concatenate(outputs)
-        return y
+        return np.concatenate(outputs)
 
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
         heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
-        rotary, past = self.rotary(block, interleaved=False), self.kv_len - self.q_len
+        rotary, past = self.rotary(block, bool(block.index_rope_interleave)), self.kv_len - self.q_len
         k = h @ self.weight(block, "indexer.wk.weight")
         k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)
         k = k * self.weight(block, "indexer.k_norm.weight") + self.weight(block, "indexer.k_norm.bias")
@@ -378,20 +412,38 @@ class _Reference:
         return chosen
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
-        """Pre-normed SwiGLU with residual."""
-        projections = [self.weight(block, f"{n}_proj.weight") for n in SWIGLU]
-        y: Array = x + swiglu(self.normed(block, x), *projections)
-        return y
+        return self.network(block, x, "")
+
+    def linear(self, block: model.BlockOp, name: str, x: Array, bias: bool, expert: int | None = None) -> Array:
+        """x W + b, with the parameters of one expert if given."""
+        at = ... if expert is None else expert
+        y: Array = x @ self.weight(block, f"{name}.weight")[at]
+        return y + self.weight(block, f"{name}.bias")[at] if bias else y
+
+    def network(self, block: model.NetworkOp, x: Array, prefix: str, expert: int | None = None) -> Array:
+        """down(f(gate, up)), or down(f(up)) without a gate."""
+        bias, name = bool(block.bias), block.activation.data
+        up = self.linear(block, f"{prefix}up_proj", x, bias, expert)
+        if block.gated:
+            limit, alpha = (
+                math.nan if value is None else value.value.data
+                for value in (block.activation_limit, block.activation_alpha)
+            )
+            hidden = gated(name, self.linear(block, f"{prefix}gate_proj", x, bias, expert), up, limit, alpha)
+        else:
+            hidden = ACTIVATIONS[name](up)
+        return self.linear(block, f"{prefix}down_proj", hidden, bias, expert)
 
     def moe(self, block: model.MoeOp, x: Array) -> Array:
         """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11)."""
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
-        gate, up, down = (self.weight(block, f"experts.{n}_proj.weight") for n in SWIGLU)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
-        y = x.copy()
-        for t, h in enumerate(self.normed(block, x)):
+        y = np.zeros_like(x)
+        for t, h in enumerate(x):
             logits = h @ router
+            if block.router_bias:
+                logits = logits + self.weight(block, "router.linear_bias")
             if block.scoring.data == "sigmoid":
                 scores = 1 / (1 + np.exp(-logits))
             else:
@@ -401,16 +453,16 @@ class _Reference:
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
-                y[t] += share * swiglu(h, gate[e], up[e], down[e])
-            if block.n_shared_experts.value.data:
-                y[t] += swiglu(h, *(self.weight(block, f"shared.{n}_proj.weight") for n in SWIGLU))
+                y[t] += share * self.network(block, h, "experts.", e)
+            if block.shared_intermediate_size.value.data:
+                y[t] += self.network(block, h, "shared.")
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:
-        """Final norm and the logits of every token."""
+        """The logits of every token."""
         if block.tied is None:
             projection = self.weight(block, "proj.weight")
         else:
             projection = self.environment.weights[block.tied.data].astype(self.compute).T
-        logits: Array = self.normed(block, x) @ projection
+        logits: Array = x @ projection
         return logits

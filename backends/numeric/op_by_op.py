@@ -182,7 +182,8 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
         return float((each + lost) * largest)
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
-        mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal))
+        sinks = operands[2 * pieces + 1] if op.sinks is not None else None
+        mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal), op.window_keys, sinks)
         bound: Array = each * mean + lost * largest
         return bound
     # A step leaves sums of at most as many weights as there are keys so far, each at most 1.

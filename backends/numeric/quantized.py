@@ -69,7 +69,11 @@ class _Machine(LayerMachine):
             for index, (query, name) in enumerate(zip(op.q, formats, strict=True)):
                 operands[index] = self.shorter(query, operands[index], name)
         elif isinstance(op, layer.FlashAttentionOp):
-            operands = [self.shorter(v, x, rule.attention) for v, x in zip(op.operands, operands, strict=True)]
+            multiplied = {*op.q, *op.k, op.v}
+            operands = [
+                self.shorter(v, x, rule.attention) if v in multiplied else x
+                for v, x in zip(op.operands, operands, strict=True)
+            ]
         results = super().run_op(op, operands)
         if isinstance(op, layer.KvAppendOp):
             results = (_rounded(results[0], self.formats[op.y], self.precision),)

@@ -46,11 +46,13 @@ def attention_scores(
     scale: float,
     causal: bool,
     hidden: int = 0,
+    window: int | None = None,
 ) -> Array:
     """scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
 
     q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i]; query head h reads key head
-    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden.
+    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden, with a window only the last
+    `window` of them.
     """
     batch, kv_len = k[0].shape[:2]
     heads = q[0].shape[1] // qk_dims[0]
@@ -65,6 +67,8 @@ def attention_scores(
     scores = np.asarray(scores) * scalar_like(scale, k[0])
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
+        if window is not None:
+            visible &= ~np.tri(q_len, kv_len, kv_len - q_len - window, dtype=bool)
         scores = np.where(visible, scores, scalar_like(-np.inf, k[0]))
     return scores
 
@@ -77,13 +81,20 @@ def attention(
     v_dim: int,
     scale: float,
     causal: bool,
+    window: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
-    v is [batch, kv_len, kv_heads*v_dim]; the rest is as in `attention_scores`.
+    v is [batch, kv_len, kv_heads*v_dim]; `sinks` [heads] are logits without values; the rest is as in
+    `attention_scores`.
     """
-    scores = attention_scores(q, k, qk_dims, scale, causal)
-    y = np.matmul(softmax(scores), _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
+    scores = attention_scores(q, k, qk_dims, scale, causal, window=window)
+    weights = softmax(scores)
+    if sinks is not None:
+        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:-1], 1)).astype(scores.dtype)
+        weights = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
+    y = np.matmul(weights, _heads(v, v_dim, scores.shape[1]).transpose(0, 2, 1, 3))
     return _token_rows(y)
 
 
@@ -91,15 +102,19 @@ State = tuple[Array, Array, Array]
 """Of an online softmax: acc [T, heads*v_dim], largest score and sum of exponentials [T, heads]."""
 
 
-def attention_step(scores: Array, v: Array, v_dim: int, state: State | None) -> State:
+def attention_step(scores: Array, v: Array, v_dim: int, state: State | None, sinks: Array | None = None) -> State:
     """The state after one more block of keys (FlashAttention-2, section 3.1); rows that see no key of it keep theirs.
 
-    `scores` are those of `attention_scores` for the block whose values are v.
+    `scores` are those of `attention_scores` for the block whose values are v.  The first step, without a state, counts
+    the `sinks` [heads].
     """
     batch, heads, q_len, _ = scores.shape
     if state is None:
         lowest = np.full((batch, heads, q_len, 1), -np.inf, scores.dtype)
         acc, row_max, row_sum = np.zeros((batch, heads, q_len, v_dim), scores.dtype), lowest, np.zeros_like(lowest)
+        if sinks is not None:
+            row_max, row_sum = lowest.copy(), np.ones_like(lowest)
+            row_max[...] = sinks[:, None, None]
     else:
         acc, row_max, row_sum = (part.reshape(batch, q_len, heads, -1).transpose(0, 2, 1, 3) for part in state)
     new_max = np.maximum(row_max, scores.max(axis=-1, keepdims=True))

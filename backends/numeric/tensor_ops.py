@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import recurrence, routing, semantics, sparse_attention
+from pmc.backends.numeric import elementwise, recurrence, routing, semantics, sparse_attention
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -151,13 +151,15 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         op.v_dim.value.data,
         op.scale.value.data,
         bool(op.causal),
+        op.window_keys,
+        operands[2 * pieces + 1] if op.sinks is not None else None,
     )
 
 
 @implements(layer.AttentionStepOp)
 def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Context) -> Results:
     pieces = len(op.q)
-    state = operands[2 * pieces + 1 :]
+    state = operands[2 * pieces + 1 :][: len(op.state)]
     scores = semantics.attention_scores(
         operands[:pieces],
         operands[pieces : 2 * pieces],
@@ -167,7 +169,8 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         context.integer(op.hidden.data, op),
     )
     before = (state[0], state[1], state[2]) if state else None
-    return semantics.attention_step(scores, operands[2 * pieces], op.v_dim.value.data, before)
+    sinks = operands[-1] if op.sinks is not None else None
+    return semantics.attention_step(scores, operands[2 * pieces], op.v_dim.value.data, before, sinks)
 
 
 @implements(layer.AttentionFinishOp)
@@ -224,21 +227,28 @@ def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> R
 
 @implements(layer.RmsNormOp)
 def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Results:
-    x, w = operands
+    x, *gain = operands
+    w = _gain(op, gain[0]) if gain else np.ones(op.group.value.data, x.dtype)
     return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
+
+
+def _gain(op: layer.RmsNormOp | layer.AddRmsNormOp | layer.LayerNormOp, w: Array) -> Array:
+    """What a norm multiplies with."""
+    return w if op.zero_centered is None else 1 + w
 
 
 @implements(layer.AddRmsNormOp)
 def _add_rms_norm(op: layer.AddRmsNormOp, operands: Operands, context: Context) -> Results:
     a, b, w = operands
     total = a + b
-    return total, semantics.rms_norm(total, w, op.eps.value.data, total.shape[-1])
+    return total, semantics.rms_norm(total, _gain(op, w), op.eps.value.data, total.shape[-1])
 
 
 @implements(layer.LayerNormOp)
 def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> Results:
-    x, w, b = operands
-    return (sparse_attention.layer_norm(x, w, b, op.eps.value.data),)
+    x, w, *bias = operands
+    y = sparse_attention.layer_norm(x, _gain(op, w), bias[0] if bias else np.zeros_like(w), op.eps.value.data)
+    return (y,)
 
 
 @implements(layer.RopeOp)
@@ -254,6 +264,7 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         bool(op.interleaved),
         positions,
         None if op.scaling is None else scaling_fields(op.scaling),
+        None if op.rotary_dim is None else op.rotary_dim.value.data,
     )
     return (y,)
 
@@ -279,6 +290,38 @@ def _field(name: str, value: Attribute) -> float | int | str | bool:
 @implements(layer.SiluMulOp)
 def _silu_mul(op: layer.SiluMulOp, operands: Operands, context: Context) -> Results:
     return (semantics.silu_mul(*operands),)
+
+
+@implements(layer.ActivationOp)
+def _activation(op: layer.ActivationOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.activation(op.function.data, operands[0]),)
+
+
+@implements(layer.GatedActivationOp)
+def _gated_activation(op: layer.GatedActivationOp, operands: Operands, context: Context) -> Results:
+    gate, up = operands
+    limit, alpha = (None if value is None else value.value.data for value in (op.limit, op.alpha))
+    return (elementwise.gated_activation(op.function.data, gate, up, limit, alpha),)
+
+
+@implements(layer.AddBiasOp)
+def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.add_bias(*operands),)
+
+
+@implements(layer.ScaleOp)
+def _scale(op: layer.ScaleOp, operands: Operands, context: Context) -> Results:
+    return (op.factor.value.data * operands[0],)
+
+
+@implements(layer.SoftCapOp)
+def _soft_cap(op: layer.SoftCapOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.soft_cap(operands[0], op.cap.value.data),)
+
+
+@implements(layer.RowGateOp)
+def _row_gate(op: layer.RowGateOp, operands: Operands, context: Context) -> Results:
+    return (elementwise.row_gate(*operands),)
 
 
 @implements(layer.AddOp)

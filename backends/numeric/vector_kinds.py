@@ -6,13 +6,14 @@ Parameters that are expressions arrive evaluated: a number, or an array that bro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
+from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -61,6 +62,13 @@ def _(kind: kinds.FillAttr, tiles: Tiles) -> Sequence[Array]:
     return [np.full(tiles.shape, kind.value.value.data, np.float64)]
 
 
+@computes(kinds.RepeatRowsAttr)
+def _(kind: kinds.RepeatRowsAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    rows: Array = np.arange(tiles.shape[-2]) % kind.period.value.data
+    return [x[..., rows, :]]
+
+
 @computes(kinds.ConvertAttr)
 def _(kind: kinds.ConvertAttr, tiles: Tiles) -> Sequence[Array]:
     return tiles.ins
@@ -82,19 +90,36 @@ def _(kind: kinds.SiluMulAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.RmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     x, w = tiles.ins
     # The one weight row meets [.., rows, groups, columns], of one group.
-    return [rms_norm(x, w[..., None, :], kind.eps.value.data, x.shape[-1])]
+    gain = w[..., None, :]
+    normed = rms_norm(x, gain, kind.eps.value.data, x.shape[-1])
+    # x^ * (1 + w) is x^ w + x^.
+    return [normed + _normalized(x, kind.eps) if isinstance(kind.zero_centered, UnitAttr) else normed]
+
+
+def _normalized(x: Array, eps: FloatAttr) -> Array:
+    """Rows of a mean square of 1."""
+    mean = np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1]
+    return np.asarray(x / np.sqrt(mean + eps.value.data), x.dtype)
+
+
+@computes(kinds.RmsNormalizeAttr)
+def _(kind: kinds.RmsNormalizeAttr, tiles: Tiles) -> Sequence[Array]:
+    return [_normalized(tiles.ins[0], kind.eps)]
 
 
 @computes(kinds.AddRmsNormAttr)
 def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     a, b, w = tiles.ins
     mean = np.square(a + b).mean(axis=-1, keepdims=True)
-    return [a + b, (a + b) / np.sqrt(mean + kind.eps.value.data) * w]
+    gain = w + 1 if isinstance(kind.zero_centered, UnitAttr) else w
+    return [a + b, (a + b) / np.sqrt(mean + kind.eps.value.data) * gain]
 
 
 @computes(kinds.RopeAttr)
 def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
-    (x,) = tiles.ins
+    (row,) = tiles.ins
+    width = row.shape[-1] if isinstance(kind.rotary_dim, NoneAttr) else kind.rotary_dim.value.data
+    x, rest = row[..., :width], row[..., width:]
     scaling = plain_params(kind.scaling.data) if isinstance(kind.scaling, DictionaryAttr) else None
     frequencies, factor = rope_frequencies(x.shape[-1], kind.theta.value.data, scaling)
     position = np.asarray(tiles.values["position"], np.float64)
@@ -107,7 +132,7 @@ def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
     y = np.empty_like(x)
     y[..., pairs[0]] = first * cos - second * sin
     y[..., pairs[1]] = second * cos + first * sin
-    return [y]
+    return [np.concatenate([y, rest], axis=-1)]
 
 
 @computes(kinds.SoftmaxStepAttr)
@@ -115,7 +140,10 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     (scores,) = tiles.ins
     scaled = scores * np.asarray(kind.scale.value.data, scores.dtype)
     if bool(kind.causal):
-        visible = _visible(np.asarray(tiles.values["key"]), np.asarray(tiles.values["position"]), scores.shape[-1])
+        key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
+        visible = _visible(key, np.asarray(tiles.values["position"]), columns)
+        if "first" in tiles.values:
+            visible = visible & ~_visible(key, np.asarray(tiles.values["first"]) - 1, columns)
         scaled = np.where(visible, scaled, np.asarray(-np.inf, scores.dtype))
     old_max, old_sum, acc = tiles.updates
     new_max = np.maximum(old_max, scaled.max(axis=-1, keepdims=True))
@@ -199,7 +227,8 @@ def _(kind: kinds.LayerNormAttr, tiles: Tiles) -> Sequence[Array]:
     x, w, b = tiles.ins
     mean = x.sum(axis=-1, keepdims=True) / x.shape[-1]
     variance = ((x - mean) ** 2).sum(axis=-1, keepdims=True) / x.shape[-1]
-    return [(x - mean) / np.sqrt(variance + np.asarray(kind.eps.value.data, x.dtype)) * w + b]
+    gain = w + 1 if isinstance(kind.zero_centered, UnitAttr) else w
+    return [(x - mean) / np.sqrt(variance + np.asarray(kind.eps.value.data, x.dtype)) * gain + b]
 
 
 @computes(kinds.ReluWeightedSumAttr)
@@ -230,6 +259,73 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]
+
+
+@computes(kinds.AddBiasAttr)
+def _(kind: kinds.AddBiasAttr, tiles: Tiles) -> Sequence[Array]:
+    x, b = tiles.ins
+    return [x + b]
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)) in a form that does not overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _activation(name: str, x: Array) -> Array:
+    """One of `ACTIVATIONS`."""
+    functions: dict[str, Callable[[], Array]] = {
+        "silu": lambda: x * _logistic(x),
+        "sigmoid": lambda: _logistic(x),
+        "relu": lambda: np.where(x > 0, x, 0),
+        "relu2": lambda: np.where(x > 0, x * x, 0),
+        # The share of the standard normal distribution below x.
+        "gelu": lambda: x * np.asarray(_erfc(x * -math.sqrt(0.5)), x.dtype) / 2,
+        "gelu_tanh": lambda: x * _logistic(2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)),
+    }
+    return np.asarray(functions[name](), x.dtype)
+
+
+@computes(kinds.ActivationAttr)
+def _(kind: kinds.ActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    return [_activation(kind.function.data, x)]
+
+
+@computes(kinds.GatedActivationAttr)
+def _(kind: kinds.GatedActivationAttr, tiles: Tiles) -> Sequence[Array]:
+    gate, up = tiles.ins
+    name = kind.function.data
+    if not isinstance(kind.limit, FloatAttr):
+        return [_activation(name, gate) * up]
+    limit = kind.limit.value.data
+    gate, up = np.where(gate < limit, gate, limit), np.where(np.abs(up) < limit, up, np.sign(up) * limit)
+    if isinstance(kind.alpha, FloatAttr):
+        return [gate * _logistic(gate * kind.alpha.value.data) * (1 + up)]
+    return [_activation("silu", gate) * up]
+
+
+@computes(kinds.ScaleAttr)
+def _(kind: kinds.ScaleAttr, tiles: Tiles) -> Sequence[Array]:
+    return [tiles.ins[0] * np.asarray(kind.factor.value.data, tiles.ins[0].dtype)]
+
+
+@computes(kinds.SoftCapAttr)
+def _(kind: kinds.SoftCapAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    cap = kind.cap.value.data
+    # tanh z = 1 - 2 / (1 + exp(2 z)), of |z| for the sake of large numbers.
+    tanh = 1 - 2 / (1 + np.exp(np.minimum(np.abs(x) * (2 / cap), 80)))
+    return [np.asarray(cap * np.copysign(tanh, x), x.dtype)]
+
+
+@computes(kinds.RowGateAttr)
+def _(kind: kinds.RowGateAttr, tiles: Tiles) -> Sequence[Array]:
+    x, gate = tiles.ins
+    return [_logistic(gate) * x]
 
 
 @computes(kinds.CausalConvAttr)

@@ -36,11 +36,12 @@ class Kind(StrEnum):
     STACKS = "stacks"
     WORKLOADS = "workloads"
     TAS = "tas"
+    ARCHITECTURES = "architectures"
     PASSES = "passes"
     PIPELINES = "pipelines"
 
 
-PRESETS = tuple(kind for kind in Kind if kind not in (Kind.PASSES, Kind.PIPELINES))
+PRESETS = tuple(kind for kind in Kind if kind not in (Kind.ARCHITECTURES, Kind.PASSES, Kind.PIPELINES))
 
 
 def list_command(
@@ -50,7 +51,7 @@ def list_command(
     ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="The form of the list.")] = Format.TEXT,
 ) -> None:
-    """List presets, passes or pipelines, with what each of them is; `pmc show` says all of one."""
+    """List presets, architectures, passes or pipelines, with what each of them is; `pmc show` says all of one."""
     if fields:
         deliver(_fields(kind, output_format), None)
         return
@@ -88,6 +89,10 @@ def _fields(kind: Kind | None, output_format: Format) -> str:
 def _entries(kind: Kind) -> list[Entry]:
     from pmc.compiler.catalog import Entry, pass_entries, preset_entries
 
+    if kind is Kind.ARCHITECTURES:
+        from pmc.compiler.frontend import architectures
+
+        return [Entry(name, description) for name, description in architectures().items()]
     if kind is Kind.PASSES:
         return pass_entries()
     if kind is Kind.PIPELINES:

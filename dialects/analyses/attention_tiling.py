@@ -10,6 +10,10 @@ Where keys are cut over cores (flash decoding, Dao et al., 2023), every core has
 keys: accumulator, maximum and sum.  After a barrier each core of the group merges the states of its share of the rows,
 which it takes from the LMEM of the others (`sdma`, one unit per core) or from DRAM (`dram`).
 
+A sliding window moves the first key of a unit as causality moves its last one.  Key tiles keep their places, and a
+unit begins with the tile that holds the first key of its first query (`n_block_min` of FlashAttention-2).  Cores that
+read together begin where the first of them does.
+
 All counts are exact, edges included: they are those of the loops that `lower-to-tiles` writes.
 """
 
@@ -49,6 +53,7 @@ class AttentionShape:
     group: int
     q_len: int
     kv_len: int
+    """Those that any query sees; more that are stored before them are left alone."""
     qk_dims: tuple[int, ...]
     v_dim: int
     shared_piece: int | None
@@ -64,6 +69,10 @@ class AttentionShape:
     """1 where the op goes on from a running state in DRAM."""
     dtype: str
     """The type of the arithmetic, of the scores and of the sum over the values: it sets the rate."""
+    window: int | None = None
+    """How many keys a causal query sees at most, where later queries do not see all keys that earlier ones see."""
+    sink_bits: int = 0
+    """Of the sink of a head, with which the running state begins; 0 without sinks."""
 
     @property
     def problems(self) -> int:
@@ -217,6 +226,8 @@ def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> 
     if s.shared_piece is None:
         need = need + key_slots * size(t.tile_s, s.v_dim, s.v_bits)
     merges = t.merge != NONE
+    if s.sink_bits:
+        need = need + unit_slots * size(t.tile_g, 1, s.sink_bits)
     out = 0 * rows if s.state_results else unit_slots * size(rows, s.v_dim, s.out_bits)
     queries, heads = merge_share(tile_q, t.tile_g, grid.parts[2])
     share = queries * heads
@@ -238,6 +249,8 @@ class _Weights:
     per_row: int
     row_bits: int
     """Read and written by GDMA for every row."""
+    head_bits: int
+    """Read for every head of a unit."""
     key_bits: int
     unit_commands: int
     step_commands: int
@@ -285,49 +298,79 @@ def _loaded(keys: IntArray, tile_s: Ints, most: Ints) -> IntArray:
     return loaded
 
 
+def first_key(row: IntArray, window: int) -> IntArray:
+    """The first key that the query at row `row` of the keys sees."""
+    return np.maximum(row - window + 1, 0)
+
+
+def _ranges(begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: int) -> tuple[IntArray, IntArray]:
+    """Of a part of `size` keys from `start` on: those in whole tiles before `begin`, and those from there to `seen`."""
+    skipped: IntArray = np.minimum(np.maximum(begin - start, 0) // tile_s * tile_s, size)
+    keys: IntArray = np.maximum(np.clip(seen - start, 0, size) - skipped, 0)
+    return skipped, keys
+
+
 @lru_cache(maxsize=65536)
 def _problem(
-    q_len: int, kv_len: int, causal: bool, group: int, tile: tuple[int, int, int], cores_u: int, part: int,
-    cube: tuple[int, int, int], weights: _Weights,
+    q_len: int, kv_len: int, causal: bool, window: int | None, group: int, tile: tuple[int, int, int], cores_u: int,
+    part: int, together: bool, cube: tuple[int, int, int], weights: _Weights,
 ) -> _Problem:  # fmt: skip
-    """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic."""
+    """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic.
+
+    `together` says that cores along u begin with the same tile of keys, as they read them together.
+    """
     tile_q, tile_g, tile_s = tile
     blocks_g = group // tile_g
     block = np.arange(-(-q_len // tile_q) * blocks_g) // blocks_g
     last = np.minimum((block + 1) * tile_q, q_len)
     rows = (last - block * tile_q) * tile_g
     seen = kv_len - q_len + last if causal else np.full(block.shape, kv_len)
-    own = np.minimum(seen, part)
-    mine, every = (_Units(rows, keys, tile_s, cube, weights) for keys in (own, seen))
     trips = -(-len(block) // cores_u)
-
-    def busiest(amount: IntArray) -> int:
-        dealt = np.zeros(trips * cores_u, np.int64)
-        dealt[: len(block)] = amount
-        return int(dealt.reshape(trips, cores_u).sum(axis=0).max())
-
-    share_q, share_g = merge_share(min(tile_q, q_len), tile_g, -(-kv_len // part))
+    first_of_trip = np.arange(trips) * cores_u
+    # The first query of a unit has the first key: of the unit, or of those that the cores have in a trip.
+    begin = np.repeat(block[first_of_trip], cores_u)[: len(block)] if together else block
+    begin = np.zeros_like(seen) if window is None else first_key(kv_len - q_len + begin * tile_q, window)
     starts = np.arange(0, kv_len, part)
     sizes = np.minimum(part, kv_len - starts)
+    # Without a window no part has more keys than the first one.
+    most = slice(1 if window is None else len(starts))
+    skipped, own = _ranges(begin[:, None], seen[:, None], starts[most], sizes[most], tile_s)
+    _, whole = _ranges(begin, seen, 0, kv_len, tile_s)
+    mine = _Units(rows[:, None], own, tile_s, cube, weights)
+    every = _Units(rows, whole, tile_s, cube, weights)
 
-    def read(keys: IntArray) -> int:
-        return int(_loaded(np.clip(keys[:, None] - starts, 0, sizes), tile_s, sizes).sum())
+    def busiest(amount: IntArray) -> int:
+        """`amount` is [unit, part], or [unit] where all parts have the same."""
+        by_part = amount.reshape(len(block), -1)
+        dealt = np.zeros((trips * cores_u, by_part.shape[1]), np.int64)
+        dealt[: len(block)] = by_part
+        return int(dealt.reshape(trips, cores_u, -1).sum(axis=0).max())
+
+    share_q, share_g = merge_share(min(tile_q, q_len), tile_g, -(-kv_len // part))
+
+    def read(begin: IntArray, end: IntArray) -> int:
+        skipped, keys = _ranges(begin[:, None], end[:, None], starts, sizes, tile_s)
+        return int(_loaded(keys, tile_s, sizes - skipped).sum())
 
     # The cores along u see the most keys in the last unit of a trip.
-    last_of_trip = np.minimum(np.arange(1, trips + 1) * cores_u, len(block)) - 1
+    last_of_trip = np.minimum(first_of_trip + cores_u, len(block)) - 1
     return _Problem(
         tiu_steps=busiest(mine.tiu),
         vec_steps=busiest(mine.vec),
         key_steps=busiest(mine.steps),
-        gdma_bits=busiest(rows * weights.row_bits + _loaded(own, tile_s, part) * weights.key_bits),
+        gdma_bits=busiest(
+            rows[:, None] * weights.row_bits
+            + tile_g * weights.head_bits
+            + _loaded(own, tile_s, sizes[most] - skipped) * weights.key_bits
+        ),
         gdma_commands=busiest(weights.unit_commands + mine.steps * weights.step_commands),
         rows=busiest(rows),
         merged_rows=busiest(np.minimum(share_q, rows // tile_g) * share_g),
-        pairs=int((rows * seen).sum()),
+        pairs=int((rows * seen).sum()) if window is None else int((rows[:, None] * own).sum()),
         all_tiu_steps=int(every.tiu.sum()),
         all_vec_steps=int(every.vec.sum()),
-        read_together=read(seen[last_of_trip]),
-        read_apart=read(seen),
+        read_together=read(begin[first_of_trip], seen[last_of_trip]),
+        read_apart=read(begin, seen),
     )
 
 
@@ -335,20 +378,22 @@ def _sums(
     s: AttentionShape, t: AttentionTilings, grid: Grid, cube: tuple[int, int, int], weights: Sequence[_Weights]
 ) -> dict[str, IntArray]:
     """The fields of `_Problem`, one entry per tiling; `weights` are by kind of merge."""
-    columns = zip(t.tile_q, t.tile_g, t.tile_s, grid.parts[1], grid.keys, t.merge, strict=True)
+    columns = zip(t.tile_q, t.tile_g, t.tile_s, grid.parts[1], grid.keys, t.multicast, t.merge, strict=True)
     found = [
         _problem(
             s.q_len,
             s.kv_len,
             s.causal,
+            s.window,
             s.group,
             (int(q), int(g), int(keys)),
             int(u),
             int(part),
+            s.window is not None and bool(multicast),
             cube,
             weights[int(merge)],
         )
-        for q, g, keys, u, part, merge in columns
+        for q, g, keys, u, part, multicast, merge in columns
     ]
     return {f.name: np.array([getattr(entry, f.name) for entry in found], np.int64) for f in fields(_Problem)}
 
@@ -368,7 +413,12 @@ def _equal_units(
         "tiu_steps": trips * mine.tiu,
         "vec_steps": trips * mine.vec,
         "key_steps": trips * mine.steps,
-        "gdma_bits": trips * (rows * row_bits + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits),
+        "gdma_bits": trips
+        * (
+            rows * row_bits
+            + t.tile_g * weights[NONE].head_bits
+            + _loaded(own, t.tile_s, grid.keys) * weights[NONE].key_bits
+        ),
         "gdma_commands": trips * (unit_commands + mine.steps * weights[NONE].step_commands),
         "rows": trips * rows,
         "merged_rows": trips * share_q * share_g,
@@ -404,7 +454,13 @@ class _Groups:
         most = block(first)
         self.size = end - first
         self.rows = (np.minimum((most + 1) * tile_q, s.q_len) - most * tile_q) * t.tile_g[:, None]
-        seen = s.kv_len - s.q_len + np.minimum((block(end - 1) + 1) * tile_q, s.q_len)
+        least = block(end - 1)
+        past = s.kv_len - s.q_len
+        seen, more = (past + np.minimum((b + 1) * tile_q, s.q_len) for b in (least, most))
+        if s.window is not None:
+            # From block to block they are more until the window begins to move; the last block can be short.
+            seen, more = (end - first_key(past + b * tile_q, s.window) for end, b in ((seen, least), (more, most)))
+            seen = np.minimum(seen, more)
         self.seen: IntArray = seen if s.causal else np.full(seen.shape, s.kv_len)
 
     def sum(self, amount: IntArray) -> IntArray:
@@ -418,33 +474,45 @@ def _lower_bounds(
     """No field is more than in `_sums`.
 
     The busiest core has at least what the core of the last unit has, and a group of units at least so often the fewest
-    rows and the fewest keys that one of them has.
+    rows and the fewest keys that one of them has.  A window may leave out any part of the keys: then the busiest part
+    has at least the mean of all, and what is read for the sake of whole tiles is left out.
     """
     tile_s, part = t.tile_s[:, None], grid.keys[:, None]
     mine = _Groups(s, t, grid, grid.parts[1], grid.units)
     every = _Groups(s, t, grid, np.ones(len(t), np.int64), grid.all_units)
-    own = np.minimum(mine.seen, part)
+    own, most, parts = np.minimum(mine.seen, part), part, np.ones_like(grid.keys)
+    if s.window is not None:
+        own, most, parts = mine.seen, mine.seen, grid.parts[2]
+
+    def of_part(amount: IntArray) -> IntArray:
+        return ceil_div(mine.sum(amount), parts)
+
+    def read(of: _Groups) -> IntArray:
+        return of.sum(of.seen if s.window is not None else _read(of.seen, tile_s, s.kv_len, part))
+
     counts, all_counts = (
         _Units(of.rows, keys, tile_s, cube, weights[NONE]) for of, keys in ((mine, own), (every, every.seen))
     )
     row_bits = np.array([w.row_bits for w in weights])[t.merge][:, None]
+    head_bits = t.tile_g[:, None] * weights[NONE].head_bits
     unit_commands = np.array([w.unit_commands for w in weights])[t.merge][:, None]
     share_q, share_g = merge_share(np.minimum(t.tile_q, s.q_len), t.tile_g, grid.parts[2])
     merged = np.minimum(share_q[:, None], mine.rows // t.tile_g[:, None]) * share_g[:, None]
     return {
-        "tiu_steps": mine.sum(counts.tiu),
-        "vec_steps": mine.sum(counts.vec),
-        "key_steps": mine.sum(counts.steps),
-        "gdma_bits": mine.sum(mine.rows * row_bits + _loaded(own, tile_s, part) * weights[NONE].key_bits),
-        "gdma_commands": mine.sum(unit_commands + counts.steps * weights[NONE].step_commands),
+        "tiu_steps": of_part(counts.tiu),
+        "vec_steps": of_part(counts.vec),
+        "key_steps": of_part(counts.steps),
+        "gdma_bits": mine.sum(mine.rows * row_bits + head_bits)
+        + of_part(_loaded(own, tile_s, most) * weights[NONE].key_bits),
+        "gdma_commands": mine.sum(unit_commands) + of_part(counts.steps * weights[NONE].step_commands),
         "rows": mine.sum(mine.rows),
         "merged_rows": mine.sum(merged),
         "pairs": every.sum(every.rows * every.seen),
         "all_tiu_steps": every.sum(all_counts.tiu),
         "all_vec_steps": every.sum(all_counts.vec),
         # The last unit of a trip sees no fewer keys than the last core's.
-        "read_together": mine.sum(_read(mine.seen, tile_s, s.kv_len, part)),
-        "read_apart": every.sum(_read(every.seen, tile_s, s.kv_len, part)),
+        "read_together": read(mine),
+        "read_apart": read(every),
     }
 
 
@@ -474,7 +542,7 @@ def resources(
         key_bits += s.v_dim * s.v_bits
     state_bits, state_commands = (s.v_dim + STATE_COLUMNS) * ACCUMULATOR_BITS, 1 + STATE_COLUMNS
     in_bits = sum(s.qk_dims) * s.q_bits + state_bits * s.state_reads
-    in_commands = len(s.qk_dims) + state_commands * s.state_reads
+    in_commands = len(s.qk_dims) + state_commands * s.state_reads + (s.sink_bits > 0)
     out_bits = state_bits if s.state_results else s.v_dim * s.out_bits
     out_commands = state_commands if s.state_results else 1
     weights = [
@@ -484,6 +552,7 @@ def resources(
             per_score=softmax[0],
             per_row=softmax[1],
             row_bits=in_bits + left_bits,
+            head_bits=s.sink_bits,
             key_bits=key_bits,
             unit_commands=in_commands + left_commands,
             step_commands=len(s.qk_dims) + (s.shared_piece is None),
@@ -496,7 +565,8 @@ def resources(
     of = count(s, t, grid, (cube.m, cube.n, depth), weights)
 
     keys_read = s.problems * np.where(t.multicast == 1, of["read_together"], of["read_apart"])
-    rows_read = all_rows * np.where(t.multicast == 1, 1, parts_s)
+    readers = np.where(t.multicast == 1, 1, parts_s)
+    sinks_read = s.problems * ceil_div(s.q_len, t.tile_q) * s.group * readers
     scratch = np.where(through_dram, bytes_of(parts_s * all_rows, state_bits), 0)
     # Besides the softmax: the state is filled before the first key and divided by its sum after the last.
     ends = 0 * t.tile_q
@@ -530,9 +600,11 @@ def resources(
         vec_commands=problems * of["key_steps"],
         gdma_bytes=bytes_of(problems * of["gdma_bits"], 1),
         gdma_commands=problems * of["gdma_commands"],
-        dram_read=bytes_of(keys_read, key_bits) + bytes_of(rows_read, in_bits),
+        dram_read=bytes_of(keys_read, key_bits)
+        + bytes_of(all_rows * readers, in_bits)
+        + bytes_of(sinks_read, s.sink_bits),
         dram_written=bytes_of(np.full(len(t), all_rows), out_bits),
         macs=s.problems * of["pairs"] * (sum(s.qk_dims) + s.v_dim),
-        overlaps=(t.slots == 2) & (problems * of["key_steps"] > 1),
+        overlaps=(t.slots == 2) & ((problems * of["key_steps"] > 1) | (at_least and s.window is not None)),
         merge=merge,
     )

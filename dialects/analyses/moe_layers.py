@@ -107,8 +107,8 @@ class _Walk:
         if op is None:
             return 0, 0, 0.0
         caches = dict.fromkeys([*op.k, op.v])
-        reads = sum(self.value(tensor(value).bytes) for value in caches)
         positions = sum(self.value(tensor(value).bytes) // self.value(tensor(value).dims[1]) for value in caches)
+        reads = positions * self.value(op.keys_seen)
         batch, q_len = self.value(tensor(op.v).dims[0]), self.value(op.q_len.data)
         return reads // rank_tokens, positions // batch, self.value(op.flops()) / (batch * q_len)
 

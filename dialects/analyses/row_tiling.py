@@ -3,7 +3,8 @@
 Every operand is [outer, inner, width]: rows are pairs (outer, inner), `width` adjacent columns belong together.  A plan
 has cores [outer, inner], tile [outer, inner, width].  Core c is (outer, inner) = c in row-major order.  A tile is
 several outer rows with all their inner rows, or part of the inner rows of one outer row.  The rows of a matrix of one
-row, `w`, are loaded once; one read may serve all cores.
+row, `w`, are loaded once; one read may serve all cores.  Where every outer row (an expert) has matrices of its own,
+these are loaded with every tile, which then belongs to one outer row.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Rows:
     """(element type, columns, whether it is in DRAM) of one-row buffers, which are filled once."""
     kind: VectorKindAttr | None = None
     """What is computed on the rows; None for a copy."""
+    own: bool = False
+    """Whether the resident buffers are those of an outer row, and are filled for every tile."""
 
     def dims(self, width: int) -> tuple[int, ...]:
         """The dims of an operand with rows of `width` columns."""
@@ -105,7 +108,9 @@ def rows_of(op: Operation, cores: int, dims: Dims = ints) -> Rows:
     columns = matrix_columns(op, width)
     *leading, whole = dims(values[0])
     outer, inner = prod(leading), whole // width
-    if not any(is_view(v) for v in values):
+    if op.has_own_matrices:
+        outer, inner = leading[0], prod(leading[1:])
+    elif not any(is_view(v) for v in values):
         outer, inner = outer * inner, 1
     default = tensor(values[0]).element_type
     return Rows(
@@ -119,6 +124,7 @@ def rows_of(op: Operation, cores: int, dims: Dims = ints) -> Rows:
             (default if v is None else tensor(v).element_type, columns[name], v is not None) for name, v in resident
         ),
         kind=op.vector_kind(expr(ROW)),
+        own=op.has_own_matrices,
     )
 
 
@@ -168,7 +174,7 @@ def plan_rows(rows: Rows, chip: Chip) -> PlanAttr:
     inner = Split.over(rows.inner, max(1, cores // outer.parts), 1)
     row = sum(-(-columns * element_bits(t) // 8) for t, columns in rows.streamed)
     slack = len(rows.streamed) * chip.alignment_bytes
-    fixed = _resident_bytes(rows, chip)
+    fixed = _resident_bytes(rows, chip) * (2 if rows.own else 1)
     most = (chip.lmem_tile_budget_bytes - fixed) // 2 - slack
     if most < row:
         raise PmcError(
@@ -176,27 +182,30 @@ def plan_rows(rows: Rows, chip: Chip) -> PlanAttr:
             f"the budget of a core is {chip.lmem_tile_budget_bytes}"
         )
     count = most // row
-    if inner.parts == 1 and count >= rows.inner:
+    if inner.parts == 1 and count >= rows.inner and not rows.own:
         tile = (_balanced(outer.chunk, count // rows.inner), rows.inner)
     else:
         tile = (1, _balanced(min(inner.chunk, rows.inner), count))
-    multicast = ("w",) if chip.gdma_multicast and any(in_dram for _, _, in_dram in rows.resident) else ()
+    shared = any(in_dram for _, _, in_dram in rows.resident) and not rows.own
+    multicast = ("w",) if chip.gdma_multicast and shared else ()
     return PlanAttr.of([outer.parts, inner.parts], [*tile, rows.width], "oi", multicast=multicast)
 
 
 def plan_fault(rows: Rows, plan: PlanAttr, chip: Chip) -> str | None:
     """What is wrong with a plan for `rows`, None for a legal one."""
-    fault = plan.fault(chip, dims=(2, 3), orders=("oi",), multicast=("w",) if rows.resident else ())
+    fault = plan.fault(chip, dims=(2, 3), orders=("oi",), multicast=("w",) if rows.resident and not rows.own else ())
     if fault is not None:
         return fault
     outer, inner, width = plan.tile_sizes
     if width != rows.width:
         return f"its rows have {width} columns, those of the op {rows.width}"
+    if outer > 1 and rows.own:
+        return f"a tile has {outer} outer rows, must have one, with its own matrices"
     if outer > 1 and min(inner, -(-rows.inner // plan.core_counts[1])) < rows.inner:
         return f"a tile of {outer} outer rows must have all {rows.inner} inner rows"
     step = chip.alignment_bytes
     sizes = [round_up(bytes_of(outer * inner * columns, element_bits(t)), step) for t, columns in rows.streamed]
-    need = plan.buffer_slots * int(sum(sizes)) + _resident_bytes(rows, chip)
+    need = plan.buffer_slots * int(sum(sizes)) + _resident_bytes(rows, chip) * (plan.buffer_slots if rows.own else 1)
     if need > chip.lmem_tile_budget_bytes:
         return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
     return None
@@ -215,14 +224,17 @@ def resources(rows: Rows, plan: PlanAttr, chip: Chip) -> Resources:
     kept = [columns * element_bits(t) for t, columns, in_dram in rows.resident if in_dram]
     fills = sum(int(command_steps(FillAttr, 1, width, chip)) for _, width, in_dram in rows.resident if not in_dram)
     steps = 0 if rows.kind is None else int(command_steps(rows.kind, own, rows.width, chip))
-    reads_of_kept = 1 if plan.multicasts("w") else cores
+    fillings, reads_of_kept = 1, 1 if plan.multicasts("w") else cores
+    if rows.own:
+        last = rows.inner - (inner.parts - 1) * inner.chunk
+        fillings, reads_of_kept = trips, rows.outer * ((inner.parts - 1) * -(-own_i // tile_i) + -(-last // tile_i))
     nothing = Resources.nothing(1)
     return nothing.plus(
         cores=nothing.cores * cores,
-        vec_steps=np.array([steps + fills]),
+        vec_steps=np.array([steps + fills * fillings]),
         vec_commands=np.array([0 if rows.kind is None else trips]),
-        gdma_bytes=bytes_of(np.array([own * (read_bits + write_bits) + sum(kept)]), 1),
-        gdma_commands=np.array([trips * (rows.loaded + rows.stored) + len(kept)]),
+        gdma_bytes=bytes_of(np.array([own * (read_bits + write_bits) + sum(kept) * fillings]), 1),
+        gdma_commands=np.array([trips * (rows.loaded + rows.stored) + len(kept) * fillings]),
         dram_read=bytes_of(np.array([total * read_bits + reads_of_kept * sum(kept)]), 1),
         dram_written=bytes_of(np.array([total * write_bits]), 1),
         overlaps=np.array([plan.buffer_slots == 2 and trips > 1]),

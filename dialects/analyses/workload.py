@@ -73,10 +73,14 @@ class AttentionWorkload:
     group: int
     q_len: Expr
     kv_len: Expr
+    """The keys that any query sees."""
+    pairs_twice: Expr
+    """Twice the pairs of a query and a key that it sees, of a sequence."""
     qk_dims: tuple[int, ...]
     v_dim: int
     shared_piece: int | None
     causal: bool
+    window: int | None
     hides: bool
     """Whether keys are hidden from a single query too: a step of a ring may have blocks of later keys."""
     q_bits: int
@@ -89,6 +93,8 @@ class AttentionWorkload:
     """Bytes of running state that a row (a query of one head) reads and writes."""
     dtype: str
     """The type of the arithmetic, of the scores and of the sum over the values."""
+    sink_bits: int
+    """Of the sink of a head; 0 without sinks."""
 
     @property
     def v_is_key(self) -> bool:
@@ -99,9 +105,11 @@ class AttentionWorkload:
         """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
         sequences, q_len, kv_len = (single(e, bindings) for e in (self.sequences, self.q_len, self.kv_len))
         causal = self.causal and (q_len > 1 or self.hides)
+        window = None if self.window is None or self.window >= kv_len else self.window
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
-            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype,
+            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, window,
+            self.sink_bits,
         )  # fmt: skip
 
 
@@ -241,7 +249,7 @@ def _(op: layer.HeadMatmulOp) -> Workload:
 @describes(layer.AttentionOp)
 def _(op: layer.FlashAttentionOp) -> Workload:
     dims, v_dim = op.piece_dims(), op.v_dim.value.data
-    sequences, kv_len, v_width = tensor(op.v).dims
+    sequences, _, v_width = tensor(op.v).dims
     pieces = range(len(op.k))
     v_heads = v_width.constant // v_dim
     kv_heads = max(*(op.kv_heads(i) for i in pieces), v_heads)
@@ -253,11 +261,13 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         kv_heads=kv_heads,
         group=op.heads // kv_heads,
         q_len=op.q_len.data,
-        kv_len=kv_len,
+        kv_len=op.keys_seen,
+        pairs_twice=op.pairs_twice,
         qk_dims=dims,
         v_dim=v_dim,
         shared_piece=shared,
         causal=bool(op.causal),
+        window=op.window_keys,
         hides=isinstance(op, layer.AttentionStepOp),
         q_bits=element_bits(q_type),
         k_bits=tuple(element_bits(t) for t in k_types),
@@ -267,6 +277,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
+        sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
     )
 
 

@@ -15,31 +15,32 @@ from pmc.passes.expand_blocks.block_builder import Q_LEN, BlockBuilder
 
 
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
-    """y = x + o_proj(attention(rope(q), cached rope(k), cached v)); `qk_norm` acts before rope."""
+    """y = o_proj(attention(rope(q), cached rope(k), cached v)); head norms act before rope."""
     d = op.head_dim.value.data
-    normed = build.norm(x, "norm", op.rms_norm_eps)
-    q, k, v = (build.matmul(normed, name) for name in ("q_proj", "k_proj", "v_proj"))
-    if op.qk_norm:
-        q, k = (build.norm(h, name, op.rms_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
-    q, k = (
-        build.rope(h, name, d, op.rope_theta, op.rope_scaling, interleaved=False)
-        for h, name in ((q, "q_rope"), (k, "k_rope"))
-    )
+    q, k, v = (build.linear(x, name) for name in ("q_proj", "k_proj", "v_proj"))
+    if op.qk_norm_eps is not None:
+        q, k = (build.norm(h, name, op.qk_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
+    if (theta := op.rope_theta) is not None:
+        whole = op.rotary_dim is None or op.rotary_dim.value.data == d
+        q, k = (
+            build.rope(h, name, d, theta, op.rope_scaling, False, None if whole else op.rotary_dim)
+            for h, name in ((q, "q_rope"), (k, "k_rope"))
+        )
     keys, values = build.appended("k", k), build.appended("v", v)
-    attended = _attention(build, [q], [keys], values, [d], d, op.heads, 1 / math.sqrt(d))
-    return build.add(x, build.matmul(attended, "o_proj"), "residual")
+    scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
+    attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op.window)
+    return build.linear(attended, "o_proj")
 
 
 def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool) -> SSAValue:
-    """y = x + o_proj(attention); the caches hold the normalised latent and the rotated shared key.
+    """y = o_proj(attention); the caches hold the normalised latent and the rotated shared key.
 
     Expanded: keys and values of every cached token are computed from its latent (kv_b).  Absorbed
     (DeepSeek-V2 report, section 2.1.2): kv_b's key half moves to the queries and its value half behind the
     attention.
     """
     (nope, rope, v_dim), heads = op.head_dims, op.heads
-    normed = build.norm(x, "norm", op.rms_norm_eps)
-    found = latent_values(build, normed, op)
+    found = latent_values(build, x, op)
     scale = mla_softmax_scale(nope + rope, op.rope_scaling)
     if absorbed:
         rank = op.kv_lora_rank.value.data
@@ -53,7 +54,7 @@ def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool
         values = build.slice(kv, "v", nope + v_dim, nope, v_dim)
         q, k = [found.q_nope, found.q_rope], [k_nope, found.rotary_keys]
         attended = _attention(build, q, k, values, [nope, rope], v_dim, heads, scale)
-    return build.add(x, build.matmul(attended, "o_proj"), "residual")
+    return build.matmul(attended, "o_proj")
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,19 @@ class LatentValues:
     """What the queries are projected from, where the model has it."""
 
 
-def latent_values(build: BlockBuilder, normed: SSAValue, op: model.LatentAttentionOp) -> LatentValues:
+def latent_values(build: BlockBuilder, x: SSAValue, op: model.LatentAttentionOp) -> LatentValues:
     """Queries and cached latents from the normalised rows of the block."""
     (nope, rope, _), rank = op.head_dims, op.kv_lora_rank.value.data
     query_latent = None
     if op.q_lora_rank is None:
-        q = build.matmul(normed, "q_proj")
+        q = build.matmul(x, "q_proj")
     else:
-        query_latent = build.norm(build.matmul(normed, "q_a_proj"), "q_a_layernorm", model.LATENT_NORM_EPS)
+        query_latent = build.norm(build.matmul(x, "q_a_proj"), "q_a_layernorm", model.LATENT_NORM_EPS)
         q = build.matmul(query_latent, "q_b_proj")
     q_nope = build.slice(q, "q_nope", nope + rope, 0, nope)
     q_rope = build.slice(q, "q_pe", nope + rope, nope, rope)
     q_rope = _mla_rope(build, q_rope, "q_rope", op)
-    kv_a = build.matmul(normed, "kv_a_proj")
+    kv_a = build.matmul(x, "kv_a_proj")
     latent = build.slice(kv_a, "kv_latent", rank + rope, 0, rank)
     latent = build.norm(latent, "kv_a_layernorm", model.LATENT_NORM_EPS)
     k_rope = build.slice(kv_a, "k_pe", rank + rope, rank, rope)
@@ -133,6 +134,7 @@ def _attention(
     v_dim: int,
     heads: int,
     scale: float,
+    window: IntegerAttr | None = None,
 ) -> SSAValue:
     """Causal attention of the current queries over all keys of their sequence."""
     result = build.tensor_type(tensor(q[0]).dims[0], heads * v_dim)
@@ -147,6 +149,7 @@ def _attention(
             "q_len": Q_LEN,
             "scale": scale,
             "causal": True,
+            "window": window,
         },
     )
 

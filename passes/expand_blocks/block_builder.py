@@ -9,7 +9,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 
 from pmc.dialects import layer, model
 from pmc.dialects.assembly import PmcOp, PropertyValue
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import Expr, expr, min_of
 from pmc.dialects.tensor import TensorType, tensor
 
 BATCH, Q_LEN, KV_LEN = expr("batch"), expr("q_len"), expr("kv_len")
@@ -74,9 +74,10 @@ class BlockBuilder:
         return self.weights[name]
 
     def appended(self, name: str, new: SSAValue) -> SSAValue:
-        """The cache [batch, kv_len, width] called `name` with the current rows appended."""
+        """The cache [batch, kv_len, width] called `name` with the current rows appended, or the rows of its window."""
         spec = self.caches[f"{name}_cache"]
-        cache_type = self.tensor_type(BATCH, KV_LEN, spec.width)
+        positions = KV_LEN if spec.window is None else min_of(KV_LEN, Q_LEN + (spec.window - 1))
+        cache_type = self.tensor_type(BATCH, positions, spec.width)
         properties: dict[str, PropertyValue] = {"axes": _axes(("batch", "position", spec.axis)), "role": spec.role}
         cache = self.op(layer.StateOp, [], spec.name, cache_type, properties)
         return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
@@ -90,9 +91,22 @@ class BlockBuilder:
         result = self.tensor_type(*tensor(x).dims[:-1], tensor(w).dims[-1], element_type=element_type)
         return self.op(kind, [x, w], name, result)
 
+    def linear(self, x: SSAValue, name: str) -> SSAValue:
+        """x times the weight of projection `name`, plus its bias if it has one."""
+        y = self.matmul(x, name)
+        return self.add_bias(y, f"{name}.bias") if f"{name}.bias" in self.specs else y
+
+    def add_bias(self, x: SSAValue, bias: str) -> SSAValue:
+        """x plus the parameter called `bias`, in every row."""
+        return self.op(layer.AddBiasOp, [x, self.weight(bias)], f"{bias}_add", x.type)
+
     def norm(self, x: SSAValue, name: str, eps: PropertyValue) -> SSAValue:
-        """RMSNorm over as many columns as the weight has: the whole row, or each head."""
-        w = self.weight(f"{name}.weight")
+        """The RMSNorm called `name`, with a gain of that name."""
+        return self.rms_norm(x, name, f"{name}.weight", eps)
+
+    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue) -> SSAValue:
+        """RMSNorm over as many columns as the gain has: the whole row, or each head."""
+        w = self.weight(gain)
         properties: dict[str, PropertyValue] = {"eps": eps, "group": tensor(w).dims[0].constant}
         return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
 
@@ -109,11 +123,13 @@ class BlockBuilder:
         x: SSAValue,
         name: str,
         head_dim: int,
-        theta: Attribute,
+        theta: Attribute | None,
         scaling: DictionaryAttr | None,
         interleaved: bool,
+        rotary_dim: Attribute | None = None,
     ) -> SSAValue:
-        """Rotary embedding of every head."""
+        """Rotary embedding of every head, or of its first `rotary_dim` columns."""
+        assert theta is not None, "verified: who is rotated has a base"
         properties: dict[str, PropertyValue] = {
             "head_dim": head_dim,
             "theta": theta,
@@ -121,6 +137,7 @@ class BlockBuilder:
             "q_len": Q_LEN,
             "kv_len": KV_LEN,
             "scaling": scaling,
+            "rotary_dim": rotary_dim,
         }
         return self.op(layer.RopeOp, [x], name, x.type, properties)
 

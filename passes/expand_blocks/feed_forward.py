@@ -12,16 +12,16 @@ from pmc.passes.expand_blocks.block_builder import TOKENS, BlockBuilder
 
 
 def expand_ffn(build: BlockBuilder, x: SSAValue, op: model.FfnOp) -> SSAValue:
-    """y = x + down(silu(gate) * up)."""
-    normed = build.norm(x, "norm", op.rms_norm_eps)
-    return build.add(x, _swiglu(build, normed, ""), "residual")
+    """y = down(f(gate, up)), or down(f(up)) without a gate."""
+    return _network(build, x, op, "")
 
 
 def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str) -> SSAValue:
-    """y = x + (sum of the weighted routed experts + shared experts)."""
-    normed = build.norm(x, "norm", op.rms_norm_eps)
+    """y = the sum of the weighted routed experts, and the shared ones."""
     # The router compares scores of hundreds of experts: its logits keep the precision of the accumulator.
-    logits = build.matmul(normed, "router", element_type=Float32Type())
+    logits = build.matmul(x, "router", element_type=Float32Type())
+    if op.router_bias:
+        logits = build.add_bias(logits, "router.linear_bias")
     bias = [build.weight("router.bias")] if op.correction_bias else []
     weights, indices = build.ops(
         layer.RouterTopkOp,
@@ -40,12 +40,12 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scale": op.routed_scaling_factor,
         },
     )
-    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(normed).dims[1])
-    rows = build.op(layer.DispatchOp, [normed, indices], "dispatch", slots, {"capacity": capacity})
-    routed = build.op(layer.CombineOp, [_swiglu(build, rows, "experts."), indices, weights], "combine", x.type)
-    if op.n_shared_experts.value.data:
-        routed = build.add(routed, _swiglu(build, normed, "shared."), "add_shared")
-    return build.add(x, routed, "residual")
+    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(x).dims[1])
+    rows = build.op(layer.DispatchOp, [x, indices], "dispatch", slots, {"capacity": capacity})
+    routed = build.op(layer.CombineOp, [_network(build, rows, op, "experts."), indices, weights], "combine", x.type)
+    if op.shared_intermediate_size.value.data:
+        routed = build.add(routed, _network(build, x, op, "shared."), "add_shared")
+    return routed
 
 
 def _slots(op: model.MoeOp, capacity: str) -> Expr:
@@ -53,7 +53,15 @@ def _slots(op: model.MoeOp, capacity: str) -> Expr:
     return ceildiv(TOKENS * op.top_k, op.experts) if capacity == "balanced" else TOKENS
 
 
-def _swiglu(build: BlockBuilder, x: SSAValue, prefix: str) -> SSAValue:
-    gate, up = (build.matmul(x, f"{prefix}{name}") for name in ("gate_proj", "up_proj"))
-    hidden = build.op(layer.SiluMulOp, [gate, up], f"{prefix}silu_mul", gate.type)
-    return build.matmul(hidden, f"{prefix}down_proj")
+def _network(build: BlockBuilder, x: SSAValue, op: model.NetworkOp, prefix: str) -> SSAValue:
+    up = build.linear(x, f"{prefix}up_proj") if not op.gated else None
+    if up is not None:
+        hidden = build.op(layer.ActivationOp, [up], f"{prefix}activation", up.type, {"function": op.activation})
+    else:
+        gate, up = (build.linear(x, f"{prefix}{name}") for name in ("gate_proj", "up_proj"))
+        if op.activation.data == "silu":
+            hidden = build.op(layer.SiluMulOp, [gate, up], f"{prefix}silu_mul", gate.type)
+        else:
+            given = {"function": op.activation, "limit": op.activation_limit, "alpha": op.activation_alpha}
+            hidden = build.op(layer.GatedActivationOp, [gate, up], f"{prefix}activation", gate.type, given)
+    return build.linear(hidden, f"{prefix}down_proj")

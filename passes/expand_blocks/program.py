@@ -46,14 +46,17 @@ def expand_llm(llm: model.LlmOp, step: Step) -> layer.ProgramOp:
 def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
     """Expand the ops of `source` at the end of `block`; the values that its terminator hands on."""
     values: dict[SSAValue, SSAValue] = dict(zip(source.args, block.args, strict=True))
+    head = _head(source)
     for op in source.ops:
         operands = [values[v] for v in op.operands]
+        if head and op is head[0] and step.phase == "prefill":
+            operands = [_last_token(BlockBuilder(block, head[-1]), operands[0])]
         if isinstance(op, model.YieldOp):
             return operands
         if isinstance(op, model.RepeatOp):
             results = _expand_repeat(block, op, operands, step)
         elif isinstance(op, model.BlockOp):
-            results = [_expand_block(BlockBuilder(block, op), operands[0], op, step)]
+            results = [_expand_block(BlockBuilder(block, op), operands, op, step)]
         else:
             raise PassError(f"expand-blocks: {op.name} is no op of the model dialect")
         values.update(zip(op.results, results, strict=True))
@@ -71,10 +74,15 @@ def _expand_repeat(block: Block, op: model.RepeatOp, inits: list[SSAValue], step
     return list(repeat.results)
 
 
-def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Step) -> SSAValue:
+def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockOp, step: Step) -> SSAValue:
+    x = operands[0]
     match op:
         case model.EmbeddingOp():
             return build.op(layer.EmbeddingOp, [x, build.weight("weight")], "", op.y.type)
+        case model.NormOp():
+            return build.rms_norm(x, "", "weight", op.eps)
+        case model.AddOp():
+            return build.add(x, operands[1], "")
         case model.GqaOp():
             return expand_gqa(build, x, op)
         case model.MlaOp():
@@ -86,14 +94,20 @@ def _expand_block(build: BlockBuilder, x: SSAValue, op: model.BlockOp, step: Ste
         case model.MoeOp():
             return expand_moe(build, x, op, step.capacity)
         case model.LmHeadOp():
-            return _expand_lm_head(build, x, op, step)
+            return build.matmul(x, "proj")
         case _:
             raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
 
 
-def _expand_lm_head(build: BlockBuilder, x: SSAValue, op: model.LmHeadOp, step: Step) -> SSAValue:
-    """Logits of every token, in prefill only of the last one of each sequence: the others are prompt."""
-    if step.phase == "prefill":
-        last = build.tensor_type(BATCH, tensor(x).dims[1])
-        x = build.op(layer.LastTokenOp, [x], "last_token", last, {"q_len": Q_LEN})
-    return build.matmul(build.norm(x, "norm", op.rms_norm_eps), "proj")
+def _head(body: Block) -> list[model.BlockOp]:
+    """The ops from the last layer to the logits: the head, and before it those that only it needs, row by row."""
+    found = [op for op in body.ops if isinstance(op, model.LmHeadOp)][-1:]
+    chain: list[model.BlockOp] = [*found]
+    while chain and isinstance(before := chain[0].x.owner, model.NormOp) and before.y.has_one_use():
+        chain.insert(0, before)
+    return chain
+
+
+def _last_token(build: BlockBuilder, x: SSAValue) -> SSAValue:
+    """The last row of each sequence: in prefill only that one has logits, the others are prompt."""
+    return build.op(layer.LastTokenOp, [x], "last_token", build.tensor_type(BATCH, tensor(x).dims[1]), {"q_len": Q_LEN})

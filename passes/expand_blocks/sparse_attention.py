@@ -25,16 +25,15 @@ DOMAINS = {"prefill": "on_chip", "decode": "dram"}
 
 
 def expand_dsa(build: BlockBuilder, x: SSAValue, op: model.DsaOp, phase: str) -> SSAValue:
-    """y = x + o_proj(attention over the keys that the indexer selects), always over the latent.
+    """y = o_proj(attention over the keys that the indexer selects), always over the latent.
 
     Every token has its own keys, so expanding them to heads would do the work of kv_b once per token and key; the
     selected rows are attended to as they are cached, whatever `absorb-mla` says of MLA.
     """
     rank, rope = op.kv_lora_rank.value.data, op.qk_rope_head_dim.value.data
-    normed = build.norm(x, "norm", op.rms_norm_eps)
-    found = latent_values(build, normed, op)
+    found = latent_values(build, x, op)
     assert found.query_latent is not None, "verified"
-    selected = _selected(build, normed, found.query_latent, op)
+    selected = _selected(build, x, found.query_latent, op)
     w_k, w_v = absorbed_weights(build, op)
     q_latent = absorbed_queries(build, found.q_nope, w_k, op)
     latents, rotary_keys = (
@@ -57,10 +56,10 @@ def expand_dsa(build: BlockBuilder, x: SSAValue, op: model.DsaOp, phase: str) ->
         },
     )
     attended = absorbed_values(build, attended, w_v, op)
-    return build.add(x, build.matmul(attended, "o_proj"), "residual")
+    return build.matmul(attended, "o_proj")
 
 
-def _selected(build: BlockBuilder, normed: SSAValue, query_latent: SSAValue, op: model.DsaOp) -> SSAValue:
+def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: model.DsaOp) -> SSAValue:
     """The positions that every query attends to, by the scores of the lightning indexer over all keys.
 
     As in the published inference code; the Hadamard rotation that it puts on index queries and keys alike changes no
@@ -70,17 +69,17 @@ def _selected(build: BlockBuilder, normed: SSAValue, query_latent: SSAValue, op:
     q = build.matmul(query_latent, "indexer.wq_b")
     k = build.op(
         layer.LayerNormOp,
-        [build.matmul(normed, "indexer.wk"), *(build.weight(f"indexer.k_norm.{n}") for n in ("weight", "bias"))],
+        [build.matmul(x, "indexer.wk"), *(build.weight(f"indexer.k_norm.{n}") for n in ("weight", "bias"))],
         "indexer.k_norm",
         build.tensor_type(TOKENS, d),
         {"eps": model.LATENT_NORM_EPS},
     )
     # The weights of the heads are small numbers of both signs: as the router, in the precision of the accumulator.
-    weights = build.matmul(normed, "indexer.weights_proj", element_type=Float32Type())
+    weights = build.matmul(x, "indexer.weights_proj", element_type=Float32Type())
     q_rope, k_rope = (
         build.rope(
             build.slice(value, f"indexer.{name}_pe", d, 0, rope), f"indexer.{name}_rope", rope, op.rope_theta,
-            op.rope_scaling, interleaved=False,
+            op.rope_scaling, bool(op.index_rope_interleave),
         )
         for value, name in ((q, "q"), (k, "k"))
     )  # fmt: skip

@@ -30,7 +30,7 @@ def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool
     properties["q_len"] = ceildiv(op.q_len.data, axis.size)
     path, keyed = op.path.data, list(dict.fromkeys([*op.k, op.v]))
     moving = _fewest_bytes(keyed, mesh) if smallest else keyed
-    own = _step(op, {value: value for value in keyed}, [], properties)
+    own = _step(op, {value: value for value in keyed}, [], properties, op.sinks)
     inits = [*moving, *own.results]
     block = Block(arg_types=[value.type for value in inits])
     _name_alike(block.args, inits)
@@ -105,6 +105,7 @@ def _step(
     keyed: Mapping[SSAValue, SSAValue],
     state: Sequence[SSAValue],
     properties: Mapping[str, PropertyValue],
+    sinks: SSAValue | None = None,
 ) -> layer.AttentionStepOp:
     """Attention over the keys and values that `keyed` has in place of those of `op`."""
     rows, width = tensor(op.y).dims
@@ -112,6 +113,8 @@ def _step(
     heads = expr(width.constant // op.v_dim.value.data)
     types: list[Attribute] = [TensorType.of((rows, n), f32, sharding) for n in (width, heads, heads)]
     operands: list[SSAValue | Sequence[SSAValue]] = [list(op.q), [keyed[k] for k in op.k], keyed[op.v], list(state)]
+    if sinks is not None:
+        operands.append(sinks)
     step = layer.AttentionStepOp.make(operands, types, op.path.data, properties, like=op)
     for result, name in zip(step.results, ("acc", "row_max", "row_sum"), strict=True):
         result.name_hint = name

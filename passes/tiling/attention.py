@@ -23,7 +23,14 @@ from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, m
 from pmc.dialects.tensor import ints, tensor
 from pmc.dialects.tile import CORE, KernelOp
 from pmc.dialects.tile_plan import PlanAttr
-from pmc.dialects.vector_kinds import ROW, FillAttr, SoftmaxFinishAttr, SoftmaxMergeAttr, SoftmaxStepAttr
+from pmc.dialects.vector_kinds import (
+    ROW,
+    FillAttr,
+    RepeatRowsAttr,
+    SoftmaxFinishAttr,
+    SoftmaxMergeAttr,
+    SoftmaxStepAttr,
+)
 from pmc.passes.tiling.arrays import Array
 from pmc.passes.tiling.code import KernelCode
 from pmc.passes.tiling.kernels import Arrays
@@ -57,6 +64,8 @@ class _Unit:
     head: Expr
     query: Expr
     queries: Expr
+    first_query: Expr
+    """The first query of the units that the cores along u have in the same iteration."""
 
 
 class _Kernel:
@@ -81,12 +90,14 @@ class _Kernel:
         heads = s.kv_heads * s.group
         self.q = [arrays.array(v, s.sequences, s.q_len, heads, d) for v, d in zip(op.q, s.qk_dims, strict=True)]
         self.piece_heads = [ints(k)[2] // d for k, d in zip(op.k, s.qk_dims, strict=True)]
-        self.k = [
-            arrays.array(v, s.sequences, s.kv_len, h, d)
-            for v, h, d in zip(op.k, self.piece_heads, s.qk_dims, strict=True)
-        ]
+        stored = ints(op.v)[1]
+
+        def keyed(value: SSAValue, heads: int, width: int) -> Array:
+            return arrays.array(value, s.sequences, stored, heads, width).rows_from(1, stored - s.kv_len, s.kv_len)
+
+        self.k = [keyed(v, h, d) for v, h, d in zip(op.k, self.piece_heads, s.qk_dims, strict=True)]
         self.v_heads = ints(op.v)[2] // s.v_dim
-        self.v = arrays.array(op.v, s.sequences, s.kv_len, self.v_heads, s.v_dim)
+        self.v = keyed(op.v, self.v_heads, s.v_dim)
         self.widths = (s.v_dim, 1, 1)
         """Columns of the running state: accumulator, maximum, sum."""
         self.results = [
@@ -95,6 +106,8 @@ class _Kernel:
         state = op.state if isinstance(op, layer.AttentionStepOp) else ()
         self.state = [arrays.array(v, s.sequences, s.q_len, heads, w) for v, w in zip(state, self.widths, strict=False)]
         self.hidden = op.hidden.data if isinstance(op, layer.AttentionStepOp) else expr(0)
+        sinks = op.sink_logits
+        self.sinks = None if sinks is None else arrays.array(sinks, heads, 1)
         self.scratch = [arrays.scratch(op, dims, f32) for dims in scratch_dims(s, plan, chip)]
         q_type, v_type = (tensor(v).element_type for v in (op.q[0], op.v))
         self.q_type, self.v_type = q_type, v_type
@@ -126,7 +139,8 @@ class _Kernel:
         kv_head = mod(problem, s.kv_heads)
         head = kv_head * s.group + mod(index, self.blocks_g) * self.tile_g
         queries = expr(self.tile_q) if s.q_len % self.tile_q == 0 else min_of(self.tile_q, s.q_len - query)
-        return _Unit(floordiv(problem, s.kv_heads), kv_head, head, query, queries)
+        first_query = floordiv(ui * self.parts[1], self.blocks_g) * self.tile_q
+        return _Unit(floordiv(problem, s.kv_heads), kv_head, head, query, queries, first_query)
 
     # -- one unit -----------------------------------------------------------------------------------------------
 
@@ -143,16 +157,24 @@ class _Kernel:
         acc, row_max, row_sum = running
         for array, buffer, width in zip(self.state, running, self.widths, strict=False):
             code.load(array, buffer, at, (*size, width))
-        if not self.state:
+        if self.sinks is not None:
+            # exp(sink - maximum) is 1 at first; cores that share the keys have equal parts of it.
+            sinks = code.alloc(self.tile_g, 1, self.sinks.element_type)
+            code.load(self.sinks, sinks, (unit.head, 0), (self.tile_g, 1), serves)
+            code.vector(RepeatRowsAttr(IntegerAttr(self.tile_g, i64)), rows, 1, [sinks], [row_max])
+            code.vector(FillAttr.of(1 / self.keys.parts), rows, 1, outs=[row_sum])
+        elif not self.state:
             code.vector(FillAttr.of(float("-inf")), rows, 1, outs=[row_max])
             code.vector(FillAttr.of(0.0), rows, 1, outs=[row_sum])
+        if not self.state:
             code.vector(FillAttr.of(0.0), rows, s.v_dim, outs=[acc])
         # A causal block needs the keys up to its last query; all before the first query are cached.
         seen = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
         first = self.keys.start(self.core_s, expr(0))
         mine = min_of(self.keys.length(self.core_s), seen - first) if s.causal else self.keys.length(self.core_s)
-        with code.loop("s", self.key_trips(mine)) as si:
-            self.key_step(unit, rows, q_tiles, running, si, mine)
+        skipped = self.skipped_tiles(unit)
+        with code.loop("s", self.key_trips(mine, skipped)) as si:
+            self.key_step(unit, rows, q_tiles, running, si + skipped, mine)
         if self.merges:
             for array, buffer, width in zip(self.scratch, running, self.widths, strict=False):
                 code.store(array, buffer, (self.core_s, *at), (1, *size, width))
@@ -165,11 +187,23 @@ class _Kernel:
             code.store(array, buffer, at, (*size, width))
         return running
 
-    def key_trips(self, mine: Expr) -> Expr:
-        """Key tiles of a core that sees `mine` keys of its part."""
+    def skipped_tiles(self, unit: _Unit) -> Expr:
+        """Key tiles of the part of a core that lie before all windows of the unit, or of those that read with it."""
+        s = self.shape
+        if s.window is None or (self.keys.max_trips == 1 and not self.merges):
+            return expr(0)
+        query = unit.first_query if self.plan.multicasts("kv") else unit.query
+        first = s.kv_len - s.q_len + query - (s.window - 1) - self.keys.start(self.core_s, expr(0))
+        return floordiv(max_of(first, 0), self.tile_s)
+
+    def key_trips(self, mine: Expr, skipped: Expr) -> Expr:
+        """Key tiles of a core that sees `mine` keys of its part, but those of the `skipped` tiles."""
         if self.keys.max_trips == 1 and not (self.merges and self.shape.causal):
             return expr(1)
-        return ceildiv(max_of(mine, 0) if self.merges and self.shape.causal else mine, self.tile_s)
+        if not (self.merges and self.shape.causal):
+            return ceildiv(mine, self.tile_s) - skipped
+        trips = ceildiv(max_of(mine, 0), self.tile_s)
+        return trips if self.shape.window is None else max_of(trips - skipped, 0)
 
     def key_step(
         self, unit: _Unit, rows: Expr, q_tiles: list[SSAValue], running: tuple[SSAValue, ...], si: Expr, mine: Expr
@@ -203,7 +237,8 @@ class _Kernel:
             code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
         masks, position = self.last_visible(unit)
-        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key))
+        first = None if s.window is None else ExprAttr(position - (s.window - 1))
+        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first)
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
 

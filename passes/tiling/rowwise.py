@@ -130,25 +130,33 @@ class RowFamily(_RowFamily):
     """Row-wise ops whose kernel loads tiles of rows, runs one vector command on them and stores the results."""
 
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, chip: Chip) -> KernelOp:
-        """Matrices of one row first, then the loops."""
+        """Matrices of one row first, then the loops; inside of these where every outer row has its own."""
         assert isinstance(op, RowOp)
         rows = rows_of(op, chip.cores)
         streamed, resident = matrices(op)
         columns = matrix_columns(op, rows.width)
         sources = {n: arrays.array(v, *rows.dims(columns[n])) for n, v in streamed if v in op.operands}
         results = {n: arrays.result(v, *rows.dims(columns[n])) for n, v in streamed if v in op.results}
-        constants = {n: None if v is None else arrays.array(v, columns[n]) for n, v in resident}
+        leading = (rows.outer,) if rows.own else ()
+        constants = {n: None if v is None else arrays.array(v, *leading, columns[n]) for n, v in resident}
         code = arrays.code(op, plan)
         buffers: dict[str, SSAValue] = {}
         cores = used_cores(plan, rows)
         serves = CoresAttr.of(0, cores) if plan.multicasts("w") else None
-        for (name, constant), (element, width, _) in zip(constants.items(), rows.resident, strict=True):
-            buffers[name] = code.alloc(1, width, element)
-            if constant is None:
-                code.vector(FillAttr.of(0.0), 1, width, outs=[buffers[name]])
-            else:
-                code.load(constant, buffers[name], (0,), (width,), serves)
+
+        def fill(*outer: Expr) -> None:
+            for (name, constant), (element, width, _) in zip(constants.items(), rows.resident, strict=True):
+                buffers[name] = code.alloc(1, width, element)
+                if constant is None:
+                    code.vector(FillAttr.of(0.0), 1, width, outs=[buffers[name]])
+                else:
+                    code.load(constant, buffers[name], (*outer, 0), (*(1 for _ in outer), width), serves)
+
+        if not rows.own:
+            fill()
         with row_tiles(code, plan, rows.outer, rows.inner) as tile:
+            if rows.own:
+                fill(tile.outer)
             for name, array in sources.items():
                 buffers[name] = code.alloc(tile.capacity, array.dims[-1], array.element_type)
             for name, array in sources.items():

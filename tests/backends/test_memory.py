@@ -19,7 +19,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.driver import compile_model, load_model, parse_module, run_pipeline
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import layer
 from pmc.dialects.analyses.value_arrays import Move, ProgramArrays, StageArrays, ValueArray
 from pmc.dialects.arch import Chip, ChipAttr
@@ -57,7 +57,7 @@ def small(deployment: str, model: str, level: Level = "dist", **changes: Any) ->
         "keep": [],
     }
     shrunk = Deployment.model_validate({**shrunk.model_dump(), "quantization": quantization})
-    module = import_hf(shrink_config(config, shrunk, layers=4), source, model)
+    module = shrink_model(import_hf(config, source, model), shrunk, layers=4)
     return compile_model(module, shrink_chip(SG2262), load_topology("p1-r1-b4-c32"), shrunk, level)
 
 

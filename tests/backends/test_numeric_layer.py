@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.builtin import BoolAttr, Builtin, FloatAttr, IntegerAttr, ModuleOp, NoneAttr, StringAttr
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 
-from pmc.backends.numeric import routing, semantics
+from pmc.backends.numeric import elementwise, routing, semantics
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey, run_layer, seeded_layer_environment
 from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
 from pmc.backends.numeric.rotary import Scaling, rope, rope_frequencies
 from pmc.backends.numeric.tensor_ops import TENSOR_OPS
-from pmc.dialects.layer import Layer, LayerOp, MatmulOp, SourceOp
+from pmc.backends.numeric.vector_kinds import Tiles, run_kind
+from pmc.dialects.expr import ExprAttr, expr
+from pmc.dialects.layer import Layer, LayerNormOp, LayerOp, MatmulOp, RmsNormOp, SourceOp
+from pmc.dialects.vector_kinds import (
+    ACTIVATIONS,
+    GATED_ACTIVATIONS,
+    ActivationAttr,
+    GatedActivationAttr,
+    RopeAttr,
+    RowGateAttr,
+    SoftCapAttr,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -121,6 +132,120 @@ def test_rms_norm_of_rows_and_of_groups() -> None:
     for columns in (slice(0, 4), slice(4, 8)):
         mean = (x[:, columns] ** 2).sum(axis=1) / 4
         np.testing.assert_allclose(y[:, columns], x[:, columns] / np.sqrt(mean + 0.5)[:, None] * w)
+
+
+NORMS = """
+%w = layer.weight() {axes = [""]} at "w" : !layer.tensor<[8], bf16>
+%b = layer.weight() {axes = [""], role = "bias"} at "b" : !layer.tensor<[8], bf16>
+%y = OP at "y" : !layer.tensor<[batch*q_len, 8], bf16>
+layer.return([%y]) at "p"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "zero_centered"),
+    [
+        ("rms_norm", "%x", False),
+        ("rms_norm", "%x, %w", False),
+        ("rms_norm", "%x, %w", True),
+        ("layer_norm", "%x, %w", False),
+        ("layer_norm", "%x, %w, %b", False),
+        ("layer_norm", "%x, %w, %b", True),
+    ],
+)
+def test_norms_with_and_without_gain_and_bias(name: str, operands: str, zero_centered: bool) -> None:
+    has_gain, has_bias = "%w" in operands, "%b" in operands
+    x, w, b = normal(2, 8), normal(8), normal(8)
+    flag = ", zero_centered = unit" if zero_centered else ""
+    group = ", group = 8" if name == "rms_norm" else ""
+    op = f"layer.{name}({operands}) {{eps = 0.5{group}{flag}}}"
+    table = np.zeros((16, 8))
+    table[:2] = x
+    weights = {"embed.weight": table, "w": w, "b": b}
+    module = program(EMBED + NORMS.replace("OP", op))
+    environment = seeded_layer_environment(module, {"batch": 2, "q_len": 1, "kv_len": 3}, 0)
+    environment = Environment(environment.bindings, np.array([0, 1]), weights, environment.states)
+    centred = x - (0 if name == "rms_norm" else x.sum(axis=1, keepdims=True) / 8)
+    expected = centred / np.sqrt((centred**2).sum(axis=1, keepdims=True) / 8 + 0.5)
+    expected = expected * (1 + w if zero_centered else w if has_gain else 1) + (b if has_bias else 0)
+    np.testing.assert_allclose(run_layer(module, environment).outputs[0], expected)
+    # The same command on a tile.
+    (found,) = (o for o in module.walk() if isinstance(o, RmsNormOp | LayerNormOp))
+    kind = found.vector_kind(expr("row"))
+    bias = [b[None] if has_bias else np.zeros((1, 8))] if name == "layer_norm" else []
+    rows = [x, *([w[None]] if has_gain else []), *bias]
+    (tiled,) = run_kind(kind, Tiles(rows, [], (2, 8), {}))
+    np.testing.assert_allclose(tiled, expected)
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def clamped(gate: float, up: float) -> tuple[float, float]:
+    return min(gate, 2.0), max(-2.0, min(up, 2.0))
+
+
+SCALARS: dict[str, Callable[[float], float]] = {
+    "silu": lambda x: x * logistic(x),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
+    "relu": lambda x: max(x, 0.0),
+    "relu2": lambda x: max(x, 0.0) ** 2,
+    "sigmoid": logistic,
+}
+PAIRS: dict[str, Callable[[float, float], float]] = {
+    "clamped_silu": lambda gate, up: SCALARS["silu"](clamped(gate, up)[0]) * clamped(gate, up)[1],
+    "clamped_swiglu": lambda gate, up: (
+        (clamped(gate, up)[1] + 1) * clamped(gate, up)[0] * logistic(1.7 * clamped(gate, up)[0])
+    ),
+}
+POINTS = np.array([-30.0, -3.0, -2.0, -0.7, 0.0, 0.1, 1.0, 2.0, 2.5, 30.0])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_on_tensors_and_on_tiles(name: str) -> None:
+    expected = [SCALARS[name](x) for x in POINTS]
+    (tiled,) = run_kind(ActivationAttr(StringAttr(name)), Tiles([POINTS[None]], [], (1, 10), {}))
+    for found in (elementwise.activation(name, POINTS), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", GATED_ACTIVATIONS)
+def test_a_gated_activation_on_tensors_and_on_tiles(name: str) -> None:
+    gate, up = (grid.reshape(-1) for grid in np.meshgrid(POINTS, POINTS))
+    pair = PAIRS.get(name, lambda g, u: SCALARS[name](g) * u)
+    expected = [pair(g, u) for g, u in zip(gate, up, strict=True)]
+    limit, alpha = 2.0 if name in PAIRS else None, 1.7 if name == "clamped_swiglu" else None
+    parameters = (NoneAttr() if value is None else FloatAttr(value, 64) for value in (limit, alpha))
+    kind = GatedActivationAttr(StringAttr(name), *parameters)
+    (tiled,) = run_kind(kind, Tiles([gate[None], up[None]], [], (1, 100), {}))
+    for found in (elementwise.gated_activation(name, gate, up, limit, alpha), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cap", [0.3, 30.0])
+def test_a_soft_cap_on_tensors_and_on_tiles(cap: float) -> None:
+    expected = [cap * math.tanh(x / cap) for x in POINTS]
+    (tiled,) = run_kind(SoftCapAttr(FloatAttr(cap, 64)), Tiles([POINTS[None]], [], (1, 10), {}))
+    for found in (elementwise.soft_cap(POINTS, cap), tiled[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_row_gate_on_tensors_and_on_tiles() -> None:
+    x, gate = normal(4, 3), np.array([[0.0], [2.0], [-50.0], [900.0]])
+    factors = (0.5, logistic(2), logistic(-50), 1.0)
+    expected = [[value * factor for value in row] for row, factor in zip(x, factors, strict=True)]
+    (tiled,) = run_kind(RowGateAttr(), Tiles([x, gate], [], (4, 3), {}))
+    for found in (elementwise.row_gate(x, gate), tiled):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:
+    x, b = normal(3, 5, 4), normal(3, 4)
+    expected = [[x[e, c] + b[e] for c in range(5)] for e in range(3)]
+    np.testing.assert_array_equal(elementwise.add_bias(x, b), expected)
+    np.testing.assert_array_equal(elementwise.add_bias(x[0], b[0]), expected[0])
 
 
 def test_silu_mul_keeps_large_arguments_finite() -> None:
@@ -241,6 +366,21 @@ def test_a_blend_of_yarn_may_begin_at_hardly_any_turn() -> None:
     # Found by fuzzing: length / turns was infinite.  So few turns begin beyond the last column: nothing is blended.
     scaling: Scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1e-310}
     assert np.isfinite(rope_frequencies(8, 10000.0, scaling)[0]).all()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_rope_of_some_columns_is_that_of_a_narrow_head_beside_a_copy(interleaved: bool) -> None:
+    x, positions = normal(3, 2 * 10), np.array([5, 6, 7])
+    parts = x.reshape(3, 2, 10)
+    narrow = rope(parts[..., :6].reshape(3, 12), 6, 100.0, interleaved, positions).reshape(3, 2, 6)
+    expected = np.concatenate([narrow, parts[..., 6:]], axis=-1)
+    y = rope(x, 10, 100.0, interleaved, positions, rotary_dim=6)
+    np.testing.assert_array_equal(y.reshape(3, 2, 10), expected)
+    kind = RopeAttr(
+        FloatAttr(100.0, 64), BoolAttr.from_bool(interleaved), ExprAttr.of("row"), NoneAttr(), IntegerAttr(6, 64)
+    )
+    (tiled,) = run_kind(kind, Tiles([parts[:, 1]], [], (3, 10), {"position": positions}))
+    np.testing.assert_allclose(tiled, expected[:, 1], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("q_len", ["0", "batch + 1"])

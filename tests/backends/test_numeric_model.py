@@ -18,10 +18,11 @@ from pmc.backends.numeric.model import (
     Rotary,
     attend,
     choose_experts,
+    gated,
+    model_sources,
     rms_norm,
     run_model,
     seeded_model_environment,
-    swiglu,
 )
 from pmc.compiler.frontend import import_hf
 from pmc.passes.expand_blocks import ExpandBlocksPass
@@ -68,6 +69,16 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
             "num_experts_per_tok": 2,
         },
     ),
+    "biases": ("llama-3.1-8b", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}),
+    "norms-behind": ("llama-3.1-8b", {"architectures": ["Olmo2ForCausalLM"], "rope_scaling": None}),
+    "window": (
+        "llama-3.1-8b",
+        {"architectures": ["MistralForCausalLM"], "rope_scaling": None, "sliding_window": 4},
+    ),
+    "partial-rope": (
+        "llama-3.1-8b",
+        {"architectures": ["Phi3ForCausalLM"], "rope_scaling": None, "partial_rotary_factor": 0.5, "head_dim": 8},
+    ),
     "mla-moe": ("deepseek-v3", {}),
     "mla-moe-no-shared": ("deepseek-v3", {"n_shared_experts": 0, "rope_interleave": False}),
     "mla-direct-q": ("deepseek-v3", {"q_lora_rank": None, "rope_scaling": None, "n_group": 1, "topk_group": 1}),
@@ -97,12 +108,20 @@ def close(actual: Array, expected: Array) -> None:
 
 def test_equations_on_numbers_worked_by_hand() -> None:
     close(rms_norm(np.array([[3.0, 4.0]]), np.array([1.0, 2.0]), 0.0), np.array([[3, 8]]) / np.sqrt(12.5))
-    one = np.ones((1, 1))
-    close(swiglu(2 * one, one, 3 * one, 5 * one), 2 / (1 + np.exp(-2)) * 6 * 5 * one)
+    gate, up = np.array([2.0, 9.0, -9.0]), np.array([6.0, 8.0, -8.0])
+    close(gated("silu", gate, up, np.nan, np.nan)[0], 2 / (1 + np.exp(-2)) * 6)
+    close(gated("clamped_silu", gate, up, 7.0, np.nan)[1:], [49 / (1 + np.exp(-7)), 63 / (1 + np.exp(9))])
+    close(
+        gated("clamped_swiglu", gate, up, 7.0, 2.0),
+        [14 / (1 + np.exp(-4)), 56 / (1 + np.exp(-14)), 54 / (1 + np.exp(18))],
+    )
     # Two queries over three keys: the first sees two, of which the second scores ln 3 more.
     q, k = np.array([[1.0], [0.0]]), np.array([[0.0], [np.log(3)], [7.0]])
     v = np.array([[4.0], [8.0], [0.0]])
     close(attend(q, k, v, 1.0), np.array([[(4 + 3 * 8) / 4], [4.0]]))
+    # Of two keys it sees the first query still sees both, the second no longer the first key, which has 4.
+    close(attend(q, k, v, 1.0, window=2), np.array([[(4 + 3 * 8) / 4], [4.0]]))
+    close(attend(q, k, v, 1.0, window=1), np.array([[8.0], [0.0]]))
 
 
 def test_rotation_by_a_quarter_turn() -> None:
@@ -163,14 +182,16 @@ def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
     model_inputs = layer_inputs = start
     for step in range(prompt, prompt + steps):
         new = tokens[:, step]
-        model_inputs = model_inputs.next_step(new, reference.states)
-        layer_inputs = layer_inputs.next_step(new, lowered.states)
+        sources = model_sources(module, {"batch": batch, "q_len": 1, "kv_len": step + 1})
+        model_inputs = model_inputs.next_step(new, reference.states, sources)
+        layer_inputs = layer_inputs.next_step(new, lowered.states, sources)
         reference, lowered = run_model(module, model_inputs), run_layer(decode, layer_inputs)
         close(reference.logits, logits[:, step])
         close(lowered.outputs[0], logits[:, step])
     for path, cache in expected.states.items():
-        close(reference.states[path], cache)
-        close(lowered.states[path], cache)
+        kept = cache[..., -reference.states[path].shape[-2] :, :]
+        close(reference.states[path], kept)
+        close(lowered.states[path], kept)
 
 
 def test_seeded_arrays_of_equal_shape_differ() -> None:
@@ -199,14 +220,14 @@ def test_values_hold_the_rows_after_every_block_and_layer() -> None:
     run = run_model(module, environment)
     assert {path: len(rows) for path, rows in run.values.items()} == {
         "embed": 1,
-        "blocks.dense.gqa": 3,
-        "blocks.dense.ffn": 3,
+        **{f"blocks.dense.{block}{part}": 3 for block in ("gqa", "ffn") for part in (".norm", "", ".residual")},
+        "lm_head.norm": 1,
         "lm_head": 1,
     }
     lowered = run_layer(layers_of(module, "decode"), environment, record=True)
     recorded = {key.path: values for key, values in lowered.values.items()}
     for layer in range(3):
-        close(recorded["blocks.dense.gqa.residual"][layer], run.values["blocks.dense.gqa"][layer])
+        close(recorded["blocks.dense.gqa.residual"][layer], run.values["blocks.dense.gqa.residual"][layer])
 
 
 # -- bad input --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.driver import run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import layer
 from pmc.dialects.tensor import TensorType
 
@@ -65,7 +65,7 @@ def tiles_of(quantization: Mapping[str, Any]) -> tuple[ModuleOp, Environment, Ma
     """The tensor program of a small Llama, its inputs, and what its kernels left."""
     config, source = load_model_config("llama-3.1-8b")
     small = shrink_deployment(load_deployment("llama-8b-decode", {"quantization": {**quantization, "keep": []}}))
-    module = import_hf(shrink_config(config, small, 1, None), source, "small")
+    module = shrink_model(import_hf(config, source, "small"), small, 1, None)
     symbols = {"batch": small.batch, "q_len": small.q_len, "kv_len": small.kv_len}
     environment = in_format(seeded_model_environment(module, symbols, 0), "bf16")
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small)

@@ -23,7 +23,7 @@ from pmc.compiler.context import make_context
 from pmc.compiler.driver import set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import build_pass, default_pipeline
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, ShardingAttr
 from pmc.dialects.levels import MESH
@@ -41,8 +41,7 @@ from pmc.passes.emit_g5 import EmitG5Pass
 )
 def test_tiles_and_commands_compute_the_model(name: str, base: str, options: dict[str, Any]) -> None:
     deployment = shrink_deployment(load_deployment(base, {**options, "quantization": FP32}))
-    config = shrink_config(load_model_config(name)[0], deployment, layers=2)
-    module = import_hf(config, name, "m")
+    module = shrink_model(import_hf(load_model_config(name)[0], name, "m"), deployment, layers=2)
     bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
     environment = seeded_model_environment(module, bindings, 0)
     reference = run_model(module, environment)

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.compiler.check import FP32, CheckResult, check_model, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
 
@@ -112,7 +112,7 @@ def check_mutant(mutant: Mutant) -> CheckResult:
         mesh["pp"] = 2
     target = shrink_deployment(deployment(phase=mutant.phase, **mesh), quantization=FP32)
     config, source = load_model_config(MODELS[mutant.model])
-    model = import_hf(shrink_config(config, target, 4), source, "small")
+    model = shrink_model(import_hf(config, source, "small"), target, 4)
 
     def mutate(name: str, module: ModuleOp) -> None:
         if name == mutant.guilty:

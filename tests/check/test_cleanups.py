@@ -14,7 +14,7 @@ from pmc.compiler.check import FP32, check_model
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.context import make_context
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.deployment import Deployment
 
 
@@ -41,7 +41,7 @@ def test_clean_ups_between_the_passes_change_no_value(model: str, mesh: dict[str
     cp = mesh.get("cp", 1)
     base = {**load_deployment("llama-8b-decode").model_dump(), "q_len": cp, "kv_len": 4 * cp, "phase": phase, **mesh}
     target = shrink_deployment(Deployment.model_validate(base), quantization=FP32)
-    small = import_hf(shrink_config(config, target, 2), source, "small")
+    small = shrink_model(import_hf(config, source, "small"), target, 2)
     chip, topology = shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32")
     result = check_model(small, chip, topology, target, mutate=clean_up)
     assert result.guilty is None

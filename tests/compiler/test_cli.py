@@ -201,7 +201,11 @@ BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = 
     ),
     "ranks": (["--tp", "2", "--dp", "8"], LLAMA, ["tp*cp*dp*pp = 2*1*8*1 = 16 chips", "has 8"]),
     "stages": (["--pp", "5"], LLAMA, ["pp = 5 stages for 4 layers"]),
-    "architecture": ([], {**LLAMA, "architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "LlamaForCausalLM"]),
+    "architecture": (
+        [],
+        {**LLAMA, "architectures": ["GPT2LMHeadModel"]},
+        ["GPT2LMHeadModel", "pmc list architectures"],
+    ),
     "missing-field": ([], {k: v for k, v in LLAMA.items() if k != "vocab_size"}, ["tiny.json", "vocab_size"]),
     "mistyped-field": ([], {**LLAMA, "hidden_size": "64"}, ["tiny.json", "hidden_size", "integer"]),
     "truncated": ([], json.dumps(LLAMA)[:40], ["tiny.json", "line 1 column", "not JSON"]),
@@ -430,7 +434,7 @@ def test_list(pmc: Pmc) -> None:
         "workloads",
         "tas",
     )
-    assert tuple(everything) == (*presets, "passes", "pipelines")
+    assert tuple(everything) == (*presets, "architectures", "passes", "pipelines")
     for kind in presets:
         first = everything[kind][0]
         assert len(first["description"]) > 10

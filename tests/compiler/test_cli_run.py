@@ -13,18 +13,21 @@ import pytest
 
 from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_model_config
+from pmc.compiler.driver import module_text
+from pmc.compiler.frontend import import_hf
 from pmc.compiler.main import main
-from pmc.compiler.shrink import shrink_config, shrink_deployment, with_fp32
+from pmc.compiler.shrink import shrink_deployment, shrink_model, with_fp32
 
 SIZES = ["--batch", "3", "--q-len", "1", "--kv-len", "11"]
 
 
-def small_config(folder: Path) -> Path:
+def small_model(folder: Path) -> Path:
     """DeepSeek-V3 with four small layers in FP32, for tp 2, dp 2, ep 4."""
     wanted = load_deployment("dsv3-decode-ep32", {"tp": 2, "dp": 2, "ep": 4})
     small = shrink_deployment(wanted, quantization=FP32)
-    path = folder / "small.json"
-    path.write_text(json.dumps(shrink_config(load_model_config("deepseek-v3")[0], small, 4)))
+    path = folder / "small.mlir"
+    config, source = load_model_config("deepseek-v3")
+    path.write_text(module_text(shrink_model(import_hf(config, source, "small"), small, 4)))
     return path
 
 
@@ -50,7 +53,7 @@ def run(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pp", [1, 2])
 def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Path, pp: int) -> None:
-    model = small_config(tmp_path)
+    model = small_model(tmp_path)
     dumps = compile_dumps(model, tmp_path / "dumps", pp)
     assert len(dumps) == 19
     expected = run(str(model), *SIZES, "--seed", "5", "-o", str(tmp_path / "model.npz"))
@@ -62,7 +65,7 @@ def test_every_dump_of_a_compilation_gives_the_results_of_the_model(tmp_path: Pa
 
 
 def test_lengths_may_be_set_by_their_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, out = str(small_config(tmp_path)), ["-o", str(tmp_path / "out.npz")]
+    model, out = str(small_model(tmp_path)), ["-o", str(tmp_path / "out.npz")]
     settings = [f"deployment.{flag[2:].replace('-', '_')}={n}" for flag, n in zip(SIZES[::2], SIZES[1::2], strict=True)]
     expected = run(model, *SIZES, *out)
     found = run(model, *(word for setting in settings for word in ("--set", setting)), *out)
@@ -72,7 +75,7 @@ def test_lengths_may_be_set_by_their_path(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_saved_inputs_give_the_same_results_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, inputs = str(small_config(tmp_path)), str(tmp_path / "inputs.npz")
+    model, inputs = str(small_model(tmp_path)), str(tmp_path / "inputs.npz")
     assert main(["run", model, *SIZES, "--seed", "7", "--save-inputs", inputs, "--format", "json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert main(["run", model, *SIZES, "--inputs", inputs, "--format", "json"]) == 0
@@ -83,7 +86,7 @@ def test_saved_inputs_give_the_same_results_again(tmp_path: Path, capsys: pytest
 
 
 def test_emulated_storage_rounds_the_logits(tmp_path: Path) -> None:
-    model = small_config(tmp_path)
+    model = small_model(tmp_path)
     layer = compile_dumps(model, tmp_path / "dumps")[1]
     text = layer.read_text().replace(", f32>", ", bf16>")
     rounded = tmp_path / "bf16.mlir"
@@ -130,7 +133,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
 @pytest.mark.parametrize("kind", BAD_INPUTS)
 def test_bad_inputs_are_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change, message = BAD_INPUTS[kind]
-    model, inputs = str(small_config(tmp_path)), tmp_path / "inputs.npz"
+    model, inputs = str(small_model(tmp_path)), tmp_path / "inputs.npz"
     assert main(["run", model, *SIZES, "--save-inputs", str(inputs)]) == 0
     with np.load(inputs) as file:
         arrays: dict[str, Any] = {name: file[name] for name in file.files}
@@ -146,7 +149,7 @@ def test_bad_inputs_are_named(kind: str, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "inputs.npz"
     bad.write_text("tokens: 3")
-    assert main(["run", str(small_config(tmp_path)), *SIZES, "--inputs", str(bad)]) == 2
+    assert main(["run", str(small_model(tmp_path)), *SIZES, "--inputs", str(bad)]) == 2
     assert "not a readable .npz file" in capsys.readouterr().err
 
 

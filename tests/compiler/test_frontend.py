@@ -75,10 +75,15 @@ def layers(config: dict[str, Any]) -> dict[str, int]:
 def test_llama() -> None:
     gqa = blocks(LLAMA)["blocks.dense.gqa"]
     assert isinstance(gqa, model.GqaOp)
-    assert (gqa.heads, gqa.kv_heads, gqa.head_dim.value.data, bool(gqa.qk_norm)) == (4, 2, 16, False)
+    assert (gqa.heads, gqa.kv_heads, gqa.head_dim.value.data, gqa.qk_norm_eps) == (4, 2, 16, None)
     assert gqa.rope_scaling is None
     assert layers(LLAMA) == {"blocks.dense": 4}
-    assert list(blocks(LLAMA)) == ["embed", "blocks.dense.gqa", "blocks.dense.ffn", "lm_head"]
+    assert list(blocks(LLAMA)) == [
+        "embed",
+        *(f"blocks.dense.{path}" for path in ("gqa.norm", "gqa", "gqa.residual", "ffn.norm", "ffn", "ffn.residual")),
+        "lm_head.norm",
+        "lm_head",
+    ]
 
 
 def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None:
@@ -93,7 +98,8 @@ def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None
 def test_qwen3_normalises_heads_of_its_own_width() -> None:
     gqa = blocks(QWEN3)["blocks.dense.gqa"]
     assert isinstance(gqa, model.GqaOp)
-    assert gqa.qk_norm
+    assert gqa.qk_norm_eps is not None
+    assert gqa.qk_norm_eps.value.data == 1e-5
     shapes = {w.name: w.dims for w in gqa.weights()}
     assert shapes["q_norm.weight"] == shapes["k_norm.weight"] == (32,)
     assert shapes["q_proj.weight"] == (64, 128)
@@ -102,12 +108,11 @@ def test_qwen3_normalises_heads_of_its_own_width() -> None:
 def test_mixtral() -> None:
     moe = blocks(MIXTRAL)["blocks.moe.moe"]
     assert isinstance(moe, model.MoeOp)
-    assert (moe.experts, moe.top_k, moe.n_shared_experts.value.data) == (8, 2, 0)
+    assert (moe.experts, moe.top_k, moe.shared_intermediate_size.value.data) == (8, 2, 0)
     assert moe.scoring.data == "softmax"
     assert moe.norm_topk_prob
     assert not moe.correction_bias
     assert {w.name for w in moe.weights()} == {
-        "norm.weight",
         "router.weight",
         "experts.gate_proj.weight",
         "experts.up_proj.weight",
@@ -179,9 +184,13 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             {"torch_dtype": "int8"},
             "torch_dtype: expected one of bfloat16, float16, float32, found 'int8'",
         ),
-        (LLAMA, {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only 'silu' is"),
-        (LLAMA, {"attention_bias": True}, "attention_bias: True is not supported, only False is"),
-        (LLAMA, {"mlp_bias": True}, "mlp_bias: True is not supported, only False is"),
+        (
+            LLAMA,
+            {"hidden_act": "xielu"},
+            "hidden_act: expected one of silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu, relu2, found 'xielu'",
+        ),
+        (DEEPSEEK, {"attention_bias": True}, "attention_bias: True is not supported, only False is"),
+        (LLAMA, {"mlp_bias": 1}, "mlp_bias: expected true or false, found 1"),
         (
             LLAMA,
             {"num_attention_heads": 5},
@@ -194,7 +203,8 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         ),
         (QWEN3, {"head_dim": ...}, "head_dim: missing, expected an integer of at least 1"),
         (QWEN3, {"use_sliding_window": True}, "use_sliding_window: True is not supported, only False is"),
-        (MIXTRAL, {"sliding_window": 4096}, "sliding_window: 4096 is not supported, only None is"),
+        (LLAMA, {"sliding_window": 4096}, "sliding_window: 4096 is not supported, only None is"),
+        (MIXTRAL, {"sliding_window": 0}, "sliding_window: expected an integer of at least 1, found 0"),
         (MIXTRAL, {"rope_theta": ...}, "rope_theta: missing, expected a positive number"),
         (DEEPSEEK, {"q_lora_rank": ...}, "q_lora_rank: missing, expected an integer of at least 1"),
         (
@@ -228,14 +238,13 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         (
             LLAMA,
             {"architectures": ["GptNeoXForCausalLM"]},
-            "architectures: 'GptNeoXForCausalLM' is not supported; supported are LlamaForCausalLM, "
-            "DeepseekV3ForCausalLM, DeepseekV32ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM",
+            "architectures: 'GptNeoXForCausalLM' is not one of those that `pmc list architectures` shows; "
+            "did you mean 'MiMoForCausalLM'?",
         ),
         (
             LLAMA,
             {"architectures": ...},
-            "architectures: expected a list of one of LlamaForCausalLM, DeepseekV3ForCausalLM, "
-            "DeepseekV32ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM, found None",
+            "architectures: expected a list of one of those that `pmc list architectures` shows, found None",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import compile_model, parse_module
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import g5, tile
 from pmc.dialects.accesses import Access
 
@@ -91,7 +91,7 @@ def test_accesses_by_hand(text: str, expected: list[str]) -> None:
 def lowered(model: str, deployment: str, level: Any) -> ModuleOp:
     small = shrink_deployment(load_deployment(deployment))
     config, source = load_model_config(model)
-    module = import_hf(shrink_config(config, small, 3), source, model)
+    module = shrink_model(import_hf(config, source, model), small, 3)
     return compile_model(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small, level)
 
 

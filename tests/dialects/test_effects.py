@@ -105,8 +105,8 @@ def test_blocks_with_caches_stay_in_a_model(cleanup: str) -> None:
 model.llm() {sym_name = "m", architecture = "A", hidden_size = 8, vocab_size = 4, dtype = f32} at "" {
 ^bb0(%t : !layer.tensor<[batch*q_len], i32>):
   %e = model.embedding(%t) {vocab_size = 4} at "embed" : !layer.tensor<[batch*q_len, 8], f32>
-  %a = model.gqa(%e) {num_attention_heads = 2, rope_theta = 10000.0, rms_norm_eps = 1.0e-05, num_key_value_heads = 1,
-    head_dim = 4, qk_norm = false} at "attn" : !layer.tensor<[batch*q_len, 8], f32>
+  %a = model.gqa(%e) {num_attention_heads = 2, rope_theta = 10000.0, num_key_value_heads = 1,
+    head_dim = 4} at "attn" : !layer.tensor<[batch*q_len, 8], f32>
   model.yield([%e]) at ""
 }"""
     module = parse_module(text, "test")

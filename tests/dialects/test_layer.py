@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from xdsl.dialects.builtin import ArrayAttr, Float8E4M3FNType, IntegerAttr, ModuleOp, StringAttr, bf16, f32, i32, i64
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    Float8E4M3FNType,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    UnitAttr,
+    bf16,
+    f32,
+    i32,
+    i64,
+)
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.test_value import create_ssa_value
@@ -53,13 +64,16 @@ AT = {"batch": 3, "q_len": 2, "kv_len": 11}
 ROUTER = dict(top_k=2, scoring="sigmoid", groups=1, top_groups=1, normalize=True, scale=1.0)
 
 
-def attention(causal: bool, kv_heads: int = 2, shared_v: bool = False) -> layer.AttentionOp:
+def attention(
+    causal: bool, kv_heads: int = 2, shared_v: bool = False, keys: Expr = KV, sinks: int = 0, **masks: Any
+) -> layer.AttentionOp:
     """4 query heads of width 8; values of width 8, or the keys themselves."""
-    k = value(BATCH, KV, kv_heads * 8)
-    v = k if shared_v else value(BATCH, KV, kv_heads * 8)
+    k = value(BATCH, keys, kv_heads * 8)
+    v = k if shared_v else value(BATCH, keys, kv_heads * 8)
+    more = [value(sinks)] if sinks else []
     found: layer.AttentionOp = op(
-        layer.AttentionOp, [[value(TOKENS, 32)], [k], v], value(TOKENS, 32),
-        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal,
+        layer.AttentionOp, [[value(TOKENS, 32)], [k], v, more], value(TOKENS, 32),
+        qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=causal, **masks,
     )  # fmt: skip
     return found
 
@@ -182,6 +196,22 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         attention(causal=True, kv_heads=1, shared_v=True),
         (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 3 * 11 * 8) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
+    (  # both queries see 5 keys: 6 rows are read
+        attention(causal=True, window=5),
+        (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # the same from a cache that holds no more
+        attention(causal=True, keys=min_of(KV, Q + 4), window=5),
+        (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # the sinks of 4 heads are read
+        attention(causal=True, sinks=4),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16 + 4) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # a window that is longer than what the first query sees
+        attention(causal=True, window=11),
+        (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
     (  # ids and the rows they name, not the table
         op(layer.EmbeddingOp, [value(TOKENS, element=i32), value(1000, 16)], value(TOKENS, 16)),
         (0, 6 * 4 + 6 * 16 * 2, 6 * 16 * 2, "none", "i32"),
@@ -189,6 +219,15 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
         (4 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # a gain of 1 + w
+        op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16,
+           zero_centered=UnitAttr()),
+        (5 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # no gain
+        op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=8),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
     (  # a residual and its norm, which the sum does not come back for
         op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(16)],
@@ -200,9 +239,47 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
            kv_len=KV),
         (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # 6 of 8 columns of each of 2 heads are rotated; all are read and written
+        op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False, q_len=Q,
+           kv_len=KV, rotary_dim=6),
+        (3 * 6 * 2 * 6, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
     (
         op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
         (5 * 96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # max and square
+        op(layer.ActivationOp, [value(TOKENS, 16)], value(TOKENS, 16), function="relu2"),
+        (2 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # the activation and a product
+        op(layer.GatedActivationOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16), function="gelu_tanh"),
+        (9 * 96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # min; max, min, add; mul; sigmoid; two mul
+        op(layer.GatedActivationOp, [value(5, BATCH, 16), value(5, BATCH, 16)], value(5, BATCH, 16),
+           function="clamped_swiglu", limit=7.0, alpha=1.702),
+        (10 * 5 * 3 * 16, 2 * 5 * 3 * 16 * 2, 5 * 3 * 16 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.AddBiasOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16)),
+        (96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # a bias of each of 5 experts
+        op(layer.AddBiasOp, [value(5, BATCH, 16), value(5, 16)], value(5, BATCH, 16)),
+        (5 * 3 * 16, (5 * 3 * 16 + 5 * 16) * 2, 5 * 3 * 16 * 2, "vector", "bf16"),
+    ),
+    (
+        op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 16), factor=0.5),
+        (96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # mul, sigmoid, mul, subtract
+        op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=30.0),
+        (6 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (  # a sigmoid per row
+        op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 1)], value(TOKENS, 16)),
+        (96 + 3 * 6, (96 + 6) * 2, 96 * 2, "vector", "bf16"),
     ),
     (
         op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
@@ -268,6 +345,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # no bias
+        op(layer.LayerNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-6),
+        (6 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
     (  # 4 taps and silu on 16 channels; the weights, the bias and the last 3 inputs of 3 sequences are read too
         causal_conv(),
         (96 * (2 * 4 + 4), (96 + 64 + 16 + 144) * 2, (96 + 144) * 2, "vector", "bf16"),
@@ -325,6 +406,19 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
+    ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "sinks are i32, must be a float type"),
+    ("step sinks", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(TOKENS, n, element=f32) for n in (32, 4, 4)], [value(4)]],
+     *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
+     "only the first step has sinks: they are counted once"),
+    ("window", attention(True, window=0), "window is 0, must be at least 1"),
+    ("window without an end", attention(False, window=3), "a window needs causal: it ends with the key of the query"),
+    ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],
+     *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True,
+     window=3), "a step of a ring has no window: its keys are every n-th of a sequence"),
     ("step hidden", attention_step(False, hidden=1, causal=False), "hidden needs causal"),
     ("finish heads", op(layer.AttentionFinishOp, [value(TOKENS, 32), value(TOKENS, 5)], value(TOKENS, 32)),
      "5 heads do not divide a width of 32"),
@@ -355,11 +449,38 @@ WRONG: list[tuple[str, Any, str]] = [
      "keys and values must be [batch, kv_len, width]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
      "w is [8], must be [16]"),
+    ("gain of 1 + nothing", op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=16,
+                               zero_centered=UnitAttr()),
+     "zero_centered needs w"),
+    ("layer norm", op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(8)], value(TOKENS, 16), eps=1e-5),
+     "b is [8], must be [16]"),
     ("residual and norm", op(layer.AddRmsNormOp, [value(TOKENS, 16), value(TOKENS, 16), value(8)],
                              value(TOKENS, 16), value(TOKENS, 16), eps=1e-5),
      "w is [8], must be [16]"),
     ("silu", op(layer.SiluMulOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16)),
      "up is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("all rotated", op(layer.RopeOp, [value(TOKENS, 16)], value(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False,
+                       q_len=Q, kv_len=KV, rotary_dim=8),
+     "rotary_dim is 8, must be positive, even and less than 8, the head_dim"),
+    ("activation", op(layer.ActivationOp, [value(TOKENS, 16)], value(TOKENS, 16), function="tanh"),
+     "function is 'tanh', must be silu, gelu, gelu_tanh, relu, relu2 or sigmoid"),
+    ("gate", op(layer.GatedActivationOp, [value(TOKENS, 16), value(TOKENS, 8)], value(TOKENS, 16), function="gelu"),
+     "up is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("silu gate", op(layer.GatedActivationOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16),
+                     function="silu"),
+     "function is 'silu', must be gelu, gelu_tanh, relu, relu2, sigmoid, clamped_silu or clamped_swiglu"),
+    ("clamp", op(layer.GatedActivationOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16),
+                 function="clamped_silu", alpha=1.0),
+     "clamped_silu needs a limit"),
+    ("bias", op(layer.AddBiasOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16)), "b is [8], must be [16]"),
+    ("expert bias", op(layer.AddBiasOp, [value(5, BATCH, 16), value(16)], value(5, BATCH, 16)),
+     "b is [16], must be [5, 16]"),
+    ("bias of a row", op(layer.AddBiasOp, [value(16), value(16)], value(16)), "x must be [T, N] or [E, C, N]"),
+    ("cap", op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=0.0), "cap is 0.0, must be positive"),
+    ("scale", op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 8), factor=2.0),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("row gate", op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 16)),
+     "gate is [batch*q_len, 16], must be [batch*q_len, 1]"),
     ("add", op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 8)),
      "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("quantize", op(layer.QuantizeOp, [value(TOKENS, 16)], value(TOKENS, 8, element=F8)),
@@ -487,6 +608,9 @@ def test_a_partial_sum_must_be_reduced_before_a_norm() -> None:
         op(layer.SiluMulOp, [value(TOKENS, 16), partial(TOKENS, 16)], value(TOKENS, 16)),
         op(layer.MatmulOp, [partial(TOKENS, 16), value(16, 24)], partial(TOKENS, 24)),
         op(layer.QuantizeOp, [partial(TOKENS, 16)], partial(TOKENS, 16)),
+        op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], partial(TOKENS, 16)),
+        op(layer.SoftCapOp, [partial(TOKENS, 16)], partial(TOKENS, 16), cap=1.0),
+        op(layer.RowGateOp, [value(TOKENS, 16), partial(TOKENS, 1)], value(TOKENS, 16)),
         op(layer.KvAppendOp, [value(BATCH, KV, 16), partial(TOKENS, 16)], value(BATCH, KV, 16)),
         op(layer.RopeOp, [partial(TOKENS, 16)], partial(TOKENS, 16), head_dim=8, theta=1e4, interleaved=False,
            q_len=Q, kv_len=KV),
@@ -513,6 +637,11 @@ def test_a_sum_of_partial_sums_is_one_too() -> None:
         op(layer.AddOp, [partial(TOKENS, 16), value(TOKENS, 16)], partial(TOKENS, 16)).verify()
     with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
         op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16, axes=("ep",))], partial(TOKENS, 16)).verify()
+
+
+def test_a_multiple_of_a_partial_sum_is_one_too() -> None:
+    op(layer.ScaleOp, [partial(TOKENS, 16)], partial(TOKENS, 16), factor=2.0).verify()
+    op(layer.RowGateOp, [partial(TOKENS, 16), value(TOKENS, 1)], partial(TOKENS, 16)).verify()
 
 
 def test_a_sharding_says_that_a_value_is_partial_too() -> None:

@@ -198,6 +198,14 @@ def test_attention_on_ranks(case: tuple[str, str, str, str], message: str) -> No
         verify(arguments, op, mesh=mesh)
 
 
+def test_the_keys_of_a_window_are_whole() -> None:
+    arguments, op = attention("dp, cp", "[dp], [cp]", "", "")
+    op = op.replace("causal = true", "causal = true, window = 3")
+    message = "its keys are split along cp, the keys of a window must be whole on every rank"
+    mesh = f"attributes {{dist.mesh = {MESH.replace('>', KV + '>')}}}"
+    refuses(f"layer.attention at 'att': {message}", arguments, op, mesh=mesh)
+
+
 def test_eight_heads_cannot_be_split_three_ways() -> None:
     mesh = "attributes {dist.mesh = #dist.mesh<3 ranks, tp = 3 stride 1>}"
     refuses("layer.attention at 'att': 4 heads cannot be split 3 ways", *attention("", "[], []", "tp", "tp"), mesh=mesh)

@@ -130,7 +130,7 @@ def test_round_trip(name: str, generic: bool) -> None:
             {"num_experts_per_tok": 129},
             "num_experts_per_tok 129 is more than the 128 experts of the chosen groups",
         ),
-        ("blocks.moe.moe", {"n_shared_experts": -1}, "n_shared_experts is -1, must be at least 0"),
+        ("blocks.moe.moe", {"shared_intermediate_size": -1}, "shared_intermediate_size is -1, must be at least 0"),
         ("blocks.moe.moe", {"scoring": "relu"}, "scoring is 'relu', must be softmax or sigmoid"),
         ("blocks.dense.ffn", {"intermediate_size": 0}, "intermediate_size is 0, must be at least 1"),
     ],
@@ -167,8 +167,8 @@ def test_a_residual_keeps_the_type() -> None:
     ("old", "new", "message"),
     [
         ("{count = 32}", "{count = 0}", "count is 0, must be at least 1"),
-        ("model.yield([%5])", "model.yield([])", "yielded values have types"),
-        ("model.yield([%5])", "model.yield([%1])", "model.yield uses a value from outside of the body, which must be"),
+        ("model.yield([%9])", "model.yield([])", "yielded values have types"),
+        ("model.yield([%9])", "model.yield([%1])", "model.yield uses a value from outside of the body, which must be"),
         ("^bb0(%0: !layer.tensor<[batch*q_len], i32>):", None, "must take the tokens"),
     ],
 )

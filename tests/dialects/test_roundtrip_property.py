@@ -52,6 +52,7 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTableAttr, command_table
+from pmc.dialects.recurrence_kinds import CONV_ACTIVATIONS
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import (
     Column,
@@ -79,20 +80,27 @@ from pmc.dialects.trace_tables import (
 )
 from pmc.dialects.vector_kinds import (
     ACTIVATIONS,
+    GATED_ACTIVATIONS,
     ROW,
     VECTOR_KINDS,
+    ActivationAttr,
     AddRmsNormAttr,
     CausalConvAttr,
     FillAttr,
+    GatedActivationAttr,
     GatedDeltaStepAttr,
     GatedRmsNormAttr,
     L2NormAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
+    RepeatRowsAttr,
+    RmsNormalizeAttr,
     RmsNormAttr,
     Role,
     RopeAttr,
     RouterTopkAttr,
+    ScaleAttr,
+    SoftCapAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SoftplusAttr,
@@ -231,8 +239,8 @@ class Blocks:
         self.make = make
         self.x = x
 
-    def block(self, kind: type[Any], result: Attribute | None = None, **properties: Any) -> None:
-        self.x = self.make.add(kind, [self.x], [result or self.x.type], **properties).y
+    def block(self, op: type[Any], result: Attribute | None = None, **properties: Any) -> None:
+        self.x = self.make.add(op, [self.x], [result or self.x.type], **properties).y
 
 
 def scaling(make: Maker) -> DictionaryAttr:
@@ -242,9 +250,12 @@ def scaling(make: Maker) -> DictionaryAttr:
 
 def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
+    qk_norm = {"qk_norm": rng.choice(["head", "row"]), "qk_norm_eps": 1e-5} if b.make.flag() else {}
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
-        rope_theta=rng.choice([1e4, 5e5]), rms_norm_eps=1e-5, qk_norm=b.make.flag(),
+        rope_theta=rng.choice([1e4, 5e5]), **qk_norm,
+        rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
+        window=b.make.size() if b.make.flag() else None, softmax_scale=0.25 if b.make.flag() else None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -254,7 +265,7 @@ def mla(b: Blocks) -> None:
     b.block(
         model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
         qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(), rope_interleave=b.make.flag(),
-        rope_theta=1e4, rms_norm_eps=1e-6,
+        rope_theta=1e4,
     )  # fmt: skip
 
 
@@ -262,24 +273,43 @@ def dsa(b: Blocks) -> None:
     size, rope = b.make.size, 2 * b.make.size()
     b.block(
         model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
-        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4, rms_norm_eps=1e-6,
+        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
         index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
+        index_rope_interleave=b.make.flag(),
     )  # fmt: skip
 
 
+def network(make: Maker) -> dict[str, Any]:
+    gated = make.flag()
+    clamped = {"activation": "clamped_swiglu", "activation_limit": 7.0, "activation_alpha": 1.702}
+    plain = {"activation": make.rng.choice(["silu", "gelu_tanh", "relu2"])}
+    return {**(clamped if gated and make.flag() else plain), "gated": gated, "bias": make.flag() or None}
+
+
 def ffn(b: Blocks) -> None:
-    b.block(model.FfnOp, intermediate_size=b.make.size(), rms_norm_eps=1e-5)
+    b.block(model.FfnOp, intermediate_size=b.make.size(), **network(b.make))
 
 
 def moe(b: Blocks) -> None:
     groups, rng = b.make.rng.randint(1, 4), b.make.rng
     top_groups, each = rng.randint(1, groups), rng.randint(1, 8)
     b.block(
-        model.MoeOp, n_routed_experts=groups * each, n_shared_experts=rng.randint(0, 2),
+        model.MoeOp, n_routed_experts=groups * each, shared_intermediate_size=rng.randint(0, 2),
         num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
         scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
-        routed_scaling_factor=2.5, correction_bias=b.make.flag(), rms_norm_eps=1e-6,
+        routed_scaling_factor=2.5, correction_bias=b.make.flag(),
+        router_bias=b.make.flag() or None, **network(b.make),
     )  # fmt: skip
+
+
+def norm(b: Blocks) -> None:
+    b.block(model.NormOp, kind=b.make.rng.choice(model.NORMS), eps=1e-5)
+
+
+def add(b: Blocks) -> None:
+    residual = b.x
+    ffn(b)
+    b.x = b.make.add(model.AddOp, [residual, b.x], [b.x.type]).y
 
 
 def model_repeat(b: Blocks) -> None:
@@ -297,7 +327,7 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
-    model.RepeatOp: model_repeat,
+    model.NormOp: norm, model.AddOp: add, model.RepeatOp: model_repeat,
 }  # fmt: skip
 
 
@@ -317,7 +347,7 @@ def llm(make: Maker) -> None:
         b.block(model.EmbeddingOp, TensorType.of([tokens, hidden], element), vocab_size=vocabulary)
         blocks(b, 3)
         tied = "embed.weight" if inner.flag() else None
-        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), rms_norm_eps=1e-5, tied=tied)
+        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), tied=tied)
         inner.add(model.YieldOp, [[b.x]], [])
 
     block.add_ops(make.nested(body))
@@ -382,9 +412,11 @@ def attention(make: Maker) -> None:
     k = [make.source([batch, kv, d], stored) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
+    window = make.size() if make.flag() else None
+    sinks = [make.source([heads], arithmetic)] if make.flag() else []
     make.add(
-        layer.AttentionOp, [q, k, v], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=q_len, scale=make.rng.uniform(0, 1), causal=make.flag(),
+        layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
     )  # fmt: skip
 
 
@@ -399,8 +431,9 @@ def attention_step(make: Maker) -> None:
     types = [make.type([t, n], f32) for n in (heads * width, heads, heads)]
     state = [make.source(type_.dims, f32) for type_ in types] if make.flag() else []
     hidden = make.rng.choice([expr(0), floordiv(expr("cp.step") + 3 - expr("cp.rank"), 4)])
+    sinks = [make.source([heads], arithmetic)] if not state and make.flag() else []
     step = make.add(
-        layer.AttentionStepOp, [[q], [k], v, state], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
+        layer.AttentionStepOp, [[q], [k], v, state, sinks], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
         scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
@@ -435,8 +468,12 @@ def indexer(make: Maker) -> None:
 
 def layer_norm(make: Maker) -> None:
     t, width = make.dims(1)[0], make.size()
-    operands = [make.source([t, width]), make.source([width]), make.source([width])]
-    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random())
+    operands = [make.source([t, width]), *(make.source([width]) for _ in range(make.rng.randint(1, 2)))]
+    make.add(layer.LayerNormOp, operands, [make.type([t, width])], eps=make.rng.random(), zero_centered=unit(make))
+
+
+def unit(make: Maker) -> UnitAttr | None:
+    return UnitAttr() if make.flag() else None
 
 
 def embedding(make: Maker) -> None:
@@ -448,14 +485,18 @@ def embedding(make: Maker) -> None:
 def rms_norm(make: Maker) -> None:
     group = make.size()
     dims = make.dims(1)[0], group * make.size()
-    operands = [make.source(dims), make.source([group])]
-    make.add(layer.RmsNormOp, operands, [make.type(dims)], eps=make.rng.random(), group=group)
+    gain = [make.source([group])] if make.flag() else []
+    make.add(
+        layer.RmsNormOp, [make.source(dims), *gain], [make.type(dims)], eps=make.rng.random(), group=group,
+        zero_centered=unit(make) if gain else None,
+    )  # fmt: skip
 
 
 def add_rms_norm(make: Maker) -> None:
     dims = make.dims(1)[0], make.size()
     operands = [make.source(dims), make.source(dims), make.source([dims[1]])]
-    make.add(layer.AddRmsNormOp, operands, [make.type(dims), make.type(dims)], eps=make.rng.random())
+    types = [make.type(dims), make.type(dims)]
+    make.add(layer.AddRmsNormOp, operands, types, eps=make.rng.random(), zero_centered=unit(make))
 
 
 def rope(make: Maker) -> None:
@@ -466,6 +507,7 @@ def rope(make: Maker) -> None:
         interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
         first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
+        rotary_dim=make.rng.randrange(2, head_dim, 2) if head_dim > 2 and make.flag() else None,
     )  # fmt: skip
 
 
@@ -476,6 +518,55 @@ def binary(kind: type[Any]) -> Callable[[Maker], object]:
         make.add(kind, [a, a if make.flag() else make.source(dims)], [make.type(dims)])
 
     return build
+
+
+def activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(
+        layer.ActivationOp, [make.source(dims)], [make.type(dims)], function=make.rng.choice(list(ACTIVATIONS))
+    )  # fmt: skip
+
+
+def gated_function(make: Maker) -> tuple[str, float | None, float | None]:
+    """A gated activation, its limit and its alpha."""
+    function = make.rng.choice(list(GATED_ACTIVATIONS))
+    limit = make.rng.choice([0.5, 7.0]) if function.startswith("clamped") else None
+    return function, limit, 1.702 if function == "clamped_swiglu" else None
+
+
+def float_or_none(value: float | None) -> FloatAttr | NoneAttr:
+    return NoneAttr() if value is None else FloatAttr(value, 64)
+
+
+def gated_kind(make: Maker) -> GatedActivationAttr:
+    function, limit, alpha = gated_function(make)
+    return GatedActivationAttr(StringAttr(function), float_or_none(limit), float_or_none(alpha))
+
+
+def gated_activation(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    function, limit, alpha = gated_function(make)
+    make.add(
+        layer.GatedActivationOp, [make.source(dims), make.source(dims)], [make.type(dims)], function=function,
+        limit=limit, alpha=alpha,
+    )  # fmt: skip
+
+
+def scale(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(layer.ScaleOp, [make.source(dims)], [make.type(dims)], factor=make.rng.uniform(-9, 9))
+    make.add(layer.SoftCapOp, [make.source(dims)], [make.type(dims)], cap=make.rng.choice([0.5, 30.0]))
+
+
+def row_gate(make: Maker) -> None:
+    t, width = make.dims(1)[0], make.size()
+    make.add(layer.RowGateOp, [make.source([t, width]), make.source([t, 1])], [make.type([t, width])])
+
+
+def add_bias(make: Maker) -> None:
+    leading, width = make.dims(make.rng.randint(1, 2)), make.size()
+    bias = make.source((*leading[:-1], width))
+    make.add(layer.AddBiasOp, [make.source((*leading, width)), bias], [make.type((*leading, width))])
 
 
 def quantize(make: Maker) -> None:
@@ -509,7 +600,7 @@ def causal_conv(make: Maker) -> None:
     state = make.source([batch, taps - 1, channels], element)
     bias = [make.source([channels])] if make.flag() else []
     types = [make.type([batch * q_len, channels]), state.type]
-    activation = make.rng.choice(ACTIVATIONS)
+    activation = make.rng.choice(CONV_ACTIVATIONS)
     make.add(layer.CausalConvOp, [x, weight, state, bias], types, activation=activation)
 
 
@@ -596,7 +687,9 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
-    layer.SiluMulOp: binary(layer.SiluMulOp),
+    layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
+    layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
+    layer.SoftCapOp: scale, layer.RowGateOp: row_gate,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
@@ -858,24 +951,30 @@ COLUMNS = expr(8)
 
 PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     FillAttr: lambda make: FillAttr(make.number()),
-    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    LayerNormAttr: lambda make: LayerNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     ReluWeightedSumAttr: lambda make: ReluWeightedSumAttr(
         IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
     ),
     TopkSelectAttr: lambda make: TopkSelectAttr(
         IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
     ),
-    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
-    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    RmsNormalizeAttr: lambda make: RmsNormalizeAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
+        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
     ),
-    SoftmaxStepAttr: lambda make: SoftmaxStepAttr(
-        make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()
-    ),
+    SoftmaxStepAttr: lambda make: make.rng.choice([
+        SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
+        SoftmaxStepAttr(
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
+        ),
+    ]),
+    RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),
     CausalConvAttr: lambda make: CausalConvAttr(
-        IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(ACTIVATIONS))
+        IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(CONV_ACTIVATIONS))
     ),
     SsmStepAttr: lambda make: SsmStepAttr(IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64)),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
@@ -893,6 +992,10 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
+    ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
+    GatedActivationAttr: gated_kind,
+    ScaleAttr: lambda make: ScaleAttr(make.number()),
+    SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),
 }  # fmt: skip
 """Kinds with parameters."""
 

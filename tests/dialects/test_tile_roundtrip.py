@@ -11,7 +11,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import compile_model, module_text, parse_module
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import tile
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import expr, floordiv, mod
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_one_line(old: str, new: str, message: str) -> None:
 def test_a_compiled_program_reads_back(model: str, deployment: str, changes: dict[str, object]) -> None:
     small = shrink_deployment(load_deployment(deployment, changes))
     config, source = load_model_config(model)
-    module = import_hf(shrink_config(config, small, 3), source, model)
+    module = shrink_model(import_hf(config, source, model), small, 3)
     compile_model(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small, "tile")
     for generic in (False, True):
         text = module_text(module, generic)

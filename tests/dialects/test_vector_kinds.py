@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, NoneAttr
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i64
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
@@ -14,8 +14,10 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import ExprAttr, expr, floordiv
 from pmc.dialects.vector_kinds import (
     VECTOR_KINDS,
+    ActivationAttr,
     ConvertAttr,
     FillAttr,
+    GatedActivationAttr,
     RopeAttr,
     RouterTopkAttr,
     SoftmaxMergeAttr,
@@ -26,8 +28,11 @@ from pmc.dialects.vector_kinds import (
 ROUTER = '#tile.router_topk<top_k = 2, scoring = "sigmoid", groups = 4, top_groups = 2, normalize = true, scale = 2.5>'
 STEP = "#tile.softmax_step<scale = 0.125, causal = true, position = floordiv(row, 4) + 3, key = s*64>"
 ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling = {factor = 8.000000e+00 : f64}>"
+PARTIAL = "#tile.rope<theta = 10000.0, interleaved = true, position = 7, rotary_dim = 4>"
 INDEX = "#tile.relu_weighted_sum<heads = 3, scale = 0.5>"
 TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
+CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alpha = 1.702>'
+GELU = '#tile.activation<function = "gelu">'
 CONV = '#tile.causal_conv<taps = 4, activation = "silu">'
 SCAN = "#tile.ssm_step<key_dim = 3, value_dim = 5>"
 DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, scale = 0.5>"
@@ -47,14 +52,29 @@ def number(value: float) -> FloatAttr:
         (FillAttr.of(float("-inf")), "#tile.fill<value = 0xfff0000000000000 : f64>"),
         (SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr(expr("s") * 64)), STEP),
         (
+            SoftmaxStepAttr(number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr.of(0), ExprAttr.of("row")),
+            STEP.replace("key = s*64", "key = 0, first = row"),
+        ),
+        (
             RopeAttr(
-                number(1e4), BoolAttr.from_bool(False), ExprAttr.of("row"), DictionaryAttr({"factor": number(8.0)})
+                number(1e4),
+                BoolAttr.from_bool(False),
+                ExprAttr.of("row"),
+                DictionaryAttr({"factor": number(8.0)}),
+                NoneAttr(),
             ),
             ROPE,
         ),
         (
-            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr()),
+            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr(), NoneAttr()),
             "#tile.rope<theta = 10000.0, interleaved = false, position = 7>",
+        ),
+        (RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), IntegerAttr(4, i64)), PARTIAL),
+        (ActivationAttr(StringAttr("gelu")), GELU),
+        (GatedActivationAttr(StringAttr("clamped_swiglu"), number(7.0), number(1.702)), CLAMPED),
+        (
+            GatedActivationAttr(StringAttr("gelu"), NoneAttr(), NoneAttr()),
+            '#tile.gated_activation<function = "gelu">',
         ),
     ],
 )
@@ -69,7 +89,8 @@ def test_text(kind: VectorKindAttr, text: str) -> None:
         ("#tile.rms_norm", "#tile.rms_norm needs the parameter 'eps'"),
         ("#tile.rms_norm<eps = 1>", "parameter 'eps' of #tile.rms_norm must be a float such as 1.0, found 1 : i64"),
         ('#tile.rms_norm<eps = "small">', 'must be a float such as 1.0, found "small"'),
-        ("#tile.rms_norm<epz = 1.0>", "#tile.rms_norm has no parameter 'epz', it has eps"),
+        ("#tile.rms_norm<epz = 1.0>", "#tile.rms_norm has no parameter 'epz', it has eps, zero_centered"),
+        ("#tile.rms_norm<eps = 1.0, zero_centered = true>", "'zero_centered' of #tile.rms_norm must be unit, found"),
         ("#tile.rms_norm<eps = 1.0, eps = 2.0>", "parameter 'eps' of #tile.rms_norm is given twice"),
         ("#tile.add<eps = 1.0>", "#tile.add has no parameter 'eps', it has none"),
         (ROUTER.replace("top_k = 2", "top_k = true"), "parameter 'top_k' of #tile.router_topk must be an integer"),
@@ -120,6 +141,7 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
     [
         ("#tile.convert", (1, 1, 0)), (STEP, (1, 1, 3)), (ROPE, (1, 1, 0)), (ROUTER, (2, 2, 0)),
         ("#tile.layer_norm<eps = 1.0>", (3, 1, 0)), (INDEX, (2, 1, 0)), (TOPK, (1, 0, 2)),
+        ("#tile.add_bias", (2, 1, 0)), (PARTIAL, (1, 1, 0)), (GELU, (1, 1, 0)), (CLAMPED, (2, 1, 0)),
         ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
         (CONV, (3, 1, 1)), (SCAN, (6, 1, 1)), (DELTA, (5, 1, 1)), (GATED, (3, 1, 0)), ("#tile.decay", (3, 1, 0)),
         ("#tile.l2_norm<eps = 0.0>", (1, 1, 0)), ("#tile.softplus<low = 0.0, high = 0.5>", (2, 1, 0)),
@@ -148,6 +170,23 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (TOPK.replace("5", "0"), (1, 0, 2), "at 'mm': top_k is 0, must be at least 1"),
         (TOPK.replace("s*64", "row"), (1, 0, 2), "at 'mm': parameter 'key' uses 'row', which is not in scope"),
         (TOPK, (1, 2, 0), "takes (1, 0, 2) inputs, outputs and updates (scores, kept_scores, kept_keys), found"),
+        (
+            PARTIAL.replace("= 4", "= 8"),
+            (1, 1, 0),
+            "rotary_dim is 8, must be positive, even and less than the 8 columns",
+        ),
+        (
+            PARTIAL.replace("= 4", "= 3"),
+            (1, 1, 0),
+            "rotary_dim is 3, must be positive, even and less than the 8 columns",
+        ),
+        ("#tile.soft_cap<cap = -1.0>", (1, 1, 0), "at 'mm': cap is -1.0, must be positive"),
+        (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
+        (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
+        (CLAMPED.replace(", alpha = 1.702", ""), (2, 1, 0), "at 'mm': clamped_swiglu needs an alpha"),
+        (CLAMPED.replace("swiglu", "silu"), (2, 1, 0), "at 'mm': clamped_silu has no alpha"),
+        (CLAMPED.replace("clamped_swiglu", "gelu"), (2, 1, 0), "at 'mm': gelu has no limit"),
+        ("#tile.rms_normalize<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (CONV.replace("4", "1"), (3, 1, 1), "at 'mm': taps is 1, must be at least 2"),
@@ -162,6 +201,12 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
         (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
+        (
+            STEP.replace("causal = true", "causal = false").replace("key = s*64", "key = 0, first = row"),
+            (1, 1, 3),
+            "parameter 'first' needs causal = true",
+        ),
+        ("#tile.repeat_rows<period = 0>", (1, 1, 0), "period is 0, must be at least 1"),
         (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
         (ROUTER.replace("groups = 4", "groups = 3"), (2, 2, 0), "3 groups do not divide 8 experts"),
         (ROUTER.replace("top_groups = 2", "top_groups = 5"), (2, 2, 0), "top_groups is 5, must be 1 to 4, the groups"),
@@ -193,6 +238,9 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     # The products of the 3 heads of a row lie below each other; each row keeps 5 keys and their scores.
     assert index.extents(rows, columns, [8, 3, 8]) == [(3 * rows, columns), (rows, expr(3)), whole]
     assert topk.extents(rows, columns, [8, 5, 5]) == [whole, *[(rows, expr(5))] * 2]
+    repeat = Parser(make_context(), "#tile.repeat_rows<period = 5>").parse_attribute()
+    assert isinstance(repeat, VectorKindAttr)
+    assert repeat.extents(rows, columns, [8, 8]) == [(expr(5), columns), whole]
     conv, scan, delta = (Parser(make_context(), text).parse_attribute() for text in (CONV, SCAN, DELTA))
     assert all(isinstance(kind, VectorKindAttr) for kind in (conv, scan, delta))
     # Four taps and the three inputs before the first row.
@@ -220,13 +268,31 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
     [
         ("#tile.silu_mul", 70, 0),  # exp, add, div; times gate, times up, convert
         ("#tile.rms_norm<eps = 0.0>", 4, 1 + 31 + 1 + 30),  # sum, div, add, rsqrt once per row
+        ("#tile.rms_norm<eps = 0.0, zero_centered = unit>", 4 + 1, 1 + 31 + 1 + 30),  # 1 + w
+        ("#tile.rms_normalize<eps = 0.0>", 4 - 1, 1 + 31 + 1 + 30),  # no gain
         ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
+        ("#tile.repeat_rows<period = 4>", 1, 0),
         ("#tile.layer_norm<eps = 0.0>", 6, 2 + 2 * 31 + 1 + 30),  # two sums, two means, add, rsqrt once per row
         (INDEX, 3 * 3 + 2, 0),  # maximum, mul and add of each of 3 heads; scale and conversion
         (TOPK, 10, 0),  # five looks at every key, two steps each
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
+        ("#tile.add_bias", 1, 0),
+        ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.soft_cap<cap = 30.0>", 1 + 67 + 2 + 1, 0),  # mul, sigmoid, mul, subtract, convert
+        ("#tile.row_gate", 2, 67),  # mul and convert; the sigmoid once per row
+        (ROPE, 4, 0),  # two mul, add, convert
+        (PARTIAL, 1, 3 * 4),  # all columns are converted, 4 are rotated
+        (GELU, 20 + 35 + 31 + 1, 0),  # erf by a polynomial, an exp and a div; convert
+        (GELU.replace("gelu", "gelu_tanh"), 4 + 67 + 1 + 1, 0),  # a polynomial, its sigmoid, times x, convert
+        (GELU.replace("gelu", "silu"), 67 + 1 + 1, 0),  # one step less than silu_mul
+        (GELU.replace("gelu", "sigmoid"), 67 + 1, 0),
+        (GELU.replace("gelu", "relu"), 1 + 1, 0),
+        (GELU.replace("gelu", "relu2"), 2 + 1, 0),
+        ('#tile.gated_activation<function = "sigmoid">', 67 + 1 + 1, 0),  # times up
+        (CLAMPED, 1 + 2 + 67 + 4 + 1, 0),  # clamps, sigmoid, times alpha and gate, up + 1 and its product, convert
+        ('#tile.gated_activation<function = "clamped_silu", limit = 7.0>', 1 + 2 + 67 + 2 + 1, 0),
         ("#tile.sum_parts<parts = 3>", 3, 0),  # one step for every part
         (CONV, 4 * 2 + 1 + 35 + 1 + 31 + 1, 0),  # mul and add of every tap, convert; sigmoid and its multiplication
         (CONV.replace("silu", "none"), 4 * 2 + 1, 0),

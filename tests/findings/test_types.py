@@ -26,7 +26,7 @@ from pmc.compiler.config import load_accounting, load_chip, load_deployment, loa
 from pmc.compiler.driver import compile_model, run_pipeline
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import remaining_pipeline
-from pmc.compiler.shrink import shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_deployment, shrink_model
 from pmc.dialects import g5, layer, tile
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.matmul_tiling import MatmulShape, WeightStorage
@@ -390,7 +390,7 @@ def test_issue9_4_the_check_executes_in_the_new_types(name: str) -> None:
     deployment = load_deployment("dsv3-decode-ep32", {"quantization.weights": name, "quantization.activations": "bf16"})
     chip, topology = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
     small = shrink_deployment(deployment)
-    module = import_hf(shrink_config(config, small, 2, None), source, "small")
+    module = shrink_model(import_hf(config, source, "small"), small, 2, None)
     result = check_model(module, chip, topology, small, proof=Proof(emit="dist", in_types=True))
     assert result.passed, result.guilty
 

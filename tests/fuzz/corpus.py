@@ -10,7 +10,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.driver import Observer, compile_model, module_text
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.pipelines import unroll_specs
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.levels import Level, level_of
 
 
@@ -65,7 +65,7 @@ def _dumps(case: Case) -> tuple[Dump, ...]:
     small = shrink_deployment(deployment)
     if "first_k_dense_replace" in config:  # the dense layers are those of Llama
         config = {**config, "first_k_dense_replace": 0}
-    model = import_hf(shrink_config(config, small, small.pp), source, "small")
+    model = shrink_model(import_hf(config, source, "small"), small, small.pp)
     observer = _Dumps(f"{case.model}-{case.deployment.split('-')[2]}")
     target = shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b1-c8"), small
     compile_model(model, *target, case.emit, [observer], unroll_specs(0, False) if case.emit == "commands" else ())

@@ -18,7 +18,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.arch import Chip, ChipAttr
 from pmc.dialects.tile import (
     SHARED_KINDS,
@@ -40,7 +40,7 @@ from pmc.passes.base import PassError
 def compiled(model: str, deployment: str, chip: Chip | None = None, **changes: Any) -> ModuleOp:
     small = shrink_deployment(load_deployment(deployment, changes))
     config, source = load_model_config(model)
-    module = import_hf(shrink_config(config, small, 3), source, model)
+    module = shrink_model(import_hf(config, source, model), small, 3)
     target = chip or shrink_chip(load_chip("sg2262"))
     return compile_model(module, target, load_topology("p1-r1-b4-c32"), small, "tile")
 

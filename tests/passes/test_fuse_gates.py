@@ -70,6 +70,23 @@ def test_gate_and_up_keep_their_places() -> None:
         ((GATE, UP.replace("%x", "%z"), SILU_MUL), "%y", ["matmul", "matmul", "silu_mul"]),
         # The product with itself has one matrix.
         ((GATE, SILU_MUL.replace("%u", "%g")), "%y", ["matmul", "silu_mul"]),
+        # Another activation, or a bias before it, which the kernel of the products does not know.
+        (
+            (GATE, UP, SILU_MUL.replace("silu_mul(%g, %u)", 'gated_activation(%g, %u) {function = "gelu"}')),
+            "%y",
+            ["matmul", "matmul", "gated_activation"],
+        ),
+        (
+            (
+                '%b = layer.weight() {axes = [""], role = "bias"} at "b" : !layer.tensor<[512], bf16>',
+                GATE,
+                f'%h = layer.add_bias(%g, %b) at "gate_proj.add_bias" : {Y}',
+                UP,
+                SILU_MUL.replace("%g", "%h"),
+            ),
+            "%y",
+            ["matmul", "add_bias", "matmul", "silu_mul"],
+        ),
         # Weights of two types.
         (
             (

@@ -59,6 +59,8 @@ def test_a_residual_its_norm_and_the_conversion_are_one_op_at_the_path_of_the_no
     ("lines", "result", "kept"),
     [
         ((RESIDUAL, NORM), "%n", ["add_rms_norm"]),
+        # A norm without a gain.
+        ((RESIDUAL, NORM.replace("%r, %w", "%r")), "%n", ["add", "rms_norm"]),
         # The sum is read before its norm.
         (
             (RESIDUAL, f'%u = layer.silu_mul(%r, %r) at "u" : {X}', NORM),
@@ -77,6 +79,16 @@ def test_a_residual_its_norm_and_the_conversion_are_one_op_at_the_path_of_the_no
         ),
         # The norm is read in its own type too.
         ((RESIDUAL, NORM, QUANTIZE), "%q, %n", ["add_rms_norm", "quantize"]),
+        # An activation and a bias convert what they give.
+        (
+            (
+                f'%a = layer.activation(%x) {{function = "gelu"}} at "a" : {X}',
+                f'%b = layer.add_bias(%a, %w) at "b" : {X}',
+                f'%q = layer.quantize(%b) at "b.quantize" : {Q}',
+            ),
+            "%q",
+            ["activation", "add_bias"],
+        ),
         # What comes from a collective, or from outside, is converted by itself.
         (
             (
@@ -96,6 +108,13 @@ def test_what_is_fused_and_what_stays(lines: tuple[str, ...], result: str, kept:
         weight = '%m = layer.weight() {axes = ["", ""]} at "m" : !layer.tensor<[4096, 4096], bf16>'
         lines, kept = (weight, f'%p = {matmul} at "p.y" : {partial}', *lines), ["matmul", *kept]
     assert fused(program(*lines, result=result)) == kept
+
+
+def test_a_gain_of_one_and_the_weight_stays_so() -> None:
+    module = program(RESIDUAL, NORM.replace("group", "zero_centered = unit, group"), result="%n")
+    assert fused(module) == ["add_rms_norm"]
+    (op,) = (op for op in module.walk() if isinstance(op, layer.AddRmsNormOp))
+    assert op.zero_centered is not None
 
 
 def lowered(option: str, result: str = "%q") -> ModuleOp:

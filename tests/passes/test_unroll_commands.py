@@ -12,7 +12,7 @@ from pmc.compiler.config import load_chip, load_deployment, load_model_config, l
 from pmc.compiler.context import make_context
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.shrink import shrink_chip, shrink_config, shrink_deployment
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects import g5, tile
 from pmc.dialects.layer import Layer
 from pmc.dialects.vector_kinds import SoftmaxStepAttr
@@ -185,7 +185,7 @@ def test_what_depends_on_the_rank_stays_an_expression_beside_the_rows() -> None:
     """Which keys a query may see, in every step of a compiled ring, is in the parameters; addresses are numbers."""
     config, source = load_model_config("llama-3.1-8b")
     small = shrink_deployment(load_deployment("llama-8b-prefill", {"cp": 4}))
-    module = import_hf(shrink_config(config, small, 3), source, "llama")
+    module = shrink_model(import_hf(config, source, "llama"), small, 3)
     module = compile_model(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small, "commands")
     UnrollCommandsPass(layer=2).apply(make_context(), module)
     module.verify()

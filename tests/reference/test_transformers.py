@@ -5,6 +5,7 @@ Both sides read one Hugging Face config; the seeded weights of pmc are copied in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import run_layer
-from pmc.backends.numeric.model import ModelRun, run_model, seeded_model_environment
+from pmc.backends.numeric.model import ModelRun, model_sources, run_model, seeded_model_environment
 from pmc.backends.numeric.precision import EXACT32
 from pmc.compiler.frontend import import_hf
 from pmc.passes.expand_blocks import ExpandBlocksPass
+from tests.reference.checkpoints import parameter
 
 torch: Any = pytest.importorskip("torch", reason="needs the `reference` extra: torch is not installed")
 transformers: Any = pytest.importorskip(
@@ -25,7 +28,7 @@ transformers: Any = pytest.importorskip(
 )
 
 TOLERANCE = 1e-4
-BATCH, Q_LEN = 2, 11
+BATCH, Q_LEN, STEPS = 2, 11, 8
 
 COMMON: dict[str, object] = {
     "hidden_size": 32,
@@ -77,6 +80,37 @@ MIXTRAL: dict[str, object] = {
     "num_experts_per_tok": 2,
 }
 
+QWEN3_MOE: dict[str, object] = {
+    **QWEN3,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "norm_topk_prob": False,
+}
+GLM4_MOE: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Glm4MoeForCausalLM"],
+    "head_dim": 16,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+}
+DEEPSEEK_V32: dict[str, object] = {
+    **DEEPSEEK,
+    "architectures": ["DeepseekV32ForCausalLM"],
+    # So many that hardly any key has the score 0 of all heads: of equal ones either side may take another.
+    "index_n_heads": 12,
+    "index_head_dim": 12,
+    "index_topk": 5,
+}
+
 CONFIGS: dict[str, dict[str, object]] = {
     "llama": LLAMA,
     "llama-mha": {**LLAMA, "num_key_value_heads": 4},
@@ -90,62 +124,41 @@ CONFIGS: dict[str, dict[str, object]] = {
     "qwen3": QWEN3,
     "qwen3-yarn": {**QWEN3, "rope_scaling": YARN_SCALING},
     "mixtral": MIXTRAL,
+    "mistral": {**COMMON, "architectures": ["MistralForCausalLM"], "sliding_window": None},
+    "mistral-window": {**COMMON, "architectures": ["MistralForCausalLM"], "sliding_window": 4},
+    "mixtral-window": {**MIXTRAL, "sliding_window": 6},
+    "qwen2": {**COMMON, "architectures": ["Qwen2ForCausalLM"]},
+    "llama-biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
+    "qwen3-moe": QWEN3_MOE,
+    "qwen3-moe-mixed": {**QWEN3_MOE, "decoder_sparse_step": 2, "norm_topk_prob": True},
+    "seed-oss": {**COMMON, "architectures": ["SeedOssForCausalLM"], "head_dim": 16},
+    "olmo2": {**COMMON, "architectures": ["Olmo2ForCausalLM"]},
+    "phi3": {**COMMON, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
+    "glm4-moe": GLM4_MOE,
+    "glm4-moe-qk-norm": {**GLM4_MOE, "use_qk_norm": True, "attention_bias": True},
+    "minimax-m2": {
+        **COMMON,
+        "architectures": ["MiniMaxM2ForCausalLM"],
+        "head_dim": 16,
+        "rotary_dim": 8,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+    },
+    "deepseek-v3.2": DEEPSEEK_V32,
+    "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
 }
 
-BLOCK_NAMES = {
-    "input_layernorm": "{attention}.norm",
-    "self_attn.kv_a_proj_with_mqa": "{attention}.kv_a_proj",
-    "self_attn": "{attention}",
-    "post_attention_layernorm": "{mlp}.norm",
-    "mlp.shared_experts": "{mlp}.shared",
-    "mlp.gate.e_score_correction_bias": "{mlp}.router.bias",
-    "mlp.gate": "{mlp}.router",
-    "mlp": "{mlp}",
-}
-"""Prefixes of the parameter names inside one layer, the longer ones first."""
 
-
-def pmc_path(name: str, kind: str, attention: str) -> str:
-    """The weight path for the name of a PyTorch parameter inside a layer."""
-    prefix = next(p for p in BLOCK_NAMES if name == p or name.startswith(p + "."))
-    blocks = {
-        "attention": f"blocks.{kind}.{attention}",
-        "mlp": f"blocks.{kind}.{'ffn' if kind == 'dense' else 'moe'}",
-    }
-    return BLOCK_NAMES[prefix].format(**blocks) + name[len(prefix) :]
-
-
-def torch_model(config: dict[str, object], weights: dict[str, Array]) -> Any:
+def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[str, Array]) -> Any:
     """The PyTorch module of `config` with every parameter set from `weights`."""
     (architecture,) = cast("list[str]", config["architectures"])
     config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
-    module = getattr(transformers, architecture)(config_class(**config)).float().eval()
-    attention = "mla" if "kv_lora_rank" in config else "gqa"
-    dense = cast(int, config.get("first_k_dense_replace", 0))
-    has_experts = "num_experts_per_tok" in config
-
-    def values(name: str) -> Array:
-        if name == "model.embed_tokens.weight":
-            return weights["embed.weight"]
-        if name == "model.norm.weight":
-            return weights["lm_head.norm.weight"]
-        if name == "lm_head.weight":
-            return weights["embed.weight"] if config["tie_word_embeddings"] else weights["lm_head.proj.weight"].T
-        _, _, number, inner = name.split(".", 3)
-        layer = int(number)
-        kind = "moe" if has_experts and layer >= dense else "dense"
-        layer -= dense if kind == "moe" else 0
-        path = pmc_path(inner, kind, attention)
-        if path.endswith(".gate_up_proj"):
-            pair = (weights[f"{path[: -len('gate_up_proj')]}{n}_proj.weight"][layer] for n in ("gate", "up"))
-            return np.concatenate(list(pair), axis=-1).swapaxes(-1, -2)
-        array = weights[path if path.endswith(("weight", "bias")) else f"{path}.weight"][layer]
-        transposed: Array = array.swapaxes(-1, -2) if array.ndim > 1 else array
-        return transposed
-
-    state = {n: torch.tensor(np.ascontiguousarray(values(n)), dtype=torch.float32) for n in module.state_dict()}
-    module.load_state_dict(state, strict=True)
-    return module
+    attention = {"attn_implementation": "eager"}
+    found = getattr(transformers, architecture)._from_config(config_class(**config), **attention).float().eval()
+    values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
+    state = {name: torch.tensor(np.ascontiguousarray(v), dtype=torch.float32) for name, v in values.items()}
+    found.load_state_dict(state, strict=True)
+    return found
 
 
 def expanded(module: ModuleOp, phase: str) -> ModuleOp:
@@ -155,20 +168,34 @@ def expanded(module: ModuleOp, phase: str) -> ModuleOp:
     return copy
 
 
+def torch_logits(config: dict[str, object], module: ModuleOp, environment: Environment) -> Array:
+    """Of every token of every sequence."""
+    tokens = torch.tensor(environment.tokens.reshape(BATCH, -1))
+    with torch.no_grad():
+        found: Array = torch_model(config, module, environment.weights)(tokens).logits.numpy()
+    assert np.ptp(found) > 1  # an agreement of zeros would mean nothing
+    return found
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_agree_with_transformers(name: str) -> None:
+def test_logits_of_prefill_and_of_eight_decode_steps_agree_with_transformers(name: str) -> None:
     config = CONFIGS[name]
     module = import_hf(config, name, "tiny")
-    bindings = {"batch": BATCH, "q_len": Q_LEN, "kv_len": Q_LEN}
-    environment = seeded_model_environment(module, bindings, seed=7)
-    tokens = torch.tensor(environment.tokens.reshape(BATCH, Q_LEN))
-    with torch.no_grad():
-        logits = torch_model(config, dict(environment.weights))(tokens).logits.numpy()
-    assert np.ptp(logits) > 1  # an agreement of zeros would mean nothing
-
-    reference: ModelRun = run_model(module, environment, np.float32)
+    length = Q_LEN + STEPS
+    whole = seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7)
+    logits = torch_logits(config, module, whole)
+    reference: ModelRun = run_model(module, whole, np.float32)
     np.testing.assert_allclose(reference.logits.reshape(logits.shape), logits, atol=TOLERANCE)
-    prefill = run_layer(expanded(module, "prefill"), environment, EXACT32)
-    np.testing.assert_allclose(prefill.outputs[0], logits[:, -1], atol=TOLERANCE)
-    decode = run_layer(expanded(module, "decode"), environment, EXACT32)
-    np.testing.assert_allclose(decode.outputs[0].reshape(logits.shape), logits, atol=TOLERANCE)
+
+    tokens = whole.tokens.reshape(BATCH, -1)
+    bindings = {"batch": BATCH, "q_len": Q_LEN, "kv_len": Q_LEN}
+    states = seeded_model_environment(module, bindings, seed=7).states
+    inputs = Environment(bindings, tokens[:, :Q_LEN].reshape(-1), whole.weights, states)
+    run = run_layer(expanded(module, "prefill"), inputs, EXACT32)
+    np.testing.assert_allclose(run.outputs[0], logits[:, Q_LEN - 1], atol=TOLERANCE)
+    decode = expanded(module, "decode")
+    for step in range(Q_LEN, length):
+        sources = model_sources(module, {"batch": BATCH, "q_len": 1, "kv_len": step + 1})
+        inputs = inputs.next_step(tokens[:, step], run.states, sources)
+        run = run_layer(decode, inputs, EXACT32)
+        np.testing.assert_allclose(run.outputs[0], logits[:, step], atol=TOLERANCE)

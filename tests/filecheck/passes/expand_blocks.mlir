@@ -8,11 +8,14 @@ builtin.module {
     %1 = model.embedding(%0) {vocab_size = 256} at "embed" : !layer.tensor<[batch*q_len, 64], bf16>
     %2 = model.repeat([%1]) {count = 4} at "blocks.dense" : !layer.tensor<[batch*q_len, 64], bf16> {
     ^bb0(%3: !layer.tensor<[batch*q_len, 64], bf16>):
-      %4 = model.ffn(%3) {intermediate_size = 128, rms_norm_eps = 1.0e-05} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 64], bf16>
-      model.yield([%4]) at "blocks.dense"
+      %4 = model.norm(%3) {kind = "rms", eps = 1.0e-05} at "blocks.dense.ffn.norm" : !layer.tensor<[batch*q_len, 64], bf16>
+      %5 = model.ffn(%4) {activation = "silu", gated = true, intermediate_size = 128} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 64], bf16>
+      %6 = model.add(%3, %5) at "blocks.dense.ffn.residual" : !layer.tensor<[batch*q_len, 64], bf16>
+      model.yield([%6]) at "blocks.dense"
     }
-    %5 = model.lm_head(%2) {rms_norm_eps = 1.0e-05} at "lm_head" : !layer.tensor<[batch*q_len, 256], bf16>
-    model.yield([%5]) at "m"
+    %7 = model.norm(%2) {kind = "rms", eps = 1.0e-05} at "lm_head.norm" : !layer.tensor<[batch*q_len, 64], bf16>
+    %8 = model.lm_head(%7) at "lm_head" : !layer.tensor<[batch*q_len, 256], bf16>
+    model.yield([%8]) at "m"
   }
 }
 
@@ -31,6 +34,7 @@ builtin.module {
 
 // Prefill computes the logits of the last token of each sequence only.
 // PREFILL:    layer.last_token({{.*}}) {q_len = <q_len>} at "lm_head.last_token" : !layer.tensor<[batch, 64], bf16>
+// PREFILL:    layer.rms_norm({{.*}}) {{.*}} at "lm_head.norm" : !layer.tensor<[batch, 64], bf16>
 // PREFILL:    layer.matmul({{.*}}) at "lm_head.proj" : !layer.tensor<[batch, 256], bf16>
 
 // TWICE: expand-blocks: the module is at the layer level, this pass reads the model level

@@ -3,11 +3,16 @@
     %1 = model.embedding(%0) {vocab_size = 128256} at "embed" : !layer.tensor<[batch*q_len, 4096], bf16>
     %2 = model.repeat([%1]) {count = 32} at "blocks.dense" : !layer.tensor<[batch*q_len, 4096], bf16> {
     ^bb0(%3: !layer.tensor<[batch*q_len, 4096], bf16>):
-      %4 = model.gqa(%3) {num_key_value_heads = 8, head_dim = 128, qk_norm = false, num_attention_heads = 32, rope_theta = 500000.0, rope_scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}, rms_norm_eps = 1.0e-05} at "blocks.dense.gqa" : !layer.tensor<[batch*q_len, 4096], bf16>
-      %5 = model.ffn(%4) {intermediate_size = 14336, rms_norm_eps = 1.0e-05} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 4096], bf16>
-      model.yield([%5]) at "blocks.dense"
+      %4 = model.norm(%3) {kind = "rms", eps = 1.0e-05} at "blocks.dense.gqa.norm" : !layer.tensor<[batch*q_len, 4096], bf16>
+      %5 = model.gqa(%4) {num_key_value_heads = 8, head_dim = 128, num_attention_heads = 32, rope_theta = 500000.0, rope_scaling = {rope_type = "llama3", factor = 8.000000e+00 : f64, low_freq_factor = 1.000000e+00 : f64, high_freq_factor = 4.000000e+00 : f64, original_max_position_embeddings = 8192 : i64}} at "blocks.dense.gqa" : !layer.tensor<[batch*q_len, 4096], bf16>
+      %6 = model.add(%3, %5) at "blocks.dense.gqa.residual" : !layer.tensor<[batch*q_len, 4096], bf16>
+      %7 = model.norm(%6) {kind = "rms", eps = 1.0e-05} at "blocks.dense.ffn.norm" : !layer.tensor<[batch*q_len, 4096], bf16>
+      %8 = model.ffn(%7) {intermediate_size = 14336, activation = "silu", gated = true} at "blocks.dense.ffn" : !layer.tensor<[batch*q_len, 4096], bf16>
+      %9 = model.add(%6, %8) at "blocks.dense.ffn.residual" : !layer.tensor<[batch*q_len, 4096], bf16>
+      model.yield([%9]) at "blocks.dense"
     }
-    %6 = model.lm_head(%2) {rms_norm_eps = 1.0e-05} at "lm_head" : !layer.tensor<[batch*q_len, 128256], bf16>
-    model.yield([%6]) at "llama-3.1-8b"
+    %10 = model.norm(%2) {kind = "rms", eps = 1.0e-05} at "lm_head.norm" : !layer.tensor<[batch*q_len, 4096], bf16>
+    %11 = model.lm_head(%10) at "lm_head" : !layer.tensor<[batch*q_len, 128256], bf16>
+    model.yield([%11]) at "llama-3.1-8b"
   }
 }

@@ -6,7 +6,7 @@ Nothing in a file is ignored silently.  A field that the import did not read is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from pmc.compiler.config import ConfigError
@@ -40,15 +40,18 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Fields that change no tensor of inference, by why.  Names that begin with `_` are private to transformers."""
 
+SWITCHES = ("attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "use_mrope")
+"""Features that a family without them may say to be switched off."""
+
 
 class Fields:
     """Typed access to a configuration, which notes what is read; `prefix` is the path of a nested block."""
 
-    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "") -> None:
+    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "", read: Collection[str] = ()) -> None:
         self.config = config
         self.source = source
         self.prefix = prefix
-        self._read = set[str]()
+        self._read = set(read)
 
     def fail(self, name: str, problem: str) -> ConfigError:
         """The error for a field."""
@@ -68,6 +71,10 @@ class Fields:
     def present(self, name: str) -> bool:
         """Whether the field is given and not null."""
         return self.value(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        """Whether the field is given as null, which is not the same as absent."""
+        return name in self.config and not self.present(name)
 
     def integer(self, name: str, at_least: int = 1) -> int:
         """An integer field."""
@@ -118,7 +125,8 @@ class Fields:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""
         harmless = {name for names in HARMLESS.values() for name in names}
         for name, value in self.config.items():
-            if value is not None and name not in self._read | harmless and not name.startswith("_"):
+            is_off = name in SWITCHES and value is False
+            if value is not None and not is_off and name not in self._read | harmless and not name.startswith("_"):
                 raise self.fail(
                     name,
                     f"not a field that pmc reads of {reader}, and it may change the computation; "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import DictionaryAttr, StringAttr
 from xdsl.ir import Attribute
 
-from pmc.compiler.config_fields import Fields
+from pmc.compiler.frontend.fields import Fields
 from pmc.dialects.assembly import attribute
 from pmc.dialects.schema import did_you_mean
 
@@ -78,8 +78,8 @@ class Rope:
         return max(positions, int(factor * original))
 
 
-def read_rope(fields: Fields, theta: float | None = None) -> Rope:
-    """The rotary embedding; `theta` is the base of a config without one.
+def read_rope(fields: Fields, theta: float | None = None, partial: bool = False) -> Rope:
+    """The rotary embedding; `theta` is the base of a config without one, `partial` says that `rotary_share` is read.
 
     Raises ConfigError for fields that are missing, unknown or of another type, and where both forms are given and
     disagree.
@@ -91,7 +91,8 @@ def read_rope(fields: Fields, theta: float | None = None) -> Rope:
     nested = next((name for name, value in block.config.items() if isinstance(value, Mapping)), None)
     if nested is not None:
         raise block.fail(nested, "a rotary embedding per type of layer is not supported, only one for all layers is")
-    block.unsupported_unless("partial_rotary_factor", 1.0)
+    if not partial:
+        block.unsupported_unless("partial_rotary_factor", 1.0)
     own = block if block.present("rope_theta") else fields
     found = Rope(_theta(own, theta), _scaling(block, ("rope_theta", "partial_rotary_factor")))
     beside = fields.block("rope_scaling")
@@ -99,6 +100,16 @@ def read_rope(fields: Fields, theta: float | None = None) -> Rope:
     if given != found:
         raise fields.fail("rope_parameters", "says something else than rope_theta and rope_scaling; leave one form out")
     return found
+
+
+def rotary_share(fields: Fields, absent: float) -> float:
+    """`partial_rotary_factor`, the share of the columns of a head that is rotated, in either form that files have."""
+    block = fields.block("rope_parameters")
+    given = [part for part in (block, fields) if part is not None and part.present("partial_rotary_factor")]
+    found = {part.number("partial_rotary_factor") for part in given}
+    if len(found) > 1 or any(share > 1 for share in found):
+        raise fields.fail("partial_rotary_factor", f"expected one share of at most 1, found {sorted(found)}")
+    return found.pop() if found else absent
 
 
 def _theta(fields: Fields, absent: float | None) -> float:

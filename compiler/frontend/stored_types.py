@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pmc.compiler.config import MODELOPT_FILE
-from pmc.compiler.config_fields import Fields
+from pmc.compiler.frontend.fields import Fields
 
 FLOAT8 = {"e4m3": "f8E4M3FN", "float8_e4m3fn": "f8E4M3FN", "e5m2": "f8E5M2", "float8_e5m2": "f8E5M2"}
 """The 8-bit formats by the names of `fmt`."""

@@ -1,0 +1,229 @@
+"""Hugging Face configurations to the `model` dialect.
+
+The families stand in `families.py`, in the words of `readings.py`.  A missing or mistyped field is an error, and so is
+one that nothing here reads and that is not known to be harmless (`fields.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import PurePath
+from typing import cast
+
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    FileLineColLoc,
+    Float16Type,
+    Float32Type,
+    IntAttr,
+    ModuleOp,
+    StringAttr,
+    i32,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.utils.exceptions import VerifyException
+
+from pmc.compiler.config import ConfigError
+from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
+from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.readings import Properties, properties
+from pmc.compiler.frontend.rope import read_rope
+from pmc.compiler.frontend.stored_types import stored_type
+from pmc.compiler.frontend.wrapper import language_model
+from pmc.dialects import model
+from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr
+from pmc.dialects.expr import expr
+from pmc.dialects.schema import did_you_mean
+from pmc.dialects.tensor import TensorType
+
+DTYPES: dict[str, Attribute] = {
+    "bfloat16": BFloat16Type(),
+    "float16": Float16Type(),
+    "float32": Float32Type(),
+}
+"""The element types of `torch_dtype`."""
+
+LISTED = "that `pmc list architectures` shows"
+
+
+def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
+    """The `model` dialect module of a Hugging Face config.
+
+    `source` is the file or preset that error messages name; `name` becomes the symbol of the model.  Raises
+    ConfigError for an unknown architecture and for missing, mistyped, unsupported or unknown fields.
+    """
+    whole = Fields(config, source)
+    architecture = _architecture(whole)
+    wrapped = WRAPPERS.get(architecture)
+    fields = whole if wrapped is None else language_model(whole, architecture)
+    family = FAMILIES[wrapped or architecture]
+    for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
+        fields.unsupported_unless(feature, False)
+    fields.unsupported_unless("pruned_heads", {})
+    for field, allowed in family.only.items():
+        fields.unsupported_unless(field, allowed(fields) if callable(allowed) else allowed)
+    for field in family.unused:
+        fields.value(field)
+    for field, types in family.lists.items():
+        layer_kinds(fields, field, dict.fromkeys(types, ""))
+    module = _Import(fields, family, architecture, name).module()
+    _read_other_layers(fields, family)
+    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields, family))
+    fields.refuse_unread(architecture)
+    return module
+
+
+def _architecture(fields: Fields) -> str:
+    """The architecture of a config.  Raises ConfigError unless it is one that is known."""
+    known = [*FAMILIES, *WRAPPERS]
+    names = fields.value("architectures")
+    if not isinstance(names, list) or len(cast(list[object], names)) != 1:
+        raise fields.fail("architectures", f"expected a list of one of those {LISTED}, found {names!r}")
+    found = cast(list[object], names)[0]
+    if isinstance(found, str) and found in known:
+        return found
+    nested = fields.config.get("text_config")
+    inner = cast(Mapping[str, object], nested).get("architectures") if isinstance(nested, Mapping) else None
+    if isinstance(inner, list) and any(name in FAMILIES for name in cast(list[object], inner)):
+        raise fields.fail(
+            "text_config",
+            f"the language model inside of {found!r} is not read; to look at it alone, save this block as a "
+            "config.json of its own",
+        )
+    near = did_you_mean(found, known) if isinstance(found, str) else ""
+    raise fields.fail("architectures", f"{found!r} is not one of those {LISTED}{near}")
+
+
+def architectures() -> dict[str, str]:
+    """What is known, and the kinds of layers of each."""
+    described = {
+        name: "; ".join(f"{kind}: {', '.join(b.name for b in blocks)}" for kind, blocks in family.layers.items())
+        for name, family in FAMILIES.items()
+    }
+    return {**described, **{name: f"the language model is as {inner}" for name, inner in WRAPPERS.items()}}
+
+
+def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
+    """What the file says besides the blocks."""
+    positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
+    return Checkpoint(
+        longest_context=read_rope(fields, theta=1.0, partial=True).longest_context(positions),
+        mtp_layers=fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0,
+        stored_weights=stored_type(fields),
+    )
+
+
+def _read_other_layers(fields: Fields, family: Family) -> None:
+    """Note as read what only layers of a kind would read that this model has none of."""
+    for kind in set(family.layers) - set(family.order(fields)):
+        for reading in (reading for block in family.layers[kind] for reading in block.rows.values()):
+            with suppress(ConfigError):
+                reading(fields)
+
+
+def _dtype(fields: Fields, family: Family) -> str:
+    """The element type of the model: `dtype`, which newer versions of transformers write for `torch_dtype`."""
+    given = [name for name in ("dtype", "torch_dtype") if fields.present(name)]
+    found = {fields.choice(name, DTYPES) for name in given}
+    if len(found) > 1:
+        raise fields.fail("dtype", f"{fields.value('dtype')!r} is not the torch_dtype {fields.value('torch_dtype')!r}")
+    return found.pop() if found else family.dtype or fields.choice("torch_dtype", DTYPES)
+
+
+class _Import:
+    """One import: the ops at the current insertion block, and the row type that flows between blocks."""
+
+    def __init__(self, fields: Fields, family: Family, architecture: str, name: str) -> None:
+        self.fields = fields
+        self.family = family
+        self.architecture = architecture
+        self.name = name
+        self.hidden = fields.integer("hidden_size")
+        self.vocab = fields.integer("vocab_size")
+        self.dtype = DTYPES[_dtype(fields, family)]
+        self.tokens = expr("batch") * expr("q_len")
+        # The base name only: a dump must not depend on where the file lies.
+        self.location = FileLineColLoc(StringAttr(PurePath(fields.source).name), IntAttr(1), IntAttr(1))
+
+    def rows(self, width: int) -> TensorType:
+        return TensorType.of([self.tokens, width], self.dtype)
+
+    def add(self, block: Block, op: Operation) -> Operation:
+        """Append a block op; sizes that do not fit together are an error of the file."""
+        try:
+            op.verify_()
+        except VerifyException as error:
+            raise ConfigError(self.fields.source, str(error)) from None
+        op.location = self.location
+        block.add_op(op)
+        return op
+
+    def module(self) -> ModuleOp:
+        fields = self.fields
+        body = Block(arg_types=[TensorType.of([self.tokens], i32)])
+        embedding = model.EmbeddingOp.make(
+            [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
+        )
+        x: SSAValue = self.add(body, embedding).results[0]
+        for path, count, kind in runs(self.family.order(fields)):
+            x = self.repeat(body, x, path, count, kind)
+        # Absent = false in the configuration classes of all supported architectures.
+        tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
+        x = self.norm(body, x, "lm_head.norm")
+        head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
+        logits = self.add(body, head).results[0]
+        self.add(body, model.YieldOp.make([[logits]], [], self.name))
+        llm = model.LlmOp.make(
+            [],
+            [],
+            self.name,
+            {
+                "sym_name": self.name,
+                "architecture": self.architecture,
+                "hidden_size": self.hidden,
+                "vocab_size": self.vocab,
+                "dtype": self.dtype,
+            },
+            [Region(body)],
+        )
+        llm.location = self.location
+        return ModuleOp([llm])
+
+    def repeat(self, body: Block, x: SSAValue, path: str, count: int, kind: str) -> SSAValue:
+        """`count` layers of a kind, each of which maps rows of the hidden size to the same."""
+        rows = self.rows(self.hidden)
+        inner = Block(arg_types=[rows])
+        value: SSAValue = inner.args[0]
+        for block in self.family.layers[kind]:
+            value = self.sublayer(inner, value, block.op, f"{path}.{block.name}", block.properties(self.fields))
+        self.add(inner, model.YieldOp.make([[value]], [], path))
+        op = model.RepeatOp.make([[x]], [rows], path, {"count": count}, [Region(inner)])
+        return self.add(body, op).results[0]
+
+    def sublayer(self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, given: Properties) -> SSAValue:
+        """x + f(x), f a block of `kind` with the norms of the family."""
+        norms = self.family.norms
+        before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
+        result: SSAValue = self.add(block, kind.make([before], [x.type], path, given)).results[0]
+        if norms != "before":
+            result = self.norm(block, result, f"{path}.post_norm")
+        return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:
+        """The norm at `path`."""
+        norm = model.NormOp.make([x], [x.type], path, properties(self.family.norm, self.fields))
+        return self.add(block, norm).results[0]
+
+
+def runs(order: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Equal layers that follow each other: (path, count, kind).
+
+    The first run of a kind has the path `blocks.KIND`, the next ones are numbered from 2 on.
+    """
+    found: list[tuple[str, int, str]] = []
+    for kind, layers in groupby(order):
+        number = 1 + sum(kind == known for _, _, known in found)
+        found.append((f"blocks.{kind}{number if number > 1 else ''}", len(list(layers)), kind))
+    return found

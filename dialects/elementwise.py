@@ -1,0 +1,265 @@
+"""Element-wise tensor ops: activations, sums, biases, gates and factors, conversions."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import FloatAttr, NoneAttr, StringAttr
+from xdsl.irdl import irdl_op_definition, operand_def, opt_prop_def, prop_def, result_def
+
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.interfaces import WHOLE, ShardingRule
+from pmc.dialects.layer_op import TOKEN, RowOp
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.vector_kinds import (
+    ActivationAttr,
+    AddAttr,
+    AddBiasAttr,
+    ConvertAttr,
+    GatedActivationAttr,
+    RowGateAttr,
+    ScaleAttr,
+    SiluMulAttr,
+    SoftCapAttr,
+    VectorKindAttr,
+)
+
+
+@irdl_op_definition
+class SiluMulOp(RowOp):
+    """y = silu(gate) * up."""
+
+    name = "layer.silu_mul"
+    gate = operand_def(TensorType)
+    up = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.up, tensor(self.gate).dims, "up")
+        self.require_shape(self.y, tensor(self.gate).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SiluMulAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+@irdl_op_definition
+class ActivationOp(RowOp):
+    """y = `function` of x, one of `ACTIVATIONS` in `vector_kinds`."""
+
+    name = "layer.activation"
+    x = operand_def(TensorType)
+    function = prop_def(StringAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One shape, and a function that there is."""
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+        require_parameters(self)
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ActivationAttr(self.function)
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+@irdl_op_definition
+class GatedActivationOp(RowOp):
+    """y = `function` of gate and up, one of `GATED_ACTIVATIONS` in `vector_kinds`.
+
+    That of SwiGLU is `layer.silu_mul`.
+    """
+
+    name = "layer.gated_activation"
+    gate = operand_def(TensorType)
+    up = operand_def(TensorType)
+    function = prop_def(StringAttr)
+    limit = opt_prop_def(FloatAttr)
+    alpha = opt_prop_def(FloatAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One shape; a function that there is, with its own parameters."""
+        self.require_shape(self.up, tensor(self.gate).dims, "up")
+        self.require_shape(self.y, tensor(self.gate).dims, "y")
+        require_parameters(self)
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return GatedActivationAttr(self.function, self.limit or NoneAttr(), self.alpha or NoneAttr())
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+@irdl_op_definition
+class AddOp(RowOp):
+    """y = a + b; `a` is the residual or the routed experts, whose sharding decides."""
+
+    name = "layer.add"
+    a = operand_def(TensorType)
+    b = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.b, tensor(self.a).dims, "b")
+        self.require_shape(self.y, tensor(self.a).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return AddAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Element-wise and linear: two partial sums of one axis add up to a partial sum."""
+        return ShardingRule(
+            ((TOKEN, "n"), (TOKEN, "n")), ((TOKEN, "n"),), stationary=frozenset({0}), linear=frozenset({0, 1})
+        )
+
+
+@irdl_op_definition
+class AddBiasOp(RowOp):
+    """y[.., n] = x[.., n] + b[n], or y[e, c, n] = x[e, c, n] + b[e, n] for the rows of experts.
+
+    It is not linear: a partial sum is added up first, so that no rank adds the bias once more.
+    """
+
+    name = "layer.add_bias"
+    x = operand_def(TensorType)
+    b = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [T, N] with b [N], or x [E, C, N] with b [E, N]; a row has a number of columns."""
+        dims = tensor(self.x).dims
+        self.fail_unless(
+            len(dims) in (2, 3) and dims[-1].is_constant, "x must be [T, N] or [E, C, N] with a number of columns"
+        )
+        self.require_shape(self.b, (*dims[:1], dims[-1]) if self.has_own_matrices else dims[-1:], "b")
+        self.require_shape(self.y, dims, "y")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.x).dims[-1].constant
+
+    @property
+    def has_own_matrices(self) -> bool:
+        return len(tensor(self.x).dims) == 3
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return AddBiasAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Columns and experts follow b, as they follow the weight of the product before."""
+        if self.has_own_matrices:
+            return ShardingRule((("e", "c", "n"), ("e", "n")), (("e", "c", "n"),), stationary=frozenset({1}))
+        return ShardingRule(((TOKEN, "n"), ("n",)), ((TOKEN, "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class ScaleOp(RowOp):
+    """y = factor * x: the multipliers of embeddings, residuals and logits of Gemma and Granite."""
+
+    name = "layer.scale"
+    x = operand_def(TensorType)
+    factor = prop_def(FloatAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ScaleAttr(self.factor)
+
+    def sharding_rule(self) -> ShardingRule:
+        """Linear: a multiple of a partial sum is one."""
+        return same_factors(self, linear=True)
+
+
+@irdl_op_definition
+class SoftCapOp(RowOp):
+    """y = cap * tanh(x / cap): the bound on the logits of Gemma 2 (`final_logit_softcapping`)."""
+
+    name = "layer.soft_cap"
+    x = operand_def(TensorType)
+    cap = prop_def(FloatAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One shape, and a positive bound."""
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+        require_parameters(self)
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SoftCapAttr(self.cap)
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+@irdl_op_definition
+class RowGateOp(RowOp):
+    """y[t, n] = sigmoid(gate[t, 0]) * x[t, n]: the gate of the shared expert of Qwen2-MoE and Qwen3-Next."""
+
+    name = "layer.row_gate"
+    x = operand_def(TensorType)
+    gate = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [T, N] with a number of columns, gate [T, 1]."""
+        dims = tensor(self.x).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "x must be [T, N] with a number of columns")
+        self.require_shape(self.gate, (dims[0], expr(1)), "gate")
+        self.require_shape(self.y, dims, "y")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.x).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return RowGateAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Linear in x, whose rows decide: the partial sums of the shared expert meet those of the others."""
+        row = (TOKEN, "n")
+        return ShardingRule((row, (TOKEN, WHOLE)), (row,), stationary=frozenset({0}), linear=frozenset({0}))
+
+
+@irdl_op_definition
+class QuantizeOp(RowOp):
+    """x in another element type, with unit scale and saturation."""
+
+    name = "layer.quantize"
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ConvertAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        return same_factors(self)
+
+
+def require_parameters(op: RowOp) -> None:
+    """Check that the vector kind of an op can make sense of its properties."""
+    kind = op.vector_kind(expr(0))
+    wrong = kind.wrong_parameter(tensor(op.operands[0]).dims[-1])
+    op.fail_unless(wrong is None, wrong or "")
+
+
+def same_factors(op: RowOp, linear: bool = False) -> ShardingRule:
+    """The rule of an element-wise op: all dims may be split, alike in all operands and results."""
+    factors = tuple(f"d{i}" for i in range(len(tensor(op.operands[0]).dims)))
+    operands = (factors,) * len(op.operands)
+    return ShardingRule(operands, (factors,), linear=frozenset(range(len(operands))) if linear else frozenset())

@@ -1,0 +1,253 @@
+"""Attention blocks of the `model` dialect: grouped-query attention, latent attention, sparse latent attention."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr
+from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
+
+from pmc.dialects.effects import UPDATES, Effects
+from pmc.dialects.model_block import BlockOp, CacheSpec, WeightSpec
+
+LATENT_NORM_EPS = 1e-6
+"""Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
+
+QK_NORMS = ("head", "row")
+"""What a norm of queries and keys covers."""
+
+
+class AttentionBlockOp(BlockOp):
+    """What all attention blocks have: query heads, rotary embedding, a cache that they extend."""
+
+    EFFECTS: ClassVar[Effects] = UPDATES
+    num_attention_heads = prop_def(IntegerAttr)
+    rope_theta = opt_prop_def(FloatAttr)
+    """The base of the rotary embedding; absent = none (NoPE)."""
+    rope_scaling = opt_prop_def(DictionaryAttr)
+    """The Hugging Face `rope_scaling` with its type under `rope_type`: `yarn` or `llama3`."""
+
+    def verify_(self) -> None:
+        """Rotations turn the slower the further right a pair stands; what stretches them is positive."""
+        super().verify_()
+        if self.rope_theta is None:
+            self.require(self.rope_scaling is None, "rope_scaling without rope_theta")
+        else:
+            theta = self.rope_theta.value.data
+            self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
+        for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
+            if isinstance(value, IntegerAttr | FloatAttr):
+                number = value.value.data
+                allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
+                self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
+
+    @property
+    def heads(self) -> int:
+        """The number of query heads."""
+        return self.num_attention_heads.value.data
+
+
+@irdl_op_definition
+class GqaOp(AttentionBlockOp):
+    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+
+    name = "model.gqa"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rotary_dim",
+        "window",
+    )
+    num_key_value_heads = prop_def(IntegerAttr)
+    head_dim = prop_def(IntegerAttr)
+    rotary_dim = opt_prop_def(IntegerAttr)
+    """The first columns of a head, which are rotated; absent = all."""
+    qk_norm = opt_prop_def(StringAttr)
+    """The RMSNorm of queries and keys before the rotary embedding: of every `head` (Qwen3) or of the `row` of all heads
+    (OLMo 2, MiniMax-M2); absent = none."""
+    qk_norm_eps = opt_prop_def(FloatAttr)
+    qkv_bias = opt_prop_def(BoolAttr)
+    o_bias = opt_prop_def(BoolAttr)
+    window = opt_prop_def(IntegerAttr)
+    """The keys that a query sees, its own included; absent = all before it."""
+    softmax_scale = opt_prop_def(FloatAttr)
+    """The factor of the scores; absent = head_dim**-0.5."""
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of key (and value) heads."""
+        return self.num_key_value_heads.value.data
+
+    def verify_(self) -> None:
+        """Key heads divide the query heads; a head has pairs of columns to rotate."""
+        super().verify_()
+        self.require_same_type()
+        self.require(
+            self.heads % self.kv_heads == 0,
+            f"num_attention_heads {self.heads} is not a multiple of num_key_value_heads {self.kv_heads}",
+        )
+        d = self.head_dim.value.data
+        rotary = d if self.rotary_dim is None else self.rotary_dim.value.data
+        if self.rope_theta is None:
+            self.require(self.rotary_dim is None, "rotary_dim without rope_theta")
+        else:
+            name = "head_dim" if self.rotary_dim is None else "rotary_dim"
+            self.require(rotary % 2 == 0, f"{name} {rotary} is odd")
+            self.require(rotary <= d, f"rotary_dim {rotary} is more than head_dim {d}")
+        self.require((self.qk_norm is None) == (self.qk_norm_eps is None), "qk_norm and qk_norm_eps need each other")
+        if self.qk_norm is not None:
+            self.require(
+                self.qk_norm.data in QK_NORMS, f"qk_norm is '{self.qk_norm.data}', must be {' or '.join(QK_NORMS)}"
+            )
+
+    def weights(self) -> list[WeightSpec]:
+        """q, k and v projections, optional norms, output projection."""
+        hidden, d = self.width, self.head_dim.value.data
+        widths = {
+            "q": (self.heads * d, "heads"),
+            "k": (self.kv_heads * d, "kv_heads"),
+            "v": (self.kv_heads * d, "kv_heads"),
+        }
+        found: list[WeightSpec] = []
+        for name, (width, axis) in widths.items():
+            found.append(WeightSpec(f"{name}_proj.weight", (hidden, width), ("", axis)))
+            if self.qkv_bias:
+                found.append(WeightSpec(f"{name}_proj.bias", (width,), (axis,), role="bias"))
+        if self.qk_norm is not None:
+            each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
+            found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
+        found.append(WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")))
+        if self.o_bias:
+            found.append(WeightSpec("o_proj.bias", (hidden,), ("",), role="bias"))
+        return found
+
+    def caches(self) -> list[CacheSpec]:
+        """The rotated keys and the values of every key head."""
+        width = self.kv_heads * self.head_dim.value.data
+        window = None if self.window is None else self.window.value.data
+        return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name in ("k_cache", "v_cache")]
+
+
+class LatentAttentionOp(AttentionBlockOp):
+    """Attention over one cached latent per token (DeepSeek-V2 report, section 2.1): what MLA and DSA share."""
+
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "num_attention_heads",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+    )
+    q_lora_rank = opt_prop_def(IntegerAttr)
+    """The rank of the query latent; absent when queries are projected directly."""
+    kv_lora_rank = prop_def(IntegerAttr)
+    qk_nope_head_dim = prop_def(IntegerAttr)
+    qk_rope_head_dim = prop_def(IntegerAttr)
+    v_head_dim = prop_def(IntegerAttr)
+    rope_interleave = prop_def(BoolAttr)
+    """Whether the rotary embedding pairs columns (2j, 2j+1), as DeepSeek checkpoints store them."""
+
+    def verify_(self) -> None:
+        """The rotary part has pairs of columns to rotate."""
+        super().verify_()
+        self.require_same_type()
+        self.require(
+            self.rope_theta is not None, "the keys that all heads share are rotated, so rope_theta must be set"
+        )
+        rope = self.qk_rope_head_dim.value.data
+        self.require(rope % 2 == 0, f"qk_rope_head_dim {rope} is odd")
+
+    @property
+    def head_dims(self) -> tuple[int, int, int]:
+        """The widths of a head: (nope, rope, v)."""
+        return (
+            self.qk_nope_head_dim.value.data,
+            self.qk_rope_head_dim.value.data,
+            self.v_head_dim.value.data,
+        )
+
+    def weights(self) -> list[WeightSpec]:
+        """Query projection (direct or by a latent), KV latent and its expansion, output projection."""
+        hidden, heads, rank = self.width, self.heads, self.kv_lora_rank.value.data
+        nope, rope, v = self.head_dims
+        queries = heads * (nope + rope)
+        if self.q_lora_rank is None:
+            query = [WeightSpec("q_proj.weight", (hidden, queries), ("", "heads"))]
+        else:
+            q_rank = self.q_lora_rank.value.data
+            query = [
+                WeightSpec("q_a_proj.weight", (hidden, q_rank), ("", "")),
+                WeightSpec("q_a_layernorm.weight", (q_rank,), ("",)),
+                WeightSpec("q_b_proj.weight", (q_rank, queries), ("", "heads")),
+            ]
+        return [
+            *query,
+            WeightSpec("kv_a_proj.weight", (hidden, rank + rope), ("", "")),
+            WeightSpec("kv_a_layernorm.weight", (rank,), ("",)),
+            WeightSpec("kv_b_proj.weight", (rank, heads * (nope + v)), ("", "heads")),
+            WeightSpec("o_proj.weight", (heads * v, hidden), ("heads", "")),
+        ]
+
+    def caches(self) -> list[CacheSpec]:
+        """The normalised latent and the rotated key that all heads share."""
+        widths = {"c_kv_cache": self.kv_lora_rank.value.data, "k_rope_cache": self.qk_rope_head_dim.value.data}
+        return [CacheSpec(name, width, "", "latent") for name, width in widths.items()]
+
+
+@irdl_op_definition
+class MlaOp(LatentAttentionOp):
+    """Multi-head latent attention: every query sees all keys before it."""
+
+    name = "model.mla"
+
+
+@irdl_op_definition
+class DsaOp(LatentAttentionOp):
+    """DeepSeek sparse attention (DeepSeek-V3.2 report, section 2): MLA over the keys that an indexer selects.
+
+    The lightning indexer scores every key for every query with `index_n_heads` small heads; the `index_topk` keys with
+    the largest scores are attended to, all of them in a shorter context.  The first `qk_rope_head_dim` columns of an
+    index head are rotated.
+    """
+
+    name = "model.dsa"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        *LatentAttentionOp.POSITIVE,
+        "index_n_heads",
+        "index_head_dim",
+        "index_topk",
+    )
+    index_n_heads = prop_def(IntegerAttr)
+    index_head_dim = prop_def(IntegerAttr)
+    index_topk = prop_def(IntegerAttr)
+    index_rope_interleave = prop_def(BoolAttr)
+    """Whether the rotary embedding of the indexer pairs columns (2j, 2j+1) (GLM-5), or halves (DeepSeek-V3.2)."""
+
+    def verify_(self) -> None:
+        """The indexer reads the query latent, and rotates a part of its heads."""
+        super().verify_()
+        self.require(self.q_lora_rank is not None, "the indexer projects the query latent, so q_lora_rank must be set")
+        rope, width = self.qk_rope_head_dim.value.data, self.index_head_dim.value.data
+        self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+
+    def weights(self) -> list[WeightSpec]:
+        """Those of MLA, then index queries from the query latent, index keys with their norm, weights of the heads."""
+        assert self.q_lora_rank is not None, "verified"
+        rank, heads, d = self.q_lora_rank.value.data, self.index_n_heads.value.data, self.index_head_dim.value.data
+        return [
+            *super().weights(),
+            WeightSpec("indexer.wq_b.weight", (rank, heads * d), ("", "index_heads")),
+            WeightSpec("indexer.wk.weight", (self.width, d), ("", "")),
+            WeightSpec("indexer.k_norm.weight", (d,), ("",)),
+            WeightSpec("indexer.k_norm.bias", (d,), ("",), role="bias"),
+            WeightSpec("indexer.weights_proj.weight", (self.width, heads), ("", "index_heads")),
+        ]
+
+    def caches(self) -> list[CacheSpec]:
+        """Those of MLA and the index key that all index heads share, its rotated part by itself."""
+        rope = self.qk_rope_head_dim.value.data
+        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_head_dim.value.data - rope}
+        return [*super().caches(), *(CacheSpec(name, width, "", "index_key") for name, width in widths.items())]

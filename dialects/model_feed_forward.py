@@ -1,0 +1,146 @@
+"""Feed-forward blocks of the `model` dialect: dense networks and mixtures of experts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from xdsl.dialects.builtin import BoolAttr, Float32Type, FloatAttr, IntegerAttr, StringAttr
+from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
+
+from pmc.dialects.model_block import BlockOp, WeightSpec
+from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS
+
+SCORINGS = ("softmax", "sigmoid")
+"""What turns router logits into scores."""
+
+
+class NetworkOp(BlockOp):
+    """What dense networks and experts share: down(f(gate, up)), or down(f(up)) without a gate.
+
+    `activation` is the function f: of `layer.gated_activation` with a gate ("silu" is SwiGLU, "gelu_tanh" GeGLU), of
+    `layer.activation` without.
+    """
+
+    activation = prop_def(StringAttr)
+    gated = prop_def(BoolAttr)
+    activation_limit = opt_prop_def(FloatAttr)
+    """The bound of gate and up in a clamped activation (`swiglu_limit`)."""
+    activation_alpha = opt_prop_def(FloatAttr)
+    """The factor inside of the sigmoid of `clamped_swiglu`."""
+    bias = opt_prop_def(BoolAttr)
+    """Whether every projection has a bias."""
+
+    def verify_(self) -> None:
+        """Sizes are positive; the activation is known."""
+        super().verify_()
+        self.require_same_type()
+        known = ("silu", *GATED_ACTIVATIONS) if self.gated else tuple(ACTIVATIONS)
+        name = self.activation.data
+        self.require(name in known, f"activation is '{name}', must be {' or '.join(known)}")
+
+    def network(self, prefix: str, inner: int, experts: int | None = None, axis: str = "ffn") -> list[WeightSpec]:
+        """Gate, up and down projections of width `inner`, of one network or of so many experts."""
+        hidden, ins = self.width, ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+        count, first = ((), ()) if experts is None else ((experts,), ("expert",))
+        shapes = {
+            **{name: ((hidden, inner), ("", axis)) for name in ins},
+            "down_proj": ((inner, hidden), (axis, "")),
+        }
+        found: list[WeightSpec] = []
+        for name, (dims, axes) in shapes.items():
+            found.append(WeightSpec(f"{prefix}{name}.weight", (*count, *dims), (*first, *axes)))
+            if self.bias:
+                found.append(WeightSpec(f"{prefix}{name}.bias", (*count, dims[1]), (*first, axes[1]), role="bias"))
+        return found
+
+
+@irdl_op_definition
+class FfnOp(NetworkOp):
+    """Dense feed-forward network."""
+
+    name = "model.ffn"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("intermediate_size",)
+    intermediate_size = prop_def(IntegerAttr)
+
+    def weights(self) -> list[WeightSpec]:
+        """Gate, up, down."""
+        return self.network("", self.intermediate_size.value.data)
+
+
+@irdl_op_definition
+class MoeOp(NetworkOp):
+    """Mixture of experts: the routed ones of each token plus shared ones that see every token."""
+
+    name = "model.moe"
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "n_group",
+        "topk_group",
+    )
+    n_routed_experts = prop_def(IntegerAttr)
+    shared_intermediate_size = prop_def(IntegerAttr)
+    """The joint width of the shared experts; 0 without any."""
+    num_experts_per_tok = prop_def(IntegerAttr)
+    moe_intermediate_size = prop_def(IntegerAttr)
+    scoring = prop_def(StringAttr)
+    n_group = prop_def(IntegerAttr)
+    topk_group = prop_def(IntegerAttr)
+    norm_topk_prob = prop_def(BoolAttr)
+    routed_scaling_factor = prop_def(FloatAttr)
+    correction_bias = prop_def(BoolAttr)
+    """Whether experts are chosen on score + bias (`e_score_correction_bias`)."""
+    router_bias = opt_prop_def(BoolAttr)
+    """Whether the router is a linear layer with a bias, as that of gpt-oss."""
+
+    @property
+    def experts(self) -> int:
+        """The number of routed experts."""
+        return self.n_routed_experts.value.data
+
+    @property
+    def top_k(self) -> int:
+        """The routed experts of one token."""
+        return self.num_experts_per_tok.value.data
+
+    def verify_(self) -> None:
+        """The chosen groups exist and hold enough experts."""
+        super().verify_()
+        groups, top_groups = self.n_group.value.data, self.topk_group.value.data
+        shared = self.shared_intermediate_size.value.data
+        self.require(shared >= 0, f"shared_intermediate_size is {shared}, must be at least 0")
+        self.require(
+            self.scoring.data in SCORINGS,
+            f"scoring is '{self.scoring.data}', must be {' or '.join(SCORINGS)}",
+        )
+        self.require(
+            self.experts % groups == 0,
+            f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
+        )
+        self.require(top_groups <= groups, f"topk_group {top_groups} is more than n_group {groups}")
+        reachable = self.experts // groups * top_groups
+        self.require(
+            self.top_k <= reachable,
+            f"num_experts_per_tok {self.top_k} is more than the {reachable} experts of the chosen groups",
+        )
+
+    def weights(self) -> list[WeightSpec]:
+        """Router, routed experts, shared experts (as one network of their joint width)."""
+        hidden, experts = self.width, self.experts
+        linear = [WeightSpec("router.linear_bias", (experts,), ("",), Float32Type(), role="bias")]
+        correction = [WeightSpec("router.bias", (experts,), ("",), Float32Type(), role="bias")]
+        shared = self.shared_intermediate_size.value.data
+        return [
+            WeightSpec("router.weight", (hidden, experts), ("", "")),
+            *(linear if self.router_bias else ()),
+            *(correction if self.correction_bias else ()),
+            *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn"),
+            *(self.network("shared.", shared) if shared else ()),
+        ]
+
+    def active_parameters(self) -> int:
+        """Of the routed experts, only those that a token is sent to."""
+        return sum(
+            w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements for w in self.weights()
+        )

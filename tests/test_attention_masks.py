@@ -1,0 +1,335 @@
+"""Attention with masks other than plain causal, from the layer level to commands, in a small Llama."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.dialects import test as test_dialect
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.ir import Attribute
+from xdsl.rewriter import Rewriter
+
+from pmc.backends.cost.chip import ChipCostModel
+from pmc.backends.cost.core import CoreCostModel
+from pmc.backends.cost.model import CostModel, OpCost, Target
+from pmc.backends.cost.plan_search import PlanSearch
+from pmc.backends.cost.rates import CoreRates
+from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.evaluate.footprint import MemoryOptions
+from pmc.backends.evaluate.memory import memory_footprint
+from pmc.backends.numeric.dist import run_dist
+from pmc.backends.numeric.environment import Environment
+from pmc.backends.numeric.errors import Array
+from pmc.backends.numeric.layer import ValueKey, layer_sources, run_layer, seeded_layer_environment, the_program
+from pmc.backends.numeric.rank_programs import run_commands, run_tiles
+from pmc.compiler.check import with_plans
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.driver import run_pipeline, set_target
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.pipelines import default_pipeline
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
+from pmc.dialects import layer
+from pmc.dialects.analyses import attention_tiling as attentions
+from pmc.dialects.analyses.workload import attention_shape
+from pmc.dialects.deployment import Deployment
+from pmc.dialects.expr import Expr, expr, min_of
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.tile_plan import PlanAttr
+from pmc.passes.base import PassError
+
+F32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
+
+
+def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
+    """At the layer level, with the target on which it is lowered."""
+    given = load_deployment("llama-8b-decode", {**F32, **changes})
+    lengths = {name: changes[name] for name in ("batch", "q_len", "kv_len") if name in changes}
+    deployment = shrink_deployment(given, **lengths)
+    config, source = load_model_config("llama-3.1-8b")
+    module = shrink_model(import_hf(config, source, "llama"), deployment, 2)
+    set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), deployment)
+    run_pipeline(module, default_pipeline(deployment, "layer"))
+    return module, deployment
+
+
+def windowed(module: ModuleOp, window: int, cut: bool = True) -> ModuleOp:
+    """The program with a sliding window in all layers; `cut` makes caches that hold no more than the window needs."""
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.window = IntegerAttr(window, i64)
+        elif isinstance(op, layer.StateOp | layer.KvAppendOp) and cut:
+            (result,) = op.results
+            batch, kv_len, width = tensor(result).dims
+            rows = min_of(kv_len, expr("q_len") + (window - 1))
+            Rewriter.replace_value_with_new_type(result, tensor(result).with_dims((batch, rows, width)))
+    module.verify()
+    return module
+
+
+def with_sinks(module: ModuleOp) -> ModuleOp:
+    """The program with a sink per head in all layers."""
+    for op in [op for op in module.walk() if isinstance(op, layer.AttentionOp)]:
+        type_ = TensorType.of((op.heads,), tensor(op.q[0]).element_type)
+        axes = ArrayAttr([StringAttr("heads")])
+        sinks = layer.WeightOp.make([], [type_], "blocks.dense.gqa.sinks", {"axes": axes}, like=op)
+        properties = {name: value for name, value in op.properties.items() if name in ("window", *PROPERTIES)}
+        operands = [op.q, op.k, op.v, sinks.result]
+        new = layer.AttentionOp.make(operands, [op.y.type], op.path.data, properties, like=op)
+        Rewriter.replace_op(op, [sinks, new], [new.y])
+    module.verify()
+    return module
+
+
+PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal")
+
+
+def inputs(module: ModuleOp, deployment: Deployment) -> Environment:
+    bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
+    return seeded_layer_environment(module, bindings, 3)
+
+
+def check_levels(module: ModuleOp, deployment: Deployment, environment: Environment, plans: Any = "chosen") -> None:
+    """The program computes the same on ranks, on tiles and as commands, caches included."""
+    expected = run_layer(module, environment)
+    steps = with_plans(default_pipeline(deployment, "commands")[2:], plans, deployment.q_len)
+    tile = next(i for i, step in enumerate(steps) if step.name == "bind-symbols")
+    emit = next(i for i, step in enumerate(steps) if step.name == "emit-g5")
+    for some, run, tolerance in (
+        (steps[:tile], run_dist, 1e-10),
+        (steps[tile:emit], run_tiles, 1e-4),
+        (steps[emit:], run_commands, 1e-4),
+    ):
+        run_pipeline(module, some)
+        found = run(module, environment)
+        np.testing.assert_allclose(found.outputs[0], expected.outputs[0], atol=tolerance)
+        for path, values in expected.states.items():
+            np.testing.assert_allclose(found.states[path], values, atol=tolerance)
+
+
+LENGTHS = [(1, 41), (3, 41), (23, 23), (17, 31)]
+"""Queries and keys of decode, of drafts that are verified, of prefill without and with a cache before it."""
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("window", [1, 6, 40])
+def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: int) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    plain = run_layer(module, inputs(module, deployment)).outputs[0]
+    windowed(module, window)
+    environment = inputs(module, deployment)
+    rows = min(kv_len, window + q_len - 1)
+    assert {values.shape[-2] for values in environment.states.values()} == {rows}
+    if window < kv_len:
+        assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the window hides nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("seed", range(3))
+def test_random_plans_of_a_window(q_len: int, kv_len: int, seed: int) -> None:
+    module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1 + seed % 2)
+    windowed(module, 5 + 4 * seed, cut=seed != 1)
+    check_levels(module, deployment, inputs(module, deployment), "random")
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+def test_a_cache_needs_no_more_than_the_window(q_len: int, kv_len: int) -> None:
+    """The newest rows of a whole cache give what all rows give."""
+    window = 7
+    (whole, deployment), (short, _) = (small_llama(q_len=q_len, kv_len=kv_len) for _ in range(2))
+    windowed(whole, window, cut=False)
+    windowed(short, window)
+    environment = inputs(whole, deployment)
+    rows = min(kv_len, window + q_len - 1)
+    states = {path: values[..., kv_len - rows :, :] for path, values in environment.states.items()}
+    of_rows = Environment(environment.bindings, environment.tokens, environment.weights, states)
+    expected, found = run_layer(whole, environment), run_layer(short, of_rows)
+    np.testing.assert_allclose(found.outputs[0], expected.outputs[0], atol=1e-12)
+    for path, values in found.states.items():
+        np.testing.assert_allclose(values, expected.states[path][..., kv_len - rows :, :], atol=1e-12)
+
+
+def test_a_prefill_and_steps_of_decode_are_one_prefill() -> None:
+    """The cache of a window goes from step to step; the steps see what the queries of one long prefill see."""
+    window, past, steps = 6, 13, 9
+    module, deployment = small_llama()  # of the decode phase: it gives the logits of every token
+    windowed(module, window)
+    batch = deployment.batch
+    long = {"batch": batch, "q_len": past + steps, "kv_len": past + steps}
+    environment = seeded_layer_environment(module, long, 3)
+    expected = run_layer(module, environment).outputs[0].reshape(batch, past + steps, -1)
+    tokens = environment.tokens.reshape(batch, -1)
+    states = {path: values[..., :past, :] for path, values in environment.states.items()}
+    first = {"batch": batch, "q_len": past, "kv_len": past}
+    step = Environment(first, tokens[:, :past].reshape(-1), environment.weights, states)
+    run = run_layer(module, step)
+    found: list[Array] = [run.outputs[0].reshape(batch, past, -1)]
+    for position in range(past, past + steps):
+        bindings = {"batch": batch, "q_len": 1, "kv_len": position + 1}
+        step = step.next_step(tokens[:, position], run.states, layer_sources(the_program(module), bindings))
+        assert {values.shape[-2] for values in step.states.values()} == {min(position + 1, window)}
+        run = run_layer(module, step)
+        found.append(run.outputs[0].reshape(batch, 1, -1))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("window", [None, 6])
+def test_sinks_are_the_same_at_every_level(q_len: int, kv_len: int, window: int | None) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    if window is not None:
+        windowed(module, window)
+    plain = run_layer(module, inputs(module, deployment)).outputs[0]
+    environment = inputs(with_sinks(module), deployment)
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the sinks do nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("seed", range(3))
+def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
+    module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1)
+    with_sinks(windowed(module, 9) if seed == 1 else module)
+    check_levels(module, deployment, inputs(module, deployment), "random")
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), [(4, 40), (12, 12)])
+def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
+    module, deployment = small_llama(cp=4, tp=2, q_len=q_len, kv_len=kv_len)
+    with_sinks(module)
+    check_levels(module, deployment, inputs(module, deployment))
+
+
+def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
+    """A sink far above all scores takes the whole weight; one far below takes none."""
+    module, deployment = small_llama(q_len=3, kv_len=41)
+    plain = run_layer(module, inputs(module, deployment), record=True).values
+    environment = inputs(with_sinks(module), deployment)
+    key = ValueKey("blocks.dense.gqa.attention", "layer.attention", 0)
+    for sink, expected in ((1e4, 0.0), (-1e4, plain[key][0])):
+        environment.weights["blocks.dense.gqa.sinks"][...] = sink  # type: ignore[index]
+        found = run_layer(module, environment, record=True).values[key][0]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_context_parallelism_refuses_a_window() -> None:
+    module, deployment = small_llama(cp=2, phase="prefill", q_len=8, kv_len=8)
+    windowed(module, 6)
+    with pytest.raises(PassError) as error:
+        run_pipeline(module, default_pipeline(deployment, "dist")[2:])
+    assert str(error.value) == (
+        "annotate-shardings: layer.attention at 'blocks.dense.gqa.attention' has a window, which context parallelism "
+        "does not split: every rank has keys from the whole sequence; choose cp = 1"
+    )
+
+
+# -- work and time ----------------------------------------------------------------------------------------------
+
+BF16 = BFloat16Type()
+SG2262 = load_chip("sg2262")
+
+
+def attention(batch: int, q_len: int | Expr, kv_len: int | Expr, **masks: Attribute) -> layer.AttentionOp:
+    """8 query heads of 128 over 2 key heads, from a cache that holds what the mask needs."""
+    rows, keys = batch * expr(q_len), expr(kv_len)
+    window = masks.get("window")
+    if isinstance(window, IntegerAttr):
+        keys = min_of(keys, expr(q_len) + (window.value.data - 1))
+
+    def value(*dims: int | Expr) -> Any:
+        return test_dialect.TestOp(result_types=[TensorType.of(tuple(map(expr, dims)), BF16)]).results[0]
+
+    properties: dict[str, Any] = {
+        "qk_dims": ArrayAttr([IntegerAttr(128, i64)]), "v_dim": 128, "q_len": expr(q_len), "scale": 0.1, "causal": True,
+    }  # fmt: skip
+    operands: list[Any] = [[value(rows, 1024)], [value(batch, keys, 256)], value(batch, keys, 256)]
+    return layer.AttentionOp.make(operands, [value(rows, 1024).type], "attention", {**properties, **masks})
+
+
+def cost(model: CostModel, op: layer.AttentionOp, **bindings: Any) -> OpCost:
+    found = model.cost(op, bindings)
+    assert found is not None
+    return found
+
+
+TARGET, PHYSICAL = Target(SG2262, None, None), load_accounting("physical")
+CHIP, CORE, TILE = ChipCostModel(TARGET), CoreCostModel(TARGET, PHYSICAL), TileCostModel(TARGET, PHYSICAL)
+
+
+def of(window: int) -> dict[str, Attribute]:
+    return {"window": IntegerAttr(window, i64)}
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000),
+    st.lists(st.integers(1, 2700), min_size=2, max_size=3),
+)  # fmt: skip
+def test_a_shorter_window_never_costs_more(batch: int, q_len: int, past: int, windows: list[int]) -> None:
+    """On the chip and in tiles.  The core model has steps of its own: it splits 17 keys over two cores, and not 16."""
+    ops = [attention(batch, q_len, q_len + past, **of(window)) for window in sorted(windows)]
+    ops.append(attention(batch, q_len, q_len + past))
+    # A plan may read more than once what takes no time.
+    for model, names in ((CHIP, ("time_s", "flops", "bytes_read")), (TILE, ("time_s", "flops"))):
+        costs = [cost(model, op) for op in ops]
+        for less, more in pairwise(costs):
+            for name in names:
+                assert float(getattr(less, name)) <= float(getattr(more, name)) * (1 + 1e-9), name
+
+
+@pytest.mark.parametrize("model", [CHIP, CORE, TILE])
+@pytest.mark.parametrize("q_len", [1, 96])
+def test_a_window_of_all_keys_costs_what_none_costs(model: CostModel, q_len: int) -> None:
+    assert cost(model, attention(3, q_len, 777, **of(777))) == cost(model, attention(3, q_len, 777))
+
+
+@pytest.mark.parametrize("kv_len", [100, 128, 129, 4096])
+def test_decode_reads_the_rows_of_the_window(kv_len: int) -> None:
+    """Besides the query: min(kv_len, window) rows of keys and of values, whatever the model."""
+    op = attention(5, 1, kv_len, **of(128))
+    for model in (CHIP, CORE, TILE):
+        assert cost(model, op).bytes_read == 5 * (1024 + min(kv_len, 128) * 2 * 256) * 2
+
+
+def test_prefill_reads_each_key_once_and_computes_what_the_windows_hold() -> None:
+    found = cost(CORE, attention(1, 4096, 4096, **of(128)))
+    assert found.bytes_read == (4096 * 1024 + 4096 * 2 * 256) * 2
+    pairs = sum(min(128, i + 1) for i in range(4096))
+    assert found.flops == 2 * pairs * 8 * (128 + 128)
+    # A unit of 96 queries that stands in the middle sees 96 + 127 keys, whole tiles of 64 of them.
+    plan = attentions.tiling_of(PlanAttr.of([2, 1, 1], [96, 4, 64], "pus", 2, ()))
+    shape = attention_shape(attention(1, 4096, 4096, **of(128)))
+    counted = PlanSearch(CoreRates(SG2262, PHYSICAL)).attention_resources(shape, plan)
+    whole = 0
+    for first in range(0, 4096, 96):
+        last = min(first + 96, 4096)
+        whole += (last - first) * 4 * (last - max(0, first - 127) // 64 * 64)
+    assert counted.macs[0] == 2 * whole * (128 + 128)
+
+
+def test_arrays_of_lengths_give_what_their_points_give() -> None:
+    q_lens, kv_lens = np.array([[1], [33], [2000]]), np.array([2000, 4096, 9999])
+    for model in (CHIP, CORE):
+        swept = cost(model, attention(2, expr("q_len"), expr("kv_len"), **of(100)), q_len=q_lens, kv_len=kv_lens)
+        for i, j in np.ndindex(3, 3):
+            point = cost(model, attention(2, int(q_lens[i, 0]), int(kv_lens[j]), **of(100)))
+            for name in ("time_s", "flops", "bytes_read", "bytes_written"):
+                found = np.broadcast_to(getattr(swept, name), (3, 3))[i, j]
+                assert float(found) == pytest.approx(float(getattr(point, name)), rel=1e-12)
+
+
+def test_the_cache_of_a_window_takes_the_memory_of_its_rows() -> None:
+    sizes: list[float] = []
+    for window in (None, 8):
+        module, deployment = small_llama(tp=2, q_len=1, kv_len=41)
+        if window is not None:
+            windowed(module, window)
+        run_pipeline(module, default_pipeline(deployment, "dist")[2:])
+        footprint = memory_footprint(module, MemoryOptions(0.0, 0, 1, 1))
+        sizes.append(footprint.stages[0].state_bytes)
+    assert sizes[1] * 41 == sizes[0] * 8 > 0
