@@ -300,7 +300,8 @@ def _check_sequence(
         {"batch": small.batch, "q_len": past, "kv_len": past},
         tokens[:, :past].reshape(-1),
         longer.weights,
-        {path: values[..., :past, :] for path, values in longer.states.items()},
+        {p: values if p in longer.fixed else values[..., :past, :] for p, values in longer.states.items()},
+        longer.fixed,
     )
     run: LayerRun | None = None
     difference, error, failure = None, np.inf, None

@@ -33,8 +33,9 @@ from xdsl.irdl import (
     result_def,
 )
 
+from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
-from pmc.dialects.effects import READS, UPDATES, Effects
+from pmc.dialects.effects import READS, Effects
 from pmc.dialects.elementwise import ActivationOp as ActivationOp
 from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
 from pmc.dialects.elementwise import AddOp as AddOp
@@ -50,9 +51,11 @@ from pmc.dialects.flash_attention import AttentionOp as AttentionOp
 from pmc.dialects.flash_attention import AttentionStepOp as AttentionStepOp
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
+from pmc.dialects.kv_append import KvAppendOp as KvAppendOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
 from pmc.dialects.layer_op import MatrixOp as MatrixOp
+from pmc.dialects.layer_op import StateUpdateOp as StateUpdateOp
 from pmc.dialects.layer_structure import ProgramOp as ProgramOp
 from pmc.dialects.layer_structure import RepeatOp as RepeatOp
 from pmc.dialects.layer_structure import ReturnOp as ReturnOp
@@ -60,10 +63,18 @@ from pmc.dialects.layer_structure import YieldOp as YieldOp
 from pmc.dialects.norms import AddRmsNormOp as AddRmsNormOp
 from pmc.dialects.norms import LayerNormOp as LayerNormOp
 from pmc.dialects.norms import RmsNormOp as RmsNormOp
+from pmc.dialects.recurrence import GatedDeltaOp as GatedDeltaOp
+from pmc.dialects.recurrence import RecurrenceOp as RecurrenceOp
+from pmc.dialects.recurrence import SsmScanOp as SsmScanOp
+from pmc.dialects.recurrence_rows import DecayOp as DecayOp
+from pmc.dialects.recurrence_rows import GatedRmsNormOp as GatedRmsNormOp
+from pmc.dialects.recurrence_rows import L2NormOp as L2NormOp
+from pmc.dialects.recurrence_rows import SoftplusOp as SoftplusOp
 from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
 from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
 from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
 from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
+from pmc.dialects.state_roles import STATE_ROLES
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
     AddAttr,
@@ -126,12 +137,13 @@ class StateOp(SourceOp):
     """A cache that lives across steps; `layer.kv_append` writes to it.
 
     The role says what a row holds: the keys or values of the heads that the rank has, one latent for all heads, or the
-    key of an indexer.
+    key of an indexer.  Two roles have a fixed size, however long the sequence is, and are replaced in every step:
+    `conv`, the last inputs of a convolution, and `recurrent`, what a recurrence has of all tokens before.
     """
 
     name = "layer.state"
     EFFECTS: ClassVar[Effects] = READS
-    ROLES: ClassVar[tuple[str, ...]] = ("key_value_heads", "latent", "index_key")
+    ROLES: ClassVar[tuple[str, ...]] = STATE_ROLES
 
 
 # -- matrix ops -------------------------------------------------------------------------------------------------
@@ -482,59 +494,6 @@ class LastTokenOp(LayerOp):
         return ShardingRule(((ROWS, "n"),), ((ROWS, "n"),))
 
 
-# -- state ------------------------------------------------------------------------------------------------------
-
-
-@irdl_op_definition
-class KvAppendOp(LayerOp):
-    """Write the rows of the current tokens at positions kv_len - q_len + i of their sequences; gives the cache.
-
-    `kv_len` is the number of rows of the cache: one of a sliding window holds the newest tokens of a sequence, the new
-    ones last.
-    """
-
-    name = "layer.kv_append"
-    UNIT: ClassVar[Unit] = "none"
-    EFFECTS: ClassVar[Effects] = UPDATES
-    cache = operand_def(TensorType)
-    new = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """The cache keeps its type; widths and element types agree."""
-        cache, new = tensor(self.cache).dims, tensor(self.new).dims
-        self.fail_unless(
-            len(cache) == 3 and len(new) == 2, "the cache must be [batch, kv_len, width], new rows [T, width]"
-        )
-        self.require_shape(self.new, (new[0], cache[2]), "new")
-        if new[0].is_constant and cache[0].is_constant:
-            rows, sequences = new[0].constant, cache[0].constant
-            alike = rows % sequences == 0 if sequences else rows == 0
-            self.fail_unless(alike, f"{sequences} sequences cannot have {rows} new rows")
-        self.fail_unless(self.y.type == self.cache.type, "the result must have the type of the cache")
-        self.fail_unless(
-            tensor(self.new).element_type == tensor(self.cache).element_type,
-            "new rows need the type of the cache",
-        )
-
-    def bytes_read(self) -> Expr:
-        """Only the new rows."""
-        return tensor(self.new).bytes
-
-    def work(self) -> Work:
-        """The new rows are read and written; the rest of the cache stays where it is."""
-        moved = tensor(self.new).bytes
-        return Work(expr(0), moved, moved, "none", self.compute_dtype())
-
-    def sharding_rule(self) -> ShardingRule:
-        """Sequences, positions and key heads follow the cache."""
-        return ShardingRule(
-            ((SEQUENCES, POSITIONS, HEAD), (ROWS, HEAD)),
-            ((SEQUENCES, POSITIONS, HEAD),),
-            stationary=frozenset({0}),
-        )
-
-
 # -- mixture of experts -----------------------------------------------------------------------------------------
 
 
@@ -691,6 +650,13 @@ Layer = Dialect(
         SliceOp,
         LastTokenOp,
         KvAppendOp,
+        CausalConvOp,
+        SsmScanOp,
+        GatedDeltaOp,
+        SoftplusOp,
+        DecayOp,
+        L2NormOp,
+        GatedRmsNormOp,
         RouterTopkOp,
         DispatchOp,
         CombineOp,

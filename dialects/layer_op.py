@@ -13,7 +13,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import CollectiveAttr, Exchange, ExchangeInterface
-from pmc.dialects.effects import HasEffects, StatedEffects
+from pmc.dialects.effects import UPDATES, Effects, HasEffects, StatedEffects
 from pmc.dialects.expr import Expr, expr, product
 from pmc.dialects.interfaces import ShardingInterface, Unit, Work, WorkInterface
 from pmc.dialects.matrix_types import matrix_type
@@ -166,6 +166,23 @@ class RowOp(LayerOp, ABC):
         columns = width if self.row_columns is None else expr(self.row_columns)
         rows = product(leading) if columns == width else product(leading) * (width.constant // columns.constant)
         return self.vector_kind(expr(ROW)).flops(rows, columns)
+
+
+class StateUpdateOp(LayerOp, ABC):
+    """An op that changes an array which lives across steps, in place."""
+
+    EFFECTS: ClassVar[Effects] = UPDATES
+
+    @property
+    @abstractmethod
+    def updated(self) -> tuple[SSAValue, SSAValue]:
+        """The array as the op finds it, and the result that is the array after the op."""
+
+    def require_sequences(self, rows: Expr, sequences: Expr) -> None:
+        """Check that flat rows are those of so many sequences of one length, where both are numbers."""
+        if rows.is_constant and sequences.is_constant:
+            alike = rows.constant % sequences.constant == 0 if sequences.constant else rows.constant == 0
+            self.fail_unless(alike, f"{sequences} sequences cannot have {rows} new rows")
 
 
 class OnChipExchangeOp(LayerOp, ExchangeInterface):

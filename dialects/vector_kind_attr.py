@@ -40,9 +40,9 @@ Role = Literal["in", "out", "update"]
 
 ROLES: tuple[Role, ...] = ("in", "out", "update")
 
-Extent = int | str | tuple[str, str]
+Extent = int | str | tuple[str, str] | tuple[str, int]
 """A number of rows or columns: a constant, `rows` or `columns` of the command, `width` (all columns of the matrix's
-own rows), an integer parameter of the kind, or the product of two of these."""
+own rows), an integer parameter of the kind, the product of two of these, or one of them plus a constant."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class VectorKindAttr(ParametrizedAttribute):
     FLOPS: ClassVar[int] = 0
     PADS_ROWS: ClassVar[bool] = False
     """Whether rows count in whole blocks of the cube, as they come out of the matrix unit."""
+    PADS_COLUMNS: ClassVar[bool] = True
+    """Whether columns fill whole blocks of the lanes; not where each of them stands for many elements."""
     RATE: ClassVar[str | None] = None
     """The element type that sets the rate of the vector unit, where it is not that of the first matrix."""
     ELEMENT_STEPS: ClassVar[VectorSteps]
@@ -201,7 +203,8 @@ def _extent(extent: Extent, named: Mapping[str, Expr], width: int) -> Expr:
     if isinstance(extent, int):
         return expr(extent)
     if isinstance(extent, tuple):
-        return _extent(extent[0], named, width) * _extent(extent[1], named, width)
+        first, second = (_extent(part, named, width) for part in extent)
+        return first + second if isinstance(extent[1], int) else first * second
     return expr(width) if extent == "width" else named[extent]
 
 

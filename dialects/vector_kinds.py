@@ -29,17 +29,20 @@ from xdsl.dialects.builtin import (
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr, ExprAttr
+from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
+from pmc.dialects.recurrence_kinds import DecayAttr as DecayAttr
+from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
+from pmc.dialects.recurrence_kinds import GatedRmsNormAttr as GatedRmsNormAttr
+from pmc.dialects.recurrence_kinds import L2NormAttr as L2NormAttr
+from pmc.dialects.recurrence_kinds import SoftplusAttr as SoftplusAttr
+from pmc.dialects.recurrence_kinds import SsmStepAttr as SsmStepAttr
 from pmc.dialects.vector_kind_attr import KIND as KIND
 from pmc.dialects.vector_kind_attr import ROLES as ROLES
 from pmc.dialects.vector_kind_attr import ROW as ROW
 from pmc.dialects.vector_kind_attr import Matrix as Matrix
 from pmc.dialects.vector_kind_attr import Role as Role
 from pmc.dialects.vector_kind_attr import VectorKindAttr as VectorKindAttr
-from pmc.dialects.vector_steps import VectorSteps
-
-SIGMOID = VectorSteps(basic=1, exp=1, div=1)
-"""exp, add, div."""
-
+from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
 TANH = VectorSteps(basic=2, exp=1, div=1)
 """1 - 2 / (1 + exp(2 x)), the factor in the exponent left to what is multiplied before: exp, add, div, subtract."""
@@ -706,5 +709,12 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     ScaleAttr,
     SoftCapAttr,
     RowGateAttr,
+    CausalConvAttr,
+    SsmStepAttr,
+    GatedDeltaStepAttr,
+    SoftplusAttr,
+    DecayAttr,
+    L2NormAttr,
+    GatedRmsNormAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

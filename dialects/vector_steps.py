@@ -21,3 +21,7 @@ class VectorSteps:
         return VectorSteps(
             self.basic + other.basic, self.exp + other.exp, self.div + other.div, self.rsqrt + other.rsqrt
         )
+
+
+SIGMOID = VectorSteps(basic=1, exp=1, div=1)
+"""exp, add, div."""

@@ -33,11 +33,13 @@ class ShardedModel:
     worst: bool
     """Whether slots of experts have room for all tokens, however many ranks send them."""
     heads: tuple[DividedDim, ...]
-    """Query heads, and key heads where these are more than the ranks that share them."""
+    """Query heads, and key heads where these are more than the ranks that share them; those of recurrences."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
     local: tuple[str, str] | None
     """The path of the first attention whose queries do not see all keys before them: a window or a chunk."""
+    recurrence: str | None
+    """The first op that hands a state from token to token, by name and path."""
 
     @classmethod
     def of(cls, module: ModuleOp) -> ShardedModel:
@@ -49,10 +51,15 @@ class ShardedModel:
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
             any(op.capacity.data == "worst" for op in dispatches),
-            _firsts(dim for op in ops if isinstance(op, layer.FlashAttentionOp) for dim in _heads_of(op)),
+            _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
             next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
+            next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
+
+
+_WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)
+_RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 
 class DividedDim(NamedTuple):
@@ -74,7 +81,12 @@ def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
     return tuple(found.values())
 
 
-def _heads_of(op: layer.FlashAttentionOp) -> Iterator[DividedDim]:
+def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+    if isinstance(op, layer.RecurrenceOp):
+        yield DividedDim("heads", op.heads, op.path.data)
+        if op.groups > 1:
+            yield DividedDim("groups", op.groups, op.path.data)
+        return
     yield DividedDim("heads", op.heads, op.path.data)
     for piece in range(len(op.k)):
         yield DividedDim("key heads", op.kv_heads(piece), op.path.data)
@@ -301,16 +313,21 @@ class _Sharder:
         self.may_split = {SEQUENCES: self.dp, POSITIONS: self.cp}
 
     def check(self, model: ShardedModel) -> None:
-        """Raise PassError for a dim that the ranks which share it do not divide, and for a window under cp."""
+        """Raise PassError for a dim that the ranks which share it do not divide, and for what cp cannot split."""
         if self.cp and model.local is not None:
             path, kind = model.local
             raise PassError(
                 f"annotate-shardings: layer.attention at '{path}' has a {kind}, which context parallelism "
                 f"does not split: every rank has keys from the whole sequence; choose cp = 1"
             )
+        if self.cp and model.recurrence is not None:
+            raise PassError(
+                f"annotate-shardings: {model.recurrence} goes through a sequence from its first token to its last, "
+                f"cp = {self.mesh.axis(CONTEXT).size} would split it: only dp and tp can"
+            )
         size = self.mesh.axis("tp").size
         for kind, heads, path in model.heads:
-            if heads % size and (kind == "heads" or heads > size):
+            if heads % size and (kind != "key heads" or heads > size):
                 raise PassError(f"annotate-shardings: the {heads} {kind} of '{path}' are not divisible by tp = {size}")
         for name, elements, path in model.dims:
             if name not in self.axis_of:

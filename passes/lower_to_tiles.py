@@ -8,7 +8,7 @@ Every tensor gets an array in DRAM: one `tile.global` per weight, cache, input, 
 `tile.view`s.  Weights and caches inside a repeat have a leading layer dim, indexed by the symbol of the repeat.  The
 values that a repeat carries live in one array each: the op that yields the next value writes into it when nothing
 reads the old one afterwards, otherwise a copy kernel does.  `layer.kv_append` writes into the cache itself, its result
-is the cache.  Collectives, dispatch and combine become `tile.collective`.
+is the cache; so do recurrences with their state.  Collectives, dispatch and combine become `tile.collective`.
 
 Every pipeline stage has arrays of its own, with the layers that it runs; only the inputs of the program stand outside.
 
@@ -301,8 +301,10 @@ class _Lowering:
 
     def result(self, value: SSAValue, *dims: int) -> Array:
         """Where the op must write its result."""
-        if isinstance(value.owner, layer.KvAppendOp):  # it writes into the cache itself
-            self.arrays[value] = self.arrays[value.owner.cache]
+        if isinstance(value.owner, layer.StateUpdateOp):
+            before, after = value.owner.updated
+            if value is after:  # the op writes into the cache itself
+                self.arrays[value] = self.arrays[before]
         array = self._located(value).reshape(dims or ints(value))
         assert array is not None, "an array that an op writes is dense"
         return array

@@ -206,6 +206,7 @@ class CoreCostModel(CostModel):
             steps = self.rates.waves(rows) * (aligned * per_element + per_row)
         else:
             steps = rows * aligned * per_element / self.rates.cores
+        steps = steps * number(workload.turns, bindings)
         return self._finish(base, steps / self.rates.core_steps_per_s(workload.dtype), base.memory_s)
 
     # -- where the time goes ------------------------------------------------------------------------------------

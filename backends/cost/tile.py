@@ -17,7 +17,15 @@ from pmc.backends.cost.planned import PlannedOp
 from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses import attention_tiling as attentions
-from pmc.dialects.analyses import embedding_tiling, gather_tiling, index_tiling, row_tiling, topk_tiling
+from pmc.dialects.analyses import (
+    conv_tiling,
+    embedding_tiling,
+    gather_tiling,
+    index_tiling,
+    recurrence_tiling,
+    row_tiling,
+    topk_tiling,
+)
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.workload import AttentionWorkload, MatmulWorkload, single, workload_of
 from pmc.dialects.errors import PmcError
@@ -120,6 +128,18 @@ class TileCostModel(CoreCostModel):
             _refuse(gather_tiling.plan_fault(gather, plan, chip))
             r = gather_tiling.resources(gather, plan, chip)
             return PlannedOp(plan, r, search.times.of(r, gather.dtype), gather.dtype, gather.text)
+        if isinstance(op, layer.CausalConvOp):
+            conv = conv_tiling.convolution_of(op, dims)
+            plan = given or conv_tiling.plan_convolution(conv, chip)
+            _refuse(conv_tiling.plan_fault(conv, plan, chip))
+            r = conv_tiling.resources(conv, plan, chip)
+            return PlannedOp(plan, r, search.times.of(r, conv.dtype), conv.dtype, conv.text)
+        if isinstance(op, layer.RecurrenceOp):
+            recurrence = recurrence_tiling.recurrence_of(op, dims)
+            plan = given or recurrence_tiling.plan_recurrence(recurrence, chip)
+            _refuse(recurrence_tiling.plan_fault(recurrence, plan, chip))
+            r, dtype = recurrence_tiling.resources(recurrence, plan, chip), recurrence.state_dtype
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, recurrence.text)
         match workload_of(op):
             case MatmulWorkload() as matmul:
                 shape = matmul.at(bindings)

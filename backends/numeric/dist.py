@@ -19,7 +19,7 @@ from pmc.backends.numeric import collectives, shards
 from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
 from pmc.backends.numeric.environment import Environment, evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError
-from pmc.backends.numeric.layer import LayerRun, ValueKey, the_program
+from pmc.backends.numeric.layer import NO_CACHE, LayerRun, ValueKey, the_program
 from pmc.backends.numeric.precision import EXACT64, Precision
 from pmc.backends.numeric.semantics import embedding
 from pmc.backends.numeric.shards import Layout
@@ -211,7 +211,7 @@ class DistMachine:
                 raise NumericError(f"{where(op)}: {error}") from None
         else:
             self.values.update(zip(op.results, self.on_every_rank(op), strict=True))
-        if isinstance(op, layer.KvAppendOp):
+        if isinstance(op, layer.StateUpdateOp):
             self.write_cache(op)
         if isinstance(op, layer.LayerOp):
             for index, result in enumerate(op.results):
@@ -300,17 +300,18 @@ class DistMachine:
         if missing:
             values = np.array(stacked, self.precision.compute)
             held.update({rank: v.copy() for rank, v in self.distribute(values, full).items() if rank in missing})
-        # Copies: a value keeps its content when a later kv_append writes to the cache.
+        # Copies: a value keeps its content when a later op writes to the cache.
         return {rank: held[rank][self.place].copy() for rank in self.ranks}
 
-    def write_cache(self, op: layer.KvAppendOp) -> None:
-        """Keep the new content of the cache that `op` appends to."""
-        path = self.cache_of.get(op.cache)
+    def write_cache(self, op: layer.StateUpdateOp) -> None:
+        """Keep the new content of the cache that `op` changes."""
+        before, after = op.updated
+        path = self.cache_of.get(before)
         if path is None:
-            raise NumericError(f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append")
-        self.cache_of[op.y] = path
+            raise NumericError(f"{where(op)}: {NO_CACHE}")
+        self.cache_of[after] = path
         for rank in self.ranks:
-            self.states[path][rank][self.place] = self.values[op.y][rank]
+            self.states[path][rank][self.place] = self.values[after][rank]
 
     def whole_state(self, path: str) -> Array:
         """A cache after the step."""

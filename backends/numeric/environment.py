@@ -16,6 +16,7 @@ import numpy as np
 
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.dialects.expr import Expr, UnboundSymbolError
+from pmc.dialects.state_roles import FIXED_SIZE_ROLES
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols that every program depends on; `kv_len` counts the current queries too."""
@@ -45,6 +46,11 @@ class Source:
         """How many leading dims count layers."""
         return len(self.shape) - len(self.axes)
 
+    @property
+    def counts_positions(self) -> bool:
+        """Whether it is a cache with a row for every position of a sequence."""
+        return self.kind == "state" and self.role not in FIXED_SIZE_ROLES
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -54,6 +60,8 @@ class Environment:
     tokens: Array
     weights: Mapping[str, Array]
     states: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    fixed: frozenset[str] = frozenset()
+    """The states that have no row for every position, by path: they stay as large as they are."""
 
     def __post_init__(self) -> None:
         """Every symbol has a usable value and there is one token per query."""
@@ -84,7 +92,7 @@ class Environment:
         if len(tokens) % batch or not len(tokens):
             raise NumericError(f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple")
         q_len = len(tokens) // batch
-        grown = {path: _with_room(values, q_len) for path, values in states.items()}
+        grown = {p: values if p in self.fixed else _with_room(values, q_len) for p, values in states.items()}
         kv_len = self.bindings["kv_len"] + q_len
         bindings = {**self.bindings, "q_len": q_len, "kv_len": kv_len}
         return replace(self, bindings=bindings, tokens=tokens, states=grown)
@@ -93,7 +101,7 @@ class Environment:
         """The same with the newest positions of caches that the `sources` of a program have fewer positions of."""
         states = dict(self.states)
         for source in sources:
-            if source.path in states and source.kind == "state":
+            if source.path in states and source.counts_positions:
                 values = states[source.path]
                 states[source.path] = values[..., max(0, values.shape[-2] - source.shape[-2]) :, :]
         return replace(self, states=states)
@@ -130,7 +138,8 @@ def seeded_environment(
 ) -> Environment:
     """Deterministic inputs in float64; see `seeded_array` for their distribution.
 
-    Tokens are uniform over `vocabulary`.  The last q_len positions of caches, those of the tokens, hold zeros.
+    Tokens are uniform over `vocabulary`.  The last q_len positions of caches, those of the tokens, hold zeros; states
+    of a fixed size hold values everywhere.
     """
     check_bindings(bindings)
     sources = list(sources)
@@ -143,13 +152,14 @@ def seeded_environment(
     arrays: dict[str, dict[str, Array]] = {"weight": {}, "state": {}}
     for source in sources:
         values = seeded_array(source, seed)
-        if source.kind == "state":
+        if source.counts_positions:
             past = source.shape[source.stacked + _CACHE_POSITION] - bindings["q_len"]
             values[(slice(None),) * (source.stacked + _CACHE_POSITION) + (slice(past, None),)] = 0.0
         arrays[source.kind][source.path] = values
     count = bindings["batch"] * bindings["q_len"]
     tokens = _generator(seed, "tokens").integers(0, vocabulary, count)
-    return Environment(dict(bindings), tokens, arrays["weight"], arrays["state"])
+    fixed = frozenset(s.path for s in sources if s.kind == "state" and not s.counts_positions)
+    return Environment(dict(bindings), tokens, arrays["weight"], arrays["state"], fixed)
 
 
 def seeded_array(source: Source, seed: int) -> Array:

@@ -18,6 +18,9 @@ from pmc.dialects import layer
 from pmc.dialects.analyses.stored_arrays import stored_arrays
 from pmc.dialects.tensor import tensor
 
+NO_CACHE = "the cache operand is not a layer.state or the result of a kv_append"
+"""What is wrong with an op that changes something else."""
+
 
 class ValueKey(NamedTuple):
     """Which value of a program: the same op keeps its key across passes."""
@@ -135,8 +138,8 @@ class LayerMachine:
                 results = self.repeat(op, tuple(operands))
             else:
                 results = self.run_op(op, operands)
-            if isinstance(op, layer.KvAppendOp):
-                self.write_cache(op, results[0])
+            if isinstance(op, layer.StateUpdateOp):
+                self.write_cache(op, results[op.results.index(op.updated[1])])
             self.values.update(zip(op.results, results, strict=True))
             if self.record and isinstance(op, layer.LayerOp):
                 for index, values in enumerate(results):
@@ -170,13 +173,14 @@ class LayerMachine:
             values = weights[op.transpose_of.data].T if op.transpose_of else weights[path][self.place]
             return stored(op, 0, values, self.context)
         self.cache_of[op.result] = path
-        # A copy: a value keeps its content when a later kv_append writes to the cache.
+        # A copy: a value keeps its content when a later op writes to the cache.
         return stored(op, 0, self.states[path][self.place].copy(), self.context)
 
-    def write_cache(self, op: layer.KvAppendOp, cache: Array) -> None:
-        """Keep the new content of the cache that `op` appends to."""
-        path = self.cache_of.get(op.cache)
+    def write_cache(self, op: layer.StateUpdateOp, cache: Array) -> None:
+        """Keep the new content of the cache that `op` changes."""
+        before, after = op.updated
+        path = self.cache_of.get(before)
         if path is None:
-            raise NumericError(f"{where(op)}: the cache operand is not a layer.state or the result of a kv_append")
-        self.cache_of[op.y] = path
+            raise NumericError(f"{where(op)}: {NO_CACHE}")
+        self.cache_of[after] = path
         self.states[path][self.place] = cache

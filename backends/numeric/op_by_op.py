@@ -14,6 +14,8 @@ n e sum |x_i y_i|.  Two such sums, rounded, differ by at most
                                                             a soft cap c, whose slope is at most 1, adds 8 e c to s
     2 u |y| + 64 e |y| + 2 a |u| + b |g| + 2 a b            silu(g) u, g and u matmuls as above, off by a and b:
                                                             the slope of silu is at most 1.1, |silu(g)| at most |g|
+    2 u |y| + 64 (d + q) e max |x| max(1, d max |k|)        recurrences over q tokens, keys k of d columns: each of q
+                                                            states is read and changed by products of d terms
     2 u |y| + 64 (1 + log2 n) e max |x|                     rows of n columns: norms, rotations, sums
 
 and ops that only move or convert elements not at all.  The smallest number of the type stands for zero.
@@ -150,6 +152,11 @@ def bound(op: layer.LayerOp, operands: Sequence[Array], element: Attribute, y: A
             return np.asarray(stored + _gated(op, operands, size))
         case layer.FlashAttentionOp():
             return np.asarray(stored + _attention(op, operands, y))
+        case layer.RecurrenceOp():
+            tokens, width = len(operands[0]) // max(1, len(operands[-1])), op.key_dim
+            largest = max(float(np.abs(v).max(initial=0.0)) for v in (*operands, y))
+            keys = width * max(float(np.abs(v).max(initial=0.0)) for v in operands[1:3])
+            return np.asarray(stored + 64 * (width + tokens) * e * largest * max(1.0, keys))
         case _:
             floats = [np.abs(v.astype(np.float64)) for v in (*operands, y) if v.dtype.kind == "f"]
             largest = max((float(v.max()) for v in floats if v.size), default=0.0)

@@ -18,7 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import elementwise, routing, semantics, sparse_attention
+from pmc.backends.numeric import elementwise, recurrence, routing, semantics, sparse_attention
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -356,6 +356,28 @@ def _add(op: layer.AddOp, operands: Operands, context: Context) -> Results:
     return (operands[0] + operands[1],)
 
 
+@implements(layer.SoftplusOp)
+def _softplus(op: layer.SoftplusOp, operands: Operands, context: Context) -> Results:
+    x, bias = operands
+    return (recurrence.softplus(x, bias, op.low.value.data, op.high.value.data),)
+
+
+@implements(layer.DecayOp)
+def _decay(op: layer.DecayOp, operands: Operands, context: Context) -> Results:
+    return (recurrence.decay(*operands),)
+
+
+@implements(layer.L2NormOp)
+def _l2_norm(op: layer.L2NormOp, operands: Operands, context: Context) -> Results:
+    return (recurrence.l2_norm(operands[0], op.eps.value.data, op.group.value.data),)
+
+
+@implements(layer.GatedRmsNormOp)
+def _gated_rms_norm(op: layer.GatedRmsNormOp, operands: Operands, context: Context) -> Results:
+    x, gate, w = operands
+    return (recurrence.gated_rms_norm(x, gate, w, op.eps.value.data, op.group.value.data, bool(op.gate_first)),)
+
+
 @implements(layer.QuantizeOp)
 def _quantize(op: layer.QuantizeOp, operands: Operands, context: Context) -> Results:
     return (operands[0],)  # the rounding is that of storing any result
@@ -378,6 +400,24 @@ def _last_token(op: layer.LastTokenOp, operands: Operands, context: Context) -> 
 @implements(layer.KvAppendOp)
 def _kv_append(op: layer.KvAppendOp, operands: Operands, context: Context) -> Results:
     return (semantics.kv_append(*operands),)
+
+
+@implements(layer.CausalConvOp)
+def _causal_conv(op: layer.CausalConvOp, operands: Operands, context: Context) -> Results:
+    x, weight, state, *bias = operands
+    return recurrence.causal_conv(x, weight, state, bias[0] if bias else None, op.activation.data)
+
+
+@implements(layer.SsmScanOp)
+def _ssm_scan(op: layer.SsmScanOp, operands: Operands, context: Context) -> Results:
+    x, b, c, dt, a_log, d, state = operands
+    return recurrence.ssm_scan(x, b, c, dt, a_log, d, state)
+
+
+@implements(layer.GatedDeltaOp)
+def _gated_delta(op: layer.GatedDeltaOp, operands: Operands, context: Context) -> Results:
+    v, q, k, g, beta, state = operands
+    return recurrence.gated_delta(v, q, k, g, beta, state, op.scale.value.data)
 
 
 # -- mixture of experts -------------------------------------------------------------------------------------

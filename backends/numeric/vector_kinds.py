@@ -329,3 +329,88 @@ def _(kind: kinds.SoftCapAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.RowGateAttr, tiles: Tiles) -> Sequence[Array]:
     x, gate = tiles.ins
     return [_logistic(gate) * x]
+
+
+@computes(kinds.CausalConvAttr)
+def _(kind: kinds.CausalConvAttr, tiles: Tiles) -> Sequence[Array]:
+    x, weight, bias = tiles.ins
+    (history,) = tiles.updates
+    taps, rows = kind.taps.value.data, x.shape[-2]
+    seen = np.concatenate([history, x], axis=-2)
+    total = np.broadcast_to(bias, x.shape)
+    for tap in range(taps):
+        total = total + seen[..., tap : tap + rows, :] * weight[..., tap : tap + 1, :]
+    if kind.activation.data == "silu":
+        total = total / (1 + np.exp(-total))
+    return [total, seen[..., rows:, :]]
+
+
+@computes(kinds.SsmStepAttr)
+def _(kind: kinds.SsmStepAttr, tiles: Tiles) -> Sequence[Array]:
+    x, b, c, dt, a_log, d = tiles.ins
+    (state,) = tiles.updates
+    tokens, heads, width = x.shape[-2], dt.shape[-1], kind.value_dim.value.data
+    state, decay = state.copy(), np.exp(-np.exp(a_log) * dt)
+    out = np.zeros_like(x)
+    for token in range(tokens):
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            column, keys = x[..., token, own, None], b[..., token, None, :]
+            old = state[..., own, :] * decay[..., token, head, None, None]
+            state[..., own, :] = old + dt[..., token, head, None, None] * column * keys
+            read = (state[..., own, :] * c[..., token, None, :]).sum(axis=-1)
+            out[..., token, own] = read + d[..., 0, head, None] * column[..., 0]
+    return [out, state]
+
+
+@computes(kinds.GatedDeltaStepAttr)
+def _(kind: kinds.GatedDeltaStepAttr, tiles: Tiles) -> Sequence[Array]:
+    v, q, k, g, beta = tiles.ins
+    (state,) = tiles.updates
+    keys, values = kind.key_dim.value.data, kind.value_dim.value.data
+    heads = state.reshape(*state.shape[:-2], -1, keys, values)
+    outputs: list[Array] = []
+    for token in range(v.shape[-2]):
+        heads = heads * np.exp(g[..., token, :])[..., None, None]
+        key, query = k[..., token, None, None, :], q[..., token, None, None, :]
+        wanted = v[..., token, :].reshape(*heads.shape[:-2], 1, values)
+        change = beta[..., token, :, None, None] * (wanted - key @ heads)
+        heads = heads + key.swapaxes(-1, -2) @ change
+        outputs.append((query @ heads).reshape(*v.shape[:-2], -1) * np.asarray(kind.scale.value.data, v.dtype))
+    return [np.stack(outputs, axis=-2), heads.reshape(state.shape)]
+
+
+def _log_of_one_plus_exp(x: Array) -> Array:
+    """Without overflow for large x."""
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+@computes(kinds.SoftplusAttr)
+def _(kind: kinds.SoftplusAttr, tiles: Tiles) -> Sequence[Array]:
+    x, bias = tiles.ins
+    low, high = (np.asarray(limit.value.data, x.dtype) for limit in (kind.low, kind.high))
+    return [np.minimum(np.maximum(_log_of_one_plus_exp(x + bias), low), high)]
+
+
+@computes(kinds.DecayAttr)
+def _(kind: kinds.DecayAttr, tiles: Tiles) -> Sequence[Array]:
+    x, a_log, bias = tiles.ins
+    return [-(np.exp(a_log) * _log_of_one_plus_exp(x + bias))]
+
+
+@computes(kinds.L2NormAttr)
+def _(kind: kinds.L2NormAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    squares = np.einsum("...rc,...rc->...r", x, x) + np.asarray(kind.eps.value.data, x.dtype)
+    return [x * (1 / np.sqrt(squares))[..., None]]
+
+
+@computes(kinds.GatedRmsNormAttr)
+def _(kind: kinds.GatedRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
+    x, gate, w = tiles.ins
+    opened = gate / (1 + np.exp(-gate))
+    before = x * opened if bool(kind.gate_first) else x
+    parts = before.reshape(*x.shape[:-1], kind.groups.value.data, -1)
+    mean = np.square(parts).mean(axis=-1, keepdims=True) + np.asarray(kind.eps.value.data, x.dtype)
+    normed = (parts / np.sqrt(mean)).reshape(x.shape) * w
+    return [normed if bool(kind.gate_first) else normed * opened]

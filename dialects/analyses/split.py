@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +13,15 @@ from pmc.dialects.tile_types import CORE, CoresAttr
 def round_up(value: int, step: int) -> int:
     """`value` rounded up to a multiple of `step`."""
     return -(-value // step) * step
+
+
+def largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest of 1 .. `most` that fits, 0 where none does; what is smaller than one that fits does too."""
+    found, too_large = 0, most + 1
+    while found + 1 < too_large:
+        middle = (found + too_large) // 2
+        found, too_large = (middle, too_large) if fits(middle) else (found, middle)
+    return found
 
 
 def core_coordinates(parts: Sequence[int]) -> tuple[Expr, ...]:

@@ -1,7 +1,7 @@
 """Which array in DRAM holds every value of a tensor program of one rank.
 
 Each value gets an array of its own, with these exceptions:
-- a weight, a cache and what `layer.kv_append` gives are a stored array (see `stored_arrays`);
+- a weight, a cache and what `layer.kv_append` or a recurrence makes of it are a stored array (see `stored_arrays`);
 - a slice is a view of its operand;
 - a value that an op computes tile by tile from an operand of its type takes the array of that operand, if nothing reads
   the old value afterwards (`LayerOp.in_place_pairs`);
@@ -162,9 +162,9 @@ class _Assignment:
                     pass
                 case layer.ReturnOp():
                     self._return(op)
-                case layer.KvAppendOp():
-                    self._append(op)
                 case _:
+                    if isinstance(op, layer.StateUpdateOp):
+                        self._update(op)
                     for result in op.results:
                         if result not in array_of:
                             self._hold(result, self._overwritten_operand(op, result) or self._new(result, op))
@@ -172,14 +172,14 @@ class _Assignment:
                     self.stage.scratch += scratch
                     self._step(op.name, _path(op), op.operands, op.results, scratch=scratch)
 
-    def _append(self, op: layer.KvAppendOp) -> None:
-        self.found.array_of[op.y] = self.found.array_of[op.cache]
-        if self.order.reads_later(op.cache, op):
+    def _update(self, op: layer.StateUpdateOp) -> None:
+        before, after = op.updated
+        self.found.array_of[after] = self.found.array_of[before]
+        if self.order.reads_later(before, op):
             raise PmcError(
-                f"the cache of layer.kv_append at '{op.path.data}' is read after the update, "
-                "only the result of kv_append may be"
+                f"the cache of {op.name} at '{op.path.data}' is read after the update, "
+                f"only the result of {op.name.removeprefix('layer.')} may be"
             )
-        self._step(op.name, _path(op), op.operands, op.results)
 
     def _repeat(self, op: layer.RepeatOp) -> None:
         block = op.body.block
@@ -296,7 +296,9 @@ class _Assignment:
         owner = value.owner
         if not isinstance(owner, Operation) or owner.parent_block() is not argument.block:
             return False
-        if isinstance(owner, layer.SliceOp | layer.KvAppendOp | layer.SourceOp | layer.RepeatOp):
+        if isinstance(owner, layer.SliceOp | layer.SourceOp | layer.RepeatOp):
+            return False
+        if isinstance(owner, layer.StateUpdateOp) and owner.updated[1] is value:
             return False
         return self._is_free(array, owner, value)
 

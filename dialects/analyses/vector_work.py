@@ -11,8 +11,9 @@ from pmc.dialects.vector_kinds import VectorKindAttr
 
 
 def command_steps(kind: VectorKindAttr | type[VectorKindAttr], rows: Any, columns: Any, chip: Chip) -> IntArray:
-    """The steps of a command on `rows` x `columns`: columns are padded to the cube, and rows where the kind says so."""
+    """The steps of a command on `rows` x `columns`, which are padded to the cube where the kind says so."""
     element = kind.ELEMENT_STEPS if isinstance(kind, type) else kind.steps_per_element
     row = kind.ROW_STEPS if isinstance(kind, type) else kind.steps_per_row
     height = round_up(rows, chip.cube.m if kind.PADS_ROWS else 1)
-    return height * (round_up(columns, chip.cube.m) * chip.vector_steps(element) + chip.vector_steps(row))
+    width = round_up(columns, chip.cube.m if kind.PADS_COLUMNS else 1)
+    return height * (width * chip.vector_steps(element) + chip.vector_steps(row))

@@ -7,7 +7,7 @@ their vector kind says what they do, nor do ops that only move data: their bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pmc.dialects.arch import DTYPE_BITS
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, expr, product
+from pmc.dialects.expr import Expr, expr, floordiv, product
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.key_reach import Reach
 from pmc.dialects.layer_op import RowOp
@@ -125,6 +125,8 @@ class VectorWorkload:
     per_element: VectorSteps
     per_row: VectorSteps
     dtype: str
+    turns: Expr = field(default_factory=lambda: expr(1))
+    """How often all this is done, one time after the other."""
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,22 @@ def _(op: layer.TopkSelectOp) -> Workload:
     rows, keys = tensor(op.scores).dims
     dtype = element_name(tensor(op.scores).element_type)
     return VectorWorkload(rows, keys, TopkSelectAttr.ELEMENT_STEPS, TopkSelectAttr.ROW_STEPS, dtype)
+
+
+@describes(layer.CausalConvOp)
+def _(op: layer.CausalConvOp) -> Workload:
+    """Tokens of a channel are independent once their inputs are known; the state only moves."""
+    (rows, channels), kind = tensor(op.x).dims, op.vector_kind()
+    return VectorWorkload(rows, channels, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
+@describes(layer.SsmScanOp)
+@describes(layer.GatedDeltaOp)
+def _(op: layer.RecurrenceOp) -> Workload:
+    """The heads of all sequences side by side, the tokens of a sequence one after the other."""
+    tokens, sequences = tensor(op.inputs).dims[0], tensor(op.updated[0]).dims[0]
+    heads, of_a_head = sequences * op.heads, op.step().steps_per_element
+    return VectorWorkload(heads, expr(0), VectorSteps(), of_a_head, op.compute_dtype(), floordiv(tokens, sequences))
 
 
 @describes(layer.CombineOp)

@@ -7,11 +7,13 @@ from xdsl.ir import Operation
 from pmc.dialects import layer
 from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.attention import AttentionFamily
+from pmc.passes.tiling.causal_conv import CausalConvFamily
 from pmc.passes.tiling.embedding import EmbeddingFamily
 from pmc.passes.tiling.gather import GatherFamily
 from pmc.passes.tiling.index_scores import IndexScoresFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
+from pmc.passes.tiling.recurrence import RecurrenceFamily
 from pmc.passes.tiling.rowwise import CopyFamily, PositionFamily, RowFamily
 from pmc.passes.tiling.topk import TopkFamily
 
@@ -24,6 +26,8 @@ FAMILIES: dict[type[Operation], Family] = {
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
     layer.PositionEmbeddingOp: PositionFamily(),
+    layer.CausalConvOp: CausalConvFamily(),
+    **dict.fromkeys((layer.SsmScanOp, layer.GatedDeltaOp), RecurrenceFamily()),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""
 

@@ -142,6 +142,26 @@ def test_selection_and_gather(batch: int, q_len: int, past: int, top_k: int, wid
         ordered(layer.GatherRowsOp.make(operands, [TensorType.of((rows, kept, width), F8)], "p", properties))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 300), st.sampled_from([(1, 8), (8, 1), (8, 16), (3, 5)]),
+    st.sampled_from([16, 64, 128]), st.sampled_from([BF16, F32]),
+)  # fmt: skip
+def test_recurrences(batch: int, q_len: int, heads: tuple[int, int], width: int, element: Attribute) -> None:
+    rows, groups, all_heads = batch * q_len, heads[0], heads[0] * heads[1]
+    x, keys = value(element, rows, all_heads * width), [value(element, rows, groups * 128) for _ in range(2)]
+    types = [TensorType.of((rows, all_heads * width), element), TensorType.of((batch, all_heads * width, 128), F32)]
+    numbers, constants = [value(F32, rows, all_heads) for _ in range(2)], [value(F32, all_heads) for _ in range(2)]
+    state = value(F32, batch, all_heads * width, 128)
+    ordered(layer.SsmScanOp.make([x, *keys, numbers[0], *constants, state], types, "p"))
+    types[1] = TensorType.of((batch, all_heads * 128, width), F32)
+    state = value(F32, batch, all_heads * 128, width)
+    ordered(layer.GatedDeltaOp.make([x, *keys, *numbers, state], types, "p", {"scale": 0.1}))
+    state, weight = value(element, batch, 3, all_heads * width), value(element, all_heads * width, 4)
+    types = [TensorType.of((rows, all_heads * width), element), TensorType.of((batch, 3, all_heads * width), element)]
+    ordered(layer.CausalConvOp.make([x, weight, state, []], types, "p", {"activation": "silu"}))
+
+
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("deepseek-v3", "dsv3-decode-ep32", {}),
     ("deepseek-v3", "dsv3-decode-ep32", {"tp": 4, "dp": 8}),

@@ -110,6 +110,54 @@ def sparse_attention(**changes: Any) -> layer.SparseAttentionOp:
     return found
 
 
+def causal_conv(**changes: Any) -> layer.CausalConvOp:
+    """4 taps on 16 channels."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 16), weight=value(16, 4), state=value(BATCH, 3, 16), bias=value(16), y=value(TOKENS, 16),
+        activation="silu",
+    )  # fmt: skip
+    given.update(changes)
+    after = given.get("after", given["state"])
+    operands = [given["x"], given["weight"], given["state"], [given["bias"]]]
+    found: layer.CausalConvOp = op(layer.CausalConvOp, operands, given["y"], after, activation=given["activation"])
+    return found
+
+
+def ssm_scan(**changes: Any) -> layer.SsmScanOp:
+    """4 heads of 5 columns, 2 groups with keys of 8."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 20), b=value(TOKENS, 16), c=value(TOKENS, 16), dt=value(TOKENS, 4, element=f32),
+        a_log=value(4), d=value(4), state=value(BATCH, 20, 8, element=f32),
+    )  # fmt: skip
+    given.update(changes)
+    results = [given.pop("y", value(TOKENS, 20)), given.pop("after", given["state"])]
+    found: layer.SsmScanOp = op(layer.SsmScanOp, list(given.values()), *results)
+    return found
+
+
+def gated_delta(**changes: Any) -> layer.GatedDeltaOp:
+    """4 heads with values of 5, 2 groups with keys of 8."""
+    given: dict[str, Any] = dict(
+        v=value(TOKENS, 20), q=value(TOKENS, 16), k=value(TOKENS, 16), g=value(TOKENS, 4, element=f32),
+        beta=value(TOKENS, 4, element=f32), state=value(BATCH, 32, 5, element=f32),
+    )  # fmt: skip
+    given.update(changes)
+    results = [given.pop("y", value(TOKENS, 20)), given.pop("after", given["state"])]
+    found: layer.GatedDeltaOp = op(layer.GatedDeltaOp, list(given.values()), *results, scale=0.5)
+    return found
+
+
+def gated_rms_norm(**changes: Any) -> layer.GatedRmsNormOp:
+    """2 groups of 8 columns with a weight of their own each."""
+    given: dict[str, Any] = dict(
+        x=value(TOKENS, 16), gate=value(TOKENS, 16), w=value(16), y=value(TOKENS, 16), group=8, gate_first=True
+    )
+    given.update(changes)
+    y, operands = given.pop("y"), [given.pop(name) for name in ("x", "gate", "w")]
+    found: layer.GatedRmsNormOp = op(layer.GatedRmsNormOp, operands, y, eps=1e-5, **given)
+    return found
+
+
 CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     # 6 tokens (3 sequences of 2), 16 -> 24
     (
@@ -313,6 +361,33 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # 4 taps and silu on 16 channels; the weights, the bias and the last 3 inputs of 3 sequences are read too
+        causal_conv(),
+        (96 * (2 * 4 + 4), (96 + 64 + 16 + 144) * 2, (96 + 144) * 2, "vector", "bf16"),
+    ),
+    (  # 4 heads of 5 columns in 2 groups of 8: a state of 40 numbers per head, read and written once
+        ssm_scan(),
+        (6 * 4 * ((5 * 8 + 3) * 5 + 3), (6 * (20 + 2 * 16)) * 2 + 24 * 4 + 8 * 2 + 3 * 160 * 4,
+         6 * 20 * 2 + 3 * 160 * 4, "vector", "f32"),
+    ),
+    (  # the same with the keys of a head in the rows of its state
+        gated_delta(),
+        (6 * 4 * ((7 * 8 + 3) * 5 + 1), (6 * (20 + 2 * 16)) * 2 + 2 * 24 * 4 + 3 * 160 * 4, 6 * 20 * 2 + 3 * 160 * 4,
+         "vector", "f32"),
+    ),
+    (
+        op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4, element=f32), low=0.0, high=0.1),
+        (6 * 24, (24 + 4) * 2, 24 * 4, "vector", "bf16"),
+    ),
+    (
+        op(layer.DecayOp, [value(TOKENS, 4), value(4, element=f32), value(4)], value(TOKENS, 4, element=f32)),
+        (6 * 24, (24 + 4) * 2 + 4 * 4, 24 * 4, "vector", "bf16"),
+    ),
+    (
+        op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=8),
+        (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
+    ),
+    (gated_rms_norm(), (9 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -446,6 +521,60 @@ WRONG: list[tuple[str, Any, str]] = [
     ("append element", op(layer.KvAppendOp, [value(BATCH, KV, 16), value(TOKENS, 16, element=f32)],
                           value(BATCH, KV, 16)),
      "new rows need the type of the cache"),
+    ("conv rank", causal_conv(state=value(BATCH, 48)), "x must be [T, C] and the state [batch, W-1, C]"),
+    ("conv channels", causal_conv(weight=value(15, 4)), "weight is [15, 4], must be [16, 4]"),
+    ("conv taps", causal_conv(weight=value(16, 1)), "weight has 1 taps, must have at least 2"),
+    ("conv state", causal_conv(state=value(BATCH, 4, 16)), "the state is [batch, 4, 16], must be [batch, 3, 16]"),
+    ("conv state type", causal_conv(state=value(BATCH, 3, 16, element=f32)),
+     "the state is f32, must be bf16, as the inputs that it keeps"),
+    ("conv state after", causal_conv(after=value(BATCH, 3, 16, element=f32)),
+     "the state after the step must have the type of the state"),
+    ("conv sequences", causal_conv(x=value(7, 16), y=value(7, 16), state=value(2, 3, 16)),
+     "2 sequences cannot have 7 new rows"),
+    ("conv bias", causal_conv(bias=value(4)), "the bias is [4], must be [16]"),
+    ("conv activation", causal_conv(activation="gelu"), "activation is 'gelu', must be none or silu"),
+    ("scan rank", ssm_scan(x=value(BATCH, Q, 20)), "x, b, c, dt must be [T, width] with a number of columns"),
+    ("scan state rank", ssm_scan(state=value(BATCH, 160, element=f32)), "the state must be [batch, rows, columns]"),
+    ("scan heads", ssm_scan(dt=value(TOKENS, 3)), "3 heads do not divide 20 columns"),
+    ("scan no heads", ssm_scan(dt=value(TOKENS, 0)), "0 heads do not divide 20 columns"),
+    ("scan groups", ssm_scan(b=value(TOKENS, 24), c=value(TOKENS, 24)), "3 groups do not divide 4 heads"),
+    ("scan keys", ssm_scan(b=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
+    ("scan c", ssm_scan(c=value(TOKENS, 8)), "c is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("scan dt", ssm_scan(dt=value(BATCH, 4)), "dt is [batch, 4], must be [batch*q_len, 4]"),
+    ("scan d", ssm_scan(d=value(5)), "d is [5], must be [4]"),
+    ("scan y", ssm_scan(y=value(TOKENS, 10)), "y is [batch*q_len, 10], must be [batch*q_len, 20]"),
+    ("scan state", ssm_scan(state=value(BATCH, 16, 8, element=f32)),
+     "the state is [batch, 16, 8], must be [batch, 20, 8]"),
+    ("scan state type", ssm_scan(state=value(BATCH, 20, 8)),
+     "the state is bf16, must be f32: it adds up over all tokens"),
+    ("scan state after", ssm_scan(after=value(BATCH, 20, 8)),
+     "the state after the step must have the type of the state"),
+    ("delta rows", gated_delta(state=value(BATCH, 30, 5, element=f32)), "4 heads do not divide 30 rows of the state"),
+    ("delta state", gated_delta(state=value(BATCH, 32, 4, element=f32)),
+     "the state is [batch, 32, 4], must be [batch, 32, 5]"),
+    ("delta keys", gated_delta(q=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
+    ("delta k", gated_delta(k=value(TOKENS, 8)), "k is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("delta beta", gated_delta(beta=value(TOKENS, 5)), "beta is [batch*q_len, 5], must be [batch*q_len, 4]"),
+    ("softplus bias", op(layer.SoftplusOp, [value(TOKENS, 4), value(3)], value(TOKENS, 4), low=0.0, high=1.0),
+     "bias is [3], must be [4]"),
+    ("softplus limits", op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4), low=1.0, high=0.5),
+     "low is 1.0, must not be above high, which is 0.5"),
+    ("decay", op(layer.DecayOp, [value(TOKENS, 4), value(TOKENS, 4), value(4)], value(TOKENS, 4)),
+     "a_log is [batch*q_len, 4], must be [4]"),
+    ("decay rank", op(layer.DecayOp, [value(BATCH, Q, 4), value(4), value(4)], value(TOKENS, 4)),
+     "x must be [T, heads]"),
+    ("decay y", op(layer.DecayOp, [value(TOKENS, 4), value(4), value(4)], value(TOKENS, 3)),
+     "y is [batch*q_len, 3], must be [batch*q_len, 4]"),
+    ("l2 group", op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=6),
+     "6 does not divide 16 columns"),
+    ("l2 rank", op(layer.L2NormOp, [value(BATCH, Q, 16)], value(BATCH, Q, 16), eps=1e-6, group=8),
+     "x must be [T, width]"),
+    ("l2 y", op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 8), eps=1e-6, group=8),
+     "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("gated norm w", gated_rms_norm(w=value(4)), "w is [4], must be [8]"),
+    ("gated norm group", gated_rms_norm(group=5), "5 does not divide 16 columns"),
+    ("gated norm gate", gated_rms_norm(gate=value(TOKENS, 8)), "gate is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("gated norm y", gated_rms_norm(y=value(TOKENS, 8)), "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("router", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 3), value(TOKENS, 2), **ROUTER),
      "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
     ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),

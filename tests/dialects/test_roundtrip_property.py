@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
@@ -51,6 +52,7 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTableAttr, command_table
+from pmc.dialects.recurrence_kinds import CONV_ACTIVATIONS
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import (
     Column,
@@ -83,8 +85,12 @@ from pmc.dialects.vector_kinds import (
     VECTOR_KINDS,
     ActivationAttr,
     AddRmsNormAttr,
+    CausalConvAttr,
     FillAttr,
     GatedActivationAttr,
+    GatedDeltaStepAttr,
+    GatedRmsNormAttr,
+    L2NormAttr,
     LayerNormAttr,
     ReluWeightedSumAttr,
     RepeatRowsAttr,
@@ -97,6 +103,8 @@ from pmc.dialects.vector_kinds import (
     SoftCapAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
+    SoftplusAttr,
+    SsmStepAttr,
     SumPartsAttr,
     TopkSelectAttr,
     VectorKindAttr,
@@ -596,6 +604,46 @@ def kv_append(make: Maker) -> None:
     make.add(layer.KvAppendOp, [cache, make.source([batch * queries, width], cache.type.element_type)], [cache.type])
 
 
+def causal_conv(make: Maker) -> None:
+    (batch, q_len), channels, taps, element = make.dims(2), make.size(), make.rng.randint(2, 5), make.element()
+    x, weight = make.source([batch * q_len, channels], element), make.source([channels, taps])
+    state = make.source([batch, taps - 1, channels], element)
+    bias = [make.source([channels])] if make.flag() else []
+    types = [make.type([batch * q_len, channels]), state.type]
+    activation = make.rng.choice(CONV_ACTIVATIONS)
+    make.add(layer.CausalConvOp, [x, weight, state, bias], types, activation=activation)
+
+
+def recurrence(kind: type[Any]) -> Callable[[Maker], object]:
+    def build(make: Maker) -> None:
+        (batch, q_len), groups, keys, values = make.dims(2), make.size(), make.size(), make.size()
+        t, heads = batch * q_len, groups * make.size()
+        rows, columns = (values, keys) if kind is layer.SsmScanOp else (keys, values)
+        shapes = [[t, heads * values], [t, groups * keys], [t, groups * keys], *([[t, heads]] * kind.NUMBERS)]
+        operands = [make.source(shape) for shape in [*shapes, *([[heads]] * kind.CONSTANTS)]]
+        state = make.source([batch, heads * rows, columns], f32)
+        more = {"scale": make.rng.random()} if kind is layer.GatedDeltaOp else {}
+        make.add(kind, [*operands, state], [make.type([t, heads * values]), state.type], **more)
+
+    return build
+
+
+def per_head(make: Maker) -> None:
+    t, heads = make.dims(1)[0], make.size()
+    x, constants = make.source([t, heads]), [make.source([heads]) for _ in range(2)]
+    high = make.rng.choice([1.0, inf])
+    dt = make.add(layer.SoftplusOp, [x, constants[0]], [make.type([t, heads])], low=0.0, high=high).y
+    make.add(layer.DecayOp, [dt, *constants], [make.type([t, heads])])
+
+
+def norms(make: Maker) -> None:
+    t, group, groups = make.dims(1)[0], make.size(), make.size()
+    x, w = make.source([t, groups * group]), make.source([group if make.flag() else group * groups])
+    y = make.add(layer.L2NormOp, [x], [make.type([t, groups * group])], eps=make.rng.random(), group=group).y
+    eps, gate_first = make.rng.random(), make.flag()
+    make.add(layer.GatedRmsNormOp, [y, x, w], [x.type], eps=eps, group=group, gate_first=gate_first)
+
+
 def router(make: Maker) -> None:
     t, k = make.dims(1)[0], make.size()
     bias = [make.source([64])] if make.flag() else []
@@ -655,6 +703,9 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.SoftCapOp: scale, layer.RowGateOp: row_gate,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
+    layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
+    layer.GatedDeltaOp: recurrence(layer.GatedDeltaOp), layer.SoftplusOp: per_head, layer.DecayOp: per_head,
+    layer.L2NormOp: norms, layer.GatedRmsNormOp: norms,
     layer.DispatchOp: experts, layer.CombineOp: experts, layer.RepeatOp: repeat, layer.YieldOp: repeat,
     layer.ProgramOp: program, layer.ReturnOp: program,
 }  # fmt: skip
@@ -934,6 +985,19 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         ),
     ]),
     RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),
+    CausalConvAttr: lambda make: CausalConvAttr(
+        IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(CONV_ACTIVATIONS))
+    ),
+    SsmStepAttr: lambda make: SsmStepAttr(IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64)),
+    GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
+    ),
+    SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
+    L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
+    GatedRmsNormAttr: lambda make: GatedRmsNormAttr(
+        FloatAttr(make.rng.uniform(0, 1), 64), IntegerAttr(make.rng.choice([1, 2, 8]), i64),
+        BoolAttr.from_bool(make.flag()),
+    ),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     RouterTopkAttr: lambda make: RouterTopkAttr(

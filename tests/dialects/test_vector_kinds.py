@@ -33,6 +33,10 @@ INDEX = "#tile.relu_weighted_sum<heads = 3, scale = 0.5>"
 TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
 CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alpha = 1.702>'
 GELU = '#tile.activation<function = "gelu">'
+CONV = '#tile.causal_conv<taps = 4, activation = "silu">'
+SCAN = "#tile.ssm_step<key_dim = 3, value_dim = 5>"
+DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, scale = 0.5>"
+GATED = "#tile.gated_rms_norm<eps = 0.0, groups = 4, gate_first = true>"
 POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
 
 
@@ -145,6 +149,8 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
         ("#tile.layer_norm<eps = 1.0>", (3, 1, 0)), (INDEX, (2, 1, 0)), (TOPK, (1, 0, 2)),
         ("#tile.add_bias", (2, 1, 0)), (PARTIAL, (1, 1, 0)), (GELU, (1, 1, 0)), (CLAMPED, (2, 1, 0)),
         ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
+        (CONV, (3, 1, 1)), (SCAN, (6, 1, 1)), (DELTA, (5, 1, 1)), (GATED, (3, 1, 0)), ("#tile.decay", (3, 1, 0)),
+        ("#tile.l2_norm<eps = 0.0>", (1, 1, 0)), ("#tile.softplus<low = 0.0, high = 0.5>", (2, 1, 0)),
     ],
 )  # fmt: skip
 def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
@@ -189,6 +195,15 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         ("#tile.rms_normalize<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        (CONV.replace("4", "1"), (3, 1, 1), "at 'mm': taps is 1, must be at least 2"),
+        (CONV.replace("silu", "gelu"), (3, 1, 1), "at 'mm': activation is 'gelu', must be none or silu"),
+        (SCAN.replace("3", "0"), (6, 1, 1), "at 'mm': key_dim is 0, must be at least 1"),
+        (DELTA.replace("= 5", "= -5"), (5, 1, 1), "at 'mm': value_dim is -5, must be at least 1"),
+        (GATED.replace("eps = 0.0", "eps = -0.5"), (3, 1, 0), "at 'mm': eps is -0.5, must not be negative"),
+        (GATED.replace("4", "0"), (3, 1, 0), "at 'mm': groups is 0, must be at least 1"),
+        (GATED.replace("4", "3"), (3, 1, 0), "at 'mm': 3 groups do not divide 8 columns"),
+        ("#tile.l2_norm<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        ("#tile.softplus<low = 1.0, high = 0.5>", (2, 1, 0), "low is 1.0, must not be above high, which is 0.5"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
         (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax or sigmoid"),
         (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
@@ -233,6 +248,17 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     repeat = Parser(make_context(), "#tile.repeat_rows<period = 5>").parse_attribute()
     assert isinstance(repeat, VectorKindAttr)
     assert repeat.extents(rows, columns, [8, 8]) == [(expr(5), columns), whole]
+    conv, scan, delta = (Parser(make_context(), text).parse_attribute() for text in (CONV, SCAN, DELTA))
+    assert all(isinstance(kind, VectorKindAttr) for kind in (conv, scan, delta))
+    # Four taps and the three inputs before the first row.
+    taps = [(expr(4), columns), (expr(1), columns)]
+    assert conv.extents(rows, columns, [8] * 5) == [whole, *taps, whole, (expr(3), columns)]  # type: ignore[union-attr]
+    # A column is a head of 5 columns, its state 5 x 3 or 3 x 5; its key has 3 columns.
+    wide, key, one = (rows, 5 * columns), (rows, expr(3)), (expr(1), columns)
+    found = scan.extents(rows, columns, [40, 3, 3, 8, 8, 8, 40, 3])  # type: ignore[union-attr]
+    assert found == [wide, key, key, whole, one, one, wide, (5 * columns, expr(3))]
+    found = delta.extents(rows, columns, [40, 3, 3, 8, 8, 40, 5])  # type: ignore[union-attr]
+    assert found == [wide, key, key, whole, whole, wide, (3 * columns, expr(5))]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 
 
@@ -277,6 +303,14 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (CLAMPED, 1 + 2 + 67 + 4 + 1, 0),  # clamps, sigmoid, times alpha and gate, up + 1 and its product, convert
         ('#tile.gated_activation<function = "clamped_silu", limit = 7.0>', 1 + 2 + 67 + 2 + 1, 0),
         ("#tile.sum_parts<parts = 3>", 3, 0),  # one step for every part
+        (CONV, 4 * 2 + 1 + 35 + 1 + 31 + 1, 0),  # mul and add of every tap, convert; sigmoid and its multiplication
+        (CONV.replace("silu", "none"), 4 * 2 + 1, 0),
+        (SCAN, 5 * 15 + 4 * 5 + 1 + 2 * 35, 0),  # of 15 numbers of the state, 5 columns, and the decay
+        (DELTA, 7 * 15 + 4 * 5 + 35, 0),
+        ("#tile.softplus<low = 0.0, high = 0.5>", 2 + 2 * 35 + 3, 0),  # a log is counted as an exp
+        ("#tile.decay", 2 + 3 * 35 + 2, 0),
+        ("#tile.l2_norm<eps = 0.0>", 3, 2 + 30),
+        (GATED, 4 + 35 + 1 + 31 + 2, 4 * (1 + 31 + 1 + 30)),  # a norm of every of 4 groups
         (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
         (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),
     ],

@@ -196,6 +196,6 @@ def test_logits_of_prefill_and_of_eight_decode_steps_agree_with_transformers(nam
     decode = expanded(module, "decode")
     for step in range(Q_LEN, length):
         sources = model_sources(module, {"batch": BATCH, "q_len": 1, "kv_len": step + 1})
-        inputs = inputs.next_step(tokens[:, step], run.states, sources)
+        inputs = inputs.next_step(tokens[:, step], run.states).newest(sources)
         run = run_layer(decode, inputs, EXACT32)
         np.testing.assert_allclose(run.outputs[0], logits[:, step], atol=TOLERANCE)

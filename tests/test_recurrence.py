@@ -1,0 +1,263 @@
+"""A mixer of recurrences in a model, from the layer level to commands: meshes, phases, loops, what is refused.
+
+What a kernel computes is held against the published loops in `tests/passes/test_recurrence_plans.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, f32
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from pmc.backends.numeric.dist import layouts, run_dist
+from pmc.backends.numeric.environment import Environment
+from pmc.backends.numeric.layer import LayerRun, run_layer, seeded_layer_environment
+from pmc.backends.numeric.op_by_op import first_deviation
+from pmc.backends.numeric.rank_programs import run_commands, run_tiles
+from pmc.compiler.check import Plans, with_plans
+from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.driver import run_pipeline, set_target
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.invariants import Invariants
+from pmc.compiler.pipelines import default_pipeline
+from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
+from pmc.compiler.unrolled import wrong_table
+from pmc.dialects import g5, layer, tile
+from pmc.dialects.deployment import Deployment
+from pmc.dialects.expr import Expr, expr
+from pmc.dialects.tensor import TensorType, tensor
+from pmc.passes.base import PassError
+
+VALUE_DIM, KEY_DIM, TAPS = 5, 3, 4
+BATCH = expr("batch")
+RECURRENT = ("causal_conv", "ssm_scan", "gated_delta")
+KERNELS = (*RECURRENT, "softplus", "gated_rms_norm", "l2_norm", "decay")
+
+
+class Mixer:
+    """Builds ops one behind the other, from `at` on."""
+
+    def __init__(self, at: Operation) -> None:
+        self.at = at
+        self.element: Attribute = tensor(at.results[0]).element_type
+        self.rows, width = tensor(at.results[0]).dims
+        self.heads = width.constant // VALUE_DIM
+
+    def op(self, kind: type[Any], name: str, operands: list[Any], types: list[TensorType], **properties: Any) -> Any:
+        made = kind.make(operands, types, f"blocks.dense.mixer.{name}", properties, like=self.at)
+        block = self.at.parent_block()
+        assert block is not None
+        block.insert_op_after(made, self.at)
+        self.at = made
+        return made
+
+    def like(self, kind: type[Any], name: str, operands: list[Any], **properties: Any) -> SSAValue:
+        """An op whose result has the type of its first operand."""
+        found: SSAValue = self.op(kind, name, operands, [tensor(operands[0])], **properties).results[0]
+        return found
+
+    def source(self, kind: type[Any], name: str, axes: list[str], *dims: Expr | int, **properties: Any) -> SSAValue:
+        names, element = ArrayAttr([StringAttr(axis) for axis in axes]), properties.pop("element", self.element)
+        found: SSAValue = self.op(kind, name, [], [TensorType.of(dims, element)], axes=names, **properties).result
+        return found
+
+    def weight(self, name: str, axes: list[str], *dims: Expr | int, **properties: Any) -> SSAValue:
+        return self.source(layer.WeightOp, name, axes, *dims, **properties)
+
+    def project(self, name: str, x: SSAValue, width: int) -> SSAValue:
+        axis = "" if width == KEY_DIM else "heads"  # all ranks have a key head that all heads share
+        weight = self.weight(f"{name}.weight", ["", axis], tensor(x).dims[1], width)
+        types = [TensorType.of((self.rows, width), self.element)]
+        found: SSAValue = self.op(layer.MatmulOp, name, [x, weight], types).y
+        return found
+
+    def convolved(self, x: SSAValue) -> SSAValue:
+        width = tensor(x).dims[1]
+        weight, bias = self.weight("conv.weight", ["heads", ""], width, TAPS), self.weight("conv.b", ["heads"], width)
+        state = self.source(layer.StateOp, "conv.state", ["batch", "", "heads"], BATCH, TAPS - 1, width, role="conv")
+        types, operands = [tensor(x), tensor(state)], [x, weight, state, [bias]]
+        found: SSAValue = self.op(layer.CausalConvOp, "conv", operands, types, activation="silu").y
+        return found
+
+    def state(self, name: str, *dims: Expr | int) -> SSAValue:
+        axes = ["batch", "heads", ""]
+        return self.source(layer.StateOp, name, axes, BATCH, *dims, role="recurrent", element=f32)
+
+    def scanned(self, x: SSAValue, keys: int) -> SSAValue:
+        b, c = (self.project(name, x, keys) for name in "bc")
+        bias, a_log, d = (self.weight(name, ["heads"], self.heads) for name in ("dt_bias", "A_log", "D"))
+        dt = self.like(layer.SoftplusOp, "dt", [self.project("dt_proj", x, self.heads), bias], low=0.01, high=0.9)
+        state = self.state("scan.state", self.heads * VALUE_DIM, KEY_DIM)
+        types = [tensor(x), tensor(state)]
+        found: SSAValue = self.op(layer.SsmScanOp, "scan", [x, b, c, dt, a_log, d, state], types).y
+        return found
+
+    def delta_ruled(self, v: SSAValue, keys: int) -> SSAValue:
+        q, k = (
+            self.like(layer.L2NormOp, name, [self.project(f"{name}_proj", v, keys)], eps=1e-6, group=KEY_DIM)
+            for name in "qk"
+        )
+        bias, a_log = (self.weight(name, ["heads"], self.heads) for name in ("decay_bias", "decay_log"))
+        g = self.like(layer.DecayOp, "g", [self.project("a_proj", v, self.heads), a_log, bias])
+        projected = self.project("beta_proj", v, self.heads)
+        beta = self.like(layer.SoftplusOp, "beta", [projected, bias], low=0.0, high=1.0)
+        state = self.state("delta.state", self.heads * KEY_DIM, VALUE_DIM)
+        types = [tensor(v), tensor(state)]
+        found: SSAValue = self.op(layer.GatedDeltaOp, "delta", [v, q, k, g, beta, state], types, scale=0.5).y
+        return found
+
+
+def add_mixer(up: layer.MatmulOp, groups: int) -> None:
+    """Both recurrences with what is around them, behind a projection; `groups` key heads."""
+    users = [use.operation for use in up.y.uses]
+    m = Mixer(up)
+    y = m.convolved(up.y)
+    y = m.scanned(y, groups * KEY_DIM)
+    w = m.weight("norm.weight", ["heads"], tensor(y).dims[1])
+    y = m.like(layer.GatedRmsNormOp, "norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, gate_first=True)
+    y = m.delta_ruled(y, groups * KEY_DIM)
+    w = m.weight("head_norm.weight", [""], VALUE_DIM)
+    y = m.like(layer.GatedRmsNormOp, "head_norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, gate_first=False)
+    for user in users:
+        user.operands[list(user.operands).index(up.y)] = y
+
+
+EXACT = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
+
+
+def mixed_model(
+    deployment: str, groups: int, dtype: str | None = "float32", **changes: Any
+) -> tuple[ModuleOp, Deployment]:
+    """A small Llama at the layer level whose feed-forward blocks have a mixer; the deployment it is to go through."""
+    small = shrink_deployment(load_deployment(deployment, changes))
+    config, source = load_model_config("llama-3.1-8b")
+    module = shrink_model(import_hf(config, source, "llama"), small, 2, dtype)
+    set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), small)
+    run_pipeline(module, default_pipeline(small, "layer"))
+    for op in list(module.walk()):
+        if isinstance(op, layer.MatmulOp) and op.path.data.endswith("up_proj"):
+            add_mixer(op, groups)
+    module.verify()
+    return module, small
+
+
+def agree(found: LayerRun, expected: LayerRun, tolerance: float) -> None:
+    """Outputs and all states, those of the recurrences too."""
+    np.testing.assert_allclose(found.outputs[0], expected.outputs[0], atol=tolerance)
+    assert set(found.states) == set(expected.states)
+    for path, values in expected.states.items():
+        np.testing.assert_allclose(found.states[path], values, atol=tolerance, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "groups", "changes"),
+    [
+        ("llama-8b-decode", 2, {"tp": 1}),
+        ("llama-8b-decode", 4, {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
+        ("llama-8b-prefill", 1, {"tp": 2}),
+        ("llama-8b-prefill", 2, {"tp": 2, "dp": 2}),
+        ("llama-8b-prefill", 2, {"tp": 1, "fuse_rows": True, "pipeline_loops": True, "prefetch_weights": True}),
+        ("llama-8b-decode", 2, {"tp": 2, "late_stores": False, "pipeline_loops": True, "prefetch_weights": True}),
+    ],
+)
+def test_a_mixer_computes_the_same_at_every_level(deployment: str, groups: int, changes: dict[str, Any]) -> None:
+    module, small = mixed_model(deployment, groups, **EXACT, **changes)
+    environment = inputs(module, small)
+    expected = run_layer(module, environment)
+    mixed = [path for path in expected.states if ".mixer." in path]
+    assert len(mixed) == 3 and all(np.abs(environment.states[path]).min() > 0 for path in mixed)
+    for path in mixed:
+        assert np.abs(expected.states[path] - environment.states[path]).max() > 0.1, "the step changes no state"
+    drawn = module.clone()
+    lowering = Lowering(module, small, "chosen")
+    lowering.until("localize")
+    agree(run_dist(module, environment), expected, 1e-9)
+    lowering.until("emit-g5")
+    names = {op.op_name.data for op in module.walk() if isinstance(op, g5.ProgramOp)}
+    assert names >= {f"layer.{name}" for name in KERNELS}
+    agree(run_commands(module, environment), expected, 1e-4)
+    assert wrong_table(module) is None
+    Lowering(drawn, small, "random").until("emit-g5")
+    agree(run_commands(drawn, environment), expected, 1e-4)
+
+
+def inputs(module: ModuleOp, small: Deployment) -> Environment:
+    bindings = {"batch": small.batch, "q_len": small.q_len, "kv_len": small.kv_len}
+    return seeded_layer_environment(module, bindings, 3)
+
+
+class Lowering:
+    """Runs a module through the pipeline, a stretch at a time; nothing that `pmc check` holds passes to is broken."""
+
+    def __init__(self, module: ModuleOp, small: Deployment, plans: Plans) -> None:
+        self.module = module
+        self.specs = with_plans(default_pipeline(small, "commands"), plans, 1)
+        self.kept = Invariants(small)
+        self.done = 1  # expand-blocks
+
+    def until(self, name: str) -> None:
+        """All passes up to one."""
+        end = [spec.name for spec in self.specs].index(name) + 1
+        for spec in self.specs[self.done : end]:
+            run_pipeline(self.module, [spec])
+            assert self.kept.broken(spec.name, self.module) is None
+        self.done = end
+
+
+@pytest.mark.parametrize("deployment", ["llama-8b-decode", "llama-8b-prefill"])
+def test_kernels_compute_what_their_ops_do_in_the_types_of_the_deployment(deployment: str) -> None:
+    module, small = mixed_model(deployment, 2, None, tp=2)
+    environment = inputs(module, small)
+    lowering = Lowering(module, small, "random")
+    lowering.until("annotate-shardings")
+    known = layouts(module)
+    lowering.until("select-tiles")
+    program = module.clone()
+    lowering.until("allocate-lmem")
+    run = run_tiles(module, environment, known)
+    deviation, beside = first_deviation(program, environment, run.ranked)
+    assert deviation is None
+    assert {key.op for key in run.ranked} >= {f"layer.{name}" for name in KERNELS}
+    agree(run, beside, 1e-4)
+    types = {op.name: [str(tensor(v).element_type) for v in op.results] for op in program.walk() if is_mixer(op)}
+    assert types["layer.ssm_scan"] == types["layer.gated_delta"] == ["bf16", "f32"]
+    assert types["layer.causal_conv"] == ["bf16", "bf16"]
+
+
+def is_mixer(op: Operation) -> bool:
+    return isinstance(op, layer.StateUpdateOp) and not isinstance(op, layer.KvAppendOp)
+
+
+def test_commands_of_a_longer_prompt_are_as_many() -> None:
+    counts: list[int] = []
+    for q_len in (60, 600):
+        module, small = mixed_model("llama-8b-prefill", 2, **EXACT, tp=1)
+        Lowering(module, small.model_copy(update={"q_len": q_len, "kv_len": q_len}), "chosen").until("allocate-lmem")
+        kernels = [op for op in module.walk() if isinstance(op, tile.KernelOp) and ".mixer." in op.path.data]
+        recurrent = [
+            op for op in kernels if op.op_name.data in ("layer.ssm_scan", "layer.gated_delta", "layer.causal_conv")
+        ]
+        assert len(recurrent) == 3
+        counts.append(sum(1 for kernel in recurrent for _ in kernel.walk()))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "message"),
+    [
+        (
+            2,
+            {"cp": 2},
+            r"layer\.causal_conv at 'blocks\.dense\.mixer\.conv' goes through a sequence from its first token to its "
+            r"last, cp = 2 would split it: only dp and tp can",
+        ),
+        (2, {"tp": 4}, r"the 2 groups of 'blocks\.dense\.mixer\.scan' are not divisible by tp = 4"),
+    ],
+)
+def test_what_a_recurrence_cannot_be_split_by_is_refused(groups: int, changes: dict[str, Any], message: str) -> None:
+    module, small = mixed_model("llama-8b-prefill", groups, **EXACT, **changes)
+    with pytest.raises(PassError, match=message):
+        Lowering(module, small, "chosen").until("emit-g5")
