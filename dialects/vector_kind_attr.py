@@ -240,6 +240,7 @@ def _is_bool(value: Attribute) -> bool:
 
 _FORMS: tuple[tuple[Any, _Form], ...] = (
     (ExprAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr))),
+    (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (BoolAttr, _Form("true or false", _is_bool)),
     (IntegerAttr, _Form("an integer", _is_integer)),
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
