@@ -512,12 +512,13 @@ class RmsNormalizeAttr(VectorKindAttr):
 
 @irdl_attr_definition
 class AddBiasAttr(VectorKindAttr):
-    """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
+    """out[r, c] = x[r, c] + b[c], or + `share` * b[c] where that is given, 0 or 1.  Steps: add, as in `add`."""
 
     name: ClassVar[str] = "tile.add_bias"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("b", "in", rows=1), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 1
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    share: ExprAttr | NoneAttr
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
-from pmc.dialects.expr import ExprAttr, ceildiv, expr, product, rank_symbol
+from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
@@ -382,6 +382,7 @@ class _Sharder:
             layer.ReturnOp: self._return,
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
+            layer.AddBiasOp: self._add_bias,
             layer.RopeOp: self._rope,
             layer.PositionEmbeddingOp: self._positions,
             layer.IndexScoresOp: self._sparse,
@@ -571,6 +572,14 @@ class _Sharder:
         moved = [self._reshard(experts, Sharding((self.ep, slots, ()), partial), op)]
         moved += [self._reshard(self.values[v], Sharding((rows, ())), op) for v in (op.indices, op.weights)]
         self._rebuild(op, moved, [Sharding((rows, ()), partial)])
+
+    def _add_bias(self, op: Operation) -> None:
+        """Partial sums of experts stay so until they are those of tokens, of which there are fewer than slots."""
+        assert isinstance(op, layer.AddBiasOp)
+        partial = sharding_of(tensor(self.values[op.x])).partial
+        if op.has_own_matrices and partial:
+            op.share = ExprAttr(product(max_of(1 - expr(rank_symbol(axis)), 0) for axis in partial))
+        self._by_rule(op)
 
     def _expert_token_axes(self) -> tuple[str, ...]:
         return self.rows if self.expert_plane else (*self.rows, *self.tp)

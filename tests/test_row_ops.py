@@ -196,6 +196,7 @@ MESHES: tuple[dict[str, object], ...] = (
     {"tp": 2, "dp": 2, "ep": 4, "sp": True},
     {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2},
     {"tp": 2, "dp": 2, "ep": 4, "fuse_rows": True, "fuse_gates": True},
+    {"tp": 1, "dp": 4, "ep": 2, "moe_tp": 2},
     {"tp": 2, "cp": 2, "ep": 4},
     {"tp": 2, "pp": 2, "ep": 2, "prefetch_weights": True, "pipeline_loops": True},
 )
@@ -296,8 +297,11 @@ def test_factors_and_gates_take_partial_sums_and_biases_do_not(sp: bool) -> None
     assert partial("moe.shared.row_gate") == [("tp",), (), ("tp",)]
     for path in ("attn.o_proj", "ffn.down_proj"):
         assert partial(f"{path}.add_bias") == [(), (), ()]
-    # The biases of the experts stand between their sums and those of the shared expert.
-    assert partial("moe.experts.down_proj.add_bias") == [(), (), ()]
+    # One rank adds the biases of the experts, whose sums are added up for tokens.
+    assert partial("moe.experts.down_proj.add_bias") == [("tp",), (), ("tp",)]
+    assert [str(op.share.data) for op in ops.values() if isinstance(op, layer.AddBiasOp) and op.share is not None] == [
+        "max(-tp.rank + 1, 0)"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

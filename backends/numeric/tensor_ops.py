@@ -333,7 +333,8 @@ def _gated_activation(op: layer.GatedActivationOp, operands: Operands, context: 
 
 @implements(layer.AddBiasOp)
 def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Results:
-    return (elementwise.add_bias(*operands),)
+    x, b = operands
+    return (elementwise.add_bias(x, b, 1 if op.share is None else context.integer(op.share.data, op)),)
 
 
 @implements(layer.ScaleOp)

@@ -267,7 +267,9 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
 @computes(kinds.AddBiasAttr)
 def _(kind: kinds.AddBiasAttr, tiles: Tiles) -> Sequence[Array]:
     x, b = tiles.ins
-    return [x + b]
+    if isinstance(kind.share, NoneAttr):
+        return [x + b]
+    return [np.where(np.asarray(tiles.values["share"])[..., None] == 1, x + b, x)]
 
 
 def _logistic(x: Array) -> Array:

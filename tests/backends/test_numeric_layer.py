@@ -270,6 +270,7 @@ def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:
     expected = [[x[e, c] + b[e] for c in range(5)] for e in range(3)]
     np.testing.assert_array_equal(elementwise.add_bias(x, b), expected)
     np.testing.assert_array_equal(elementwise.add_bias(x[0], b[0]), expected[0])
+    np.testing.assert_array_equal(elementwise.add_bias(x, b, 0), x)
 
 
 def test_silu_mul_keeps_large_arguments_finite() -> None:

@@ -498,6 +498,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("bias", op(layer.AddBiasOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16)), "b is [8], must be [16]"),
     ("expert bias", op(layer.AddBiasOp, [value(5, BATCH, 16), value(16)], value(5, BATCH, 16)),
      "b is [16], must be [5, 16]"),
+    ("share of a whole", op(layer.AddBiasOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), share=expr(1)),
+     "share needs x to be a partial sum"),
     ("bias of a row", op(layer.AddBiasOp, [value(16), value(16)], value(16)), "x must be [T, N] or [E, C, N]"),
     ("cap", op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=0.0), "cap is 0.0, must be positive"),
     ("scale", op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 8), factor=2.0),
@@ -660,6 +662,13 @@ def test_a_sum_of_partial_sums_is_one_too() -> None:
         op(layer.AddOp, [partial(TOKENS, 16), value(TOKENS, 16)], partial(TOKENS, 16)).verify()
     with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
         op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16, axes=("ep",))], partial(TOKENS, 16)).verify()
+
+
+def test_a_share_of_a_bias_makes_a_partial_sum_of_a_partial_sum() -> None:
+    share = expr(1) - expr("tp.rank")
+    op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], partial(TOKENS, 16), share=share).verify()
+    with pytest.raises(VerifyException, match="the result of a partial sum over tp is partial too"):
+        op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], value(TOKENS, 16), share=share).verify()
 
 
 def test_a_multiple_of_a_partial_sum_is_one_too() -> None:

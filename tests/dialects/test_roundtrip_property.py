@@ -84,6 +84,7 @@ from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
     ActivationAttr,
+    AddBiasAttr,
     AddRmsNormAttr,
     CausalConvAttr,
     FillAttr,
@@ -576,7 +577,14 @@ def row_gate(make: Maker) -> None:
 def add_bias(make: Maker) -> None:
     leading, width = make.dims(make.rng.randint(1, 2)), make.size()
     bias = make.source((*leading[:-1], width))
-    make.add(layer.AddBiasOp, [make.source((*leading, width)), bias], [make.type((*leading, width))])
+    x, y = make.source((*leading, width)), make.type((*leading, width))
+    share = None
+    if make.flag() and not make.depth:  # no program, no mesh
+        share, partial = expr("tp.rank"), PartialAttr(("tp",))
+        axes = ArrayAttr([StringAttr("")] * len(y.dims))
+        x = make.add(layer.WeightOp, [], [y.with_encoding(partial)], axes=axes).result
+        y = y.with_encoding(partial)
+    make.add(layer.AddBiasOp, [x, bias], [y], share=share)
 
 
 def quantize(make: Maker) -> None:
@@ -1005,6 +1013,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
+    AddBiasAttr: lambda make: AddBiasAttr(make.expr_attr() if make.flag() else NoneAttr()),
     GatedActivationAttr: gated_kind,
     ScaleAttr: lambda make: ScaleAttr(make.number()),
     SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),

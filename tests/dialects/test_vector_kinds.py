@@ -15,6 +15,7 @@ from pmc.dialects.expr import ExprAttr, expr, floordiv
 from pmc.dialects.vector_kinds import (
     VECTOR_KINDS,
     ActivationAttr,
+    AddBiasAttr,
     ConvertAttr,
     FillAttr,
     GatedActivationAttr,
@@ -77,6 +78,8 @@ def number(value: float) -> FloatAttr:
         ),
         (RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), IntegerAttr(4, i64)), PARTIAL),
         (ActivationAttr(StringAttr("gelu")), GELU),
+        (AddBiasAttr(NoneAttr()), "#tile.add_bias"),
+        (AddBiasAttr(ExprAttr(1 - expr("tp.rank"))), "#tile.add_bias<share = -tp.rank + 1>"),
         (GatedActivationAttr(StringAttr("clamped_swiglu"), number(7.0), number(1.702)), CLAMPED),
         (
             GatedActivationAttr(StringAttr("gelu"), NoneAttr(), NoneAttr()),
@@ -186,6 +189,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 0),
             "rotary_dim is 3, must be positive, even and less than the 8 columns",
         ),
+        ("#tile.add_bias<share = k>", (2, 1, 0), "at 'mm': parameter 'share' uses 'k', which is not in scope"),
         ("#tile.soft_cap<cap = -1.0>", (1, 1, 0), "at 'mm': cap is -1.0, must be positive"),
         (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
         (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
