@@ -271,12 +271,14 @@ def _share(beta: Array) -> Array:
 def test_any_plan_of_a_recurrence(name: str, data: st.DataObject) -> None:
     draw, (written, computed) = data.draw, RECURRENCES[name]
     sequences, q_len = draw(st.integers(1, 4)), draw(st.integers(1, 7))
-    groups, group_heads = draw(st.integers(1, 3)), draw(st.integers(1, 7))
+    groups, group_heads = draw(st.integers(1, 5)), draw(st.integers(1, 7))
     text = written(sequences, q_len, groups, groups * group_heads)
     cores_b = draw(st.integers(1, CORES))
     cores_g = draw(st.integers(1, CORES // cores_b))
     cores = [cores_b, cores_g, draw(st.integers(1, CORES // (cores_b * cores_g)))]
-    tile_sizes = [draw(st.integers(1, 5)), draw(st.integers(1, 5))]
+    several = draw(st.booleans())
+    tile_sizes = [draw(st.integers(1, 5)), draw(st.integers(2, 3)) if several else 1]
+    tile_sizes.append(group_heads if several else draw(st.integers(1, 5)))
     plan = PlanAttr.of(cores, tile_sizes, recurrence_tiling.ORDER, draw(st.sampled_from([1, 2])))
     found = recurrence_tiling.recurrence_of(op_of(text))
     assume(recurrence_tiling.plan_fault(found, plan, CHIP) is None)
