@@ -44,8 +44,11 @@ class RecurrenceOp(StateUpdateOp):
         """The columns of a key head."""
 
     @abstractmethod
-    def step(self) -> RecurrenceStepAttr:
-        """What a command does with a tile of tokens and heads; its matrices are the operands in their order, and y."""
+    def step(self, shared: int) -> RecurrenceStepAttr:
+        """What a command does with a tile of tokens and heads, `shared` of which have one key head.
+
+        Its matrices are the operands in their order, and y.
+        """
 
     @property
     def inputs(self) -> SSAValue:
@@ -129,7 +132,7 @@ class RecurrenceOp(StateUpdateOp):
 
     def flops(self) -> Expr:
         """Those of the recurrence for every token of every head."""
-        return tensor(self.operands[3]).elements * self.step().flops_per_element
+        return tensor(self.operands[3]).elements * self.step(1).flops_per_element
 
     def sharding_rule(self) -> ShardingRule:
         """Heads are independent; one group is shared by all, more are split as the heads are.
@@ -169,8 +172,8 @@ class SsmScanOp(RecurrenceOp):
     def key_dim(self) -> int:
         return tensor(self.state).dims[2].constant
 
-    def step(self) -> SsmStepAttr:
-        return SsmStepAttr(IntegerAttr(self.key_dim, i64), IntegerAttr(self.value_dim, i64))
+    def step(self, shared: int) -> SsmStepAttr:
+        return SsmStepAttr(*(IntegerAttr(size, i64) for size in (self.key_dim, self.value_dim, shared)))
 
     def _verify_state(self) -> None:
         batch, _, columns = tensor(self.state).dims
@@ -205,8 +208,9 @@ class GatedDeltaOp(RecurrenceOp):
     def key_dim(self) -> int:
         return tensor(self.state).dims[1].constant // self.heads
 
-    def step(self) -> GatedDeltaStepAttr:
-        return GatedDeltaStepAttr(IntegerAttr(self.key_dim, i64), IntegerAttr(self.value_dim, i64), self.scale)
+    def step(self, shared: int) -> GatedDeltaStepAttr:
+        sizes = (IntegerAttr(size, i64) for size in (self.key_dim, self.value_dim, shared))
+        return GatedDeltaStepAttr(*sizes, self.scale)
 
     def _verify_state(self) -> None:
         batch, rows, _ = tensor(self.state).dims

@@ -11,7 +11,7 @@ from typing import ClassVar
 from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
-from pmc.dialects.expr import Expr
+from pmc.dialects.expr import Expr, ceildiv
 from pmc.dialects.vector_kind_attr import Matrix, VectorKindAttr
 from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
@@ -64,15 +64,20 @@ class RecurrenceStepAttr(VectorKindAttr):
     """The base of kinds that take the state of every head from token to token.
 
     A row of the command is a token and a column a head, whose elements fill the lanes: the widths of a head are
-    parameters.  The inputs of a group are one row of a key head, which all heads of the command share.
+    parameters.  Every `shared` heads have a key head of `key_dim` columns in common, the last ones may be fewer.
     """
 
     RATE: ClassVar[str | None] = "f32"
     PADS_COLUMNS: ClassVar[bool] = False
 
+    def named_extents(self, rows: Expr, columns: Expr) -> dict[str, Expr]:
+        """With `keys`, the columns of the key heads of `columns` heads."""
+        named = super().named_extents(rows, columns)
+        return {**named, "keys": ceildiv(columns, named["shared"]) * named["key_dim"]}
+
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """Widths of at least one element."""
-        widths = {name: getattr(self, name).value.data for name in ("key_dim", "value_dim")}
+        """Widths and numbers of at least one."""
+        widths = {name: getattr(self, name).value.data for name in ("key_dim", "value_dim", "shared")}
         return next((f"{name} is {width}, must be at least 1" for name, width in widths.items() if width < 1), None)
 
 
@@ -80,8 +85,8 @@ class RecurrenceStepAttr(VectorKindAttr):
 class SsmStepAttr(RecurrenceStepAttr):
     """For every token in turn: S = exp(dt A) S + dt x B^T, out = S C + D x with A = -exp(a_log), for every head.
 
-    A head has `value_dim` columns of x and out, and S [value_dim, key_dim] in the rows of `state`; B and C have
-    `key_dim` columns.  The recurrence of Mamba2 (Dao and Gu, 2024).
+    A head has `value_dim` columns of x and out, and S [value_dim, key_dim] in the rows of `state`.  The
+    recurrence of Mamba2 (Dao and Gu, 2024).
 
     Steps of a token of a head: five per element of the state (decay, times B, add, times C, add), four per element of x
     (times dt, times D, add, convert), the decay.
@@ -90,8 +95,8 @@ class SsmStepAttr(RecurrenceStepAttr):
     name: ClassVar[str] = "tile.ssm_step"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (
         Matrix("x", "in", columns=("columns", "value_dim")),
-        Matrix("b", "in", columns="key_dim"),
-        Matrix("c", "in", columns="key_dim"),
+        Matrix("b", "in", columns="keys"),
+        Matrix("c", "in", columns="keys"),
         Matrix("dt", "in"),
         Matrix("a_log", "in", rows=1),
         Matrix("d", "in", rows=1),
@@ -100,6 +105,7 @@ class SsmStepAttr(RecurrenceStepAttr):
     )
     key_dim: IntegerAttr
     value_dim: IntegerAttr
+    shared: IntegerAttr
 
     @property
     def flops_per_element(self) -> int:
@@ -118,8 +124,8 @@ class SsmStepAttr(RecurrenceStepAttr):
 class GatedDeltaStepAttr(RecurrenceStepAttr):
     """For every token in turn and every head: S = exp(g) S, S = S + k (beta (v - S^T k))^T, out = scale S^T q.
 
-    A head has `value_dim` columns of v and out, and S [key_dim, value_dim] in the rows of `state`; q and k have
-    `key_dim` columns.  The gated delta rule (Yang, Kautz and Hatamizadeh, 2024).
+    A head has `value_dim` columns of v and out, and S [key_dim, value_dim] in the rows of `state`.  The
+    gated delta rule (Yang, Kautz and Hatamizadeh, 2024).
 
     Steps of a token of a head: seven per element of the state (decay; times k, add; times the difference, add; times
     q, add), four per element of v (subtract, times beta, scale, convert), the exponential.
@@ -128,8 +134,8 @@ class GatedDeltaStepAttr(RecurrenceStepAttr):
     name: ClassVar[str] = "tile.gated_delta_step"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (
         Matrix("v", "in", columns=("columns", "value_dim")),
-        Matrix("q", "in", columns="key_dim"),
-        Matrix("k", "in", columns="key_dim"),
+        Matrix("q", "in", columns="keys"),
+        Matrix("k", "in", columns="keys"),
         Matrix("g", "in"),
         Matrix("beta", "in"),
         Matrix("out", "out", columns=("columns", "value_dim")),
@@ -137,6 +143,7 @@ class GatedDeltaStepAttr(RecurrenceStepAttr):
     )
     key_dim: IntegerAttr
     value_dim: IntegerAttr
+    shared: IntegerAttr
     scale: FloatAttr
 
     @property

@@ -13,7 +13,7 @@ dims, per family of ops (see `dialects/analyses` for what each of them means):
     topk_select                       cores [row]           tile [rows, keys]            order rs
     gather_rows                       cores [token, j]      tile [rows]                  order tj
     causal_conv                       cores [sequence, c]   tile [tokens, channels]      order cbt
-    ssm_scan, gated_delta             cores [sequence, g, r]  tile [tokens, heads]       order grbt
+    ssm_scan, gated_delta             cores [sequence, g, r]  tile [tokens, groups, heads]  order grbt
 
 Cores are numbered row-major in the grid of the core counts.
 """

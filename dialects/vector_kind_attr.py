@@ -117,15 +117,20 @@ class VectorKindAttr(ParametrizedAttribute):
 
     def extents(self, rows: Expr, columns: Expr, widths: Sequence[int]) -> list[tuple[Expr, Expr]]:
         """Rows and columns that a command of `rows` x `columns` uses of each matrix; `widths` are those of the rows."""
+        named = self.named_extents(rows, columns)
+        return [
+            (_extent(matrix.rows, named, width), _extent(matrix.columns, named, width))
+            for matrix, width in zip(self.MATRICES, widths, strict=True)
+        ]
+
+    def named_extents(self, rows: Expr, columns: Expr) -> dict[str, Expr]:
+        """What an extent may name: rows, columns, and the integer parameters."""
         named: dict[str, Expr] = {"rows": rows, "columns": columns}
         for name in _parameters(type(self)):
             value = getattr(self, name)
             if isinstance(value, IntegerAttr):
                 named[name] = expr(value.value.data)
-        return [
-            (_extent(matrix.rows, named, width), _extent(matrix.columns, named, width))
-            for matrix, width in zip(self.MATRICES, widths, strict=True)
-        ]
+        return named
 
     def expressions(self) -> dict[str, Expr]:
         """The parameters that are expressions."""

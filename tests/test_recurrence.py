@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, f32
 from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.utils.arg_spec import ArgSpec
 
+from pmc.backends.cost.model import Target
+from pmc.backends.cost.tile import TileCostModel
+from pmc.backends.g5.stream import simulate
 from pmc.backends.numeric.dist import layouts, run_dist
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.layer import LayerRun, run_layer, seeded_layer_environment
 from pmc.backends.numeric.op_by_op import first_deviation
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
 from pmc.compiler.check import Plans, with_plans
-from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
-from pmc.compiler.driver import run_pipeline, set_target
+from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
+from pmc.compiler.driver import parse_module, run_pipeline, set_target
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import default_pipeline
@@ -237,9 +241,7 @@ def test_commands_of_a_longer_prompt_are_as_many() -> None:
         module, small = mixed_model("llama-8b-prefill", 2, **EXACT, tp=1)
         Lowering(module, small.model_copy(update={"q_len": q_len, "kv_len": q_len}), "chosen").until("allocate-lmem")
         kernels = [op for op in module.walk() if isinstance(op, tile.KernelOp) and ".mixer." in op.path.data]
-        recurrent = [
-            op for op in kernels if op.op_name.data in ("layer.ssm_scan", "layer.gated_delta", "layer.causal_conv")
-        ]
+        recurrent = [op for op in kernels if op.op_name.data.partition(".")[2] in RECURRENT]
         assert len(recurrent) == 3
         counts.append(sum(1 for kernel in recurrent for _ in kernel.walk()))
     assert counts[0] == counts[1]
@@ -261,3 +263,72 @@ def test_what_a_recurrence_cannot_be_split_by_is_refused(groups: int, changes: d
     module, small = mixed_model("llama-8b-prefill", groups, **EXACT, **changes)
     with pytest.raises(PassError, match=message):
         Lowering(module, small, "chosen").until("emit-g5")
+
+
+# -- time -------------------------------------------------------------------------------------------------------
+
+SIZES = {
+    # Nemotron-H: 128 heads of 64 columns in 8 groups, a state of 128 per column.
+    "ssm_scan": ("x", 128, 64, 8, 128, ("dt",), ("a_log", "d")),
+    # Qwen3-Next: 32 value heads and 16 key heads of 128.
+    "gated_delta": ("v", 32, 128, 16, 128, ("g", "beta"), ()),
+}
+
+
+def step_of(name: str, sequences: int, q_len: int) -> ModuleOp:
+    """A program of one recurrence at its real size on the shipped chip, with a plan."""
+    first, heads, value_dim, groups, key_dim, numbers, constants = SIZES[name]
+    t = sequences * q_len
+    wide, keys = f"!layer.tensor<[{t}, {heads * value_dim}], bf16>", f"!layer.tensor<[{t}, {groups * key_dim}], bf16>"
+    arguments = [f"%{first}: {wide}", f"%k0: {keys}", f"%k1: {keys}"]
+    arguments += [f"%{n}: !layer.tensor<[{t}, {heads}], f32>" for n in numbers]
+    arguments += [f"%{n}: !layer.tensor<[{heads}], f32>" for n in constants]
+    operands = ", ".join(argument.partition(":")[0] for argument in arguments)
+    rows, columns = (value_dim, key_dim) if name == "ssm_scan" else (key_dim, value_dim)
+    state = f"!layer.tensor<[{sequences}, {heads * rows}, {columns}], f32>"
+    scale = "{scale = 0.1}" if name == "gated_delta" else ""
+    text = f"""
+layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
+^bb0({", ".join(arguments)}):
+  %s = layer.state() {{axes = ["", "", ""], role = "recurrent"}} at "p.state" : {state}
+  %y, %after = layer.{name}({operands}, %s) {scale} at "p.y" : {wide}, {state}
+  layer.return([%y]) at "p"
+}}"""
+    module = parse_module(text, "p.mlir")
+    set_target(module, CHIP, load_topology("p1-r1-b1-c8"), load_deployment("llama-8b-decode", {}), ACCOUNTING)
+    run_pipeline(module, [ArgSpec("select-tiles", {})])
+    return module
+
+
+CHIP, ACCOUNTING = load_chip("sg2262"), load_accounting("physical")
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("sequences", [8, 64])
+def test_a_decode_step_takes_the_time_of_the_state(name: str, sequences: int) -> None:
+    """Read and written once, and little else: DRAM at its peak would take three fifths of the time or more."""
+    module = step_of(name, sequences, 1)
+    (op,) = (op for op in module.walk() if isinstance(op, layer.RecurrenceOp))
+    cost = TileCostModel(Target(CHIP, None, None), ACCOUNTING).cost(op, {})
+    assert cost is not None
+    state_s = 2 * tensor(op.updated[0]).bytes.constant / CHIP.dram_bytes_per_s
+    assert 3 * float(cost.compute_s) < float(cost.memory_s)
+    assert state_s < float(cost.time_s) < 1.6 * state_s
+    names = ("lower-to-tiles", "allocate-lmem", "allocate-dram", "emit-g5")
+    run_pipeline(module, [ArgSpec(step, {}) for step in names])
+    assert 1.0 <= simulate(module).total_us * 1e-6 / float(cost.time_s) < 1.3
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_time_of_a_prompt_is_that_of_the_vector_unit(name: str) -> None:
+    """Token by token: twice the tokens take twice as long, and commands as long as the plan says."""
+    times: list[float] = []
+    for q_len in (256, 512):
+        module = step_of(name, 1, q_len)
+        (op,) = (op for op in module.walk() if isinstance(op, layer.RecurrenceOp))
+        cost = TileCostModel(Target(CHIP, None, None), ACCOUNTING).cost(op, {})
+        assert cost is not None and float(cost.compute_s) > float(cost.memory_s)
+        run_pipeline(module, [ArgSpec(n, {}) for n in ("lower-to-tiles", "allocate-lmem", "allocate-dram", "emit-g5")])
+        times.append(simulate(module).total_us * 1e-6)
+        assert 1.0 <= times[-1] / float(cost.time_s) < 1.1
+    assert 1.8 < times[1] / times[0] < 2.0

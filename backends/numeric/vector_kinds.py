@@ -357,10 +357,12 @@ def _(kind: kinds.SsmStepAttr, tiles: Tiles) -> Sequence[Array]:
     for token in range(tokens):
         for head in range(heads):
             own = slice(head * width, (head + 1) * width)
-            column, keys = x[..., token, own, None], b[..., token, None, :]
+            first = head // kind.shared.value.data * state.shape[-1]
+            key = slice(first, first + state.shape[-1])
+            column, keys = x[..., token, own, None], b[..., token, None, key]
             old = state[..., own, :] * decay[..., token, head, None, None]
             state[..., own, :] = old + dt[..., token, head, None, None] * column * keys
-            read = (state[..., own, :] * c[..., token, None, :]).sum(axis=-1)
+            read = (state[..., own, :] * c[..., token, None, key]).sum(axis=-1)
             out[..., token, own] = read + d[..., 0, head, None] * column[..., 0]
     return [out, state]
 
@@ -371,10 +373,13 @@ def _(kind: kinds.GatedDeltaStepAttr, tiles: Tiles) -> Sequence[Array]:
     (state,) = tiles.updates
     keys, values = kind.key_dim.value.data, kind.value_dim.value.data
     heads = state.reshape(*state.shape[:-2], -1, keys, values)
-    outputs: list[Array] = []
+    count, outputs = heads.shape[-3], list[Array]()
+    # [.., tokens, heads, 1, keys]: the row of its key head for every head.
+    q, k = (x.reshape(*x.shape[:-1], -1, keys).repeat(kind.shared.value.data, axis=-2) for x in (q, k))
+    q, k = (x[..., :count, None, :] for x in (q, k))
     for token in range(v.shape[-2]):
         heads = heads * np.exp(g[..., token, :])[..., None, None]
-        key, query = k[..., token, None, None, :], q[..., token, None, None, :]
+        key, query = k[..., token, :, :, :], q[..., token, :, :, :]
         wanted = v[..., token, :].reshape(*heads.shape[:-2], 1, values)
         change = beta[..., token, :, None, None] * (wanted - key @ heads)
         heads = heads + key.swapaxes(-1, -2) @ change

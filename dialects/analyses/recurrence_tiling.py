@@ -1,7 +1,8 @@
 """The tilings of a recurrence: sequences, groups and heads of a group over the cores, tokens one after the other.
 
-A plan has cores [sequences, groups, heads of a group] and tile [tokens, heads of a group].  A core keeps the state of
-the heads of a tile in LMEM while the tokens of a sequence pass, so the state is read and written once.
+A plan has cores [sequences, groups, heads of a group] and tile [tokens, groups, heads of a group].  A core keeps the
+state of the heads of a tile in LMEM while the tokens of a sequence pass, so the state is read and written once.  A tile
+is several groups with all their heads, or some heads of one group.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def recurrence_of(op: layer.RecurrenceOp, dims: Dims = ints) -> Recurrence:
         rows // sequences,
         op.groups,
         op.heads // op.groups,
-        op.step(),
+        op.step(1),
         op.value_dim * of_input,
         op.value_dim * of_output,
         tuple(op.key_dim * b for b in bits(*op.group_inputs)),
@@ -98,10 +99,10 @@ class Splits:
     @classmethod
     def of(cls, r: Recurrence, plan: PlanAttr) -> Splits:
         """Those of a plan."""
-        (cores_b, cores_g, cores_r), (tokens, heads) = plan.core_counts, plan.tile_sizes
+        (cores_b, cores_g, cores_r), (tokens, groups, heads) = plan.core_counts, plan.tile_sizes
         return cls(
             Split.over(r.sequences, cores_b, 1),
-            Split.over(r.groups, cores_g, 1),
+            Split.over(r.groups, cores_g, groups),
             Split.over(r.group_heads, cores_r, heads),
             Split.over(r.q_len, 1, tokens),
         )
@@ -120,7 +121,8 @@ class Splits:
 
 def lmem_bytes(r: Recurrence, plan: PlanAttr, chip: Chip) -> int:
     """The LMEM of the kernel: a buffer has a second slot where a loop around it runs more than once."""
-    s, (tokens, heads) = Splits.of(r, plan), plan.tile_sizes
+    s, (tokens, groups, of_group) = Splits.of(r, plan), plan.tile_sizes
+    heads = groups * of_group
 
     def size(bits: int, rotates: bool) -> int:
         return (plan.buffer_slots if rotates else 1) * int(round_up(bytes_of(bits, 1), chip.alignment_bytes))
@@ -130,15 +132,19 @@ def lmem_bytes(r: Recurrence, plan: PlanAttr, chip: Chip) -> int:
     many = many or s.sequences.max_trips > 1
     total += size(heads * r.state_bits, many)
     many = many or s.tokens.max_trips > 1
-    of_heads = (r.input_bits, r.output_bits, *r.number_bits)
-    return total + sum(size(tokens * bits, many) for bits in (*(heads * b for b in of_heads), *r.group_bits))
+    of_heads = [heads * bits for bits in (r.input_bits, r.output_bits, *r.number_bits)]
+    of_groups = [groups * bits for bits in r.group_bits]
+    return total + sum(size(tokens * bits, many) for bits in (*of_heads, *of_groups))
 
 
 def plan_fault(r: Recurrence, plan: PlanAttr, chip: Chip) -> str | None:
     """What is wrong with a plan, None for a legal one."""
-    fault = plan.fault(chip, dims=(3, 2), orders=(ORDER,))
+    fault = plan.fault(chip, dims=(3, 3), orders=(ORDER,))
     if fault is not None:
         return fault
+    _, groups, heads = plan.tile_sizes
+    if groups > 1 and (heads != r.group_heads or Splits.of(r, plan).heads.parts > 1):
+        return f"a tile of {groups} groups must have all {r.group_heads} heads of each"
     need = lmem_bytes(r, plan, chip)
     if need > chip.lmem_tile_budget_bytes:
         return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
@@ -152,18 +158,27 @@ def plan_recurrence(r: Recurrence, chip: Chip) -> PlanAttr:
     """
     grid = min(_grids(r, chip.cores))[1]
 
-    def fits(tokens: int, heads: int) -> bool:
-        return plan_fault(r, PlanAttr.of(grid, [tokens, heads], ORDER), chip) is None
+    def fits(tokens: int, groups: int, heads: int) -> bool:
+        return plan_fault(r, PlanAttr.of(grid, [tokens, groups, heads], ORDER), chip) is None
 
-    if not fits(1, 1):
-        smallest = plan_fault(r, PlanAttr.of(grid, [1, 1], ORDER), chip)
+    if not fits(1, 1, 1):
+        smallest = plan_fault(r, PlanAttr.of(grid, [1, 1, 1], ORDER), chip)
         raise PmcError(f"no tile of a recurrence fits: {smallest}")
-    own = Split.over(r.group_heads, grid[2], 1).chunk
-    heads = max(1, largest(own, lambda heads: fits(min(MIN_TOKENS, r.q_len), heads)))
-    tokens = largest(r.q_len, lambda tokens: fits(tokens, heads))
+    own, least = Split.over(r.group_heads, grid[2], 1).chunk, min(MIN_TOKENS, r.q_len)
+    heads = _even(own, largest(own, lambda heads: fits(least, 1, heads)))
+    groups = 1
+    if heads == r.group_heads:
+        own_groups = Split.over(r.groups, grid[1], 1).chunk
+        groups = _even(own_groups, largest(own_groups, lambda groups: fits(least, groups, heads)))
+    tokens = largest(r.q_len, lambda tokens: fits(tokens, groups, heads))
     # At least two tiles of tokens, so that transfers overlap with the work.
     trips = max(-(-r.q_len // tokens), min(2, r.q_len))
-    return PlanAttr.of(grid, [-(-r.q_len // trips), -(-own // -(-own // heads))], ORDER)
+    return PlanAttr.of(grid, [-(-r.q_len // trips), groups, heads], ORDER)
+
+
+def _even(total: int, most: int) -> int:
+    """The size of the fewest equal parts of `total` that have at most `most`, or 1 each."""
+    return -(-total // -(-total // max(1, most)))
 
 
 def _grids(r: Recurrence, cores: int) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
@@ -184,7 +199,8 @@ def resources(r: Recurrence, plan: PlanAttr, chip: Chip) -> Resources:
     """What a plan asks of the busiest core and of the chip."""
     s = Splits.of(r, plan)
     own_b, own_g, own_r = (min(split.chunk, split.total) for split in (s.sequences, s.groups, s.heads))
-    tiles, blocks = s.heads.max_trips, own_b * own_g * s.heads.max_trips
+    tiles, head_tiles = s.heads.max_trips, s.groups.max_trips * s.heads.max_trips
+    blocks = own_b * head_tiles
     per_token = r.input_bits + r.output_bits + sum(r.number_bits)
     constants, inputs = own_g * own_r * sum(r.constant_bits), tiles * r.q_len * sum(r.group_bits)
     moved = own_b * own_g * (own_r * (2 * r.state_bits + r.q_len * per_token) + inputs)
@@ -199,7 +215,7 @@ def resources(r: Recurrence, plan: PlanAttr, chip: Chip) -> Resources:
         vec_steps=np.array([steps]),
         vec_commands=np.array([blocks * s.tokens.max_trips]),
         gdma_bytes=bytes_of(np.array([moved + constants]), 1),
-        gdma_commands=np.array([own_g * tiles * len(r.constant_bits) + blocks * (2 + s.tokens.max_trips * commands)]),
+        gdma_commands=np.array([head_tiles * len(r.constant_bits) + blocks * (2 + s.tokens.max_trips * commands)]),
         dram_read=bytes_of(np.array([read]), 1),
         dram_written=bytes_of(np.array([r.sequences * heads * (r.state_bits + r.q_len * r.output_bits)]), 1),
         overlaps=np.array([plan.buffer_slots == 2 and blocks * s.tokens.max_trips > 1]),

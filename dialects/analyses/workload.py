@@ -344,7 +344,7 @@ def _(op: layer.CausalConvOp) -> Workload:
 def _(op: layer.RecurrenceOp) -> Workload:
     """The heads of all sequences side by side, the tokens of a sequence one after the other."""
     tokens, sequences = tensor(op.inputs).dims[0], tensor(op.updated[0]).dims[0]
-    heads, of_a_head = sequences * op.heads, op.step().steps_per_element
+    heads, of_a_head = sequences * op.heads, op.step(1).steps_per_element
     return VectorWorkload(heads, expr(0), VectorSteps(), of_a_head, op.compute_dtype(), floordiv(tokens, sequences))
 
 

@@ -996,9 +996,9 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     CausalConvAttr: lambda make: CausalConvAttr(
         IntegerAttr(make.rng.randint(2, 8), i64), StringAttr(make.rng.choice(CONV_ACTIVATIONS))
     ),
-    SsmStepAttr: lambda make: SsmStepAttr(IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64)),
+    SsmStepAttr: lambda make: SsmStepAttr(*(IntegerAttr(make.size(), i64) for _ in range(3))),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
-        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
+        *(IntegerAttr(make.size(), i64) for _ in range(3)), make.number()
     ),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
     L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),

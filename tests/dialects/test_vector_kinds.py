@@ -35,8 +35,8 @@ TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
 CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alpha = 1.702>'
 GELU = '#tile.activation<function = "gelu">'
 CONV = '#tile.causal_conv<taps = 4, activation = "silu">'
-SCAN = "#tile.ssm_step<key_dim = 3, value_dim = 5>"
-DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, scale = 0.5>"
+SCAN = "#tile.ssm_step<key_dim = 3, value_dim = 5, shared = 4>"
+DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, shared = 16, scale = 0.5>"
 GATED = "#tile.gated_rms_norm<eps = 0.0, groups = 4, gate_first = true>"
 POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
 
@@ -257,11 +257,12 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     # Four taps and the three inputs before the first row.
     taps = [(expr(4), columns), (expr(1), columns)]
     assert conv.extents(rows, columns, [8] * 5) == [whole, *taps, whole, (expr(3), columns)]  # type: ignore[union-attr]
-    # A column is a head of 5 columns, its state 5 x 3 or 3 x 5; its key has 3 columns.
-    wide, key, one = (rows, 5 * columns), (rows, expr(3)), (expr(1), columns)
+    # A column is a head of 5 columns, its state 5 x 3 or 3 x 5; 8 heads have two keys of 3 columns, or a part of one.
+    wide, key, one = (rows, 5 * columns), (rows, expr(6)), (expr(1), columns)
     found = scan.extents(rows, columns, [40, 3, 3, 8, 8, 8, 40, 3])  # type: ignore[union-attr]
     assert found == [wide, key, key, whole, one, one, wide, (5 * columns, expr(3))]
     found = delta.extents(rows, columns, [40, 3, 3, 8, 8, 40, 5])  # type: ignore[union-attr]
+    key = (rows, expr(3))
     assert found == [wide, key, key, whole, whole, wide, (3 * columns, expr(5))]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 

@@ -271,12 +271,14 @@ def _share(beta: Array) -> Array:
 def test_any_plan_of_a_recurrence(name: str, data: st.DataObject) -> None:
     draw, (written, computed) = data.draw, RECURRENCES[name]
     sequences, q_len = draw(st.integers(1, 4)), draw(st.integers(1, 7))
-    groups, group_heads = draw(st.integers(1, 3)), draw(st.integers(1, 7))
+    groups, group_heads = draw(st.integers(1, 5)), draw(st.integers(1, 7))
     text = written(sequences, q_len, groups, groups * group_heads)
     cores_b = draw(st.integers(1, CORES))
     cores_g = draw(st.integers(1, CORES // cores_b))
     cores = [cores_b, cores_g, draw(st.integers(1, CORES // (cores_b * cores_g)))]
-    tile_sizes = [draw(st.integers(1, 5)), draw(st.integers(1, 5))]
+    several = draw(st.booleans())
+    tile_sizes = [draw(st.integers(1, 5)), draw(st.integers(2, 3)) if several else 1]
+    tile_sizes.append(group_heads if several else draw(st.integers(1, 5)))
     plan = PlanAttr.of(cores, tile_sizes, recurrence_tiling.ORDER, draw(st.sampled_from([1, 2])))
     found = recurrence_tiling.recurrence_of(op_of(text))
     assume(recurrence_tiling.plan_fault(found, plan, CHIP) is None)
@@ -331,3 +333,28 @@ def test_a_state_that_does_not_fit_is_refused(name: str, message: str) -> None:
     plans["causal_conv"] = lambda: conv_tiling.plan_convolution(conv_tiling.convolution_of(op), small)
     with pytest.raises(PmcError, match=f"no tile of {message} fits: its tiles need .* the budget of a core is 115"):
         plans[name]()
+
+
+def test_parts_of_a_projection_are_read_where_they_are() -> None:
+    """x, B and C are columns of one array, as a convolution leaves them: no kernel copies them."""
+    t, heads, groups = 6, 4, 2
+    wide = heads * P + 2 * groups * N
+    parts = {"x": (0, heads * P), "b": (heads * P, groups * N), "c": (heads * P + groups * N, groups * N)}
+    text = ssm_text(2, 3, groups, heads)
+    arguments = ", ".join(f"%{n}: !layer.tensor<[{t}, {size}], f32>" for n, (_, size) in parts.items())
+    slices = "\n".join(
+        f"  %{n} = layer.slice(%all) {{group = {wide}, offset = {at}, size = {size}}} "
+        f'at "p.{n}" : !layer.tensor<[{t}, {size}], f32>'
+        for n, (at, size) in parts.items()
+    )
+    text = text.replace(arguments, f"%all: !layer.tensor<[{t}, {wide}], f32>")
+    text = text.replace("  %s = layer.state", f"{slices}\n  %s = layer.state", 1)
+    whole = inputs_of(ssm_text(2, 3, groups, heads))
+    y, after = scanned(whole, groups, heads)
+    module = lowered(text)
+    assert {op.op_name.data for op in module.walk() if isinstance(op, tile.KernelOp)} == {"layer.ssm_scan"}
+    (program,) = (op for op in module.walk() if isinstance(op, tile.ProgramOp))
+    held = {**whole, "all": np.concatenate([whole[n] for n in parts], axis=1)}
+    run = run_tiles(program, {n: values[None] for n, values in held.items() if n not in parts})
+    np.testing.assert_allclose(run.outputs["p.y"][0], y, atol=1e-5)
+    np.testing.assert_allclose(run.states["p.state"][0], after, atol=1e-5)
