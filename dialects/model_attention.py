@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
 from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
 
 from pmc.dialects.effects import UPDATES, Effects
@@ -37,7 +37,7 @@ class AttentionBlockOp(BlockOp):
             theta = self.rope_theta.value.data
             self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
         for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
-            if isinstance(value, IntegerAttr | FloatAttr):
+            if isinstance(value, IntegerAttr | FloatAttr) and value.type != i1:
                 number = value.value.data
                 allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
                 self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
@@ -68,10 +68,16 @@ class GqaOp(AttentionBlockOp):
     """The RMSNorm of queries and keys before the rotary embedding: of every `head` (Qwen3) or of the `row` of all heads
     (OLMo 2, MiniMax-M2); absent = none."""
     qk_norm_eps = opt_prop_def(FloatAttr)
+    qk_norm_zero_centered = opt_prop_def(BoolAttr)
+    """Whether the gain of that norm is 1 + weight."""
     qkv_bias = opt_prop_def(BoolAttr)
     o_bias = opt_prop_def(BoolAttr)
     window = opt_prop_def(IntegerAttr)
     """The keys that a query sees, its own included; absent = all before it."""
+    sinks = opt_prop_def(BoolAttr)
+    """Whether every head has one more logit in the sum of its softmax, without a value (gpt-oss)."""
+    score_soft_cap = opt_prop_def(FloatAttr)
+    """The bound on the scores: cap * tanh(score / cap) (Gemma 2)."""
     softmax_scale = opt_prop_def(FloatAttr)
     """The factor of the scores; absent = head_dim**-0.5."""
 
@@ -118,6 +124,8 @@ class GqaOp(AttentionBlockOp):
         if self.qk_norm is not None:
             each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
             found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
+        if self.sinks:
+            found.append(WeightSpec("sinks", (self.heads,), ("heads",), role="bias"))
         found.append(WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")))
         if self.o_bias:
             found.append(WeightSpec("o_proj.bias", (hidden,), ("",), role="bias"))

@@ -119,10 +119,25 @@ def gated(name: str, gate: Array, up: Array, limit: float, alpha: float) -> Arra
     return ACTIVATIONS["silu"](gate) * up if name == "clamped_silu" else gate * sigmoid(alpha * gate) * (up + 1)
 
 
-def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None) -> Array:
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap * tanh(x / cap) (Gemma 2 report, section 2)."""
+    y: Array = cap * np.tanh(x / cap)
+    return y
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    window: int | None = None,
+    cap: float | None = None,
+    sink: float | None = None,
+) -> Array:
     """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
 
-    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).
+    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).  A cap bounds
+    the scores; a sink is one more score, of a value 0.
     """
     past = len(k) - len(q)
     rows: list[Array] = []
@@ -130,8 +145,11 @@ def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None
         end = past + i + 1
         seen = slice(0 if window is None else max(0, end - window), end)
         logits = scale * (k[seen] @ query)
-        p = np.exp(logits - logits.max())
-        rows.append(p @ v[seen] / p.sum())
+        if cap is not None:
+            logits = soft_cap(logits, cap)
+        scores = logits if sink is None else np.append(logits, sink)
+        p = np.exp(scores - scores.max())
+        rows.append(p[: len(logits)] @ v[seen] / p.sum())
     return np.stack(rows)
 
 
@@ -166,6 +184,8 @@ class Rotary:
         match self.scaling.get("rope_type"):
             case None:
                 return base
+            case "linear":
+                return base / self.number("factor")
             case "llama3":
                 wavelength = 2 * math.pi / base
                 context, factor = self.number("original_max_position_embeddings"), self.number("factor")
@@ -182,18 +202,22 @@ class Rotary:
                 def pair_with_turns(turns: float) -> float:
                     return d * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
-                start = max(math.floor(pair_with_turns(self.number("beta_fast"))), 0)
-                end = min(math.ceil(pair_with_turns(self.number("beta_slow"))), d - 1)
+                start, end = pair_with_turns(self.number("beta_fast")), pair_with_turns(self.number("beta_slow"))
+                if self.scaling.get("truncate", True):
+                    start, end = math.floor(start), math.ceil(end)
+                start, end = max(start, 0), min(end, d - 1)
                 ramp = (j - start) / (end - start if end > start else 0.001)
                 stretched = min(max(ramp, 0.0), 1.0)
                 return base / factor * stretched + base * (1 - stretched)
             case unknown:
-                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be llama3 or yarn")
+                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be linear, llama3 or yarn")
 
     def amplitude(self) -> float:
         """The factor that yarn puts on queries and keys alike."""
         if self.scaling.get("rope_type") != "yarn":
             return 1.0
+        if "attention_factor" in self.scaling:
+            return self.number("attention_factor")
         if self.scaling.get("mscale") and self.scaling.get("mscale_all_dim"):
             return self.mscale("mscale") / self.mscale("mscale_all_dim")
         return self.mscale_of(1.0)
@@ -243,6 +267,9 @@ class _Reference:
             model.EmbeddingOp: self.embedding,
             model.NormOp: self.norm,
             model.AddOp: self.add,
+            model.ScaleOp: self.scale,
+            model.SoftCapOp: self.soft_cap,
+            model.PositionEmbeddingOp: self.position_embedding,
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
@@ -290,7 +317,27 @@ class _Reference:
         return cache
 
     def norm(self, block: model.NormOp, x: Array) -> Array:
-        return rms_norm(x, self.weight(block, "weight"), block.eps.value.data)
+        gain = self.weight(block, "weight") + (1 if block.zero_centered else 0)
+        if block.kind.data == "rms":
+            return rms_norm(x, gain, block.eps.value.data)
+        centred = x - x.mean(axis=1)[:, None]
+        y: Array = centred / np.sqrt((centred**2).mean(axis=1)[:, None] + block.eps.value.data) * gain
+        if not block.bias:
+            return y
+        shifted: Array = y + self.weight(block, "bias")
+        return shifted
+
+    def scale(self, block: model.ScaleOp, x: Array) -> Array:
+        y: Array = block.factor.value.data * x
+        return y
+
+    def soft_cap(self, block: model.SoftCapOp, x: Array) -> Array:
+        return soft_cap(x, block.cap.value.data)
+
+    def position_embedding(self, block: model.PositionEmbeddingOp, x: Array) -> Array:
+        rows = self.weight(block, "weight")[block.offset.value.data :]
+        y: Array = x + np.concatenate([rows[self.kv_len - self.q_len : self.kv_len]] * self.batch)
+        return y
 
     def add(self, block: model.AddOp, x: Array, other: Array) -> Array:
         del block
@@ -327,13 +374,15 @@ class _Reference:
         turned = d if block.rotary_dim is None else block.rotary_dim.value.data
         scale = d**-0.5 if block.softmax_scale is None else block.softmax_scale.value.data
         window = None if block.window is None else block.window.value.data
+        cap = None if block.score_soft_cap is None else block.score_soft_cap.value.data
+        sinks = self.weight(block, "sinks") if block.sinks else [None] * heads
 
         def head_rows(h: Array, name: str, count: int) -> list[Array]:
             """The heads of queries or keys: projected, normalised, rotated."""
             rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
             split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
             if block.qk_norm_eps is not None:
-                gain = self.weight(block, f"{name}_norm.weight")
+                gain = self.weight(block, f"{name}_norm.weight") + (1 if block.qk_norm_zero_centered else 0)
                 split = [rms_norm(part, gain, block.qk_norm_eps.value.data) for part in split]
             split = np.split(np.hstack(split), count, 1)
             if block.rope_theta is None:
@@ -349,7 +398,7 @@ class _Reference:
             read: list[Array] = []
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
-                read.append(attend(query, k[shared], v[shared], scale, window))
+                read.append(attend(query, k[shared], v[shared], scale, window, cap, sinks[i]))
             outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
         return np.concatenate(outputs)
 

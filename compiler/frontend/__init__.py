@@ -26,6 +26,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
+from pmc.compiler.frontend import families
 from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
@@ -58,8 +59,9 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     whole = Fields(config, source)
     architecture = _architecture(whole)
     wrapped = WRAPPERS.get(architecture)
-    fields = whole if wrapped is None else language_model(whole, architecture)
     family = FAMILIES[wrapped or architecture]
+    fields = Fields(config, source, names=family.names) if wrapped is None else language_model(whole, architecture)
+    fields.value("architectures")
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
     fields.unsupported_unless("pruned_heads", {})
@@ -164,19 +166,19 @@ class _Import:
         return op
 
     def module(self) -> ModuleOp:
-        fields = self.fields
+        fields, family = self.fields, self.family
         body = Block(arg_types=[TensorType.of([self.tokens], i32)])
         embedding = model.EmbeddingOp.make(
             [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
         )
         x: SSAValue = self.add(body, embedding).results[0]
+        x = self.rows_of(body, x, family.embedding, "embed")
         for group in layer_groups(self.family.order(fields)):
             x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
-        # Absent = false in the configuration classes of all supported architectures.
-        tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
+        tied = fields.boolean("tie_word_embeddings") if fields.present("tie_word_embeddings") else family.tied
         x = self.norm(body, x, "lm_head.norm")
         head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
-        logits = self.add(body, head).results[0]
+        logits = self.rows_of(body, self.add(body, head).results[0], family.logits, "lm_head")
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
         llm = model.LlmOp.make(
             [],
@@ -193,6 +195,14 @@ class _Import:
         )
         llm.location = self.location
         return ModuleOp([llm])
+
+    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[families.Block, ...], path: str) -> SSAValue:
+        """One op on rows after the other; a factor of 1 is none."""
+        for block in blocks:
+            given = block.properties(self.fields)
+            if given.get("factor") != 1.0:
+                x = self.add(body, block.op.make([x], [x.type], f"{path}.{block.name}", given)).results[0]
+        return x
 
     def run(self, body: Block, x: SSAValue, run: Run) -> SSAValue:
         """Layers of one kind, each of which maps rows of the hidden size to the same."""
@@ -236,6 +246,10 @@ class _Import:
         result: SSAValue = self.add(block, kind.make([before], [x.type], path, given)).results[0]
         if norms != "before":
             result = self.norm(block, result, f"{path}.post_norm")
+        factor = 1.0 if self.family.residual is None else self.family.residual(self.fields)
+        if factor != 1.0:
+            scale = model.ScaleOp.make([result], [x.type], f"{path}.scale", {"factor": factor})
+            result = self.add(block, scale).results[0]
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
 
     def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:

@@ -78,6 +78,16 @@ class Family:
     )
     """The norms of the blocks and that before the head."""
     norms: Placement = "before"
+    residual: Reading | None = None
+    """The factor of what a block adds to its residual path."""
+    embedding: tuple[Block, ...] = ()
+    """What is done with the rows of the embedding, one op after the other."""
+    logits: tuple[Block, ...] = ()
+    """What is done with the logits."""
+    tied: bool = False
+    """Whether the head is the transpose of the embedding where `tie_word_embeddings` is absent."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the files of the family call a field that others name otherwise."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
     dtype: str | None = None
@@ -113,6 +123,23 @@ def sparse_steps(fields: Fields) -> list[str]:
     ):
         raise fields.fail("mlp_only_layers", f"expected numbers of layers below {layers}, found {dense!r}")
     return ["dense" if i in dense or (i + 1) % step else "moe" for i in range(layers)]
+
+
+def listed(
+    known: Mapping[str | int, str], absent: Callable[[Fields, int], str] | None = None
+) -> Callable[[Fields], list[str]]:
+    """The kinds that `layer_types` says; `absent` is that of layer i where a file has no list."""
+
+    def order(fields: Fields) -> list[str]:
+        found = layer_kinds(fields, "layer_types", known)
+        if found is None and absent is None:
+            raise fields.fail("layer_types", "missing, expected a list with a type for each layer")
+        if found is None and absent is not None:
+            found = [absent(fields, i) for i in range(fields.integer("num_hidden_layers"))]
+        assert found is not None
+        return found
+
+    return order
 
 
 def layer_kinds(fields: Fields, name: str, known: Mapping[str | int, str]) -> list[str] | None:
@@ -273,6 +300,78 @@ DEEPSEEK_MOE = SOFTMAX_MOE.with_rows(
 )
 """DeepseekV3TopkRouter: sigmoid scores, groups, choice with the correction bias."""
 
+GPT_OSS_GQA = GQA.with_rows(
+    head_dim=integer("head_dim"), qkv_bias=yes_or_absent("attention_bias"), o_bias=yes_or_absent("attention_bias"),
+    sinks=constant(True),
+)  # fmt: skip
+GPT_OSS_MOE = MIXTRAL_MOE.with_rows(
+    activation=constant("clamped_swiglu"),
+    activation_limit=number("swiglu_limit", absent=7.0),
+    # GptOssExperts has it as a constant.
+    activation_alpha=constant(1.702),
+    bias=constant(True),
+    router_bias=constant(True),
+)
+"""Softmax over the chosen logits, which is that over all of them renormalised."""
+
+GRANITE_GQA = LLAMA_GQA.with_rows(softmax_scale=number("attention_multiplier", absent=1.0))
+
+GEMMA_FFN = FFN.with_rows(activation=activation("hidden_activation", absent="gelu_tanh"))
+GEMMA2_GQA = GQA.with_rows(
+    head_dim=integer("head_dim", absent=256),
+    softmax_scale=lambda fields: fields.number("query_pre_attn_scalar") ** -0.5,
+    **ALL_BIASES,
+).with_rope(rope(theta=10000.0))
+GEMMA3_GQA = GEMMA2_GQA.with_rows(
+    qk_norm=constant("head"), qk_norm_eps=number("rms_norm_eps"), qk_norm_zero_centered=constant(True)
+)
+
+
+def _local_rope(fields: Fields) -> Properties:
+    """Layers with a window have a base of their own and no scaling (Gemma 3 report, section 2.1)."""
+    return {"rope_theta": fields.number("rope_local_base_freq") if fields.present("rope_local_base_freq") else 10000.0}
+
+
+LAYER_NORM: Mapping[str, Reading] = {"kind": constant("layer"), "bias": constant(True)}
+
+GPT2_GQA = GQA.with_rows(
+    num_key_value_heads=integer("num_attention_heads"), qkv_bias=constant(True), o_bias=constant(True)
+).with_rope(lambda fields: {})
+GPT2_FFN = Block(
+    model.FfnOp,
+    "ffn",
+    {
+        # Absent or null = 4 * hidden_size.
+        "intermediate_size": integer("intermediate_size", absent=lambda fields: 4 * fields.integer("hidden_size")),
+        "activation": activation("activation_function", absent="gelu_tanh"),
+        "gated": constant(False),
+        "bias": constant(True),
+    },
+)
+OPT_GQA = GPT2_GQA.with_rows(
+    qkv_bias=yes_or_absent("enable_bias", absent=True), o_bias=yes_or_absent("enable_bias", absent=True)
+)
+OPT_FFN = GPT2_FFN.with_rows(
+    intermediate_size=integer("ffn_dim"),
+    activation=activation("activation_function", absent="relu"),
+    bias=yes_or_absent("enable_bias", absent=True),
+)
+
+
+def positions(offset: int) -> Block:
+    """Learned positions."""
+    rows = {"max_positions": integer("max_position_embeddings"), "offset": constant(offset)}
+    return Block(model.PositionEmbeddingOp, "positions", rows)
+
+
+def scaled(factor: Reading) -> Block:
+    """Rows times a factor."""
+    return Block(model.ScaleOp, "scale", {"factor": factor})
+
+
+FINAL_CAP = Block(model.SoftCapOp, "soft_cap", {"cap": number("final_logit_softcapping")})
+"""Only where the field is given: a family without caps has null there."""
+
 # -- families -----------------------------------------------------------------------------------------------------
 
 NO_WINDOW: Mapping[str, Constant] = {"sliding_window": None, "use_sliding_window": False}
@@ -310,6 +409,42 @@ DEEPSEEK_V3 = Family(
 )
 
 
+WINDOWS: Mapping[str | int, str] = {"sliding_attention": "sliding", "full_attention": "full"}
+DROPOUTS = (
+    "dropout", "activation_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "init_std", "summary_type",
+    "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+)  # fmt: skip
+"""Fields of training, and of heads for other tasks."""
+
+GPT2_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+}
+
+GEMMA2_CAPPED = GEMMA2_GQA.with_rows(score_soft_cap=number("attn_logit_softcapping"))
+
+GEMMA = Family(
+    {},
+    every("full"),
+    norm={"kind": constant("rms"), "eps": number("rms_norm_eps"), "zero_centered": constant(True)},
+    norms="around",
+    embedding=(scaled(lambda fields: fields.integer("hidden_size") ** 0.5),),
+    tied=True,
+    lists={},
+    # The older name of hidden_activation, which the code overrides; the implementation of a cache.
+    unused=("hidden_act", "cache_implementation"),
+)
+
+
+def _every_sixth_is_global(fields: Fields, i: int) -> str:
+    """Five local layers, then a global one (Gemma 3 report, section 2.1), or as `sliding_window_pattern` says."""
+    period = fields.integer("sliding_window_pattern") if fields.present("sliding_window_pattern") else 6
+    return "sliding" if (i + 1) % period else "full"
+
+
 def dense(attention: Block, feed_forward: Block) -> Family:
     """Equal layers in which every token sees all tokens before it."""
     return Family({"dense": (attention, feed_forward)}, every("dense"), NO_WINDOW)
@@ -330,6 +465,71 @@ FAMILIES: Mapping[str, Family] = {
         every("dense"),
         # The second is read by a scaling of the rotary embedding, which is refused.
         unused=("resid_pdrop", "embd_pdrop", "original_max_position_embeddings"),
+    ),
+    "GptOssForCausalLM": Family(
+        {
+            "sliding": (GPT_OSS_GQA.with_rows(window=integer("sliding_window")), GPT_OSS_MOE),
+            "full": (GPT_OSS_GQA, GPT_OSS_MOE),
+        },
+        listed(WINDOWS, absent=lambda fields, i: "full" if i % 2 else "sliding"),
+        {"hidden_act": "silu"},
+        # The older names of num_experts_per_tok and of original_max_position_embeddings.
+        unused=("experts_per_token", "initial_context_length", "hidden_act"),
+        lists={},
+        dtype="bfloat16",
+    ),
+    "GraniteForCausalLM": replace(
+        dense(GRANITE_GQA, LLAMA_FFN),
+        residual=number("residual_multiplier", absent=1.0),
+        embedding=(scaled(number("embedding_multiplier", absent=1.0)),),
+        logits=(
+            scaled(lambda fields: 1 / fields.number("logits_scaling") if fields.present("logits_scaling") else 1.0),
+        ),
+    ),
+    "Gemma2ForCausalLM": replace(
+        GEMMA,
+        layers={
+            "sliding": (GEMMA2_CAPPED.with_rows(window=integer("sliding_window")), GEMMA_FFN),
+            "full": (GEMMA2_CAPPED, GEMMA_FFN),
+        },
+        order=listed(WINDOWS, absent=lambda fields, i: "full" if i % 2 else "sliding"),
+        logits=(FINAL_CAP,),
+        only={},
+    ),
+    "Gemma3ForCausalLM": replace(
+        GEMMA,
+        layers={
+            "sliding": (GEMMA3_GQA.with_rows(window=integer("sliding_window")).with_rope(_local_rope), GEMMA_FFN),
+            "full": (GEMMA3_GQA, GEMMA_FFN),
+        },
+        order=listed(WINDOWS, absent=_every_sixth_is_global),
+        only={"final_logit_softcapping": None, "attn_logit_softcapping": None, "use_bidirectional_attention": False},
+        unused=(*GEMMA.unused, "sliding_window_pattern", "_sliding_window_pattern"),
+    ),
+    "GPT2LMHeadModel": Family(
+        {"dense": (GPT2_GQA, GPT2_FFN)},
+        every("dense"),
+        {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+        unused=("reorder_and_upcast_attn", "n_ctx", *DROPOUTS),
+        norm={**LAYER_NORM, "eps": number("layer_norm_epsilon", absent=1e-5)},
+        embedding=(positions(0),),
+        tied=True,
+        names=GPT2_NAMES,
+        dtype="float32",
+    ),
+    "OPTForCausalLM": Family(
+        {"dense": (OPT_GQA, OPT_FFN)},
+        every("dense"),
+        {
+            "do_layer_norm_before": True,
+            "word_embed_proj_dim": integer("hidden_size"),
+            "_remove_final_layer_norm": False,
+            "layer_norm_elementwise_affine": True,
+        },
+        unused=("layerdrop", *DROPOUTS),
+        norm={**LAYER_NORM, "eps": constant(1e-5)},
+        embedding=(positions(2),),
+        tied=True,
     ),
     "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense),
     "MiniMaxM2ForCausalLM": Family(
@@ -372,6 +572,7 @@ FAMILIES: Mapping[str, Family] = {
 
 WRAPPERS: Mapping[str, str] = {
     "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
+    "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
 }

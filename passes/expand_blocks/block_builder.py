@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr, UnitAttr
 from xdsl.ir import Attribute, Block, SSAValue
 
 from pmc.dialects import layer, model
@@ -104,10 +104,12 @@ class BlockBuilder:
         """The RMSNorm called `name`, with a gain of that name."""
         return self.rms_norm(x, name, f"{name}.weight", eps)
 
-    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue) -> SSAValue:
+    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue, zero_centered: bool = False) -> SSAValue:
         """RMSNorm over as many columns as the gain has: the whole row, or each head."""
         w = self.weight(gain)
         properties: dict[str, PropertyValue] = {"eps": eps, "group": tensor(w).dims[0].constant}
+        if zero_centered:
+            properties["zero_centered"] = UnitAttr()
         return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
 
     def slice(self, x: SSAValue, name: str, group: int, offset: int, size: int) -> SSAValue:

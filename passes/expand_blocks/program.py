@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, Region, SSAValue
 
 from pmc.dialects import layer, model
@@ -11,7 +12,7 @@ from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
-from pmc.passes.expand_blocks.block_builder import BATCH, Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
@@ -79,8 +80,15 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
     match op:
         case model.EmbeddingOp():
             return build.op(layer.EmbeddingOp, [x, build.weight("weight")], "", op.y.type)
+        case model.PositionEmbeddingOp():
+            given: dict[str, PropertyValue] = {"q_len": Q_LEN, "kv_len": KV_LEN, "offset": op.offset}
+            return build.op(layer.PositionEmbeddingOp, [x, build.weight("weight")], "", x.type, given)
         case model.NormOp():
-            return build.rms_norm(x, "", "weight", op.eps)
+            return _expand_norm(build, x, op)
+        case model.ScaleOp():
+            return build.op(layer.ScaleOp, [x], "", x.type, {"factor": op.factor})
+        case model.SoftCapOp():
+            return build.op(layer.SoftCapOp, [x], "", x.type, {"cap": op.cap})
         case model.AddOp():
             return build.add(x, operands[1], "")
         case model.GqaOp():
@@ -97,6 +105,14 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
             return build.matmul(x, "proj")
         case _:
             raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
+
+
+def _expand_norm(build: BlockBuilder, x: SSAValue, op: model.NormOp) -> SSAValue:
+    if op.kind.data == "rms":
+        return build.rms_norm(x, "", "weight", op.eps, bool(op.zero_centered))
+    given: dict[str, PropertyValue] = {"eps": op.eps, "zero_centered": UnitAttr() if op.zero_centered else None}
+    weights = [build.weight("weight"), *([build.weight("bias")] if op.bias else [])]
+    return build.op(layer.LayerNormOp, [x, *weights], "", x.type, given)
 
 
 def _head(body: Block) -> list[model.BlockOp]:

@@ -257,6 +257,8 @@ def gqa(b: Blocks) -> None:
         rope_theta=rng.choice([1e4, 5e5]), **qk_norm,
         rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
         window=b.make.size() if b.make.flag() else None, softmax_scale=0.25 if b.make.flag() else None,
+        sinks=b.make.flag() or None, score_soft_cap=50.0 if b.make.flag() else None,
+        qk_norm_zero_centered=b.make.flag() or None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -304,7 +306,21 @@ def moe(b: Blocks) -> None:
 
 
 def norm(b: Blocks) -> None:
-    b.block(model.NormOp, kind=b.make.rng.choice(model.NORMS), eps=1e-5)
+    layer_norm = {"kind": "layer", "bias": b.make.flag() or None}
+    kind = layer_norm if b.make.flag() else {"kind": "rms"}
+    b.block(model.NormOp, eps=1e-5, zero_centered=b.make.flag() or None, **kind)
+
+
+def scale_row(b: Blocks) -> None:
+    b.block(model.ScaleOp, factor=b.make.rng.choice([0.22, -3.0]))
+
+
+def soft_cap_row(b: Blocks) -> None:
+    b.block(model.SoftCapOp, cap=30.0)
+
+
+def positions(b: Blocks) -> None:
+    b.block(model.PositionEmbeddingOp, max_positions=b.make.size(), offset=b.make.rng.randint(0, 2))
 
 
 def add(b: Blocks) -> None:
@@ -328,7 +344,8 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
-    model.NormOp: norm, model.AddOp: add, model.RepeatOp: model_repeat,
+    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, model.SoftCapOp: soft_cap_row,
+    model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
 }  # fmt: skip
 
 

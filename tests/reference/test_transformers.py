@@ -80,6 +80,14 @@ MIXTRAL: dict[str, object] = {
     "num_experts_per_tok": 2,
 }
 
+GEMMA: dict[str, object] = {
+    **COMMON,
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 5,
+    "tie_word_embeddings": True,
+}
 QWEN3_MOE: dict[str, object] = {
     **QWEN3,
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -144,15 +152,74 @@ CONFIGS: dict[str, dict[str, object]] = {
         "num_local_experts": 6,
         "num_experts_per_tok": 2,
     },
+    "gpt-oss": {
+        **COMMON,
+        "architectures": ["GptOssForCausalLM"],
+        "head_dim": 16,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 5,
+        "attention_bias": True,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "rope_scaling": {**YARN_SCALING, "truncate": False},
+    },
+    "granite": {
+        **COMMON,
+        "architectures": ["GraniteForCausalLM"],
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 0.25,
+    },
+    "gemma2": {
+        **GEMMA,
+        "architectures": ["Gemma2ForCausalLM"],
+        "num_hidden_layers": 4,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 2.0,
+    },
+    "gemma3": {
+        **GEMMA,
+        "architectures": ["Gemma3ForCausalLM"],
+        "num_hidden_layers": 7,
+        "rope_local_base_freq": 500.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "vocab_size": 61,
+        "torch_dtype": "float32",
+    },
+    "opt": {
+        "architectures": ["OPTForCausalLM"],
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "vocab_size": 61,
+        "max_position_embeddings": 64,
+        "torch_dtype": "float32",
+    },
     "deepseek-v3.2": DEEPSEEK_V32,
     "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
 }
 
 
+CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig"}
+"""Where the class of the configuration is not called as that of the model."""
+
+
 def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[str, Array]) -> Any:
     """The PyTorch module of `config` with every parameter set from `weights`."""
     (architecture,) = cast("list[str]", config["architectures"])
-    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    stem = architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    config_class = getattr(transformers, CONFIG_CLASSES.get(stem, f"{stem}Config"))
     attention = {"attn_implementation": "eager"}
     found = getattr(transformers, architecture)._from_config(config_class(**config), **attention).float().eval()
     values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
