@@ -147,7 +147,9 @@ def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: in
     windowed(module, window)
     environment = inputs(module, deployment)
     rows = min(kv_len, window + q_len - 1)
-    assert {values.shape[-2] for values in environment.states.values()} == {rows}
+    for values in environment.states.values():
+        assert values.shape[-2] == rows and not values[..., rows - q_len :, :].any()
+        assert values[..., : rows - q_len, :].all(), "what is cached is not what will be appended"
     if window < kv_len:
         assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the window hides nothing"
     check_levels(module, deployment, environment)
@@ -256,8 +258,12 @@ def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
 @pytest.mark.parametrize(("q_len", "kv_len"), [(4, 40), (12, 12)])
 def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
     module, deployment = small_llama(cp=4, tp=2, q_len=q_len, kv_len=kv_len)
-    with_sinks(module)
-    check_levels(module, deployment, inputs(module, deployment))
+    environment = inputs(with_sinks(module), deployment)
+    expected = run_layer(module, environment).outputs[0]
+    sharded = module.clone()
+    run_pipeline(sharded, default_pipeline(deployment, "dist")[2:3])
+    np.testing.assert_allclose(run_dist(sharded, environment).outputs[0], expected, atol=1e-10)
+    check_levels(module, deployment, environment)
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
