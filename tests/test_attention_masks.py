@@ -174,7 +174,7 @@ def test_the_cache_of_a_window_is_quantized() -> None:
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("chunk", [1, 8, 20])
+@pytest.mark.parametrize("chunk", [8, 20])
 def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int) -> None:
     module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
     plain = run_layer(module, inputs(module, deployment)).outputs[0]
@@ -185,7 +185,7 @@ def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int)
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("masked", [windowed, chunked])
 def test_random_plans(masked: Callable[..., ModuleOp], q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1 + seed % 2)
@@ -248,7 +248,7 @@ def test_sinks_are_the_same_at_every_level(q_len: int, kv_len: int, window: int 
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1)
     with_sinks(windowed(module, 9) if seed == 1 else module)
