@@ -7,7 +7,7 @@ small, but not round: they leave edge tiles, and the batch does not divide by dp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import ceil, lcm
 from typing import Any
 
@@ -58,8 +58,7 @@ class _Shrunk:
         old = self.source
         body = Block(arg_types=[a.type for a in old.body.block.args])
         self.values.update(zip(old.body.block.args, body.args, strict=True))
-        counts = _layer_counts([op for op in old.body.block.ops if isinstance(op, model.RepeatOp)], self.layers)
-        self.copy(old.body.block, body, counts)
+        self.copy(old.body.block, body, _layer_counts(old.body.block, self.layers))
         sizes: Properties = {"hidden_size": HIDDEN, "vocab_size": self.vocabulary, "dtype": self.dtype}
         return model.LlmOp.make([], [], old.path.data, {**old.properties, **sizes}, [Region(body)], like=old)
 
@@ -74,7 +73,8 @@ class _Shrunk:
                 given["count"] = counts[op]
                 inner = Block(arg_types=[value.type for value in operands])
                 self.values.update(zip(op.body.block.args, inner.args, strict=True))
-                self.copy(op.body.block, inner, {})
+                # In a group that recurs, one layer of each kind.
+                self.copy(op.body.block, inner, _layer_counts(op.body.block, 1))
                 regions.append(Region(inner))
             elif (shrink := SHRUNK.get(type(op))) is not None:
                 given |= shrink(op, self.deployment)
@@ -91,11 +91,12 @@ class _Shrunk:
         return TensorType.of([*old.dims[:-1], width], self.dtype)
 
 
-def _layer_counts(runs: Sequence[model.RepeatOp], layers: int) -> dict[model.RepeatOp, int]:
-    """Layers of each run: one, and of the `layers` that are left one more in turn, from the last run on."""
+def _layer_counts(body: Block, layers: int) -> dict[model.RepeatOp, int]:
+    """Iterations of each repeat: one, and of the `layers` that are left one more in turn, from the last repeat on."""
+    runs = [op for op in body.ops if isinstance(op, model.RepeatOp)]
     counts = dict.fromkeys(runs, 1)
     left = layers - len(counts)
-    while left > 0:
+    while runs and left > 0:
         for run in reversed(runs):
             if left > 0 and (counts[run] < run.trip_count or all(counts[r] >= r.trip_count for r in runs)):
                 counts[run] += 1

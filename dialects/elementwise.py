@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdsl.dialects.builtin import FloatAttr, NoneAttr, StringAttr
 from xdsl.irdl import irdl_op_definition, operand_def, opt_prop_def, prop_def, result_def
 
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import Expr, ExprAttr, expr
 from pmc.dialects.interfaces import WHOLE, ShardingRule
 from pmc.dialects.layer_op import TOKEN, RowOp
 from pmc.dialects.tensor import TensorType, tensor
@@ -123,12 +123,14 @@ class AddOp(RowOp):
 class AddBiasOp(RowOp):
     """y[.., n] = x[.., n] + b[n], or y[e, c, n] = x[e, c, n] + b[e, n] for the rows of experts.
 
-    It is not linear: a partial sum is added up first, so that no rank adds the bias once more.
+    It is not linear: a partial sum is added up first, so that no rank adds the bias once more.  With a `share` it is a
+    partial sum all the same, and b counts `share` times: once on one rank, and not at all on the others.
     """
 
     name = "layer.add_bias"
     x = operand_def(TensorType)
     b = operand_def(TensorType)
+    share = opt_prop_def(ExprAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
@@ -139,6 +141,8 @@ class AddBiasOp(RowOp):
         )
         self.require_shape(self.b, (*dims[:1], dims[-1]) if self.has_own_matrices else dims[-1:], "b")
         self.require_shape(self.y, dims, "y")
+        summed = bool(tensor(self.x).partial_axes)
+        self.fail_unless(self.share is None or summed, "share needs x to be a partial sum")
 
     @property
     def row_columns(self) -> int:
@@ -150,13 +154,13 @@ class AddBiasOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         del token
-        return AddBiasAttr()
+        return AddBiasAttr(self.share or NoneAttr())
 
     def sharding_rule(self) -> ShardingRule:
         """Columns and experts follow b, as they follow the weight of the product before."""
-        if self.has_own_matrices:
-            return ShardingRule((("e", "c", "n"), ("e", "n")), (("e", "c", "n"),), stationary=frozenset({1}))
-        return ShardingRule(((TOKEN, "n"), ("n",)), ((TOKEN, "n"),), stationary=frozenset({1}))
+        row, bias = (("e", "c", "n"), ("e", "n")) if self.has_own_matrices else ((TOKEN, "n"), ("n",))
+        linear = frozenset[int]() if self.share is None else frozenset({0})
+        return ShardingRule((row, bias), (row,), stationary=frozenset({1}), linear=linear)
 
 
 @irdl_op_definition

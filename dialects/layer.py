@@ -25,14 +25,12 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Dialect, SSAValue
 from xdsl.irdl import (
-    AttrSizedOperandSegments,
     irdl_op_definition,
     operand_def,
     opt_operand_def,
     opt_prop_def,
     prop_def,
     result_def,
-    var_operand_def,
 )
 
 from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
@@ -48,8 +46,11 @@ from pmc.dialects.elementwise import ScaleOp as ScaleOp
 from pmc.dialects.elementwise import SiluMulOp as SiluMulOp
 from pmc.dialects.elementwise import SoftCapOp as SoftCapOp
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
+from pmc.dialects.flash_attention import AttentionFinishOp as AttentionFinishOp
+from pmc.dialects.flash_attention import AttentionOp as AttentionOp
+from pmc.dialects.flash_attention import AttentionStepOp as AttentionStepOp
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
-from pmc.dialects.interfaces import POSITIONS, ROWS, WHOLE, ShardingRule, Unit, Work
+from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
 from pmc.dialects.kv_append import KvAppendOp as KvAppendOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
 from pmc.dialects.layer_op import LayerOp as LayerOp
@@ -76,9 +77,9 @@ from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.state_roles import STATE_ROLES
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
+    AddAttr,
     RopeAttr,
     RouterTopkAttr,
-    SoftmaxFinishAttr,
     VectorKindAttr,
 )
 
@@ -280,125 +281,6 @@ class HeadMatmulOp(MatrixOp):
         return ShardingRule(((TOKEN, HEAD), (WHOLE, HEAD)), ((TOKEN, HEAD),), stationary=frozenset({1}))
 
 
-@irdl_op_definition
-class AttentionOp(FlashAttentionOp):
-    """Attention of every sequence over its cache: y [T, heads*v_dim] is the weighted sum of v."""
-
-    name = "layer.attention"
-    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
-    q = var_operand_def(TensorType)
-    k = var_operand_def(TensorType)
-    v = operand_def(TensorType)
-    sinks = opt_operand_def(TensorType)
-    y = result_def(TensorType)
-    irdl_options = (AttrSizedOperandSegments(as_property=True),)
-
-    @property
-    def sink_logits(self) -> SSAValue | None:
-        return self.sinks
-
-    def sharding_rule(self) -> ShardingRule:
-        """Query heads decide; where cp splits queries and keys, insert-collectives makes a ring of the op."""
-        sinks = ((HEAD,),) if self.sinks is not None else ()
-        return ShardingRule((*self.factors(), *sinks), ((ROWS, HEAD),), aligned=frozenset({"g"}))
-
-
-@irdl_op_definition
-class AttentionStepOp(FlashAttentionOp):
-    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023).
-
-    The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
-    exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the
-    exponentials, both [T, heads].  The first step has no `state` to go on from; it is the one that counts the `sinks`.
-    `hidden` keys fewer are visible than
-    causality over the positions of this rank says: 1 where the block of a striped sequence is that of a later rank.
-    """
-
-    name = "layer.attention_step"
-    BARE: ClassVar[tuple[str, ...]] = ("sinks",)
-    q = var_operand_def(TensorType)
-    k = var_operand_def(TensorType)
-    v = operand_def(TensorType)
-    state = var_operand_def(TensorType)
-    sinks = opt_operand_def(TensorType)
-    hidden = prop_def(ExprAttr, default_value=ExprAttr.of(0))
-    acc = result_def(TensorType)
-    row_max = result_def(TensorType)
-    row_sum = result_def(TensorType)
-    irdl_options = (AttrSizedOperandSegments(as_property=True),)
-
-    def verify_(self) -> None:
-        """State in and out have the same types; only a causal op hides keys."""
-        super().verify_()
-        for value, what in ((self.row_max, "row_max"), (self.row_sum, "row_sum")):
-            self.require_shape(value, (tensor(self.acc).dims[0], expr(self.heads)), what)
-        types = [value.type for value in self.state]
-        self.fail_unless(not types or types == list(self.result_types), "the state must be acc, row_max and row_sum")
-        self.fail_unless(self.sinks is None or not types, "only the first step has sinks: they are counted once")
-        self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
-        self.fail_unless(self.window is None, "a step of a ring has no window: its keys are every n-th of a sequence")
-
-    @property
-    def sink_logits(self) -> SSAValue | None:
-        return self.sinks
-
-    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
-        """The state before and after the step."""
-        return list(zip(self.state, self.results, strict=False))
-
-    @property
-    def state_bytes(self) -> int:
-        """Accumulator, maximum and sum: written, and but for the first step read."""
-        return 4 * (self.v_dim.value.data + 2) * (2 if self.state else 1)
-
-    def sharding_rule(self) -> ShardingRule:
-        """As attention; the state has the rows and heads of the queries."""
-        row = (ROWS, HEAD)
-        others = (*(row for _ in self.state), *(((HEAD,),) if self.sinks is not None else ()))
-        return ShardingRule((*self.factors(), *others), (row, row, row), aligned=frozenset({"g"}))
-
-
-@irdl_op_definition
-class AttentionFinishOp(RowOp):
-    """y = acc / row_sum of each head: the result of attention from the state of its last step.
-
-    It counts no FLOPs, as those of attention are those of its matmuls.
-    """
-
-    name = "layer.attention_finish"
-    acc = operand_def(TensorType)
-    row_sum = operand_def(TensorType)
-    y = result_def(TensorType)
-
-    def verify_(self) -> None:
-        """The width of acc is that of y, a multiple of the heads."""
-        acc, sums = tensor(self.acc).dims, tensor(self.row_sum).dims
-        self.fail_unless(
-            len(acc) == len(sums) == 2 and acc[1].is_constant and sums[1].is_constant and sums[1].constant > 0,
-            "acc must be [T, width] and row_sum [T, heads]",
-        )
-        self.require_shape(self.row_sum, (acc[0], sums[1]), "row_sum")
-        self.require_shape(self.y, tensor(self.acc).dims, "y")
-        width, heads = tensor(self.acc).dims[-1], tensor(self.row_sum).dims[-1]
-        self.fail_unless(width.constant % heads.constant == 0, f"{heads} heads do not divide a width of {width}")
-
-    @property
-    def v_dim(self) -> int:
-        """The columns of a head."""
-        return tensor(self.acc).dims[-1].constant // tensor(self.row_sum).dims[-1].constant
-
-    @property
-    def row_columns(self) -> int:
-        return self.v_dim
-
-    def vector_kind(self, token: Expr) -> VectorKindAttr:
-        del token
-        return SoftmaxFinishAttr()
-
-    def sharding_rule(self) -> ShardingRule:
-        return ShardingRule(((TOKEN, HEAD), (TOKEN, HEAD)), ((TOKEN, HEAD),))
-
-
 # -- row-wise ops -----------------------------------------------------------------------------------------------
 
 
@@ -427,6 +309,66 @@ class EmbeddingOp(LayerOp):
     def sharding_rule(self) -> ShardingRule:
         """A sharded vocabulary makes the rows partial sums."""
         return ShardingRule(((TOKEN,), ("v", "n")), ((TOKEN, "n"),), stationary=frozenset({1}))
+
+
+@irdl_op_definition
+class PositionEmbeddingOp(LayerOp):
+    """y[t] = x[t] + table[position + offset] with the position of token t in its sequence: learned positions.
+
+    Query i of a sequence stands at kv_len - q_len + i.  `offset` is that of OPT, 2; GPT-2 has none.  Every token reads
+    its row of the table, as in an embedding.
+    """
+
+    name = "layer.position_embedding"
+    x = operand_def(TensorType)
+    table = operand_def(TensorType)
+    q_len = prop_def(ExprAttr)
+    kv_len = prop_def(ExprAttr)
+    offset = prop_def(IntegerAttr, default_value=IntegerAttr(0, i64))
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """x [T, N] with a number of columns, table [P, N], which has a row for the last position."""
+        x, table = tensor(self.x).dims, tensor(self.table).dims
+        self.fail_unless(
+            len(x) == 2 and x[1].is_constant and len(table) == 2,
+            "x must be [T, N] with a number of columns, table [P, N]",
+        )
+        self.require_shape(self.table, (table[0], x[1]), "table")
+        self.require_shape(self.y, x, "y")
+        offset, last = self.offset.value.data, self.kv_len.data + self.offset.value.data
+        self.fail_unless(offset >= 0, f"offset is {offset}, must not be negative")
+        if last.is_constant and table[0].is_constant:
+            rows = table[0].constant
+            self.fail_unless(
+                last.constant <= rows, f"the last position needs row {last.constant - 1}, table has {rows}"
+            )
+
+    @property
+    def first_row(self) -> Expr:
+        """The row of the table for the first query of a sequence."""
+        return self.kv_len.data - self.q_len.data + self.offset.value.data
+
+    def vector_kind(self) -> VectorKindAttr:
+        """What the command does with rows of x and of the table."""
+        return AddAttr()
+
+    def flops(self) -> Expr:
+        """An addition per element."""
+        return tensor(self.x).elements * AddAttr.FLOPS
+
+    def bytes_read(self) -> Expr:
+        """x, and a row of the table per token."""
+        return tensor(self.x).bytes + tensor(self.table).with_dims(tensor(self.x).dims).bytes
+
+    def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
+        """A tile writes the rows that it has read."""
+        return [(self.x, self.y)] if self.x.type == self.y.type else []
+
+    def sharding_rule(self) -> ShardingRule:
+        """Whole sequences: a rank has the positions of the program."""
+        row = (SEQUENCES, "n")
+        return ShardingRule((row, (WHOLE, "n")), (row,), stationary=frozenset({1}))
 
 
 @irdl_op_definition
@@ -691,6 +633,7 @@ Layer = Dialect(
         GatherRowsOp,
         SparseAttentionOp,
         EmbeddingOp,
+        PositionEmbeddingOp,
         RmsNormOp,
         LayerNormOp,
         RopeOp,

@@ -69,6 +69,9 @@ class RepeatOp(AnyRepeatOp):
 
     %y = layer.repeat 58 from 3 of 61 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }
 
+    Layers may be nested: the layers of a path are numbered through, so that iteration i of 5 in iteration p of the
+    repeat around it is layer 5 p + i.
+
     With a `symbol` the iterations are no layers but equal steps, and expressions in the body know their number by it:
 
     %b = layer.repeat 3 from 1 of 4 as "cp.step" (%a = %x) at "..attention" : !layer.tensor<..> { .. layer.yield(%c) }
@@ -129,6 +132,10 @@ class RepeatOp(AnyRepeatOp):
             {"count": count, "first": first, "total": count if total is None else total, "symbol": symbol},
             [body],
         )
+
+    def layer_after(self, outer: int | None, index: int) -> int:
+        """The number of the layer of iteration `index`, where `outer` is that of the repeat around, if there is one."""
+        return index if outer is None else outer * self.total.value.data + index
 
     @property
     def is_layers(self) -> bool:

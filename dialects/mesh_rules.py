@@ -211,10 +211,11 @@ class _MeshVerifier:
             )
 
     def _heads(self, op: FlashAttentionOp, splits: dict[str, Split]) -> None:
-        """Every rank has the key heads of its query heads, and all keys of a window."""
-        if op.window is not None and splits.get(POSITIONS):
+        """Every rank has the key heads of its query heads, and all keys of a window or chunk."""
+        if op.reach is not None and splits.get(POSITIONS):
             self.fail(
-                f"its keys are split along {_axes(splits[POSITIONS])}, the keys of a window must be whole on every rank"
+                f"its keys are split along {_axes(splits[POSITIONS])}, the keys of a {op.reach.kind} must be whole on "
+                "every rank"
             )
         query_axes, key_axes = splits.get(HEAD, ()), splits.get("g", ())
         ways, key_ways = (prod(self.axes[a].size for a in axes) for axes in (query_axes, key_axes))

@@ -76,6 +76,9 @@ from pmc.dialects.vector_kinds import KIND, VECTOR_KINDS
 LAYER = "layer"
 """The symbol of a repeat over layers, here and in commands."""
 
+PERIOD = "period"
+"""The symbol of a repeat over groups of layers, whose layers are repeats inside of it."""
+
 # -- structure --------------------------------------------------------------------------------------------------
 
 

@@ -248,9 +248,9 @@ def _is_bool(value: Attribute) -> bool:
 
 _FORMS: tuple[tuple[Any, _Form], ...] = (
     (ExprAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr))),
+    (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (BoolAttr, _Form("true or false", _is_bool)),
     (IntegerAttr, _Form("an integer", _is_integer)),
-    (ExprAttr | NoneAttr, _ExprForm("an expression", lambda v: isinstance(v, ExprAttr), optional=True)),
     (FloatAttr, _Form("a float such as 1.0", lambda v: isinstance(v, FloatAttr))),
     (StringAttr, _Form("a text", lambda v: isinstance(v, StringAttr))),
     (DictionaryAttr | NoneAttr, _Form("a dictionary", lambda v: isinstance(v, DictionaryAttr), optional=True)),

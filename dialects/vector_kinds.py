@@ -44,6 +44,9 @@ from pmc.dialects.vector_kind_attr import Role as Role
 from pmc.dialects.vector_kind_attr import VectorKindAttr as VectorKindAttr
 from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
+TANH = VectorSteps(basic=2, exp=1, div=1)
+"""1 - 2 / (1 + exp(2 x)), the factor in the exponent left to what is multiplied before: exp, add, div, subtract."""
+
 
 @irdl_attr_definition
 class FillAttr(VectorKindAttr):
@@ -256,7 +259,10 @@ class SoftmaxStepAttr(VectorKindAttr):
     m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
     L and O with 0 before the first step; the mma after the step adds P V to O.
 
-    Steps of a score: subtract the maximum, exp, convert; of a row: reduce-max, max, exp of the correction, reduce-sum,
+    With a `soft_cap`, s = soft_cap * tanh(scale * S / soft_cap).
+
+    Steps of a score: subtract the maximum, exp, convert; with a soft cap also a multiplication before the tanh and one
+    after it; of a row: reduce-max, max, exp of the correction, reduce-sum,
     mul, add, copy; as in the SG2262 kernel templates published with Tier6-Model.
     """
 
@@ -278,6 +284,7 @@ class SoftmaxStepAttr(VectorKindAttr):
     position: ExprAttr
     key: ExprAttr
     first: ExprAttr | NoneAttr
+    soft_cap: FloatAttr | NoneAttr
 
     def __init__(
         self,
@@ -286,12 +293,24 @@ class SoftmaxStepAttr(VectorKindAttr):
         position: ExprAttr,
         key: ExprAttr,
         first: ExprAttr | NoneAttr | None = None,
+        soft_cap: FloatAttr | NoneAttr | None = None,
     ) -> None:
-        """Without `first` rows see all keys from the beginning on."""
-        super().__init__(scale, causal, position, key, first or NoneAttr())
+        """Without `first` rows see all keys from the beginning on; without `soft_cap` scores may be of any size."""
+        super().__init__(scale, causal, position, key, first or NoneAttr(), soft_cap or NoneAttr())
+
+    @classmethod
+    def element_steps(cls, capped: bool) -> VectorSteps:
+        """The steps of a score with or without a soft cap."""
+        return cls.ELEMENT_STEPS + (TANH + VectorSteps(basic=2) if capped else VectorSteps())
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        return self.element_steps(isinstance(self.soft_cap, FloatAttr))
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """Only a causal row has a first key."""
+        """Only a causal row has a first key; a cap is positive."""
+        if isinstance(self.soft_cap, FloatAttr) and not self.soft_cap.value.data > 0:
+            return f"soft_cap is {self.soft_cap.value.data}, must be positive"
         hides = isinstance(self.first, ExprAttr) and not bool(self.causal)
         return "parameter 'first' needs causal = true" if hides else None
 
@@ -493,12 +512,13 @@ class RmsNormalizeAttr(VectorKindAttr):
 
 @irdl_attr_definition
 class AddBiasAttr(VectorKindAttr):
-    """out[r, c] = x[r, c] + b[c].  Steps: add, as in `add`."""
+    """out[r, c] = x[r, c] + b[c], or + `share` * b[c] where that is given, 0 or 1.  Steps: add, as in `add`."""
 
     name: ClassVar[str] = "tile.add_bias"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("b", "in", rows=1), Matrix("out", "out"))
     FLOPS: ClassVar[int] = 1
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    share: ExprAttr | NoneAttr
 
 
 @dataclass(frozen=True)

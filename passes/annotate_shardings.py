@@ -14,7 +14,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from pmc.dialects import dist, layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
-from pmc.dialects.expr import ExprAttr, ceildiv, expr, product, rank_symbol
+from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
@@ -36,8 +36,8 @@ class ShardedModel:
     """Query heads, and key heads where these are more than the ranks that share them; those of recurrences."""
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
-    windowed: str | None
-    """The path of the first attention with a window."""
+    local: tuple[str, str] | None
+    """The path of the first attention whose queries do not see all keys before them: a window or a chunk."""
     recurrence: str | None
     """The first op that hands a state from token to token, by name and path."""
 
@@ -53,7 +53,7 @@ class ShardedModel:
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
-            next((op.path.data for op in ops if isinstance(op, layer.AttentionOp) and op.window is not None), None),
+            next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
 
@@ -314,9 +314,10 @@ class _Sharder:
 
     def check(self, model: ShardedModel) -> None:
         """Raise PassError for a dim that the ranks which share it do not divide, and for what cp cannot split."""
-        if self.cp and model.windowed is not None:
+        if self.cp and model.local is not None:
+            path, kind = model.local
             raise PassError(
-                f"annotate-shardings: layer.attention at '{model.windowed}' has a window, which context parallelism "
+                f"annotate-shardings: layer.attention at '{path}' has a {kind}, which context parallelism "
                 f"does not split: every rank has keys from the whole sequence; choose cp = 1"
             )
         if self.cp and model.recurrence is not None:
@@ -381,7 +382,9 @@ class _Sharder:
             layer.ReturnOp: self._return,
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
+            layer.AddBiasOp: self._add_bias,
             layer.RopeOp: self._rope,
+            layer.PositionEmbeddingOp: self._positions,
             layer.IndexScoresOp: self._sparse,
             layer.TopkSelectOp: self._sparse,
             layer.GatherRowsOp: self._sparse,
@@ -495,6 +498,13 @@ class _Sharder:
             new.properties["stride"] = IntegerAttr(size, i64)
             new.properties["first"] = ExprAttr.of(rank_symbol(axis))
 
+    def _positions(self, op: Operation) -> None:
+        """Whole sequences read the table, as no command has an address that differs by rank; they part behind it."""
+        assert isinstance(op, layer.PositionEmbeddingOp)
+        wanted = self._settled_sharding(self.values[op.x])
+        self._by_rule(op)
+        self.values[op.y] = self._reshard(self.values[op.y], wanted, op)
+
     def _sparse(self, op: Operation) -> None:
         """A rank of cp has every n-th query, from its own number on, and all keys to select among."""
         self._by_rule(op)
@@ -562,6 +572,14 @@ class _Sharder:
         moved = [self._reshard(experts, Sharding((self.ep, slots, ()), partial), op)]
         moved += [self._reshard(self.values[v], Sharding((rows, ())), op) for v in (op.indices, op.weights)]
         self._rebuild(op, moved, [Sharding((rows, ()), partial)])
+
+    def _add_bias(self, op: Operation) -> None:
+        """Partial sums of experts stay so until they are those of tokens, of which there are fewer than slots."""
+        assert isinstance(op, layer.AddBiasOp)
+        partial = sharding_of(tensor(self.values[op.x])).partial
+        if op.has_own_matrices and partial:
+            op.share = ExprAttr(product(max_of(1 - expr(rank_symbol(axis)), 0) for axis in partial))
+        self._by_rule(op)
 
     def _expert_token_axes(self) -> tuple[str, ...]:
         return self.rows if self.expert_plane else (*self.rows, *self.tp)

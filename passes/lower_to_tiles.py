@@ -39,6 +39,7 @@ from pmc.dialects.levels import Level
 from pmc.dialects.tensor import ScaledType, TensorType, element_bits, ints
 from pmc.dialects.tile import (
     LAYER,
+    PERIOD,
     SHARED_KINDS,
     CollectiveOp,
     GlobalOp,
@@ -179,12 +180,14 @@ class _Lowering:
             self.bases[array] = self._global(_memref(array.type), kind, array.path, like=array.like)
 
     def _repeat(self, op: layer.RepeatOp) -> None:
-        if self.layer is not None and op.is_layers:
-            raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}' is nested, layers must be flat")
         self._moves(self.assigned.before[op], op)
         layer_around = self.layer
+        symbol = op.symbol.data if op.symbol is not None else PERIOD if holds_layers(op) else LAYER
         if op.is_layers:
-            self.layer = expr(LAYER)
+            if symbol == PERIOD and layer_around is not None:
+                raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}': layers are nested three deep")
+            index = expr(symbol)
+            self.layer = index if layer_around is None else layer_around * op.total.value.data + index
         outside, self.ops = self.ops, []
         self.views.append({})
         self._block(op.body.block)
@@ -192,7 +195,7 @@ class _Lowering:
         self.views.pop()
         inside, self.ops = self.ops, outside
         self.layer = layer_around
-        properties: Properties = {"symbol": op.symbol or LAYER, "count": op.count, "first": op.first}
+        properties: Properties = {"symbol": symbol, "count": op.count, "first": op.first}
         self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
 
     def _return(self, op: layer.ReturnOp) -> None:
@@ -230,8 +233,6 @@ class _Lowering:
     def _source(self, op: layer.SourceOp) -> None:
         """One global per array that the program or the stage stores."""
         stored = self.stored[array_key(op)]
-        if len(stored.layer_counts) > 1:
-            raise PassError(f"lower-to-tiles: '{stored.path}' is in nested repeats, layers must be flat")
         if stored.key not in self.sources:
             self.sources[stored.key] = self._stored_global(stored)
         base = self.sources[stored.key]
@@ -385,3 +386,8 @@ def _argument_shardings(program: layer.ProgramOp) -> Sequence[Attribute | None]:
     if not isinstance(recorded, ArrayAttr):
         return [None] * len(program.body.block.args)
     return cast(ArrayAttr[Attribute], recorded).data
+
+
+def holds_layers(op: layer.RepeatOp) -> bool:
+    """Whether layers are repeated inside of a repeat."""
+    return any(inner is not op and isinstance(inner, layer.RepeatOp) and inner.is_layers for inner in op.walk())

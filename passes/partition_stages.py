@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region
 
 from pmc.dialects import dist, layer
@@ -40,7 +40,8 @@ class PartitionStagesPass(PmcPass):
         dist.stage {index = 0} { %a = layer.repeat 16 from 0 of 32 (%h = %x) {..}  dist.send(%a) {peer = 1, ..} }
         dist.stage {index = 1} { %b = dist.recv() ..  %y = layer.repeat 16 from 16 of 32 (%h = %b) {..} }
 
-    Weights are repeated in the stages that use them.  With pp = 1 the program stays as it is.
+    Weights are repeated in the stages that use them.  Groups of layers that recur become one repeat after the other, so
+    that a boundary may be anywhere.  With pp = 1 the program stays as it is.
     """
 
     name = "partition-stages"
@@ -69,6 +70,7 @@ class PartitionStagesPass(PmcPass):
 
     def _lengths(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> list[int]:
         block = program.body.block
+        _unnest(block)
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
         layers = layers_of(block)
@@ -105,6 +107,36 @@ def _partition(program: layer.ProgramOp, lengths: Sequence[int]) -> None:
     old = program.detach_region(program.body)
     program.add_region(Region(new))
     old.drop_all_references()
+
+
+def _unnest(block: Block) -> None:
+    """Put the repeats inside of a repeat one after the other, as parts of the same stored layers."""
+    for op in list(block.ops):
+        if not isinstance(op, layer.RepeatOp) or not any(_is_layers(inner) for inner in op.body.block.ops):
+            continue
+        values, total = list(op.inits), op.total.value.data
+        for iteration in range(op.first.value.data, op.first.value.data + op.trip_count):
+            body = op.body.clone().block
+            for argument, value in zip(body.args, values, strict=True):
+                argument.replace_all_uses_with(value)
+            for inner in list(body.ops):
+                body.detach_op(inner)
+                if isinstance(inner, layer.YieldOp):
+                    values = list(inner.values)
+                    inner.drop_all_references()
+                    break
+                if isinstance(inner, layer.RepeatOp) and _is_layers(inner):
+                    stored = inner.total.value.data
+                    inner.properties["first"] = IntegerAttr(iteration * stored + inner.first.value.data, i64)
+                    inner.properties["total"] = IntegerAttr(total * stored, i64)
+                block.insert_op_before(inner, op)
+        for result, value in zip(op.results, values, strict=True):
+            result.replace_all_uses_with(value)
+        block.erase_op(op)
+
+
+def _is_layers(op: Operation) -> bool:
+    return isinstance(op, layer.RepeatOp) and op.is_layers
 
 
 def layers_of(block: Block) -> int:

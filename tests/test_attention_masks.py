@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.dialects import test as test_dialect
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, FloatAttr, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute
 from xdsl.rewriter import Rewriter
 
@@ -37,7 +38,7 @@ from pmc.dialects import layer
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses.workload import attention_shape
 from pmc.dialects.deployment import Deployment
-from pmc.dialects.expr import Expr, expr, min_of
+from pmc.dialects.expr import Expr, ExprAttr, expr, min_of
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.passes.base import PassError
@@ -45,7 +46,7 @@ from pmc.passes.base import PassError
 F32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 
-def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
+def small_llama(windowed_before_quantize: int = 0, **changes: object) -> tuple[ModuleOp, Deployment]:
     """At the layer level, with the target on which it is lowered."""
     given = load_deployment("llama-8b-decode", {**F32, **changes})
     lengths = {name: changes[name] for name in ("batch", "q_len", "kv_len") if name in changes}
@@ -53,7 +54,11 @@ def small_llama(**changes: object) -> tuple[ModuleOp, Deployment]:
     config, source = load_model_config("llama-3.1-8b")
     module = shrink_model(import_hf(config, source, "llama"), deployment, 2)
     set_target(module, shrink_chip(load_chip("sg2262")), load_topology("p1-r1-b4-c32"), deployment)
-    run_pipeline(module, default_pipeline(deployment, "layer"))
+    expand, quantize = default_pipeline(deployment, "layer")
+    run_pipeline(module, [expand])
+    if windowed_before_quantize:
+        windowed(module, windowed_before_quantize)
+    run_pipeline(module, [quantize])
     return module, deployment
 
 
@@ -71,13 +76,23 @@ def windowed(module: ModuleOp, window: int, cut: bool = True) -> ModuleOp:
     return module
 
 
+def chunked(module: ModuleOp, chunk: int, cut: bool = True) -> ModuleOp:
+    """The program with attention to the chunk of a query in all layers; `cut` as in `windowed`."""
+    windowed(module, chunk, cut)
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.window, op.chunk, op.kv_len = None, IntegerAttr(chunk, i64), ExprAttr.of("kv_len")
+    module.verify()
+    return module
+
+
 def with_sinks(module: ModuleOp) -> ModuleOp:
     """The program with a sink per head in all layers."""
     for op in [op for op in module.walk() if isinstance(op, layer.AttentionOp)]:
         type_ = TensorType.of((op.heads,), tensor(op.q[0]).element_type)
         axes = ArrayAttr([StringAttr("heads")])
         sinks = layer.WeightOp.make([], [type_], "blocks.dense.gqa.sinks", {"axes": axes}, like=op)
-        properties = {name: value for name, value in op.properties.items() if name in ("window", *PROPERTIES)}
+        properties = {name: value for name, value in op.properties.items() if name in PROPERTIES}
         operands = [op.q, op.k, op.v, sinks.result]
         new = layer.AttentionOp.make(operands, [op.y.type], op.path.data, properties, like=op)
         Rewriter.replace_op(op, [sinks, new], [new.y])
@@ -85,7 +100,16 @@ def with_sinks(module: ModuleOp) -> ModuleOp:
     return module
 
 
-PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal")
+def with_soft_cap(module: ModuleOp, cap: float) -> ModuleOp:
+    """The program with a soft cap of the scores in all layers."""
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.soft_cap = FloatAttr(cap, 64)
+    module.verify()
+    return module
+
+
+PROPERTIES = ("qk_dims", "v_dim", "q_len", "scale", "causal", "window", "chunk", "kv_len")
 
 
 def inputs(module: ModuleOp, deployment: Deployment) -> Environment:
@@ -129,36 +153,67 @@ def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: in
     check_levels(module, deployment, environment)
 
 
+def test_a_window_over_ranks_and_stages() -> None:
+    module, deployment = small_llama(tp=2, dp=2, pp=2, sp=True, q_len=3, kv_len=41)
+    with_sinks(windowed(module, 6))
+    check_levels(module, deployment, inputs(module, deployment))
+
+
+def test_the_cache_of_a_window_is_quantized() -> None:
+    changes = {"quantization.kv_cache": "f8E5M2", "quantization.attention": "f16"}
+    module, deployment = small_llama(windowed_before_quantize=6, q_len=3, kv_len=41, **changes)
+    held = {tensor(op.result) for op in module.walk() if isinstance(op, layer.StateOp)}
+    assert {str(type_.element_type) for type_ in held} == {"f8E5M2"}
+    environment = inputs(module, deployment)
+    exact = run_layer(module, environment).outputs[0]
+    run_pipeline(module, default_pipeline(deployment, "commands")[2:])
+    found = run_commands(module, environment).outputs[0]
+    assert 0 < np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("chunk", [1, 8, 20])
+def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    plain = run_layer(module, inputs(module, deployment)).outputs[0]
+    environment = inputs(chunked(module, chunk), deployment)
+    assert {values.shape[-2] for values in environment.states.values()} == {min(kv_len, chunk + q_len - 1)}
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the chunks hide nothing"
+    check_levels(module, deployment, environment)
+
+
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
 @pytest.mark.parametrize("seed", range(3))
-def test_random_plans_of_a_window(q_len: int, kv_len: int, seed: int) -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_random_plans(masked: Callable[..., ModuleOp], q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1 + seed % 2)
-    windowed(module, 5 + 4 * seed, cut=seed != 1)
+    masked(module, 5 + 4 * seed, cut=seed != 1)
     check_levels(module, deployment, inputs(module, deployment), "random")
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-def test_a_cache_needs_no_more_than_the_window(q_len: int, kv_len: int) -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_a_cache_needs_no_more_than_the_window(masked: Callable[..., ModuleOp], q_len: int, kv_len: int) -> None:
     """The newest rows of a whole cache give what all rows give."""
     window = 7
     (whole, deployment), (short, _) = (small_llama(q_len=q_len, kv_len=kv_len) for _ in range(2))
-    windowed(whole, window, cut=False)
-    windowed(short, window)
+    masked(whole, window, cut=False)
+    masked(short, window)
     environment = inputs(whole, deployment)
     rows = min(kv_len, window + q_len - 1)
-    states = {path: values[..., kv_len - rows :, :] for path, values in environment.states.items()}
-    of_rows = Environment(environment.bindings, environment.tokens, environment.weights, states)
-    expected, found = run_layer(whole, environment), run_layer(short, of_rows)
+    newest = environment.newest(layer_sources(the_program(short), dict(environment.bindings)))
+    expected, found = run_layer(whole, environment), run_layer(short, newest)
     np.testing.assert_allclose(found.outputs[0], expected.outputs[0], atol=1e-12)
     for path, values in found.states.items():
         np.testing.assert_allclose(values, expected.states[path][..., kv_len - rows :, :], atol=1e-12)
 
 
-def test_a_prefill_and_steps_of_decode_are_one_prefill() -> None:
+@pytest.mark.parametrize("masked", [windowed, chunked])
+def test_a_prefill_and_steps_of_decode_are_one_prefill(masked: Callable[..., ModuleOp]) -> None:
     """The cache of a window goes from step to step; the steps see what the queries of one long prefill see."""
     window, past, steps = 6, 13, 9
     module, deployment = small_llama()  # of the decode phase: it gives the logits of every token
-    windowed(module, window)
+    masked(module, window)
     batch = deployment.batch
     long = {"batch": batch, "q_len": past + steps, "kv_len": past + steps}
     environment = seeded_layer_environment(module, long, 3)
@@ -171,7 +226,7 @@ def test_a_prefill_and_steps_of_decode_are_one_prefill() -> None:
     found: list[Array] = [run.outputs[0].reshape(batch, past, -1)]
     for position in range(past, past + steps):
         bindings = {"batch": batch, "q_len": 1, "kv_len": position + 1}
-        step = step.next_step(tokens[:, position], run.states, layer_sources(the_program(module), bindings))
+        step = step.next_step(tokens[:, position], run.states).newest(layer_sources(the_program(module), bindings))
         assert {values.shape[-2] for values in step.states.values()} == {min(position + 1, window)}
         run = run_layer(module, step)
         found.append(run.outputs[0].reshape(batch, 1, -1))
@@ -205,6 +260,31 @@ def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
     check_levels(module, deployment, inputs(module, deployment))
 
 
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+def test_a_soft_cap_is_the_same_at_every_level(q_len: int, kv_len: int) -> None:
+    module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
+    environment = inputs(module, deployment)
+    plain = run_layer(module, environment).outputs[0]
+    with_soft_cap(module, 1e4)
+    np.testing.assert_allclose(run_layer(module, environment).outputs[0], plain, atol=1e-5)
+    with_soft_cap(module, 0.5)
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the cap does nothing"
+    check_levels(module, deployment, environment)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_plans_of_all_masks_together(seed: int) -> None:
+    module, deployment = small_llama(tp=1 + seed % 2, q_len=17, kv_len=31, batch=2)
+    with_soft_cap(with_sinks(windowed(module, 9)), 0.5)
+    check_levels(module, deployment, inputs(module, deployment), "random")
+
+
+def test_a_ring_caps_its_scores() -> None:
+    module, deployment = small_llama(cp=4, q_len=8, kv_len=40)
+    with_soft_cap(module, 0.5)
+    check_levels(module, deployment, inputs(module, deployment))
+
+
 def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
     """A sink far above all scores takes the whole weight; one far below takes none."""
     module, deployment = small_llama(q_len=3, kv_len=41)
@@ -217,13 +297,14 @@ def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_context_parallelism_refuses_a_window() -> None:
+@pytest.mark.parametrize(("masked", "kind"), [(windowed, "window"), (chunked, "chunk")])
+def test_context_parallelism_refuses_a_window(masked: Callable[..., ModuleOp], kind: str) -> None:
     module, deployment = small_llama(cp=2, phase="prefill", q_len=8, kv_len=8)
-    windowed(module, 6)
+    masked(module, 6)
     with pytest.raises(PassError) as error:
         run_pipeline(module, default_pipeline(deployment, "dist")[2:])
     assert str(error.value) == (
-        "annotate-shardings: layer.attention at 'blocks.dense.gqa.attention' has a window, which context parallelism "
+        f"annotate-shardings: layer.attention at 'blocks.dense.gqa.attention' has a {kind}, which context parallelism "
         "does not split: every rank has keys from the whole sequence; choose cp = 1"
     )
 
@@ -234,12 +315,12 @@ BF16 = BFloat16Type()
 SG2262 = load_chip("sg2262")
 
 
-def attention(batch: int, q_len: int | Expr, kv_len: int | Expr, **masks: Attribute) -> layer.AttentionOp:
+def attention(batch: int, q_len: int | Expr, kv_len: int | Expr, /, **masks: Attribute) -> layer.AttentionOp:
     """8 query heads of 128 over 2 key heads, from a cache that holds what the mask needs."""
     rows, keys = batch * expr(q_len), expr(kv_len)
-    window = masks.get("window")
-    if isinstance(window, IntegerAttr):
-        keys = min_of(keys, expr(q_len) + (window.value.data - 1))
+    reach = masks.get("window", masks.get("chunk"))
+    if isinstance(reach, IntegerAttr):
+        keys = min_of(keys, expr(q_len) + (reach.value.data - 1))
 
     def value(*dims: int | Expr) -> Any:
         return test_dialect.TestOp(result_types=[TensorType.of(tuple(map(expr, dims)), BF16)]).results[0]
@@ -265,6 +346,10 @@ def of(window: int) -> dict[str, Attribute]:
     return {"window": IntegerAttr(window, i64)}
 
 
+def in_chunks(chunk: int, kv_len: int | Expr) -> dict[str, Attribute]:
+    return {"chunk": IntegerAttr(chunk, i64), "kv_len": ExprAttr(expr(kv_len))}
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000),
@@ -282,18 +367,36 @@ def test_a_shorter_window_never_costs_more(batch: int, q_len: int, past: int, wi
                 assert float(getattr(less, name)) <= float(getattr(more, name)) * (1 + 1e-9), name
 
 
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000), st.integers(1, 2700),
+)  # fmt: skip
+def test_chunks_never_cost_more_than_whole_sequences(batch: int, q_len: int, past: int, chunk: int) -> None:
+    """Nor more than a window of as many keys, which holds the chunk of a query up to it."""
+    mask = in_chunks(chunk, q_len + past)
+    ops = [attention(batch, q_len, q_len + past, **masks) for masks in (mask, of(chunk), {})]
+    for model, names in ((CHIP, ("time_s", "flops", "bytes_read")), (TILE, ("time_s", "flops"))):
+        costs = [cost(model, op) for op in ops]
+        for name in names:
+            least, window, whole = (float(getattr(found, name)) for found in costs)
+            assert least <= window * (1 + 1e-9) and least <= whole * (1 + 1e-9), name
+
+
 @pytest.mark.parametrize("model", [CHIP, CORE, TILE])
 @pytest.mark.parametrize("q_len", [1, 96])
 def test_a_window_of_all_keys_costs_what_none_costs(model: CostModel, q_len: int) -> None:
-    assert cost(model, attention(3, q_len, 777, **of(777))) == cost(model, attention(3, q_len, 777))
+    plain = cost(model, attention(3, q_len, 777))
+    assert cost(model, attention(3, q_len, 777, **of(777))) == plain
+    assert cost(model, attention(3, q_len, 777, **in_chunks(777, 777))) == plain
 
 
 @pytest.mark.parametrize("kv_len", [100, 128, 129, 4096])
 def test_decode_reads_the_rows_of_the_window(kv_len: int) -> None:
-    """Besides the query: min(kv_len, window) rows of keys and of values, whatever the model."""
-    op = attention(5, 1, kv_len, **of(128))
+    """Besides the query: min(kv_len, window) rows of keys and of values, whatever the model; or those of the chunk."""
+    window, chunk = attention(5, 1, kv_len, **of(128)), attention(5, 1, kv_len, **in_chunks(128, kv_len))
     for model in (CHIP, CORE, TILE):
-        assert cost(model, op).bytes_read == 5 * (1024 + min(kv_len, 128) * 2 * 256) * 2
+        assert cost(model, window).bytes_read == 5 * (1024 + min(kv_len, 128) * 2 * 256) * 2
+        assert cost(model, chunk).bytes_read == 5 * (1024 + ((kv_len - 1) % 128 + 1) * 2 * 256) * 2
 
 
 def test_prefill_reads_each_key_once_and_computes_what_the_windows_hold() -> None:
@@ -312,12 +415,18 @@ def test_prefill_reads_each_key_once_and_computes_what_the_windows_hold() -> Non
     assert counted.macs[0] == 2 * whole * (128 + 128)
 
 
-def test_arrays_of_lengths_give_what_their_points_give() -> None:
+@pytest.mark.parametrize("kind", ["window", "chunk"])
+def test_arrays_of_lengths_give_what_their_points_give(kind: str) -> None:
+    def masks(kv_len: int | Expr) -> dict[str, Attribute]:
+        return of(100) if kind == "window" else in_chunks(100, kv_len)
+
     q_lens, kv_lens = np.array([[1], [33], [2000]]), np.array([2000, 4096, 9999])
+    swept_op = attention(2, expr("q_len"), expr("kv_len"), **masks(expr("kv_len")))
     for model in (CHIP, CORE):
-        swept = cost(model, attention(2, expr("q_len"), expr("kv_len"), **of(100)), q_len=q_lens, kv_len=kv_lens)
+        swept = cost(model, swept_op, q_len=q_lens, kv_len=kv_lens)
         for i, j in np.ndindex(3, 3):
-            point = cost(model, attention(2, int(q_lens[i, 0]), int(kv_lens[j]), **of(100)))
+            kv_len = int(kv_lens[j])
+            point = cost(model, attention(2, int(q_lens[i, 0]), kv_len, **masks(kv_len)))
             for name in ("time_s", "flops", "bytes_read", "bytes_written"):
                 found = np.broadcast_to(getattr(swept, name), (3, 3))[i, j]
                 assert float(found) == pytest.approx(float(getattr(point, name)), rel=1e-12)
@@ -333,3 +442,24 @@ def test_the_cache_of_a_window_takes_the_memory_of_its_rows() -> None:
         footprint = memory_footprint(module, MemoryOptions(0.0, 0, 1, 1))
         sizes.append(footprint.stages[0].state_bytes)
     assert sizes[1] * 41 == sizes[0] * 8 > 0
+
+
+@pytest.mark.parametrize("model", [CORE, TILE])
+def test_a_soft_cap_is_work_of_the_vector_unit_only(model: CostModel) -> None:
+    op, capped = attention(1, 64, 4096), attention(1, 64, 4096, soft_cap=FloatAttr(50.0, 64))
+    before, after = cost(model, op), cost(model, capped)
+    assert before.compute_s < after.compute_s
+    assert (before.flops, before.memory_s, before.bytes_read) == (after.flops, after.memory_s, after.bytes_read)
+
+
+def test_vector_steps_of_a_soft_cap() -> None:
+    """Every score takes 70 more: exp 35, div 31, two additions, two multiplications."""
+    plan = attentions.tiling_of(PlanAttr.of([2, 1, 1], [16, 4, 64], "pus", 2, ()))
+    search = PlanSearch(CoreRates(SG2262, PHYSICAL))
+    masks: list[dict[str, Attribute]] = [{}, {"soft_cap": FloatAttr(50.0, 64)}]
+    plain, capped = (
+        search.attention_resources(attention_shape(attention(1, 64, 4096, **mask)), plan).vec_steps[0] for mask in masks
+    )
+    # 4 units of 16 queries and 4 heads on a core: every row pays for the scores up to the last key of its unit.
+    scores = sum(64 * (4096 - 64 + 16 * (unit + 1)) for unit in range(4))
+    assert capped - plain == scores * 70

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.evaluate import evaluate_module
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.layer import run_layer, seeded_layer_environment
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
@@ -18,7 +19,7 @@ from pmc.compiler.driver import Observer, parse_module, run_pipeline, set_target
 from pmc.compiler.invariants import Invariants
 from pmc.compiler.pipelines import default_pipeline
 from pmc.compiler.shrink import shrink_chip, shrink_deployment
-from pmc.dialects import g5
+from pmc.dialects import g5, layer
 from pmc.dialects.analyses import row_tiling
 from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.resources import Resources
@@ -29,7 +30,7 @@ from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import tensor
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 
-HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY = 24, 4, 8, 20, 4, 40
+HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY, POSITIONS = 24, 4, 8, 20, 4, 40, 64
 
 
 class Text:
@@ -157,17 +158,25 @@ def program() -> ModuleOp:
     table = t.weight("embed.weight", VOCABULARY, HIDDEN, axes="vocab,")
     x = t.add("layer.embedding", f"%tokens, {table}", f"!layer.tensor<[batch*q_len, {HIDDEN}], f32>", "embed")
     x = t.rows("layer.scale", x, "embed.scale", "factor = 1.5")
+    positions = t.weight("positions.weight", POSITIONS, HIDDEN)
+    lengths = "q_len = <q_len>, kv_len = <kv_len>, offset = 2"
+    x = t.rows("layer.position_embedding", f"{x}, {positions}", "positions", lengths)
+    type_ = t.types["%h"] = t.types["%r"] = t.types[x]
+    t.lines.append(f'%r = layer.repeat 2 from 0 of 2 (%h = {x}) at "blocks" : {type_} {{')
+    x = "%h"
     for part, path, op, properties in (
         (attention, "attn", "rms_norm", f", group = {HIDDEN}"),
         (feed_forward, "ffn", "rms_norm", f", group = {HIDDEN}, zero_centered = unit"),
         (experts, "moe", "layer_norm", ""),
-        (None, "lm_head", "layer_norm", ", zero_centered = unit"),
     ):
         operands = [x, t.weight(f"{path}.norm.weight", HIDDEN)]
         if path == "moe":
             operands.append(t.weight(f"{path}.norm.bias", HIDDEN, role="bias"))
         normed = t.rows(f"layer.{op}", ", ".join(operands), f"{path}.norm", f"eps = 1.0e-05{properties}")
-        x = normed if part is None else t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
+        x = t.rows("layer.add", f"{x}, {part(t, normed)}", f"{path}.residual")
+    t.lines.append(f'layer.yield([{x}]) at "blocks"\n}}')
+    gain = t.weight("lm_head.norm.weight", HIDDEN)
+    x = t.rows("layer.layer_norm", f"%r, {gain}", "lm_head.norm", "eps = 1.0e-05, zero_centered = unit")
     logits = t.linear(x, "lm_head", HIDDEN, VOCABULARY, ",vocab")
     logits = t.rows("layer.soft_cap", logits, "lm_head.soft_cap", "cap = 1.5")
     return parse_module(t.program(logits), "row_ops.mlir")
@@ -187,7 +196,9 @@ MESHES: tuple[dict[str, object], ...] = (
     {"tp": 2, "dp": 2, "ep": 4, "sp": True},
     {"tp": 2, "dp": 2, "ep": 2, "moe_tp": 2},
     {"tp": 2, "dp": 2, "ep": 4, "fuse_rows": True, "fuse_gates": True},
+    {"tp": 1, "dp": 4, "ep": 2, "moe_tp": 2},
     {"tp": 2, "cp": 2, "ep": 4},
+    {"tp": 2, "pp": 2, "ep": 2, "prefetch_weights": True, "pipeline_loops": True},
 )
 
 
@@ -196,7 +207,8 @@ class Kept(Observer):
 
     def __init__(self, deployment: Deployment) -> None:
         self.invariants = Invariants(deployment)
-        self.stated: dict[str, Resources] = {}
+        self.stated: dict[str, list[Resources]] = {}
+        """By path, stage by stage."""
 
     def after(self, step: int, name: str, module: ModuleOp) -> None:
         assert self.invariants.broken(name, module) is None
@@ -205,13 +217,14 @@ class Kept(Observer):
             assert isinstance(chip, ChipAttr)
             for op in module.walk():
                 plan = op.attributes.get(PLAN)
-                if isinstance(op, RowOp) and isinstance(plan, PlanAttr):
+                if isinstance(op, RowOp | layer.PositionEmbeddingOp) and isinstance(plan, PlanAttr):
                     rows = row_tiling.rows_of(op, chip.data.cores)
-                    self.stated[op.path.data] = row_tiling.resources(rows, plan, chip.data)
+                    self.stated.setdefault(op.path.data, []).append(row_tiling.resources(rows, plan, chip.data))
 
 
-@pytest.mark.parametrize("plans", ["chosen", "random"])
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "plans"), [*((mesh, "chosen") for mesh in MESHES), (MESHES[0], "random"), (MESHES[-1], "random")], ids=str
+)
 def test_all_levels_compute_the_same(mesh: dict[str, object], plans: Literal["chosen", "random"]) -> None:
     module, deployment = targeted(mesh)
     bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
@@ -244,19 +257,29 @@ NAMES = (
 )
 
 
-def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Mapping[str, Resources]) -> None:
+def check_stated(module: ModuleOp, programs: Sequence[g5.ProgramOp], stated: Mapping[str, list[Resources]]) -> None:
     """The commands of a row-wise op move the bytes and take the steps that its plan states."""
     chip = module.attributes["arch.chip"]
     assert isinstance(chip, ChipAttr)
     for program in programs:
-        if (r := stated.get(program.path.data)) is None or program.op_name.data.removeprefix("layer.") not in NAMES:
+        if program.op_name.data.removeprefix("layer.") not in NAMES:
             continue
+        r = stated[program.path.data].pop(0)
         found = program_resources(program, chip.data)
         for name in ("dram_read", "dram_written"):
             assert getattr(found, name) == int(getattr(r, name)[0]), (program.path.data, name)
         for name in ("gdma_bytes", "gdma_commands"):
             assert getattr(found, name).max() == int(getattr(r, name)[0]), (program.path.data, name)
         assert sum(v.max() for v in found.vec_steps.values()) == int(r.vec_steps[0]), program.path.data
+
+
+@pytest.mark.parametrize("granularity", ["chip", "core", "tile"])
+def test_every_model_of_time_knows_the_ops(granularity: str) -> None:
+    module, deployment = targeted({"tp": 2, "dp": 2, "ep": 4})
+    run_pipeline(module, default_pipeline(deployment, "dist")[2:])
+    result = evaluate_module(module, granularity)
+    timed = {step.op for step in result.steps if step.time_us > 0}
+    assert {f"layer.{name}" for name in NAMES} <= timed
 
 
 @pytest.mark.parametrize("sp", [False, True])
@@ -274,5 +297,21 @@ def test_factors_and_gates_take_partial_sums_and_biases_do_not(sp: bool) -> None
     assert partial("moe.shared.row_gate") == [("tp",), (), ("tp",)]
     for path in ("attn.o_proj", "ffn.down_proj"):
         assert partial(f"{path}.add_bias") == [(), (), ()]
-    # The biases of the experts stand between their sums and those of the shared expert.
-    assert partial("moe.experts.down_proj.add_bias") == [(), (), ()]
+    # One rank adds the biases of the experts, whose sums are added up for tokens.
+    assert partial("moe.experts.down_proj.add_bias") == [("tp",), (), ("tp",)]
+    assert [str(op.share.data) for op in ops.values() if isinstance(op, layer.AddBiasOp) and op.share is not None] == [
+        "max(-tp.rank + 1, 0)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows"), [({"tp": 2, "cp": 2, "ep": 4}, ("cp",)), ({"tp": 2, "dp": 2, "ep": 4, "sp": True}, ("dp", "tp"))]
+)
+def test_tokens_part_again_behind_their_positions(mesh: dict[str, object], rows: tuple[str, ...]) -> None:
+    """The table is read for whole sequences, and nothing behind it is computed on two ranks."""
+    module, deployment = targeted(mesh)
+    run_pipeline(module, default_pipeline(deployment, "dist")[2:3])
+    (op,) = (op for op in module.walk() if isinstance(op, layer.PositionEmbeddingOp))
+    (norm,) = (op for op in module.walk() if isinstance(op, layer.RmsNormOp) and op.path.data == "attn.norm")
+    assert sharding_of(tensor(op.y)).dims[0] == tuple(axis for axis in rows if axis == "dp")
+    assert sharding_of(tensor(norm.x)).dims[0] == rows

@@ -57,12 +57,13 @@ class PlannedOp:
     def of_attention(cls, shape: AttentionShape, plan: PlanAttr, r: Resources, search: PlanSearch) -> PlannedOp:
         """An attention under `plan`, which asks for `r`."""
         s, depth, rows = shape, search.rates.cube_k(shape.dtype), shape.q_len * shape.group
+        keys = f"{s.kv_len} keys" if s.reach is None else f"{s.kv_len} keys in a {s.reach.kind} of {s.reach.keys}"
         return cls(
             plan,
             r,
             search.attention_time(r),
             "bf16",
-            f"{s.problems} x {rows} rows ({s.q_len} queries of {s.group} heads) on {s.kv_len} keys, at {s.dtype}",
+            f"{s.problems} x {rows} rows ({s.q_len} queries of {s.group} heads) on {keys}, at {s.dtype}",
             False,
             {s.dtype: float(r.macs[0])},
             (

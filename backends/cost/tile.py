@@ -93,8 +93,11 @@ class TileCostModel(CoreCostModel):
         def dims(value: SSAValue) -> tuple[int, ...]:
             return tuple(single(d, bindings) for d in tensor(value).dims)
 
-        if isinstance(op, RowOp | layer.LastTokenOp | layer.KvAppendOp):
-            rows = row_tiling.rows_of(op, chip.cores, dims)
+        if isinstance(op, RowOp | layer.LastTokenOp | layer.KvAppendOp | layer.PositionEmbeddingOp):
+            if isinstance(op, layer.PositionEmbeddingOp):
+                rows = row_tiling.positioned_rows(op, single(op.q_len.data, bindings), dims)
+            else:
+                rows = row_tiling.rows_of(op, chip.cores, dims)
             plan = given or row_tiling.plan_rows(rows, chip)
             _refuse(row_tiling.plan_fault(rows, plan, chip))
             r = row_tiling.resources(rows, plan, chip)

@@ -92,7 +92,7 @@ class DistMachine:
     environment: Environment
     precision: Precision
     record: dict[ValueKey, Layout]
-    iteration: tuple[int, ...] = ()
+    iteration: int | None = None
     values: dict[SSAValue, dict[int, Array]] = field(default_factory=dict[SSAValue, dict[int, Array]])
     states: dict[str, dict[int, Array]] = field(default_factory=dict[str, dict[int, Array]])
     state_shardings: dict[str, Sharding] = field(default_factory=dict[str, Sharding])
@@ -182,7 +182,7 @@ class DistMachine:
         outer, first = self.iteration, op.first.value.data
         for index in range(first, first + op.trip_count):
             if op.symbol is None:
-                self.iteration = (*outer, index)
+                self.iteration = op.layer_after(outer, index)
             else:
                 self.steps[op.symbol.data] = index
                 self.contexts = self.contexts_of_ranks()
@@ -193,6 +193,11 @@ class DistMachine:
             carried = [self.values[v] for v in end.values]
         self.iteration = outer
         self.values.update(zip(op.results, carried, strict=True))
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """Where the current iteration stands in a stored array."""
+        return () if self.iteration is None else (self.iteration,)
 
     def run_op(self, op: Operation) -> None:
         """Run one op: on every rank by itself, or across the ranks."""
@@ -271,7 +276,7 @@ class DistMachine:
             name = op.transpose_of.data if op.transpose_of else path
             if name not in arrays:
                 raise NumericError(f"{where(op)}: no array for weight '{name}'")
-            values = arrays[name].T if op.transpose_of else arrays[name][self.iteration]
+            values = arrays[name].T if op.transpose_of else arrays[name][self.place]
             ranked = self.distribute(values, encoding.data)
         else:
             ranked = self.state(op, encoding.data)
@@ -288,7 +293,7 @@ class DistMachine:
         stacked = self.environment.states.get(path)
         if stacked is None:
             raise NumericError(f"{where(op)}: no array for state '{path}'")
-        full = Sharding((*((),) * len(self.iteration), *sharding.dims))
+        full = Sharding((*((),) * len(self.place), *sharding.dims))
         self.state_shardings[path] = full
         held = self.states.setdefault(path, {})
         missing = [rank for rank in self.ranks if rank not in held]
@@ -296,7 +301,7 @@ class DistMachine:
             values = np.array(stacked, self.precision.compute)
             held.update({rank: v.copy() for rank, v in self.distribute(values, full).items() if rank in missing})
         # Copies: a value keeps its content when a later op writes to the cache.
-        return {rank: held[rank][self.iteration].copy() for rank in self.ranks}
+        return {rank: held[rank][self.place].copy() for rank in self.ranks}
 
     def write_cache(self, op: layer.StateUpdateOp) -> None:
         """Keep the new content of the cache that `op` changes."""
@@ -306,7 +311,7 @@ class DistMachine:
             raise NumericError(f"{where(op)}: {NO_CACHE}")
         self.cache_of[after] = path
         for rank in self.ranks:
-            self.states[path][rank][self.iteration] = self.values[after][rank]
+            self.states[path][rank][self.place] = self.values[after][rank]
 
     def whole_state(self, path: str) -> Array:
         """A cache after the step."""
@@ -378,7 +383,7 @@ def _attention(op: layer.AttentionOp, run: DistMachine) -> tuple[Ranked, ...]:
         dim = 0 if value in op.q else 1
         size = next(iter(ranked.values())).shape[dim] * axis.size
         whole.append(collectives.all_gather(ranked, axis, dim, size))
-    y = {rank: attention_of(op, [values[rank] for values in whole]) for rank in run.ranks}
+    y = {rank: attention_of(op, [values[rank] for values in whole], run.environment.bindings) for rank in run.ranks}
     return (collectives.local_slice(y, axis, 0),)
 
 

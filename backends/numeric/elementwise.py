@@ -12,9 +12,10 @@ from pmc.backends.numeric.semantics import sigmoid
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def add_bias(x: Array, b: Array) -> Array:
-    """x [T, N] + b [N], or x [E, C, N] + b [E, N]."""
-    return x + (b[:, None, :] if b.ndim == 2 else b)
+def add_bias(x: Array, b: Array, share: int = 1) -> Array:
+    """x [T, N] + share * b [N], or x [E, C, N] + share * b [E, N]."""
+    result: Array = x + share * (b[:, None, :] if b.ndim == 2 else b)
+    return result
 
 
 def activation(name: str, x: Array) -> Array:

@@ -86,31 +86,32 @@ class Environment:
                 )
             require_finite(values, f"{source.kind} '{source.path}'")
 
-    def next_step(self, tokens: Array, states: Mapping[str, Array], sources: Iterable[Source] = ()) -> Environment:
-        """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len].
-
-        Where `sources`, those of the next program, have a cache of fewer positions, the newest ones stay.
-        """
+    def next_step(self, tokens: Array, states: Mapping[str, Array]) -> Environment:
+        """The inputs of the next step: this one's final `states` with room for `tokens` [batch*new q_len]."""
         batch = self.bindings["batch"]
         if len(tokens) % batch or not len(tokens):
             raise NumericError(f"{len(tokens)} new tokens for a batch of {batch}, must be a positive multiple")
         q_len = len(tokens) // batch
-        positions = {source.path: source.shape[-2] for source in sources if source.kind == "state"}
-        grown = {
-            path: values if path in self.fixed else _with_room(values, q_len, positions.get(path))
-            for path, values in states.items()
-        }
+        grown = {p: values if p in self.fixed else _with_room(values, q_len) for p, values in states.items()}
         kv_len = self.bindings["kv_len"] + q_len
         bindings = {**self.bindings, "q_len": q_len, "kv_len": kv_len}
         return replace(self, bindings=bindings, tokens=tokens, states=grown)
 
+    def newest(self, sources: Iterable[Source]) -> Environment:
+        """The same with the newest positions of caches that the `sources` of a program have fewer positions of."""
+        states = dict(self.states)
+        for source in sources:
+            if source.path in states and source.counts_positions:
+                values = states[source.path]
+                states[source.path] = values[..., max(0, values.shape[-2] - source.shape[-2]) :, :]
+        return replace(self, states=states)
 
-def _with_room(cache: Array, q_len: int, positions: int | None) -> Array:
-    """`cache` [.., batch, kv_len, width] with q_len zero positions appended, of which the last `positions` are kept."""
+
+def _with_room(cache: Array, q_len: int) -> Array:
+    """`cache` [.., batch, kv_len, width] with q_len zero positions appended."""
     room = [(0, 0)] * cache.ndim
     room[-2] = (0, q_len)
-    grown = np.pad(cache, room)
-    return grown if positions is None else grown[..., grown.shape[-2] - positions :, :]
+    return np.pad(cache, room)
 
 
 def check_bindings(bindings: Mapping[str, int]) -> None:

@@ -98,7 +98,7 @@ class LayerMachine:
     environment: Environment
     precision: Precision
     record: bool
-    iteration: tuple[int, ...] = ()
+    iteration: int | None = None
     """The stored layer that each repeat around the current op is at, outermost first."""
     values: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     cache_of: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
@@ -155,21 +155,26 @@ class LayerMachine:
         first = op.first.value.data
         outer = self.iteration
         for index in range(first, first + op.trip_count):
-            self.iteration = (*outer, index)
+            self.iteration = op.layer_after(outer, index)
             carried = self.run_block(op.body.block, carried)
         self.iteration = outer
         return carried
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """Where the current iteration stands in a stored array."""
+        return () if self.iteration is None else (self.iteration,)
 
     def source(self, op: layer.SourceOp) -> Array:
         """The array of a weight or cache in the current iteration, as its storage type holds it."""
         path = op.path.data
         weights = self.environment.weights
         if isinstance(op, layer.WeightOp):
-            values = weights[op.transpose_of.data].T if op.transpose_of else weights[path][self.iteration]
+            values = weights[op.transpose_of.data].T if op.transpose_of else weights[path][self.place]
             return stored(op, 0, values, self.context)
         self.cache_of[op.result] = path
         # A copy: a value keeps its content when a later op writes to the cache.
-        return stored(op, 0, self.states[path][self.iteration].copy(), self.context)
+        return stored(op, 0, self.states[path][self.place].copy(), self.context)
 
     def write_cache(self, op: layer.StateUpdateOp, cache: Array) -> None:
         """Keep the new content of the cache that `op` changes."""
@@ -178,4 +183,4 @@ class LayerMachine:
         if path is None:
             raise NumericError(f"{where(op)}: {NO_CACHE}")
         self.cache_of[after] = path
-        self.states[path][self.iteration] = cache
+        self.states[path][self.place] = cache

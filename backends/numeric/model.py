@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -65,7 +66,7 @@ def _layers_around(op: Operation) -> tuple[int, ...]:
     if parent is None:
         return ()
     outer = _layers_around(parent)
-    return (*outer, parent.trip_count) if isinstance(parent, model.RepeatOp) else outer
+    return (prod((*outer, parent.trip_count)),) if isinstance(parent, model.RepeatOp) else outer
 
 
 def seeded_model_environment(module: ModuleOp, bindings: dict[str, int], seed: int) -> Environment:
@@ -231,7 +232,7 @@ class _Reference:
     environment: Environment
     compute: Any
     layer: tuple[int, ...] = ()
-    """The layer that each repeat around the current block is at."""
+    """The number of the current layer among those of its path, as an index; () outside of layers."""
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
@@ -263,7 +264,7 @@ class _Reference:
             if isinstance(op, model.RepeatOp):
                 outer = self.layer
                 for index in range(op.trip_count):
-                    self.layer = (*outer, index)
+                    self.layer = (sum(outer) * op.trip_count + index,)
                     operands = self.run_block(op.body.block, operands)
                 self.layer = outer
                 values.update(zip(op.results, operands, strict=True))

@@ -10,7 +10,8 @@ n e sum |x_i y_i|.  Two such sums, rounded, differ by at most
     2 u |y| + 2 (n + 1) e |x| |w|                           matmuls; |x| |w| is the product of the absolute values
     2 u |y| + (p + 2 s + 2 (n + 1) e) mean |v|              attention over n keys: weights are stored with roundoff p
                                                             (of the type that the op names), scores of d products
-                                                            are off by s = 2 (d + 1) e scale |q| |k|, their exp too
+                                                            are off by s = 2 (d + 1) e scale |q| |k|, their exp too;
+                                                            a soft cap c, whose slope is at most 1, adds 8 e c to s
     2 u |y| + 64 e |y| + 2 a |u| + b |g| + 2 a b            silu(g) u, g and u matmuls as above, off by a and b:
                                                             the slope of silu is at most 1.1, |silu(g)| at most |g|
     2 u |y| + 64 (d + q) e max |x| max(1, d max |k|)        recurrences over q tokens, keys k of d columns: each of q
@@ -36,6 +37,7 @@ from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import LayerRun, ValueKey
 from pmc.backends.numeric.precision import EMULATED
+from pmc.backends.numeric.tensor_ops import first_keys
 from pmc.dialects import layer
 from pmc.dialects.tensor import element_name, tensor
 
@@ -174,16 +176,18 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces].astype(np.float64)
     dims, v_dim, scale, e = op.piece_dims(), op.v_dim.value.data, op.scale.value.data, FP32_ROUNDOFF
     products = sum(float(np.abs(a).max()) * float(np.abs(b).max()) * d for a, b, d in zip(q, k, dims, strict=True))
-    score = 2 * (sum(dims) + 1) * e * abs(scale) * products
+    score = 2 * (sum(dims) + 1) * e * abs(scale) * products + 8 * e * (op.largest_score or 0.0)
     name, keys, largest = element_name(op.arithmetic_type), v.shape[1], float(np.abs(v).max())
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
-    if isinstance(op, layer.SparseAttentionOp):
+    # Where the keys of a chunk begin is known to the symbols only.
+    if isinstance(op, layer.SparseAttentionOp) or op.chunk is not None:
         return float((each + lost) * largest)
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.
         sinks = operands[2 * pieces + 1] if op.sinks is not None else None
-        mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, bool(op.causal), op.window_keys, sinks)
+        masks = (bool(op.causal), first_keys(op, operands, {}), sinks, op.largest_score)
+        mean: Array = semantics.attention(q, k, np.abs(v), dims, v_dim, scale, *masks)
         bound: Array = each * mean + lost * largest
         return bound
     # A step leaves sums of at most as many weights as there are keys so far, each at most 1.

@@ -46,13 +46,14 @@ def attention_scores(
     scale: float,
     causal: bool,
     hidden: int = 0,
-    window: int | None = None,
+    first: Array | None = None,
+    soft_cap: float | None = None,
 ) -> Array:
-    """scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
+    """s = scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
 
     q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i]; query head h reads key head
-    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden, with a window only the last
-    `window` of them.
+    h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden, from `first`[i] on
+    where that is given.  With a soft cap scores are soft_cap * tanh(s / soft_cap).
     """
     batch, kv_len = k[0].shape[:2]
     heads = q[0].shape[1] // qk_dims[0]
@@ -65,10 +66,13 @@ def attention_scores(
         for query, key, dim in zip(q, k, qk_dims, strict=True)
     )
     scores = np.asarray(scores) * scalar_like(scale, k[0])
+    if soft_cap is not None:
+        scores = scalar_like(soft_cap, k[0]) * np.tanh(scores / scalar_like(soft_cap, k[0]))
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
-        if window is not None:
-            visible &= ~np.tri(q_len, kv_len, kv_len - q_len - window, dtype=bool)
+        if first is not None:
+            keys: Array = np.arange(int(kv_len))
+            visible &= np.greater_equal(keys, first[:, None])
         scores = np.where(visible, scores, scalar_like(-np.inf, k[0]))
     return scores
 
@@ -81,15 +85,16 @@ def attention(
     v_dim: int,
     scale: float,
     causal: bool,
-    window: int | None = None,
+    first: Array | None = None,
     sinks: Array | None = None,
+    soft_cap: float | None = None,
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
     v is [batch, kv_len, kv_heads*v_dim]; `sinks` [heads] are logits without values; the rest is as in
     `attention_scores`.
     """
-    scores = attention_scores(q, k, qk_dims, scale, causal, window=window)
+    scores = attention_scores(q, k, qk_dims, scale, causal, first=first, soft_cap=soft_cap)
     weights = softmax(scores)
     if sinks is not None:
         column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:-1], 1)).astype(scores.dtype)

@@ -137,10 +137,10 @@ def _head_matmul(op: layer.HeadMatmulOp, operands: Operands, context: Context) -
 
 @implements(layer.AttentionOp)
 def _attention(op: layer.AttentionOp, operands: Operands, context: Context) -> Results:
-    return (attention_of(op, operands),)
+    return (attention_of(op, operands, context.bindings),)
 
 
-def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
+def attention_of(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array:
     """The attention that an op is, on arrays of any number of queries and keys."""
     pieces = len(op.q)
     return semantics.attention(
@@ -151,9 +151,24 @@ def attention_of(op: layer.AttentionOp, operands: Operands) -> Array:
         op.v_dim.value.data,
         op.scale.value.data,
         bool(op.causal),
-        op.window_keys,
+        first_keys(op, operands, bindings),
         operands[2 * pieces + 1] if op.sinks is not None else None,
+        op.largest_score,
     )
+
+
+def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:
+    """The first row of the keys that each query of a sequence sees, [q_len]; None for all."""
+    batch, rows = operands[len(op.q)].shape[:2]
+    q_len = len(operands[0]) // batch
+    last: Array = np.arange(int(rows - q_len), int(rows))
+    if op.window is not None:
+        return last - op.window.value.data + 1
+    if op.chunk is None or op.kv_len is None:
+        return None
+    before, chunk = int(op.kv_len.data.evaluate(bindings)) - rows, op.chunk.value.data
+    first: Array = (before + last) // chunk * chunk - before
+    return first
 
 
 @implements(layer.AttentionStepOp)
@@ -167,6 +182,7 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         op.scale.value.data,
         bool(op.causal),
         context.integer(op.hidden.data, op),
+        soft_cap=op.largest_score,
     )
     before = (state[0], state[1], state[2]) if state else None
     sinks = operands[-1] if op.sinks is not None else None
@@ -223,6 +239,17 @@ def _embedding(op: layer.EmbeddingOp, operands: Operands, context: Context) -> R
             f"token ids are {int(tokens.min())} to {int(tokens.max())}, the vocabulary has 0 to {table.shape[0] - 1}"
         )
     return (semantics.embedding(tokens, table),)
+
+
+@implements(layer.PositionEmbeddingOp)
+def _position_embedding(op: layer.PositionEmbeddingOp, operands: Operands, context: Context) -> Results:
+    x, table = operands
+    q_len, first = context.integer(op.q_len.data, op), context.integer(op.first_row, op)
+    if q_len < 1 or len(x) % q_len:
+        raise NumericError(f"{len(x)} rows are not whole sequences of q_len {q_len}")
+    if first + q_len > len(table):
+        raise NumericError(f"the last position needs row {first + q_len - 1}, the table has {len(table)}")
+    return (x + table[np.tile(np.arange(first, first + q_len), len(x) // q_len)],)
 
 
 @implements(layer.RmsNormOp)
@@ -306,7 +333,8 @@ def _gated_activation(op: layer.GatedActivationOp, operands: Operands, context: 
 
 @implements(layer.AddBiasOp)
 def _add_bias(op: layer.AddBiasOp, operands: Operands, context: Context) -> Results:
-    return (elementwise.add_bias(*operands),)
+    x, b = operands
+    return (elementwise.add_bias(x, b, 1 if op.share is None else context.integer(op.share.data, op)),)
 
 
 @implements(layer.ScaleOp)

@@ -139,6 +139,9 @@ def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     (scores,) = tiles.ins
     scaled = scores * np.asarray(kind.scale.value.data, scores.dtype)
+    if isinstance(kind.soft_cap, FloatAttr):
+        cap = np.asarray(kind.soft_cap.value.data, scores.dtype)
+        scaled = np.tanh(scaled / cap) * cap
     if bool(kind.causal):
         key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
         visible = _visible(key, np.asarray(tiles.values["position"]), columns)
@@ -264,7 +267,9 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
 @computes(kinds.AddBiasAttr)
 def _(kind: kinds.AddBiasAttr, tiles: Tiles) -> Sequence[Array]:
     x, b = tiles.ins
-    return [x + b]
+    if isinstance(kind.share, NoneAttr):
+        return [x + b]
+    return [np.where(np.asarray(tiles.values["share"])[..., None] == 1, x + b, x)]
 
 
 def _logistic(x: Array) -> Array:

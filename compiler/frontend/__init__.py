@@ -6,9 +6,9 @@ one that nothing here reads and that is not known to be harmless (`fields.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import groupby
 from pathlib import PurePath
 from typing import cast
 
@@ -28,6 +28,7 @@ from xdsl.utils.exceptions import VerifyException
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.frontend.readings import Properties, properties
 from pmc.compiler.frontend.rope import read_rope
 from pmc.compiler.frontend.stored_types import stored_type
@@ -143,6 +144,8 @@ class _Import:
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
         self.dtype = DTYPES[_dtype(fields, family)]
+        self.kinds = Counter[str]()
+        """How many repeats of each kind there are so far."""
         self.tokens = expr("batch") * expr("q_len")
         # The base name only: a dump must not depend on where the file lies.
         self.location = FileLineColLoc(StringAttr(PurePath(fields.source).name), IntAttr(1), IntAttr(1))
@@ -167,8 +170,8 @@ class _Import:
             [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
         )
         x: SSAValue = self.add(body, embedding).results[0]
-        for path, count, kind in runs(self.family.order(fields)):
-            x = self.repeat(body, x, path, count, kind)
+        for group in layer_groups(self.family.order(fields)):
+            x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
         # Absent = false in the configuration classes of all supported architectures.
         tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
         x = self.norm(body, x, "lm_head.norm")
@@ -191,15 +194,39 @@ class _Import:
         llm.location = self.location
         return ModuleOp([llm])
 
-    def repeat(self, body: Block, x: SSAValue, path: str, count: int, kind: str) -> SSAValue:
-        """`count` layers of a kind, each of which maps rows of the hidden size to the same."""
-        rows = self.rows(self.hidden)
-        inner = Block(arg_types=[rows])
-        value: SSAValue = inner.args[0]
-        for block in self.family.layers[kind]:
-            value = self.sublayer(inner, value, block.op, f"{path}.{block.name}", block.properties(self.fields))
-        self.add(inner, model.YieldOp.make([[value]], [], path))
-        op = model.RepeatOp.make([[x]], [rows], path, {"count": count}, [Region(inner)])
+    def run(self, body: Block, x: SSAValue, run: Run) -> SSAValue:
+        """Layers of one kind, each of which maps rows of the hidden size to the same."""
+        path = self.path(run.kind)
+
+        def layer(inner: Block, value: SSAValue) -> SSAValue:
+            for block in self.family.layers[run.kind]:
+                value = self.sublayer(inner, value, block.op, f"{path}.{block.name}", block.properties(self.fields))
+            return value
+
+        return self.repeat(body, x, path, run.count, layer)
+
+    def period(self, body: Block, x: SSAValue, period: Period) -> SSAValue:
+        """A group of layers that recurs."""
+
+        def group(inner: Block, value: SSAValue) -> SSAValue:
+            for run in period.runs:
+                value = self.run(inner, value, run)
+            return value
+
+        return self.repeat(body, x, self.path("period"), period.count, group)
+
+    def path(self, kind: str) -> str:
+        """`blocks.KIND` for the first repeat of a kind, numbered from 2 on for the next ones."""
+        self.kinds[kind] += 1
+        return f"blocks.{kind}{self.kinds[kind] if self.kinds[kind] > 1 else ''}"
+
+    def repeat(
+        self, body: Block, x: SSAValue, path: str, count: int, build: Callable[[Block, SSAValue], SSAValue]
+    ) -> SSAValue:
+        """A repeat whose body is built on the rows of an iteration."""
+        inner = Block(arg_types=[x.type])
+        self.add(inner, model.YieldOp.make([[build(inner, inner.args[0])]], [], path))
+        op = model.RepeatOp.make([[x]], [x.type], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
 
     def sublayer(self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, given: Properties) -> SSAValue:
@@ -215,15 +242,3 @@ class _Import:
         """The norm at `path`."""
         norm = model.NormOp.make([x], [x.type], path, properties(self.family.norm, self.fields))
         return self.add(block, norm).results[0]
-
-
-def runs(order: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Equal layers that follow each other: (path, count, kind).
-
-    The first run of a kind has the path `blocks.KIND`, the next ones are numbered from 2 on.
-    """
-    found: list[tuple[str, int, str]] = []
-    for kind, layers in groupby(order):
-        number = 1 + sum(kind == known for _, _, known in found)
-        found.append((f"blocks.{kind}{number if number > 1 else ''}", len(list(layers)), kind))
-    return found

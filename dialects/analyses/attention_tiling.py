@@ -10,9 +10,9 @@ Where keys are cut over cores (flash decoding, Dao et al., 2023), every core has
 keys: accumulator, maximum and sum.  After a barrier each core of the group merges the states of its share of the rows,
 which it takes from the LMEM of the others (`sdma`, one unit per core) or from DRAM (`dram`).
 
-A sliding window moves the first key of a unit as causality moves its last one.  Key tiles keep their places, and a
-unit begins with the tile that holds the first key of its first query (`n_block_min` of FlashAttention-2).  Cores that
-read together begin where the first of them does.
+A sliding window, or chunks of a sequence, move the first key of a unit as causality moves its last one.  Key tiles keep
+their places, and a unit begins with the tile that holds the first key of its first query (`n_block_min` of
+FlashAttention-2).  Cores that read together begin where the first of them does.
 
 All counts are exact, edges included: they are those of the loops that `lower-to-tiles` writes.
 """
@@ -31,6 +31,7 @@ from pmc.dialects.analyses.resources import ACCUMULATOR_BITS, Ints, Resources, b
 from pmc.dialects.analyses.vector_work import command_steps
 from pmc.dialects.arch import Chip
 from pmc.dialects.interfaces import IntArray
+from pmc.dialects.key_reach import Reach
 from pmc.dialects.tile_plan import MERGES, PlanAttr
 from pmc.dialects.vector_kinds import FillAttr, SoftmaxFinishAttr
 
@@ -69,10 +70,12 @@ class AttentionShape:
     """1 where the op goes on from a running state in DRAM."""
     dtype: str
     """The type of the arithmetic, of the scores and of the sum over the values: it sets the rate."""
-    window: int | None = None
-    """How many keys a causal query sees at most, where later queries do not see all keys that earlier ones see."""
+    reach: Reach | None = None
+    """How far back causal queries see, where later ones do not see all keys that earlier ones see."""
     sink_bits: int = 0
     """Of the sink of a head, with which the running state begins; 0 without sinks."""
+    capped: bool = False
+    """Whether scores have a soft cap, which is more work for the vector unit."""
 
     @property
     def problems(self) -> int:
@@ -298,11 +301,6 @@ def _loaded(keys: IntArray, tile_s: Ints, most: Ints) -> IntArray:
     return loaded
 
 
-def first_key(row: IntArray, window: int) -> IntArray:
-    """The first key that the query at row `row` of the keys sees."""
-    return np.maximum(row - window + 1, 0)
-
-
 def _ranges(begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: int) -> tuple[IntArray, IntArray]:
     """Of a part of `size` keys from `start` on: those in whole tiles before `begin`, and those from there to `seen`."""
     skipped: IntArray = np.minimum(np.maximum(begin - start, 0) // tile_s * tile_s, size)
@@ -312,7 +310,7 @@ def _ranges(begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: in
 
 @lru_cache(maxsize=65536)
 def _problem(
-    q_len: int, kv_len: int, causal: bool, window: int | None, group: int, tile: tuple[int, int, int], cores_u: int,
+    q_len: int, kv_len: int, causal: bool, reach: Reach | None, group: int, tile: tuple[int, int, int], cores_u: int,
     part: int, together: bool, cube: tuple[int, int, int], weights: _Weights,
 ) -> _Problem:  # fmt: skip
     """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic.
@@ -329,11 +327,11 @@ def _problem(
     first_of_trip = np.arange(trips) * cores_u
     # The first query of a unit has the first key: of the unit, or of those that the cores have in a trip.
     begin = np.repeat(block[first_of_trip], cores_u)[: len(block)] if together else block
-    begin = np.zeros_like(seen) if window is None else first_key(kv_len - q_len + begin * tile_q, window)
+    begin = np.zeros_like(seen) if reach is None else reach.first_of(kv_len - q_len + begin * tile_q)
     starts = np.arange(0, kv_len, part)
     sizes = np.minimum(part, kv_len - starts)
-    # Without a window no part has more keys than the first one.
-    most = slice(1 if window is None else len(starts))
+    # Where queries see all keys before them, no part has more keys than the first one.
+    most = slice(1 if reach is None else len(starts))
     skipped, own = _ranges(begin[:, None], seen[:, None], starts[most], sizes[most], tile_s)
     _, whole = _ranges(begin, seen, 0, kv_len, tile_s)
     mine = _Units(rows[:, None], own, tile_s, cube, weights)
@@ -366,7 +364,7 @@ def _problem(
         gdma_commands=busiest(weights.unit_commands + mine.steps * weights.step_commands),
         rows=busiest(rows),
         merged_rows=busiest(np.minimum(share_q, rows // tile_g) * share_g),
-        pairs=int((rows * seen).sum()) if window is None else int((rows[:, None] * own).sum()),
+        pairs=int((rows * seen).sum()) if reach is None else int((rows[:, None] * own).sum()),
         all_tiu_steps=int(every.tiu.sum()),
         all_vec_steps=int(every.vec.sum()),
         read_together=read(begin[first_of_trip], seen[last_of_trip]),
@@ -384,12 +382,12 @@ def _sums(
             s.q_len,
             s.kv_len,
             s.causal,
-            s.window,
+            s.reach,
             s.group,
             (int(q), int(g), int(keys)),
             int(u),
             int(part),
-            s.window is not None and bool(multicast),
+            s.reach is not None and bool(multicast),
             cube,
             weights[int(merge)],
         )
@@ -457,9 +455,13 @@ class _Groups:
         least = block(end - 1)
         past = s.kv_len - s.q_len
         seen, more = (past + np.minimum((b + 1) * tile_q, s.q_len) for b in (least, most))
-        if s.window is not None:
+        if s.reach is not None:
             # From block to block they are more until the window begins to move; the last block can be short.
-            seen, more = (end - first_key(past + b * tile_q, s.window) for end, b in ((seen, least), (more, most)))
+            begin, later = (s.reach.first_of(past + b * tile_q) for b in (least, most))
+            seen, more = seen - begin, more - later
+            if s.reach.kind == "chunk":
+                # And until the next chunk: then there may be none but those of the queries themselves.
+                more = np.where(begin == later, more, np.minimum(tile_q, s.q_len - most * tile_q))
             seen = np.minimum(seen, more)
         self.seen: IntArray = seen if s.causal else np.full(seen.shape, s.kv_len)
 
@@ -481,14 +483,14 @@ def _lower_bounds(
     mine = _Groups(s, t, grid, grid.parts[1], grid.units)
     every = _Groups(s, t, grid, np.ones(len(t), np.int64), grid.all_units)
     own, most, parts = np.minimum(mine.seen, part), part, np.ones_like(grid.keys)
-    if s.window is not None:
+    if s.reach is not None:
         own, most, parts = mine.seen, mine.seen, grid.parts[2]
 
     def of_part(amount: IntArray) -> IntArray:
         return ceil_div(mine.sum(amount), parts)
 
     def read(of: _Groups) -> IntArray:
-        return of.sum(of.seen if s.window is not None else _read(of.seen, tile_s, s.kv_len, part))
+        return of.sum(of.seen if s.reach is not None else _read(of.seen, tile_s, s.kv_len, part))
 
     counts, all_counts = (
         _Units(of.rows, keys, tile_s, cube, weights[NONE]) for of, keys in ((mine, own), (every, every.seen))
@@ -605,6 +607,6 @@ def resources(
         + bytes_of(sinks_read, s.sink_bits),
         dram_written=bytes_of(np.full(len(t), all_rows), out_bits),
         macs=s.problems * of["pairs"] * (sum(s.qk_dims) + s.v_dim),
-        overlaps=(t.slots == 2) & ((problems * of["key_steps"] > 1) | (at_least and s.window is not None)),
+        overlaps=(t.slots == 2) & ((problems * of["key_steps"] > 1) | (at_least and s.reach is not None)),
         merge=merge,
     )

@@ -4,7 +4,7 @@ Every operand is [outer, inner, width]: rows are pairs (outer, inner), `width` a
 has cores [outer, inner], tile [outer, inner, width].  Core c is (outer, inner) = c in row-major order.  A tile is
 several outer rows with all their inner rows, or part of the inner rows of one outer row.  The rows of a matrix of one
 row, `w`, are loaded once; one read may serve all cores.  Where every outer row (an expert) has matrices of its own,
-these are loaded with every tile, which then belongs to one outer row.
+these are loaded with every tile, which then belongs to one outer row.  So does a tile of `layer.position_embedding`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Rows:
     kind: VectorKindAttr | None = None
     """What is computed on the rows; None for a copy."""
     own: bool = False
-    """Whether the resident buffers are those of an outer row, and are filled for every tile."""
+    """Whether a tile has rows of one outer row: resident buffers are those of it, and are filled for every tile."""
 
     def dims(self, width: int) -> tuple[int, ...]:
         """The dims of an operand with rows of `width` columns."""
@@ -101,6 +101,8 @@ def rows_of(op: Operation, cores: int, dims: Dims = ints) -> Rows:
     """The rows of a row-wise op or a copy; one row dim where all operands are dense."""
     if isinstance(op, layer.LastTokenOp | layer.KvAppendOp):
         return _copied_rows(op, dims)
+    if isinstance(op, layer.PositionEmbeddingOp):
+        return positioned_rows(op, op.q_len.data.constant, dims)
     assert isinstance(op, RowOp)
     streamed, resident = matrices(op)
     values = [value for _, value in streamed]
@@ -158,6 +160,13 @@ def _copied_rows(op: layer.LastTokenOp | layer.KvAppendOp, dims: Dims) -> Rows:
     return copied(rows // q_len, q_len, width, tensor(op.new).element_type)
 
 
+def positioned_rows(op: layer.PositionEmbeddingOp, q_len: int, dims: Dims = ints) -> Rows:
+    """Sequences by positions: a tile of one sequence reads adjacent rows of the table."""
+    rows, width = dims(op.x)
+    streamed = tuple((tensor(v).element_type, width) for v in (op.x, op.table, op.y))
+    return Rows(rows // q_len, q_len, width, streamed, loaded=2, stored=1, kind=op.vector_kind(), own=True)
+
+
 def copied(outer: int, inner: int, width: int, element_type: Attribute) -> Rows:
     """Rows that are loaded and stored."""
     return Rows(outer, inner, width, ((element_type, width),), loaded=1, stored=1)
@@ -200,7 +209,7 @@ def plan_fault(rows: Rows, plan: PlanAttr, chip: Chip) -> str | None:
     if width != rows.width:
         return f"its rows have {width} columns, those of the op {rows.width}"
     if outer > 1 and rows.own:
-        return f"a tile has {outer} outer rows, must have one, with its own matrices"
+        return f"a tile has {outer} outer rows, must have one"
     if outer > 1 and min(inner, -(-rows.inner // plan.core_counts[1])) < rows.inner:
         return f"a tile of {outer} outer rows must have all {rows.inner} inner rows"
     step = chip.alignment_bytes

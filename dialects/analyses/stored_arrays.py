@@ -42,9 +42,9 @@ class StoredArray:
     role: str | None
     """What the tensor is, as its op declares it."""
     layer_counts: tuple[int, ...]
-    """How many layers the whole model stores, for every repeat over layers around the op, outermost first."""
+    """How many layers the whole model stores: one number, or () outside of repeats over layers."""
     layers: range
-    """Of the outermost repeat, the layers that are stored here; one layer outside of repeats."""
+    """The layers that are stored here; one layer outside of repeats."""
     grows: bool
     """Whether `layer.kv_append` adds tokens to it."""
     op: layer.SourceOp
@@ -63,7 +63,7 @@ class StoredArray:
     @property
     def copies(self) -> int:
         """How many tensors of `type` are stored: one per layer."""
-        return len(self.layers) * prod(self.layer_counts[1:])
+        return len(self.layers)
 
     @property
     def bytes(self) -> Expr:
@@ -102,16 +102,21 @@ def stored_arrays(scope: Operation) -> dict[ArrayKey, StoredArray]:
 def _named_by(op: layer.SourceOp) -> StoredArray:
     """The array as one op alone says it is."""
     axes = op.axis_names()[::-1] if _is_transposed(op) else op.axis_names()
-    repeats = list(_layer_repeats(op))
-    first = repeats[0].first.value.data if repeats else 0
+    repeats = _layer_repeats(op)
+    first: int | None = None
+    last: int | None = None
+    for repeat in repeats:
+        begin = repeat.first.value.data
+        first = repeat.layer_after(first, begin)
+        last = repeat.layer_after(last, begin + repeat.trip_count - 1)
     return StoredArray(
         key=array_key(op),
         kind="weight" if isinstance(op, layer.WeightOp) else "state",
         type=stored_type(op),
         axes=axes,
         role=None if op.role is None else op.role.data,
-        layer_counts=tuple(repeat.total.value.data for repeat in repeats),
-        layers=range(first, first + repeats[0].trip_count) if repeats else range(1),
+        layer_counts=(prod(repeat.total.value.data for repeat in repeats),) if repeats else (),
+        layers=range(1) if first is None or last is None else range(first, last + 1),
         grows=any(isinstance(use.operation, layer.KvAppendOp) for use in op.result.uses),
         op=op,
     )

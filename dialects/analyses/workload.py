@@ -24,6 +24,7 @@ from pmc.dialects.collective import Exchange, ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.expr import Expr, expr, floordiv, product
 from pmc.dialects.interfaces import IntArray
+from pmc.dialects.key_reach import Reach
 from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import ScaledType, element_bits, element_name, number_type, tensor
 from pmc.dialects.vector_kinds import ROW, TopkSelectAttr
@@ -80,7 +81,7 @@ class AttentionWorkload:
     v_dim: int
     shared_piece: int | None
     causal: bool
-    window: int | None
+    reach: Reach | None
     hides: bool
     """Whether keys are hidden from a single query too: a step of a ring may have blocks of later keys."""
     q_bits: int
@@ -95,6 +96,8 @@ class AttentionWorkload:
     """The type of the arithmetic, of the scores and of the sum over the values."""
     sink_bits: int
     """Of the sink of a head; 0 without sinks."""
+    capped: bool
+    """Whether scores have a soft cap."""
 
     @property
     def v_is_key(self) -> bool:
@@ -105,11 +108,11 @@ class AttentionWorkload:
         """The workload for these values of the symbols.  Raises PmcError for arrays of values."""
         sequences, q_len, kv_len = (single(e, bindings) for e in (self.sequences, self.q_len, self.kv_len))
         causal = self.causal and (q_len > 1 or self.hides)
-        window = None if self.window is None or self.window >= kv_len else self.window
+        reach = None if self.reach is None or self.reach.keys >= kv_len else self.reach
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
-            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, window,
-            self.sink_bits,
+            self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, reach,
+            self.sink_bits, self.capped,
         )  # fmt: skip
 
 
@@ -267,7 +270,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         v_dim=v_dim,
         shared_piece=shared,
         causal=bool(op.causal),
-        window=op.window_keys,
+        reach=op.reach,
         hides=isinstance(op, layer.AttentionStepOp),
         q_bits=element_bits(q_type),
         k_bits=tuple(element_bits(t) for t in k_types),
@@ -278,6 +281,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
         sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
+        capped=op.soft_cap is not None,
     )
 
 
@@ -311,6 +315,12 @@ def _rows(op: RowOp) -> VectorWorkload:
     rows, columns = product(type_.dims[:-1]), type_.dims[-1]
     if op.row_columns is not None and columns != op.row_columns:
         rows, columns = rows * (columns.constant // op.row_columns), expr(op.row_columns)
+    return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
+@describes(layer.PositionEmbeddingOp)
+def _(op: layer.PositionEmbeddingOp) -> Workload:
+    (rows, columns), kind = tensor(op.x).dims, op.vector_kind()
     return VectorWorkload(rows, columns, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
 
 

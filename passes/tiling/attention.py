@@ -188,12 +188,12 @@ class _Kernel:
         return running
 
     def skipped_tiles(self, unit: _Unit) -> Expr:
-        """Key tiles of the part of a core that lie before all windows of the unit, or of those that read with it."""
+        """Key tiles of the part of a core that lie out of reach of the unit, or of those that read with it."""
         s = self.shape
-        if s.window is None or (self.keys.max_trips == 1 and not self.merges):
+        if s.reach is None or (self.keys.max_trips == 1 and not self.merges):
             return expr(0)
         query = unit.first_query if self.plan.multicasts("kv") else unit.query
-        first = s.kv_len - s.q_len + query - (s.window - 1) - self.keys.start(self.core_s, expr(0))
+        first = s.reach.first(s.kv_len - s.q_len + query) - self.keys.start(self.core_s, expr(0))
         return floordiv(max_of(first, 0), self.tile_s)
 
     def key_trips(self, mine: Expr, skipped: Expr) -> Expr:
@@ -203,7 +203,7 @@ class _Kernel:
         if not (self.merges and self.shape.causal):
             return ceildiv(mine, self.tile_s) - skipped
         trips = ceildiv(max_of(mine, 0), self.tile_s)
-        return trips if self.shape.window is None else max_of(trips - skipped, 0)
+        return trips if self.shape.reach is None else max_of(trips - skipped, 0)
 
     def key_step(
         self, unit: _Unit, rows: Expr, q_tiles: list[SSAValue], running: tuple[SSAValue, ...], si: Expr, mine: Expr
@@ -237,8 +237,10 @@ class _Kernel:
             code.mma(scores, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
         masks, position = self.last_visible(unit)
-        first = None if s.window is None else ExprAttr(position - (s.window - 1))
-        step = SoftmaxStepAttr(self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first)
+        first = None if s.reach is None else ExprAttr(s.reach.first(position))
+        step = SoftmaxStepAttr(
+            self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first, self.op.soft_cap
+        )
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
 

@@ -14,7 +14,7 @@ from pmc.passes.tiling.index_scores import IndexScoresFamily
 from pmc.passes.tiling.kernels import Family
 from pmc.passes.tiling.matmul import MatmulFamily
 from pmc.passes.tiling.recurrence import RecurrenceFamily
-from pmc.passes.tiling.rowwise import CopyFamily, RowFamily
+from pmc.passes.tiling.rowwise import CopyFamily, PositionFamily, RowFamily
 from pmc.passes.tiling.topk import TopkFamily
 
 FAMILIES: dict[type[Operation], Family] = {
@@ -25,6 +25,7 @@ FAMILIES: dict[type[Operation], Family] = {
     layer.TopkSelectOp: TopkFamily(),
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
+    layer.PositionEmbeddingOp: PositionFamily(),
     layer.CausalConvOp: CausalConvFamily(),
     **dict.fromkeys((layer.SsmScanOp, layer.GatedDeltaOp), RecurrenceFamily()),
 }

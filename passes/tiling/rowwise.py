@@ -171,3 +171,22 @@ class RowFamily(_RowFamily):
             for name, array in results.items():
                 code.store(array, buffers[name], tile.offsets(array), tile.sizes(array))
         return code.kernel(cores)
+
+
+class PositionFamily(_RowFamily):
+    """`layer.position_embedding`."""
+
+    def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, chip: Chip) -> KernelOp:
+        """The rows of the table beside those of x: tile by tile of one sequence, those of its positions."""
+        assert isinstance(op, layer.PositionEmbeddingOp)
+        rows = rows_of(op, chip.cores)
+        x, y = arrays.array(op.x, *rows.dims(rows.width)), arrays.result(op.y, *rows.dims(rows.width))
+        table = arrays.array(op.table).rows_from(0, op.first_row.constant, rows.inner)
+        code = arrays.code(op, plan)
+        with row_tiles(code, plan, rows.outer, rows.inner) as tile:
+            tokens, added, out = (code.alloc(tile.capacity, rows.width, a.element_type) for a in (x, table, y))
+            code.load(x, tokens, tile.offsets(x), tile.sizes(x))
+            code.load(table, added, (tile.inner, 0), (tile.inner_rows, rows.width))
+            code.vector(op.vector_kind(), tile.rows, rows.width, [tokens, added], [out])
+            code.store(y, out, tile.offsets(y), tile.sizes(y))
+        return code.kernel(used_cores(plan, rows))

@@ -126,6 +126,30 @@ def test_attention_with_two_pieces(causal: bool, kv_heads: int) -> None:
                 np.testing.assert_allclose(y[row, h * v_dim : (h + 1) * v_dim], expected)
 
 
+POSITIONS = """
+%p = layer.weight() {axes = ["", ""]} at "positions" : !layer.tensor<[ROWS, 8], bf16>
+%y = layer.position_embedding(%x, %p) {q_len = <q_len>, kv_len = <kv_len>, offset = 2} at "add" :
+     !layer.tensor<[batch*q_len, 8], bf16>
+layer.return([%y]) at "p"
+"""
+
+
+def test_learned_positions_start_behind_what_the_cache_holds() -> None:
+    module = program(EMBED + POSITIONS.replace("ROWS", "9"))
+    environment = seeded_layer_environment(module, {"batch": 2, "q_len": 3, "kv_len": 7}, 0)
+    table, positions = environment.weights["embed.weight"], environment.weights["positions"]
+    # Positions 4, 5 and 6 of both sequences, two rows further down.
+    expected = [table[token] + positions[4 + i % 3 + 2] for i, token in enumerate(environment.tokens)]
+    np.testing.assert_array_equal(run_layer(module, environment).outputs[0], expected)
+
+
+def test_a_table_that_ends_before_the_last_position() -> None:
+    module = program(EMBED + POSITIONS.replace("ROWS", "8"))
+    environment = seeded_layer_environment(module, {"batch": 2, "q_len": 3, "kv_len": 7}, 0)
+    with pytest.raises(NumericError, match="at 'add': the last position needs row 8, the table has 8"):
+        run_layer(module, environment)
+
+
 def test_rms_norm_of_rows_and_of_groups() -> None:
     x, w = normal(3, 8), normal(4)
     y = semantics.rms_norm(x, w, 0.5, 4)
@@ -246,6 +270,7 @@ def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:
     expected = [[x[e, c] + b[e] for c in range(5)] for e in range(3)]
     np.testing.assert_array_equal(elementwise.add_bias(x, b), expected)
     np.testing.assert_array_equal(elementwise.add_bias(x[0], b[0]), expected[0])
+    np.testing.assert_array_equal(elementwise.add_bias(x, b, 0), x)
 
 
 def test_silu_mul_keeps_large_arguments_finite() -> None:

@@ -183,8 +183,8 @@ def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
     for step in range(prompt, prompt + steps):
         new = tokens[:, step]
         sources = model_sources(module, {"batch": batch, "q_len": 1, "kv_len": step + 1})
-        model_inputs = model_inputs.next_step(new, reference.states, sources)
-        layer_inputs = layer_inputs.next_step(new, lowered.states, sources)
+        model_inputs = model_inputs.next_step(new, reference.states).newest(sources)
+        layer_inputs = layer_inputs.next_step(new, lowered.states).newest(sources)
         reference, lowered = run_model(module, model_inputs), run_layer(decode, layer_inputs)
         close(reference.logits, logits[:, step])
         close(lowered.outputs[0], logits[:, step])

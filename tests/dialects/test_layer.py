@@ -204,6 +204,14 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         attention(causal=True, keys=min_of(KV, Q + 4), window=5),
         (3 * (5 + 5) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 6 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
+    (  # queries at positions 9 and 10 see their chunk from 8 on: 2 and 3 keys, 3 rows
+        attention(causal=True, chunk=4, kv_len=KV),
+        (3 * (2 + 3) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 3 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
+    (  # a chunk begins between them: 10 keys and 1, of a cache that holds 11 rows
+        attention(causal=True, keys=min_of(KV, Q + 9), chunk=10, kv_len=KV),
+        (3 * (10 + 1) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
     (  # the sinks of 4 heads are read
         attention(causal=True, sinks=4),
         (3 * (10 + 11) * 2 * 4 * 16, (6 * 32 + 2 * 3 * 11 * 16 + 4) * 2, 6 * 32 * 2, "cube", "bf16"),
@@ -215,6 +223,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
     (  # ids and the rows they name, not the table
         op(layer.EmbeddingOp, [value(TOKENS, element=i32), value(1000, 16)], value(TOKENS, 16)),
         (0, 6 * 4 + 6 * 16 * 2, 6 * 16 * 2, "none", "i32"),
+    ),
+    (  # a row of the table per token
+        op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(1000, 16)], value(TOKENS, 16), q_len=Q, kv_len=KV),
+        (96, 2 * 96 * 2, 96 * 2, "vector", "bf16"),
     ),
     (
         op(layer.RmsNormOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), eps=1e-5, group=16),
@@ -406,6 +418,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("step state", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(TOKENS, 32)]], *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q,
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
+    ("soft cap", attention(True, soft_cap=0.0), "soft_cap is 0.0, must be positive"),
+    ("soft cap of selected keys", sparse_attention(soft_cap=3.0), "the scores of sparse attention have no soft_cap"),
     ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
     ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
@@ -416,6 +430,9 @@ WRONG: list[tuple[str, Any, str]] = [
      "only the first step has sinks: they are counted once"),
     ("window", attention(True, window=0), "window is 0, must be at least 1"),
     ("window without an end", attention(False, window=3), "a window needs causal: it ends with the key of the query"),
+    ("window and chunk", attention(True, window=3, chunk=3, kv_len=KV), "a window and a chunk exclude each other"),
+    ("chunk of what", attention(True, chunk=3), "a chunk needs kv_len, and only a chunk"),
+    ("chunk", attention(True, chunk=0, kv_len=KV), "chunk is 0, must be at least 1"),
     ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],
      *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True,
      window=3), "a step of a ring has no window: its keys are every n-th of a sequence"),
@@ -447,6 +464,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("keys", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(TOKENS, 16)], value(BATCH, KV, 16)],
                 value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),
      "keys and values must be [batch, kv_len, width]"),
+    ("positions", op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(12, 16)], value(TOKENS, 16), q_len=Q,
+                     kv_len=expr(11), offset=2),
+     "the last position needs row 12, table has 12"),
+    ("position row", op(layer.PositionEmbeddingOp, [value(TOKENS, 16), value(12, 8)], value(TOKENS, 16), q_len=Q,
+                        kv_len=KV),
+     "table is [12, 8], must be [12, 16]"),
     ("norm", op(layer.RmsNormOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16), eps=1e-5, group=16),
      "w is [8], must be [16]"),
     ("gain of 1 + nothing", op(layer.RmsNormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-5, group=16,
@@ -475,6 +498,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("bias", op(layer.AddBiasOp, [value(TOKENS, 16), value(8)], value(TOKENS, 16)), "b is [8], must be [16]"),
     ("expert bias", op(layer.AddBiasOp, [value(5, BATCH, 16), value(16)], value(5, BATCH, 16)),
      "b is [16], must be [5, 16]"),
+    ("share of a whole", op(layer.AddBiasOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16), share=expr(1)),
+     "share needs x to be a partial sum"),
     ("bias of a row", op(layer.AddBiasOp, [value(16), value(16)], value(16)), "x must be [T, N] or [E, C, N]"),
     ("cap", op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=0.0), "cap is 0.0, must be positive"),
     ("scale", op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 8), factor=2.0),
@@ -637,6 +662,13 @@ def test_a_sum_of_partial_sums_is_one_too() -> None:
         op(layer.AddOp, [partial(TOKENS, 16), value(TOKENS, 16)], partial(TOKENS, 16)).verify()
     with pytest.raises(VerifyException, match="operands are partial sums over different axes"):
         op(layer.AddOp, [partial(TOKENS, 16), partial(TOKENS, 16, axes=("ep",))], partial(TOKENS, 16)).verify()
+
+
+def test_a_share_of_a_bias_makes_a_partial_sum_of_a_partial_sum() -> None:
+    share = expr(1) - expr("tp.rank")
+    op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], partial(TOKENS, 16), share=share).verify()
+    with pytest.raises(VerifyException, match="the result of a partial sum over tp is partial too"):
+        op(layer.AddBiasOp, [partial(TOKENS, 16), value(16)], value(TOKENS, 16), share=share).verify()
 
 
 def test_a_multiple_of_a_partial_sum_is_one_too() -> None:

@@ -84,6 +84,7 @@ from pmc.dialects.vector_kinds import (
     ROW,
     VECTOR_KINDS,
     ActivationAttr,
+    AddBiasAttr,
     AddRmsNormAttr,
     CausalConvAttr,
     FillAttr,
@@ -412,11 +413,12 @@ def attention(make: Maker) -> None:
     k = [make.source([batch, kv, d], stored) for d in pieces]
     v = k[0] if make.flag() else make.source([batch, kv, make.size()], stored)
     width = v.type.dims[2].constant if isinstance(v.type, TensorType) else 0
-    window = make.size() if make.flag() else None
+    reach = make.rng.choice([{}, {"window": make.size()}, {"chunk": make.size() + 1, "kv_len": expr("kv_len")}])
     sinks = [make.source([heads], arithmetic)] if make.flag() else []
     make.add(
         layer.AttentionOp, [q, k, v, sinks], [make.type([t, heads * width])], qk_dims=ints(pieces), v_dim=width,
-        q_len=q_len, scale=make.rng.uniform(0, 1), causal=window is not None or make.flag(), window=window,
+        q_len=q_len, scale=make.rng.uniform(0, 1), causal=bool(reach) or make.flag(), **reach,
+        soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
 
 
@@ -434,7 +436,7 @@ def attention_step(make: Maker) -> None:
     sinks = [make.source([heads], arithmetic)] if not state and make.flag() else []
     step = make.add(
         layer.AttentionStepOp, [[q], [k], v, state, sinks], types, qk_dims=ints([width]), v_dim=width, q_len=q_len,
-        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden,
+        scale=make.rng.uniform(0, 1), causal=True, hidden=hidden, soft_cap=make.rng.choice([None, 50.0]),
     )  # fmt: skip
     make.add(layer.AttentionFinishOp, [step.acc, step.row_sum], [make.type([t, heads * width])])
 
@@ -480,6 +482,15 @@ def embedding(make: Maker) -> None:
     t, v, n = make.dims(3)
     axis = "tp" if make.flag() and not make.depth else None  # no program, no mesh
     make.add(layer.EmbeddingOp, [make.source([t]), make.source([v, n])], [make.type([t, n])], vocab_axis=axis)
+
+
+def position_embedding(make: Maker) -> None:
+    t, rows = make.dims(2)
+    q_len, width = make.dims(1)[0], make.size()
+    make.add(
+        layer.PositionEmbeddingOp, [make.source([t, width]), make.source([rows, width])], [make.type([t, width])],
+        q_len=q_len, kv_len=q_len + expr("kv_len"), offset=make.rng.randint(0, 2),
+    )  # fmt: skip
 
 
 def rms_norm(make: Maker) -> None:
@@ -566,7 +577,14 @@ def row_gate(make: Maker) -> None:
 def add_bias(make: Maker) -> None:
     leading, width = make.dims(make.rng.randint(1, 2)), make.size()
     bias = make.source((*leading[:-1], width))
-    make.add(layer.AddBiasOp, [make.source((*leading, width)), bias], [make.type((*leading, width))])
+    x, y = make.source((*leading, width)), make.type((*leading, width))
+    share = None
+    if make.flag() and not make.depth:  # no program, no mesh
+        share, partial = expr("tp.rank"), PartialAttr(("tp",))
+        axes = ArrayAttr([StringAttr("")] * len(y.dims))
+        x = make.add(layer.WeightOp, [], [y.with_encoding(partial)], axes=axes).result
+        y = y.with_encoding(partial)
+    make.add(layer.AddBiasOp, [x, bias], [y], share=share)
 
 
 def quantize(make: Maker) -> None:
@@ -684,6 +702,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.WeightOp: source, layer.StateOp: source, layer.MatmulOp: matmul, layer.GroupedMatmulOp: grouped_matmul,
     layer.GatedMatmulOp: gated_matmul, layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
+    layer.PositionEmbeddingOp: position_embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
@@ -969,7 +988,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
         SoftmaxStepAttr(
-            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr()
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr(),
+            FloatAttr(make.rng.uniform(1, 50), 64) if make.flag() else None,
         ),
     ]),
     RepeatRowsAttr: lambda make: RepeatRowsAttr(IntegerAttr(make.rng.randint(1, 64), i64)),
@@ -993,6 +1013,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
+    AddBiasAttr: lambda make: AddBiasAttr(make.expr_attr() if make.flag() else NoneAttr()),
     GatedActivationAttr: gated_kind,
     ScaleAttr: lambda make: ScaleAttr(make.number()),
     SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),

@@ -15,6 +15,7 @@ from pmc.dialects.expr import ExprAttr, expr, floordiv
 from pmc.dialects.vector_kinds import (
     VECTOR_KINDS,
     ActivationAttr,
+    AddBiasAttr,
     ConvertAttr,
     FillAttr,
     GatedActivationAttr,
@@ -56,6 +57,12 @@ def number(value: float) -> FloatAttr:
             STEP.replace("key = s*64", "key = 0, first = row"),
         ),
         (
+            SoftmaxStepAttr(
+                number(0.125), BoolAttr.from_bool(True), POSITION, ExprAttr(expr("s") * 64), None, number(50.0)
+            ),
+            STEP.replace(">", ", soft_cap = 50.0>"),
+        ),
+        (
             RopeAttr(
                 number(1e4),
                 BoolAttr.from_bool(False),
@@ -71,6 +78,8 @@ def number(value: float) -> FloatAttr:
         ),
         (RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), IntegerAttr(4, i64)), PARTIAL),
         (ActivationAttr(StringAttr("gelu")), GELU),
+        (AddBiasAttr(NoneAttr()), "#tile.add_bias"),
+        (AddBiasAttr(ExprAttr(1 - expr("tp.rank"))), "#tile.add_bias<share = -tp.rank + 1>"),
         (GatedActivationAttr(StringAttr("clamped_swiglu"), number(7.0), number(1.702)), CLAMPED),
         (
             GatedActivationAttr(StringAttr("gelu"), NoneAttr(), NoneAttr()),
@@ -180,6 +189,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 0),
             "rotary_dim is 3, must be positive, even and less than the 8 columns",
         ),
+        ("#tile.add_bias<share = k>", (2, 1, 0), "at 'mm': parameter 'share' uses 'k', which is not in scope"),
         ("#tile.soft_cap<cap = -1.0>", (1, 1, 0), "at 'mm': cap is -1.0, must be positive"),
         (GELU.replace("gelu", "elu"), (1, 1, 0), "at 'mm': function is 'elu', must be silu, gelu, gelu_tanh, relu, "),
         (CLAMPED.replace("7.0", "0.0"), (2, 1, 0), "at 'mm': limit is 0.0, must be positive"),
@@ -206,6 +216,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 3),
             "parameter 'first' needs causal = true",
         ),
+        (STEP.replace(">", ", soft_cap = 0.0>"), (1, 1, 3), "soft_cap is 0.0, must be positive"),
         ("#tile.repeat_rows<period = 0>", (1, 1, 0), "period is 0, must be at least 1"),
         (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
         (ROUTER.replace("groups = 4", "groups = 3"), (2, 2, 0), "3 groups do not divide 8 experts"),
@@ -273,6 +284,8 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         ("#tile.rms_normalize<eps = 0.0>", 4 - 1, 1 + 31 + 1 + 30),  # no gain
         ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
+        # Times 2 scale / cap, then exp, add, div and subtract for the tanh, times cap.
+        (STEP.replace(">", ", soft_cap = 50.0>"), 1 + 35 + 1 + 1 + (35 + 1 + 31 + 1) + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
         ("#tile.repeat_rows<period = 4>", 1, 0),
         ("#tile.layer_norm<eps = 0.0>", 6, 2 + 2 * 31 + 1 + 30),  # two sums, two means, add, rsqrt once per row

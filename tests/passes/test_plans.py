@@ -13,6 +13,7 @@ from xdsl.parser import Parser
 
 from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.rates import CoreRates
+from pmc.backends.g5.stream import simulate
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.streams import HOST_KINDS, run_stream
 from pmc.backends.numeric.tile import run_tiles
@@ -20,6 +21,7 @@ from pmc.compiler.config import load_accounting, load_chip
 from pmc.compiler.context import make_context
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import g5, layer, tile
+from pmc.dialects.accounting import AccountingAttr
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses import matmul_tiling as matmuls
 from pmc.dialects.analyses.program_resources import program_resources
@@ -86,12 +88,12 @@ def attention_text(
     mask: str = "",
     sinks: bool = False,
 ) -> str:
-    """`mask` is one more property, such as `, window = 3`."""
+    """`mask` is more properties, such as `, window = 3`."""
     heads, d, v = kv_heads * group, 4, 4 if shared else 6
     rows = f"[{sequences * q_len}, {heads * d}]"
     keys = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * d}], f32>"
     values = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * v}], f32>"
-    causal = "true" if q_len > 1 or mask else "false"
+    causal = "true" if q_len > 1 or "window" in mask or "chunk" in mask else "false"
     argument = "" if shared else f", %v: {values}"
     operands = f"[%q], [%k], {'%k' if shared else '%v'}{', [%s]' if sinks else ''}"
     argument += f", %s: !layer.tensor<[{heads}], f32>" if sinks else ""
@@ -167,9 +169,16 @@ def reference(op: layer.MatrixOp, arrays: dict[str, Array]) -> Array:
             v = arrays.get("v", k).reshape(s.sequences, rows, s.kv_heads, s.v_dim)
             q = arrays["q"].reshape(s.sequences, s.q_len, s.kv_heads, s.group, -1)
             scores = 0.5 * np.einsum("bqhgd,bkhd->bhgqk", q, k.reshape(s.sequences, rows, s.kv_heads, -1))
+            if op.soft_cap is not None:
+                cap = op.soft_cap.value.data
+                scores = cap * (1 - 2 / (np.exp(2 * scores / cap) + 1))
             if bool(op.causal):
-                key, query = np.arange(rows), rows - s.q_len + np.arange(s.q_len)[:, None]
+                key: Array = np.arange(int(rows))
+                query: Array = rows - s.q_len + np.arange(int(s.q_len))[:, None]
                 first = query - (op.window.value.data - 1) if op.window is not None else 0 * query
+                if op.chunk is not None and op.kv_len is not None:
+                    before = op.kv_len.data.constant - rows
+                    first = (query + before) // op.chunk.value.data * op.chunk.value.data - before
                 scores = np.where((key <= query) & (key >= first), scores, -np.inf)
             p = np.exp(scores)
             total = p.sum(axis=-1, keepdims=True)
@@ -252,7 +261,12 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     sequences, kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 4]))
     q_len = draw(st.integers(1, 7))
     kv_len = draw(st.integers(q_len, 29))
-    mask = draw(st.sampled_from(["", ", window = {}"])).format(draw(st.integers(1, kv_len + 1)))
+    reach, past = draw(st.integers(1, kv_len + 1)), draw(st.integers(0, 9))
+    masks = ["", f", window = {reach}", f", chunk = {reach}, kv_len = <{kv_len}>"]
+    if kv_len >= q_len + reach - 1:
+        masks.append(f", chunk = {reach}, kv_len = <{kv_len + past}>")
+    mask = draw(st.sampled_from(masks))
+    mask += draw(st.sampled_from(["", ", soft_cap = 0.75"]))
     text = attention_text(sequences, kv_heads, group, q_len, kv_len, draw(st.booleans()), mask, draw(st.booleans()))
     p = draw(st.integers(1, 3))
     u = draw(st.integers(1, max(1, 6 // p)))
@@ -272,7 +286,7 @@ def test_any_plan_of_an_attention(data: st.DataObject) -> None:
     program = check_values(text, plan)
     rates = CoreRates(CHIP, load_accounting("physical"))
     r = PlanSearch(rates).attention_resources(shape, attentions.tiling_of(plan))
-    check_resources(program, r, "f32", one_is_busiest=shape.window is None or plan.merge.data == "none")
+    check_resources(program, r, "f32", one_is_busiest=shape.reach is None or plan.merge.data == "none")
 
 
 @pytest.mark.parametrize("window", [12, 13, 1000])
@@ -285,6 +299,16 @@ def test_a_window_of_all_keys_is_none(window: int) -> None:
         assert str(after) == str(before)
     shorter = attention_text(2, 1, 2, 5, 12, False, ", window = 11")
     assert str(lowered(shorter, plan, CHIP)[0]) != str(lowered(plain, plan, CHIP)[0])
+
+
+@pytest.mark.parametrize("mask", ["", ", window = 5", ", chunk = 4, kv_len = <29>"])
+@pytest.mark.parametrize(("cores", "merge"), [([1, 3, 1], "none"), ([1, 3, 2], "dram")])
+def test_cores_that_read_together_come_to_it_together(mask: str, cores: list[int], merge: str) -> None:
+    """In the simulator a load waits for all cores that it serves: none of them may be at another tile of keys."""
+    plan = PlanAttr.of(cores, [2, 1, 4], "pus", 2, ("q", "kv"), merge)
+    module = lowered(attention_text(1, 1, 2, 13, 29, False, mask), plan, CHIP)[1]
+    module.attributes["arch.accounting"] = AccountingAttr(load_accounting("physical"))
+    assert simulate(module).parts[-1].duration_ps > 0
 
 
 def the_attention(text: str) -> layer.FlashAttentionOp:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block
 
 from pmc.backends.numeric.errors import Array
 from pmc.dialects import model
@@ -35,14 +36,21 @@ ATTENTION = ("gqa", "mla", "dsa")
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:
     """Of every layer, in order: the paths of its blocks, and its place in the stored arrays."""
-    found: list[tuple[dict[str, str], tuple[int, ...]]] = []
-    for op in module.walk():
+    (llm,) = module.ops
+    assert isinstance(llm, model.LlmOp)
+    return list(_layers_in(llm.body.block, 0))
+
+
+def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    names = [op.path.data for op in block.ops if isinstance(op, model.BlockOp)]
+    attention = next((name for name in names if name.rpartition(".")[2] in ATTENTION), None)
+    mlp = next((name for name in names if name.rpartition(".")[2] in ("ffn", "moe")), None)
+    if attention is not None and mlp is not None:
+        yield {"attention": attention, "mlp": mlp}, (outer,)
+    for op in block.ops:
         if isinstance(op, model.RepeatOp):
-            names = [block.path.data for block in op.body.block.ops if isinstance(block, model.BlockOp)]
-            attention = next(name for name in names if name.rpartition(".")[2] in ATTENTION)
-            mlp = next(name for name in names if name.rpartition(".")[2] in ("ffn", "moe"))
-            found += [({"attention": attention, "mlp": mlp}, (index,)) for index in range(op.trip_count)]
-    return found
+            for index in range(op.trip_count):
+                yield from _layers_in(op.body.block, outer * op.trip_count + index)
 
 
 def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config: Mapping[str, Any]) -> Array:
