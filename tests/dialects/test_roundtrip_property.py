@@ -1015,7 +1015,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     SsmStepAttr: lambda make: SsmStepAttr(*(IntegerAttr(make.size(), i64) for _ in range(3))),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
-        *(IntegerAttr(make.size(), i64) for _ in range(3)), make.number()
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
     ),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
     L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
