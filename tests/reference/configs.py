@@ -1,6 +1,7 @@
 """Tiny Hugging Face configs of every family, by name: what tests that run a model of each kind run.
 
-The first one of an architecture stands for it where one config of each is enough.
+Those in `CONFIGS` are compared with `transformers`, those in `WITHOUT_REFERENCE` it does not have.  The first one of an
+architecture stands for it where one config of each is enough.
 """
 
 from __future__ import annotations
@@ -121,4 +122,8 @@ CONFIGS: dict[str, dict[str, object]] = {
     },
     "deepseek-v3.2": DEEPSEEK_V32,
     "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
+}
+
+WITHOUT_REFERENCE: dict[str, dict[str, object]] = {
+    "mimo": {**COMMON, "architectures": ["MiMoForCausalLM"], "attention_bias": True, "num_nextn_predict_layers": 1},
 }
