@@ -260,6 +260,9 @@ class _Reference:
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
+    selected: Any = None
+    """The keys that the last sparse attention selected: of every sequence and query a list of positions."""
+
     def __post_init__(self) -> None:
         self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
@@ -300,6 +303,8 @@ class _Reference:
             if semantics is None or not isinstance(op, model.BlockOp):
                 raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
             y = semantics(op, *operands)
+            if isinstance(op, model.DsaOp) and op.selected is not None:
+                values[op.selected] = self.selected
             require_finite(y, f"{op.name} at '{op.path.data}'")
             values[op.y] = y
             self.values.setdefault(op.path.data, []).append(y)
@@ -402,10 +407,10 @@ class _Reference:
             outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
         return np.concatenate(outputs)
 
-    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
+    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array, chosen_before: Any = None) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
 
-        Of the keys that a query of DSA sees, those that its indexer selects.
+        Of the keys that a query of DSA sees, those that its indexer selects, or that of a layer before it selected.
         """
         nope, rope, v_dim = block.head_dims
         heads, rank = block.heads, block.kv_lora_rank.value.data
@@ -414,6 +419,7 @@ class _Reference:
         scale = (nope + rope) ** -0.5 * rotary.mla_scale()
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
+        selected: list[list[list[int]]] = []
         for b, h in enumerate(self.sequences(x)):
             latent = h
             if block.q_lora_rank is None:
@@ -428,7 +434,8 @@ class _Reference:
             k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
             chosen = [list(range(past + i + 1)) for i in range(self.q_len)]
             if isinstance(block, model.DsaOp):
-                chosen = self.indexed(block, b, h, latent)
+                chosen = self.indexed(block, b, h, latent) if chosen_before is None else chosen_before[b]
+            selected.append(chosen)
             read: list[Array] = []
             for i, q in enumerate(np.split(queries, heads, axis=1)):
                 q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
@@ -437,11 +444,12 @@ class _Reference:
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
                 read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
+        self.selected = selected
         return np.concatenate(outputs)
 
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
-        heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
+        heads, rope = block.index_dims[0], block.qk_rope_head_dim.value.data
         rotary, past = self.rotary(block, bool(block.index_rope_interleave)), self.kv_len - self.q_len
         k = h @ self.weight(block, "indexer.wk.weight")
         k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)

@@ -46,6 +46,11 @@ class Block:
     rope: Callable[[Fields], Properties] = field(default=lambda fields: {})
     """The rotary embedding, whose properties are read together."""
 
+    selects: bool = False
+    """Whether it hands the keys that it selects to the blocks behind it."""
+    takes: bool = False
+    """Whether it takes the keys that a block before it has selected."""
+
     def properties(self, fields: Fields) -> Properties:
         """What the op is made with."""
         return {**properties(self.rows, fields), **self.rope(fields)}
@@ -63,8 +68,8 @@ class Block:
 class Family:
     """How a model is built from its config."""
 
-    layers: Mapping[str, tuple[Block, ...]]
-    """The kinds of layers, by name."""
+    layers: Mapping[str, tuple[Block, ...]] | Callable[[Fields], Mapping[str, tuple[Block, ...]]]
+    """The kinds of layers, by name; those of searched models follow from the file."""
     order: Callable[[Fields], list[str]]
     """The kind of every layer."""
     only: Mapping[str, Reading | Constant] = field(default_factory=dict[str, Reading | Constant])
@@ -92,6 +97,10 @@ class Family:
     """The field that counts the layers of multi-token prediction; absent = none."""
     dtype: str | None = None
     """The `torch_dtype` of the published weights, where the files of the family do not say it."""
+
+    def kinds(self, fields: Fields) -> Mapping[str, tuple[Block, ...]]:
+        """The kinds of layers of a model."""
+        return self.layers(fields) if callable(self.layers) else self.layers
 
 
 # -- the order of layers ------------------------------------------------------------------------------------------
@@ -445,6 +454,45 @@ def _every_sixth_is_global(fields: Fields, i: int) -> str:
     return "sliding" if (i + 1) % period else "full"
 
 
+GLM5_DSA = DSA.with_rows(index_rope_interleave=constant(True))
+GLM5_SHARED_DSA = replace(GLM5_DSA, rows={name: GLM5_DSA.rows[name] for name in (*MLA.rows, "index_topk")}, takes=True)
+"""Without an indexer of its own."""
+
+
+def _glm5_segments(fields: Fields) -> list[list[str]]:
+    """The kinds of the feed-forward blocks of every layer with an indexer and those behind it that share its keys."""
+    layers = fields.integer("num_hidden_layers")
+    # Absent = an indexer in every layer.
+    types = layer_kinds(fields, "indexer_types", {"full": "full", "shared": "shared"}) or ["full"] * layers
+    if types[0] != "full":
+        raise fields.fail("indexer_types", "the first layer is 'shared', but no layer before it selects keys")
+    segments: list[list[str]] = []
+    for kind, feed_forward in zip(types, first_dense(fields), strict=True):
+        if kind == "full":
+            segments.append([])
+        segments[-1].append(feed_forward)
+    return segments
+
+
+def _segment_name(segment: list[str]) -> str:
+    return segment[0] if len(segment) == 1 else f"{segment[0]}_and_{len(segment) - 1}_shared"
+
+
+def glm5_layers(fields: Fields) -> dict[str, tuple[Block, ...]]:
+    """GLM-5.2 (arXiv 2603.12201): layers that follow one with an indexer attend to the keys that it selected.
+
+    Such layers are one kind with it, so that the keys stay inside.
+    """
+    feed_forward = {"dense": FFN, "moe": DEEPSEEK_MOE}
+    found: dict[str, tuple[Block, ...]] = {}
+    for segment in _glm5_segments(fields):
+        blocks = [replace(GLM5_DSA, selects=len(segment) > 1), feed_forward[segment[0]]]
+        for i, kind in enumerate(segment[1:], 2):
+            blocks += [replace(block, name=f"{block.name}{i}") for block in (GLM5_SHARED_DSA, feed_forward[kind])]
+        found.setdefault(_segment_name(segment), tuple(blocks))
+    return found
+
+
 def dense(attention: Block, feed_forward: Block) -> Family:
     """Equal layers in which every token sees all tokens before it."""
     return Family({"dense": (attention, feed_forward)}, every("dense"), NO_WINDOW)
@@ -557,15 +605,24 @@ FAMILIES: Mapping[str, Family] = {
         lists=SPARSE_ATTENTION,
     ),
     "GlmMoeDsaForCausalLM": Family(
+        glm5_layers,
+        lambda fields: [_segment_name(segment) for segment in _glm5_segments(fields)],
         {
-            kind: (DSA.with_rows(index_rope_interleave=constant(True)), block)
-            for kind, block in (("dense", FFN), ("moe", DEEPSEEK_MOE))
+            **DEEPSEEK_ONLY,
+            "indexer_rope_interleave": True,
+            "rope_interleave": True,
+            "num_experts": integer("n_routed_experts"),
         },
-        first_dense,
-        {**DEEPSEEK_ONLY, "indexer_rope_interleave": True, "rope_interleave": True},
-        # The configuration class puts qk_rope_head_dim in its place.
-        unused=("head_dim",),
-        lists={**SPARSE_ATTENTION, "indexer_types": ("full",)},
+        # The configuration class puts qk_rope_head_dim in the place of the first; the others say indexer_types again.
+        unused=(
+            "head_dim",
+            "index_topk_freq",
+            "index_skip_topk_offset",
+            "index_topk_pattern",
+            "index_share_for_mtp_iteration",
+            "moe_router_dtype",
+        ),
+        lists=SPARSE_ATTENTION,
     ),
 }
 """The language models by architecture."""

@@ -64,7 +64,7 @@ from pmc.dialects.table_columns import (
     Texts,
     Values,
 )
-from pmc.dialects.tensor import ScaledType, TensorType
+from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.trace_tables import (
@@ -273,13 +273,18 @@ def mla(b: Blocks) -> None:
 
 
 def dsa(b: Blocks) -> None:
-    size, rope = b.make.size, 2 * b.make.size()
-    b.block(
-        model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
-        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
-        index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
-        index_rope_interleave=b.make.flag(),
+    size, rope, top_k = b.make.size, 2 * b.make.size(), b.make.size()
+    latent: dict[str, Any] = {
+        "num_attention_heads": size(), "q_lora_rank": size(), "kv_lora_rank": size(), "qk_nope_head_dim": size(),
+        "qk_rope_head_dim": rope, "v_head_dim": size(), "rope_interleave": b.make.flag(), "rope_theta": 1e4,
+        "index_topk": top_k,
+    }  # fmt: skip
+    selection = model.DsaOp.selection(tensor(b.x).dims[0], top_k)
+    first = b.make.add(
+        model.DsaOp, [b.x], [b.x.type, selection], index_n_heads=size(), index_head_dim=rope + size(),
+        index_rope_interleave=b.make.flag(), **latent,
     )  # fmt: skip
+    b.x = b.make.add(model.DsaOp, [first.y, first.selected], [b.x.type], **latent).y
 
 
 def network(make: Maker) -> dict[str, Any]:

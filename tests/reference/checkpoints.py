@@ -79,10 +79,13 @@ def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]
 
 def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     names = [op.path.data for op in block.ops if isinstance(op, model.BlockOp)]
-    attention = next((name for name in names if name.rpartition(".")[2] in ATTENTION), None)
-    mlp = next((name for name in names if name.rpartition(".")[2] in ("ffn", "moe")), None)
-    if attention is not None and mlp is not None:
-        yield {"attention": attention, "mlp": mlp}, (outer,)
+    # Layers that share keys are one body: its blocks are numbered.
+    attention, mlp = (
+        [name for name in names if name.rpartition(".")[2].rstrip("0123456789") in kinds]
+        for kinds in (ATTENTION, ("ffn", "moe"))
+    )
+    for pair in zip(attention, mlp, strict=True):
+        yield dict(zip(("attention", "mlp"), pair, strict=True)), (outer,)
     for op in block.ops:
         if isinstance(op, model.RepeatOp):
             for index in range(op.trip_count):

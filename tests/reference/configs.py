@@ -183,6 +183,12 @@ CONFIGS: dict[str, dict[str, object]] = {
         "torch_dtype": "float32",
     },
     "deepseek-v3.2": DEEPSEEK_V32,
+    "glm-5.2": {
+        **DEEPSEEK_V32,
+        "architectures": ["GlmMoeDsaForCausalLM"],
+        "num_hidden_layers": 7,
+        "indexer_types": ["full", "shared", "shared", "full", "shared", "full", "shared"],
+    },
     "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
 }
 
