@@ -26,8 +26,9 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
-from pmc.compiler.frontend import families
-from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
+from pmc.compiler.frontend import family as parts
+from pmc.compiler.frontend.families import FAMILIES, WRAPPERS
+from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.frontend.readings import properties
@@ -202,7 +203,7 @@ class _Import:
         llm.location = self.location
         return ModuleOp([llm])
 
-    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[families.Block, ...], path: str) -> SSAValue:
+    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[parts.Block, ...], path: str) -> SSAValue:
         """One op on rows after the other; a factor of 1 is none."""
         for block in blocks:
             given = block.properties(self.fields)
@@ -246,7 +247,7 @@ class _Import:
         op = model.RepeatOp.make([[x]], [x.type], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
 
-    def sublayer(self, block: Block, x: SSAValue, part: families.Block, path: str) -> SSAValue:
+    def sublayer(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
         """x + f(x), f a block with the norms of the family."""
         norms = self.family.norms
         before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
@@ -259,7 +260,7 @@ class _Import:
             result = self.add(block, scale).results[0]
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
 
-    def block(self, block: Block, x: SSAValue, part: families.Block, path: str) -> SSAValue:
+    def block(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
         """The op of a block; keys that it selects are kept for the blocks behind it."""
         given = part.properties(self.fields)
         operands = [x, self.selected] if part.takes and self.selected is not None else [x]
