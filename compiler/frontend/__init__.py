@@ -26,8 +26,8 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
-from pmc.compiler.frontend import families
-from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
+from pmc.compiler.frontend import families, hybrid_families
+from pmc.compiler.frontend.families import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.frontend.readings import Properties, properties
@@ -46,6 +46,10 @@ DTYPES: dict[str, Attribute] = {
     "float32": Float32Type(),
 }
 """The element types of `torch_dtype`."""
+
+FAMILIES: Mapping[str, Family] = {**families.FAMILIES, **hybrid_families.HYBRID_FAMILIES}
+WRAPPERS: Mapping[str, str] = {**families.WRAPPERS, **hybrid_families.HYBRID_WRAPPERS}
+"""All architectures that are read."""
 
 LISTED = "that `pmc list architectures` shows"
 
