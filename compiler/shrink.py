@@ -24,6 +24,8 @@ from pmc.dialects.tensor import TensorType, tensor
 
 HIDDEN = 38
 HEAD_DIM, NOPE_DIM, ROPE_DIM, V_DIM = 8, 8, 4, 6
+KEY_DIM = 5
+"""Columns of the state of a recurrence."""
 QUERY_RANK, LATENT_RANK = 20, 11
 WINDOW = 13
 """Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
@@ -169,13 +171,34 @@ def _moe(op: model.MoeOp, d: Deployment) -> Properties:
         "moe_intermediate_size": 10 * d.moe_tp,
         # As many shared experts side by side as there are.
         "shared_intermediate_size": 10 * d.moe_tp * shared,
+        "moe_latent_size": None if op.moe_latent_size is None else LATENT_RANK,
     }
+
+
+def _gated_delta_net(op: model.GatedDeltaNetOp, d: Deployment) -> Properties:
+    """Key heads that tp divides, each with as many value heads as in the model."""
+    shared = op.num_value_heads.value.data // op.num_key_heads.value.data
+    keys = 1 if op.num_key_heads.value.data == 1 else 2 * d.tp
+    return {
+        "num_key_heads": keys,
+        "num_value_heads": shared * keys,
+        "key_head_dim": KEY_DIM,
+        "value_head_dim": V_DIM,
+    }
+
+
+def _mamba2(op: model.Mamba2Op, d: Deployment) -> Properties:
+    """Groups that tp divides, of two heads each."""
+    groups = 1 if op.n_groups.value.data == 1 else 2 * d.tp
+    return {"num_heads": 2 * lcm(groups, d.tp), "head_dim": V_DIM, "n_groups": groups, "state_size": KEY_DIM}
 
 
 SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.GqaOp: _gqa,
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
+    model.GatedDeltaNetOp: _gated_delta_net,
+    model.Mamba2Op: _mamba2,
     model.FfnOp: _ffn,
     model.MoeOp: _moe,
 }

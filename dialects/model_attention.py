@@ -82,6 +82,8 @@ class GqaOp(AttentionBlockOp):
     """Whether the gain of that norm is 1 + weight."""
     qkv_bias = opt_prop_def(BoolAttr)
     o_bias = opt_prop_def(BoolAttr)
+    output_gate = opt_prop_def(BoolAttr)
+    """Whether what is attended to is multiplied by sigmoid(x W) before the output projection (Qwen3-Next)."""
     window = opt_prop_def(IntegerAttr)
     """The keys that a query sees, its own included; absent = all before it."""
     sinks = opt_prop_def(BoolAttr)
@@ -119,12 +121,13 @@ class GqaOp(AttentionBlockOp):
             )
 
     def weights(self) -> list[WeightSpec]:
-        """q, k and v projections, optional norms, output projection."""
+        """q, k and v projections, that of an output gate, optional norms, output projection."""
         hidden, d = self.width, self.head_dim.value.data
         widths = {
             "q": (self.heads * d, "heads"),
             "k": (self.kv_heads * d, "kv_heads"),
             "v": (self.kv_heads * d, "kv_heads"),
+            **({"gate": (self.heads * d, "heads")} if self.output_gate else {}),
         }
         found: list[WeightSpec] = []
         for name, (width, axis) in widths.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, mamba2
 from pmc.dialects import model
 
 
@@ -58,6 +60,9 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
                 rows = min(rows, cache.window + bindings["q_len"] - 1)
             shape = (*layers, bindings["batch"], rows, cache.width)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
+        for state in op.states():
+            shape, axes = (*layers, bindings["batch"], *state.dims), ("batch", *state.axes)
+            found.append(Source(f"{op.path.data}.{state.name}", "state", shape, axes, state.role))
     return found
 
 
@@ -276,6 +281,8 @@ class _Reference:
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
+            model.GatedDeltaNetOp: self.gated_delta_net,
+            model.Mamba2Op: self.mamba2,
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
             model.LmHeadOp: self.lm_head,
@@ -404,7 +411,10 @@ class _Reference:
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
                 read.append(attend(query, k[shared], v[shared], scale, window, cap, sinks[i]))
-            outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
+            attended = np.hstack(read)
+            if block.output_gate:
+                attended = attended * sigmoid(self.linear(block, "gate_proj", h, bool(block.qkv_bias)))
+            outputs.append(self.linear(block, "o_proj", attended, bool(block.o_bias)))
         return np.concatenate(outputs)
 
     def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array, chosen_before: Any = None) -> Array:
@@ -469,6 +479,26 @@ class _Reference:
             chosen.append(sorted(s for _, s in best[: block.index_topk.value.data]))
         return chosen
 
+    def gated_delta_net(self, block: model.GatedDeltaNetOp, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(gated_delta_net, block))
+
+    def mamba2(self, block: model.Mamba2Op, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(mamba2, block))
+
+    def recurrent(self, block: model.BlockOp, x: Array, mixer: Callable[[Array, Weights, States], Array]) -> Array:
+        """What a mixer makes of each sequence, with its own states."""
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(x)):
+
+            def state(name: str, sequence: int = b) -> Array:
+                held: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+                return held
+
+            outputs.append(mixer(h, partial(self.weight, block), state))
+        return np.concatenate(outputs)
+
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
         return self.network(block, x, "")
 
@@ -509,11 +539,15 @@ class _Reference:
                 scores = scores / scores.sum()
             chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
+            latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
+            routed = np.zeros_like(latent)
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
-                y[t] += share * self.network(block, h, "experts.", e)
+                routed += share * self.network(block, latent, "experts.", e)
+            y[t] = routed if block.moe_latent_size is None else self.linear(block, "latent_up_proj", routed, False)
             if block.shared_intermediate_size.value.data:
-                y[t] += self.network(block, h, "shared.")
+                gate = sigmoid(h @ self.weight(block, "shared_gate.weight")) if block.shared_gate else 1.0
+                y[t] += gate * self.network(block, h, "shared.")
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:

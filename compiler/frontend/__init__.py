@@ -48,6 +48,8 @@ DTYPES: dict[str, Attribute] = {
 }
 """The element types of `torch_dtype`."""
 
+"""All architectures that are read."""
+
 LISTED = "that `pmc list architectures` shows"
 
 

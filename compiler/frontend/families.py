@@ -47,6 +47,7 @@ from pmc.compiler.frontend.blocks import (
 )
 from pmc.compiler.frontend.family import Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
 from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.hybrid_families import HYBRID_FAMILIES, HYBRID_WRAPPERS
 from pmc.compiler.frontend.readings import (
     Constant,
     Reading,
@@ -304,6 +305,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         lists=SPARSE_ATTENTION,
     ),
+    **HYBRID_FAMILIES,
 }
 """The language models by architecture."""
 
@@ -312,5 +314,6 @@ WRAPPERS: Mapping[str, str] = {
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
+    **HYBRID_WRAPPERS,
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""

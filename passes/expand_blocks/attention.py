@@ -33,6 +33,11 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     keys, values = build.appended("k", k), build.appended("v", v)
     scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
     attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op)
+    if op.output_gate:
+        gate = build.linear(x, "gate_proj")
+        attended = build.op(
+            layer.GatedActivationOp, [gate, attended], "output_gate", gate.type, {"function": "sigmoid"}
+        )
     return build.linear(attended, "o_proj")
 
 

@@ -6,6 +6,8 @@ architecture stands for it where one config of each is enough.
 
 from __future__ import annotations
 
+from tests.reference.recurrent_configs import RECURRENT
+
 COMMON: dict[str, object] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -190,6 +192,7 @@ CONFIGS: dict[str, dict[str, object]] = {
         "indexer_types": ["full", "shared", "shared", "full", "shared", "full", "shared"],
     },
     "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
+    **RECURRENT,
 }
 
 WITHOUT_REFERENCE: dict[str, dict[str, object]] = {
