@@ -171,6 +171,13 @@ def with_modelopt(folder: Path, quantization: object, **changes: Any) -> Path:
         ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "f8E4M3FN"),
         ({"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}, "f4E2M1FN"),
         ({"quant_algo": None, "kv_cache_quant_algo": "FP8"}, None),
+        (
+            {
+                "quant_algo": "MIXED_PRECISION",
+                "quantized_layers": {"a": {"quant_algo": "W4A16_NVFP4"}, "b": {"quant_algo": "FP8"}},
+            },
+            "f4E2M1FN-and-f8E4M3FN",
+        ),
     ],
 )
 def test_n22_hf_quant_config_beside_the_config_is_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
     names = [op.path.data for op in block.ops if isinstance(op, model.BlockOp)]
     # Layers that share keys are one body: its blocks are numbered.  A layer of Nemotron-H is one block.
     attention, mlp = (
-        [name for name in names if name.rpartition(".")[2].rstrip("0123456789") in kinds]
+        [name for name in names if re.fullmatch(rf"({'|'.join(kinds)})\d*", name.rpartition(".")[2])]
         for kinds in (ATTENTION, ("ffn", "moe"))
     )
     for pair in zip(attention or mlp, mlp or attention, strict=True):

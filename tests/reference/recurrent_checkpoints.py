@@ -62,7 +62,7 @@ def fused(path: str, part: Callable[[str], Array], config: Mapping[str, Any]) ->
         inputs = "xBC" if config["architectures"] == ["NemotronHForCausalLM"] else "qkv"
         whole = np.concatenate([part(f"{head}.{i}_conv.{name}") for i in inputs])
         return whole[:, None] if name == "weight" else whole
-    if last == "q_proj" and config["architectures"][0].startswith("Qwen3"):
+    if last == "q_proj" and config["architectures"][0].startswith(("Qwen3Next", "Qwen3_5")):
         return _interleaved(
             [part(f"{head}.{p}.weight") for p in ("q_proj", "gate_proj")], config["num_attention_heads"]
         ).T
