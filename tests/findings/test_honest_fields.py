@@ -241,8 +241,8 @@ def test_n22_infinity_in_a_field_that_nothing_reads_is_no_error(tmp_path: Path) 
     with pytest.raises(ConfigError, match="rms_norm_eps: expected a positive number, found inf"):
         load_model(path)
     # The architecture comes first: what else is in the file of another model is not looked at.
-    path.write_text(json.dumps({"architectures": ["NemotronHForCausalLM"], "time_step_limit": [0.0, float("inf")]}))
-    with pytest.raises(ConfigError, match="'NemotronHForCausalLM' is not one of those"):
+    path.write_text(json.dumps({"architectures": ["Mamba2ForCausalLM"], "time_step_limit": [0.0, float("inf")]}))
+    with pytest.raises(ConfigError, match="'Mamba2ForCausalLM' is not one of those"):
         load_model(path)
 
 
