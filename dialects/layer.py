@@ -4,9 +4,9 @@
 
 Tokens are flat: an activation is `[batch*q_len, width]`, token `b*q_len + i` is query i of sequence b.  `kv_len`
 counts all keys of a sequence, the current queries included, so query i stands at position `kv_len - q_len + i`.
-A cache is `[batch, kv_len, width]`.  Heads are adjacent in the width of a row: head h of width d is columns
-`h*d .. h*d+d`.  Weights are ops inside the body that uses them; inside a `layer.repeat` a weight or a cache means
-that of the iteration.
+A cache is `[batch, kv_len, width]`; one that serves a window or a chunk has fewer rows, the newest last.  Heads are
+adjacent in the width of a row: head h of width d is columns `h*d .. h*d+d`.  Weights are ops inside the body that uses
+them; inside a `layer.repeat` a weight or a cache means that of the iteration.
 """
 
 from __future__ import annotations

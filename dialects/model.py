@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from xdsl.dialects.builtin import FloatAttr, IntegerAttr, ModuleOp, StringAttr, SymbolNameConstraint
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, SymbolNameConstraint
 from xdsl.ir import Block, Dialect, SSAValue, TypeAttribute
 from xdsl.irdl import (
     irdl_op_definition,
-    operand_def,
     opt_prop_def,
     prop_def,
     region_def,
@@ -39,16 +38,21 @@ from pmc.dialects.model_attention import LatentAttentionOp as LatentAttentionOp
 from pmc.dialects.model_attention import MlaOp as MlaOp
 from pmc.dialects.model_block import BlockOp as BlockOp
 from pmc.dialects.model_block import CacheSpec as CacheSpec
+from pmc.dialects.model_block import StateSpec as StateSpec
 from pmc.dialects.model_block import WeightSpec as WeightSpec
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
 from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
+from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
+from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
+from pmc.dialects.model_rows import NORMS as NORMS
+from pmc.dialects.model_rows import AddOp as AddOp
+from pmc.dialects.model_rows import NormOp as NormOp
+from pmc.dialects.model_rows import PositionEmbeddingOp as PositionEmbeddingOp
+from pmc.dialects.model_rows import ScaleOp as ScaleOp
+from pmc.dialects.model_rows import SoftCapOp as SoftCapOp
 from pmc.dialects.tensor import TensorType, tensor, verify_carried
-
-NORMS = ("rms",)
-"""The kinds of `model.norm`."""
-
 
 # -- structure -----------------------------------------------------------------------------------------------
 
@@ -151,43 +155,6 @@ class EmbeddingOp(BlockOp):
 
 
 @irdl_op_definition
-class NormOp(BlockOp):
-    """Rows divided by their root mean square and multiplied by a gain per column (Zhang and Sennrich, 2019)."""
-
-    name = "model.norm"
-    kind = prop_def(StringAttr)
-    eps = prop_def(FloatAttr)
-
-    def verify_(self) -> None:
-        """The kind is known; the shape stays."""
-        super().verify_()
-        self.require_same_type()
-        self.require(self.kind.data in NORMS, f"kind is '{self.kind.data}', must be {' or '.join(NORMS)}")
-
-    def weights(self) -> list[WeightSpec]:
-        """The gain."""
-        return [WeightSpec("weight", (self.width,), ("",))]
-
-
-@irdl_op_definition
-class AddOp(BlockOp):
-    """y = x + other: a residual path that meets what has been computed beside it."""
-
-    name = "model.add"
-    other = operand_def(TensorType)
-
-    def verify_(self) -> None:
-        """All three have one type."""
-        super().verify_()
-        self.require_same_type()
-        self.require(self.other.type == self.y.type, f"the addend is {self.other.type}, must be {self.y.type}")
-
-    def weights(self) -> list[WeightSpec]:
-        """None."""
-        return []
-
-
-@irdl_op_definition
 class LmHeadOp(BlockOp):
     """Projection to the vocabulary, by the transpose of the parameter at `tied` if given."""
 
@@ -234,6 +201,24 @@ def _blocks_in(block: Block, count: int) -> Iterator[tuple[BlockOp, int]]:
 
 Model = Dialect(
     "model",
-    [LlmOp, YieldOp, RepeatOp, EmbeddingOp, NormOp, AddOp, GqaOp, MlaOp, DsaOp, FfnOp, MoeOp, LmHeadOp],
+    [
+        LlmOp,
+        YieldOp,
+        RepeatOp,
+        EmbeddingOp,
+        PositionEmbeddingOp,
+        NormOp,
+        AddOp,
+        ScaleOp,
+        SoftCapOp,
+        GqaOp,
+        MlaOp,
+        DsaOp,
+        GatedDeltaNetOp,
+        Mamba2Op,
+        FfnOp,
+        MoeOp,
+        LmHeadOp,
+    ],
     [CheckpointAttr],
 )

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr
-from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1, i32
+from xdsl.irdl import (
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    opt_result_def,
+    prop_def,
+    result_def,
+)
 
 from pmc.dialects.effects import UPDATES, Effects
+from pmc.dialects.expr import Expr, expr, min_of
 from pmc.dialects.model_block import BlockOp, CacheSpec, WeightSpec
+from pmc.dialects.tensor import TensorType, tensor
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
@@ -37,7 +47,7 @@ class AttentionBlockOp(BlockOp):
             theta = self.rope_theta.value.data
             self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
         for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
-            if isinstance(value, IntegerAttr | FloatAttr):
+            if isinstance(value, IntegerAttr | FloatAttr) and value.type != i1:
                 number = value.value.data
                 allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
                 self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
@@ -68,10 +78,18 @@ class GqaOp(AttentionBlockOp):
     """The RMSNorm of queries and keys before the rotary embedding: of every `head` (Qwen3) or of the `row` of all heads
     (OLMo 2, MiniMax-M2); absent = none."""
     qk_norm_eps = opt_prop_def(FloatAttr)
+    qk_norm_zero_centered = opt_prop_def(BoolAttr)
+    """Whether the gain of that norm is 1 + weight."""
     qkv_bias = opt_prop_def(BoolAttr)
     o_bias = opt_prop_def(BoolAttr)
+    output_gate = opt_prop_def(BoolAttr)
+    """Whether what is attended to is multiplied by sigmoid(x W) before the output projection (Qwen3-Next)."""
     window = opt_prop_def(IntegerAttr)
     """The keys that a query sees, its own included; absent = all before it."""
+    sinks = opt_prop_def(BoolAttr)
+    """Whether every head has one more logit in the sum of its softmax, without a value (gpt-oss)."""
+    score_soft_cap = opt_prop_def(FloatAttr)
+    """The bound on the scores: cap * tanh(score / cap) (Gemma 2)."""
     softmax_scale = opt_prop_def(FloatAttr)
     """The factor of the scores; absent = head_dim**-0.5."""
 
@@ -103,12 +121,13 @@ class GqaOp(AttentionBlockOp):
             )
 
     def weights(self) -> list[WeightSpec]:
-        """q, k and v projections, optional norms, output projection."""
+        """q, k and v projections, that of an output gate, optional norms, output projection."""
         hidden, d = self.width, self.head_dim.value.data
         widths = {
             "q": (self.heads * d, "heads"),
             "k": (self.kv_heads * d, "kv_heads"),
             "v": (self.kv_heads * d, "kv_heads"),
+            **({"gate": (self.heads * d, "heads")} if self.output_gate else {}),
         }
         found: list[WeightSpec] = []
         for name, (width, axis) in widths.items():
@@ -118,6 +137,8 @@ class GqaOp(AttentionBlockOp):
         if self.qk_norm is not None:
             each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
             found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
+        if self.sinks:
+            found.append(WeightSpec("sinks", (self.heads,), ("heads",), role="bias"))
         found.append(WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")))
         if self.o_bias:
             found.append(WeightSpec("o_proj.bias", (hidden,), ("",), role="bias"))
@@ -211,32 +232,61 @@ class DsaOp(LatentAttentionOp):
     The lightning indexer scores every key for every query with `index_n_heads` small heads; the `index_topk` keys with
     the largest scores are attended to, all of them in a shorter context.  The first `qk_rope_head_dim` columns of an
     index head are rotated.
+
+    A layer without an indexer takes the keys that one before it has `selected` as `chosen` (GLM-5.2): for every token
+    the positions of min(kv_len, index_topk) keys.
     """
 
     name = "model.dsa"
+    BARE: ClassVar[tuple[str, ...]] = ("chosen",)
     POSITIVE: ClassVar[tuple[str, ...]] = (
         *LatentAttentionOp.POSITIVE,
         "index_n_heads",
         "index_head_dim",
         "index_topk",
     )
-    index_n_heads = prop_def(IntegerAttr)
-    index_head_dim = prop_def(IntegerAttr)
+    x = operand_def(TensorType)
+    chosen = opt_operand_def(TensorType)
+    y = result_def(TensorType)
+    selected = opt_result_def(TensorType)
+    index_n_heads = opt_prop_def(IntegerAttr)
+    index_head_dim = opt_prop_def(IntegerAttr)
     index_topk = prop_def(IntegerAttr)
-    index_rope_interleave = prop_def(BoolAttr)
+    index_rope_interleave = opt_prop_def(BoolAttr)
     """Whether the rotary embedding of the indexer pairs columns (2j, 2j+1) (GLM-5), or halves (DeepSeek-V3.2)."""
 
     def verify_(self) -> None:
         """The indexer reads the query latent, and rotates a part of its heads."""
         super().verify_()
         self.require(self.q_lora_rank is not None, "the indexer projects the query latent, so q_lora_rank must be set")
-        rope, width = self.qk_rope_head_dim.value.data, self.index_head_dim.value.data
-        self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+        indexer = (self.index_n_heads, self.index_head_dim, self.index_rope_interleave)
+        if self.chosen is not None:
+            self.require(not any(indexer), "a layer that takes chosen keys has no indexer")
+        else:
+            self.require(None not in indexer, "without chosen keys it needs the fields of an indexer")
+            rope, (_, width) = self.qk_rope_head_dim.value.data, self.index_dims
+            self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+        wanted = self.selection(tensor(self.x).dims[0], self.index_topk.value.data)
+        for value, what in ((self.chosen, "chosen"), (self.selected, "selected")):
+            self.require(value is None or value.type == wanted, f"{what} must be {wanted}")
+
+    @staticmethod
+    def selection(tokens: Expr, top_k: int) -> TensorType:
+        """The type of the positions that a layer selects."""
+        return TensorType.of([tokens, min_of(expr("kv_len"), top_k)], i32)
+
+    @property
+    def index_dims(self) -> tuple[int, int]:
+        """The heads of the indexer, and their width."""
+        assert self.index_n_heads is not None and self.index_head_dim is not None, "verified"
+        return self.index_n_heads.value.data, self.index_head_dim.value.data
 
     def weights(self) -> list[WeightSpec]:
         """Those of MLA, then index queries from the query latent, index keys with their norm, weights of the heads."""
         assert self.q_lora_rank is not None, "verified"
-        rank, heads, d = self.q_lora_rank.value.data, self.index_n_heads.value.data, self.index_head_dim.value.data
+        if self.chosen is not None:
+            return super().weights()
+        rank, (heads, d) = self.q_lora_rank.value.data, self.index_dims
         return [
             *super().weights(),
             WeightSpec("indexer.wq_b.weight", (rank, heads * d), ("", "index_heads")),
@@ -248,6 +298,8 @@ class DsaOp(LatentAttentionOp):
 
     def caches(self) -> list[CacheSpec]:
         """Those of MLA and the index key that all index heads share, its rotated part by itself."""
+        if self.chosen is not None:
+            return super().caches()
         rope = self.qk_rope_head_dim.value.data
-        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_head_dim.value.data - rope}
+        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_dims[1] - rope}
         return [*super().caches(), *(CacheSpec(name, width, "", "index_key") for name, width in widths.items())]

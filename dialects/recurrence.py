@@ -209,8 +209,8 @@ class GatedDeltaOp(RecurrenceOp):
         return tensor(self.state).dims[1].constant // self.heads
 
     def step(self, shared: int) -> GatedDeltaStepAttr:
-        sizes = (IntegerAttr(size, i64) for size in (self.key_dim, self.value_dim, shared))
-        return GatedDeltaStepAttr(*sizes, self.scale)
+        key, value, of_key = (IntegerAttr(size, i64) for size in (self.key_dim, self.value_dim, shared))
+        return GatedDeltaStepAttr(key, value, of_key, self.scale)
 
     def _verify_state(self) -> None:
         batch, rows, _ = tensor(self.state).dims

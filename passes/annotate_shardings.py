@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import ClassVar, NoReturn
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.analyses.sharded_model import COUNTED_BY, ShardedModel
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
@@ -19,88 +20,6 @@ from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingR
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
-
-
-@dataclass(frozen=True)
-class ShardedModel:
-    """What of a model decides over which meshes it can be sharded."""
-
-    experts: bool
-    tied: bool
-    """Whether embedding and LM head are one table."""
-    kv_heads: int | None
-    """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
-    worst: bool
-    """Whether slots of experts have room for all tokens, however many ranks send them."""
-    heads: tuple[DividedDim, ...]
-    """Query heads, and key heads where these are more than the ranks that share them; those of recurrences."""
-    dims: tuple[DividedDim, ...]
-    """The dims of weights, caches and slots that axes may split."""
-    local: tuple[str, str] | None
-    """The path of the first attention whose queries do not see all keys before them: a window or a chunk."""
-    recurrence: str | None
-    """The first op that hands a state from token to token, by name and path."""
-
-    @classmethod
-    def of(cls, module: ModuleOp) -> ShardedModel:
-        """That of all programs of a module at the layer level."""
-        ops = [op for program in module.ops if isinstance(program, layer.ProgramOp) for op in program.walk()]
-        dispatches = [op for op in ops if isinstance(op, layer.DispatchOp)]
-        return cls(
-            bool(dispatches),
-            any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
-            _fewest_kv_heads(ops),
-            any(op.capacity.data == "worst" for op in dispatches),
-            _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
-            _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
-            next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
-            next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
-        )
-
-
-_WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)
-_RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
-
-
-class DividedDim(NamedTuple):
-    """A dim of which every rank has as much."""
-
-    axis: str
-    """Its logical axis."""
-    size: int
-    """0 for a dim with a symbol, which is rounded up."""
-    path: str
-    """Of the first op with such a dim."""
-
-
-def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
-    """One of each axis and size."""
-    found: dict[tuple[str, int], DividedDim] = {}
-    for dim in dims:
-        found.setdefault(dim[:2], dim)
-    return tuple(found.values())
-
-
-def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
-    if isinstance(op, layer.RecurrenceOp):
-        yield DividedDim("heads", op.heads, op.path.data)
-        if op.groups > 1:
-            yield DividedDim("groups", op.groups, op.path.data)
-        return
-    yield DividedDim("heads", op.heads, op.path.data)
-    for piece in range(len(op.k)):
-        yield DividedDim("key heads", op.kv_heads(piece), op.path.data)
-
-
-def _dims_of(op: layer.SourceOp | layer.DispatchOp) -> Iterator[DividedDim]:
-    """All but vocabularies, which are padded, and what is counted by a symbol, which is split by it."""
-    if isinstance(op, layer.DispatchOp):
-        named = [("expert", tensor(op.y).dims[0])]
-    else:
-        named = list(zip(op.axis_names(), tensor(op.result).dims, strict=True))
-    for name, dim in named:
-        if name != "vocab" and name not in _COUNTED_BY:
-            yield DividedDim(name, dim.constant if dim.is_constant else 0, op.path.data)
 
 
 @dataclass(frozen=True)
@@ -238,28 +157,6 @@ VOCABULARY = "vocab"
 """The mesh axis of all ranks of a stage, where a vocabulary is split over them."""
 
 VOCABULARY_SPLITS = ("tp", "stage", "replicated")
-
-
-def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
-    counts = [
-        op.kv_heads(piece)
-        for op in ops
-        if isinstance(op, layer.AttentionOp)
-        for piece, cache in enumerate(op.k)
-        if _has_head_axis(cache)
-    ]
-    return min(counts, default=None)
-
-
-def _has_head_axis(cache: SSAValue) -> bool:
-    """Whether a key operand is a cache whose heads have a logical axis."""
-    append = cache.owner
-    state = append.cache.owner if isinstance(append, layer.KvAppendOp) else None
-    return isinstance(state, layer.StateOp) and "kv_heads" in state.axis_names()
-
-
-_COUNTED_BY = {"batch": "batch", "position": "kv_len"}
-"""Logical axes whose dim must still be a symbol where a mesh axis splits it."""
 
 
 @dataclass
@@ -435,7 +332,7 @@ class _Sharder:
             if name == "vocab" and any(isinstance(use.operation, layer.EmbeddingOp) for use in op.result.uses):
                 axes = self.embedding
             dims.append(axes)
-            if axes and name in _COUNTED_BY and (symbol := _COUNTED_BY[name]) not in dim.symbols:
+            if axes and name in COUNTED_BY and (symbol := COUNTED_BY[name]) not in dim.symbols:
                 self._no_symbol(op.path.data, symbol, axes[0])
         self._rebuild(op, [], [Sharding(tuple(dims))])
 

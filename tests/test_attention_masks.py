@@ -147,7 +147,9 @@ def test_a_window_is_the_same_at_every_level(q_len: int, kv_len: int, window: in
     windowed(module, window)
     environment = inputs(module, deployment)
     rows = min(kv_len, window + q_len - 1)
-    assert {values.shape[-2] for values in environment.states.values()} == {rows}
+    for values in environment.states.values():
+        assert values.shape[-2] == rows and not values[..., rows - q_len :, :].any()
+        assert values[..., : rows - q_len, :].all(), "what is cached is not what will be appended"
     if window < kv_len:
         assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the window hides nothing"
     check_levels(module, deployment, environment)
@@ -172,7 +174,7 @@ def test_the_cache_of_a_window_is_quantized() -> None:
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("chunk", [1, 8, 20])
+@pytest.mark.parametrize("chunk", [8, 20])
 def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int) -> None:
     module, deployment = small_llama(tp=2, q_len=q_len, kv_len=kv_len)
     plain = run_layer(module, inputs(module, deployment)).outputs[0]
@@ -183,7 +185,7 @@ def test_chunks_are_the_same_at_every_level(q_len: int, kv_len: int, chunk: int)
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("masked", [windowed, chunked])
 def test_random_plans(masked: Callable[..., ModuleOp], q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1 + seed % 2)
@@ -246,7 +248,7 @@ def test_sinks_are_the_same_at_every_level(q_len: int, kv_len: int, window: int 
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
     module, deployment = small_llama(q_len=q_len, kv_len=kv_len, batch=1)
     with_sinks(windowed(module, 9) if seed == 1 else module)
@@ -256,8 +258,12 @@ def test_random_plans_of_sinks(q_len: int, kv_len: int, seed: int) -> None:
 @pytest.mark.parametrize(("q_len", "kv_len"), [(4, 40), (12, 12)])
 def test_a_ring_counts_sinks_once(q_len: int, kv_len: int) -> None:
     module, deployment = small_llama(cp=4, tp=2, q_len=q_len, kv_len=kv_len)
-    with_sinks(module)
-    check_levels(module, deployment, inputs(module, deployment))
+    environment = inputs(with_sinks(module), deployment)
+    expected = run_layer(module, environment).outputs[0]
+    sharded = module.clone()
+    run_pipeline(sharded, default_pipeline(deployment, "dist")[2:3])
+    np.testing.assert_allclose(run_dist(sharded, environment).outputs[0], expected, atol=1e-10)
+    check_levels(module, deployment, environment)
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)

@@ -47,7 +47,8 @@ class StoredRow:
 
     path: str
     kind: str
-    """`weight`, or what a cache holds: `key_value_heads` (GQA), `latent` (MLA: one row for all heads), `other`."""
+    """`weight`, or what a cache holds: `key_value_heads` (GQA), `latent` (MLA: one row for all heads), `conv` and
+    `recurrent` (states of a fixed size), `other`."""
     element_type: str
     shape: str
     """The dims of one layer on this rank; of a cache as written in the program, without pages."""

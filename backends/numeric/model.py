@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, mamba2
 from pmc.dialects import model
 
 
@@ -58,6 +60,9 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
                 rows = min(rows, cache.window + bindings["q_len"] - 1)
             shape = (*layers, bindings["batch"], rows, cache.width)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
+        for state in op.states():
+            shape, axes = (*layers, bindings["batch"], *state.dims), ("batch", *state.axes)
+            found.append(Source(f"{op.path.data}.{state.name}", "state", shape, axes, state.role))
     return found
 
 
@@ -119,10 +124,25 @@ def gated(name: str, gate: Array, up: Array, limit: float, alpha: float) -> Arra
     return ACTIVATIONS["silu"](gate) * up if name == "clamped_silu" else gate * sigmoid(alpha * gate) * (up + 1)
 
 
-def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None) -> Array:
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap * tanh(x / cap) (Gemma 2 report, section 2)."""
+    y: Array = cap * np.tanh(x / cap)
+    return y
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    window: int | None = None,
+    cap: float | None = None,
+    sink: float | None = None,
+) -> Array:
     """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
 
-    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).
+    With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).  A cap bounds
+    the scores; a sink is one more score, of a value 0.
     """
     past = len(k) - len(q)
     rows: list[Array] = []
@@ -130,8 +150,11 @@ def attend(q: Array, k: Array, v: Array, scale: float, window: int | None = None
         end = past + i + 1
         seen = slice(0 if window is None else max(0, end - window), end)
         logits = scale * (k[seen] @ query)
-        p = np.exp(logits - logits.max())
-        rows.append(p @ v[seen] / p.sum())
+        if cap is not None:
+            logits = soft_cap(logits, cap)
+        scores = logits if sink is None else np.append(logits, sink)
+        p = np.exp(scores - scores.max())
+        rows.append(p[: len(logits)] @ v[seen] / p.sum())
     return np.stack(rows)
 
 
@@ -166,6 +189,8 @@ class Rotary:
         match self.scaling.get("rope_type"):
             case None:
                 return base
+            case "linear":
+                return base / self.number("factor")
             case "llama3":
                 wavelength = 2 * math.pi / base
                 context, factor = self.number("original_max_position_embeddings"), self.number("factor")
@@ -182,18 +207,22 @@ class Rotary:
                 def pair_with_turns(turns: float) -> float:
                     return d * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
-                start = max(math.floor(pair_with_turns(self.number("beta_fast"))), 0)
-                end = min(math.ceil(pair_with_turns(self.number("beta_slow"))), d - 1)
+                start, end = pair_with_turns(self.number("beta_fast")), pair_with_turns(self.number("beta_slow"))
+                if self.scaling.get("truncate", True):
+                    start, end = math.floor(start), math.ceil(end)
+                start, end = max(start, 0), min(end, d - 1)
                 ramp = (j - start) / (end - start if end > start else 0.001)
                 stretched = min(max(ramp, 0.0), 1.0)
                 return base / factor * stretched + base * (1 - stretched)
             case unknown:
-                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be llama3 or yarn")
+                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be linear, llama3 or yarn")
 
     def amplitude(self) -> float:
         """The factor that yarn puts on queries and keys alike."""
         if self.scaling.get("rope_type") != "yarn":
             return 1.0
+        if "attention_factor" in self.scaling:
+            return self.number("attention_factor")
         if self.scaling.get("mscale") and self.scaling.get("mscale_all_dim"):
             return self.mscale("mscale") / self.mscale("mscale_all_dim")
         return self.mscale_of(1.0)
@@ -236,6 +265,9 @@ class _Reference:
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
+    selected: Any = None
+    """The keys that the last sparse attention selected: of every sequence and query a list of positions."""
+
     def __post_init__(self) -> None:
         self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
@@ -243,9 +275,14 @@ class _Reference:
             model.EmbeddingOp: self.embedding,
             model.NormOp: self.norm,
             model.AddOp: self.add,
+            model.ScaleOp: self.scale,
+            model.SoftCapOp: self.soft_cap,
+            model.PositionEmbeddingOp: self.position_embedding,
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
+            model.GatedDeltaNetOp: self.gated_delta_net,
+            model.Mamba2Op: self.mamba2,
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
             model.LmHeadOp: self.lm_head,
@@ -273,6 +310,8 @@ class _Reference:
             if semantics is None or not isinstance(op, model.BlockOp):
                 raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
             y = semantics(op, *operands)
+            if isinstance(op, model.DsaOp) and op.selected is not None:
+                values[op.selected] = self.selected
             require_finite(y, f"{op.name} at '{op.path.data}'")
             values[op.y] = y
             self.values.setdefault(op.path.data, []).append(y)
@@ -290,7 +329,27 @@ class _Reference:
         return cache
 
     def norm(self, block: model.NormOp, x: Array) -> Array:
-        return rms_norm(x, self.weight(block, "weight"), block.eps.value.data)
+        gain = self.weight(block, "weight") + (1 if block.zero_centered else 0)
+        if block.kind.data == "rms":
+            return rms_norm(x, gain, block.eps.value.data)
+        centred = x - x.mean(axis=1)[:, None]
+        y: Array = centred / np.sqrt((centred**2).mean(axis=1)[:, None] + block.eps.value.data) * gain
+        if not block.bias:
+            return y
+        shifted: Array = y + self.weight(block, "bias")
+        return shifted
+
+    def scale(self, block: model.ScaleOp, x: Array) -> Array:
+        y: Array = block.factor.value.data * x
+        return y
+
+    def soft_cap(self, block: model.SoftCapOp, x: Array) -> Array:
+        return soft_cap(x, block.cap.value.data)
+
+    def position_embedding(self, block: model.PositionEmbeddingOp, x: Array) -> Array:
+        rows = self.weight(block, "weight")[block.offset.value.data :]
+        y: Array = x + np.concatenate([rows[self.kv_len - self.q_len : self.kv_len]] * self.batch)
+        return y
 
     def add(self, block: model.AddOp, x: Array, other: Array) -> Array:
         del block
@@ -327,13 +386,15 @@ class _Reference:
         turned = d if block.rotary_dim is None else block.rotary_dim.value.data
         scale = d**-0.5 if block.softmax_scale is None else block.softmax_scale.value.data
         window = None if block.window is None else block.window.value.data
+        cap = None if block.score_soft_cap is None else block.score_soft_cap.value.data
+        sinks = self.weight(block, "sinks") if block.sinks else [None] * heads
 
         def head_rows(h: Array, name: str, count: int) -> list[Array]:
             """The heads of queries or keys: projected, normalised, rotated."""
             rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
             split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
             if block.qk_norm_eps is not None:
-                gain = self.weight(block, f"{name}_norm.weight")
+                gain = self.weight(block, f"{name}_norm.weight") + (1 if block.qk_norm_zero_centered else 0)
                 split = [rms_norm(part, gain, block.qk_norm_eps.value.data) for part in split]
             split = np.split(np.hstack(split), count, 1)
             if block.rope_theta is None:
@@ -349,14 +410,17 @@ class _Reference:
             read: list[Array] = []
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
-                read.append(attend(query, k[shared], v[shared], scale, window))
-            outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
+                read.append(attend(query, k[shared], v[shared], scale, window, cap, sinks[i]))
+            attended = np.hstack(read)
+            if block.output_gate:
+                attended = attended * sigmoid(self.linear(block, "gate_proj", h, bool(block.qkv_bias)))
+            outputs.append(self.linear(block, "o_proj", attended, bool(block.o_bias)))
         return np.concatenate(outputs)
 
-    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
+    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array, chosen_before: Any = None) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
 
-        Of the keys that a query of DSA sees, those that its indexer selects.
+        Of the keys that a query of DSA sees, those that its indexer selects, or that of a layer before it selected.
         """
         nope, rope, v_dim = block.head_dims
         heads, rank = block.heads, block.kv_lora_rank.value.data
@@ -365,6 +429,7 @@ class _Reference:
         scale = (nope + rope) ** -0.5 * rotary.mla_scale()
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
+        selected: list[list[list[int]]] = []
         for b, h in enumerate(self.sequences(x)):
             latent = h
             if block.q_lora_rank is None:
@@ -379,7 +444,8 @@ class _Reference:
             k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
             chosen = [list(range(past + i + 1)) for i in range(self.q_len)]
             if isinstance(block, model.DsaOp):
-                chosen = self.indexed(block, b, h, latent)
+                chosen = self.indexed(block, b, h, latent) if chosen_before is None else chosen_before[b]
+            selected.append(chosen)
             read: list[Array] = []
             for i, q in enumerate(np.split(queries, heads, axis=1)):
                 q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
@@ -388,11 +454,12 @@ class _Reference:
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
                 read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
+        self.selected = selected
         return np.concatenate(outputs)
 
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
-        heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
+        heads, rope = block.index_dims[0], block.qk_rope_head_dim.value.data
         rotary, past = self.rotary(block, bool(block.index_rope_interleave)), self.kv_len - self.q_len
         k = h @ self.weight(block, "indexer.wk.weight")
         k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)
@@ -411,6 +478,26 @@ class _Reference:
             best = sorted((-score, s) for s, score in enumerate(scores))
             chosen.append(sorted(s for _, s in best[: block.index_topk.value.data]))
         return chosen
+
+    def gated_delta_net(self, block: model.GatedDeltaNetOp, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(gated_delta_net, block))
+
+    def mamba2(self, block: model.Mamba2Op, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(mamba2, block))
+
+    def recurrent(self, block: model.BlockOp, x: Array, mixer: Callable[[Array, Weights, States], Array]) -> Array:
+        """What a mixer makes of each sequence, with its own states."""
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(x)):
+
+            def state(name: str, sequence: int = b) -> Array:
+                held: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+                return held
+
+            outputs.append(mixer(h, partial(self.weight, block), state))
+        return np.concatenate(outputs)
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
         return self.network(block, x, "")
@@ -452,11 +539,15 @@ class _Reference:
                 scores = scores / scores.sum()
             chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
+            latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
+            routed = np.zeros_like(latent)
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
-                y[t] += share * self.network(block, h, "experts.", e)
+                routed += share * self.network(block, latent, "experts.", e)
+            y[t] = routed if block.moe_latent_size is None else self.linear(block, "latent_up_proj", routed, False)
             if block.shared_intermediate_size.value.data:
-                y[t] += self.network(block, h, "shared.")
+                gate = sigmoid(h @ self.weight(block, "shared_gate.weight")) if block.shared_gate else 1.0
+                y[t] += gate * self.network(block, h, "shared.")
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:

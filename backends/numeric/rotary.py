@@ -50,12 +50,16 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> tu
     match kind:
         case "default":
             return plain, 1.0
+        case "linear":
+            return plain / _positive(scaling, "factor"), 1.0
         case "llama3":
             return _llama3(plain, scaling), 1.0
         case "yarn":
             return _yarn(plain, head_dim, theta, scaling), _yarn_factor(scaling)
         case _:
-            raise NumericError(f"rope scaling {kind!r} has no numeric semantics, must be default, llama3 or yarn")
+            raise NumericError(
+                f"rope scaling {kind!r} has no numeric semantics, must be default, linear, llama3 or yarn"
+            )
 
 
 def _number(scaling: Scaling, name: str, default: float | None = None) -> float:

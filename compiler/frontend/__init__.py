@@ -26,10 +26,12 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
-from pmc.compiler.frontend.families import FAMILIES, WRAPPERS, Family, layer_kinds
+from pmc.compiler.frontend import family as parts
+from pmc.compiler.frontend.families import FAMILIES, WRAPPERS
+from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
-from pmc.compiler.frontend.readings import Properties, properties
+from pmc.compiler.frontend.readings import properties
 from pmc.compiler.frontend.rope import read_rope
 from pmc.compiler.frontend.stored_types import stored_type
 from pmc.compiler.frontend.wrapper import language_model
@@ -46,6 +48,8 @@ DTYPES: dict[str, Attribute] = {
 }
 """The element types of `torch_dtype`."""
 
+"""All architectures that are read."""
+
 LISTED = "that `pmc list architectures` shows"
 
 
@@ -58,8 +62,9 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     whole = Fields(config, source)
     architecture = _architecture(whole)
     wrapped = WRAPPERS.get(architecture)
-    fields = whole if wrapped is None else language_model(whole, architecture)
     family = FAMILIES[wrapped or architecture]
+    fields = Fields(config, source, names=family.names) if wrapped is None else language_model(whole, architecture)
+    fields.value("architectures")
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
     fields.unsupported_unless("pruned_heads", {})
@@ -100,7 +105,9 @@ def _architecture(fields: Fields) -> str:
 def architectures() -> dict[str, str]:
     """What is known, and the kinds of layers of each."""
     described = {
-        name: "; ".join(f"{kind}: {', '.join(b.name for b in blocks)}" for kind, blocks in family.layers.items())
+        name: "layers as the file says"
+        if callable(family.layers)
+        else "; ".join(f"{kind}: {', '.join(b.name for b in blocks)}" for kind, blocks in family.layers.items())
         for name, family in FAMILIES.items()
     }
     return {**described, **{name: f"the language model is as {inner}" for name, inner in WRAPPERS.items()}}
@@ -118,8 +125,9 @@ def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
 
 def _read_other_layers(fields: Fields, family: Family) -> None:
     """Note as read what only layers of a kind would read that this model has none of."""
-    for kind in set(family.layers) - set(family.order(fields)):
-        for reading in (reading for block in family.layers[kind] for reading in block.rows.values()):
+    kinds = family.kinds(fields)
+    for kind in set(kinds) - set(family.order(fields)):
+        for reading in (reading for block in kinds[kind] for reading in block.rows.values()):
             with suppress(ConfigError):
                 reading(fields)
 
@@ -144,6 +152,9 @@ class _Import:
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
         self.dtype = DTYPES[_dtype(fields, family)]
+        self.layers = family.kinds(fields)
+        self.selected: SSAValue | None = None
+        """The keys that a block of the current layer has selected."""
         self.kinds = Counter[str]()
         """How many repeats of each kind there are so far."""
         self.tokens = expr("batch") * expr("q_len")
@@ -164,19 +175,19 @@ class _Import:
         return op
 
     def module(self) -> ModuleOp:
-        fields = self.fields
+        fields, family = self.fields, self.family
         body = Block(arg_types=[TensorType.of([self.tokens], i32)])
         embedding = model.EmbeddingOp.make(
             [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
         )
         x: SSAValue = self.add(body, embedding).results[0]
+        x = self.rows_of(body, x, family.embedding, "embed")
         for group in layer_groups(self.family.order(fields)):
             x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
-        # Absent = false in the configuration classes of all supported architectures.
-        tied = fields.present("tie_word_embeddings") and fields.boolean("tie_word_embeddings")
+        tied = fields.boolean("tie_word_embeddings") if fields.present("tie_word_embeddings") else family.tied
         x = self.norm(body, x, "lm_head.norm")
         head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
-        logits = self.add(body, head).results[0]
+        logits = self.rows_of(body, self.add(body, head).results[0], family.logits, "lm_head")
         self.add(body, model.YieldOp.make([[logits]], [], self.name))
         llm = model.LlmOp.make(
             [],
@@ -194,13 +205,22 @@ class _Import:
         llm.location = self.location
         return ModuleOp([llm])
 
+    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[parts.Block, ...], path: str) -> SSAValue:
+        """One op on rows after the other; a factor of 1 is none."""
+        for block in blocks:
+            given = block.properties(self.fields)
+            if given.get("factor") != 1.0:
+                x = self.add(body, block.op.make([x], [x.type], f"{path}.{block.name}", given)).results[0]
+        return x
+
     def run(self, body: Block, x: SSAValue, run: Run) -> SSAValue:
         """Layers of one kind, each of which maps rows of the hidden size to the same."""
         path = self.path(run.kind)
 
         def layer(inner: Block, value: SSAValue) -> SSAValue:
-            for block in self.family.layers[run.kind]:
-                value = self.sublayer(inner, value, block.op, f"{path}.{block.name}", block.properties(self.fields))
+            self.selected = None
+            for block in self.layers[run.kind]:
+                value = self.sublayer(inner, value, block, f"{path}.{block.name}")
             return value
 
         return self.repeat(body, x, path, run.count, layer)
@@ -229,14 +249,30 @@ class _Import:
         op = model.RepeatOp.make([[x]], [x.type], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
 
-    def sublayer(self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, given: Properties) -> SSAValue:
-        """x + f(x), f a block of `kind` with the norms of the family."""
+    def sublayer(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
+        """x + f(x), f a block with the norms of the family."""
         norms = self.family.norms
         before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
-        result: SSAValue = self.add(block, kind.make([before], [x.type], path, given)).results[0]
+        result = self.block(block, before, part, path)
         if norms != "before":
             result = self.norm(block, result, f"{path}.post_norm")
+        factor = 1.0 if self.family.residual is None else self.family.residual(self.fields)
+        if factor != 1.0:
+            scale = model.ScaleOp.make([result], [x.type], f"{path}.scale", {"factor": factor})
+            result = self.add(block, scale).results[0]
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def block(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
+        """The op of a block; keys that it selects are kept for the blocks behind it."""
+        given = part.properties(self.fields)
+        operands = [x, self.selected] if part.takes and self.selected is not None else [x]
+        results = [x.type]
+        if part.selects:
+            results.append(model.DsaOp.selection(self.tokens, self.fields.integer("index_topk")))
+        op = self.add(block, part.op.make(operands, results, path, given))
+        if part.selects:
+            self.selected = op.results[1]
+        return op.results[0]
 
     def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:
         """The norm at `path`."""

@@ -47,24 +47,34 @@ SWITCHES = ("attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "use
 class Fields:
     """Typed access to a configuration, which notes what is read; `prefix` is the path of a nested block."""
 
-    def __init__(self, config: Mapping[str, object], source: str, prefix: str = "", read: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        source: str,
+        prefix: str = "",
+        read: Collection[str] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
+        self.names = names or {}
+        """What files of a family call a field that others name otherwise."""
         self.source = source
         self.prefix = prefix
         self._read = set(read)
 
     def fail(self, name: str, problem: str) -> ConfigError:
         """The error for a field."""
-        return ConfigError(self.source, f"{self.prefix}{name}: {problem}")
+        return ConfigError(self.source, f"{self.prefix}{self.names.get(name, name)}: {problem}")
 
     def value(self, name: str) -> object:
         """Whatever the field holds; None where it is absent."""
-        self._read.add(name)
-        return self.config.get(name)
+        own = self.names.get(name, name)
+        self._read.add(own)
+        return self.config.get(own)
 
     def _get(self, name: str, expected: str) -> object:
         value = self.value(name)
-        if name not in self.config:
+        if self.names.get(name, name) not in self.config:
             raise self.fail(name, f"missing, expected {expected}")
         return value
 
@@ -74,7 +84,7 @@ class Fields:
 
     def is_null(self, name: str) -> bool:
         """Whether the field is given as null, which is not the same as absent."""
-        return name in self.config and not self.present(name)
+        return self.names.get(name, name) in self.config and not self.present(name)
 
     def integer(self, name: str, at_least: int = 1) -> int:
         """An integer field."""
@@ -114,6 +124,14 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self.fail(name, f"expected a block of fields or null, found {value!r}")
         return Fields(cast(Mapping[str, object], value), self.source, f"{self.prefix}{name}.")
+
+    def entry(self, name: str, index: int) -> Fields:
+        """The fields of one entry of list `name`."""
+        entries = self.value(name)
+        found = cast(list[object], entries)[index] if isinstance(entries, list) else None
+        if not isinstance(found, Mapping):
+            raise self.fail(f"{name}[{index}]", f"expected a block of fields, found {found!r}")
+        return Fields(cast(Mapping[str, object], found), self.source, f"{self.prefix}{name}[{index}].")
 
     def unsupported_unless(self, name: str, allowed: object) -> None:
         """Reject a feature that the `model` dialect does not describe; absent or null means without it."""

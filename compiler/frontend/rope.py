@@ -36,6 +36,7 @@ ROPE_FIELDS: dict[str, tuple[dict[str, type], dict[str, type]]] = {
             "truncate": bool,
         },
     ),
+    "linear": ({"factor": float}, {}),
     "default": ({}, {}),
 }
 """The required and the optional fields of each type of scaling."""

@@ -25,12 +25,13 @@ from pmc.compiler.driver import set_target, verifier_errors
 from pmc.compiler.pipelines import PIPELINE as PASSES
 from pmc.compiler.pipelines import build_pass, option_readers, options_of
 from pmc.dialects.accounting import Accounting
+from pmc.dialects.analyses.sharded_model import ShardedModel
 from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.dist import PIPELINE, Mesh, MeshAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import LEVELS, MESH
-from pmc.passes.annotate_shardings import AnnotateShardingsPass, ShardedModel
+from pmc.passes.annotate_shardings import AnnotateShardingsPass
 from pmc.passes.base import HISTORY, PmcPass
 from pmc.passes.localize import LocalizePass, LocalTypes
 from pmc.passes.partition_stages import PartitionStagesPass

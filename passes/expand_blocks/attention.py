@@ -19,7 +19,11 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     d = op.head_dim.value.data
     q, k, v = (build.linear(x, name) for name in ("q_proj", "k_proj", "v_proj"))
     if op.qk_norm_eps is not None:
-        q, k = (build.norm(h, name, op.qk_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
+        centered = bool(op.qk_norm_zero_centered)
+        q, k = (
+            build.rms_norm(h, name, f"{name}.weight", op.qk_norm_eps, centered)
+            for h, name in ((q, "q_norm"), (k, "k_norm"))
+        )
     if (theta := op.rope_theta) is not None:
         whole = op.rotary_dim is None or op.rotary_dim.value.data == d
         q, k = (
@@ -28,7 +32,12 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
         )
     keys, values = build.appended("k", k), build.appended("v", v)
     scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
-    attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op.window)
+    attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op)
+    if op.output_gate:
+        gate = build.linear(x, "gate_proj")
+        attended = build.op(
+            layer.GatedActivationOp, [gate, attended], "output_gate", gate.type, {"function": "sigmoid"}
+        )
     return build.linear(attended, "o_proj")
 
 
@@ -134,13 +143,14 @@ def _attention(
     v_dim: int,
     heads: int,
     scale: float,
-    window: IntegerAttr | None = None,
+    mask: model.GqaOp | None = None,
 ) -> SSAValue:
-    """Causal attention of the current queries over all keys of their sequence."""
+    """Causal attention of the current queries over all keys of their sequence, or those that `mask` says."""
+    sinks = [build.weight("sinks")] if mask is not None and mask.sinks else []
     result = build.tensor_type(tensor(q[0]).dims[0], heads * v_dim)
     return build.op(
         layer.AttentionOp,
-        [q, k, v],
+        [q, k, v, *sinks],
         "attention",
         result,
         {
@@ -149,7 +159,8 @@ def _attention(
             "q_len": Q_LEN,
             "scale": scale,
             "causal": True,
-            "window": window,
+            "window": None if mask is None else mask.window,
+            "soft_cap": None if mask is None else mask.score_soft_cap,
         },
     )
 

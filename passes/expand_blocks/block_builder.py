@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, StringAttr, UnitAttr
 from xdsl.ir import Attribute, Block, SSAValue
 
 from pmc.dialects import layer, model
@@ -24,6 +24,7 @@ class BlockBuilder:
         self.source = source
         self.specs = {spec.name: spec for spec in source.weights()}
         self.caches = {spec.name: spec for spec in source.caches()}
+        self.states = {spec.name: spec for spec in source.states()}
         self.weights: dict[str, SSAValue] = {}
 
     def path(self, name: str) -> str:
@@ -73,6 +74,13 @@ class BlockBuilder:
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
         return self.weights[name]
 
+    def state(self, name: str) -> SSAValue:
+        """The state [batch, rows, columns] of that name, which the step replaces."""
+        spec = self.states[name]
+        properties: dict[str, PropertyValue] = {"axes": _axes(("batch", *spec.axes)), "role": spec.role}
+        result = self.tensor_type(BATCH, *spec.dims, element_type=spec.element_type)
+        return self.op(layer.StateOp, [], name, result, properties)
+
     def appended(self, name: str, new: SSAValue) -> SSAValue:
         """The cache [batch, kv_len, width] called `name` with the current rows appended, or the rows of its window."""
         spec = self.caches[f"{name}_cache"]
@@ -104,10 +112,12 @@ class BlockBuilder:
         """The RMSNorm called `name`, with a gain of that name."""
         return self.rms_norm(x, name, f"{name}.weight", eps)
 
-    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue) -> SSAValue:
+    def rms_norm(self, x: SSAValue, name: str, gain: str, eps: PropertyValue, zero_centered: bool = False) -> SSAValue:
         """RMSNorm over as many columns as the gain has: the whole row, or each head."""
         w = self.weight(gain)
         properties: dict[str, PropertyValue] = {"eps": eps, "group": tensor(w).dims[0].constant}
+        if zero_centered:
+            properties["zero_centered"] = UnitAttr()
         return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
 
     def slice(self, x: SSAValue, name: str, group: int, offset: int, size: int) -> SSAValue:

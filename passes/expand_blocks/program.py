@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, Region, SSAValue
 
 from pmc.dialects import layer, model
@@ -11,8 +12,9 @@ from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
-from pmc.passes.expand_blocks.block_builder import BATCH, Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
+from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_mamba2
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
 PHASES = ("prefill", "decode")
@@ -56,7 +58,12 @@ def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
         if isinstance(op, model.RepeatOp):
             results = _expand_repeat(block, op, operands, step)
         elif isinstance(op, model.BlockOp):
-            results = [_expand_block(BlockBuilder(block, op), operands, op, step)]
+            build = BlockBuilder(block, op)
+            results = (
+                _expand_dsa(build, operands, op, step)
+                if isinstance(op, model.DsaOp)
+                else [_expand_block(build, operands, op, step)]
+            )
         else:
             raise PassError(f"expand-blocks: {op.name} is no op of the model dialect")
         values.update(zip(op.results, results, strict=True))
@@ -79,16 +86,25 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
     match op:
         case model.EmbeddingOp():
             return build.op(layer.EmbeddingOp, [x, build.weight("weight")], "", op.y.type)
+        case model.PositionEmbeddingOp():
+            given: dict[str, PropertyValue] = {"q_len": Q_LEN, "kv_len": KV_LEN, "offset": op.offset}
+            return build.op(layer.PositionEmbeddingOp, [x, build.weight("weight")], "", x.type, given)
         case model.NormOp():
-            return build.rms_norm(x, "", "weight", op.eps)
+            return _expand_norm(build, x, op)
+        case model.ScaleOp():
+            return build.op(layer.ScaleOp, [x], "", x.type, {"factor": op.factor})
+        case model.SoftCapOp():
+            return build.op(layer.SoftCapOp, [x], "", x.type, {"cap": op.cap})
         case model.AddOp():
             return build.add(x, operands[1], "")
         case model.GqaOp():
             return expand_gqa(build, x, op)
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
-        case model.DsaOp():
-            return expand_dsa(build, x, op, step.phase)
+        case model.GatedDeltaNetOp():
+            return expand_gated_delta_net(build, x, op)
+        case model.Mamba2Op():
+            return expand_mamba2(build, x, op)
         case model.FfnOp():
             return expand_ffn(build, x, op)
         case model.MoeOp():
@@ -97,6 +113,20 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
             return build.matmul(x, "proj")
         case _:
             raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
+
+
+def _expand_dsa(build: BlockBuilder, operands: list[SSAValue], op: model.DsaOp, step: Step) -> list[SSAValue]:
+    """The rows, and the selected keys if a later layer takes them."""
+    chosen = operands[1] if op.chosen is not None else None
+    return list(expand_dsa(build, operands[0], chosen, op, step.phase))[: len(op.results)]
+
+
+def _expand_norm(build: BlockBuilder, x: SSAValue, op: model.NormOp) -> SSAValue:
+    if op.kind.data == "rms":
+        return build.rms_norm(x, "", "weight", op.eps, bool(op.zero_centered))
+    given: dict[str, PropertyValue] = {"eps": op.eps, "zero_centered": UnitAttr() if op.zero_centered else None}
+    weights = [build.weight("weight"), *([build.weight("bias")] if op.bias else [])]
+    return build.op(layer.LayerNormOp, [x, *weights], "", x.type, given)
 
 
 def _head(body: Block) -> list[model.BlockOp]:

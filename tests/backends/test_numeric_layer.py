@@ -359,7 +359,7 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        ({"rope_type": "longrope"}, "'longrope' has no numeric semantics, must be default, llama3 or yarn"),
+        ({"rope_type": "longrope"}, "'longrope' has no numeric semantics, must be default, linear, llama3 or yarn"),
         ({"rope_type": "yarn", "factor": 4.0}, "needs the number 'original_max_position_embeddings', found None"),
         (
             # Found by fuzzing: the bounds of the blend were divided by it.

@@ -12,12 +12,12 @@ RING = {"cp": 2, "tp": 2, "q_len": 2}
 _STAGES = "dialects/analyses/pipeline_stages.py"
 
 _EXPAND = [
-    Fault("expand_blocks/attention.py", "1 / math.sqrt(d))", "1 / d)"),
+    Fault("expand_blocks/attention.py", "1 / math.sqrt(d) if", "1 / d if"),
     Fault("expand_blocks/attention.py", '(q, "q_rope"), (k, "k_rope")', '(q, "q_rope"), (q, "k_rope")'),
     Fault("expand_blocks/attention.py", '"k_pe", rank + rope, rank, rope', '"k_pe", rank + rope, 0, rope', "deepseek"),
     Fault("expand_blocks/attention.py", "scale *= mscale * mscale", "scale *= mscale", "deepseek"),
     Fault("expand_blocks/feed_forward.py", "layer.SiluMulOp, [gate, up]", "layer.SiluMulOp, [up, gate]"),
-    Fault("expand_blocks/program.py", 'if step.phase == "prefill":', 'if step.phase == "decode":'),
+    Fault("expand_blocks/program.py", 'and step.phase == "prefill":', 'and step.phase == "decode":'),
 ]
 
 _QUANTIZE = [
@@ -610,7 +610,7 @@ _UNROLL = [
 
 _SPARSE = [
     Fault("expand_blocks/sparse_attention.py", "d, rope, d - rope)", "d, 0, d - rope)", "dsa"),
-    Fault("expand_blocks/sparse_attention.py", "interleaved=False", "interleaved=True", "dsa"),
+    Fault("expand_blocks/sparse_attention.py", "bool(op.index_rope_interleave)", "not op.index_rope_interleave", "dsa"),
     Fault("expand_blocks/sparse_attention.py", 'for n in ("weight", "bias")', 'for n in ("bias", "weight")', "dsa"),
     Fault("expand_blocks/sparse_attention.py", '"scale": mla_softmax_scale(op.head_dims[0] + rope, op.rope_scaling)',
           '"scale": mla_softmax_scale(rank + rope, op.rope_scaling)', "dsa"),

@@ -222,8 +222,8 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         (LLAMA, {"rope_scaling": 2}, "rope_scaling: expected a block of fields or null, found 2"),
         (
             LLAMA,
-            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-            "rope_scaling.rope_type: expected one of llama3, yarn, default, found 'linear'",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_scaling.rope_type: expected one of llama3, yarn, linear, default, found 'dynamic'",
         ),
         (
             LLAMA,
@@ -239,7 +239,7 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             LLAMA,
             {"architectures": ["GptNeoXForCausalLM"]},
             "architectures: 'GptNeoXForCausalLM' is not one of those that `pmc list architectures` shows; "
-            "did you mean 'MiMoForCausalLM'?",
+            "did you mean 'GptOssForCausalLM'?",
         ),
         (
             LLAMA,

@@ -64,7 +64,7 @@ from pmc.dialects.table_columns import (
     Texts,
     Values,
 )
-from pmc.dialects.tensor import ScaledType, TensorType
+from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.trace_tables import (
@@ -257,6 +257,8 @@ def gqa(b: Blocks) -> None:
         rope_theta=rng.choice([1e4, 5e5]), **qk_norm,
         rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
         window=b.make.size() if b.make.flag() else None, softmax_scale=0.25 if b.make.flag() else None,
+        sinks=b.make.flag() or None, score_soft_cap=50.0 if b.make.flag() else None,
+        qk_norm_zero_centered=b.make.flag() or None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -271,13 +273,18 @@ def mla(b: Blocks) -> None:
 
 
 def dsa(b: Blocks) -> None:
-    size, rope = b.make.size, 2 * b.make.size()
-    b.block(
-        model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
-        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
-        index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
-        index_rope_interleave=b.make.flag(),
+    size, rope, top_k = b.make.size, 2 * b.make.size(), b.make.size()
+    latent: dict[str, Any] = {
+        "num_attention_heads": size(), "q_lora_rank": size(), "kv_lora_rank": size(), "qk_nope_head_dim": size(),
+        "qk_rope_head_dim": rope, "v_head_dim": size(), "rope_interleave": b.make.flag(), "rope_theta": 1e4,
+        "index_topk": top_k,
+    }  # fmt: skip
+    selection = model.DsaOp.selection(tensor(b.x).dims[0], top_k)
+    first = b.make.add(
+        model.DsaOp, [b.x], [b.x.type, selection], index_n_heads=size(), index_head_dim=rope + size(),
+        index_rope_interleave=b.make.flag(), **latent,
     )  # fmt: skip
+    b.x = b.make.add(model.DsaOp, [first.y, first.selected], [b.x.type], **latent).y
 
 
 def network(make: Maker) -> dict[str, Any]:
@@ -304,7 +311,21 @@ def moe(b: Blocks) -> None:
 
 
 def norm(b: Blocks) -> None:
-    b.block(model.NormOp, kind=b.make.rng.choice(model.NORMS), eps=1e-5)
+    layer_norm = {"kind": "layer", "bias": b.make.flag() or None}
+    kind = layer_norm if b.make.flag() else {"kind": "rms"}
+    b.block(model.NormOp, eps=1e-5, zero_centered=b.make.flag() or None, **kind)
+
+
+def scale_row(b: Blocks) -> None:
+    b.block(model.ScaleOp, factor=b.make.rng.choice([0.22, -3.0]))
+
+
+def soft_cap_row(b: Blocks) -> None:
+    b.block(model.SoftCapOp, cap=30.0)
+
+
+def positions(b: Blocks) -> None:
+    b.block(model.PositionEmbeddingOp, max_positions=b.make.size(), offset=b.make.rng.randint(0, 2))
 
 
 def add(b: Blocks) -> None:
@@ -328,7 +349,8 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
-    model.NormOp: norm, model.AddOp: add, model.RepeatOp: model_repeat,
+    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, model.SoftCapOp: soft_cap_row,
+    model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
 }  # fmt: skip
 
 
@@ -998,7 +1020,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     SsmStepAttr: lambda make: SsmStepAttr(*(IntegerAttr(make.size(), i64) for _ in range(3))),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
-        *(IntegerAttr(make.size(), i64) for _ in range(3)), make.number()
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
     ),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
     L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),

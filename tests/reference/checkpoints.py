@@ -11,6 +11,7 @@ from xdsl.ir import Block
 
 from pmc.backends.numeric.errors import Array
 from pmc.dialects import model
+from tests.reference import recurrent_checkpoints
 
 NAMES: Mapping[str, str] = {
     "input_layernorm": "{attention}.norm",
@@ -31,11 +32,51 @@ NORMS_BEHIND: Mapping[str, str] = {
 }
 """Where a family has its norms behind the blocks, or around them."""
 
-ATTENTION = ("gqa", "mla", "dsa")
+GEMMA: Mapping[str, str] = {**NORMS_BEHIND, "pre_feedforward_layernorm": "{mlp}.norm"}
+
+GPT2: Mapping[str, str] = {
+    "ln_1": "{attention}.norm",
+    "ln_2": "{mlp}.norm",
+    "attn.c_attn": "{attention}.qkv_proj",
+    "attn.c_proj": "{attention}.o_proj",
+    "mlp.c_fc": "{mlp}.up_proj",
+    "mlp.c_proj": "{mlp}.down_proj",
+}
+"""Its linear layers are [in, out], as in pmc."""
+
+OPT: Mapping[str, str] = {
+    "self_attn_layer_norm": "{attention}.norm",
+    "self_attn.out_proj": "{attention}.o_proj",
+    "self_attn": "{attention}",
+    "final_layer_norm": "{mlp}.norm",
+    "fc1": "{mlp}.up_proj",
+    "fc2": "{mlp}.down_proj",
+}
+
+GPT_OSS: Mapping[str, str] = {"mlp.router.bias": "{mlp}.router.linear_bias", "mlp.router": "{mlp}.router"}
+
+OUTSIDE: Mapping[str, str] = {
+    "embed_tokens.weight": "embed.weight",
+    "wte.weight": "embed.weight",
+    "wpe.weight": "embed.positions.weight",
+    "embed_positions.weight": "embed.positions.weight",
+    "norm.weight": "lm_head.norm.weight",
+    "ln_f.weight": "lm_head.norm.weight",
+    "ln_f.bias": "lm_head.norm.bias",
+    "final_layer_norm.weight": "lm_head.norm.weight",
+    "final_layer_norm.bias": "lm_head.norm.bias",
+    **recurrent_checkpoints.OUTSIDE,
+}
+"""Parameters outside of layers."""
+
+ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "mamba2")
 
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:
-    """Of every layer, in order: the paths of its blocks, and its place in the stored arrays."""
+    """Of every layer, in order: the paths of its blocks, and its place in the stored arrays.
+
+    A layer of one block has it under both names.
+    """
     (llm,) = module.ops
     assert isinstance(llm, model.LlmOp)
     return list(_layers_in(llm.body.block, 0))
@@ -43,39 +84,73 @@ def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]
 
 def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     names = [op.path.data for op in block.ops if isinstance(op, model.BlockOp)]
-    attention = next((name for name in names if name.rpartition(".")[2] in ATTENTION), None)
-    mlp = next((name for name in names if name.rpartition(".")[2] in ("ffn", "moe")), None)
-    if attention is not None and mlp is not None:
-        yield {"attention": attention, "mlp": mlp}, (outer,)
+    # Layers that share keys are one body: its blocks are numbered.  A layer of Nemotron-H is one block.
+    attention, mlp = (
+        [name for name in names if name.rpartition(".")[2].rstrip("0123456789") in kinds]
+        for kinds in (ATTENTION, ("ffn", "moe"))
+    )
+    for pair in zip(attention or mlp, mlp or attention, strict=True):
+        yield dict(zip(("attention", "mlp"), pair, strict=True)), (outer,)
     for op in block.ops:
         if isinstance(op, model.RepeatOp):
             for index in range(op.trip_count):
                 yield from _layers_in(op.body.block, outer * op.trip_count + index)
 
 
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "Olmo2ForCausalLM": NORMS_BEHIND,
+    "Gemma2ForCausalLM": GEMMA,
+    "Gemma3ForCausalLM": GEMMA,
+    "GPT2LMHeadModel": GPT2,
+    "OPTForCausalLM": OPT,
+    "GptOssForCausalLM": GPT_OSS,
+    **recurrent_checkpoints.TABLES,
+}
+"""The names of a family that differ from those of most."""
+
+FUSED: Mapping[str, tuple[str, ...]] = {
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+}
+
+
 def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config: Mapping[str, Any]) -> Array:
-    """The value of the PyTorch parameter `name`: linear layers are [out, in] there, [in, out] in pmc."""
-    match name.removeprefix("model."):
-        case "embed_tokens.weight":
-            return weights["embed.weight"]
-        case "norm.weight":
-            return weights["lm_head.norm.weight"]
-        case "lm_head.weight":
-            return weights["embed.weight"] if config.get("tie_word_embeddings") else weights["lm_head.proj.weight"].T
-        case inside:
-            _, number, inner = inside.split(".", 2)
+    """The value of the PyTorch parameter `name`.
+
+    Linear layers are [out, in] there, [in, out] in pmc, but for GPT-2 and the experts of gpt-oss.
+    """
+    inside = name.removeprefix("model.").removeprefix("transformer.").removeprefix("decoder.")
+    if inside in OUTSIDE:
+        return weights[OUTSIDE[inside]]
+    if inside == "lm_head.weight":
+        return weights["lm_head.proj.weight"].T if "lm_head.proj.weight" in weights else weights["embed.weight"]
+    _, number, inner = inside.split(".", 2)
     blocks, place = layer_paths(module)[int(number)]
-    table = {**NAMES, **(NORMS_BEHIND if f"{blocks['attention']}.post_norm.weight" in weights else {})}
+    (architecture,) = config["architectures"]
+    table = {**NAMES, **TABLES.get(architecture, {})}
     prefix = next(p for p in sorted(table, key=len, reverse=True) if inner == p or inner.startswith(p + "."))
     path = table[prefix].format(**blocks) + inner[len(prefix) :]
-    for fused, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("qkv_proj", ("q_proj", "k_proj", "v_proj"))):
+    # Of fused experts the bias is called gate_up_proj_bias.
+    path = path.replace("_proj_bias", "_proj.bias")
+    whole = recurrent_checkpoints.fused(path, lambda part: weights[part][place], config)
+    if whole is not None:
+        return whole
+    as_stored = architecture == "GPT2LMHeadModel" or (architecture == "GptOssForCausalLM" and ".experts." in path)
+    for fused, parts in FUSED.items():
         head, found, kind = path.partition(fused)
         if found:
-            kind = kind or ".weight"
-            return np.concatenate([_stored(weights[f"{head}{part}{kind}"][place]) for part in parts], axis=-2)
-    return _stored(weights[path if path.endswith(("weight", "bias")) else f"{path}.weight"][place])
+            arrays = [weights[f"{head}{part}{kind or '.weight'}"][place] for part in parts]
+            if as_stored and fused == "gate_up_proj":  # columns of gate and up in turn
+                return np.stack(arrays, axis=-1).reshape(*arrays[0].shape[:-1], -1)
+            return (
+                np.concatenate(arrays, axis=-1)
+                if as_stored or kind == ".bias"
+                else _transposed(np.concatenate(arrays, axis=-1))
+            )
+    array = weights[path if path in weights else f"{path}.weight"][place]
+    return array if as_stored or path.endswith(".bias") else _transposed(array)
 
 
-def _stored(array: Array) -> Array:
-    transposed: Array = array.swapaxes(-1, -2) if array.ndim > 1 else array
-    return transposed
+def _transposed(array: Array) -> Array:
+    found: Array = array.swapaxes(-1, -2) if array.ndim > 1 else array
+    return found

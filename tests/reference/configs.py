@@ -6,6 +6,8 @@ architecture stands for it where one config of each is enough.
 
 from __future__ import annotations
 
+from tests.reference.recurrent_configs import RECURRENT
+
 COMMON: dict[str, object] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -56,6 +58,14 @@ MIXTRAL: dict[str, object] = {
     "num_experts_per_tok": 2,
 }
 
+GEMMA: dict[str, object] = {
+    **COMMON,
+    "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 5,
+    "tie_word_embeddings": True,
+}
 QWEN3_MOE: dict[str, object] = {
     **QWEN3,
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -120,8 +130,69 @@ CONFIGS: dict[str, dict[str, object]] = {
         "num_local_experts": 6,
         "num_experts_per_tok": 2,
     },
+    "gpt-oss": {
+        **COMMON,
+        "architectures": ["GptOssForCausalLM"],
+        "head_dim": 16,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 5,
+        "attention_bias": True,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "rope_scaling": {**YARN_SCALING, "truncate": False},
+    },
+    "granite": {
+        **COMMON,
+        "architectures": ["GraniteForCausalLM"],
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 0.25,
+    },
+    "gemma2": {
+        **GEMMA,
+        "architectures": ["Gemma2ForCausalLM"],
+        "num_hidden_layers": 4,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 2.0,
+    },
+    "gemma3": {
+        **GEMMA,
+        "architectures": ["Gemma3ForCausalLM"],
+        "num_hidden_layers": 7,
+        "rope_local_base_freq": 500.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "vocab_size": 61,
+        "torch_dtype": "float32",
+    },
+    "opt": {
+        "architectures": ["OPTForCausalLM"],
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "vocab_size": 61,
+        "max_position_embeddings": 64,
+        "torch_dtype": "float32",
+    },
     "deepseek-v3.2": DEEPSEEK_V32,
+    "glm-5.2": {
+        **DEEPSEEK_V32,
+        "architectures": ["GlmMoeDsaForCausalLM"],
+        "num_hidden_layers": 7,
+        "indexer_types": ["full", "shared", "shared", "full", "shared", "full", "shared"],
+    },
     "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
+    **RECURRENT,
 }
 
 WITHOUT_REFERENCE: dict[str, dict[str, object]] = {

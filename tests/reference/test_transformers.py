@@ -6,6 +6,7 @@ Both sides read one Hugging Face config; the seeded weights of pmc are copied in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -32,10 +33,19 @@ TOLERANCE = 1e-4
 BATCH, Q_LEN, STEPS = 2, 11, 8
 
 
+CONFIG_CLASSES = {
+    "Gemma3": "Gemma3TextConfig",
+    "Qwen3_5": "Qwen3_5TextConfig",
+    "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
+}
+"""Where the class of the configuration is not called as that of the model."""
+
+
 def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[str, Array]) -> Any:
     """The PyTorch module of `config` with every parameter set from `weights`."""
     (architecture,) = cast("list[str]", config["architectures"])
-    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    stem = architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    config_class = getattr(transformers, CONFIG_CLASSES.get(stem, f"{stem}Config"))
     attention = {"attn_implementation": "eager"}
     found = getattr(transformers, architecture)._from_config(config_class(**config), **attention).float().eval()
     values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
@@ -49,6 +59,12 @@ def expanded(module: ModuleOp, phase: str) -> ModuleOp:
     copy = module.clone()
     ExpandBlocksPass(phase, capacity="worst").apply(Context(), copy)
     return copy
+
+
+def started(environment: Environment) -> Environment:
+    """The same at the start of a text: recurrences have seen nothing."""
+    states = {p: np.zeros_like(v) if p in environment.fixed else v for p, v in environment.states.items()}
+    return replace(environment, states=states)
 
 
 def torch_logits(config: dict[str, object], module: ModuleOp, environment: Environment) -> Array:
@@ -65,15 +81,15 @@ def test_logits_of_prefill_and_of_eight_decode_steps_agree_with_transformers(nam
     config = CONFIGS[name]
     module = import_hf(config, name, "tiny")
     length = Q_LEN + STEPS
-    whole = seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7)
+    whole = started(seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7))
     logits = torch_logits(config, module, whole)
     reference: ModelRun = run_model(module, whole, np.float32)
     np.testing.assert_allclose(reference.logits.reshape(logits.shape), logits, atol=TOLERANCE)
 
     tokens = whole.tokens.reshape(BATCH, -1)
     bindings = {"batch": BATCH, "q_len": Q_LEN, "kv_len": Q_LEN}
-    states = seeded_model_environment(module, bindings, seed=7).states
-    inputs = Environment(bindings, tokens[:, :Q_LEN].reshape(-1), whole.weights, states)
+    first = started(seeded_model_environment(module, bindings, seed=7))
+    inputs = replace(first, tokens=tokens[:, :Q_LEN].reshape(-1))
     run = run_layer(expanded(module, "prefill"), inputs, EXACT32)
     np.testing.assert_allclose(run.outputs[0], logits[:, Q_LEN - 1], atol=TOLERANCE)
     decode = expanded(module, "decode")
