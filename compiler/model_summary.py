@@ -23,6 +23,16 @@ LONG = 2**30
 """Tokens of a context that is longer than any window."""
 
 
+class BlockRow(NamedTuple):
+    """A block of all layers of a kind."""
+
+    path: str
+    """That of the first of them."""
+    name: str
+    count: int
+    parameters: int
+
+
 class CacheBytes(NamedTuple):
     """What all layers keep of one sequence, in the types of the model."""
 
@@ -99,7 +109,9 @@ class LayerNames:
         body = run.body.block
         if any(isinstance(op, model.RepeatOp) for op in body.ops):
             return f"{run.trip_count} x ({self.order(body, times * run.trip_count)})"
-        self.layers += times * run.trip_count
+        # Layers that share something are one body: each of them has a feed-forward block.
+        layers = sum(isinstance(op, model.NetworkOp) for op in body.ops)
+        self.layers += times * run.trip_count * max(1, layers)
         return f"{run.trip_count} {self.name(run)}"
 
     def name(self, run: model.RepeatOp) -> str:
@@ -116,6 +128,26 @@ class LayerNames:
     def blocks(self) -> tuple[BlockKind, ...]:
         """Every kind of block of the layers seen so far."""
         return tuple(BlockKind(name, dict(sizes), tuple(used)) for (name, sizes), used in self.kinds.items())
+
+
+def block_rows(module: ModuleOp) -> list[BlockRow]:
+    """The blocks that have parameters, in order; those of layers of one kind are one row, wherever they stand."""
+    names = LayerNames()
+    rows: dict[str, BlockRow] = {}
+    for op, count in model.model_blocks(module):
+        parameters = count * parameters_of_block(op)
+        run, path = op.parent_op(), op.path.data
+        if isinstance(run, model.RepeatOp):
+            path = f"blocks.{names.name(run)}{path.removeprefix(run.path.data)}"
+        if parameters:
+            known = rows.get(path, BlockRow(path, op.name, 0, 0))
+            rows[path] = BlockRow(path, op.name, known.count + count, known.parameters + parameters)
+    return list(rows.values())
+
+
+def parameters_of_block(op: model.BlockOp) -> int:
+    """The parameters that a block stores."""
+    return sum(w.elements for w in op.weights() if w.transpose_of is None)
 
 
 def sizes_of(op: model.BlockOp) -> dict[str, Size]:

@@ -16,42 +16,40 @@ if TYPE_CHECKING:
     from pmc.compiler.model_summary import ModelSummary
 
 NAMES = 14
-"""Characters of what stands to the left."""
+"""Characters of what stands to the left, at least."""
 
 
 def model_text(name: str, module: ModuleOp, output_format: Format) -> str:
     """Layers, blocks and their sizes, parameters, and what is kept of a sequence."""
-    from pmc.compiler.cli.text_table import Column, output_width, text_table
-    from pmc.compiler.model_summary import sizes_of, summary_of
+    from pmc.compiler.cli.text_table import Column, output_width, prose, text_table
+    from pmc.compiler.model_summary import block_rows, parameters_of_block, sizes_of, summary_of
     from pmc.dialects.model import model_blocks
 
     summary = summary_of(module)
     parameters = Parameters.of(module)
-    blocks = list(model_blocks(module))
-    each = [sum(w.elements for w in block.weights() if w.transpose_of is None) for block, _ in blocks]
     if output_format is Format.JSON:
-        rows = [
+        blocks = [
             {
                 "path": block.path.data,
                 "block": block.name,
                 "count": count,
-                "parameters": count * size,
+                "parameters": count * parameters_of_block(block),
                 "sizes": sizes_of(block),
             }
-            for (block, count), size in zip(blocks, each, strict=True)
+            for block, count in model_blocks(module)
         ]
-        document = {"name": name, **_fields(summary), "parameters": parameters._asdict(), "blocks": rows}
+        document = {"name": name, **_fields(summary), "parameters": parameters._asdict(), "blocks": blocks}
         return json.dumps(document, indent=1) + "\n"
-    counted = [(block, count, count * size) for (block, count), size in zip(blocks, each, strict=True) if size]
+    rows = block_rows(module)
     columns = [
-        Column("path", [block.path.data for block, *_ in counted], "total", left=True),
-        Column("block", [block.name for block, *_ in counted], left=True),
-        Column("count", [str(count) for _, count, _ in counted]),
-        Column("parameters", [f"{size:,}" for *_, size in counted], f"{parameters.total:,}"),
+        Column("path", [row.path for row in rows], "total", left=True),
+        Column("block", [row.name for row in rows], left=True),
+        Column("count", [str(row.count) for row in rows]),
+        Column("parameters", [f"{row.parameters:,}" for row in rows], f"{parameters.total:,}"),
     ]
     width = output_width(None)
     lines = [
-        *_wrapped([("", f"{name}: {parameters}")], width),
+        *prose([f"{name}: {parameters}"], width),
         *_wrapped(_facts(summary), width),
         "",
         *_wrapped(_blocks(summary), width),
@@ -65,8 +63,8 @@ def _wrapped(rows: list[tuple[str, str]], width: int | None) -> Iterator[str]:
     """A name to the left of its text, which is broken where it passes the width."""
     from pmc.compiler.cli.text_table import hanged
 
+    indent = max(NAMES, *(len(name) + 2 for name, _ in rows))
     for name, text in rows:
-        indent = NAMES if name else 0
         first, *more = hanged(text, indent, width)
         yield f"{name:<{indent}}{first}"
         yield from (" " * indent + line for line in more)

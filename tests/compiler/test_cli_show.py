@@ -14,8 +14,10 @@ from pmc.compiler.frontend.families import FAMILIES, FFN, GQA, Family
 from pmc.compiler.frontend.readings import rope, window
 from pmc.compiler.main import main
 from pmc.compiler.model_picture import model_svg
-from pmc.compiler.model_summary import cache_bytes, summary_of
-from tests.reference.configs import COMMON
+from pmc.compiler.model_summary import block_rows, cache_bytes, summary_of
+from pmc.dialects import model
+from pmc.dialects.model import parameter_count
+from tests.reference.configs import COMMON, CONFIGS
 
 TINY_GQA = GQA.with_rope(rope(theta=10000.0))
 LOCAL, GLOBAL, REST = ["local"] * 5, ["global"], ["local"] * 2
@@ -44,6 +46,28 @@ def test_layers_are_told_in_groups_and_those_left_over_have_the_name_of_their_ki
         ("model.gqa", ("global",), None),
     ]
     assert summary.norms == "kind rms, eps 1e-05: before blocks, behind blocks and before the head"
+
+
+def test_layers_of_one_kind_are_one_row_wherever_they_stand(hybrid: ModuleOp) -> None:
+    rows = {row.path: row.count for row in block_rows(hybrid) if row.name == "model.gqa"}
+    assert rows == {"blocks.local.gqa": 17, "blocks.global.gqa": 3}
+    assert sum(row.parameters for row in block_rows(hybrid)) == parameter_count(hybrid)
+
+
+def test_layers_that_share_keys_count_each_by_itself() -> None:
+    assert summary_of(import_hf(CONFIGS["glm-5.2"], "config.json", "glm")).layers == 7
+
+
+def test_states_of_a_fixed_size_are_counted_by_hand() -> None:
+    config = CONFIGS["qwen3.5"]
+    module = import_hf(config, "config.json", "hybrid")
+    (net,) = {op.path.data: op for op in module.walk() if isinstance(op, model.GatedDeltaNetOp)}.values()
+    keys, values = net.num_key_heads.value.data, net.num_value_heads.value.data
+    k, v = net.key_head_dim.value.data, net.value_head_dim.value.data
+    state = values * k * v * 4  # in FP32
+    conv = (2 * keys * k + values * v) * (net.conv_kernel.value.data - 1) * 4
+    layers = sum(count for op, count in model.model_blocks(module) if isinstance(op, model.GatedDeltaNetOp))
+    assert cache_bytes(module).states == layers * (state + conv)
 
 
 def test_what_is_kept_of_a_sequence_is_counted_by_hand(hybrid: ModuleOp) -> None:
