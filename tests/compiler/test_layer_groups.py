@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 
+import pmc
+from pmc.backends.numeric.model import run_model, seeded_model_environment
+from pmc.backends.numeric.rank_programs import run_commands
+from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_topology
-from pmc.compiler.driver import compile_model
+from pmc.compiler.driver import compile_model, module_text, parse_module
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
+from pmc.compiler.shrink import with_fp32
 from pmc.dialects import dist, layer
 from tests.reference.configs import CONFIGS
 
@@ -91,3 +97,52 @@ def test_stages_cut_a_period_anywhere_and_count_true_layers() -> None:
         ]
         assert [first for first, _ in parts] == list(np.cumsum([0, *(count for _, count in parts)])[:-1])
         assert sum(count for _, count in parts) == 4
+
+
+EQUAL_LAYERS = {**CONFIGS["llama"], "torch_dtype": "bfloat16", "num_hidden_layers": 6}
+
+
+def nested_text() -> tuple[str, str]:
+    """Six equal layers as one repeat, and as three times two of them."""
+    flat = module_text(import_hf(EQUAL_LAYERS, "config.json", "tiny"))
+    rows = "!layer.tensor<[batch*q_len, 32], bf16>"
+    opening = f'model.repeat([%1]) {{count = 6}} at "blocks.dense" : {rows} {{'
+    assert opening in flat
+    inner = f'%91 = model.repeat([%90]) {{count = 2}} at "blocks.dense" : {rows} {{'
+    nested = flat.replace(
+        opening, f'model.repeat([%1]) {{count = 3}} at "blocks.period" : {rows} {{ ^bb9(%90: {rows}): {inner}'
+    )
+    end = 'at "blocks.dense"\n    }'
+    assert nested.count(end) == 1
+    return flat, nested.replace(end, f'{end}\n model.yield([%91]) at "blocks.period" }}')
+
+
+@pytest.mark.parametrize("granularity", ["chip", "core", "tile", "commands"])
+@pytest.mark.parametrize("pp", [1, 3])
+def test_nested_layers_take_as_long_as_flat_ones(granularity: str, pp: int, tmp_path: Path) -> None:
+    times: list[float] = []
+    for name, text in zip(("flat", "nested"), nested_text(), strict=True):
+        path = tmp_path / f"{name}.mlir"
+        path.write_text(text)
+        overrides = {"deployment.batch": 8, "deployment.kv_len": 64, "deployment.pp": pp}
+        found = pmc.evaluate(
+            str(path), "sg2262", "p1-r1-b1-c8", "llama-8b-decode", granularity=granularity, overrides=overrides
+        )
+        times.append(found.total_us)
+    assert times[0] == pytest.approx(times[1], rel=1e-12)
+
+
+def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
+    bindings = {"batch": 2, "q_len": 1, "kv_len": 9}
+    deployment = load_deployment("decode", {**bindings, **{f"quantization.{k}": t for k, t in FP32.items()}})
+    runs = []
+    for text in nested_text():
+        module = parse_module(text.replace("bf16", "f32"), "tiny.mlir")
+        environment = seeded_model_environment(module, bindings, 3)
+        expected = run_model(module, environment)
+        target = with_fp32(load_chip("sg2262"))
+        commands = compile_model(module, target, load_topology("p1-r1-b1-c8"), deployment, "commands")
+        found = run_commands(commands, environment)
+        np.testing.assert_allclose(found.outputs[0], expected.logits, atol=1e-4)
+        runs.append(found.outputs[0])
+    assert np.array_equal(runs[0], runs[1])
