@@ -82,6 +82,7 @@ QWEN3_NEXT_ONLY: Mapping[str, Reading | Constant] = {
     "attn_output_gate": True,
     # Of the output norm of the recurrence, which SiLU gates whatever the networks have.
     "hidden_act": "silu",
+    "output_gate_type": "swish",
     "mamba_ssm_dtype": "float32",
 }
 
