@@ -29,6 +29,7 @@ from pmc.compiler.frontend.readings import (
     window,
     yes_or_absent,
 )
+from pmc.compiler.frontend.rope import Rope, read_rope
 from pmc.dialects import model
 
 Placement = Literal["before", "behind", "around"]
@@ -90,6 +91,8 @@ class Family:
     """What the files of the family call a field that others name otherwise."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
+    full_rope: Callable[[Fields], Rope] = lambda fields: read_rope(fields, theta=1.0, partial=True)
+    """The rotary embedding of the layers that see all tokens."""
     dtype: str | None = None
     """The `torch_dtype` of the published weights, where the files of the family do not say it."""
 

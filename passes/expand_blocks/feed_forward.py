@@ -6,6 +6,7 @@ from xdsl.dialects.builtin import Float32Type, i32
 from xdsl.ir import SSAValue
 
 from pmc.dialects import layer, model
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.expr import Expr, ceildiv
 from pmc.dialects.tensor import tensor
 from pmc.passes.expand_blocks.block_builder import TOKENS, BlockBuilder
@@ -36,16 +37,28 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scoring": op.scoring,
             "groups": op.n_group,
             "top_groups": op.topk_group,
-            "normalize": op.norm_topk_prob,
+            # The one weight of a token is 1 where the score is in the input.
+            "normalize": op.scored_input or op.norm_topk_prob,
             "scale": op.routed_scaling_factor,
         },
     )
     slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(x).dims[1])
-    rows = build.op(layer.DispatchOp, [x, indices], "dispatch", slots, {"capacity": capacity})
+    sent = _scored(build, x, logits) if op.scored_input else x
+    rows = build.op(layer.DispatchOp, [sent, indices], "dispatch", slots, {"capacity": capacity})
     routed = build.op(layer.CombineOp, [_network(build, rows, op, "experts."), indices, weights], "combine", x.type)
     if op.shared_intermediate_size.value.data:
         routed = build.add(routed, _network(build, x, op, "shared."), "add_shared")
     return routed
+
+
+def _scored(build: BlockBuilder, x: SSAValue, logits: SSAValue) -> SSAValue:
+    """Every row times the sigmoid of its largest router logit."""
+    types = [build.tensor_type(TOKENS, 1, element_type=kind) for kind in (Float32Type(), i32)]
+    given: dict[str, PropertyValue] = {
+        "top_k": 1, "scoring": "none", "groups": 1, "top_groups": 1, "normalize": False, "scale": 1.0,
+    }  # fmt: skip
+    best = build.ops(layer.RouterTopkOp, [logits], "best_logit", types, given)[0]
+    return build.op(layer.RowGateOp, [x, best], "scored_input", x.type)
 
 
 def _slots(op: model.MoeOp, capacity: str) -> Expr:

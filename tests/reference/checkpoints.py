@@ -54,6 +54,11 @@ OPT: Mapping[str, str] = {
 
 GPT_OSS: Mapping[str, str] = {"mlp.router.bias": "{mlp}.router.linear_bias", "mlp.router": "{mlp}.router"}
 
+LLAMA4: Mapping[str, str] = {
+    "feed_forward.shared_expert": "{mlp}.shared",
+    "feed_forward": "{mlp}",
+}
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
@@ -96,6 +101,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "GPT2LMHeadModel": GPT2,
     "OPTForCausalLM": OPT,
     "GptOssForCausalLM": GPT_OSS,
+    "Llama4ForCausalLM": LLAMA4,
 }
 """The names of a family that differ from those of most."""
 
@@ -108,7 +114,7 @@ FUSED: Mapping[str, tuple[str, ...]] = {
 def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config: Mapping[str, Any]) -> Array:
     """The value of the PyTorch parameter `name`.
 
-    Linear layers are [out, in] there, [in, out] in pmc, but for GPT-2 and the experts of gpt-oss.
+    Linear layers are [out, in] there, [in, out] in pmc, but for GPT-2 and the experts of gpt-oss and Llama 4.
     """
     inside = name.removeprefix("model.").removeprefix("transformer.").removeprefix("decoder.")
     if inside in OUTSIDE:
@@ -123,12 +129,14 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     path = table[prefix].format(**blocks) + inner[len(prefix) :]
     # Of fused experts the bias is called gate_up_proj_bias.
     path = path.replace("_proj_bias", "_proj.bias")
-    as_stored = architecture == "GPT2LMHeadModel" or (architecture == "GptOssForCausalLM" and ".experts." in path)
+    as_stored = architecture == "GPT2LMHeadModel" or (
+        architecture in ("GptOssForCausalLM", "Llama4ForCausalLM") and ".experts." in path
+    )
     for fused, parts in FUSED.items():
         head, found, kind = path.partition(fused)
         if found:
             arrays = [weights[f"{head}{part}{kind or '.weight'}"][place] for part in parts]
-            if as_stored and fused == "gate_up_proj":  # columns of gate and up in turn
+            if architecture == "GptOssForCausalLM" and fused == "gate_up_proj":  # columns of gate and up in turn
                 return np.stack(arrays, axis=-1).reshape(*arrays[0].shape[:-1], -1)
             return (
                 np.concatenate(arrays, axis=-1)
