@@ -7,7 +7,7 @@ small, but not round: they leave edge tiles, and the batch does not divide by dp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, lcm
 from typing import Any
 
@@ -20,10 +20,12 @@ from pmc.dialects.arch import DTYPE_BITS, Chip
 from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
-from pmc.dialects.tensor import TensorType
+from pmc.dialects.tensor import TensorType, tensor
 
 HIDDEN = 38
 HEAD_DIM, NOPE_DIM, ROPE_DIM, V_DIM = 8, 8, 4, 6
+KEY_DIM = 5
+"""Columns of the state of a recurrence."""
 QUERY_RANK, LATENT_RANK = 20, 11
 WINDOW = 13
 """Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
@@ -68,7 +70,7 @@ class _Shrunk:
             operands = [self.values[value] for value in op.operands]
             given: Properties = dict(op.properties)
             regions: list[Region] = []
-            results = [self.type_of(result.type, op) for result in op.results]
+            results = [self.type_of(result, op, operands) for result in op.results]
             if isinstance(op, model.RepeatOp):
                 given["count"] = counts[op]
                 inner = Block(arg_types=[value.type for value in operands])
@@ -85,10 +87,15 @@ class _Shrunk:
             new.add_op(copied)
             self.values.update(zip(op.results, copied.results, strict=True))
 
-    def type_of(self, old: Attribute, op: Operation) -> TensorType:
-        assert isinstance(old, TensorType)
-        width = self.vocabulary if isinstance(op, model.LmHeadOp) else HIDDEN
-        return TensorType.of([*old.dims[:-1], width], self.dtype)
+    def type_of(self, old: SSAValue, op: Operation, operands: Sequence[SSAValue]) -> TensorType:
+        """The type of a result: rows of the hidden size or of the vocabulary, or keys that an indexer selects."""
+        dims = tensor(old).dims
+        if isinstance(op, model.DsaOp) and old is op.selected:
+            return op.selection(dims[0], _selected_keys(self.deployment))
+        if isinstance(op, model.LmHeadOp):
+            return TensorType.of([*dims[:-1], self.vocabulary], self.dtype)
+        width = HIDDEN if isinstance(op, model.EmbeddingOp) else tensor(operands[0]).dims[-1]
+        return TensorType.of([*dims[:-1], width], self.dtype)
 
 
 def _layer_counts(body: Block, layers: int) -> dict[model.RepeatOp, int]:
@@ -145,8 +152,12 @@ def _latent(op: model.LatentAttentionOp, d: Deployment) -> Properties:
 
 def _dsa(op: model.DsaOp, d: Deployment) -> Properties:
     """Index heads that tp divides, part of them rotated; fewer keys than there are, in prefill more than some see."""
-    chosen = 13 if d.phase == "decode" else 37
-    return {**_latent(op, d), "index_n_heads": 3 * d.tp, "index_head_dim": 10, "index_topk": chosen}
+    found = {**_latent(op, d), "index_topk": _selected_keys(d)}
+    return found if op.chosen is not None else {**found, "index_n_heads": 3 * d.tp, "index_head_dim": 10}
+
+
+def _selected_keys(d: Deployment) -> int:
+    return 13 if d.phase == "decode" else 37
 
 
 def _ffn(op: model.FfnOp, d: Deployment) -> Properties:
@@ -163,13 +174,34 @@ def _moe(op: model.MoeOp, d: Deployment) -> Properties:
         "moe_intermediate_size": 10 * d.moe_tp,
         # As many shared experts side by side as there are.
         "shared_intermediate_size": 10 * d.moe_tp * shared,
+        "moe_latent_size": None if op.moe_latent_size is None else LATENT_RANK,
     }
+
+
+def _gated_delta_net(op: model.GatedDeltaNetOp, d: Deployment) -> Properties:
+    """Key heads that tp divides, each with as many value heads as in the model."""
+    shared = op.num_value_heads.value.data // op.num_key_heads.value.data
+    keys = 1 if op.num_key_heads.value.data == 1 else 2 * d.tp
+    return {
+        "num_key_heads": keys,
+        "num_value_heads": shared * keys,
+        "key_head_dim": KEY_DIM,
+        "value_head_dim": V_DIM,
+    }
+
+
+def _mamba2(op: model.Mamba2Op, d: Deployment) -> Properties:
+    """Groups that tp divides, of two heads each."""
+    groups = 1 if op.n_groups.value.data == 1 else 2 * d.tp
+    return {"num_heads": 2 * lcm(groups, d.tp), "head_dim": V_DIM, "n_groups": groups, "state_size": KEY_DIM}
 
 
 SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.GqaOp: _gqa,
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
+    model.GatedDeltaNetOp: _gated_delta_net,
+    model.Mamba2Op: _mamba2,
     model.FfnOp: _ffn,
     model.MoeOp: _moe,
 }

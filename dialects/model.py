@@ -38,11 +38,14 @@ from pmc.dialects.model_attention import LatentAttentionOp as LatentAttentionOp
 from pmc.dialects.model_attention import MlaOp as MlaOp
 from pmc.dialects.model_block import BlockOp as BlockOp
 from pmc.dialects.model_block import CacheSpec as CacheSpec
+from pmc.dialects.model_block import StateSpec as StateSpec
 from pmc.dialects.model_block import WeightSpec as WeightSpec
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
 from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
+from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
+from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
 from pmc.dialects.model_rows import AddOp as AddOp
 from pmc.dialects.model_rows import NormOp as NormOp
@@ -211,6 +214,8 @@ Model = Dialect(
         GqaOp,
         MlaOp,
         DsaOp,
+        GatedDeltaNetOp,
+        Mamba2Op,
         FfnOp,
         MoeOp,
         LmHeadOp,

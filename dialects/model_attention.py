@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1
-from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1, i32
+from xdsl.irdl import (
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    opt_result_def,
+    prop_def,
+    result_def,
+)
 
 from pmc.dialects.effects import UPDATES, Effects
+from pmc.dialects.expr import Expr, expr, min_of
 from pmc.dialects.model_block import BlockOp, CacheSpec, WeightSpec
+from pmc.dialects.tensor import TensorType, tensor
 
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
@@ -85,6 +95,8 @@ class GqaOp(AttentionBlockOp):
     """Whether the gain of that norm is 1 + weight."""
     qkv_bias = opt_prop_def(BoolAttr)
     o_bias = opt_prop_def(BoolAttr)
+    output_gate = opt_prop_def(BoolAttr)
+    """Whether what is attended to is multiplied by sigmoid(x W) before the output projection (Qwen3-Next)."""
     window = opt_prop_def(IntegerAttr)
     """The keys that a query sees, its own included; absent = all before it."""
     chunk = opt_prop_def(IntegerAttr)
@@ -139,12 +151,13 @@ class GqaOp(AttentionBlockOp):
         self.require(given[0] == given[1], "temperature_floor and temperature_scale need each other")
 
     def weights(self) -> list[WeightSpec]:
-        """q, k and v projections, those of head gates, optional norms, output projection."""
+        """q, k and v projections, those of gates of heads or columns, optional norms, output projection."""
         hidden, d = self.width, self.head_dim.value.data
         widths = {
             "q": (self.heads * d, "heads"),
             "k": (self.kv_heads * d, "kv_heads"),
             **({} if self.keys_as_values else {"v": (self.kv_heads * self.v_dim, "kv_heads")}),
+            **({"gate": (self.heads * self.v_dim, "heads")} if self.output_gate else {}),
         }
         found: list[WeightSpec] = []
         for name, (width, axis) in widths.items():
@@ -252,32 +265,61 @@ class DsaOp(LatentAttentionOp):
     The lightning indexer scores every key for every query with `index_n_heads` small heads; the `index_topk` keys with
     the largest scores are attended to, all of them in a shorter context.  The first `qk_rope_head_dim` columns of an
     index head are rotated.
+
+    A layer without an indexer takes the keys that one before it has `selected` as `chosen` (GLM-5.2): for every token
+    the positions of min(kv_len, index_topk) keys.
     """
 
     name = "model.dsa"
+    BARE: ClassVar[tuple[str, ...]] = ("chosen",)
     POSITIVE: ClassVar[tuple[str, ...]] = (
         *LatentAttentionOp.POSITIVE,
         "index_n_heads",
         "index_head_dim",
         "index_topk",
     )
-    index_n_heads = prop_def(IntegerAttr)
-    index_head_dim = prop_def(IntegerAttr)
+    x = operand_def(TensorType)
+    chosen = opt_operand_def(TensorType)
+    y = result_def(TensorType)
+    selected = opt_result_def(TensorType)
+    index_n_heads = opt_prop_def(IntegerAttr)
+    index_head_dim = opt_prop_def(IntegerAttr)
     index_topk = prop_def(IntegerAttr)
-    index_rope_interleave = prop_def(BoolAttr)
+    index_rope_interleave = opt_prop_def(BoolAttr)
     """Whether the rotary embedding of the indexer pairs columns (2j, 2j+1) (GLM-5), or halves (DeepSeek-V3.2)."""
 
     def verify_(self) -> None:
         """The indexer reads the query latent, and rotates a part of its heads."""
         super().verify_()
         self.require(self.q_lora_rank is not None, "the indexer projects the query latent, so q_lora_rank must be set")
-        rope, width = self.qk_rope_head_dim.value.data, self.index_head_dim.value.data
-        self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+        indexer = (self.index_n_heads, self.index_head_dim, self.index_rope_interleave)
+        if self.chosen is not None:
+            self.require(not any(indexer), "a layer that takes chosen keys has no indexer")
+        else:
+            self.require(None not in indexer, "without chosen keys it needs the fields of an indexer")
+            rope, (_, width) = self.qk_rope_head_dim.value.data, self.index_dims
+            self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
+        wanted = self.selection(tensor(self.x).dims[0], self.index_topk.value.data)
+        for value, what in ((self.chosen, "chosen"), (self.selected, "selected")):
+            self.require(value is None or value.type == wanted, f"{what} must be {wanted}")
+
+    @staticmethod
+    def selection(tokens: Expr, top_k: int) -> TensorType:
+        """The type of the positions that a layer selects."""
+        return TensorType.of([tokens, min_of(expr("kv_len"), top_k)], i32)
+
+    @property
+    def index_dims(self) -> tuple[int, int]:
+        """The heads of the indexer, and their width."""
+        assert self.index_n_heads is not None and self.index_head_dim is not None, "verified"
+        return self.index_n_heads.value.data, self.index_head_dim.value.data
 
     def weights(self) -> list[WeightSpec]:
         """Those of MLA, then index queries from the query latent, index keys with their norm, weights of the heads."""
         assert self.q_lora_rank is not None, "verified"
-        rank, heads, d = self.q_lora_rank.value.data, self.index_n_heads.value.data, self.index_head_dim.value.data
+        if self.chosen is not None:
+            return super().weights()
+        rank, (heads, d) = self.q_lora_rank.value.data, self.index_dims
         return [
             *super().weights(),
             WeightSpec("indexer.wq_b.weight", (rank, heads * d), ("", "index_heads")),
@@ -289,6 +331,8 @@ class DsaOp(LatentAttentionOp):
 
     def caches(self) -> list[CacheSpec]:
         """Those of MLA and the index key that all index heads share, its rotated part by itself."""
+        if self.chosen is not None:
+            return super().caches()
         rope = self.qk_rope_head_dim.value.data
-        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_head_dim.value.data - rope}
+        widths = {"indexer.k_rope_cache": rope, "indexer.k_nope_cache": self.index_dims[1] - rope}
         return [*super().caches(), *(CacheSpec(name, width, "", "index_key") for name, width in widths.items())]

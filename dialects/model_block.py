@@ -53,6 +53,20 @@ class CacheSpec:
     """The tokens that a query sees, where that is not all: older ones are not kept."""
 
 
+@dataclass(frozen=True)
+class StateSpec:
+    """A state [batch, rows, columns] of a block, as large for a long sequence as for a short one."""
+
+    name: str
+    dims: tuple[int, int]
+    axes: tuple[str, str]
+    """The logical axes of rows and columns."""
+    role: str
+    """One of `FIXED_SIZE_ROLES`."""
+    element_type: Attribute | None = None
+    """The stored element type, where it is not that of the model."""
+
+
 class BlockOp(PmcOp, HasEffects):
     """A block of the model, from rows of tokens to rows of tokens."""
 
@@ -68,6 +82,10 @@ class BlockOp(PmcOp, HasEffects):
 
     def caches(self) -> list[CacheSpec]:
         """The caches of the block, in the order in which it appends to them."""
+        return []
+
+    def states(self) -> list[StateSpec]:
+        """The states of a fixed size, in the order in which the block replaces them."""
         return []
 
     def active_parameters(self) -> int:

@@ -38,9 +38,14 @@ class NetworkOp(BlockOp):
         name = self.activation.data
         self.require(name in known, f"activation is '{name}', must be {' or '.join(known)}")
 
-    def network(self, prefix: str, inner: int, experts: int | None = None, axis: str = "ffn") -> list[WeightSpec]:
-        """Gate, up and down projections of width `inner`, of one network or of so many experts."""
-        hidden, ins = self.width, ("gate_proj", "up_proj") if self.gated else ("up_proj",)
+    def network(
+        self, prefix: str, inner: int, experts: int | None = None, axis: str = "ffn", outer: int | None = None
+    ) -> list[WeightSpec]:
+        """Gate, up and down projections of width `inner`, of one network or of so many experts.
+
+        They are from and to rows of width `outer`, or as wide as those of the block.
+        """
+        hidden, ins = outer or self.width, ("gate_proj", "up_proj") if self.gated else ("up_proj",)
         count, first = ((), ()) if experts is None else ((experts,), ("expert",))
         shapes = {
             **{name: ((hidden, inner), ("", axis)) for name in ins},
@@ -78,6 +83,7 @@ class MoeOp(NetworkOp):
         "moe_intermediate_size",
         "n_group",
         "topk_group",
+        "moe_latent_size",
     )
     n_routed_experts = prop_def(IntegerAttr)
     shared_intermediate_size = prop_def(IntegerAttr)
@@ -95,6 +101,10 @@ class MoeOp(NetworkOp):
     """Whether the router is a linear layer with a bias, as that of gpt-oss."""
     scored_input = opt_prop_def(BoolAttr)
     """Whether the score of the one expert of a token multiplies its input, not its result (Llama 4)."""
+    shared_gate = opt_prop_def(BoolAttr)
+    """Whether the output of the shared experts is multiplied by sigmoid(x w), one number per token (Qwen3-Next)."""
+    moe_latent_size = opt_prop_def(IntegerAttr)
+    """The width to which rows are projected before the routed experts, and from which behind them (Nemotron 3)."""
 
     @property
     def experts(self) -> int:
@@ -123,6 +133,7 @@ class MoeOp(NetworkOp):
         self.require(self.top_k == 1 or not self.scored_input, "scored_input needs num_experts_per_tok 1")
         plain = self.scoring.data == "sigmoid" and not self.correction_bias and not self.norm_topk_prob
         self.require(plain or not self.scored_input, "scored_input needs plain sigmoid scores")
+        self.require(shared > 0 or not self.shared_gate, "shared_gate without shared experts")
         self.require(top_groups <= groups, f"topk_group {top_groups} is more than n_group {groups}")
         reachable = self.experts // groups * top_groups
         self.require(
@@ -131,17 +142,21 @@ class MoeOp(NetworkOp):
         )
 
     def weights(self) -> list[WeightSpec]:
-        """Router, routed experts, shared experts (as one network of their joint width)."""
+        """Router, routed experts, shared experts (as one network of their joint width) with their gate."""
         hidden, experts = self.width, self.experts
         linear = [WeightSpec("router.linear_bias", (experts,), ("",), Float32Type(), role="bias")]
         correction = [WeightSpec("router.bias", (experts,), ("",), Float32Type(), role="bias")]
         shared = self.shared_intermediate_size.value.data
+        latent = None if self.moe_latent_size is None else self.moe_latent_size.value.data
         return [
             WeightSpec("router.weight", (hidden, experts), ("", "")),
             *(linear if self.router_bias else ()),
             *(correction if self.correction_bias else ()),
-            *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn"),
+            *(() if latent is None else (WeightSpec("latent_down_proj.weight", (hidden, latent), ("", "")),)),
+            *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn", latent),
+            *(() if latent is None else (WeightSpec("latent_up_proj.weight", (latent, hidden), ("", "")),)),
             *(self.network("shared.", shared) if shared else ()),
+            *((WeightSpec("shared_gate.weight", (hidden, 1), ("", "")),) if self.shared_gate else ()),
         ]
 
     def active_parameters(self) -> int:

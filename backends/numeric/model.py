@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, mamba2
 from pmc.dialects import model
 
 
@@ -58,6 +60,9 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
                 rows = min(rows, cache.window + bindings["q_len"] - 1)
             shape = (*layers, bindings["batch"], rows, cache.width)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
+        for state in op.states():
+            shape, axes = (*layers, bindings["batch"], *state.dims), ("batch", *state.axes)
+            found.append(Source(f"{op.path.data}.{state.name}", "state", shape, axes, state.role))
     return found
 
 
@@ -267,6 +272,9 @@ class _Reference:
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
+    selected: Any = None
+    """The keys that the last sparse attention selected: of every sequence and query a list of positions."""
+
     def __post_init__(self) -> None:
         self.batch, self.q_len, self.kv_len = (self.environment.bindings[s] for s in ("batch", "q_len", "kv_len"))
         self.states = {p: np.array(v, self.compute) for p, v in self.environment.states.items()}
@@ -280,6 +288,8 @@ class _Reference:
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
+            model.GatedDeltaNetOp: self.gated_delta_net,
+            model.Mamba2Op: self.mamba2,
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
             model.LmHeadOp: self.lm_head,
@@ -307,6 +317,8 @@ class _Reference:
             if semantics is None or not isinstance(op, model.BlockOp):
                 raise NumericError(f"{op.name}: the op has no numeric semantics at the model level")
             y = semantics(op, *operands)
+            if isinstance(op, model.DsaOp) and op.selected is not None:
+                values[op.selected] = self.selected
             require_finite(y, f"{op.name} at '{op.path.data}'")
             values[op.y] = y
             self.values.setdefault(op.path.data, []).append(y)
@@ -412,7 +424,10 @@ class _Reference:
             if block.head_gate:
                 gates = sigmoid(h @ self.weight(block, "head_gate.weight"))
                 read = [rows * gates[:, [i]] for i, rows in enumerate(read)]
-            outputs.append(self.linear(block, "o_proj", np.hstack(read), bool(block.o_bias)))
+            attended = np.hstack(read)
+            if block.output_gate:
+                attended = attended * sigmoid(self.linear(block, "gate_proj", h, bool(block.qkv_bias)))
+            outputs.append(self.linear(block, "o_proj", attended, bool(block.o_bias)))
         return np.concatenate(outputs)
 
     def values_of(self, block: model.GqaOp, h: Array) -> Array:
@@ -431,10 +446,10 @@ class _Reference:
         numbers = range(self.kv_len - self.q_len + 1, self.kv_len + 1)
         return np.array([1 + scale * math.log(1 + number // floor) for number in numbers])
 
-    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array) -> Array:
+    def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array, chosen_before: Any = None) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
 
-        Of the keys that a query of DSA sees, those that its indexer selects.
+        Of the keys that a query of DSA sees, those that its indexer selects, or that of a layer before it selected.
         """
         nope, rope, v_dim = block.head_dims
         heads, rank = block.heads, block.kv_lora_rank.value.data
@@ -443,6 +458,7 @@ class _Reference:
         scale = (nope + rope) ** -0.5 * rotary.mla_scale()
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
+        selected: list[list[list[int]]] = []
         for b, h in enumerate(self.sequences(x)):
             latent = h
             if block.q_lora_rank is None:
@@ -457,7 +473,8 @@ class _Reference:
             k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
             chosen = [list(range(past + i + 1)) for i in range(self.q_len)]
             if isinstance(block, model.DsaOp):
-                chosen = self.indexed(block, b, h, latent)
+                chosen = self.indexed(block, b, h, latent) if chosen_before is None else chosen_before[b]
+            selected.append(chosen)
             read: list[Array] = []
             for i, q in enumerate(np.split(queries, heads, axis=1)):
                 q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
@@ -466,11 +483,12 @@ class _Reference:
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
                 read.append(np.concatenate(rows))
             outputs.append(np.hstack(read) @ self.weight(block, "o_proj.weight"))
+        self.selected = selected
         return np.concatenate(outputs)
 
     def indexed(self, block: model.DsaOp, sequence: int, h: Array, latent: Array) -> list[list[int]]:
         """The keys that the lightning indexer selects for each query (DeepSeek-V3.2 report, equation 1)."""
-        heads, rope = block.index_n_heads.value.data, block.qk_rope_head_dim.value.data
+        heads, rope = block.index_dims[0], block.qk_rope_head_dim.value.data
         rotary, past = self.rotary(block, bool(block.index_rope_interleave)), self.kv_len - self.q_len
         k = h @ self.weight(block, "indexer.wk.weight")
         k = (k - k.mean(axis=1)[:, None]) / np.sqrt(k.var(axis=1)[:, None] + model.LATENT_NORM_EPS)
@@ -489,6 +507,26 @@ class _Reference:
             best = sorted((-score, s) for s, score in enumerate(scores))
             chosen.append(sorted(s for _, s in best[: block.index_topk.value.data]))
         return chosen
+
+    def gated_delta_net(self, block: model.GatedDeltaNetOp, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(gated_delta_net, block))
+
+    def mamba2(self, block: model.Mamba2Op, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(mamba2, block))
+
+    def recurrent(self, block: model.BlockOp, x: Array, mixer: Callable[[Array, Weights, States], Array]) -> Array:
+        """What a mixer makes of each sequence, with its own states."""
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(x)):
+
+            def state(name: str, sequence: int = b) -> Array:
+                held: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+                return held
+
+            outputs.append(mixer(h, partial(self.weight, block), state))
+        return np.concatenate(outputs)
 
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
         return self.network(block, x, "")
@@ -530,14 +568,18 @@ class _Reference:
                 scores = scores / scores.sum()
             chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
+            latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
+            routed = np.zeros_like(latent)
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
                 if block.scored_input:
-                    y[t] += self.network(block, share * h, "experts.", e)
+                    routed += self.network(block, share * latent, "experts.", e)
                 else:
-                    y[t] += share * self.network(block, h, "experts.", e)
+                    routed += share * self.network(block, latent, "experts.", e)
+            y[t] = routed if block.moe_latent_size is None else self.linear(block, "latent_up_proj", routed, False)
             if block.shared_intermediate_size.value.data:
-                y[t] += self.network(block, h, "shared.")
+                gate = sigmoid(h @ self.weight(block, "shared_gate.weight")) if block.shared_gate else 1.0
+                y[t] += gate * self.network(block, h, "shared.")
         return y
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:

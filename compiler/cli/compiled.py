@@ -22,6 +22,13 @@ class Parameters(NamedTuple):
     active: int
     """Those that a token uses: one row of the embedding, and of the routed experts those that it is sent to."""
 
+    @classmethod
+    def of(cls, module: ModuleOp) -> Parameters:
+        """Those of a module of the model level."""
+        from pmc.dialects.model import active_parameter_count, parameter_count
+
+        return cls(parameter_count(module), active_parameter_count(module))
+
     def __str__(self) -> str:
         active = "" if self.active == self.total else f", a token uses {_short(self.active)} of them"
         return f"parameters {_short(self.total)}{active}"
@@ -40,10 +47,8 @@ def parameters_of(model: str) -> Parameters | None:
     if model.endswith(".mlir"):
         return None
     from pmc.compiler.driver import load_model
-    from pmc.dialects.model import active_parameter_count, parameter_count
 
-    module = load_model(model)
-    return Parameters(parameter_count(module), active_parameter_count(module))
+    return Parameters.of(load_model(model))
 
 
 SYMBOLS = ("batch", "q_len", "kv_len")

@@ -10,12 +10,14 @@ import typer
 
 from pmc.compiler.cli.complete import any_preset
 from pmc.compiler.cli.output import Format, deliver
+from pmc.compiler.files import write_file
 from pmc.compiler.presets import KINDS, presets
 from pmc.dialects.errors import PmcError
 
 EXAMPLES = """
 pmc show sg2262
 pmc show decode-moe
+pmc show deepseek-v3 --svg deepseek-v3.svg
 pmc show deepseek-v3 --format json
 pmc show ./config.json
 pmc show select-tiles
@@ -27,19 +29,28 @@ def show_command(
         str, typer.Argument(help="A preset of any kind, a pass, or a config.json.", autocompletion=any_preset)
     ],
     output_format: Annotated[Format, typer.Option("--format", help="The form of what is shown.")] = Format.TEXT,
+    svg: Annotated[Path | None, typer.Option(help="Draw the blocks of a model into this file.")] = None,
 ) -> None:
     """Show all of one preset or pass.
 
-    Of a model its blocks and how many parameters each of them has; of a chip, topology or any other preset the
-    file, whose comments say where each value is from; of a deployment every field, also those that its file has from
-    another; of a pass what it does and its options.
+    Of a model its layers, its blocks and their sizes, how many parameters each of them has, and what is kept of a
+    sequence; of a chip, topology or any other preset the file, whose comments say where each value is from; of a
+    deployment every field, also those that its file has from another; of a pass what it does and its options.
     """
     from pmc.compiler.pipelines import foreign_pass_factories, pass_factories
 
     kind = next((kind for kind in KINDS if name in presets(kind)), None)
     passes = {**pass_factories(), **foreign_pass_factories()}
-    if kind == "model" or (kind is None and name not in passes and Path(name).exists()):
-        text = _model(name, output_format)
+    is_model = kind == "model" or (kind is None and name not in passes and Path(name).exists())
+    if svg is not None and not is_model:
+        raise PmcError("--svg: only models are drawn")
+    if is_model:
+        from pmc.compiler.cli.show_model import load, model_text, picture
+
+        module = load(name)
+        text = model_text(name, module, output_format)
+        if svg is not None:
+            write_file(svg, picture(name, module))
     elif kind == "deployment":
         from pmc.compiler.config import load_deployment, yaml_text
 
@@ -72,35 +83,3 @@ def show_command(
 
 def _form(text: str, document: object, output_format: Format) -> str:
     return json.dumps(document, indent=1) + "\n" if output_format is Format.JSON else text
-
-
-def _model(name: str, output_format: Format) -> str:
-    from pmc.compiler.cli.compiled import parameters_of
-    from pmc.compiler.cli.text_table import Column, output_width, prose, text_table
-    from pmc.compiler.driver import load_model
-    from pmc.dialects.model import model_blocks
-
-    parameters = parameters_of(name)
-    if parameters is None:
-        raise PmcError(f"{name} is a dump; show takes a model")
-    blocks = list(model_blocks(load_model(name)))
-    each = [sum(w.elements for w in block.weights() if w.transpose_of is None) for block, _ in blocks]
-    if output_format is Format.JSON:
-        rows = [
-            {"path": block.path.data, "block": block.name, "count": count, "parameters": count * size}
-            for (block, count), size in zip(blocks, each, strict=True)
-        ]
-        return json.dumps({"name": name, "parameters": parameters._asdict(), "blocks": rows}, indent=1) + "\n"
-    columns = [
-        Column("path", [block.path.data for block, _ in blocks], "total", left=True),
-        Column("block", [block.name for block, _ in blocks], left=True),
-        Column("count", [str(count) for _, count in blocks]),
-        Column(
-            "parameters",
-            [f"{count * size:,}" for (_, count), size in zip(blocks, each, strict=True)],
-            f"{parameters.total:,}",
-        ),
-    ]
-    width = output_width(None)
-    lines = [*prose([f"{name}: {parameters}"], width), *text_table(columns, width)]
-    return "".join(f"{line}\n" for line in lines)

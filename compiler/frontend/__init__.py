@@ -26,11 +26,12 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
-from pmc.compiler.frontend import attention_families, families
-from pmc.compiler.frontend.families import Family, layer_kinds
+from pmc.compiler.frontend import family as parts
+from pmc.compiler.frontend.families import FAMILIES, WRAPPERS
+from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
-from pmc.compiler.frontend.readings import Properties, properties
+from pmc.compiler.frontend.readings import properties
 from pmc.compiler.frontend.stored_types import stored_type
 from pmc.compiler.frontend.wrapper import language_model
 from pmc.dialects import model
@@ -46,8 +47,6 @@ DTYPES: dict[str, Attribute] = {
 }
 """The element types of `torch_dtype`."""
 
-FAMILIES: Mapping[str, Family] = {**families.FAMILIES, **attention_families.FAMILIES}
-WRAPPERS: Mapping[str, str] = {**families.WRAPPERS, **attention_families.WRAPPERS}
 """All architectures that are read."""
 
 LISTED = "that `pmc list architectures` shows"
@@ -105,7 +104,9 @@ def _architecture(fields: Fields) -> str:
 def architectures() -> dict[str, str]:
     """What is known, and the kinds of layers of each."""
     described = {
-        name: "; ".join(f"{kind}: {', '.join(b.name for b in blocks)}" for kind, blocks in family.layers.items())
+        name: "layers as the file says"
+        if callable(family.layers)
+        else "; ".join(f"{kind}: {', '.join(b.name for b in blocks)}" for kind, blocks in family.layers.items())
         for name, family in FAMILIES.items()
     }
     return {**described, **{name: f"the language model is as {inner}" for name, inner in WRAPPERS.items()}}
@@ -123,8 +124,9 @@ def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
 
 def _read_other_layers(fields: Fields, family: Family) -> None:
     """Note as read what only layers of a kind would read that this model has none of."""
-    for kind in set(family.layers) - set(family.order(fields)):
-        for reading in (reading for block in family.layers[kind] for reading in block.rows.values()):
+    kinds = family.kinds(fields)
+    for kind in set(kinds) - set(family.order(fields)):
+        for reading in (reading for block in kinds[kind] for reading in block.rows.values()):
             with suppress(ConfigError):
                 reading(fields)
 
@@ -149,6 +151,9 @@ class _Import:
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
         self.dtype = DTYPES[_dtype(fields, family)]
+        self.layers = family.kinds(fields)
+        self.selected: SSAValue | None = None
+        """The keys that a block of the current layer has selected."""
         self.kinds = Counter[str]()
         """How many repeats of each kind there are so far."""
         self.tokens = expr("batch") * expr("q_len")
@@ -199,7 +204,7 @@ class _Import:
         llm.location = self.location
         return ModuleOp([llm])
 
-    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[families.Block, ...], path: str) -> SSAValue:
+    def rows_of(self, body: Block, x: SSAValue, blocks: tuple[parts.Block, ...], path: str) -> SSAValue:
         """One op on rows after the other; a factor of 1 is none."""
         for block in blocks:
             given = block.properties(self.fields)
@@ -212,8 +217,9 @@ class _Import:
         path = self.path(run.kind)
 
         def layer(inner: Block, value: SSAValue) -> SSAValue:
-            for block in self.family.layers[run.kind]:
-                value = self.sublayer(inner, value, block.op, f"{path}.{block.name}", block.properties(self.fields))
+            self.selected = None
+            for block in self.layers[run.kind]:
+                value = self.sublayer(inner, value, block, f"{path}.{block.name}")
             return value
 
         return self.repeat(body, x, path, run.count, layer)
@@ -242,11 +248,11 @@ class _Import:
         op = model.RepeatOp.make([[x]], [x.type], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
 
-    def sublayer(self, block: Block, x: SSAValue, kind: type[model.BlockOp], path: str, given: Properties) -> SSAValue:
-        """x + f(x), f a block of `kind` with the norms of the family."""
+    def sublayer(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
+        """x + f(x), f a block with the norms of the family."""
         norms = self.family.norms
         before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
-        result: SSAValue = self.add(block, kind.make([before], [x.type], path, given)).results[0]
+        result = self.block(block, before, part, path)
         if norms != "before":
             result = self.norm(block, result, f"{path}.post_norm")
         factor = 1.0 if self.family.residual is None else self.family.residual(self.fields)
@@ -254,6 +260,18 @@ class _Import:
             scale = model.ScaleOp.make([result], [x.type], f"{path}.scale", {"factor": factor})
             result = self.add(block, scale).results[0]
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def block(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
+        """The op of a block; keys that it selects are kept for the blocks behind it."""
+        given = part.properties(self.fields)
+        operands = [x, self.selected] if part.takes and self.selected is not None else [x]
+        results = [x.type]
+        if part.selects:
+            results.append(model.DsaOp.selection(self.tokens, self.fields.integer("index_topk")))
+        op = self.add(block, part.op.make(operands, results, path, given))
+        if part.selects:
+            self.selected = op.results[1]
+        return op.results[0]
 
     def norm(self, block: Block, x: SSAValue, path: str) -> SSAValue:
         """The norm at `path`."""

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from pmc.compiler.frontend.families import (
-    DEEPSEEK_MOE,
-    FFN,
-    GQA,
-    LLAMA_GQA,
-    SOFTMAX_MOE,
-    WINDOWS,
-    Block,
-    Family,
-    layer_kinds,
-)
+from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, LLAMA_GQA, SOFTMAX_MOE
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Properties,
@@ -183,7 +174,7 @@ MIMO_MOE = DEEPSEEK_MOE.with_rows(
 
 # -- families -----------------------------------------------------------------------------------------------------
 
-FAMILIES: Mapping[str, Family] = {
+ATTENTION_FAMILIES: Mapping[str, Family] = {
     "Llama4ForCausalLM": Family(
         layers_of(
             {"rope": LLAMA4_ROPE, "nope": LLAMA4_NOPE},
@@ -232,5 +223,5 @@ FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 """The language models by architecture."""
 
-WRAPPERS: Mapping[str, str] = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
+ATTENTION_WRAPPERS: Mapping[str, str] = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
 """Those inside of a larger model, see `families.WRAPPERS`."""

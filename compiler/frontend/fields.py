@@ -125,6 +125,14 @@ class Fields:
             raise self.fail(name, f"expected a block of fields or null, found {value!r}")
         return Fields(cast(Mapping[str, object], value), self.source, f"{self.prefix}{name}.")
 
+    def entry(self, name: str, index: int) -> Fields:
+        """The fields of one entry of list `name`."""
+        entries = self.value(name)
+        found = cast(list[object], entries)[index] if isinstance(entries, list) else None
+        if not isinstance(found, Mapping):
+            raise self.fail(f"{name}[{index}]", f"expected a block of fields, found {found!r}")
+        return Fields(cast(Mapping[str, object], found), self.source, f"{self.prefix}{name}[{index}].")
+
     def unsupported_unless(self, name: str, allowed: object) -> None:
         """Reject a feature that the `model` dialect does not describe; absent or null means without it."""
         value = self.value(name)

@@ -25,6 +25,7 @@ WIDTHS: Mapping[tuple[str, int], str] = {
 MODELOPT: Mapping[str, str] = {
     "FP8": "f8E4M3FN",
     "NVFP4": "f4E2M1FN",
+    "W4A16_NVFP4": "f4E2M1FN",
     "W4A16_AWQ": "i4",
     "W4A8_AWQ": "i4",
     "W8A8_SQ_PER_CHANNEL": "i8",
@@ -91,7 +92,23 @@ def _compressed_tensors(block: Fields) -> str:
 
 
 def _modelopt(block: Fields) -> str:
+    if block.value("quant_algo") == "MIXED_PRECISION":
+        return _mixed(block)
     return MODELOPT[block.choice("quant_algo", MODELOPT)]
+
+
+def _mixed(block: Fields) -> str:
+    """Of layers that are quantized one by one, all types; no deployment has them, so results say that it differs."""
+    layers = block.block("quantized_layers")
+    if layers is None or not layers.config:
+        raise block.fail("quantized_layers", "missing, expected the quant_algo of every quantized layer")
+    found: set[str] = set()
+    for name in layers.config:
+        layer = layers.block(name)
+        if layer is None:
+            raise layers.fail(name, "expected a block with quant_algo")
+        found.add(MODELOPT[layer.choice("quant_algo", MODELOPT)])
+    return "-and-".join(sorted(found))
 
 
 METHODS: Mapping[str, Callable[[Fields], str]] = {

@@ -14,6 +14,7 @@ ENCODERS = (
     "vision_config", "audio_config", "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id",
     "vision_end_token_id", "image_token_index", "media_placeholder_token_id", "use_unified_vision_chunk",
     "video_placeholder", "ignore_index", "boi_token_index", "eoi_token_index",
+    "language_model_only",
 )  # fmt: skip
 """Fields of what stands beside the language model, and of the tokens in which they meet.  Their work is not costed."""
 

@@ -43,6 +43,11 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     if op.head_gate:
         gate = build.matmul(x, "head_gate")
         attended = build.op(layer.RowGateOp, [attended, gate], "head_gate_mul", attended.type)
+    if op.output_gate:
+        gate = build.linear(x, "gate_proj")
+        attended = build.op(
+            layer.GatedActivationOp, [gate, attended], "output_gate", gate.type, {"function": "sigmoid"}
+        )
     return build.linear(attended, "o_proj")
 
 

@@ -24,6 +24,7 @@ class BlockBuilder:
         self.source = source
         self.specs = {spec.name: spec for spec in source.weights()}
         self.caches = {spec.name: spec for spec in source.caches()}
+        self.states = {spec.name: spec for spec in source.states()}
         self.weights: dict[str, SSAValue] = {}
 
     def path(self, name: str) -> str:
@@ -72,6 +73,13 @@ class BlockBuilder:
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
         return self.weights[name]
+
+    def state(self, name: str) -> SSAValue:
+        """The state [batch, rows, columns] of that name, which the step replaces."""
+        spec = self.states[name]
+        properties: dict[str, PropertyValue] = {"axes": _axes(("batch", *spec.axes)), "role": spec.role}
+        result = self.tensor_type(BATCH, *spec.dims, element_type=spec.element_type)
+        return self.op(layer.StateOp, [], name, result, properties)
 
     def appended(self, name: str, new: SSAValue) -> SSAValue:
         """The cache [batch, kv_len, width] called `name` with the current rows appended, or the rows of its window."""

@@ -42,12 +42,16 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scale": op.routed_scaling_factor,
         },
     )
-    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(x).dims[1])
     sent = _scored(build, x, logits) if op.scored_input else x
-    rows = build.op(layer.DispatchOp, [sent, indices], "dispatch", slots, {"capacity": capacity})
-    routed = build.op(layer.CombineOp, [_network(build, rows, op, "experts."), indices, weights], "combine", x.type)
+    latent = sent if op.moe_latent_size is None else build.matmul(sent, "latent_down_proj")
+    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(latent).dims[1])
+    rows = build.op(layer.DispatchOp, [latent, indices], "dispatch", slots, {"capacity": capacity})
+    results = _network(build, rows, op, "experts.")
+    routed = build.op(layer.CombineOp, [results, indices, weights], "combine", latent.type)
+    if op.moe_latent_size is not None:
+        routed = build.matmul(routed, "latent_up_proj")
     if op.shared_intermediate_size.value.data:
-        routed = build.add(routed, _network(build, x, op, "shared."), "add_shared")
+        routed = build.add(routed, _shared(build, x, op), "add_shared")
     return routed
 
 
@@ -59,6 +63,15 @@ def _scored(build: BlockBuilder, x: SSAValue, logits: SSAValue) -> SSAValue:
     }  # fmt: skip
     best = build.ops(layer.RouterTopkOp, [logits], "best_logit", types, given)[0]
     return build.op(layer.RowGateOp, [x, best], "scored_input", x.type)
+
+
+def _shared(build: BlockBuilder, x: SSAValue, op: model.MoeOp) -> SSAValue:
+    """The shared experts, behind their gate if they have one."""
+    y = _network(build, x, op, "shared.")
+    if not op.shared_gate:
+        return y
+    gate = build.matmul(x, "shared_gate")
+    return build.op(layer.RowGateOp, [y, gate], "shared_gate_mul", y.type)
 
 
 def _slots(op: model.MoeOp, capacity: str) -> Expr:

@@ -14,6 +14,7 @@ from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
+from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_mamba2
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
 PHASES = ("prefill", "decode")
@@ -57,7 +58,12 @@ def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
         if isinstance(op, model.RepeatOp):
             results = _expand_repeat(block, op, operands, step)
         elif isinstance(op, model.BlockOp):
-            results = [_expand_block(BlockBuilder(block, op), operands, op, step)]
+            build = BlockBuilder(block, op)
+            results = (
+                _expand_dsa(build, operands, op, step)
+                if isinstance(op, model.DsaOp)
+                else [_expand_block(build, operands, op, step)]
+            )
         else:
             raise PassError(f"expand-blocks: {op.name} is no op of the model dialect")
         values.update(zip(op.results, results, strict=True))
@@ -95,8 +101,10 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
             return expand_gqa(build, x, op)
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
-        case model.DsaOp():
-            return expand_dsa(build, x, op, step.phase)
+        case model.GatedDeltaNetOp():
+            return expand_gated_delta_net(build, x, op)
+        case model.Mamba2Op():
+            return expand_mamba2(build, x, op)
         case model.FfnOp():
             return expand_ffn(build, x, op)
         case model.MoeOp():
@@ -105,6 +113,12 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
             return build.matmul(x, "proj")
         case _:
             raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
+
+
+def _expand_dsa(build: BlockBuilder, operands: list[SSAValue], op: model.DsaOp, step: Step) -> list[SSAValue]:
+    """The rows, and the selected keys if a later layer takes them."""
+    chosen = operands[1] if op.chosen is not None else None
+    return list(expand_dsa(build, operands[0], chosen, op, step.phase))[: len(op.results)]
 
 
 def _expand_norm(build: BlockBuilder, x: SSAValue, op: model.NormOp) -> SSAValue:

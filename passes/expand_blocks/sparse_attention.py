@@ -24,16 +24,18 @@ DOMAINS = {"prefill": "on_chip", "decode": "dram"}
 """Where the rows that a query selects come from: prefill has just computed them, decode finds them in DRAM."""
 
 
-def expand_dsa(build: BlockBuilder, x: SSAValue, op: model.DsaOp, phase: str) -> SSAValue:
-    """y = o_proj(attention over the keys that the indexer selects), always over the latent.
+def expand_dsa(
+    build: BlockBuilder, x: SSAValue, chosen: SSAValue | None, op: model.DsaOp, phase: str
+) -> tuple[SSAValue, SSAValue]:
+    """y = o_proj(attention over the `chosen` keys, or those that the indexer selects), and these keys.
 
-    Every token has its own keys, so expanding them to heads would do the work of kv_b once per token and key; the
-    selected rows are attended to as they are cached, whatever `absorb-mla` says of MLA.
+    Attention is always over the latent: every token has its own keys, so expanding them to heads would do the work of
+    kv_b once per token and key; the selected rows are attended to as they are cached, whatever `absorb-mla` says.
     """
     rank, rope = op.kv_lora_rank.value.data, op.qk_rope_head_dim.value.data
     found = latent_values(build, x, op)
     assert found.query_latent is not None, "verified"
-    selected = _selected(build, x, found.query_latent, op)
+    selected = _selected(build, x, found.query_latent, op) if chosen is None else chosen
     w_k, w_v = absorbed_weights(build, op)
     q_latent = absorbed_queries(build, found.q_nope, w_k, op)
     latents, rotary_keys = (
@@ -56,7 +58,7 @@ def expand_dsa(build: BlockBuilder, x: SSAValue, op: model.DsaOp, phase: str) ->
         },
     )
     attended = absorbed_values(build, attended, w_v, op)
-    return build.matmul(attended, "o_proj")
+    return build.matmul(attended, "o_proj"), selected
 
 
 def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: model.DsaOp) -> SSAValue:
@@ -65,7 +67,7 @@ def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: mode
     As in the published inference code; the Hadamard rotation that it puts on index queries and keys alike changes no
     score, and is left out.
     """
-    rope, d, heads = op.qk_rope_head_dim.value.data, op.index_head_dim.value.data, op.index_n_heads.value.data
+    rope, (heads, d) = op.qk_rope_head_dim.value.data, op.index_dims
     q = build.matmul(query_latent, "indexer.wq_b")
     k = build.op(
         layer.LayerNormOp,

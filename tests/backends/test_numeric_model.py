@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 from typing import Any, cast
 
@@ -24,8 +25,11 @@ from pmc.backends.numeric.model import (
     run_model,
     seeded_model_environment,
 )
+from pmc.backends.numeric.model_recurrent import convolved, gated_delta_net, mamba2
 from pmc.compiler.frontend import import_hf
+from pmc.dialects import model
 from pmc.passes.expand_blocks import ExpandBlocksPass
+from tests.reference.recurrent_configs import RECURRENT
 
 COMMON: dict[str, object] = {
     "hidden_size": 24,
@@ -111,7 +115,12 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
+ALL = (*VARIANTS, *RECURRENT)
+
+
 def small_model(name: str) -> ModuleOp:
+    if name in RECURRENT:
+        return import_hf(RECURRENT[name], name, "small")
     preset, changes = VARIANTS[name]
     text = resources.files("pmc.configs").joinpath(f"models/{preset}.json").read_text()
     config = cast("dict[str, object]", json.loads(text))
@@ -166,11 +175,69 @@ def test_expert_choice_opens_the_groups_with_the_best_pair() -> None:
     assert choose_experts(scores, np.array([0, 0, 9.0, 0, 0, 0]), 2, 2, 1) == [2, 0]
 
 
+def only(module: ModuleOp, kind: type[Any]) -> Any:
+    """The first block of a kind."""
+    return next(op for op in module.walk() if isinstance(op, kind))
+
+
+def silu(x: float) -> float:
+    return x / (1 + np.exp(-x))
+
+
+def test_a_convolution_sees_the_inputs_before_the_first_token() -> None:
+    weights = {"x_proj.weight": np.array([[2.0]]), "x_conv.weight": np.array([[100.0, 10.0, 1.0]])}
+    past = np.array([[0.1], [0.2]])
+    found = convolved("x", np.array([[0.15], [0.2]]), weights.__getitem__, lambda _: past)
+    close(found, np.array([[silu(10 + 2 + 0.3)], [silu(20 + 3 + 0.4)]]))
+    close(past, np.array([[0.3], [0.4]]))
+
+
+def unmixed(inputs: dict[str, int]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Convolutions of two taps, by their widths, that see the newest token only, and their states."""
+    taps = {f"{name}_conv.weight": np.tile([0.0, 1.0], (width, 1)) for name, width in inputs.items()}
+    return taps, {f"{name}_conv_state": np.ones((1, width)) for name, width in inputs.items()}
+
+
+def test_a_token_of_the_gated_delta_rule_worked_by_hand() -> None:
+    changes = {f"linear_num_{kind}_heads": 1 for kind in ("key", "value")}
+    changes |= {f"linear_{kind}_head_dim": 1 for kind in ("key", "value")}
+    block = only(import_hf({**RECURRENT["qwen3.5"], **changes}, "x", "small"), model.GatedDeltaNetOp)
+    one = np.array([[1.0]])
+    # Of length 1, q and k are 1; of the state 8, half is kept, and half of what is missing to v is added.
+    weights, states = unmixed({"q": 1, "k": 1, "v": 1})
+    weights |= {f"{name}_proj.weight": one for name in "qkvz"} | {f"{name}_proj.weight": 0 * one for name in "ab"}
+    weights |= {"A_log": np.zeros(1), "dt_bias": np.zeros(1)}
+    weights |= {"gated_norm.weight": np.array([3.0]), "out_proj.weight": 5 * one}
+    states["recurrent_state"] = np.array([[8.0]])
+    y = gated_delta_net(block, np.array([[2.0]]), weights.__getitem__, states.__getitem__)
+    np.testing.assert_allclose(states["recurrent_state"], [[4 + (silu(2.0) - 4) / 2]], rtol=1e-5)
+    np.testing.assert_allclose(y, [[5 * 3 * silu(2.0)]], rtol=1e-4)  # the norm of one number is its sign
+
+
+def test_a_token_of_mamba2_worked_by_hand() -> None:
+    sizes = {"mamba_num_heads": 1, "mamba_head_dim": 2, "n_groups": 1, "ssm_state_size": 1, "use_conv_bias": False}
+    limit = {"time_step_limit": [0.0, 0.5]}
+    block = only(import_hf({**RECURRENT["nemotron-h"], **sizes, **limit}, "x", "small"), model.Mamba2Op)
+    ones = np.ones((1, 1))
+    weights, states = unmixed({"x": 2, "B": 1, "C": 1})
+    weights |= {"x_proj.weight": np.array([[1.0, -1.0]]), "B_proj.weight": ones, "C_proj.weight": ones}
+    weights |= {"z_proj.weight": np.ones((1, 2)), "dt_proj.weight": ones, "dt_bias": np.zeros(1)}
+    weights |= {"A_log": np.log([2 * np.log(2)]), "D": np.array([3.0])}
+    weights |= {"gated_norm.weight": np.array([1.0, 7.0]), "out_proj.weight": np.eye(2)}
+    held = states["recurrent_state"] = np.array([[8.0], [4.0]])
+    y = mamba2(block, np.array([[2.0]]), weights.__getitem__, states.__getitem__)
+    x = np.array([silu(2.0), silu(-2.0)])
+    # dt is the limit 0.5, so exp(dt A) is 1/2.
+    close(held[:, 0], np.array([4.0, 2.0]) + 0.5 * x * silu(2.0))
+    read = (held[:, 0] * silu(2.0) + 3 * x) * silu(2.0)
+    close(y[0], read / np.sqrt((read**2).mean() + 1e-5) * [1, 7])
+
+
 # -- agreement of the levels ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), [(5, 5), (1, 7), (3, 8)])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_layer_level_computes_the_same_logits_and_caches(name: str, q_len: int, kv_len: int) -> None:
     module = small_model(name)
     bindings = {"batch": 2, "q_len": q_len, "kv_len": kv_len}
@@ -190,7 +257,7 @@ def test_layer_level_computes_the_same_logits_and_caches(name: str, q_len: int, 
             close(run.states[path], cache)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ALL)
 def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
     module, batch, prompt, steps = small_model(name), 2, 4, 3
     whole = seeded_model_environment(module, {"batch": batch, "q_len": prompt + steps, "kv_len": prompt + steps}, 2)
@@ -199,8 +266,7 @@ def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
     tokens = whole.tokens.reshape(batch, -1)
 
     bindings = {"batch": batch, "q_len": prompt, "kv_len": prompt}
-    empty = seeded_model_environment(module, bindings, 2)
-    start = Environment(bindings, tokens[:, :prompt].reshape(-1), whole.weights, empty.states)
+    start = replace(seeded_model_environment(module, bindings, 2), tokens=tokens[:, :prompt].reshape(-1))
     prefill, decode = layers_of(module, "prefill"), layers_of(module, "decode")
     reference, lowered = run_model(module, start), run_layer(prefill, start)
     close(reference.logits.reshape(batch, prompt, -1)[:, -1], logits[:, prompt - 1])
@@ -215,7 +281,7 @@ def test_prefill_then_decode_is_one_longer_prefill(name: str) -> None:
         close(reference.logits, logits[:, step])
         close(lowered.outputs[0], logits[:, step])
     for path, cache in expected.states.items():
-        kept = cache[..., -reference.states[path].shape[-2] :, :]
+        kept = cache[..., cache.shape[-2] - reference.states[path].shape[-2] :, :]
         close(reference.states[path], kept)
         close(lowered.states[path], kept)
 
@@ -229,9 +295,10 @@ def test_seeded_arrays_of_equal_shape_differ() -> None:
             assert a.shape != b.shape or not np.array_equal(a, b)
 
 
-def test_past_keys_change_the_logits() -> None:
-    """The agreement of caches would mean nothing if they were not read."""
-    module = small_model("mla-moe")
+@pytest.mark.parametrize("name", ["mla-moe", "qwen3.5", "nemotron-h"])
+def test_what_is_cached_changes_the_logits(name: str) -> None:
+    """The agreement of caches and states would mean nothing if they were not read."""
+    module = small_model(name)
     environment = seeded_model_environment(module, {"batch": 1, "q_len": 1, "kv_len": 4}, 0)
     base = run_model(module, environment).logits
     for path, cache in environment.states.items():

@@ -64,7 +64,7 @@ from pmc.dialects.table_columns import (
     Texts,
     Values,
 )
-from pmc.dialects.tensor import ScaledType, TensorType
+from pmc.dialects.tensor import ScaledType, TensorType, tensor
 from pmc.dialects.tile import BufferType, CoresAttr, MemRefType
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.trace_tables import (
@@ -263,7 +263,7 @@ def gqa(b: Blocks) -> None:
         rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
         softmax_scale=0.25 if b.make.flag() else None,
         sinks=b.make.flag() or None, score_soft_cap=50.0 if b.make.flag() else None,
-        qk_norm_zero_centered=b.make.flag() or None,
+        qk_norm_zero_centered=b.make.flag() or None, output_gate=b.make.flag() or None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
     )  # fmt: skip
 
@@ -278,13 +278,18 @@ def mla(b: Blocks) -> None:
 
 
 def dsa(b: Blocks) -> None:
-    size, rope = b.make.size, 2 * b.make.size()
-    b.block(
-        model.DsaOp, num_attention_heads=size(), q_lora_rank=size(), kv_lora_rank=size(), qk_nope_head_dim=size(),
-        qk_rope_head_dim=rope, v_head_dim=size(), rope_interleave=b.make.flag(), rope_theta=1e4,
-        index_n_heads=size(), index_head_dim=rope + size(), index_topk=size(),
-        index_rope_interleave=b.make.flag(),
+    size, rope, top_k = b.make.size, 2 * b.make.size(), b.make.size()
+    latent: dict[str, Any] = {
+        "num_attention_heads": size(), "q_lora_rank": size(), "kv_lora_rank": size(), "qk_nope_head_dim": size(),
+        "qk_rope_head_dim": rope, "v_head_dim": size(), "rope_interleave": b.make.flag(), "rope_theta": 1e4,
+        "index_topk": top_k,
+    }  # fmt: skip
+    selection = model.DsaOp.selection(tensor(b.x).dims[0], top_k)
+    first = b.make.add(
+        model.DsaOp, [b.x], [b.x.type, selection], index_n_heads=size(), index_head_dim=rope + size(),
+        index_rope_interleave=b.make.flag(), **latent,
     )  # fmt: skip
+    b.x = b.make.add(model.DsaOp, [first.y, first.selected], [b.x.type], **latent).y
 
 
 def network(make: Maker) -> dict[str, Any]:
@@ -300,13 +305,32 @@ def ffn(b: Blocks) -> None:
 
 def moe(b: Blocks) -> None:
     groups, rng = b.make.rng.randint(1, 4), b.make.rng
-    top_groups, each = rng.randint(1, groups), rng.randint(1, 8)
+    top_groups, each, shared = rng.randint(1, groups), rng.randint(1, 8), rng.randint(0, 2)
     b.block(
-        model.MoeOp, n_routed_experts=groups * each, shared_intermediate_size=rng.randint(0, 2),
+        model.MoeOp, n_routed_experts=groups * each, shared_intermediate_size=shared,
+        shared_gate=(shared > 0 and b.make.flag()) or None, moe_latent_size=b.make.size() if b.make.flag() else None,
         num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
         scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
         routed_scaling_factor=2.5, correction_bias=b.make.flag(),
         router_bias=b.make.flag() or None, **network(b.make),
+    )  # fmt: skip
+
+
+def gated_delta_net(b: Blocks) -> None:
+    size, keys = b.make.size, b.make.size()
+    b.block(
+        model.GatedDeltaNetOp, num_key_heads=keys, num_value_heads=keys * b.make.rng.randint(1, 3),
+        key_head_dim=size(), value_head_dim=size(), conv_kernel=b.make.rng.randint(2, 4),
+        conv_bias=b.make.flag() or None, norm_eps=1e-6,
+    )  # fmt: skip
+
+
+def mamba2(b: Blocks) -> None:
+    size, groups = b.make.size, b.make.size()
+    b.block(
+        model.Mamba2Op, num_heads=groups * b.make.rng.randint(1, 3), head_dim=size(), n_groups=groups,
+        state_size=size(), conv_kernel=b.make.rng.randint(2, 4), conv_bias=b.make.flag() or None,
+        time_step_min=0.0, time_step_max=b.make.rng.choice([0.1, inf]), norm_eps=1e-5,
     )  # fmt: skip
 
 
@@ -349,6 +373,7 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
+    model.GatedDeltaNetOp: gated_delta_net, model.Mamba2Op: mamba2,
     model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
 }  # fmt: skip

@@ -171,6 +171,13 @@ def with_modelopt(folder: Path, quantization: object, **changes: Any) -> Path:
         ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "f8E4M3FN"),
         ({"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}, "f4E2M1FN"),
         ({"quant_algo": None, "kv_cache_quant_algo": "FP8"}, None),
+        (
+            {
+                "quant_algo": "MIXED_PRECISION",
+                "quantized_layers": {"a": {"quant_algo": "W4A16_NVFP4"}, "b": {"quant_algo": "FP8"}},
+            },
+            "f4E2M1FN-and-f8E4M3FN",
+        ),
     ],
 )
 def test_n22_hf_quant_config_beside_the_config_is_read(
@@ -234,8 +241,8 @@ def test_n22_infinity_in_a_field_that_nothing_reads_is_no_error(tmp_path: Path) 
     with pytest.raises(ConfigError, match="rms_norm_eps: expected a positive number, found inf"):
         load_model(path)
     # The architecture comes first: what else is in the file of another model is not looked at.
-    path.write_text(json.dumps({"architectures": ["NemotronHForCausalLM"], "time_step_limit": [0.0, float("inf")]}))
-    with pytest.raises(ConfigError, match="'NemotronHForCausalLM' is not one of those"):
+    path.write_text(json.dumps({"architectures": ["Mamba2ForCausalLM"], "time_step_limit": [0.0, float("inf")]}))
+    with pytest.raises(ConfigError, match="'Mamba2ForCausalLM' is not one of those"):
         load_model(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from xdsl.ir import Block
 
 from pmc.backends.numeric.errors import Array
 from pmc.dialects import model
+from tests.reference import recurrent_checkpoints
 
 NAMES: Mapping[str, str] = {
     "input_layernorm": "{attention}.norm",
@@ -69,14 +71,18 @@ OUTSIDE: Mapping[str, str] = {
     "ln_f.bias": "lm_head.norm.bias",
     "final_layer_norm.weight": "lm_head.norm.weight",
     "final_layer_norm.bias": "lm_head.norm.bias",
+    **recurrent_checkpoints.OUTSIDE,
 }
 """Parameters outside of layers."""
 
-ATTENTION = ("gqa", "mla", "dsa")
+ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "mamba2")
 
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:
-    """Of every layer, in order: the paths of its blocks, and its place in the stored arrays."""
+    """Of every layer, in order: the paths of its blocks, and its place in the stored arrays.
+
+    A layer of one block has it under both names.
+    """
     (llm,) = module.ops
     assert isinstance(llm, model.LlmOp)
     return list(_layers_in(llm.body.block, 0))
@@ -84,10 +90,13 @@ def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]
 
 def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     names = [op.path.data for op in block.ops if isinstance(op, model.BlockOp)]
-    attention = next((name for name in names if name.rpartition(".")[2] in ATTENTION), None)
-    mlp = next((name for name in names if name.rpartition(".")[2] in ("ffn", "moe")), None)
-    if attention is not None and mlp is not None:
-        yield {"attention": attention, "mlp": mlp}, (outer,)
+    # Layers that share keys are one body: its blocks are numbered.  A layer of Nemotron-H is one block.
+    attention, mlp = (
+        [name for name in names if re.fullmatch(rf"({'|'.join(kinds)})\d*", name.rpartition(".")[2])]
+        for kinds in (ATTENTION, ("ffn", "moe"))
+    )
+    for pair in zip(attention or mlp, mlp or attention, strict=True):
+        yield dict(zip(("attention", "mlp"), pair, strict=True)), (outer,)
     for op in block.ops:
         if isinstance(op, model.RepeatOp):
             for index in range(op.trip_count):
@@ -102,6 +111,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "OPTForCausalLM": OPT,
     "GptOssForCausalLM": GPT_OSS,
     "Llama4ForCausalLM": LLAMA4,
+    **recurrent_checkpoints.TABLES,
 }
 """The names of a family that differ from those of most."""
 
@@ -129,6 +139,9 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     path = table[prefix].format(**blocks) + inner[len(prefix) :]
     # Of fused experts the bias is called gate_up_proj_bias.
     path = path.replace("_proj_bias", "_proj.bias")
+    whole = recurrent_checkpoints.fused(path, lambda part: weights[part][place], config)
+    if whole is not None:
+        return whole
     as_stored = architecture == "GPT2LMHeadModel" or (
         architecture in ("GptOssForCausalLM", "Llama4ForCausalLM") and ".experts." in path
     )

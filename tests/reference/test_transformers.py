@@ -6,6 +6,7 @@ Both sides read one Hugging Face config; the seeded weights of pmc are copied in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from pmc.backends.numeric.precision import EXACT32
 from pmc.compiler.frontend import import_hf
 from pmc.passes.expand_blocks import ExpandBlocksPass
 from tests.reference.checkpoints import parameter
+from tests.reference.configs import CONFIGS
 
 torch: Any = pytest.importorskip("torch", reason="needs the `reference` extra: torch is not installed")
 transformers: Any = pytest.importorskip(
@@ -30,226 +32,13 @@ transformers: Any = pytest.importorskip(
 TOLERANCE = 1e-4
 BATCH, Q_LEN, STEPS = 2, 11, 8
 
-COMMON: dict[str, object] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "vocab_size": 61,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 3,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "torch_dtype": "float32",
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 64,
-}
-LLAMA: dict[str, object] = {**COMMON, "architectures": ["LlamaForCausalLM"]}
-LLAMA3_SCALING = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-DEEPSEEK: dict[str, object] = {
-    **COMMON,
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "num_key_value_heads": 4,
-    "first_k_dense_replace": 1,
-    "q_lora_rank": 24,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_routed_experts": 16,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 4,
-    "moe_intermediate_size": 20,
-    "n_group": 4,
-    "topk_group": 2,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 2.5,
-}
-DEEPSEEK_YARN = {**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.0}
-QWEN3: dict[str, object] = {**COMMON, "architectures": ["Qwen3ForCausalLM"], "head_dim": 16}
-MIXTRAL: dict[str, object] = {
-    **COMMON,
-    "architectures": ["MixtralForCausalLM"],
-    "num_local_experts": 6,
-    "num_experts_per_tok": 2,
-}
 
-GEMMA: dict[str, object] = {
-    **COMMON,
-    "head_dim": 16,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": 20,
-    "sliding_window": 5,
-    "tie_word_embeddings": True,
+CONFIG_CLASSES = {
+    "Gemma3": "Gemma3TextConfig",
+    "Llama4": "Llama4TextConfig",
+    "Qwen3_5": "Qwen3_5TextConfig",
+    "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
 }
-QWEN3_MOE: dict[str, object] = {
-    **QWEN3,
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "num_experts": 6,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 20,
-    "norm_topk_prob": False,
-}
-GLM4_MOE: dict[str, object] = {
-    **COMMON,
-    "architectures": ["Glm4MoeForCausalLM"],
-    "head_dim": 16,
-    "first_k_dense_replace": 1,
-    "n_routed_experts": 8,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 20,
-    "n_group": 1,
-    "topk_group": 1,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 1.5,
-}
-DEEPSEEK_V32: dict[str, object] = {
-    **DEEPSEEK,
-    "architectures": ["DeepseekV32ForCausalLM"],
-    # So many that hardly any key has the score 0 of all heads: of equal ones either side may take another.
-    "index_n_heads": 12,
-    "index_head_dim": 12,
-    "index_topk": 5,
-}
-
-LLAMA4_SCALING = {**LLAMA3_SCALING, "high_freq_factor": 1.0}
-LLAMA4: dict[str, object] = {
-    **COMMON,
-    "architectures": ["Llama4ForCausalLM"],
-    "head_dim": 16,
-    "num_hidden_layers": 4,
-    "no_rope_layer_interval": 3,
-    "interleave_moe_layer_step": 2,
-    "attention_chunk_size": 4,
-    "intermediate_size_mlp": 40,
-    "num_local_experts": 6,
-    "num_experts_per_tok": 1,
-    # So that most of the few positions are warmed.
-    "floor_scale": 3,
-    "attn_scale": 0.5,
-}
-
-CONFIGS: dict[str, dict[str, object]] = {
-    "llama": LLAMA,
-    "llama-mha": {**LLAMA, "num_key_value_heads": 4},
-    "llama-tied": {**LLAMA, "tie_word_embeddings": True},
-    "llama-llama3": {**LLAMA, "rope_scaling": LLAMA3_SCALING},
-    "deepseek": DEEPSEEK,
-    "deepseek-yarn": {**DEEPSEEK, "rope_scaling": DEEPSEEK_YARN},
-    "deepseek-half-rope": {**DEEPSEEK, "rope_interleave": False},
-    "deepseek-direct-q": {**DEEPSEEK, "q_lora_rank": None},
-    "deepseek-unnormalised": {**DEEPSEEK, "norm_topk_prob": False, "routed_scaling_factor": 1.5},
-    "qwen3": QWEN3,
-    "qwen3-yarn": {**QWEN3, "rope_scaling": YARN_SCALING},
-    "mixtral": MIXTRAL,
-    "mistral": {**COMMON, "architectures": ["MistralForCausalLM"], "sliding_window": None},
-    "mistral-window": {**COMMON, "architectures": ["MistralForCausalLM"], "sliding_window": 4},
-    "mixtral-window": {**MIXTRAL, "sliding_window": 6},
-    "qwen2": {**COMMON, "architectures": ["Qwen2ForCausalLM"]},
-    "llama-biases": {**LLAMA, "attention_bias": True, "mlp_bias": True},
-    "qwen3-moe": QWEN3_MOE,
-    "qwen3-moe-mixed": {**QWEN3_MOE, "decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 5},
-    "seed-oss": {**COMMON, "architectures": ["SeedOssForCausalLM"], "head_dim": 16},
-    "olmo2": {**COMMON, "architectures": ["Olmo2ForCausalLM"]},
-    "phi3": {**COMMON, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
-    "glm4-moe": GLM4_MOE,
-    "glm4-moe-qk-norm": {**GLM4_MOE, "use_qk_norm": True, "attention_bias": True},
-    "minimax-m2": {
-        **COMMON,
-        "architectures": ["MiniMaxM2ForCausalLM"],
-        "head_dim": 16,
-        "rotary_dim": 8,
-        "num_local_experts": 6,
-        "num_experts_per_tok": 2,
-    },
-    "gpt-oss": {
-        **COMMON,
-        "architectures": ["GptOssForCausalLM"],
-        "head_dim": 16,
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "sliding_window": 5,
-        "attention_bias": True,
-        "num_local_experts": 6,
-        "num_experts_per_tok": 2,
-        "rope_scaling": {**YARN_SCALING, "truncate": False},
-    },
-    "granite": {
-        **COMMON,
-        "architectures": ["GraniteForCausalLM"],
-        "attention_multiplier": 0.2,
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.5,
-        "logits_scaling": 0.25,
-    },
-    "gemma2": {
-        **GEMMA,
-        "architectures": ["Gemma2ForCausalLM"],
-        "num_hidden_layers": 4,
-        "attn_logit_softcapping": 3.0,
-        "final_logit_softcapping": 2.0,
-    },
-    "gemma3": {
-        **GEMMA,
-        "architectures": ["Gemma3ForCausalLM"],
-        "num_hidden_layers": 7,
-        "rope_local_base_freq": 500.0,
-        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
-    },
-    "gpt2": {
-        "architectures": ["GPT2LMHeadModel"],
-        "n_embd": 32,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_positions": 64,
-        "vocab_size": 61,
-        "torch_dtype": "float32",
-    },
-    "opt": {
-        "architectures": ["OPTForCausalLM"],
-        "hidden_size": 32,
-        "ffn_dim": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "word_embed_proj_dim": 32,
-        "vocab_size": 61,
-        "max_position_embeddings": 64,
-        "torch_dtype": "float32",
-    },
-    "llama4": LLAMA4,
-    "llama4-plain": {**LLAMA4, "use_qk_norm": False, "attn_temperature_tuning": False, "rope_scaling": LLAMA4_SCALING},
-    "mimo-v2": {
-        **COMMON,
-        "architectures": ["MiMoV2FlashForCausalLM"],
-        "head_dim": 12,
-        "v_head_dim": 8,
-        "partial_rotary_factor": 0.334,
-        "num_hidden_layers": 4,
-        "rope_theta": 5e6,
-        "swa_rope_theta": 1e4,
-        "hybrid_layer_pattern": [0, 1, 1, 1],
-        "moe_layer_freq": [0, 1, 1, 1],
-        "sliding_window_size": 4,
-        "n_routed_experts": 6,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 20,
-        "norm_topk_prob": True,
-        "routed_scaling_factor": None,
-        "attention_value_scale": 0.5,
-    },
-    "deepseek-v3.2": DEEPSEEK_V32,
-    "glm-5": {**DEEPSEEK_V32, "architectures": ["GlmMoeDsaForCausalLM"], "indexer_types": ["full"] * 3},
-}
-
-
-CONFIG_CLASSES = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}
 """Where the class of the configuration is not called as that of the model."""
 
 
@@ -273,6 +62,12 @@ def expanded(module: ModuleOp, phase: str) -> ModuleOp:
     return copy
 
 
+def started(environment: Environment) -> Environment:
+    """The same at the start of a text: recurrences have seen nothing."""
+    states = {p: np.zeros_like(v) if p in environment.fixed else v for p, v in environment.states.items()}
+    return replace(environment, states=states)
+
+
 def torch_logits(config: dict[str, object], module: ModuleOp, environment: Environment) -> Array:
     """Of every token of every sequence."""
     tokens = torch.tensor(environment.tokens.reshape(BATCH, -1))
@@ -287,15 +82,15 @@ def test_logits_of_prefill_and_of_eight_decode_steps_agree_with_transformers(nam
     config = CONFIGS[name]
     module = import_hf(config, name, "tiny")
     length = Q_LEN + STEPS
-    whole = seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7)
+    whole = started(seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7))
     logits = torch_logits(config, module, whole)
     reference: ModelRun = run_model(module, whole, np.float32)
     np.testing.assert_allclose(reference.logits.reshape(logits.shape), logits, atol=TOLERANCE)
 
     tokens = whole.tokens.reshape(BATCH, -1)
     bindings = {"batch": BATCH, "q_len": Q_LEN, "kv_len": Q_LEN}
-    states = seeded_model_environment(module, bindings, seed=7).states
-    inputs = Environment(bindings, tokens[:, :Q_LEN].reshape(-1), whole.weights, states)
+    first = started(seeded_model_environment(module, bindings, seed=7))
+    inputs = replace(first, tokens=tokens[:, :Q_LEN].reshape(-1))
     run = run_layer(expanded(module, "prefill"), inputs, EXACT32)
     np.testing.assert_allclose(run.outputs[0], logits[:, Q_LEN - 1], atol=TOLERANCE)
     decode = expanded(module, "decode")

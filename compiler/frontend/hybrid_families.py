@@ -1,0 +1,258 @@
+"""The families whose layers mix tokens in several ways: attention in some, a recurrence in the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, SOFTMAX_MOE
+from pmc.compiler.frontend.family import Block, Family, layer_kinds, sparse_steps
+from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.readings import (
+    Constant,
+    Reading,
+    activation,
+    constant,
+    flag,
+    head_dim,
+    integer,
+    number,
+    partial_rope,
+    yes_or_absent,
+)
+from pmc.dialects import model
+
+# -- Qwen3-Next, Qwen3.5 ------------------------------------------------------------------------------------------
+
+MIXERS: Mapping[str | int, str] = {"linear_attention": "linear", "full_attention": "full"}
+
+
+def mixers(fields: Fields) -> list[str]:
+    """What mixes the tokens of each layer: `layer_types`, or attention in every `full_attention_interval`-th layer."""
+    given = layer_kinds(fields, "layer_types", MIXERS)
+    every = fields.integer("full_attention_interval") if fields.present("full_attention_interval") else 4
+    layers = fields.integer("num_hidden_layers")
+    return given or ["linear" if (i + 1) % every else "full" for i in range(layers)]
+
+
+def mixers_and_experts(fields: Fields) -> list[str]:
+    """The same with what follows, a dense network or experts (Qwen3-Next)."""
+    return [f"{mixer}_{kind}" for mixer, kind in zip(mixers(fields), sparse_steps(fields), strict=True)]
+
+
+QWEN3_NEXT_GQA = GQA.with_rows(
+    head_dim=integer("head_dim", absent=256),
+    qk_norm=constant("head"),
+    qk_norm_eps=number("rms_norm_eps"),
+    qk_norm_zero_centered=constant(True),
+    qkv_bias=yes_or_absent("attention_bias"),
+    o_bias=yes_or_absent("attention_bias"),
+    output_gate=constant(True),
+).with_rope(partial_rope(share=0.25))
+
+GATED_DELTA_NET = Block(
+    model.GatedDeltaNetOp,
+    "gated_delta_net",
+    {
+        "num_key_heads": integer("linear_num_key_heads"),
+        "num_value_heads": integer("linear_num_value_heads"),
+        "key_head_dim": integer("linear_key_head_dim"),
+        "value_head_dim": integer("linear_value_head_dim"),
+        "conv_kernel": integer("linear_conv_kernel_dim"),
+        "norm_eps": number("rms_norm_eps"),
+    },
+)
+
+QWEN3_NEXT_MOE = SOFTMAX_MOE.with_rows(
+    shared_intermediate_size=integer("shared_expert_intermediate_size"),
+    shared_gate=constant(True),
+    norm_topk_prob=flag("norm_topk_prob", absent=True),
+)
+QWEN3_5_MOE = QWEN3_NEXT_MOE.with_rows(norm_topk_prob=constant(True))
+"""Qwen3_5MoeTopKRouter always renormalises the weights of the chosen experts."""
+
+QWEN3_NEXT_NORM: Mapping[str, Reading] = {
+    "kind": constant("rms"),
+    "eps": number("rms_norm_eps"),
+    "zero_centered": constant(True),
+}
+
+QWEN3_NEXT_ONLY: Mapping[str, Reading | Constant] = {
+    "attn_output_gate": True,
+    # Of the output norm of the recurrence, which SiLU gates whatever the networks have.
+    "hidden_act": "silu",
+    "mamba_ssm_dtype": "float32",
+}
+
+
+def qwen3_5(feed_forward: Block) -> Family:
+    """Layers with one kind of network behind two kinds of mixers."""
+    return Family(
+        {"linear": (GATED_DELTA_NET, feed_forward), "full": (QWEN3_NEXT_GQA, feed_forward)},
+        mixers,
+        QWEN3_NEXT_ONLY,
+        # No layer but those of Qwen3-Next may have a network of its own kind.
+        unused=("mlp_only_layers", "mtp_use_dedicated_embeddings"),
+        lists={},
+        norm=QWEN3_NEXT_NORM,
+        mtp_layers="mtp_num_hidden_layers",
+    )
+
+
+# -- Nemotron-H ---------------------------------------------------------------------------------------------------
+
+PATTERN: Mapping[str, str] = {"M": "mamba", "E": "moe", "-": "mlp", "*": "attention"}
+"""The letters of `hybrid_override_pattern`."""
+
+BLOCK_TYPES: Mapping[str, str] = {
+    "mamba": "mamba",
+    "linear_attention": "mamba",
+    "moe": "moe",
+    "mlp": "mlp",
+    "attention": "attention",
+    "full_attention": "attention",
+}
+"""The names in `layers_block_type`: of the published files, and of newer versions of transformers."""
+
+
+def pattern(fields: Fields) -> list[str]:
+    """The block of each layer: `layers_block_type`, or the letters of `hybrid_override_pattern`."""
+    types, letters = fields.value("layers_block_type"), fields.value("hybrid_override_pattern")
+    name, known = ("layers_block_type", BLOCK_TYPES) if types is not None else ("hybrid_override_pattern", PATTERN)
+    given = letters if types is None else types
+    if not isinstance(given, str if types is None else list) or not given:
+        raise fields.fail(name, f"expected one of {', '.join(known)} for each layer, found {given!r}")
+    for item in cast("list[object]", given):
+        if item not in known:
+            raise fields.fail(name, f"layers of type {item!r} are not supported, only {', '.join(known)} are")
+    order = [known[item] for item in cast("list[str]", given)]
+    if fields.present("num_hidden_layers") and fields.integer("num_hidden_layers") != len(order):
+        raise fields.fail(name, f"has {len(order)} layers, not num_hidden_layers {fields.value('num_hidden_layers')}")
+    if (
+        types is not None
+        and letters is not None
+        and letters != "".join(letter for kind in order for letter, named in PATTERN.items() if named == kind)
+    ):
+        raise fields.fail("hybrid_override_pattern", "says something else than layers_block_type; leave one out")
+    return order
+
+
+def time_step_limit(which: int) -> Reading:
+    """One of the two numbers of `time_step_limit`; absent = no limit, as softplus is positive."""
+
+    def read(fields: Fields) -> float:
+        given = fields.value("time_step_limit")
+        if given is None:
+            return (0.0, math.inf)[which]
+        numbers = cast("list[object]", given) if isinstance(given, list) else []
+        if len(numbers) != 2 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise fields.fail("time_step_limit", f"expected two numbers, found {given!r}")
+        return float(cast(float, numbers[which]))
+
+    return read
+
+
+MAMBA2 = Block(
+    model.Mamba2Op,
+    "mamba2",
+    {
+        "num_heads": integer("mamba_num_heads"),
+        "head_dim": integer("mamba_head_dim"),
+        "n_groups": integer("n_groups"),
+        "state_size": integer("ssm_state_size"),
+        "conv_kernel": integer("conv_kernel"),
+        "conv_bias": yes_or_absent("use_conv_bias", absent=True),
+        "time_step_min": time_step_limit(0),
+        "time_step_max": time_step_limit(1),
+        "norm_eps": number("layer_norm_epsilon"),
+    },
+)
+
+NEMOTRON_GQA = GQA.with_rows(
+    # The older name of the same field.
+    head_dim=lambda fields: (
+        fields.integer("attention_head_dim") if fields.present("attention_head_dim") else head_dim(fields)
+    ),
+    qkv_bias=yes_or_absent("attention_bias"),
+    o_bias=yes_or_absent("attention_bias"),
+).with_rope(lambda fields: {})
+"""NemotronHAttention: positions are known from the recurrences, so nothing is rotated."""
+
+NEMOTRON_NETWORK: Mapping[str, Reading] = {"activation": activation("mlp_hidden_act"), "gated": constant(False)}
+
+NEMOTRON_MOE = DEEPSEEK_MOE.with_rows(
+    shared_intermediate_size=integer("moe_shared_expert_intermediate_size"),
+    moe_latent_size=lambda fields: fields.integer("moe_latent_size") if fields.present("moe_latent_size") else None,
+    **NEMOTRON_NETWORK,
+)
+
+NEMOTRON_H = Family(
+    {
+        "mamba": (MAMBA2,),
+        "attention": (NEMOTRON_GQA,),
+        "mlp": (FFN.with_rows(**NEMOTRON_NETWORK),),
+        "moe": (NEMOTRON_MOE,),
+    },
+    pattern,
+    {
+        "mamba_hidden_act": "silu",
+        "mamba_ssm_cache_dtype": "float32",
+        "mamba_proj_bias": False,
+        "use_bias": False,
+        "mlp_bias": False,
+        "residual_in_fp32": False,
+        "sliding_window": None,
+        "n_shared_experts": 1,
+    },
+    unused=(
+        # Other names of layer_norm_epsilon.
+        "norm_eps",
+        "rms_norm_eps",
+        # Of rotary embeddings, which there are none of.
+        "rope_theta",
+        "partial_rotary_factor",
+        # In how large parts, and by which kernels, the same is computed.
+        "chunk_size",
+        "use_mamba_kernels",
+        "moe_shared_expert_overlap",
+        "num_logits_to_keep",
+        # The width of the mixer, which is that of all heads.
+        "expand",
+        # How weights are drawn before the training.
+        "rescale_prenorm_residual",
+        "time_step_floor",
+        "time_step_max",
+        "time_step_min",
+        "time_step_rank",
+        # The layers that predict further tokens.
+        "mtp_hybrid_override_pattern",
+        "mtp_layers_block_type",
+    ),
+    lists={},
+    norm={"kind": constant("rms"), "eps": number("layer_norm_epsilon")},
+)
+
+HYBRID_FAMILIES: Mapping[str, Family] = {
+    "Qwen3NextForCausalLM": Family(
+        {
+            f"{mixer}_{kind}": (block, network)
+            for mixer, block in (("linear", GATED_DELTA_NET), ("full", QWEN3_NEXT_GQA))
+            for kind, network in (("dense", FFN), ("moe", QWEN3_NEXT_MOE))
+        },
+        mixers_and_experts,
+        QWEN3_NEXT_ONLY,
+        lists={},
+        norm=QWEN3_NEXT_NORM,
+    ),
+    "Qwen3_5ForCausalLM": qwen3_5(FFN),
+    "Qwen3_5MoeForCausalLM": qwen3_5(QWEN3_5_MOE),
+    "NemotronHForCausalLM": NEMOTRON_H,
+}
+"""The language models by architecture."""
+
+HYBRID_WRAPPERS: Mapping[str, str] = {
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
+}
+"""Models with an encoder of images beside such a language model."""

@@ -1,0 +1,65 @@
+"""`pmc check` of tiny models of every family: a decode step by default, and all phases, types and plans (`long`)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from pmc.compiler.check import FP32, Proof, check_model, check_small
+from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.frontend import FAMILIES, import_hf
+from pmc.compiler.shrink import with_fp32
+from pmc.compiler.small import small_target
+from pmc.dialects import model
+from tests.reference.configs import CONFIGS, WITHOUT_REFERENCE
+
+TOPOLOGY = load_topology("p1-r1-b4-c32")
+TINY = {**CONFIGS, **WITHOUT_REFERENCE}
+
+
+def architecture_of(name: str) -> str:
+    (architecture,) = cast("list[str]", TINY[name]["architectures"])
+    return architecture
+
+
+FIRST = {architecture_of(name): name for name in reversed(TINY)}
+"""The config that stands for an architecture."""
+
+
+def two_ranks(name: str) -> dict[str, object]:
+    """Heads over two ranks, or sequences where a norm covers the row of all heads; experts where there are some."""
+    blocks = list(import_hf(TINY[name], name, "tiny").walk())
+    together = any(isinstance(op, model.GqaOp) and op.qk_norm and op.qk_norm.data == "row" for op in blocks)
+    experts = any(isinstance(op, model.MoeOp) for op in blocks)
+    return {"dp" if together else "tp": 2, "ep": 2 if experts else 1, "kv_len": 41}
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_family_has_a_tiny_config(architecture: str) -> None:
+    assert architecture in FIRST, f"tests/reference/configs.py has no tiny config of {architecture}"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FIRST.values() else pytest.mark.long) for name in TINY]
+)
+def test_a_decode_step_on_two_ranks_keeps_its_meaning_down_to_commands(name: str) -> None:
+    types = {f"quantization.{kind}": found for kind, found in FP32.items()}
+    deployment = load_deployment("decode", {**types, **two_ranks(name)})
+    small = small_target(TINY[name], name, with_fp32(load_chip("sg2262")), TOPOLOGY, deployment, {})
+    result = check_model(small.model, small.chip, small.topology, small.deployment, proof=Proof(unroll=False))
+    assert result.guilty is None
+    assert result.checks[-1].name == "emit-g5"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FIRST.values())
+def test_every_pass_keeps_the_meaning_in_all_phases_and_types_under_plans_of_both_kinds(name: str) -> None:
+    config = {**TINY[name], "torch_dtype": "bfloat16"}
+    deployment = load_deployment("decode", two_ranks(name))
+    results = check_small(config, name, load_chip("sg2262"), TOPOLOGY, deployment)
+    assert [(r.phase, r.guilty) for r in results] == [
+        *[("prefill", None)] * 3,
+        *[("decode", None)] * 3,
+        ("sequence", None),
+    ]
