@@ -130,8 +130,11 @@ def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
     found: Properties = {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
     if op.rotary_dim is not None:
         found["rotary_dim"] = ROPE_DIM
-    if op.window is not None:
-        found["window"] = WINDOW
+    for reach in ("window", "chunk", "temperature_floor"):
+        if reach in op.properties:
+            found[reach] = WINDOW
+    if op.v_head_dim is not None:
+        found["v_head_dim"] = V_DIM
     return found
 
 

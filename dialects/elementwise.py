@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import FloatAttr, NoneAttr, StringAttr
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, NoneAttr, StringAttr, i64
 from xdsl.irdl import irdl_op_definition, operand_def, opt_prop_def, prop_def, result_def
 
-from pmc.dialects.expr import Expr, ExprAttr, expr
-from pmc.dialects.interfaces import WHOLE, ShardingRule
+from pmc.dialects.expr import Expr, ExprAttr, expr, mod
+from pmc.dialects.interfaces import ROWS, WHOLE, ShardingRule
 from pmc.dialects.layer_op import TOKEN, RowOp
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.vector_kinds import (
@@ -19,6 +19,7 @@ from pmc.dialects.vector_kinds import (
     ScaleAttr,
     SiluMulAttr,
     SoftCapAttr,
+    TemperatureAttr,
     VectorKindAttr,
 )
 
@@ -208,7 +209,10 @@ class SoftCapOp(RowOp):
 
 @irdl_op_definition
 class RowGateOp(RowOp):
-    """y[t, n] = sigmoid(gate[t, 0]) * x[t, n]: the gate of the shared expert of Qwen2-MoE and Qwen3-Next."""
+    """y[t, n] = sigmoid(gate[t, 0]) * x[t, n]: the gate of the shared expert of Qwen2-MoE and Qwen3-Next.
+
+    With several gates a row each is that of as many columns in turn: one for every head of an attention (Step 3.7).
+    """
 
     name = "layer.row_gate"
     x = operand_def(TensorType)
@@ -216,15 +220,18 @@ class RowGateOp(RowOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """x [T, N] with a number of columns, gate [T, 1]."""
-        dims = tensor(self.x).dims
+        """x [T, N] with a number of columns, gate [T, G] where G divides N."""
+        dims, gates = tensor(self.x).dims, tensor(self.gate).dims
         self.fail_unless(len(dims) == 2 and dims[1].is_constant, "x must be [T, N] with a number of columns")
-        self.require_shape(self.gate, (dims[0], expr(1)), "gate")
+        self.fail_unless(len(gates) == 2 and gates[1].is_constant, "gate must be [T, G] with a number of columns")
+        self.require_shape(self.gate, (dims[0], gates[1]), "gate")
+        width, count = dims[1].constant, gates[1].constant
+        self.fail_unless(count > 0 and width % count == 0, f"{count} gates do not divide {width} columns")
         self.require_shape(self.y, dims, "y")
 
     @property
     def row_columns(self) -> int:
-        return tensor(self.x).dims[-1].constant
+        return tensor(self.x).dims[-1].constant // tensor(self.gate).dims[-1].constant
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         del token
@@ -232,8 +239,45 @@ class RowGateOp(RowOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Linear in x, whose rows decide: the partial sums of the shared expert meet those of the others."""
+        if tensor(self.gate).dims[-1] != expr(1):
+            return same_factors(self)
         row = (TOKEN, "n")
         return ShardingRule((row, (TOKEN, WHOLE)), (row,), stationary=frozenset({0}), linear=frozenset({0}))
+
+
+@irdl_op_definition
+class TemperatureOp(RowOp):
+    """y = x * (1 + scale * ln(1 + floor((p + 1) / floor))): the attention temperature of Llama 4, on its queries.
+
+    Query i of a sequence stands at p = `stride` * (kv_len - q_len + i) + `first`, as in `layer.rope`.
+    """
+
+    name = "layer.temperature"
+    x = operand_def(TensorType)
+    floor = prop_def(IntegerAttr)
+    scale = prop_def(FloatAttr)
+    q_len = prop_def(ExprAttr)
+    kv_len = prop_def(ExprAttr)
+    stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
+    first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Rows of one shape; steps of at least one position."""
+        self.fail_unless(len(tensor(self.x).dims) == 2, "x must be [T, width]")
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+        self.fail_unless(self.stride.value.data > 0, f"stride is {self.stride.value.data}, must be positive")
+        require_parameters(self)
+
+    def position(self, query: Expr) -> Expr:
+        """Where query number `query` of a sequence stands."""
+        return self.stride.value.data * (self.kv_len.data - self.q_len.data + query) + self.first.data
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        return TemperatureAttr(self.floor, self.scale, ExprAttr(self.position(mod(token, self.q_len.data))))
+
+    def sharding_rule(self) -> ShardingRule:
+        return ShardingRule(((ROWS, "n"),), ((ROWS, "n"),))
 
 
 @irdl_op_definition

@@ -45,6 +45,7 @@ from pmc.dialects.elementwise import RowGateOp as RowGateOp
 from pmc.dialects.elementwise import ScaleOp as ScaleOp
 from pmc.dialects.elementwise import SiluMulOp as SiluMulOp
 from pmc.dialects.elementwise import SoftCapOp as SoftCapOp
+from pmc.dialects.elementwise import TemperatureOp as TemperatureOp
 from pmc.dialects.expr import Expr, ExprAttr, expr, mod, product
 from pmc.dialects.flash_attention import AttentionFinishOp as AttentionFinishOp
 from pmc.dialects.flash_attention import AttentionOp as AttentionOp
@@ -77,6 +78,7 @@ from pmc.dialects.sparse_attention import TopkSelectOp as TopkSelectOp
 from pmc.dialects.state_roles import STATE_ROLES
 from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name, tensor
 from pmc.dialects.vector_kinds import (
+    SCORINGS,
     AddAttr,
     RopeAttr,
     RouterTopkAttr,
@@ -501,9 +503,10 @@ class LastTokenOp(LayerOp):
 class RouterTopkOp(RowOp):
     """The experts of every token and their weights, from the router logits [T, E].
 
-    Scores are softmax or sigmoid of the logits.  With a `bias` the choice is made on score + bias, the weights are
-    scores.  With `groups` > 1 only the `top_groups` groups of experts with the largest sum of their two best choices
-    take part.  `normalize` divides the weights by their sum; `scale` multiplies them (DeepSeek-V3 report, section 2.1).
+    Scores are softmax or sigmoid of the logits, or these themselves (`none`).  With a `bias` the choice is made on
+    score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the largest sum of their
+    two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies them
+    (DeepSeek-V3 report, section 2.1).
     """
 
     name = "layer.router_topk"
@@ -528,7 +531,7 @@ class RouterTopkOp(RowOp):
         self.fail_unless(0 < top_groups <= groups, f"top_groups is {top_groups} of {groups} groups")
         if self.bias is not None:
             self.require_shape(self.bias, (dims[1],), "the bias")
-        self.fail_unless(self.scoring.data in ("softmax", "sigmoid"), "scoring must be softmax or sigmoid")
+        self.fail_unless(self.scoring.data in SCORINGS, f"scoring must be {', '.join(SCORINGS)}")
         shape = (tensor(self.logits).dims[0], expr(self.top_k.value.data))
         self.require_shape(self.weights, shape, "weights")
         self.require_shape(self.indices, shape, "indices")
@@ -644,6 +647,7 @@ Layer = Dialect(
         ScaleOp,
         SoftCapOp,
         RowGateOp,
+        TemperatureOp,
         AddOp,
         AddRmsNormOp,
         QuantizeOp,

@@ -24,7 +24,7 @@ from pmc.dialects.tensor import TensorType, tensor
 LATENT_NORM_EPS = 1e-6
 """Epsilon of MLA's latent norms: the default of DeepseekV3RMSNorm, which no field of the config sets."""
 
-QK_NORMS = ("head", "row")
+QK_NORMS = ("head", "row", "rotated")
 """What a norm of queries and keys covers."""
 
 
@@ -68,15 +68,28 @@ class GqaOp(AttentionBlockOp):
         "num_key_value_heads",
         "head_dim",
         "rotary_dim",
+        "v_head_dim",
         "window",
+        "chunk",
+        "temperature_floor",
     )
     num_key_value_heads = prop_def(IntegerAttr)
     head_dim = prop_def(IntegerAttr)
     rotary_dim = opt_prop_def(IntegerAttr)
     """The first columns of a head, which are rotated; absent = all."""
+    rope_interleave = opt_prop_def(BoolAttr)
+    """Whether columns (2j, 2j+1) are the pairs that are rotated (Llama 4), not (j, j + half)."""
+    v_head_dim = opt_prop_def(IntegerAttr)
+    """The columns of a value head; absent = head_dim."""
+    value_scale = opt_prop_def(FloatAttr)
+    """The factor of the values (MiMo-V2)."""
+    keys_as_values = opt_prop_def(BoolAttr)
+    """Whether the values are the projected keys, before norm and rotation (Gemma 4)."""
+    value_norm_eps = opt_prop_def(FloatAttr)
+    """The epsilon of the RMSNorm of every value head, which has no gain (Gemma 4); absent = none."""
     qk_norm = opt_prop_def(StringAttr)
     """The RMSNorm of queries and keys before the rotary embedding: of every `head` (Qwen3) or of the `row` of all heads
-    (OLMo 2, MiniMax-M2); absent = none."""
+    (OLMo 2, MiniMax-M2); or behind it, of every head and without a gain (`rotated`, Llama 4); absent = none."""
     qk_norm_eps = opt_prop_def(FloatAttr)
     qk_norm_zero_centered = opt_prop_def(BoolAttr)
     """Whether the gain of that norm is 1 + weight."""
@@ -86,6 +99,13 @@ class GqaOp(AttentionBlockOp):
     """Whether what is attended to is multiplied by sigmoid(x W) before the output projection (Qwen3-Next)."""
     window = opt_prop_def(IntegerAttr)
     """The keys that a query sees, its own included; absent = all before it."""
+    chunk = opt_prop_def(IntegerAttr)
+    """A query sees the keys from the last multiple of this position on (Llama 4); absent = all before it."""
+    temperature_floor = opt_prop_def(IntegerAttr)
+    temperature_scale = opt_prop_def(FloatAttr)
+    """Queries at position p are multiplied by 1 + scale * log(1 + floor((p + 1) / temperature_floor)) (Llama 4)."""
+    head_gate = opt_prop_def(BoolAttr)
+    """Whether the result of every head is multiplied by sigmoid(x W), one number per head (Step 3.7)."""
     sinks = opt_prop_def(BoolAttr)
     """Whether every head has one more logit in the sum of its softmax, without a value (gpt-oss)."""
     score_soft_cap = opt_prop_def(FloatAttr)
@@ -97,6 +117,11 @@ class GqaOp(AttentionBlockOp):
     def kv_heads(self) -> int:
         """The number of key (and value) heads."""
         return self.num_key_value_heads.value.data
+
+    @property
+    def v_dim(self) -> int:
+        """The columns of a value head."""
+        return (self.head_dim if self.v_head_dim is None else self.v_head_dim).value.data
 
     def verify_(self) -> None:
         """Key heads divide the query heads; a head has pairs of columns to rotate."""
@@ -119,36 +144,44 @@ class GqaOp(AttentionBlockOp):
             self.require(
                 self.qk_norm.data in QK_NORMS, f"qk_norm is '{self.qk_norm.data}', must be {' or '.join(QK_NORMS)}"
             )
+        self.require(self.rope_theta is not None or not self.rope_interleave, "rope_interleave without rope_theta")
+        self.require(not self.keys_as_values or self.v_dim == d, f"keys of {d} columns are no values of {self.v_dim}")
+        self.require(self.window is None or self.chunk is None, "a window and a chunk exclude each other")
+        given = self.temperature_floor is None, self.temperature_scale is None
+        self.require(given[0] == given[1], "temperature_floor and temperature_scale need each other")
 
     def weights(self) -> list[WeightSpec]:
-        """q, k and v projections, that of an output gate, optional norms, output projection."""
+        """q, k and v projections, those of gates of heads or columns, optional norms, output projection."""
         hidden, d = self.width, self.head_dim.value.data
         widths = {
             "q": (self.heads * d, "heads"),
             "k": (self.kv_heads * d, "kv_heads"),
-            "v": (self.kv_heads * d, "kv_heads"),
-            **({"gate": (self.heads * d, "heads")} if self.output_gate else {}),
+            **({} if self.keys_as_values else {"v": (self.kv_heads * self.v_dim, "kv_heads")}),
+            **({"gate": (self.heads * self.v_dim, "heads")} if self.output_gate else {}),
         }
         found: list[WeightSpec] = []
         for name, (width, axis) in widths.items():
             found.append(WeightSpec(f"{name}_proj.weight", (hidden, width), ("", axis)))
             if self.qkv_bias:
                 found.append(WeightSpec(f"{name}_proj.bias", (width,), (axis,), role="bias"))
-        if self.qk_norm is not None:
+        if self.head_gate:
+            found.append(WeightSpec("head_gate.weight", (hidden, self.heads), ("", "heads")))
+        if self.qk_norm is not None and self.qk_norm.data != "rotated":
             each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
             found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
         if self.sinks:
             found.append(WeightSpec("sinks", (self.heads,), ("heads",), role="bias"))
-        found.append(WeightSpec("o_proj.weight", (self.heads * d, hidden), ("heads", "")))
+        found.append(WeightSpec("o_proj.weight", (self.heads * self.v_dim, hidden), ("heads", "")))
         if self.o_bias:
             found.append(WeightSpec("o_proj.bias", (hidden,), ("",), role="bias"))
         return found
 
     def caches(self) -> list[CacheSpec]:
-        """The rotated keys and the values of every key head."""
-        width = self.kv_heads * self.head_dim.value.data
-        window = None if self.window is None else self.window.value.data
-        return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name in ("k_cache", "v_cache")]
+        """The rotated keys and the values of every key head; with a chunk as many as with a window of its length."""
+        reach = self.window or self.chunk
+        window = None if reach is None else reach.value.data
+        widths = {"k_cache": self.kv_heads * self.head_dim.value.data, "v_cache": self.kv_heads * self.v_dim}
+        return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name, width in widths.items()]
 
 
 class LatentAttentionOp(AttentionBlockOp):

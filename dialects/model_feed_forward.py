@@ -99,6 +99,8 @@ class MoeOp(NetworkOp):
     """Whether experts are chosen on score + bias (`e_score_correction_bias`)."""
     router_bias = opt_prop_def(BoolAttr)
     """Whether the router is a linear layer with a bias, as that of gpt-oss."""
+    scored_input = opt_prop_def(BoolAttr)
+    """Whether the score of the one expert of a token multiplies its input, not its result (Llama 4)."""
     shared_gate = opt_prop_def(BoolAttr)
     """Whether the output of the shared experts is multiplied by sigmoid(x w), one number per token (Qwen3-Next)."""
     moe_latent_size = opt_prop_def(IntegerAttr)
@@ -128,6 +130,9 @@ class MoeOp(NetworkOp):
             self.experts % groups == 0,
             f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
         )
+        self.require(self.top_k == 1 or not self.scored_input, "scored_input needs num_experts_per_tok 1")
+        plain = self.scoring.data == "sigmoid" and not self.correction_bias and not self.norm_topk_prob
+        self.require(plain or not self.scored_input, "scored_input needs plain sigmoid scores")
         self.require(shared > 0 or not self.shared_gate, "shared_gate without shared experts")
         self.require(top_groups <= groups, f"topk_group {top_groups} is more than n_group {groups}")
         reachable = self.experts // groups * top_groups

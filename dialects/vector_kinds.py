@@ -375,12 +375,16 @@ class SoftmaxMergeAttr(MergeAttr):
     parts: IntegerAttr
 
 
+SCORINGS = ("softmax", "sigmoid", "none")
+"""What makes scores of router logits."""
+
+
 @irdl_attr_definition
 class RouterTopkAttr(VectorKindAttr):
     """Weights and indices of the `top_k` experts of each row from its logits, as in `layer.router_topk`.
 
-    Steps of a logit: its score (sigmoid, or exp of the difference to the maximum over the sum), and one comparison
-    per choice.
+    Steps of a logit: its score (sigmoid, exp of the difference to the maximum over the sum, or none), and one
+    comparison per choice.
     """
 
     name: ClassVar[str] = "tile.router_topk"
@@ -401,18 +405,18 @@ class RouterTopkAttr(VectorKindAttr):
     @property
     def flops_per_element(self) -> int:
         """Scoring (5) and one scan per choice."""
-        return 5 + self.top_k.value.data
+        return (0 if self.scoring.data == "none" else 5) + self.top_k.value.data
 
     @property
     def steps_per_element(self) -> VectorSteps:
         """The score, then one comparison per choice."""
-        score = SIGMOID if self.scoring.data == "sigmoid" else VectorSteps(basic=1, exp=1, div=1)
-        return score + VectorSteps(basic=self.top_k.value.data)
+        scores = {"softmax": VectorSteps(basic=1, exp=1, div=1), "sigmoid": SIGMOID, "none": VectorSteps()}
+        return scores[self.scoring.data] + VectorSteps(basic=self.top_k.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
         """A known scoring; groups that divide the experts, and choices among those that there are."""
-        if self.scoring.data not in ("softmax", "sigmoid"):
-            return f"scoring is '{self.scoring.data}', must be softmax or sigmoid"
+        if self.scoring.data not in SCORINGS:
+            return f"scoring is '{self.scoring.data}', must be {', '.join(SCORINGS)}"
         top_k, groups, top_groups = (p.value.data for p in (self.top_k, self.groups, self.top_groups))
         if not 1 <= top_groups <= groups:
             return f"top_groups is {top_groups}, must be 1 to {groups}, the groups"
@@ -686,6 +690,28 @@ class RowGateAttr(VectorKindAttr):
         return ACTIVATIONS["sigmoid"].flops
 
 
+@irdl_attr_definition
+class TemperatureAttr(VectorKindAttr):
+    """out = x * (1 + scale * ln(1 + floor((position + 1) / floor))).
+
+    Steps of an element: mul, convert.  The factor of a row is an immediate of the command, as the angles of `rope` are.
+    """
+
+    name: ClassVar[str] = "tile.temperature"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out"))
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position",)
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2)
+    floor: IntegerAttr
+    scale: FloatAttr
+    position: ExprAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Steps of at least one position."""
+        del columns
+        return None if self.floor.value.data > 0 else f"floor is {self.floor.value.data}, must be positive"
+
+
 VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     FillAttr,
     RepeatRowsAttr,
@@ -717,5 +743,6 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     DecayAttr,
     L2NormAttr,
     GatedRmsNormAttr,
+    TemperatureAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -281,6 +281,7 @@ class _Sharder:
             layer.StateOp: self._source,
             layer.AddBiasOp: self._add_bias,
             layer.RopeOp: self._rope,
+            layer.TemperatureOp: self._rope,
             layer.PositionEmbeddingOp: self._positions,
             layer.IndexScoresOp: self._sparse,
             layer.TopkSelectOp: self._sparse,
@@ -384,10 +385,10 @@ class _Sharder:
 
     def _rope(self, op: Operation) -> None:
         """A rank of cp has every n-th position, from its own number on."""
-        assert isinstance(op, layer.RopeOp)
+        assert isinstance(op, layer.RopeOp | layer.TemperatureOp)
         self._by_rule(op)
         new = self.block.last_op
-        assert isinstance(new, layer.RopeOp)
+        assert isinstance(new, layer.RopeOp | layer.TemperatureOp)
         for axis in set(self.cp) & set(sharding_of(tensor(new.x)).dims[0]):
             size = self.mesh.axis(axis).size
             new.properties["q_len"] = ExprAttr(ceildiv(op.q_len.data, size))

@@ -53,5 +53,12 @@ def soft_cap(x: Array, cap: float) -> Array:
 
 
 def row_gate(x: Array, gate: Array) -> Array:
-    """x [T, N], every row times the sigmoid of its gate [T, 1]."""
-    return x * sigmoid(gate)
+    """x [T, N], every row times the sigmoid of its gate [T, 1], or as many columns as each of G gates has in turn."""
+    y: Array = x * np.repeat(sigmoid(gate), x.shape[1] // gate.shape[1], axis=1)
+    return y
+
+
+def temperature(x: Array, floor: int, scale: float, positions: Array) -> Array:
+    """x [batch*q_len, N] times the factor of each of `positions`, those of a sequence."""
+    factors = scale * np.log1p(np.floor((positions + 1) / floor)) + 1
+    return np.asarray(x * np.tile(factors, len(x) // len(positions))[:, None], x.dtype)

@@ -138,16 +138,21 @@ def attend(
     window: int | None = None,
     cap: float | None = None,
     sink: float | None = None,
+    chunk: int | None = None,
+    kv_len: int = 0,
 ) -> Array:
     """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
 
     With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).  A cap bounds
-    the scores; a sink is one more score, of a value 0.
+    the scores; a sink is one more score, of a value 0.  With a chunk the query at a position sees the keys since the
+    last multiple of it; `kv_len` then says where the last query stands, as k may be without its first rows.
     """
     past = len(k) - len(q)
     rows: list[Array] = []
     for i, query in enumerate(q):
         end = past + i + 1
+        if chunk is not None:
+            window = (kv_len - len(q) + i) % chunk + 1
         seen = slice(0 if window is None else max(0, end - window), end)
         logits = scale * (k[seen] @ query)
         if cap is not None:
@@ -191,6 +196,8 @@ class Rotary:
                 return base
             case "linear":
                 return base / self.number("factor")
+            case "proportional":
+                return base if j < math.floor(self.number("partial_rotary_factor") * d / 2) else 0.0
             case "llama3":
                 wavelength = 2 * math.pi / base
                 context, factor = self.number("original_max_position_embeddings"), self.number("factor")
@@ -385,37 +392,59 @@ class _Reference:
         past = self.kv_len - self.q_len
         turned = d if block.rotary_dim is None else block.rotary_dim.value.data
         scale = d**-0.5 if block.softmax_scale is None else block.softmax_scale.value.data
-        window = None if block.window is None else block.window.value.data
+        window, chunk = (None if a is None else a.value.data for a in (block.window, block.chunk))
         cap = None if block.score_soft_cap is None else block.score_soft_cap.value.data
         sinks = self.weight(block, "sinks") if block.sinks else [None] * heads
+        eps = None if block.qk_norm_eps is None else block.qk_norm_eps.value.data
+        behind = block.qk_norm is not None and block.qk_norm.data == "rotated"
 
         def head_rows(h: Array, name: str, count: int) -> list[Array]:
             """The heads of queries or keys: projected, normalised, rotated."""
             rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
             split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
-            if block.qk_norm_eps is not None:
+            if eps is not None and not behind:
                 gain = self.weight(block, f"{name}_norm.weight") + (1 if block.qk_norm_zero_centered else 0)
-                split = [rms_norm(part, gain, block.qk_norm_eps.value.data) for part in split]
+                split = [rms_norm(part, gain, eps) for part in split]
             split = np.split(np.hstack(split), count, 1)
-            if block.rope_theta is None:
-                return split
-            rotary = self.rotary(block, interleaved=False)
-            return [np.hstack([rotary.rotate(part[:, :turned], past), part[:, turned:]]) for part in split]
+            if block.rope_theta is not None:
+                rotary = self.rotary(block, bool(block.rope_interleave))
+                split = [np.hstack([rotary.rotate(part[:, :turned], past), part[:, turned:]]) for part in split]
+            return split if eps is None or not behind else [rms_norm(part, np.ones(d), eps) for part in split]
 
         outputs: list[Array] = []
         for b, h in enumerate(self.sequences(x)):
             keys = self.cached(block, "k_cache", b, np.hstack(head_rows(h, "k", kv_heads)))
-            values = self.cached(block, "v_cache", b, self.linear(block, "v_proj", h, bool(block.qkv_bias)))
+            values = self.cached(block, "v_cache", b, self.values_of(block, h))
             k, v = np.split(keys, kv_heads, axis=1), np.split(values, kv_heads, axis=1)
             read: list[Array] = []
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
-                read.append(attend(query, k[shared], v[shared], scale, window, cap, sinks[i]))
+                warm = query * self.temperatures(block)[:, None]
+                read.append(attend(warm, k[shared], v[shared], scale, window, cap, sinks[i], chunk, self.kv_len))
+            if block.head_gate:
+                gates = sigmoid(h @ self.weight(block, "head_gate.weight"))
+                read = [rows * gates[:, [i]] for i, rows in enumerate(read)]
             attended = np.hstack(read)
             if block.output_gate:
                 attended = attended * sigmoid(self.linear(block, "gate_proj", h, bool(block.qkv_bias)))
             outputs.append(self.linear(block, "o_proj", attended, bool(block.o_bias)))
         return np.concatenate(outputs)
+
+    def values_of(self, block: model.GqaOp, h: Array) -> Array:
+        """What the value cache takes of a sequence: projected, normalised head by head, multiplied."""
+        v = self.linear(block, "k_proj" if block.keys_as_values else "v_proj", h, bool(block.qkv_bias))
+        if block.value_norm_eps is not None:
+            heads = np.split(v, block.kv_heads, axis=1)
+            v = np.hstack([rms_norm(part, np.ones(block.v_dim), block.value_norm_eps.value.data) for part in heads])
+        return v if block.value_scale is None else v * block.value_scale.value.data
+
+    def temperatures(self, block: model.GqaOp) -> Array:
+        """The factor of every query of a sequence (Nakanishi, Scalable-Softmax, 2025; Llama 4)."""
+        if block.temperature_floor is None or block.temperature_scale is None:
+            return np.ones(self.q_len)
+        floor, scale = block.temperature_floor.value.data, block.temperature_scale.value.data
+        numbers = range(self.kv_len - self.q_len + 1, self.kv_len + 1)
+        return np.array([1 + scale * math.log(1 + number // floor) for number in numbers])
 
     def latent_attention(self, block: model.MlaOp | model.DsaOp, x: Array, chosen_before: Any = None) -> Array:
         """Multi-head latent attention (DeepSeek-V2 report, equations 9 to 19), keys and values expanded.
@@ -543,7 +572,10 @@ class _Reference:
             routed = np.zeros_like(latent)
             for e in chosen:
                 share = scores[e] / total * block.routed_scaling_factor.value.data
-                routed += share * self.network(block, latent, "experts.", e)
+                if block.scored_input:
+                    routed += self.network(block, share * latent, "experts.", e)
+                else:
+                    routed += share * self.network(block, latent, "experts.", e)
             y[t] = routed if block.moe_latent_size is None else self.linear(block, "latent_up_proj", routed, False)
             if block.shared_intermediate_size.value.data:
                 gate = sigmoid(h @ self.weight(block, "shared_gate.weight")) if block.shared_gate else 1.0

@@ -52,13 +52,16 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> tu
             return plain, 1.0
         case "linear":
             return plain / _positive(scaling, "factor"), 1.0
+        case "proportional":
+            turned = int(_positive(scaling, "partial_rotary_factor") * head_dim // 2)
+            return np.where(np.arange(head_dim // 2) < turned, plain, 0.0), 1.0
         case "llama3":
             return _llama3(plain, scaling), 1.0
         case "yarn":
             return _yarn(plain, head_dim, theta, scaling), _yarn_factor(scaling)
         case _:
             raise NumericError(
-                f"rope scaling {kind!r} has no numeric semantics, must be default, linear, llama3 or yarn"
+                f"rope scaling {kind!r} has no numeric semantics, must be default, linear, proportional, llama3 or yarn"
             )
 
 
@@ -80,10 +83,10 @@ def _llama3(plain: Array, scaling: Scaling) -> Array:
     """Long wavelengths are stretched by `factor`, short ones kept, those between blended (Llama 3.1)."""
     factor = _positive(scaling, "factor")
     low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
-    if not low < high:
-        raise NumericError(f"rope scaling 'low_freq_factor' is {low}, must be less than 'high_freq_factor', {high}")
+    if low > high:
+        raise NumericError(f"rope scaling 'low_freq_factor' is {low}, must be at most 'high_freq_factor', {high}")
     turns = _positive(scaling, "original_max_position_embeddings") * plain / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0) if low < high else np.asarray(turns > high, np.float64)
     return plain * (kept + (1 - kept) / factor)
 
 

@@ -14,7 +14,7 @@ def router_topk(
     logits: Array,
     bias: Array | None,
     top_k: int,
-    scoring: Literal["softmax", "sigmoid"],
+    scoring: Literal["softmax", "sigmoid", "none"],
     groups: int,
     top_groups: int,
     normalize: bool,
@@ -22,11 +22,11 @@ def router_topk(
 ) -> tuple[Array, Array]:
     """Weights and indices [T, top_k] of the chosen experts of every token, best first, from logits [T, E].
 
-    Scores are softmax or sigmoid of the logits; the choice is made on score + bias, within the `top_groups`
+    Scores are softmax or sigmoid of the logits, or these; the choice is made on score + bias, within the `top_groups`
     groups whose two best choices sum highest (DeepSeek-V3 report, section 2.1.2).  Weights are plain
     scores.  Equal choices go to the lower index.
     """
-    scores = softmax(logits) if scoring == "softmax" else sigmoid(logits)
+    scores = softmax(logits) if scoring == "softmax" else sigmoid(logits) if scoring == "sigmoid" else logits
     choice = scores if bias is None else scores + bias
     if groups > 1:
         grouped = choice.reshape(choice.shape[0], groups, -1)

@@ -278,12 +278,25 @@ def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> 
     return (y,)
 
 
-@implements(layer.RopeOp)
-def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
-    q_len, rows = context.integer(op.q_len.data, op), operands[0].shape[0]
+def _positions(op: layer.RopeOp | layer.TemperatureOp, rows: int, context: Context) -> Array:
+    """Where the queries of a sequence stand."""
+    q_len = context.integer(op.q_len.data, op)
     if q_len < 1 or rows % q_len:
         raise NumericError(f"{where(op)}: {rows} rows are not whole sequences of q_len {q_len}")
-    positions = np.arange(q_len) * op.stride.value.data + context.integer(op.position(expr(0)), op)
+    found: Array = np.arange(q_len) * op.stride.value.data + context.integer(op.position(expr(0)), op)
+    return found
+
+
+@implements(layer.TemperatureOp)
+def _temperature(op: layer.TemperatureOp, operands: Operands, context: Context) -> Results:
+    (x,) = operands
+    positions = _positions(op, len(x), context)
+    return (elementwise.temperature(x, op.floor.value.data, op.scale.value.data, positions),)
+
+
+@implements(layer.RopeOp)
+def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
+    positions = _positions(op, operands[0].shape[0], context)
     y = rope(
         operands[0],
         op.head_dim.value.data,
@@ -426,7 +439,7 @@ def _gated_delta(op: layer.GatedDeltaOp, operands: Operands, context: Context) -
 
 @implements(layer.RouterTopkOp)
 def _router_topk(op: layer.RouterTopkOp, operands: Operands, context: Context) -> Results:
-    scoring: Literal["softmax", "sigmoid"] = "softmax" if op.scoring.data == "softmax" else "sigmoid"
+    scoring = cast(Literal["softmax", "sigmoid", "none"], op.scoring.data)
     return routing.router_topk(
         operands[0],
         operands[1] if op.bias is not None else None,

@@ -333,6 +333,14 @@ def _(kind: kinds.RowGateAttr, tiles: Tiles) -> Sequence[Array]:
     return [_logistic(gate) * x]
 
 
+@computes(kinds.TemperatureAttr)
+def _(kind: kinds.TemperatureAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    steps = (np.asarray(tiles.values["position"], np.int64) + 1) // kind.floor.value.data
+    factor = np.asarray(1 + kind.scale.value.data * np.log(1.0 + steps), x.dtype)
+    return [x * np.broadcast_to(factor, (*factor.shape[: max(0, factor.ndim - 1)], x.shape[-2]))[..., None]]
+
+
 @computes(kinds.CausalConvAttr)
 def _(kind: kinds.CausalConvAttr, tiles: Tiles) -> Sequence[Array]:
     x, weight, bias = tiles.ins

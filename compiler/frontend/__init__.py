@@ -32,7 +32,6 @@ from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.frontend.readings import properties
-from pmc.compiler.frontend.rope import read_rope
 from pmc.compiler.frontend.stored_types import stored_type
 from pmc.compiler.frontend.wrapper import language_model
 from pmc.dialects import model
@@ -117,7 +116,7 @@ def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
     """What the file says besides the blocks."""
     positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
     return Checkpoint(
-        longest_context=read_rope(fields, theta=1.0, partial=True).longest_context(positions),
+        longest_context=family.full_rope(fields).longest_context(positions),
         mtp_layers=fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0,
         stored_weights=stored_type(fields),
     )

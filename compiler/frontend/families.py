@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pmc.compiler.frontend.attention_families import ATTENTION_FAMILIES, ATTENTION_WRAPPERS
 from pmc.compiler.frontend.blocks import (
     DEEPSEEK_MOE,
     DSA,
@@ -45,7 +46,7 @@ from pmc.compiler.frontend.blocks import (
     positions,
     scaled,
 )
-from pmc.compiler.frontend.family import Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.hybrid_families import HYBRID_FAMILIES, HYBRID_WRAPPERS
 from pmc.compiler.frontend.readings import (
@@ -93,7 +94,6 @@ DEEPSEEK_V3 = Family(
 )
 
 
-WINDOWS: Mapping[str | int, str] = {"sliding_attention": "sliding", "full_attention": "full"}
 DROPOUTS = (
     "dropout", "activation_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "init_std", "summary_type",
     "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
@@ -306,6 +306,7 @@ FAMILIES: Mapping[str, Family] = {
         lists=SPARSE_ATTENTION,
     ),
     **HYBRID_FAMILIES,
+    **ATTENTION_FAMILIES,
 }
 """The language models by architecture."""
 
@@ -315,5 +316,6 @@ WRAPPERS: Mapping[str, str] = {
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
     **HYBRID_WRAPPERS,
+    **ATTENTION_WRAPPERS,
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""

@@ -15,6 +15,7 @@ from pmc.compiler.frontend.readings import (
     number,
     properties,
 )
+from pmc.compiler.frontend.rope import Rope, read_rope
 from pmc.dialects import model
 
 Placement = Literal["before", "behind", "around"]
@@ -81,6 +82,8 @@ class Family:
     """What the files of the family call a field that others name otherwise."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
+    full_rope: Callable[[Fields], Rope] = lambda fields: read_rope(fields, theta=1.0, partial=True)
+    """The rotary embedding of the layers that see all tokens."""
     dtype: str | None = None
     """The `torch_dtype` of the published weights, where the files of the family do not say it."""
 
@@ -88,6 +91,9 @@ class Family:
         """The kinds of layers of a model."""
         return self.layers(fields) if callable(self.layers) else self.layers
 
+
+WINDOWS: Mapping[str | int, str] = {"sliding_attention": "sliding", "full_attention": "full"}
+"""The types of `layer_types` where some layers have a window."""
 
 # -- the order of layers ------------------------------------------------------------------------------------------
 

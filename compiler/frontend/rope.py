@@ -37,12 +37,19 @@ ROPE_FIELDS: dict[str, tuple[dict[str, type], dict[str, type]]] = {
         },
     ),
     "linear": ({"factor": float}, {}),
+    "proportional": ({"partial_rotary_factor": float}, {}),
     "default": ({}, {}),
 }
 """The required and the optional fields of each type of scaling."""
 
 YARN_ABSENT: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0}
 """What `transformers` takes for absent fields of yarn."""
+
+BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
+"""Fields of `rope_parameters` that are none of its scaling."""
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+"""The types of layers that may have a rotary embedding of their own."""
 
 Values = Mapping[str, int | float | bool | str]
 
@@ -95,12 +102,32 @@ def read_rope(fields: Fields, theta: float | None = None, partial: bool = False)
     if not partial:
         block.unsupported_unless("partial_rotary_factor", 1.0)
     own = block if block.present("rope_theta") else fields
-    found = Rope(_theta(own, theta), _scaling(block, ("rope_theta", "partial_rotary_factor")))
+    found = Rope(_theta(own, theta), _scaling(block, BESIDE_SCALING))
     beside = fields.block("rope_scaling")
     given = Rope(_theta(fields, found.theta), found.scaling if beside is None else _scaling(beside, ("rope_theta",)))
     if given != found:
         raise fields.fail("rope_parameters", "says something else than rope_theta and rope_scaling; leave one form out")
     return found
+
+
+def rope_of_kind(fields: Fields, kind: str) -> Rope | None:
+    """The rotary embedding of layers of type `kind`, where `rope_parameters` holds one for each; None without."""
+    inner = rope_block(fields, kind)
+    return None if inner is None else Rope(inner.number("rope_theta"), _scaling(inner, BESIDE_SCALING))
+
+
+def rope_block(fields: Fields, kind: str) -> Fields | None:
+    """The part of `rope_parameters` that is for layers of type `kind`; None in a file without that field."""
+    block = fields.block("rope_parameters")
+    if block is None:
+        return None
+    other = next((name for name in block.config if name not in LAYER_TYPES), None)
+    if other is not None:
+        raise block.fail(other, f"expected a rotary embedding for each of {', '.join(LAYER_TYPES)}")
+    inner = block.block(kind)
+    if inner is None:
+        raise block.fail(kind, "missing, expected the rotary embedding of these layers")
+    return inner
 
 
 def rotary_share(fields: Fields, absent: float) -> float:

@@ -11,14 +11,16 @@ from xdsl.ir import SSAValue
 
 from pmc.dialects import layer, model
 from pmc.dialects.tensor import tensor
-from pmc.passes.expand_blocks.block_builder import Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.block_builder import KV_LEN, Q_LEN, BlockBuilder
 
 
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     """y = o_proj(attention(rope(q), cached rope(k), cached v)); head norms act before rope."""
     d = op.head_dim.value.data
-    q, k, v = (build.linear(x, name) for name in ("q_proj", "k_proj", "v_proj"))
-    if op.qk_norm_eps is not None:
+    q, k = (build.linear(x, name) for name in ("q_proj", "k_proj"))
+    v = _values(build, x, k, op)
+    behind = op.qk_norm is not None and op.qk_norm.data == "rotated"
+    if op.qk_norm_eps is not None and not behind:
         centered = bool(op.qk_norm_zero_centered)
         q, k = (
             build.rms_norm(h, name, f"{name}.weight", op.qk_norm_eps, centered)
@@ -27,18 +29,36 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     if (theta := op.rope_theta) is not None:
         whole = op.rotary_dim is None or op.rotary_dim.value.data == d
         q, k = (
-            build.rope(h, name, d, theta, op.rope_scaling, False, None if whole else op.rotary_dim)
+            build.rope(h, name, d, theta, op.rope_scaling, bool(op.rope_interleave), None if whole else op.rotary_dim)
             for h, name in ((q, "q_rope"), (k, "k_rope"))
         )
+    if op.qk_norm_eps is not None and behind:
+        q, k = (build.rms_normalize(h, name, d, op.qk_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
+    if op.temperature_floor is not None:
+        given = {"floor": op.temperature_floor, "scale": op.temperature_scale, "q_len": Q_LEN, "kv_len": KV_LEN}
+        q = build.op(layer.TemperatureOp, [q], "q_temperature", q.type, given)
     keys, values = build.appended("k", k), build.appended("v", v)
     scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
-    attended = _attention(build, [q], [keys], values, [d], d, op.heads, scale, op)
+    attended = _attention(build, [q], [keys], values, [d], op.v_dim, op.heads, scale, op)
+    if op.head_gate:
+        gate = build.matmul(x, "head_gate")
+        attended = build.op(layer.RowGateOp, [attended, gate], "head_gate_mul", attended.type)
     if op.output_gate:
         gate = build.linear(x, "gate_proj")
         attended = build.op(
             layer.GatedActivationOp, [gate, attended], "output_gate", gate.type, {"function": "sigmoid"}
         )
     return build.linear(attended, "o_proj")
+
+
+def _values(build: BlockBuilder, x: SSAValue, k: SSAValue, op: model.GqaOp) -> SSAValue:
+    """The projected values or keys, normalised and multiplied."""
+    v = k if op.keys_as_values else build.linear(x, "v_proj")
+    if op.value_norm_eps is not None:
+        v = build.rms_normalize(v, "v_norm", op.v_dim, op.value_norm_eps)
+    if op.value_scale is not None:
+        v = build.op(layer.ScaleOp, [v], "v_scale", v.type, {"factor": op.value_scale})
+    return v
 
 
 def expand_mla(build: BlockBuilder, x: SSAValue, op: model.MlaOp, absorbed: bool) -> SSAValue:
@@ -148,6 +168,7 @@ def _attention(
     """Causal attention of the current queries over all keys of their sequence, or those that `mask` says."""
     sinks = [build.weight("sinks")] if mask is not None and mask.sinks else []
     result = build.tensor_type(tensor(q[0]).dims[0], heads * v_dim)
+    chunk = None if mask is None else mask.chunk
     return build.op(
         layer.AttentionOp,
         [q, k, v, *sinks],
@@ -160,6 +181,8 @@ def _attention(
             "scale": scale,
             "causal": True,
             "window": None if mask is None else mask.window,
+            "chunk": chunk,
+            "kv_len": None if chunk is None else KV_LEN,
             "soft_cap": None if mask is None else mask.score_soft_cap,
         },
     )

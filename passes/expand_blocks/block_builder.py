@@ -120,6 +120,10 @@ class BlockBuilder:
             properties["zero_centered"] = UnitAttr()
         return self.op(layer.RmsNormOp, [x, w], name, x.type, properties)
 
+    def rms_normalize(self, x: SSAValue, name: str, group: int, eps: PropertyValue) -> SSAValue:
+        """RMSNorm of every `group` columns, without a gain."""
+        return self.op(layer.RmsNormOp, [x], name, x.type, {"eps": eps, "group": group})
+
     def slice(self, x: SSAValue, name: str, group: int, offset: int, size: int) -> SSAValue:
         """Columns `offset .. offset+size` of every `group` columns."""
         dims = tensor(x).dims

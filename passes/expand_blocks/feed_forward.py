@@ -6,6 +6,7 @@ from xdsl.dialects.builtin import Float32Type, i32
 from xdsl.ir import SSAValue
 
 from pmc.dialects import layer, model
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.expr import Expr, ceildiv
 from pmc.dialects.tensor import tensor
 from pmc.passes.expand_blocks.block_builder import TOKENS, BlockBuilder
@@ -36,11 +37,13 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scoring": op.scoring,
             "groups": op.n_group,
             "top_groups": op.topk_group,
-            "normalize": op.norm_topk_prob,
+            # The one weight of a token is 1 where the score is in the input.
+            "normalize": op.scored_input or op.norm_topk_prob,
             "scale": op.routed_scaling_factor,
         },
     )
-    latent = x if op.moe_latent_size is None else build.matmul(x, "latent_down_proj")
+    sent = _scored(build, x, logits) if op.scored_input else x
+    latent = sent if op.moe_latent_size is None else build.matmul(sent, "latent_down_proj")
     slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(latent).dims[1])
     rows = build.op(layer.DispatchOp, [latent, indices], "dispatch", slots, {"capacity": capacity})
     results = _network(build, rows, op, "experts.")
@@ -50,6 +53,16 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
     if op.shared_intermediate_size.value.data:
         routed = build.add(routed, _shared(build, x, op), "add_shared")
     return routed
+
+
+def _scored(build: BlockBuilder, x: SSAValue, logits: SSAValue) -> SSAValue:
+    """Every row times the sigmoid of its largest router logit."""
+    types = [build.tensor_type(TOKENS, 1, element_type=kind) for kind in (Float32Type(), i32)]
+    given: dict[str, PropertyValue] = {
+        "top_k": 1, "scoring": "none", "groups": 1, "top_groups": 1, "normalize": False, "scale": 1.0,
+    }  # fmt: skip
+    best = build.ops(layer.RouterTopkOp, [logits], "best_logit", types, given)[0]
+    return build.op(layer.RowGateOp, [x, best], "scored_input", x.type)
 
 
 def _shared(build: BlockBuilder, x: SSAValue, op: model.MoeOp) -> SSAValue:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import BoolAttr, Builtin, FloatAttr, IntegerAttr, ModuleOp, NoneAttr, StringAttr
+from xdsl.dialects.builtin import BoolAttr, Builtin, FloatAttr, IntegerAttr, ModuleOp, NoneAttr, StringAttr, i64
 from xdsl.ir import Operation
 from xdsl.parser import Parser
 
@@ -31,6 +31,7 @@ from pmc.dialects.vector_kinds import (
     RopeAttr,
     RowGateAttr,
     SoftCapAttr,
+    TemperatureAttr,
 )
 
 RNG = np.random.default_rng(0)
@@ -265,6 +266,23 @@ def test_a_row_gate_on_tensors_and_on_tiles() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
+def test_a_gate_of_every_head() -> None:
+    x, gate = normal(2, 6), np.array([[0.0, 2.0], [-3.0, 1.0]])
+    expected = [[x[r, c] * logistic(gate[r, c // 3]) for c in range(6)] for r in range(2)]
+    np.testing.assert_allclose(elementwise.row_gate(x, gate), expected, rtol=1e-12)
+
+
+def test_a_temperature_on_tensors_and_on_tiles() -> None:
+    """Steps of 4 positions: the first that counts is position 3, the fourth one."""
+    x, positions = normal(6, 3), np.array([2, 3, 11])
+    factors = [1.0, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(4)]
+    expected = x * np.array([*factors, *factors])[:, None]
+    np.testing.assert_allclose(elementwise.temperature(x, 4, 0.1, positions), expected, rtol=1e-12)
+    kind = TemperatureAttr(IntegerAttr(4, i64), FloatAttr(0.1, 64), ExprAttr.of(0))
+    (tiled,) = run_kind(kind, Tiles([x[:3]], [], (3, 3), {"position": positions}))
+    np.testing.assert_allclose(tiled, expected[:3], rtol=1e-12)
+
+
 def test_a_bias_of_all_rows_and_of_the_rows_of_each_expert() -> None:
     x, b = normal(3, 5, 4), normal(3, 4)
     expected = [[x[e, c] + b[e] for c in range(5)] for e in range(3)]
@@ -359,7 +377,7 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        ({"rope_type": "longrope"}, "'longrope' has no numeric semantics, must be default, linear, llama3 or yarn"),
+        ({"rope_type": "longrope"}, "semantics, must be default, linear, proportional, llama3 or yarn"),
         ({"rope_type": "yarn", "factor": 4.0}, "needs the number 'original_max_position_embeddings', found None"),
         (
             # Found by fuzzing: the bounds of the blend were divided by it.
@@ -374,17 +392,33 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
             {
                 "rope_type": "llama3",
                 "factor": 8.0,
-                "low_freq_factor": 4.0,
+                "low_freq_factor": 5.0,
                 "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 16,
             },
-            "'low_freq_factor' is 4.0, must be less than 'high_freq_factor', 4.0",
+            "'low_freq_factor' is 5.0, must be at most 'high_freq_factor', 4.0",
         ),
     ],
 )
 def test_rope_scaling_errors(scaling: Scaling, message: str) -> None:
     with pytest.raises(NumericError, match=message):
         rope_frequencies(8, 10000.0, scaling)
+
+
+def test_llama3_with_one_bound_stretches_all_wavelengths_beyond_it() -> None:
+    """As in the files of Llama 4 Scout: 16 positions are 2.5, 1.1 and 0.5 turns of these pairs."""
+    scaling: Scaling = {
+        "rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+        "original_max_position_embeddings": 16,
+    }  # fmt: skip
+    plain, stretched = rope_frequencies(6, 11.0, None)[0], rope_frequencies(6, 11.0, scaling)[0]
+    np.testing.assert_allclose(stretched / plain, [1, 1, 1 / 16])
+
+
+def test_a_proportional_rope_turns_the_first_pairs_of_a_whole_head() -> None:
+    found, factor = rope_frequencies(8, 16.0, {"rope_type": "proportional", "partial_rotary_factor": 0.5})
+    np.testing.assert_allclose(found, [1, 0.5, 0, 0])
+    assert factor == 1
 
 
 def test_a_blend_of_yarn_may_begin_at_hardly_any_turn() -> None:

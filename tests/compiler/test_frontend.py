@@ -223,7 +223,7 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         (
             LLAMA,
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-            "rope_scaling.rope_type: expected one of llama3, yarn, linear, default, found 'dynamic'",
+            "rope_scaling.rope_type: expected one of llama3, yarn, linear, proportional, default, found 'dynamic'",
         ),
         (
             LLAMA,

@@ -149,6 +149,10 @@ def test_gqa_heads_must_be_grouped_evenly() -> None:
     for changes, message in (
         ({"num_key_value_heads": 5}, "num_attention_heads 32 is not a multiple of num_key_value_heads 5"),
         ({"head_dim": 127}, "head_dim 127 is odd"),
+        ({"window": 4, "chunk": 4}, "a window and a chunk exclude each other"),
+        ({"temperature_floor": 4}, "temperature_floor and temperature_scale need each other"),
+        ({"keys_as_values": True, "v_head_dim": 64}, "keys of 128 columns are no values of 64"),
+        ({"rope_theta": None, "rope_scaling": None, "rope_interleave": True}, "rope_interleave without rope_theta"),
     ):
         broken = type(source).make([source.x], [source.y.type], "p", {**source.properties, **changes})
         with pytest.raises(VerifyException, match=message):

@@ -107,6 +107,7 @@ from pmc.dialects.vector_kinds import (
     SoftplusAttr,
     SsmStepAttr,
     SumPartsAttr,
+    TemperatureAttr,
     TopkSelectAttr,
     VectorKindAttr,
 )
@@ -251,12 +252,16 @@ def scaling(make: Maker) -> DictionaryAttr:
 
 def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
-    qk_norm = {"qk_norm": rng.choice(["head", "row"]), "qk_norm_eps": 1e-5} if b.make.flag() else {}
+    warm = {"temperature_floor": 8192, "temperature_scale": 0.1} if b.make.flag() else {}
+    reach = {rng.choice(["window", "chunk"]): b.make.size()} if b.make.flag() else {}
+    qk_norm = {"qk_norm": rng.choice(["head", "row", "rotated"]), "qk_norm_eps": 1e-5} if b.make.flag() else {}
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
-        rope_theta=rng.choice([1e4, 5e5]), **qk_norm,
+        rope_theta=rng.choice([1e4, 5e5]), **qk_norm, **warm, **reach, rope_interleave=b.make.flag() or None,
+        v_head_dim=b.make.size() if b.make.flag() else None, value_scale=0.7 if b.make.flag() else None,
+        value_norm_eps=1e-6 if b.make.flag() else None, head_gate=b.make.flag() or None,
         rotary_dim=2 if b.make.flag() else None, qkv_bias=b.make.flag() or None, o_bias=b.make.flag() or None,
-        window=b.make.size() if b.make.flag() else None, softmax_scale=0.25 if b.make.flag() else None,
+        softmax_scale=0.25 if b.make.flag() else None,
         sinks=b.make.flag() or None, score_soft_cap=50.0 if b.make.flag() else None,
         qk_norm_zero_centered=b.make.flag() or None, output_gate=b.make.flag() or None,
         rope_scaling=scaling(b.make) if b.make.flag() else None,
@@ -614,6 +619,15 @@ def scale(make: Maker) -> None:
 def row_gate(make: Maker) -> None:
     t, width = make.dims(1)[0], make.size()
     make.add(layer.RowGateOp, [make.source([t, width]), make.source([t, 1])], [make.type([t, width])])
+    make.add(layer.RowGateOp, [make.source([t, 3 * width]), make.source([t, 3])], [make.type([t, 3 * width])])
+
+
+def temperature(make: Maker) -> None:
+    dims = make.dims(2)
+    make.add(
+        layer.TemperatureOp, [make.source(dims)], [make.type(dims)], floor=make.size(), scale=make.rng.uniform(0, 1),
+        q_len=make.expr(), kv_len=make.expr(),
+    )  # fmt: skip
 
 
 def add_bias(make: Maker) -> None:
@@ -750,7 +764,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
     layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
-    layer.SoftCapOp: scale, layer.RowGateOp: row_gate,
+    layer.SoftCapOp: scale, layer.RowGateOp: row_gate, layer.TemperatureOp: temperature,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
@@ -1051,7 +1065,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     RouterTopkAttr: lambda make: RouterTopkAttr(
-        IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid"])),
+        IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid", "none"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
@@ -1059,6 +1073,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     GatedActivationAttr: gated_kind,
     ScaleAttr: lambda make: ScaleAttr(make.number()),
     SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),
+    TemperatureAttr: lambda make: TemperatureAttr(IntegerAttr(make.size(), i64), make.number(), make.row_expr()),
 }  # fmt: skip
 """Kinds with parameters."""
 

@@ -56,6 +56,11 @@ OPT: Mapping[str, str] = {
 
 GPT_OSS: Mapping[str, str] = {"mlp.router.bias": "{mlp}.router.linear_bias", "mlp.router": "{mlp}.router"}
 
+LLAMA4: Mapping[str, str] = {
+    "feed_forward.shared_expert": "{mlp}.shared",
+    "feed_forward": "{mlp}",
+}
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
@@ -105,6 +110,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "GPT2LMHeadModel": GPT2,
     "OPTForCausalLM": OPT,
     "GptOssForCausalLM": GPT_OSS,
+    "Llama4ForCausalLM": LLAMA4,
     **recurrent_checkpoints.TABLES,
 }
 """The names of a family that differ from those of most."""
@@ -118,7 +124,7 @@ FUSED: Mapping[str, tuple[str, ...]] = {
 def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config: Mapping[str, Any]) -> Array:
     """The value of the PyTorch parameter `name`.
 
-    Linear layers are [out, in] there, [in, out] in pmc, but for GPT-2 and the experts of gpt-oss.
+    Linear layers are [out, in] there, [in, out] in pmc, but for GPT-2 and the experts of gpt-oss and Llama 4.
     """
     inside = name.removeprefix("model.").removeprefix("transformer.").removeprefix("decoder.")
     if inside in OUTSIDE:
@@ -136,12 +142,14 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     whole = recurrent_checkpoints.fused(path, lambda part: weights[part][place], config)
     if whole is not None:
         return whole
-    as_stored = architecture == "GPT2LMHeadModel" or (architecture == "GptOssForCausalLM" and ".experts." in path)
+    as_stored = architecture == "GPT2LMHeadModel" or (
+        architecture in ("GptOssForCausalLM", "Llama4ForCausalLM") and ".experts." in path
+    )
     for fused, parts in FUSED.items():
         head, found, kind = path.partition(fused)
         if found:
             arrays = [weights[f"{head}{part}{kind or '.weight'}"][place] for part in parts]
-            if as_stored and fused == "gate_up_proj":  # columns of gate and up in turn
+            if architecture == "GptOssForCausalLM" and fused == "gate_up_proj":  # columns of gate and up in turn
                 return np.stack(arrays, axis=-1).reshape(*arrays[0].shape[:-1], -1)
             return (
                 np.concatenate(arrays, axis=-1)

@@ -97,6 +97,23 @@ DEEPSEEK_V32: dict[str, object] = {
     "index_topk": 5,
 }
 
+LLAMA4_SCALING = {**LLAMA3_SCALING, "high_freq_factor": 1.0}
+LLAMA4: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Llama4ForCausalLM"],
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+    "no_rope_layer_interval": 3,
+    "interleave_moe_layer_step": 2,
+    "attention_chunk_size": 4,
+    "intermediate_size_mlp": 40,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 1,
+    # So that most of the few positions are warmed.
+    "floor_scale": 3,
+    "attn_scale": 0.5,
+}
+
 CONFIGS: dict[str, dict[str, object]] = {
     "llama": LLAMA,
     "llama-mha": {**LLAMA, "num_key_value_heads": 4},
@@ -183,6 +200,27 @@ CONFIGS: dict[str, dict[str, object]] = {
         "vocab_size": 61,
         "max_position_embeddings": 64,
         "torch_dtype": "float32",
+    },
+    "llama4": LLAMA4,
+    "llama4-plain": {**LLAMA4, "use_qk_norm": False, "attn_temperature_tuning": False, "rope_scaling": LLAMA4_SCALING},
+    "mimo-v2": {
+        **COMMON,
+        "architectures": ["MiMoV2FlashForCausalLM"],
+        "head_dim": 12,
+        "v_head_dim": 8,
+        "partial_rotary_factor": 0.334,
+        "num_hidden_layers": 4,
+        "rope_theta": 5e6,
+        "swa_rope_theta": 1e4,
+        "hybrid_layer_pattern": [0, 1, 1, 1],
+        "moe_layer_freq": [0, 1, 1, 1],
+        "sliding_window_size": 4,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": None,
+        "attention_value_scale": 0.5,
     },
     "deepseek-v3.2": DEEPSEEK_V32,
     "glm-5.2": {

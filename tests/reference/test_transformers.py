@@ -35,6 +35,7 @@ BATCH, Q_LEN, STEPS = 2, 11, 8
 
 CONFIG_CLASSES = {
     "Gemma3": "Gemma3TextConfig",
+    "Llama4": "Llama4TextConfig",
     "Qwen3_5": "Qwen3_5TextConfig",
     "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
 }

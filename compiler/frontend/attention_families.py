@@ -1,0 +1,227 @@
+"""Families whose layers differ in their attention: windows, chunks, heads, rotary embeddings by the kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, LLAMA_GQA, SOFTMAX_MOE
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds
+from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.readings import (
+    Properties,
+    Reading,
+    constant,
+    flag,
+    integer,
+    number,
+    rope,
+    yes_or_absent,
+)
+from pmc.compiler.frontend.rope import Rope, rope_block, rope_of_kind
+from pmc.dialects.assembly import PropertyValue
+
+MLPS: Mapping[str | int, str] = {"dense": "dense", "sparse": "moe"}
+
+Kinds = Callable[[Fields], list[str]]
+
+
+def both(attention: Kinds, feed_forward: Kinds) -> Kinds:
+    """The kinds of layers of which two lists say a half each, as `sliding_moe`."""
+    return lambda fields: [f"{a}_{b}" for a, b in zip(attention(fields), feed_forward(fields), strict=True)]
+
+
+def layers_of(attention: Mapping[str, Block], feed_forward: Mapping[str, Block]) -> dict[str, tuple[Block, ...]]:
+    """The layers of all these kinds."""
+    return {f"{a}_{b}": (first, second) for a, first in attention.items() for b, second in feed_forward.items()}
+
+
+def agreeing(
+    lists: Mapping[str, Mapping[str | int, str]], absent: Callable[[Fields, int], str]
+) -> Callable[[Fields], list[str]]:
+    """The kinds that any of `lists` says, which must not disagree; `absent` is that of layer i without all of them."""
+
+    def order(fields: Fields) -> list[str]:
+        given = {name: layer_kinds(fields, name, known) for name, known in lists.items() if fields.value(name) != []}
+        found = {name: kinds for name, kinds in given.items() if kinds is not None}
+        if not found:
+            return [absent(fields, i) for i in range(fields.integer("num_hidden_layers"))]
+        first = next(iter(found))
+        for name, kinds in found.items():
+            if kinds != found[first]:
+                raise fields.fail(name, f"says something else than {first}")
+        return found[first]
+
+    return order
+
+
+def not_null(name: str, absent: int) -> Reading:
+    """An integer that may be absent and not null."""
+    return lambda fields: fields.integer(name) if name in fields.config else absent
+
+
+# -- Llama 4 ------------------------------------------------------------------------------------------------------
+
+
+def _uses_rope(fields: Fields, i: int) -> str:
+    """Every `no_rope_layer_interval`-th layer has no rotary embedding."""
+    period = fields.integer("no_rope_layer_interval") if fields.present("no_rope_layer_interval") else 4
+    return "rope" if (i + 1) % period else "nope"
+
+
+def _llama4_experts(fields: Fields) -> list[str]:
+    """Experts in the layers that `moe_layers` names, or in every `interleave_moe_layer_step`-th."""
+    layers = fields.integer("num_hidden_layers")
+    step = fields.integer("interleave_moe_layer_step") if fields.present("interleave_moe_layer_step") else 1
+    given = fields.value("moe_layers")
+    if given is None:
+        return ["dense" if (i + 1) % step else "moe" for i in range(layers)]
+    if not isinstance(given, list) or any(
+        isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < layers for i in cast(list[object], given)
+    ):
+        raise fields.fail("moe_layers", f"expected numbers of layers below {layers}, found {given!r}")
+    return ["moe" if i in given else "dense" for i in range(layers)]
+
+
+def _only_with(name: str, reading: Reading) -> Reading:
+    """A property of models in which the switch `name` is on, as it is where it is absent."""
+
+    def read(fields: Fields) -> PropertyValue:
+        found = reading(fields)
+        return found if flag(name, absent=True)(fields) else None
+
+    return read
+
+
+def _llama4_rope(fields: Fields) -> Properties:
+    return {**rope(theta=500000.0)(fields), "rope_interleave": True}
+
+
+LLAMA4_ROPE = LLAMA_GQA.with_rows(
+    chunk=not_null("attention_chunk_size", 8192),
+    qk_norm=_only_with("use_qk_norm", constant("rotated")),
+    qk_norm_eps=_only_with("use_qk_norm", number("rms_norm_eps")),
+).with_rope(_llama4_rope)
+LLAMA4_NOPE = LLAMA_GQA.with_rows(
+    temperature_floor=_only_with("attn_temperature_tuning", integer("floor_scale", absent=8192)),
+    temperature_scale=_only_with("attn_temperature_tuning", number("attn_scale", absent=0.1)),
+).with_rope(lambda fields: {})
+"""iRoPE: these layers see all tokens, their queries the sharper the later they stand."""
+
+LLAMA4_MOE = SOFTMAX_MOE.with_rows(
+    n_routed_experts=integer("num_local_experts", absent=16),
+    num_experts_per_tok=integer("num_experts_per_tok", absent=1),
+    moe_intermediate_size=integer("intermediate_size"),
+    shared_intermediate_size=integer("intermediate_size"),
+    scoring=constant("sigmoid"),
+    norm_topk_prob=constant(False),
+    scored_input=constant(True),
+)
+
+# -- MiMo-V2 ------------------------------------------------------------------------------------------------------
+
+
+def _mimo_rope(kind: str, field: str, absent: float) -> Callable[[Fields], Rope]:
+    """In `rope_parameters`, or the base alone in `field` (which is what files of version 4 have)."""
+
+    def read(fields: Fields) -> Rope:
+        base = number(field, absent=absent)(fields)
+        assert isinstance(base, float)
+        return rope_of_kind(fields, kind) or Rope(base, None)
+
+    return read
+
+
+def _mimo_properties(kind: str, read: Callable[[Fields], Rope]) -> Callable[[Fields], Properties]:
+    """The first `partial_rotary_factor` of the columns of a head are rotated."""
+
+    def found(fields: Fields) -> Properties:
+        inner = rope_block(fields, kind)
+        share = number("partial_rotary_factor", absent=0.334)(fields if inner is None else inner)
+        assert isinstance(share, float)
+        return {**read(fields).properties(), "rotary_dim": int(fields.integer("head_dim") * share)}
+
+    return found
+
+
+def _mimo_window(fields: Fields) -> PropertyValue:
+    """A query sees `sliding_window_size` tokens before its own; `sliding_window` counts its own."""
+    if fields.present("sliding_window_size"):
+        fields.value("sliding_window")
+        return fields.integer("sliding_window_size") + 1
+    return fields.integer("sliding_window")
+
+
+MIMO_FULL_ROPE = _mimo_rope("full_attention", "rope_theta", 5e6)
+MIMO_FULL = GQA.with_rows(
+    head_dim=integer("head_dim"),
+    v_head_dim=integer("v_head_dim"),
+    value_scale=number("attention_value_scale", absent=0.707),
+    qkv_bias=yes_or_absent("attention_bias"),
+).with_rope(_mimo_properties("full_attention", MIMO_FULL_ROPE))
+MIMO_SLIDING = MIMO_FULL.with_rows(
+    num_key_value_heads=lambda fields: 2 * fields.integer("num_key_value_heads"),
+    sinks=constant(True),
+    window=_mimo_window,
+).with_rope(_mimo_properties("sliding_attention", _mimo_rope("sliding_attention", "swa_rope_theta", 1e4)))
+MIMO_MOE = DEEPSEEK_MOE.with_rows(
+    shared_intermediate_size=constant(0),
+    n_group=integer("n_group", absent=1),
+    topk_group=integer("topk_group", absent=1),
+    norm_topk_prob=flag("norm_topk_prob", absent=True),
+    routed_scaling_factor=number("routed_scaling_factor", absent=1.0),
+)
+
+# -- families -----------------------------------------------------------------------------------------------------
+
+ATTENTION_FAMILIES: Mapping[str, Family] = {
+    "Llama4ForCausalLM": Family(
+        layers_of(
+            {"rope": LLAMA4_ROPE, "nope": LLAMA4_NOPE},
+            {"dense": FFN.with_rows(intermediate_size=integer("intermediate_size_mlp", absent=16384)),
+             "moe": LLAMA4_MOE},
+        ),
+        both(
+            agreeing(
+                {"layer_types": {"chunked_attention": "rope", "full_attention": "nope"},
+                 "no_rope_layers": {1: "rope", 0: "nope"}},
+                _uses_rope,
+            ),
+            _llama4_experts,
+        ),
+        lists={},
+    ),
+    "MiMoV2FlashForCausalLM": Family(
+        layers_of({"full": MIMO_FULL, "sliding": MIMO_SLIDING}, {"dense": FFN, "moe": MIMO_MOE}),
+        both(
+            agreeing(
+                {"layer_types": WINDOWS, "hybrid_layer_pattern": {0: "full", 1: "sliding"}},
+                lambda fields, i: "sliding" if i and (i + 1) % 6 else "full",
+            ),
+            agreeing(
+                {"mlp_layer_types": MLPS, "moe_layer_freq": {0: "dense", 1: "moe"}},
+                lambda fields, i: "moe" if i else "dense",
+            ),
+        ),
+        {
+            "swa_num_attention_heads": integer("num_attention_heads"),
+            "swa_num_key_value_heads": lambda fields: 2 * fields.integer("num_key_value_heads"),
+            "swa_head_dim": integer("head_dim"),
+            "swa_v_head_dim": integer("v_head_dim"),
+            "add_swa_attention_sink_bias": True,
+            "add_full_attention_sink_bias": False,
+            "n_shared_experts": None,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+        },
+        # A kernel of theirs reads it in place of the window.
+        unused=("attention_chunk_size",),
+        lists={},
+        norm={"kind": constant("rms"), "eps": number("layernorm_epsilon", absent=number("rms_norm_eps", absent=1e-5))},
+        full_rope=MIMO_FULL_ROPE,
+    ),
+}  # fmt: skip
+"""The language models by architecture."""
+
+ATTENTION_WRAPPERS: Mapping[str, str] = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
+"""Those inside of a larger model, see `families.WRAPPERS`."""
