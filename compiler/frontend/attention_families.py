@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, LLAMA_GQA, SOFTMAX_MOE
-from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds, listed
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Properties,
     Reading,
     constant,
     flag,
+    head_dim,
     integer,
     number,
     rope,
@@ -172,6 +173,70 @@ MIMO_MOE = DEEPSEEK_MOE.with_rows(
     routed_scaling_factor=number("routed_scaling_factor", absent=1.0),
 )
 
+# -- Step 3.7 -----------------------------------------------------------------------------------------------------
+
+
+def _step_experts(fields: Fields) -> list[str]:
+    """Experts in all layers but the first three, or as many as `first_k_dense_replace` says."""
+    dense = fields.integer("first_k_dense_replace", 0) if fields.present("first_k_dense_replace") else 3
+    return agreeing({"mlp_layer_types": MLPS}, lambda fields, i: "moe" if i >= dense else "dense")(fields)
+
+
+def _step_rope(kind: str) -> Callable[[Fields], Rope]:
+    """In `rope_parameters`, or one base for all layers."""
+
+    def read(fields: Fields) -> Rope:
+        base = number("rope_theta", absent=1e4)(fields)
+        assert isinstance(base, float)
+        return rope_of_kind(fields, kind) or Rope(base, None)
+
+    return read
+
+
+def _step_properties(kind: str) -> Callable[[Fields], Properties]:
+    def found(fields: Fields) -> Properties:
+        inner, d = rope_block(fields, kind), head_dim(fields)
+        share = (
+            1.0
+            if inner is None or not inner.present("partial_rotary_factor")
+            else inner.number("partial_rotary_factor")
+        )
+        rotary = int(d * share)
+        return {**_step_rope(kind)(fields).properties(), "rotary_dim": None if rotary == d else rotary}
+
+    return found
+
+
+STEP_NORM: Mapping[str, Reading] = {
+    "kind": constant("rms"), "eps": number("rms_norm_eps", absent=1e-5), "zero_centered": constant(True),
+}  # fmt: skip
+STEP_FULL = GQA.with_rows(
+    num_key_value_heads=integer("num_key_value_heads", absent=integer("num_attention_groups")),
+    head_dim=integer("head_dim"),
+    qk_norm=constant("head"),
+    qk_norm_eps=STEP_NORM["eps"],
+    qk_norm_zero_centered=constant(True),
+    qkv_bias=yes_or_absent("attention_bias"),
+    o_bias=yes_or_absent("attention_bias"),
+    head_gate=constant(True),
+    softmax_scale=lambda fields: (
+        fields.number("query_pre_attn_scalar") ** -0.5 if fields.present("query_pre_attn_scalar") else None
+    ),
+).with_rope(_step_properties("full_attention"))
+STEP_SLIDING = STEP_FULL.with_rows(
+    num_attention_heads=integer("num_sliding_attention_heads", absent=integer("num_attention_heads")),
+    window=integer("sliding_window"),
+).with_rope(_step_properties("sliding_attention"))
+STEP_MOE = DEEPSEEK_MOE.with_rows(
+    n_routed_experts=integer("n_routed_experts", absent=integer("num_experts", absent=integer("moe_num_experts"))),
+    num_experts_per_tok=integer("num_experts_per_tok", absent=integer("moe_top_k")),
+    shared_intermediate_size=integer("share_expert_dim"),
+    n_group=constant(1),
+    topk_group=constant(1),
+    norm_topk_prob=constant(True),
+    routed_scaling_factor=number("moe_router_scaling_factor", absent=1.0),
+)
+
 # -- families -----------------------------------------------------------------------------------------------------
 
 ATTENTION_FAMILIES: Mapping[str, Family] = {
@@ -220,8 +285,28 @@ ATTENTION_FAMILIES: Mapping[str, Family] = {
         norm={"kind": constant("rms"), "eps": number("layernorm_epsilon", absent=number("rms_norm_eps", absent=1e-5))},
         full_rope=MIMO_FULL_ROPE,
     ),
+    "Step3p7FlashForCausalLM": Family(
+        layers_of({"full": STEP_FULL, "sliding": STEP_SLIDING}, {"dense": FFN, "moe": STEP_MOE}),
+        both(listed(WINDOWS, absent=lambda fields, i: "full"), _step_experts),
+        {
+            # Bounds of gate and up in some layers, and of the shared expert in others.
+            "swiglu_limits": None,
+            "swiglu_limits_shared": None,
+            "rope_scaling": None,
+            "mlp_bias": False,
+            "n_shared_experts": 1,
+            "scoring_func": "sigmoid",
+            "use_moe_router_bias": True,
+        },
+        lists={},
+        norm=STEP_NORM,
+        full_rope=_step_rope("full_attention"),
+    ),
 }  # fmt: skip
 """The language models by architecture."""
 
-ATTENTION_WRAPPERS: Mapping[str, str] = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
+ATTENTION_WRAPPERS: Mapping[str, str] = {
+    "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
+    "Step3p7ForConditionalGeneration": "Step3p7FlashForCausalLM",
+}
 """Those inside of a larger model, see `families.WRAPPERS`."""

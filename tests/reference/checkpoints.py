@@ -61,6 +61,8 @@ LLAMA4: Mapping[str, str] = {
     "feed_forward": "{mlp}",
 }
 
+STEP: Mapping[str, str] = {"self_attn.g_proj": "{attention}.head_gate"}
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
@@ -111,6 +113,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "OPTForCausalLM": OPT,
     "GptOssForCausalLM": GPT_OSS,
     "Llama4ForCausalLM": LLAMA4,
+    "Step3p7FlashForCausalLM": STEP,
     **recurrent_checkpoints.TABLES,
 }
 """The names of a family that differ from those of most."""
