@@ -36,6 +36,7 @@ BATCH, Q_LEN, STEPS = 2, 11, 8
 
 CONFIG_CLASSES = {
     "Gemma3": "Gemma3TextConfig",
+    "Gemma4": "Gemma4TextConfig",
     "Llama4": "Llama4TextConfig",
     "Step3p7Flash": "Step3p7TextConfig",
     "Qwen3_5": "Qwen3_5TextConfig",
