@@ -29,7 +29,7 @@ class BlockRow(NamedTuple):
     path: str
     """That of the first of them."""
     name: str
-    count: int
+    layers: int
     parameters: int
 
 
@@ -141,7 +141,7 @@ def block_rows(module: ModuleOp) -> list[BlockRow]:
             path = f"blocks.{names.name(run)}{path.removeprefix(run.path.data)}"
         if parameters:
             known = rows.get(path, BlockRow(path, op.name, 0, 0))
-            rows[path] = BlockRow(path, op.name, known.count + count, known.parameters + parameters)
+            rows[path] = BlockRow(path, op.name, known.layers + count, known.parameters + parameters)
     return list(rows.values())
 
 

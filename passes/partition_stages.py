@@ -52,15 +52,16 @@ class PartitionStagesPass(PmcPass):
 
     def run(self, module: ModuleOp) -> None:
         """Partition every program."""
+        if _stages(module) > 1:
+            for program in (op for op in module.ops if isinstance(op, layer.ProgramOp)):
+                _unnest(program.body.block)
         for program, lengths in self.lengths(module).items():
             if len(lengths) > 1:
                 _partition(program, lengths)
 
     def lengths(self, module: ModuleOp) -> dict[layer.ProgramOp, list[int]]:
         """How many layers each stage of every program gets.  Raises PassError where they cannot be dealt."""
-        mesh = module.attributes[MESH]
-        assert isinstance(mesh, MeshAttr)
-        stages = mesh.data.axis(dist.PIPELINE).size
+        stages = _stages(module)
         programs = [op for op in module.ops if isinstance(op, layer.ProgramOp)]
         if stages == 1:
             return {program: [layers_of(program.body.block)] for program in programs}
@@ -70,7 +71,6 @@ class PartitionStagesPass(PmcPass):
 
     def _lengths(self, program: layer.ProgramOp, stages: int, times: Mapping[Operation, float] | None) -> list[int]:
         block = program.body.block
-        _unnest(block)
         if any(isinstance(op, dist.StageOp) for op in block.ops):
             raise PassError(f"{self.name}: '{program.sym_name.data}' already has stages")
         layers = layers_of(block)
@@ -94,6 +94,12 @@ class PartitionStagesPass(PmcPass):
                 f"must give pp = {stages} stages {layers} layers, each at least one"
             )
         return given
+
+
+def _stages(module: ModuleOp) -> int:
+    mesh = module.attributes[MESH]
+    assert isinstance(mesh, MeshAttr)
+    return mesh.data.axis(dist.PIPELINE).size
 
 
 def _partition(program: layer.ProgramOp, lengths: Sequence[int]) -> None:

@@ -82,6 +82,7 @@ QWEN3_NEXT_ONLY: Mapping[str, Reading | Constant] = {
     "attn_output_gate": True,
     # Of the output norm of the recurrence, which SiLU gates whatever the networks have.
     "hidden_act": "silu",
+    "output_gate_type": "swish",
     "mamba_ssm_dtype": "float32",
 }
 
@@ -92,8 +93,9 @@ def qwen3_5(feed_forward: Block) -> Family:
         {"linear": (GATED_DELTA_NET, feed_forward), "full": (QWEN3_NEXT_GQA, feed_forward)},
         mixers,
         QWEN3_NEXT_ONLY,
-        # No layer but those of Qwen3-Next may have a network of its own kind.
-        unused=("mlp_only_layers", "mtp_use_dedicated_embeddings"),
+        # No layer but those of Qwen3-Next may have a network of its own kind; the gate of attention is a sigmoid in the
+        # modeling code, whatever the file says of it.
+        unused=("mlp_only_layers", "mtp_use_dedicated_embeddings", "output_gate_type"),
         lists={},
         norm=QWEN3_NEXT_NORM,
         mtp_layers="mtp_num_hidden_layers",

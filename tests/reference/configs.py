@@ -273,6 +273,23 @@ CONFIGS: dict[str, dict[str, object]] = {
     **RECURRENT,
 }
 
+
+def searched(n_heads_in_group: int | None, ffn_mult: float | None) -> dict[str, object]:
+    """A layer of a searched model (Nemotron-NAS); without attention, or without a network, where null."""
+    return {
+        "attention": {"n_heads_in_group": n_heads_in_group, "no_op": n_heads_in_group is None},
+        "ffn": {"ffn_mult": ffn_mult, "no_op": ffn_mult is None},
+    }
+
+
 WITHOUT_REFERENCE: dict[str, dict[str, object]] = {
+    "nemotron-nas": {
+        **COMMON,
+        "architectures": ["DeciLMForCausalLM"],
+        "num_key_value_heads": None,
+        "intermediate_size": None,
+        "num_hidden_layers": 4,
+        "block_configs": [searched(2, 2.0), searched(None, 1.0), searched(2, None), searched(2, 2.0)],
+    },
     "mimo": {**COMMON, "architectures": ["MiMoForCausalLM"], "attention_bias": True, "num_nextn_predict_layers": 1},
 }

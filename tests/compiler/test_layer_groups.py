@@ -1,0 +1,148 @@
+"""Layers in the order of a model as repeats, and what a repeat around repeats means at every level."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp
+
+import pmc
+from pmc.backends.numeric.model import run_model, seeded_model_environment
+from pmc.backends.numeric.rank_programs import run_commands
+from pmc.compiler.check import FP32
+from pmc.compiler.config import load_chip, load_deployment, load_topology
+from pmc.compiler.driver import compile_model, module_text, parse_module
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
+from pmc.compiler.shrink import with_fp32
+from pmc.dialects import dist, layer
+from tests.reference.configs import CONFIGS
+
+
+def spelled(groups: list[Run | Period]) -> list[str]:
+    """The kind of every layer, one by one."""
+    order: list[str] = []
+    for group in groups:
+        runs = group.runs * group.count if isinstance(group, Period) else (group,)
+        order += [run.kind for run in runs for _ in range(run.count)]
+    return order
+
+
+@pytest.mark.parametrize(
+    ("order", "groups"),
+    [
+        ("aaaa", [Run("a", 4)]),
+        ("abbb", [Run("a", 1), Run("b", 3)]),
+        ("ababab", [Period((Run("a", 1), Run("b", 1)), 3)]),
+        # Gemma 3: five local layers and a global one, and two that are left over.
+        ("lllllg" * 3 + "ll", [Period((Run("l", 5), Run("g", 1)), 3), Run("l", 2)]),
+        # Dense layers first.
+        ("d" + "lg" * 4, [Run("d", 1), Period((Run("l", 1), Run("g", 1)), 4)]),
+        # Two runs say it as well as a group of two does.
+        ("aab", [Run("a", 2), Run("b", 1)]),
+    ],
+)
+def test_the_fewest_runs_are_found(order: str, groups: list[Run | Period]) -> None:
+    assert layer_groups(order) == groups
+
+
+@given(st.text("abc", min_size=1, max_size=24))
+def test_groups_say_the_order_and_no_more_runs_than_without_them(order: str) -> None:
+    groups = layer_groups(order)
+    assert spelled(groups) == list(order)
+    written = sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)
+    assert written <= 1 + sum(a != b for a, b in pairwise(order))
+
+
+NESTED = {**CONFIGS["gpt-oss"], "torch_dtype": "bfloat16"}
+"""Two pairs of a layer with a window and one without."""
+
+
+def test_a_period_is_two_bodies_whatever_the_depth() -> None:
+    def ops(layers: int) -> int:
+        kinds = ["sliding_attention", "full_attention"] * (layers // 2)
+        module = import_hf({**NESTED, "num_hidden_layers": layers, "layer_types": kinds}, "config.json", "tiny")
+        return sum(1 for _ in module.walk())
+
+    assert ops(4) == ops(36)
+
+
+def compiled(emit: str, **changes: Any) -> ModuleOp:
+    """The tiny gpt-oss with eight layers, at a level."""
+    kinds = ["sliding_attention", "full_attention"] * 4
+    module = import_hf({**NESTED, "num_hidden_layers": 8, "layer_types": kinds}, "config.json", "tiny")
+    deployment = load_deployment("decode", {"batch": 4, "kv_len": 32, "tp": 1, **changes})
+    return compile_model(module, load_chip("sg2262"), load_topology("p1-r1-b1-c8"), deployment, emit)
+
+
+def test_stages_cut_a_period_anywhere_and_count_true_layers() -> None:
+    module = compiled("dist", pp=3)
+    stages = [op for op in module.walk() if isinstance(op, dist.StageOp)]
+    layers = [sum(op.trip_count for op in stage.body.block.ops if isinstance(op, layer.RepeatOp)) for stage in stages]
+    assert sum(layers) == 8
+    assert len(layers) == 3 and min(layers) >= 2
+    # Every layer of a path is in one stage: the parts of the stored arrays follow each other.
+    for kind in ("blocks.sliding", "blocks.full"):
+        parts = [
+            (op.first.value.data, op.trip_count)
+            for stage in stages
+            for op in stage.body.block.ops
+            if isinstance(op, layer.RepeatOp) and op.path.data == kind
+        ]
+        assert [first for first, _ in parts] == list(np.cumsum([0, *(count for _, count in parts)])[:-1])
+        assert sum(count for _, count in parts) == 4
+
+
+EQUAL_LAYERS = {**CONFIGS["llama"], "torch_dtype": "bfloat16", "num_hidden_layers": 6}
+
+
+def nested_text() -> tuple[str, str]:
+    """Six equal layers as one repeat, and as three times two of them."""
+    flat = module_text(import_hf(EQUAL_LAYERS, "config.json", "tiny"))
+    rows = "!layer.tensor<[batch*q_len, 32], bf16>"
+    opening = f'model.repeat([%1]) {{count = 6}} at "blocks.dense" : {rows} {{'
+    assert opening in flat
+    inner = f'%91 = model.repeat([%90]) {{count = 2}} at "blocks.dense" : {rows} {{'
+    nested = flat.replace(
+        opening, f'model.repeat([%1]) {{count = 3}} at "blocks.period" : {rows} {{ ^bb9(%90: {rows}): {inner}'
+    )
+    end = 'at "blocks.dense"\n    }'
+    assert nested.count(end) == 1
+    return flat, nested.replace(end, f'{end}\n model.yield([%91]) at "blocks.period" }}')
+
+
+@pytest.mark.parametrize("granularity", ["chip", "core", "tile", "commands"])
+@pytest.mark.parametrize("pp", [1, 3])
+def test_nested_layers_take_as_long_as_flat_ones(granularity: str, pp: int, tmp_path: Path) -> None:
+    times: list[float] = []
+    for name, text in zip(("flat", "nested"), nested_text(), strict=True):
+        path = tmp_path / f"{name}.mlir"
+        path.write_text(text)
+        overrides = {"deployment.batch": 8, "deployment.kv_len": 64, "deployment.pp": pp}
+        found = pmc.evaluate(
+            str(path), "sg2262", "p1-r1-b1-c8", "llama-8b-decode", granularity=granularity, overrides=overrides
+        )
+        times.append(found.total_us)
+    assert times[0] == pytest.approx(times[1], rel=1e-12)
+
+
+def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
+    bindings = {"batch": 2, "q_len": 1, "kv_len": 9}
+    deployment = load_deployment("decode", {**bindings, **{f"quantization.{k}": t for k, t in FP32.items()}})
+    runs = []
+    for text in nested_text():
+        module = parse_module(text.replace("bf16", "f32"), "tiny.mlir")
+        environment = seeded_model_environment(module, bindings, 3)
+        expected = run_model(module, environment)
+        target = with_fp32(load_chip("sg2262"))
+        commands = compile_model(module, target, load_topology("p1-r1-b1-c8"), deployment, "commands")
+        found = run_commands(commands, environment)
+        np.testing.assert_allclose(found.outputs[0], expected.logits, atol=1e-4)
+        runs.append(found.outputs[0])
+    assert np.array_equal(runs[0], runs[1])
