@@ -15,6 +15,7 @@ from pmc.dialects.vector_kinds import (
     AddBiasAttr,
     ConvertAttr,
     GatedActivationAttr,
+    MultiplyAttr,
     RowGateAttr,
     ScaleAttr,
     SiluMulAttr,
@@ -183,6 +184,29 @@ class ScaleOp(RowOp):
     def sharding_rule(self) -> ShardingRule:
         """Linear: a multiple of a partial sum is one."""
         return same_factors(self, linear=True)
+
+
+@irdl_op_definition
+class MultiplyOp(RowOp):
+    """y = w * x, where w is one learned number: the scalar of a layer of Gemma 4."""
+
+    name = "layer.multiply"
+    x = operand_def(TensorType)
+    w = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        self.require_shape(self.w, (expr(1),), "w")
+        self.require_shape(self.y, tensor(self.x).dims, "y")
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return MultiplyAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Linear in x, as the product with a number is."""
+        row = tuple(f"d{i}" for i in range(len(tensor(self.x).dims)))
+        return ShardingRule((row, (WHOLE,)), (row,), linear=frozenset({0}))
 
 
 @irdl_op_definition

@@ -40,6 +40,7 @@ from pmc.dialects.elementwise import ActivationOp as ActivationOp
 from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
 from pmc.dialects.elementwise import AddOp as AddOp
 from pmc.dialects.elementwise import GatedActivationOp as GatedActivationOp
+from pmc.dialects.elementwise import MultiplyOp as MultiplyOp
 from pmc.dialects.elementwise import QuantizeOp as QuantizeOp
 from pmc.dialects.elementwise import RowGateOp as RowGateOp
 from pmc.dialects.elementwise import ScaleOp as ScaleOp
@@ -648,6 +649,7 @@ Layer = Dialect(
         SoftCapOp,
         RowGateOp,
         TemperatureOp,
+        MultiplyOp,
         AddOp,
         AddRmsNormOp,
         QuantizeOp,

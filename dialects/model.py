@@ -48,6 +48,7 @@ from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
 from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
 from pmc.dialects.model_rows import AddOp as AddOp
+from pmc.dialects.model_rows import LearnedScaleOp as LearnedScaleOp
 from pmc.dialects.model_rows import NormOp as NormOp
 from pmc.dialects.model_rows import PositionEmbeddingOp as PositionEmbeddingOp
 from pmc.dialects.model_rows import ScaleOp as ScaleOp
@@ -210,6 +211,7 @@ Model = Dialect(
         NormOp,
         AddOp,
         ScaleOp,
+        LearnedScaleOp,
         SoftCapOp,
         GqaOp,
         MlaOp,

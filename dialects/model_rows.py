@@ -77,6 +77,22 @@ class ScaleOp(BlockOp):
 
 
 @irdl_op_definition
+class LearnedScaleOp(BlockOp):
+    """y = w * x, w one learned number: what leaves a layer of Gemma 4."""
+
+    name = "model.learned_scale"
+
+    def verify_(self) -> None:
+        """The shape stays."""
+        super().verify_()
+        self.require_same_type()
+
+    def weights(self) -> list[WeightSpec]:
+        """The number."""
+        return [WeightSpec("weight", (1,), ("",))]
+
+
+@irdl_op_definition
 class SoftCapOp(BlockOp):
     """y = cap * tanh(x / cap): the bound on the logits of Gemma 2."""
 

@@ -656,6 +656,20 @@ class ScaleAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class MultiplyAttr(VectorKindAttr):
+    """out = w * x, w one number.  Steps: mul, as `add` has one."""
+
+    name: ClassVar[str] = "tile.multiply"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in"),
+        Matrix("w", "in", rows=1, columns=1),
+        Matrix("out", "out"),
+    )
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+
+
+@irdl_attr_definition
 class SoftCapAttr(VectorKindAttr):
     """out = cap * tanh(x / cap), which is 2 cap * sigmoid(2 x / cap) - cap.
 
@@ -744,5 +758,6 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     L2NormAttr,
     GatedRmsNormAttr,
     TemperatureAttr,
+    MultiplyAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

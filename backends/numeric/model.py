@@ -283,6 +283,7 @@ class _Reference:
             model.NormOp: self.norm,
             model.AddOp: self.add,
             model.ScaleOp: self.scale,
+            model.LearnedScaleOp: self.learned_scale,
             model.SoftCapOp: self.soft_cap,
             model.PositionEmbeddingOp: self.position_embedding,
             model.GqaOp: self.gqa,
@@ -348,6 +349,10 @@ class _Reference:
 
     def scale(self, block: model.ScaleOp, x: Array) -> Array:
         y: Array = block.factor.value.data * x
+        return y
+
+    def learned_scale(self, block: model.LearnedScaleOp, x: Array) -> Array:
+        y: Array = self.weight(block, "weight")[0] * x
         return y
 
     def soft_cap(self, block: model.SoftCapOp, x: Array) -> Array:

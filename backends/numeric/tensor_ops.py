@@ -355,6 +355,12 @@ def _scale(op: layer.ScaleOp, operands: Operands, context: Context) -> Results:
     return (op.factor.value.data * operands[0],)
 
 
+@implements(layer.MultiplyOp)
+def _multiply(op: layer.MultiplyOp, operands: Operands, context: Context) -> Results:
+    x, w = operands
+    return (x * w,)
+
+
 @implements(layer.SoftCapOp)
 def _soft_cap(op: layer.SoftCapOp, operands: Operands, context: Context) -> Results:
     return (elementwise.soft_cap(operands[0], op.cap.value.data),)

@@ -318,6 +318,12 @@ def _(kind: kinds.ScaleAttr, tiles: Tiles) -> Sequence[Array]:
     return [tiles.ins[0] * np.asarray(kind.factor.value.data, tiles.ins[0].dtype)]
 
 
+@computes(kinds.MultiplyAttr)
+def _(kind: kinds.MultiplyAttr, tiles: Tiles) -> Sequence[Array]:
+    x, w = tiles.ins
+    return [x * w]
+
+
 @computes(kinds.SoftCapAttr)
 def _(kind: kinds.SoftCapAttr, tiles: Tiles) -> Sequence[Array]:
     (x,) = tiles.ins

@@ -220,7 +220,7 @@ class _Import:
             self.selected = None
             for block in self.layers[run.kind]:
                 value = self.sublayer(inner, value, block, f"{path}.{block.name}")
-            return value
+            return self.rows_of(inner, value, self.family.behind_layer, path)
 
         return self.repeat(body, x, path, run.count, layer)
 

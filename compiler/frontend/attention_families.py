@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, LLAMA_GQA, SOFTMAX_MOE
-from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds
+from pmc.compiler.frontend.blocks import (
+    DEEPSEEK_MOE,
+    FFN,
+    FINAL_CAP,
+    GEMMA_FFN,
+    GQA,
+    LLAMA_GQA,
+    SOFTMAX_MOE,
+    scaled,
+)
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds, listed
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Properties,
     Reading,
     constant,
     flag,
+    head_dim,
     integer,
     number,
     rope,
     yes_or_absent,
 )
 from pmc.compiler.frontend.rope import Rope, rope_block, rope_of_kind
+from pmc.dialects import model
 from pmc.dialects.assembly import PropertyValue
 
 MLPS: Mapping[str | int, str] = {"dense": "dense", "sparse": "moe"}
@@ -172,6 +183,123 @@ MIMO_MOE = DEEPSEEK_MOE.with_rows(
     routed_scaling_factor=number("routed_scaling_factor", absent=1.0),
 )
 
+# -- Step 3.7 -----------------------------------------------------------------------------------------------------
+
+
+def _step_experts(fields: Fields) -> list[str]:
+    """Experts in all layers but the first three, or as many as `first_k_dense_replace` says."""
+    dense = fields.integer("first_k_dense_replace", 0) if fields.present("first_k_dense_replace") else 3
+    return agreeing({"mlp_layer_types": MLPS}, lambda fields, i: "moe" if i >= dense else "dense")(fields)
+
+
+def _step_rope(kind: str) -> Callable[[Fields], Rope]:
+    """In `rope_parameters`, or one base for all layers."""
+
+    def read(fields: Fields) -> Rope:
+        base = number("rope_theta", absent=1e4)(fields)
+        assert isinstance(base, float)
+        return rope_of_kind(fields, kind) or Rope(base, None)
+
+    return read
+
+
+def _step_properties(kind: str) -> Callable[[Fields], Properties]:
+    def found(fields: Fields) -> Properties:
+        inner, d = rope_block(fields, kind), head_dim(fields)
+        share = (
+            1.0
+            if inner is None or not inner.present("partial_rotary_factor")
+            else inner.number("partial_rotary_factor")
+        )
+        rotary = int(d * share)
+        return {**_step_rope(kind)(fields).properties(), "rotary_dim": None if rotary == d else rotary}
+
+    return found
+
+
+STEP_NORM: Mapping[str, Reading] = {
+    "kind": constant("rms"), "eps": number("rms_norm_eps", absent=1e-5), "zero_centered": constant(True),
+}  # fmt: skip
+STEP_FULL = GQA.with_rows(
+    num_key_value_heads=integer("num_key_value_heads", absent=integer("num_attention_groups")),
+    head_dim=integer("head_dim"),
+    qk_norm=constant("head"),
+    qk_norm_eps=STEP_NORM["eps"],
+    qk_norm_zero_centered=constant(True),
+    qkv_bias=yes_or_absent("attention_bias"),
+    o_bias=yes_or_absent("attention_bias"),
+    head_gate=constant(True),
+    softmax_scale=lambda fields: (
+        fields.number("query_pre_attn_scalar") ** -0.5 if fields.present("query_pre_attn_scalar") else None
+    ),
+).with_rope(_step_properties("full_attention"))
+STEP_SLIDING = STEP_FULL.with_rows(
+    num_attention_heads=integer("num_sliding_attention_heads", absent=integer("num_attention_heads")),
+    window=integer("sliding_window"),
+).with_rope(_step_properties("sliding_attention"))
+STEP_MOE = DEEPSEEK_MOE.with_rows(
+    n_routed_experts=integer("n_routed_experts", absent=integer("num_experts", absent=integer("moe_num_experts"))),
+    num_experts_per_tok=integer("num_experts_per_tok", absent=integer("moe_top_k")),
+    shared_intermediate_size=integer("share_expert_dim"),
+    n_group=constant(1),
+    topk_group=constant(1),
+    norm_topk_prob=constant(True),
+    routed_scaling_factor=number("moe_router_scaling_factor", absent=1.0),
+)
+
+# -- Gemma 4 ------------------------------------------------------------------------------------------------------
+
+
+def _gemma4_order(fields: Fields) -> list[str]:
+    """Windows but in every sixth layer; the last one has none.  Of the inputs that layers may have of their own, none.
+
+    Absent, `hidden_size_per_layer_input` is not 0, so it must be given.
+    """
+    if fields.integer("hidden_size_per_layer_input", 0):
+        raise fields.fail(
+            "hidden_size_per_layer_input", "inputs of every layer of its own are not supported, only 0 is"
+        )
+    found = listed(WINDOWS, absent=lambda fields, i: "sliding" if (i + 1) % 6 else "full")(fields)
+    if found[-1] != "full":
+        raise fields.fail("layer_types", "the last layer must be of type 'full_attention'")
+    return found
+
+
+def _gemma4_full_rope(fields: Fields) -> Rope:
+    """The first pairs of a head turn, as slowly as if all of them did."""
+    standard = Rope(1e6, {"rope_type": "proportional", "partial_rotary_factor": 0.25})
+    return rope_of_kind(fields, "full_attention") or standard
+
+
+def _gemma4_sliding_rope(fields: Fields) -> Properties:
+    inner = rope_block(fields, "sliding_attention")
+    if inner is not None:
+        inner.unsupported_unless("partial_rotary_factor", 1.0)
+    return dict((rope_of_kind(fields, "sliding_attention") or Rope(1e4, None)).properties())
+
+
+def _gemma4_key_heads(fields: Fields) -> int:
+    """Layers without a window have their own number where keys are values."""
+    own = fields.present("num_global_key_value_heads")
+    same = flag("attention_k_eq_v", absent=False)(fields)
+    return fields.integer("num_global_key_value_heads" if own and same else "num_key_value_heads")
+
+
+GEMMA4_SLIDING = LLAMA_GQA.with_rows(
+    head_dim=integer("head_dim", absent=256),
+    qk_norm=constant("head"),
+    qk_norm_eps=number("rms_norm_eps"),
+    value_norm_eps=number("rms_norm_eps"),
+    softmax_scale=constant(1.0),
+    window=integer("sliding_window"),
+).with_rope(_gemma4_sliding_rope)
+GEMMA4_FULL = GEMMA4_SLIDING.with_rows(
+    head_dim=integer("global_head_dim", absent=512),
+    num_key_value_heads=_gemma4_key_heads,
+    keys_as_values=lambda fields: flag("attention_k_eq_v", absent=False)(fields) or None,
+    window=constant(None),
+).with_rope(lambda fields: dict(_gemma4_full_rope(fields).properties()))
+
 # -- families -----------------------------------------------------------------------------------------------------
 
 ATTENTION_FAMILIES: Mapping[str, Family] = {
@@ -220,8 +348,54 @@ ATTENTION_FAMILIES: Mapping[str, Family] = {
         norm={"kind": constant("rms"), "eps": number("layernorm_epsilon", absent=number("rms_norm_eps", absent=1e-5))},
         full_rope=MIMO_FULL_ROPE,
     ),
+    "Step3p7FlashForCausalLM": Family(
+        layers_of({"full": STEP_FULL, "sliding": STEP_SLIDING}, {"dense": FFN, "moe": STEP_MOE}),
+        both(listed(WINDOWS, absent=lambda fields, i: "full"), _step_experts),
+        {
+            # Bounds of gate and up in some layers, and of the shared expert in others.
+            "swiglu_limits": None,
+            "swiglu_limits_shared": None,
+            "rope_scaling": None,
+            "mlp_bias": False,
+            "n_shared_experts": 1,
+            "scoring_func": "sigmoid",
+            "use_moe_router_bias": True,
+        },
+        lists={},
+        norm=STEP_NORM,
+        full_rope=_step_rope("full_attention"),
+    ),
+    "Gemma4ForCausalLM": Family(
+        {"sliding": (GEMMA4_SLIDING, GEMMA_FFN), "full": (GEMMA4_FULL, GEMMA_FFN)},
+        _gemma4_order,
+        {
+            "enable_moe_block": False,
+            "num_kv_shared_layers": 0,
+            # Of tokens of text it is causal all the same.
+            "use_bidirectional_attention": "vision",
+        },
+        # The first for layers that share keys, the second for inputs of layers, the others for experts.
+        unused=(
+            "use_double_wide_mlp",
+            "vocab_size_per_layer_input",
+            "num_experts",
+            "top_k_experts",
+            "moe_intermediate_size",
+        ),
+        lists={},
+        norms="around",
+        embedding=(scaled(lambda fields: fields.integer("hidden_size") ** 0.5),),
+        behind_layer=(Block(model.LearnedScaleOp, "layer_scale", {}),),
+        logits=(FINAL_CAP,),
+        tied=True,
+        full_rope=_gemma4_full_rope,
+    ),
 }  # fmt: skip
 """The language models by architecture."""
 
-ATTENTION_WRAPPERS: Mapping[str, str] = {"Llama4ForConditionalGeneration": "Llama4ForCausalLM"}
+ATTENTION_WRAPPERS: Mapping[str, str] = {
+    "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
+    "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+    "Step3p7ForConditionalGeneration": "Step3p7FlashForCausalLM",
+}
 """Those inside of a larger model, see `families.WRAPPERS`."""

@@ -74,6 +74,8 @@ class Family:
     """The factor of what a block adds to its residual path."""
     embedding: tuple[Block, ...] = ()
     """What is done with the rows of the embedding, one op after the other."""
+    behind_layer: tuple[Block, ...] = ()
+    """What is done with the rows that leave a layer."""
     logits: tuple[Block, ...] = ()
     """What is done with the logits."""
     tied: bool = False

@@ -13,7 +13,8 @@ SHARED = (
 ENCODERS = (
     "vision_config", "audio_config", "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id",
     "vision_end_token_id", "image_token_index", "media_placeholder_token_id", "use_unified_vision_chunk",
-    "video_placeholder", "ignore_index", "boi_token_index", "eoi_token_index",
+    "video_placeholder", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
+    "ignore_index", "boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id",
     "language_model_only",
 )  # fmt: skip
 """Fields of what stands beside the language model, and of the tokens in which they meet.  Their work is not costed."""

@@ -93,6 +93,8 @@ def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.Block
             return _expand_norm(build, x, op)
         case model.ScaleOp():
             return build.op(layer.ScaleOp, [x], "", x.type, {"factor": op.factor})
+        case model.LearnedScaleOp():
+            return build.op(layer.MultiplyOp, [x, build.weight("weight")], "", x.type)
         case model.SoftCapOp():
             return build.op(layer.SoftCapOp, [x], "", x.type, {"cap": op.cap})
         case model.AddOp():

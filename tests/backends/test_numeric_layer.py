@@ -28,6 +28,7 @@ from pmc.dialects.vector_kinds import (
     GATED_ACTIVATIONS,
     ActivationAttr,
     GatedActivationAttr,
+    MultiplyAttr,
     RopeAttr,
     RowGateAttr,
     SoftCapAttr,
@@ -270,6 +271,12 @@ def test_a_gate_of_every_head() -> None:
     x, gate = normal(2, 6), np.array([[0.0, 2.0], [-3.0, 1.0]])
     expected = [[x[r, c] * logistic(gate[r, c // 3]) for c in range(6)] for r in range(2)]
     np.testing.assert_allclose(elementwise.row_gate(x, gate), expected, rtol=1e-12)
+
+
+def test_a_product_with_one_number_on_tiles() -> None:
+    x = normal(4, 3)
+    (tiled,) = run_kind(MultiplyAttr(), Tiles([x, np.array([[-2.5]])], [], (4, 3), {}))
+    np.testing.assert_array_equal(tiled, [[-2.5 * value for value in row] for row in x])
 
 
 def test_a_temperature_on_tensors_and_on_tiles() -> None:

@@ -95,6 +95,38 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
             "floor_scale": 2,
         },
     ),
+    "keys-as-values": (
+        "llama-3.1-8b",
+        {
+            "architectures": ["Gemma4ForCausalLM"],
+            "rope_theta": None,
+            "rope_scaling": None,
+            "hidden_act": None,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "global_head_dim": 8,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "sliding_window": 3,
+            "hidden_size_per_layer_input": 0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gated-heads": (
+        "llama-3.1-8b",
+        {
+            "architectures": ["Step3p7FlashForCausalLM"],
+            "rope_scaling": None,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "num_sliding_attention_heads": 6,
+            "sliding_window": 3,
+            "first_k_dense_replace": 1,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 10,
+            "share_expert_dim": 12,
+        },
+    ),
     "values-of-their-own-width": (
         "llama-3.1-8b",
         {

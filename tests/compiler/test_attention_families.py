@@ -33,6 +33,28 @@ MIMO: dict[str, object] = {
 }
 
 
+STEP: dict[str, object] = {
+    **SIZES,
+    "architectures": ["Step3p7FlashForCausalLM"],
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"],
+    "num_sliding_attention_heads": 6,
+    "sliding_window": 512,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "share_expert_dim": 24,
+}
+GEMMA4: dict[str, object] = {
+    **SIZES,
+    "architectures": ["Gemma4ForCausalLM"],
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 512,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+}
+
+
 def blocks(config: dict[str, object], **changes: object) -> list[model.BlockOp]:
     """The attention and feed-forward blocks of all layers."""
     module = import_hf({**config, **changes}, "config.json", "tiny")
@@ -71,9 +93,41 @@ def test_windows_of_mimo_have_sinks_and_twice_the_key_heads() -> None:
     assert [op.window is None for op in attentions(MIMO, hybrid_layer_pattern=[1, 1, 0, 1])] == [0, 0, 1, 0]
 
 
+def test_layers_of_step_have_heads_and_rotary_embeddings_of_their_kind() -> None:
+    assert [op.heads for op in attentions(STEP)] == [4, 6, 6, 6]
+    kinds = {"full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+    found = attentions(STEP, rope_parameters=kinds)
+    assert [op.rope_theta and op.rope_theta.value.data for op in found] == [5e6, 1e4, 1e4, 1e4]
+    assert [op.rotary_dim and op.rotary_dim.value.data for op in found] == [8, None, None, None]
+    assert [isinstance(op, model.MoeOp) for op in blocks(STEP)][1::2] == [False, False, False, True]
+
+
+def test_full_layers_of_gemma4_have_wider_heads_and_fewer_keys_that_are_values() -> None:
+    found = attentions(GEMMA4, attention_k_eq_v=True, num_global_key_value_heads=1)
+    assert [(op.v_dim, op.kv_heads, bool(op.keys_as_values)) for op in found] == [(16, 2, False)] * 3 + [(512, 1, True)]
+    # Without keys as values their number stays.
+    assert attentions(GEMMA4, num_global_key_value_heads=1)[-1].kv_heads == 2
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
+        (STEP, {"swiglu_limits": [0, 0, 0, 7]}, "swiglu_limits: [0, 0, 0, 7] is not supported, only None is"),
+        (
+            STEP,
+            {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+            "rope_parameters.sliding_attention: missing, expected the rotary embedding of these layers",
+        ),
+        (GEMMA4, {"enable_moe_block": True}, "enable_moe_block: True is not supported, only False is"),
+        (GEMMA4, {"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input: inputs of every layer of its own"),
+        (GEMMA4, {"num_kv_shared_layers": 2}, "num_kv_shared_layers: 2 is not supported, only 0 is"),
+        (GEMMA4, {"use_bidirectional_attention": "all"}, "use_bidirectional_attention: 'all' is not supported"),
+        (
+            GEMMA4,
+            {"layer_types": ["sliding_attention"] * 4},
+            "layer_types: the last layer must be of type 'full_attention'",
+        ),
         (
             LLAMA4,
             {"layer_types": ["full_attention"] * 4, "no_rope_layers": [1, 1, 1, 0]},

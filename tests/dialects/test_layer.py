@@ -289,6 +289,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=30.0),
         (6 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # one number for all
+        op(layer.MultiplyOp, [value(TOKENS, 16), value(1)], value(TOKENS, 16)),
+        (96, 96 * 2 + 2, 96 * 2, "vector", "bf16"),
+    ),
     (  # a sigmoid per head
         op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 2)], value(TOKENS, 16)),
         (96 + 2 * 3 * 6, (96 + 12) * 2, 96 * 2, "vector", "bf16"),
@@ -517,6 +521,7 @@ WRONG: list[tuple[str, Any, str]] = [
      "gate is [batch, 1], must be [batch*q_len, 1]"),
     ("head gate", op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 3)], value(TOKENS, 16)),
      "3 gates do not divide 16 columns"),
+    ("multiply", op(layer.MultiplyOp, [value(TOKENS, 16), value(16)], value(TOKENS, 16)), "w is [16], must be [1]"),
     ("temperature", op(layer.TemperatureOp, [value(TOKENS, 16)], value(TOKENS, 16), floor=0, scale=0.1,
      q_len=expr("q_len"), kv_len=expr("kv_len")), "floor is 0, must be positive"),
     ("add", op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 8)),

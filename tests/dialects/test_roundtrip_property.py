@@ -340,6 +340,10 @@ def norm(b: Blocks) -> None:
     b.block(model.NormOp, eps=1e-5, zero_centered=b.make.flag() or None, **kind)
 
 
+def learned_scale(b: Blocks) -> None:
+    b.block(model.LearnedScaleOp)
+
+
 def scale_row(b: Blocks) -> None:
     b.block(model.ScaleOp, factor=b.make.rng.choice([0.22, -3.0]))
 
@@ -374,7 +378,8 @@ def model_repeat(b: Blocks) -> None:
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
     model.GatedDeltaNetOp: gated_delta_net, model.Mamba2Op: mamba2,
-    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, model.SoftCapOp: soft_cap_row,
+    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, 
+    model.LearnedScaleOp: learned_scale, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
 }  # fmt: skip
 
@@ -622,6 +627,11 @@ def row_gate(make: Maker) -> None:
     make.add(layer.RowGateOp, [make.source([t, 3 * width]), make.source([t, 3])], [make.type([t, 3 * width])])
 
 
+def multiply(make: Maker) -> None:
+    dims = make.dims(make.rng.randint(1, 3))
+    make.add(layer.MultiplyOp, [make.source(dims), make.source([1])], [make.type(dims)])
+
+
 def temperature(make: Maker) -> None:
     dims = make.dims(2)
     make.add(
@@ -765,6 +775,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
     layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
     layer.SoftCapOp: scale, layer.RowGateOp: row_gate, layer.TemperatureOp: temperature,
+    layer.MultiplyOp: multiply,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),

@@ -61,6 +61,10 @@ LLAMA4: Mapping[str, str] = {
     "feed_forward": "{mlp}",
 }
 
+STEP: Mapping[str, str] = {"self_attn.g_proj": "{attention}.head_gate"}
+
+GEMMA4: Mapping[str, str] = {**GEMMA, "layer_scalar": "{layer}.layer_scale"}
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
@@ -96,7 +100,7 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
         for kinds in (ATTENTION, ("ffn", "moe"))
     )
     for pair in zip(attention or mlp, mlp or attention, strict=True):
-        yield dict(zip(("attention", "mlp"), pair, strict=True)), (outer,)
+        yield {"attention": pair[0], "mlp": pair[1], "layer": pair[0].rpartition(".")[0]}, (outer,)
     for op in block.ops:
         if isinstance(op, model.RepeatOp):
             for index in range(op.trip_count):
@@ -111,6 +115,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "OPTForCausalLM": OPT,
     "GptOssForCausalLM": GPT_OSS,
     "Llama4ForCausalLM": LLAMA4,
+    "Gemma4ForCausalLM": GEMMA4,
+    "Step3p7FlashForCausalLM": STEP,
     **recurrent_checkpoints.TABLES,
 }
 """The names of a family that differ from those of most."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -35,11 +36,29 @@ BATCH, Q_LEN, STEPS = 2, 11, 8
 
 CONFIG_CLASSES = {
     "Gemma3": "Gemma3TextConfig",
+    "Gemma4": "Gemma4TextConfig",
     "Llama4": "Llama4TextConfig",
+    "Step3p7Flash": "Step3p7TextConfig",
     "Qwen3_5": "Qwen3_5TextConfig",
     "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
 }
 """Where the class of the configuration is not called as that of the model."""
+
+
+TEXT_MODELS = {"Step3p7FlashForCausalLM": "Step3p7TextModel"}
+"""Language models that `transformers` has without their head, as part of a larger model."""
+
+
+class WithHead(torch.nn.Module):  # type: ignore[misc]
+    """A language model and its head."""
+
+    def __init__(self, text_model: Any, config: dict[str, object]) -> None:
+        super().__init__()
+        self.model = text_model
+        self.lm_head = torch.nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
+
+    def forward(self, tokens: Any) -> Any:
+        return SimpleNamespace(logits=self.lm_head(self.model(tokens).last_hidden_state))
 
 
 def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[str, Array]) -> Any:
@@ -48,7 +67,9 @@ def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[st
     stem = architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     config_class = getattr(transformers, CONFIG_CLASSES.get(stem, f"{stem}Config"))
     attention = {"attn_implementation": "eager"}
-    found = getattr(transformers, architecture)._from_config(config_class(**config), **attention).float().eval()
+    text_model = getattr(transformers, TEXT_MODELS.get(architecture, architecture))
+    found = text_model._from_config(config_class(**config), **attention)
+    found = (WithHead(found, config) if architecture in TEXT_MODELS else found).float().eval()
     values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
     state = {name: torch.tensor(np.ascontiguousarray(v), dtype=torch.float32) for name, v in values.items()}
     found.load_state_dict(state, strict=True)
