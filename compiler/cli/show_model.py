@@ -44,7 +44,7 @@ def model_text(name: str, module: ModuleOp, output_format: Format) -> str:
     columns = [
         Column("path", [row.path for row in rows], "total", left=True),
         Column("block", [row.name for row in rows], left=True),
-        Column("count", [str(row.count) for row in rows]),
+        Column("count", [str(row.layers) for row in rows]),
         Column("parameters", [f"{row.parameters:,}" for row in rows], f"{parameters.total:,}"),
     ]
     width = output_width(None)

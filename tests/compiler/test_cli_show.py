@@ -51,7 +51,7 @@ def test_layers_are_told_in_groups_and_those_left_over_have_the_name_of_their_ki
 
 
 def test_layers_of_one_kind_are_one_row_wherever_they_stand(hybrid: ModuleOp) -> None:
-    rows = {row.path: row.count for row in block_rows(hybrid) if row.name == "model.gqa"}
+    rows = {row.path: row.layers for row in block_rows(hybrid) if row.name == "model.gqa"}
     assert rows == {"blocks.local.gqa": 17, "blocks.global.gqa": 3}
     assert sum(row.parameters for row in block_rows(hybrid)) == parameter_count(hybrid)
 
