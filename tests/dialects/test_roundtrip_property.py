@@ -378,7 +378,7 @@ def model_repeat(b: Blocks) -> None:
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
     model.GatedDeltaNetOp: gated_delta_net, model.Mamba2Op: mamba2,
-    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row, 
+    model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row,
     model.LearnedScaleOp: learned_scale, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
 }  # fmt: skip
