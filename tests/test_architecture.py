@@ -91,7 +91,7 @@ def test_no_machine_paths_or_leftovers() -> None:
     assert not found, "\n".join(found[:20])
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/add-an-op.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "docs/add-an-op.md", "docs/add-a-model.md"])
 def test_links_and_files_that_a_document_names_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     folder = (ROOT / document).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 
 
 @dataclass(frozen=True)
@@ -24,32 +24,39 @@ class Period:
 
 
 def layer_groups(order: Sequence[str]) -> list[Run | Period]:
-    """The fewest runs that say `order`, with at most one group that recurs; of equally few, with the shortest group.
+    """The fewest runs that say `order`; of equally few, the fewest repeats.
 
-    A group recurs in one place: before it and behind it are runs (dense first layers, layers that are left over).
+    Groups are of runs, not of groups.  Found from left to right: the best way to say the layers up to each one is that
+    up to an earlier one, and a run or a group behind it.
     """
-    best: list[Run | Period] = [*runs(order)]
-    for length in range(2, len(order) // 2 + 1):
-        start = 0
-        while start + 2 * length <= len(order):
-            # As many periods from here on as there are.
-            end = start + length
-            while end < len(order) and order[end] == order[end - length]:
-                end += 1
-            count = (end - start) // length
-            group = runs(order[start : start + length])
-            if count > 1 and len(group) > 1:
-                before, behind = runs(order[:start]), runs(order[start + count * length :])
-                if len(before) + len(group) + len(behind) < _size(best):
-                    best = [*before, Period(tuple(group), count), *behind]
-            start += 1
-    return best
+    changes = list(accumulate((a != b for a, b in pairwise(order)), initial=0))
+    equal = {length: _matches(order, length) for length in range(2, len(order) // 2 + 1)}
+    best: list[tuple[int, int, list[Run | Period]]] = [(0, 0, [])]
+    for end in range(1, len(order) + 1):
+        found: list[tuple[int, int, int, int]] = []
+        for start in range(end):
+            size, repeats, _ = best[start]
+            if changes[start] == changes[end - 1]:
+                found.append((size + 1, repeats + 1, start, 0))
+            for length in range(2, (end - start) // 2 + 1):
+                kinds = 1 + changes[start + length - 1] - changes[start]
+                if (end - start) % length == 0 and kinds > 1 and equal[length][end - 1] >= end - start - length:
+                    found.append((size + kinds, repeats + 1, start, length))
+        size, repeats, start, length = min(found)
+        group = order[start : start + length] if length else order[start:end]
+        last = Period(tuple(runs(group)), (end - start) // length) if length else runs(group)[0]
+        best.append((size, repeats, [*best[start][2], last]))
+    return best[-1][2]
+
+
+def _matches(order: Sequence[str], length: int) -> list[int]:
+    """Of every layer, how many up to it are of the kind that stands `length` before them."""
+    found: list[int] = []
+    for i, kind in enumerate(order):
+        found.append(found[-1] + 1 if i >= length and order[i - length] == kind else 0)
+    return found
 
 
 def runs(order: Sequence[str]) -> list[Run]:
     """Equal layers that follow each other."""
     return [Run(kind, len(list(layers))) for kind, layers in groupby(order)]
-
-
-def _size(groups: Sequence[Run | Period]) -> int:
-    return sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)

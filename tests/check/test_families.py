@@ -8,7 +8,8 @@ import pytest
 
 from pmc.compiler.check import FP32, Proof, check_model, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_topology
-from pmc.compiler.frontend import FAMILIES, import_hf
+from pmc.compiler.frontend import import_hf
+from pmc.compiler.frontend.families import FAMILIES
 from pmc.compiler.shrink import with_fp32
 from pmc.compiler.small import small_target
 from pmc.dialects import model

@@ -10,7 +10,9 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.frontend.families import FAMILIES, FFN, GQA, Family
+from pmc.compiler.frontend.blocks import FFN, GQA
+from pmc.compiler.frontend.families import FAMILIES
+from pmc.compiler.frontend.family import Family
 from pmc.compiler.frontend.readings import rope, window
 from pmc.compiler.main import main
 from pmc.compiler.model_picture import model_svg

@@ -44,6 +44,8 @@ def spelled(groups: list[Run | Period]) -> list[str]:
         ("lllllg" * 3 + "ll", [Period((Run("l", 5), Run("g", 1)), 3), Run("l", 2)]),
         # Dense layers first.
         ("d" + "lg" * 4, [Run("d", 1), Period((Run("l", 1), Run("g", 1)), 4)]),
+        # Two groups, one behind the other.
+        ("abab" + "cdcdcd", [Period((Run("a", 1), Run("b", 1)), 2), Period((Run("c", 1), Run("d", 1)), 3)]),
         # Two runs say it as well as a group of two does.
         ("aab", [Run("a", 2), Run("b", 1)]),
     ],
@@ -58,6 +60,31 @@ def test_groups_say_the_order_and_no_more_runs_than_without_them(order: str) -> 
     assert spelled(groups) == list(order)
     written = sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)
     assert written <= 1 + sum(a != b for a, b in pairwise(order))
+
+
+def fewest(order: str, known: dict[str, int]) -> int:
+    """The fewest runs that say `order`, by trying every first repeat."""
+    if not order:
+        return 0
+    if order not in known:
+        ends = range(1, len(order) + 1)
+        known[order] = min(
+            written + fewest(order[end:], known) for end in ends for written in ways_to_repeat(order[:end])
+        )
+    return known[order]
+
+
+def ways_to_repeat(part: str) -> list[int]:
+    """How many runs say `part` as one repeat, in every way."""
+    lengths = [n for n in range(1, len(part) + 1) if part == part[:n] * (len(part) // n)]
+    return [1 + sum(a != b for a, b in pairwise(part[:n])) for n in lengths if n == 1 or n < len(part)]
+
+
+@given(st.text("ab", min_size=1, max_size=14))
+def test_no_other_groups_have_fewer_runs(order: str) -> None:
+    groups = layer_groups(order)
+    written = sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)
+    assert written == fewest(order, {})
 
 
 NESTED = {**CONFIGS["gpt-oss"], "torch_dtype": "bfloat16"}

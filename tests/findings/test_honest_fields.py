@@ -200,7 +200,7 @@ def test_n22_hf_quant_config_is_that_of_config_json_only(tmp_path: Path) -> None
     ("quantization", "block", "message"),
     [
         (
-            {"quant_algo": "MIXED_PRECISION"},
+            {"quant_algo": "W3A3"},
             None,
             "quantization.quant_algo: expected one of FP8, ",
         ),

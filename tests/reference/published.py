@@ -24,6 +24,7 @@ MIXTRAL = "Mixtral of Experts, arXiv:2401.04088, section 2, and https://mistral.
 DEEPSEEK = "DeepSeek-V3 Technical Report, arXiv:2412.19437, abstract"
 KIMI = "Kimi K2, arXiv:2507.20534, table 2"
 GLM = "GLM-5, arXiv:2602.15763, table 1"
+GPT_OSS = "gpt-oss model card, arXiv:2508.10925, table 1"
 MINIMAX = "model card: 229B parameters in its files, 10 billion active"
 
 PUBLISHED: Mapping[str, Published] = {
@@ -43,6 +44,10 @@ PUBLISHED: Mapping[str, Published] = {
     "deepseek-ai/DeepSeek-R1": Published("671", "37", "model card"),
     "moonshotai/Kimi-K2-Instruct": Published("1040", "32.6", KIMI),
     "zai-org/GLM-5": Published("744", "40", GLM),
+    "openai/gpt-oss-20b": Published("20.91", "3.61", GPT_OSS),
+    "openai/gpt-oss-120b": Published("116.83", "5.13", GPT_OSS),
+    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Published("31.6", "3.2", "model card; arXiv:2512.20848"),
+    "nvidia/Llama-3_3-Nemotron-Super-49B-v1": Published("49.9", None, "parameters in its files"),
     "MiniMaxAI/MiniMax-M2.5": Published("229", "10", MINIMAX),
     "XiaomiMiMo/MiMo-7B-Base": Published("7.83", None, "model card: parameters in its files, an MTP layer among them"),
 }
