@@ -71,6 +71,17 @@ def not_null(name: str, absent: int) -> Reading:
     return lambda fields: fields.integer(name) if name in fields.config else absent
 
 
+def kind_rope(kind: str, field: str, absent: float) -> Callable[[Fields], Rope]:
+    """In `rope_parameters`, or the base alone in `field` (which is what files of version 4 have)."""
+
+    def read(fields: Fields) -> Rope:
+        base = number(field, absent=absent)(fields)
+        assert isinstance(base, float)
+        return rope_of_kind(fields, kind) or Rope(base, None)
+
+    return read
+
+
 # -- Llama 4 ------------------------------------------------------------------------------------------------------
 
 
@@ -132,17 +143,6 @@ LLAMA4_MOE = SOFTMAX_MOE.with_rows(
 # -- MiMo-V2 ------------------------------------------------------------------------------------------------------
 
 
-def _mimo_rope(kind: str, field: str, absent: float) -> Callable[[Fields], Rope]:
-    """In `rope_parameters`, or the base alone in `field` (which is what files of version 4 have)."""
-
-    def read(fields: Fields) -> Rope:
-        base = number(field, absent=absent)(fields)
-        assert isinstance(base, float)
-        return rope_of_kind(fields, kind) or Rope(base, None)
-
-    return read
-
-
 def _mimo_properties(kind: str, read: Callable[[Fields], Rope]) -> Callable[[Fields], Properties]:
     """The first `partial_rotary_factor` of the columns of a head are rotated."""
 
@@ -163,7 +163,7 @@ def _mimo_window(fields: Fields) -> PropertyValue:
     return fields.integer("sliding_window")
 
 
-MIMO_FULL_ROPE = _mimo_rope("full_attention", "rope_theta", 5e6)
+MIMO_FULL_ROPE = kind_rope("full_attention", "rope_theta", 5e6)
 MIMO_FULL = GQA.with_rows(
     head_dim=integer("head_dim"),
     v_head_dim=integer("v_head_dim"),
@@ -174,7 +174,7 @@ MIMO_SLIDING = MIMO_FULL.with_rows(
     num_key_value_heads=lambda fields: 2 * fields.integer("num_key_value_heads"),
     sinks=constant(True),
     window=_mimo_window,
-).with_rope(_mimo_properties("sliding_attention", _mimo_rope("sliding_attention", "swa_rope_theta", 1e4)))
+).with_rope(_mimo_properties("sliding_attention", kind_rope("sliding_attention", "swa_rope_theta", 1e4)))
 MIMO_MOE = DEEPSEEK_MOE.with_rows(
     shared_intermediate_size=constant(0),
     n_group=integer("n_group", absent=1),
@@ -192,27 +192,15 @@ def _step_experts(fields: Fields) -> list[str]:
     return agreeing({"mlp_layer_types": MLPS}, lambda fields, i: "moe" if i >= dense else "dense")(fields)
 
 
-def _step_rope(kind: str) -> Callable[[Fields], Rope]:
-    """In `rope_parameters`, or one base for all layers."""
-
-    def read(fields: Fields) -> Rope:
-        base = number("rope_theta", absent=1e4)(fields)
-        assert isinstance(base, float)
-        return rope_of_kind(fields, kind) or Rope(base, None)
-
-    return read
-
-
 def _step_properties(kind: str) -> Callable[[Fields], Properties]:
+    """A share of the columns of a head is rotated only where the kind of layer has one."""
+
     def found(fields: Fields) -> Properties:
         inner, d = rope_block(fields, kind), head_dim(fields)
-        share = (
-            1.0
-            if inner is None or not inner.present("partial_rotary_factor")
-            else inner.number("partial_rotary_factor")
-        )
-        rotary = int(d * share)
-        return {**_step_rope(kind)(fields).properties(), "rotary_dim": None if rotary == d else rotary}
+        given = inner is not None and inner.present("partial_rotary_factor")
+        rotary = int(d * inner.number("partial_rotary_factor")) if inner is not None and given else d
+        base = kind_rope(kind, "rope_theta", 1e4)(fields)
+        return {**base.properties(), "rotary_dim": None if rotary == d else rotary}
 
     return found
 
@@ -363,7 +351,7 @@ ATTENTION_FAMILIES: Mapping[str, Family] = {
         },
         lists={},
         norm=STEP_NORM,
-        full_rope=_step_rope("full_attention"),
+        full_rope=kind_rope("full_attention", "rope_theta", 1e4),
     ),
     "Gemma4ForCausalLM": Family(
         {"sliding": (GEMMA4_SLIDING, GEMMA_FFN), "full": (GEMMA4_FULL, GEMMA_FFN)},
