@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ from pmc.dialects.model import active_parameter_count, parameter_count
 
 MARK = "<!-- From here on: benchmarks/model_coverage.py -->\n"
 CONFIG = "config.json"
-REFERENCE = Path(__file__).parents[1] / "tests" / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "tests" / "reference"
 
 FP8 = {f"quantization.{name}": "f8E4M3FN" for name in ("weights", "activations", "kv_cache")}
 DEPLOYMENTS: Mapping[str, Deployment] = {
@@ -109,6 +111,7 @@ class Coverage:
     def __init__(self, compile_too: bool) -> None:
         self.compile = compile_too
         self.published: Mapping[str, Any] = runpy.run_path(str(REFERENCE / "published.py"))["PUBLISHED"]
+        sys.path.append(str(ROOT))  # the tiny configs stand in several files
         tiny = runpy.run_path(str(REFERENCE / "configs.py"))["CONFIGS"]
         self.compared = {name for config in tiny.values() for name in config["architectures"]}
         self.rows: list[list[str]] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, i1, i32
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr, i1, i32
 from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
@@ -15,6 +15,7 @@ from xdsl.irdl import (
     prop_def,
     result_def,
 )
+from xdsl.utils.hints import isa
 
 from pmc.dialects.effects import UPDATES, Effects
 from pmc.dialects.expr import Expr, expr, min_of
@@ -47,8 +48,9 @@ class AttentionBlockOp(BlockOp):
             theta = self.rope_theta.value.data
             self.require(1 < theta < math.inf, f"rope_theta is {theta}, must be a number greater than 1")
         for name, value in () if self.rope_scaling is None else self.rope_scaling.data.items():
-            if isinstance(value, IntegerAttr | FloatAttr) and value.type != i1:
-                number = value.value.data
+            is_number = isinstance(value, FloatAttr) or (isa(value, IntegerAttr[IntegerType]) and value.type != i1)
+            if is_number:
+                number = cast(FloatAttr, value).value.data
                 allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
                 self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
 

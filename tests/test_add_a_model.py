@@ -67,7 +67,7 @@ class TokenGatedFfnOp(BlockOp):
 # [/3]
 
 
-class Reference(reference._Reference):
+class Reference(reference.ModelMachine):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.blocks[TokenGatedFfnOp] = self.token_gated_ffn
@@ -126,17 +126,17 @@ TINY: Mapping[str, dict[str, object]] = {
 def added(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables with their new entries; what is a `case` of a `match` in the program comes before it here."""
     monkeypatch.setattr("pmc.compiler.frontend.FAMILIES", {**FAMILIES, **ADDED})
-    monkeypatch.setattr(reference, "_Reference", Reference)
+    monkeypatch.setattr(reference, "ModelMachine", Reference)
     sizes: dict[type[Operation], Any] = {**shrink.SHRUNK, TokenGatedFfnOp: _token_gated_ffn}
     monkeypatch.setattr(shrink, "SHRUNK", sizes)
-    known: Callable[..., SSAValue] = program._expand_block
+    known: Callable[..., SSAValue] = program.expand_block
 
     def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockOp, step: program.Step) -> SSAValue:
         if isinstance(op, TokenGatedFfnOp):
             return expand_token_gated_ffn(build, operands[0])
         return known(build, operands, op, step)
 
-    monkeypatch.setattr(program, "_expand_block", expand_block)
+    monkeypatch.setattr(program, "expand_block", expand_block)
 
 
 def imported(name: str) -> ModuleOp:

@@ -378,14 +378,18 @@ def test_a_shorter_window_never_costs_more(batch: int, q_len: int, past: int, wi
     st.sampled_from([1, 4, 32]), st.sampled_from([1, 4, 63, 700]), st.integers(0, 2000), st.integers(1, 2700),
 )  # fmt: skip
 def test_chunks_never_cost_more_than_whole_sequences(batch: int, q_len: int, past: int, chunk: int) -> None:
-    """Nor more than a window of as many keys, which holds the chunk of a query up to it."""
+    """Nor more than a window of as many keys, which holds the chunk of a query up to it.
+
+    As tiles the latter is no law: of a tile of queries a chunk is cut elsewhere than a window, and so are the loads.
+    """
     mask = in_chunks(chunk, q_len + past)
     ops = [attention(batch, q_len, q_len + past, **masks) for masks in (mask, of(chunk), {})]
     for model, names in ((CHIP, ("time_s", "flops", "bytes_read")), (TILE, ("time_s", "flops"))):
         costs = [cost(model, op) for op in ops]
         for name in names:
             least, window, whole = (float(getattr(found, name)) for found in costs)
-            assert least <= window * (1 + 1e-9) and least <= whole * (1 + 1e-9), name
+            assert least <= whole * (1 + 1e-9), name
+            assert least <= window * (1 + 1e-9) or (model is TILE and name == "time_s"), name
 
 
 @pytest.mark.parametrize("model", [CHIP, CORE, TILE])

@@ -86,7 +86,7 @@ def run_model(module: ModuleOp, environment: Environment, compute: Any = np.floa
     Errors (NumericError, one line): inputs that are missing, misshapen or not finite, and unknown ops.
     """
     environment.check(model_sources(module, dict(environment.bindings)))
-    return _Reference(environment, compute).run(the_llm(module))
+    return ModelMachine(environment, compute).run(the_llm(module))
 
 
 # -- equations ----------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def choose_experts(scores: Array, bias: Array, top_k: int, groups: int, top_grou
 
 
 @dataclass
-class _Reference:
+class ModelMachine:
     """The values of one run."""
 
     environment: Environment

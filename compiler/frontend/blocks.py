@@ -181,7 +181,7 @@ GEMMA3_GQA = GEMMA2_GQA.with_rows(
 )
 
 
-def _local_rope(fields: Fields) -> Properties:
+def local_rope(fields: Fields) -> Properties:
     """Layers with a window have a base of their own and no scaling (Gemma 3 report, section 2.1)."""
     return {"rope_theta": fields.number("rope_local_base_freq") if fields.present("rope_local_base_freq") else 10000.0}
 

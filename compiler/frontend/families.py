@@ -42,7 +42,7 @@ from pmc.compiler.frontend.blocks import (
     QWEN3_GQA,
     SEED_GQA,
     SOFTMAX_MOE,
-    _local_rope,
+    local_rope,
     positions,
     scaled,
 )
@@ -222,7 +222,7 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma3ForCausalLM": replace(
         GEMMA,
         layers={
-            "sliding": (GEMMA3_GQA.with_rows(window=integer("sliding_window")).with_rope(_local_rope), GEMMA_FFN),
+            "sliding": (GEMMA3_GQA.with_rows(window=integer("sliding_window")).with_rope(local_rope), GEMMA_FFN),
             "full": (GEMMA3_GQA, GEMMA_FFN),
         },
         order=listed(WINDOWS, absent=_every_sixth_is_global),

@@ -120,11 +120,10 @@ def sparse_steps(fields: Fields) -> list[str]:
     """Experts in every `decoder_sparse_step`-th layer that is not one of `mlp_only_layers` (Qwen2-MoE, Qwen3-MoE)."""
     layers = fields.integer("num_hidden_layers")
     step = fields.integer("decoder_sparse_step") if fields.present("decoder_sparse_step") else 1
-    dense = fields.value("mlp_only_layers") or []
-    if not isinstance(dense, list) or any(
-        isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < layers for i in cast(list[object], dense)
-    ):
-        raise fields.fail("mlp_only_layers", f"expected numbers of layers below {layers}, found {dense!r}")
+    given = fields.value("mlp_only_layers")
+    dense = cast(list[object], given) if isinstance(given, list) else [] if given is None else [given]
+    if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < layers for i in dense):
+        raise fields.fail("mlp_only_layers", f"expected numbers of layers below {layers}, found {given!r}")
     return ["dense" if i in dense or (i + 1) % step else "moe" for i in range(layers)]
 
 

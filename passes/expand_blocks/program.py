@@ -62,7 +62,7 @@ def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
             results = (
                 _expand_dsa(build, operands, op, step)
                 if isinstance(op, model.DsaOp)
-                else [_expand_block(build, operands, op, step)]
+                else [expand_block(build, operands, op, step)]
             )
         else:
             raise PassError(f"expand-blocks: {op.name} is no op of the model dialect")
@@ -81,7 +81,8 @@ def _expand_repeat(block: Block, op: model.RepeatOp, inits: list[SSAValue], step
     return list(repeat.results)
 
 
-def _expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockOp, step: Step) -> SSAValue:
+def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockOp, step: Step) -> SSAValue:
+    """The tensor ops of a block of one result; its rows."""
     x = operands[0]
     match op:
         case model.EmbeddingOp():

@@ -177,10 +177,10 @@ def test_equations_on_numbers_worked_by_hand() -> None:
     close(rms_norm(np.array([[3.0, 4.0]]), np.array([1.0, 2.0]), 0.0), np.array([[3, 8]]) / np.sqrt(12.5))
     gate, up = np.array([2.0, 9.0, -9.0]), np.array([6.0, 8.0, -8.0])
     close(gated("silu", gate, up, np.nan, np.nan)[0], 2 / (1 + np.exp(-2)) * 6)
-    close(gated("clamped_silu", gate, up, 7.0, np.nan)[1:], [49 / (1 + np.exp(-7)), 63 / (1 + np.exp(9))])
+    close(gated("clamped_silu", gate, up, 7.0, np.nan)[1:], np.array([49 / (1 + np.exp(-7)), 63 / (1 + np.exp(9))]))
     close(
         gated("clamped_swiglu", gate, up, 7.0, 2.0),
-        [14 / (1 + np.exp(-4)), 56 / (1 + np.exp(-14)), 54 / (1 + np.exp(18))],
+        np.array([14 / (1 + np.exp(-4)), 56 / (1 + np.exp(-14)), 54 / (1 + np.exp(18))]),
     )
     # Two queries over three keys: the first sees two, of which the second scores ln 3 more.
     q, k = np.array([[1.0], [0.0]]), np.array([[0.0], [np.log(3)], [7.0]])

@@ -92,6 +92,7 @@ def test_absent_fields_of_llama_mean_what_its_configuration_class_says() -> None
     assert isinstance(gqa, model.GqaOp)
     assert gqa.kv_heads == 4
     assert gqa.head_dim.value.data == 16
+    assert gqa.rope_theta is not None
     assert gqa.rope_theta.value.data == 10000.0
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 
 import pmc
+from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.model import run_model, seeded_model_environment
 from pmc.backends.numeric.rank_programs import run_commands
 from pmc.compiler.check import FP32
@@ -22,6 +23,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import dist, layer
+from pmc.dialects.levels import Level
 from tests.reference.configs import CONFIGS
 
 
@@ -100,7 +102,7 @@ def test_a_period_is_two_bodies_whatever_the_depth() -> None:
     assert ops(4) == ops(36)
 
 
-def compiled(emit: str, **changes: Any) -> ModuleOp:
+def compiled(emit: Level, **changes: Any) -> ModuleOp:
     """The tiny gpt-oss with eight layers, at a level."""
     kinds = ["sliding_attention", "full_attention"] * 4
     module = import_hf({**NESTED, "num_hidden_layers": 8, "layer_types": kinds}, "config.json", "tiny")
@@ -162,7 +164,7 @@ def test_nested_layers_take_as_long_as_flat_ones(granularity: str, pp: int, tmp_
 def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
     bindings = {"batch": 2, "q_len": 1, "kv_len": 9}
     deployment = load_deployment("decode", {**bindings, **{f"quantization.{k}": t for k, t in FP32.items()}})
-    runs = []
+    runs: list[Array] = []
     for text in nested_text():
         module = parse_module(text.replace("bf16", "f32"), "tiny.mlir")
         environment = seeded_model_environment(module, bindings, 3)

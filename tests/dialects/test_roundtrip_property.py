@@ -252,8 +252,8 @@ def scaling(make: Maker) -> DictionaryAttr:
 
 def gqa(b: Blocks) -> None:
     kv, rng = b.make.size(), b.make.rng
-    warm = {"temperature_floor": 8192, "temperature_scale": 0.1} if b.make.flag() else {}
-    reach = {rng.choice(["window", "chunk"]): b.make.size()} if b.make.flag() else {}
+    warm: dict[str, Any] = {"temperature_floor": 8192, "temperature_scale": 0.1} if b.make.flag() else {}
+    reach: dict[str, Any] = {rng.choice(["window", "chunk"]): b.make.size()} if b.make.flag() else {}
     qk_norm = {"qk_norm": rng.choice(["head", "row", "rotated"]), "qk_norm_eps": 1e-5} if b.make.flag() else {}
     b.block(
         model.GqaOp, num_attention_heads=kv * rng.randint(1, 4), num_key_value_heads=kv, head_dim=2 * b.make.size(),
@@ -336,7 +336,7 @@ def mamba2(b: Blocks) -> None:
 
 def norm(b: Blocks) -> None:
     layer_norm = {"kind": "layer", "bias": b.make.flag() or None}
-    kind = layer_norm if b.make.flag() else {"kind": "rms"}
+    kind: dict[str, Any] = layer_norm if b.make.flag() else {"kind": "rms"}
     b.block(model.NormOp, eps=1e-5, zero_centered=b.make.flag() or None, **kind)
 
 

@@ -30,6 +30,7 @@ def rope_of(config: dict[str, Any]) -> tuple[float, str]:
     """Base and scaling of the attention of the first layer."""
     module = import_hf(config, "config.json", "tiny")
     block = next(block for block, _ in model.model_blocks(module) if isinstance(block, model.GqaOp | model.MlaOp))
+    assert block.rope_theta is not None
     return block.rope_theta.value.data, str(block.rope_scaling)
 
 

@@ -49,7 +49,7 @@ def fused(path: str, part: Callable[[str], Array], config: Mapping[str, Any]) ->
     """
     head, _, name = path.rpartition(".")
     head, _, last = head.rpartition(".")
-    heads = {
+    heads: dict[str, tuple[Any, ...]] = {
         "in_proj_qkv": (1, "q_proj", "k_proj", "v_proj"),
         "in_proj_qkvz": (config.get("linear_num_key_heads"), "q_proj", "k_proj", "v_proj", "z_proj"),
         "in_proj_ba": (config.get("linear_num_key_heads"), "b_proj", "a_proj"),

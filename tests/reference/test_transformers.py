@@ -53,7 +53,7 @@ class WithHead(torch.nn.Module):  # type: ignore[misc]
     """A language model and its head."""
 
     def __init__(self, text_model: Any, config: dict[str, object]) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.model = text_model
         self.lm_head = torch.nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
 
