@@ -383,8 +383,8 @@ def test_d9_what_was_never_validated_makes_the_result_relative() -> None:
 
 
 def test_d10_without_the_indexer_d1_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dense(build: BlockBuilder, x: SSAValue, op: Any, phase: str) -> SSAValue:
-        return expand_mla(build, x, op, absorbed=True)
+    def dense(build: BlockBuilder, x: SSAValue, chosen: SSAValue | None, op: Any, phase: str) -> tuple[SSAValue]:
+        return (expand_mla(build, x, op, absorbed=True),)
 
     monkeypatch.setattr("pmc.passes.expand_blocks.program.expand_dsa", dense)
     monkeypatch.setitem(DECODE_CHANGES, "quantization.keep", [])  # of weights that are no longer there

@@ -92,12 +92,20 @@ MLA = Block(
     rope(),
 )
 
+
+def _query_latent(fields: Fields) -> int:
+    """The rank of the query latent, which the indexer projects."""
+    if fields.is_null("q_lora_rank"):
+        raise fields.fail("q_lora_rank", "null, but the indexer projects the query latent: expected an integer")
+    return fields.integer("q_lora_rank")
+
+
 DSA = Block(
     model.DsaOp,
     "dsa",
     {
         **MLA.rows,
-        "q_lora_rank": integer("q_lora_rank"),
+        "q_lora_rank": _query_latent,
         "index_n_heads": integer("index_n_heads"),
         "index_head_dim": integer("index_head_dim"),
         "index_topk": integer("index_topk"),

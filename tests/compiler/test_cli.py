@@ -203,8 +203,8 @@ BAD_COMPILES: dict[str, tuple[list[str], dict[str, object] | str, list[str]]] = 
     "stages": (["--pp", "5"], LLAMA, ["pp = 5 stages for 4 layers"]),
     "architecture": (
         [],
-        {**LLAMA, "architectures": ["GPT2LMHeadModel"]},
-        ["GPT2LMHeadModel", "pmc list architectures"],
+        {**LLAMA, "architectures": ["GPTJForCausalLM"]},
+        ["GPTJForCausalLM", "pmc list architectures"],
     ),
     "missing-field": ([], {k: v for k, v in LLAMA.items() if k != "vocab_size"}, ["tiny.json", "vocab_size"]),
     "mistyped-field": ([], {**LLAMA, "hidden_size": "64"}, ["tiny.json", "hidden_size", "integer"]),

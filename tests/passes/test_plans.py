@@ -95,7 +95,7 @@ def attention_text(
     values = f"!layer.tensor<[{sequences}, {kv_len}, {kv_heads * v}], f32>"
     causal = "true" if q_len > 1 or "window" in mask or "chunk" in mask else "false"
     argument = "" if shared else f", %v: {values}"
-    operands = f"[%q], [%k], {'%k' if shared else '%v'}{', [%s]' if sinks else ''}"
+    operands = f"[%q], [%k], {'%k' if shared else '%v'}{', %s' if sinks else ''}"
     argument += f", %s: !layer.tensor<[{heads}], f32>" if sinks else ""
     return f"""
 layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
