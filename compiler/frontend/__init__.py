@@ -47,8 +47,6 @@ DTYPES: dict[str, Attribute] = {
 }
 """The element types of `torch_dtype`."""
 
-"""All architectures that are read."""
-
 LISTED = "that `pmc list architectures` shows"
 
 
