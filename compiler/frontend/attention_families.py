@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from pmc.compiler.frontend.blocks import (
     DEEPSEEK_MOE,
@@ -15,7 +14,7 @@ from pmc.compiler.frontend.blocks import (
     SOFTMAX_MOE,
     scaled,
 )
-from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds, listed
+from pmc.compiler.frontend.family import WINDOWS, Block, Family, layer_kinds, layer_numbers, listed
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Properties,
@@ -95,13 +94,9 @@ def _llama4_experts(fields: Fields) -> list[str]:
     """Experts in the layers that `moe_layers` names, or in every `interleave_moe_layer_step`-th."""
     layers = fields.integer("num_hidden_layers")
     step = fields.integer("interleave_moe_layer_step") if fields.present("interleave_moe_layer_step") else 1
-    given = fields.value("moe_layers")
+    given = layer_numbers(fields, "moe_layers")
     if given is None:
         return ["dense" if (i + 1) % step else "moe" for i in range(layers)]
-    if not isinstance(given, list) or any(
-        isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < layers for i in cast(list[object], given)
-    ):
-        raise fields.fail("moe_layers", f"expected numbers of layers below {layers}, found {given!r}")
     return ["moe" if i in given else "dense" for i in range(layers)]
 
 

@@ -120,11 +120,21 @@ def sparse_steps(fields: Fields) -> list[str]:
     """Experts in every `decoder_sparse_step`-th layer that is not one of `mlp_only_layers` (Qwen2-MoE, Qwen3-MoE)."""
     layers = fields.integer("num_hidden_layers")
     step = fields.integer("decoder_sparse_step") if fields.present("decoder_sparse_step") else 1
-    given = fields.value("mlp_only_layers")
-    dense = cast(list[object], given) if isinstance(given, list) else [] if given is None else [given]
-    if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < layers for i in dense):
-        raise fields.fail("mlp_only_layers", f"expected numbers of layers below {layers}, found {given!r}")
+    dense = layer_numbers(fields, "mlp_only_layers") or ()
     return ["dense" if i in dense or (i + 1) % step else "moe" for i in range(layers)]
+
+
+def layer_numbers(fields: Fields, name: str) -> list[int] | None:
+    """The layers that list `name` has the numbers of; None where the file has no such list."""
+    given = fields.value(name)
+    if given is None:
+        return None
+    layers = fields.integer("num_hidden_layers")
+    numbers = cast(list[object], given) if isinstance(given, list) else [given]
+    found = [i for i in numbers if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < layers]
+    if len(found) < len(numbers):
+        raise fields.fail(name, f"expected numbers of layers below {layers}, found {given!r}")
+    return found
 
 
 def listed(
