@@ -42,12 +42,14 @@ from pmc.compiler.unrolled import UNROLL, wrong_table
 from pmc.dialects import tile
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, Topology
-from pmc.dialects.deployment import Deployment, Quantization
+from pmc.dialects.checkpoint import stored_types
+from pmc.dialects.deployment import Deployment
 from pmc.dialects.element_formats import element_format
 from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 from pmc.dialects.model import EmbeddingOp
 from pmc.dialects.tensor import element_name, tensor
+from pmc.dialects.type_rules import HeldTypes
 
 Plans = Literal["chosen", "random"]
 """Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
@@ -59,7 +61,7 @@ ADDRESSES = "allocate-dram"
 """The pass whose result the run of the commands proves, which use the same addresses.  It runs by itself where they
 fail, to see whose fault it is."""
 
-FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "attention": "f32", "keep": ()}
+FP32 = {"weights": "f32", "activations": "f32", "kv_cache": "f32", "attention": "f32", "keep": (), "types": ()}
 """A quantization that keeps everything in the type of the small models."""
 
 TOLERANCE = 1e-9
@@ -248,7 +250,8 @@ def check_small(
     for phase in ("prefill", "decode"):
         typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
         plain = shrink_deployment(typed, quantization=FP32)
-        reached: Level = emit if in_commands(typed.quantization) else "dist"
+        held = typed.quantization.held(stored_types(model(typed, None)))
+        reached: Level = emit if in_commands(held) else "dist"
         typed_chip = chip if reached == "dist" else chip_for(model(typed, None), chip, topology, typed)
         proof = Proof(kinds[-1], reached, in_types=True)
         args = (seed, None, proof, coverage, accounting)
@@ -274,9 +277,9 @@ def check_small(
     return tuple(results)
 
 
-def in_commands(quantization: Quantization) -> bool:
+def in_commands(held: HeldTypes) -> bool:
     """Whether commands exist for the element types: whole bytes without scales."""
-    formats = [element_format(name) for name in (quantization.weights, quantization.activations, quantization.kv_cache)]
+    formats = [element_format(name) for name in held.formats]
     return all(found.scales is None and found.bits % 8 == 0 for found in formats)
 
 

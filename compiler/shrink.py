@@ -8,8 +8,9 @@ small, but not round: they leave edge tiles, and the batch does not divide by dp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil, lcm
-from typing import Any
+from typing import Any, TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
@@ -18,9 +19,11 @@ from pmc.compiler.frontend import DTYPES
 from pmc.dialects import model
 from pmc.dialects.arch import DTYPE_BITS, Chip
 from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.checkpoint import CHECKPOINT, CheckpointAttr, StoredTypes, checkpoint_of
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
 from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.type_rules import CHECKPOINT_TYPES, UNCONVERTED, parse_rule
 
 HIDDEN = 38
 HEAD_DIM, NOPE_DIM, ROPE_DIM, V_DIM = 8, 8, 4, 6
@@ -40,7 +43,12 @@ def shrink_model(module: ModuleOp, deployment: Deployment, layers: int, dtype: s
     """
     (llm,) = (op for op in module.ops if isinstance(op, model.LlmOp))
     small = _Shrunk(llm, deployment, layers, None if dtype is None else DTYPES[dtype]).llm()
-    found = ModuleOp([small], dict(module.attributes))
+    attributes = dict(module.attributes)
+    checkpoint = checkpoint_of(module)
+    if checkpoint is not None and checkpoint.stored is not None:
+        stored = _small_groups(checkpoint.stored)
+        attributes[CHECKPOINT] = CheckpointAttr(checkpoint.model_copy(update={"stored": stored}))
+    found = ModuleOp([small], attributes)
     found.verify()
     return found
 
@@ -231,13 +239,21 @@ def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
     return Deployment.model_validate({**d.model_dump(), **small})
 
 
-def _small_groups(quantization: Quantization) -> Quantization:
+TypesT = TypeVar("TypesT", Quantization, StoredTypes)
+
+
+def _small_groups(types: TypesT) -> TypesT:
     """Weights of which two numbers share a scale where more do: the widths of small models are no multiples of more."""
-    found = element_format(quantization.weights)
-    if found.scales is None:
-        return quantization
-    weights = ElementFormat(found.element, Scales(2, 1, found.scales.element))
-    return quantization.model_copy(update={"weights": str(weights)})
+    rules = (replace(rule, weights=_small_format(rule.weights)) for rule in map(parse_rule, types.types))
+    weights = None if types.weights is None else _small_format(types.weights)
+    return types.model_copy(update={"weights": weights, "types": tuple(map(str, rules))})
+
+
+def _small_format(name: str) -> str:
+    found = None if name in (UNCONVERTED, CHECKPOINT_TYPES) else element_format(name)
+    if found is None or found.scales is None:
+        return name
+    return str(ElementFormat(found.element, Scales(2, 1, found.scales.element)))
 
 
 MANY_RANKS = 4

@@ -1,8 +1,9 @@
 """What a checkpoint is made for and holds besides its blocks, as an attribute on the module at every level.
 
-    #model.checkpoint<{longest_context = 163840, mtp_layers = 1, stored_weights = "f8E4M3FN"}>
+    #model.checkpoint<{longest_context = 163840, mtp_layers = 1, stored = {weights = "f8E4M3FN/128x128:f32", ..}}>
 
-No op computes with it.  Lengths are held against it, and results say where they leave something of it out.
+No op computes with it.  Lengths are held against it, `quantize` finds the types of the weights in it where a deployment
+wants them as they are stored, and results say where they leave something of it out.
 """
 
 from __future__ import annotations
@@ -16,11 +17,37 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from pmc.dialects.schema import Name, Schema, Tokens
+from pmc.dialects.schema import DType, Name, Schema, Tokens, TypeRules
 from pmc.dialects.schema_text import parse_schema, print_schema
+from pmc.dialects.type_rules import UNCONVERTED, HeldTypes, parse_rule
 
 CHECKPOINT = "model.checkpoint"
 """The module attribute that holds it."""
+
+
+class StoredTypes(Schema, frozen=True):
+    """In which types a checkpoint stores its weights, and what it is made to run with."""
+
+    weights: DType | None = Field(description="Element type of most weights; null: that of the model")
+    activations: DType | None = Field(description="Element type of what they are multiplied with; null: the model's")
+    kv_cache: DType | None = Field(description="Element type of the KV cache; null: that of the model")
+    types: TypeRules = Field(description="Weights that are stored otherwise, as in the deployment's types")
+
+    @property
+    def held(self) -> HeldTypes:
+        """The same as what a program holds."""
+        weights, activations, cache = (name or UNCONVERTED for name in (self.weights, self.activations, self.kv_cache))
+        return HeldTypes(weights, activations, cache, tuple(parse_rule(text) for text in self.types))
+
+    @property
+    def words(self) -> str:
+        """All types of weights, the first that of most."""
+        rules = (parse_rule(text).weights for text in self.types)
+        names = dict.fromkeys(name for name in (self.weights, *rules) if name not in (None, UNCONVERTED))
+        return " and ".join(map(str, names)) or "no other type"
+
+
+NOT_QUANTIZED = StoredTypes(weights=None, activations=None, kv_cache=None, types=())
 
 
 class Checkpoint(Schema, frozen=True):
@@ -32,9 +59,17 @@ class Checkpoint(Schema, frozen=True):
     mtp_layers: Annotated[int, Field(ge=0)] = Field(
         description="Multi-token-prediction layers, which are in no block and in no count"
     )
-    stored_weights: Name | None = Field(
-        description="Element type of quantized weights; null where they have the type of the model"
+    encoders: Annotated[tuple[Name, ...], Field(strict=False)] = Field(
+        description="What the checkpoint reads besides text, by encoders that are in no block and in no count"
     )
+    stored: StoredTypes | None = Field(description="Element types of a quantized checkpoint; null for no such")
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is in the checkpoint and in no count."""
+        layers = "layer" if self.mtp_layers == 1 else "layers"
+        found = [f"{self.mtp_layers} multi-token-prediction {layers}"] if self.mtp_layers else []
+        return found + [f"the {name} encoder" for name in self.encoders]
 
 
 @irdl_attr_definition
@@ -63,6 +98,13 @@ def too_long(module: ModuleOp, kv_len: int, longer_context: bool) -> str | None:
         f"kv_len {kv_len} is more than the {longest} tokens that the model is made for (max_position_embeddings); "
         "--longer-context runs it all the same, and results say so"
     )
+
+
+def stored_types(module: ModuleOp) -> HeldTypes:
+    """The types of the checkpoint of a module; those of the model where it is not quantized or not known."""
+    checkpoint = checkpoint_of(module)
+    stored = None if checkpoint is None else checkpoint.stored
+    return (NOT_QUANTIZED if stored is None else stored).held
 
 
 def checkpoint_of(module: ModuleOp) -> Checkpoint | None:

@@ -16,7 +16,21 @@ from typing import Annotated, Literal, TypeAlias, get_origin
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pmc.dialects.schema import Count, DType, Leaf, Loads, Number, Paths, Schema, Sequences, Tokens, leaves
+from pmc.dialects.schema import (
+    Count,
+    DType,
+    HeldDType,
+    Leaf,
+    Loads,
+    Number,
+    Paths,
+    Schema,
+    Sequences,
+    Tokens,
+    TypeRules,
+    leaves,
+)
+from pmc.dialects.type_rules import HeldTypes, held_types
 
 
 @dataclass(frozen=True)
@@ -54,17 +68,28 @@ class TextForm:
 class Quantization(Schema, frozen=True):
     """Element types of the deployed model."""
 
-    weights: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(description="Element type of weights")
-    activations: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(
-        description="Element type of matrix inputs"
+    weights: Annotated[HeldDType, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Element type of weights; checkpoint: each as the model's checkpoint stores it"
     )
-    kv_cache: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(description="Element type of the KV cache")
+    activations: Annotated[HeldDType, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Element type of matrix inputs; checkpoint: what the checkpoint is made for"
+    )
+    kv_cache: Annotated[HeldDType, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Element type of the KV cache; checkpoint: what the checkpoint is made for"
+    )
     attention: Annotated[DType, ASSUMPTIONS, PassOption("quantize")] = Field(
         description="Element type in which QK and PV of attention are computed"
     )
     keep: Annotated[Paths, ASSUMPTIONS, PassOption("quantize")] = Field(
         description="Patterns of block paths that stay in the model's own element type"
     )
+    types: Annotated[TypeRules, ASSUMPTIONS, PassOption("quantize")] = Field(
+        description="Types of single weights, as in *.experts.*=nvfp4+fp8 (PATTERN=WEIGHTS+ACTIVATIONS)"
+    )
+
+    def held(self, stored: HeldTypes) -> HeldTypes:
+        """The formats of a program of a model whose checkpoint holds the types `stored`."""
+        return held_types(self.weights, self.activations, self.kv_cache, self.keep, self.types, stored)
 
 
 class Zipf(Schema, frozen=True):

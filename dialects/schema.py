@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from pmc.dialects.element_formats import canonical_format, known_formats
 from pmc.dialects.errors import PmcError
+from pmc.dialects.type_rules import CHECKPOINT_TYPES, canonical_or_checkpoint, canonical_rule
 
 _LARGE = 2**40  # keeps integers within MLIR's i64 and out of error messages
 
@@ -57,6 +58,14 @@ Paths = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]+$")
 
 DType: TypeAlias = Annotated[str, AfterValidator(canonical_format), Words(known_formats)]
 """An element type by its MLIR name, or by one that `element_formats` knows; held as the former."""
+
+HeldDType: TypeAlias = Annotated[
+    str, AfterValidator(canonical_or_checkpoint), Words(lambda: [CHECKPOINT_TYPES, *known_formats()])
+]
+"""An element type, or `checkpoint`: that of the checkpoint."""
+
+TypeRules: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(canonical_rule)], ...], Field(strict=False)]
+"""Types of single weights, see `type_rules`."""
 
 _BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))
 _NAMES: dict[object, str] = {

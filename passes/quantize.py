@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,12 +15,12 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
+from pmc.dialects.checkpoint import stored_types
 from pmc.dialects.element_formats import element_format
 from pmc.dialects.levels import Level
 from pmc.dialects.tensor import TypeMismatchError, element_bits, tensor, type_of_format
+from pmc.dialects.type_rules import CHECKPOINT_TYPES, UNCONVERTED, HeldTypes, held_types
 from pmc.passes.base import PassError, PmcPass
-
-KEEP_MODEL_DTYPE = "none"
 
 ATTENTION_TYPES = ("f32", "f16", "bf16", "f8E4M3FN", "f8E5M2")
 """In what attention can be computed."""
@@ -42,7 +42,9 @@ class QuantizePass(PmcPass):
     An option shortens: what is no longer than it asks for stays, so `bf16` leaves a model of float16 as it is.  One
     value is quantised once for all its readers; expert rows are quantised before the dispatch, which then moves the
     short rows.  Weights whose path matches one of the comma separated patterns `keep` stay as they are, and so do
-    norms, router biases and the embedding table; a pattern that matches no weight is an error.  New cache rows are
+    norms, router biases and the embedding table; `types` are comma separated rules `PATTERN=WEIGHTS+ACTIVATIONS` for
+    weights of other types (see `pmc.dialects.type_rules`).  A pattern that matches no weight is an error.
+    `checkpoint` for weights, activations or the KV cache is what `#model.checkpoint` says.  New cache rows are
     quantised before they are appended.  The queries of an indexer are converted to the type in which its keys are
     cached, in which both are multiplied.  `attention` is the type in which the two products of attention are computed:
     queries are converted to it, and computed keys and values; a shorter cache is read as it is stored, a longer one
@@ -55,17 +57,18 @@ class QuantizePass(PmcPass):
     name = "quantize"
     READS: ClassVar[tuple[Level, ...]] = ("layer",)
 
-    weights: str = KEEP_MODEL_DTYPE
-    activations: str = KEEP_MODEL_DTYPE
-    kv_cache: str = KEEP_MODEL_DTYPE
-    attention: str = KEEP_MODEL_DTYPE
+    weights: str = UNCONVERTED
+    activations: str = UNCONVERTED
+    kv_cache: str = UNCONVERTED
+    attention: str = UNCONVERTED
     keep: str = ""
+    types: str = ""
 
     def __post_init__(self) -> None:
         """Check the names of the element types and write them as dumps have them."""
         for option in ("weights", "activations", "kv_cache", "attention"):
             name: str = getattr(self, option)
-            if name == KEEP_MODEL_DTYPE:
+            if name == UNCONVERTED or (name == CHECKPOINT_TYPES and option != "attention"):
                 continue
             words = option.replace("_", "-")
             try:
@@ -78,22 +81,18 @@ class QuantizePass(PmcPass):
                     f"{found.element} has none"
                 )
             object.__setattr__(self, option, str(found))
-        if self.attention != KEEP_MODEL_DTYPE and self.attention not in ATTENTION_TYPES:
+        if self.attention != UNCONVERTED and self.attention not in ATTENTION_TYPES:
             raise PassError(
                 f"{self.name}: attention is '{self.attention}', must be one of {', '.join(ATTENTION_TYPES)}: "
                 "the weights of a softmax are at most 1, and no integer and no 4-bit type holds them"
             )
 
-    def _element_type(self, option: str) -> Attribute | None:
-        name: str = getattr(self, option)
-        return None if name == KEEP_MODEL_DTYPE else type_of_format(name)
-
     def run(self, module: ModuleOp) -> None:
         """Caches first, because what they hold may need no conversion later; then products; then queries."""
-        weights, activations = self._element_type("weights"), self._element_type("activations")
-        cache, arithmetic = self._element_type("kv_cache"), self._element_type("attention")
+        held = self._held(module)
+        cache, arithmetic = _element_type(held.kv_cache), _element_type(self.attention)
         ops = list(module.walk())
-        self._check_keep(ops)
+        self._check_patterns(ops)
         converter = _Converter()
         if cache is not None:
             for append in ops:
@@ -107,13 +106,14 @@ class QuantizePass(PmcPass):
                 elif isinstance(op, layer.IndexScoresOp):
                     for query, key in zip(op.q, op.k, strict=True):
                         converter.convert_operand(op, query, tensor(key).element_type)
-        if weights is not None:
-            products = [op for op in ops if isinstance(op, _PRODUCTS) and self._quantised(op)]
-            for product in products:
-                if _is_longer(product.w, weights):
-                    _retype_parameter(product.w, weights)
-            if activations is not None:
-                _convert_activations(products, activations, converter)
+        wanted: dict[_Product, Attribute] = {}
+        for product in (op for op in ops if isinstance(op, _PRODUCTS)):
+            weights, activations = _types_of(product, held)
+            if weights is not None and _is_longer(product.w, weights):
+                _retype_parameter(product.w, weights)
+            if weights is not None and activations is not None:
+                wanted[product] = activations
+        _convert_activations(wanted, converter)
         for attention in ops:
             if isinstance(attention, layer.FlashAttentionOp) and arithmetic is not None:
                 for value in dict.fromkeys((*attention.q, *attention.k, attention.v)):
@@ -136,24 +136,28 @@ class QuantizePass(PmcPass):
         except TypeMismatchError as error:
             raise PassError(f"{self.name}: {op.name} at '{op.path.data}': {error}") from None
 
-    def _check_keep(self, ops: Sequence[Operation]) -> None:
-        """Raise PassError for a pattern that matches no weight of a product, naming paths that are close to it."""
+    def _held(self, module: ModuleOp) -> HeldTypes:
+        """What the options mean for a module."""
+        stored = stored_types(module)
+        try:
+            values = (self.weights, self.activations, self.kv_cache, _parts(self.keep), _parts(self.types))
+            return held_types(*values, stored)
+        except ValueError as error:
+            raise PassError(f"{self.name}: types: {error}") from None
+
+    def _check_patterns(self, ops: Sequence[Operation]) -> None:
+        """Raise PassError for a pattern that matches no weight of a product, naming paths that are close to it.
+
+        Those of the checkpoint are not asked: a stage of a pipeline need not have all of its layers.
+        """
         paths = [parameter.path.data for op in ops if isinstance(op, _PRODUCTS) and (parameter := _parameter(op.w))]
-        for pattern in self._patterns():
+        given = [("keep", pattern) for pattern in _parts(self.keep)]
+        given += [("types", text.partition("=")[0]) for text in _parts(self.types)]
+        for option, pattern in given:
             if not fnmatch.filter(paths, pattern):
                 raise PassError(
-                    f"{self.name}: keep pattern '{pattern}' matches no weight; {close_paths(pattern, paths)}"
+                    f"{self.name}: {option} pattern '{pattern}' matches no weight; {close_paths(pattern, paths)}"
                 )
-
-    def _patterns(self) -> list[str]:
-        return [pattern for part in self.keep.split(",") if (pattern := part.strip())]
-
-    def _quantised(self, product: _Product) -> bool:
-        """Whether the weight of a product is quantised; a tied one is the embedding table, which is not."""
-        parameter = _parameter(product.w)
-        if parameter is None or parameter.transpose_of is not None:
-            return False
-        return not any(fnmatch.fnmatchcase(parameter.path.data, pattern) for pattern in self._patterns())
 
 
 CLOSE_PATHS = 3
@@ -208,12 +212,31 @@ def _insert_quantize(value: SSAValue, element_type: Attribute) -> SSAValue:
     return quantize.y
 
 
-def _convert_activations(products: list[_Product], element_type: Attribute, converter: _Converter) -> None:
-    """Convert the activation of every product, before the dispatch if all products behind it want it."""
-    quantised: set[Operation] = set(products)
-    for product in products:
+def _parts(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [part for piece in text.split(",") if (part := piece.strip())]
+
+
+def _element_type(name: str) -> Attribute | None:
+    return None if name == UNCONVERTED else type_of_format(name)
+
+
+def _types_of(product: _Product, held: HeldTypes) -> tuple[Attribute | None, Attribute | None]:
+    """Of the weight of a product and of its activation; a tied weight is the embedding table, which stays."""
+    parameter = _parameter(product.w)
+    if parameter is None or parameter.transpose_of is not None:
+        return None, None
+    weights, activations = held.of(parameter.path.data)
+    return _element_type(weights), _element_type(activations)
+
+
+def _convert_activations(wanted: Mapping[_Product, Attribute], converter: _Converter) -> None:
+    """Convert the activation of every product, before the dispatch if all products behind it want the same."""
+    of_op: dict[Operation, Attribute] = dict(wanted.items())
+    for product, element_type in wanted.items():
         dispatch = product.x.owner
-        if isinstance(dispatch, layer.DispatchOp) and all(u.operation in quantised for u in product.x.uses):
+        alike = all(of_op.get(use.operation) == element_type for use in product.x.uses)
+        if isinstance(dispatch, layer.DispatchOp) and alike:
             converter.convert_operand(dispatch, dispatch.x, element_type)
             _retype(dispatch.y, tensor(dispatch.x).element_type)
         else:

@@ -9,8 +9,11 @@ from xdsl.ir import Operation
 
 from pmc.dialects import layer
 from pmc.dialects.arch import Chip, DeploymentAttr
-from pmc.dialects.checkpoint import checkpoint_of
+from pmc.dialects.checkpoint import StoredTypes, checkpoint_of
+from pmc.dialects.deployment import Quantization
+from pmc.dialects.element_formats import element_format
 from pmc.dialects.tensor import tensor
+from pmc.dialects.type_rules import CHECKPOINT_TYPES
 
 MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
 """Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
@@ -31,16 +34,22 @@ def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tup
     kv_len, longest = bindings.get("kv_len"), checkpoint.longest_context
     if kv_len is not None and longest is not None and kv_len > longest:
         found.append(f"kv_len {kv_len} is longer than the model is made for, which is {longest} tokens")
-    if checkpoint.mtp_layers:
-        layers = "layer" if checkpoint.mtp_layers == 1 else "layers"
-        found.append(f"{checkpoint.mtp_layers} multi-token-prediction {layers} of the checkpoint not counted")
+    found += [f"{part} of the checkpoint not counted" for part in checkpoint.left_out]
     deployment = module.attributes.get("arch.deployment")
-    stored = checkpoint.stored_weights
-    if isinstance(deployment, DeploymentAttr) and stored is not None:
-        run = deployment.data.quantization.weights
-        if run != stored:
-            found.append(f"the checkpoint stores weights as {stored} (quantization_config), the deployment has {run}")
+    if isinstance(deployment, DeploymentAttr) and checkpoint.stored is not None:
+        found += _types(checkpoint.stored, deployment.data.quantization)
     return tuple(found)
+
+
+def _types(stored: StoredTypes, run: Quantization) -> list[str]:
+    """How the types of a deployment stand to those of the checkpoint; scales of groups alone are no difference."""
+    words = stored.words
+    if run.weights == CHECKPOINT_TYPES:
+        return [f"weights as the checkpoint stores them (quantization_config): {words}"]
+    same = stored.weights is not None and element_format(stored.weights).element == element_format(run.weights).element
+    if same:
+        return []
+    return [f"the checkpoint stores weights as {words} (quantization_config), the deployment has {run.weights}"]
 
 
 def held_rows(program: Operation, bindings: Mapping[str, int], chip: Chip) -> tuple[str, ...]:

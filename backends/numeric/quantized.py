@@ -1,18 +1,18 @@
 """What a model computes in the number formats of a deployment: the reference for `quantize`, which it does not share.
 
 It runs a layer program in the model's own element type, every result rounded to it, and rounds further where a
-`Quantization` says: the weights of products, except tied ones and those that a pattern keeps; the activations of these
-products; new rows of a cache, and what a cache held before; queries, keys and values where they are longer than the
-type of attention; the queries of an indexer as its cached keys.  A value is never rounded to a format that is not
-shorter.  Rounding twice to one format is rounding once and the rows of a dispatch are those of its tokens, so it does
-not matter where a pass puts the conversions: the results are equal to the last bit.
+`Quantization` says, with the checkpoint's types where it says so: the weights of products, except tied ones and those
+that a pattern keeps; the activations of these products; new rows of a cache, and what a cache held before; queries,
+keys and values where they are longer than the type of attention; the queries of an indexer as its cached keys.  A value
+is never rounded to a format that is not shorter.  Rounding twice to one format is rounding once and the rows of a
+dispatch are those of its tokens, so it does not matter where a pass puts the conversions: the results are equal to the
+last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from math import floor, log2
 
 import numpy as np
@@ -25,16 +25,19 @@ from pmc.backends.numeric.layer import LayerMachine, LayerRun, the_program
 from pmc.backends.numeric.precision import EMULATED, EXACT64, Precision
 from pmc.backends.numeric.precision_formats import round_to
 from pmc.dialects import layer
+from pmc.dialects.checkpoint import stored_types
 from pmc.dialects.deployment import Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
 from pmc.dialects.tensor import element_name, tensor
+from pmc.dialects.type_rules import UNCONVERTED, HeldTypes
 
 Product = layer.MatmulOp | layer.GroupedMatmulOp | layer.HeadMatmulOp
 
 
 def run_quantized(module: ModuleOp, environment: Environment, quantization: Quantization) -> LayerRun:
     """Run the one program of a module that `quantize` has not seen in the formats of `quantization`, in FP32."""
-    return _Machine(environment, EMULATED, False, quantization=quantization).run(the_program(module))
+    held = quantization.held(stored_types(module))
+    return _Machine(environment, EMULATED, False, held=held, attention=quantization.attention).run(the_program(module))
 
 
 def in_format(environment: Environment, name: str) -> Environment:
@@ -50,18 +53,22 @@ def in_format(environment: Environment, name: str) -> Environment:
 class _Machine(LayerMachine):
     """The run; `formats` are those of the values that come from caches, all others have the model's."""
 
-    quantization: Quantization | None = None
+    held: HeldTypes | None = None
+    attention: str = UNCONVERTED
     formats: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
 
     def run_op(self, op: Operation, operands: list[Array]) -> tuple[Array, ...]:
         """Round the operands that are held in a shorter format, then compute."""
-        rule = self.quantization
-        assert rule is not None
-        if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None and self.is_quantized(parameter):
-            operands[0] = self.shorter(op.x, operands[0], rule.activations)
+        assert self.held is not None
+        cache = self.held.kv_cache
+        if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None:
+            weights, activations = self.types_of(parameter)
+            if weights != UNCONVERTED:
+                operands[0] = self.shorter(op.x, operands[0], activations)
         elif isinstance(op, layer.KvAppendOp):
-            operands = [self.shorter(v, x, rule.kv_cache) for v, x in zip(op.operands, operands, strict=True)]
-            self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=_bits)
+            operands = [self.shorter(v, x, cache) for v, x in zip(op.operands, operands, strict=True)]
+            own = self.format(op.cache)
+            self.formats[op.y] = own if cache == UNCONVERTED else min((own, cache), key=_bits)
         elif isinstance(op, layer.GatherRowsOp):
             self.formats[op.y] = self.format(op.cache)
         elif isinstance(op, layer.IndexScoresOp):
@@ -71,7 +78,7 @@ class _Machine(LayerMachine):
         elif isinstance(op, layer.FlashAttentionOp):
             multiplied = {*op.q, *op.k, op.v}
             operands = [
-                self.shorter(v, x, rule.attention) if v in multiplied else x
+                self.shorter(v, x, self.attention) if v in multiplied else x
                 for v, x in zip(op.operands, operands, strict=True)
             ]
         results = super().run_op(op, operands)
@@ -81,17 +88,16 @@ class _Machine(LayerMachine):
 
     def source(self, op: layer.SourceOp) -> Array:
         """A weight whole, as blocks that share a scale are those of the whole."""
-        values, rule = super().source(op), self.quantization
-        assert rule is not None
-        multiplied = isinstance(op, layer.WeightOp) and self.is_quantized(op) and _is_multiplied(op.result)
-        return self.shorter(op.result, values, rule.weights) if multiplied else values
+        values = super().source(op)
+        if not isinstance(op, layer.WeightOp) or not _is_multiplied(op.result):
+            return values
+        return self.shorter(op.result, values, self.types_of(op)[0])
 
-    def is_quantized(self, parameter: layer.WeightOp) -> bool:
-        """Whether products take a weight in the format of weights: no tied one, and none that is kept."""
-        rule = self.quantization
-        assert rule is not None
-        kept = any(fnmatchcase(parameter.path.data, pattern) for pattern in rule.keep)
-        return parameter.transpose_of is None and not kept
+    def types_of(self, parameter: layer.WeightOp) -> tuple[str, str]:
+        """In which formats products take a weight and its activation: tied ones stay."""
+        assert self.held is not None
+        tied = parameter.transpose_of is not None
+        return (UNCONVERTED, UNCONVERTED) if tied else self.held.of(parameter.path.data)
 
     def format(self, value: SSAValue) -> str:
         """The format that a value is held in."""
@@ -99,7 +105,9 @@ class _Machine(LayerMachine):
 
     def shorter(self, value: SSAValue, values: Array, name: str) -> Array:
         """The values in format `name`, where they are longer."""
-        return _rounded(values, name, self.precision) if _bits(self.format(value)) > _bits(name) else values
+        if name == UNCONVERTED or _bits(self.format(value)) <= _bits(name):
+            return values
+        return _rounded(values, name, self.precision)
 
 
 def _bits(name: str) -> int:

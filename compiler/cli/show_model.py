@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from pmc.compiler.model_summary import ModelSummary
+    from pmc.dialects.checkpoint import StoredTypes
 
 NAMES = 14
 """Characters of what stands to the left, at least."""
@@ -86,12 +87,20 @@ def _facts(summary: ModelSummary) -> list[tuple[str, str]]:
         ("norms", summary.norms),
         ("cache", f"{cache_words(summary)}, in the types of the model"),
     ]
-    if checkpoint is not None and checkpoint.stored_weights is not None:
-        rows.append(("checkpoint", f"weights are stored as {checkpoint.stored_weights}"))
-    if checkpoint is not None and checkpoint.mtp_layers:
-        layers = "layer" if checkpoint.mtp_layers == 1 else "layers"
-        rows.append(("not counted", f"{checkpoint.mtp_layers} multi-token-prediction {layers}"))
+    if checkpoint is not None and checkpoint.stored is not None:
+        rows.append(("checkpoint", stored_words(checkpoint.stored)))
+    if checkpoint is not None and checkpoint.left_out:
+        rows.append(("not counted", ", ".join(checkpoint.left_out)))
     return rows
+
+
+def stored_words(stored: StoredTypes) -> str:
+    """The types of a quantized checkpoint, those of most weights first."""
+    parts = [f"weights are stored as {stored.weights or 'the type of the model'}"]
+    parts += [f"for activations in {stored.activations}"] if stored.activations else []
+    parts += [f"a KV cache in {stored.kv_cache}"] if stored.kv_cache else []
+    parts += [f"but {', '.join(stored.types)}"] if stored.types else []
+    return ", ".join(parts)
 
 
 def cache_words(summary: ModelSummary) -> str:

@@ -32,10 +32,10 @@ from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
 from pmc.compiler.frontend.readings import properties
-from pmc.compiler.frontend.stored_types import stored_type
-from pmc.compiler.frontend.wrapper import language_model
+from pmc.compiler.frontend.stored_types import StoredLayers, stored_layers
+from pmc.compiler.frontend.wrapper import encoders, language_model
 from pmc.dialects import model
-from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr
+from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr, StoredTypes
 from pmc.dialects.expr import expr
 from pmc.dialects.schema import did_you_mean
 from pmc.dialects.tensor import TensorType
@@ -71,9 +71,11 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
         fields.value(field)
     for field, types in family.lists.items():
         layer_kinds(fields, field, dict.fromkeys(types, ""))
-    module = _Import(fields, family, architecture, name).module()
+    layers = stored_layers(fields, family)
+    module = _Import(fields, family, layers, architecture, name).module()
     _read_other_layers(fields, family)
-    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields, family))
+    beside = () if wrapped is None else encoders(whole)
+    module.attributes[CHECKPOINT] = CheckpointAttr(_checkpoint(fields, family, beside, layers.stored(module)))
     fields.refuse_unread(architecture)
     return module
 
@@ -110,13 +112,14 @@ def architectures() -> dict[str, str]:
     return {**described, **{name: f"the language model is as {inner}" for name, inner in WRAPPERS.items()}}
 
 
-def _checkpoint(fields: Fields, family: Family) -> Checkpoint:
+def _checkpoint(fields: Fields, family: Family, beside: tuple[str, ...], stored: StoredTypes | None) -> Checkpoint:
     """What the file says besides the blocks."""
     positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
     return Checkpoint(
         longest_context=family.full_rope(fields).longest_context(positions),
         mtp_layers=fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0,
-        stored_weights=stored_type(fields),
+        encoders=beside,
+        stored=stored,
     )
 
 
@@ -141,7 +144,7 @@ def _dtype(fields: Fields, family: Family) -> str:
 class _Import:
     """One import: the ops at the current insertion block, and the row type that flows between blocks."""
 
-    def __init__(self, fields: Fields, family: Family, architecture: str, name: str) -> None:
+    def __init__(self, fields: Fields, family: Family, layers: StoredLayers, architecture: str, name: str) -> None:
         self.fields = fields
         self.family = family
         self.architecture = architecture
@@ -149,7 +152,7 @@ class _Import:
         self.hidden = fields.integer("hidden_size")
         self.vocab = fields.integer("vocab_size")
         self.dtype = DTYPES[_dtype(fields, family)]
-        self.layers = family.kinds(fields)
+        self.layers = layers
         self.selected: SSAValue | None = None
         """The keys that a block of the current layer has selected."""
         self.kinds = Counter[str]()
@@ -179,7 +182,7 @@ class _Import:
         )
         x: SSAValue = self.add(body, embedding).results[0]
         x = self.rows_of(body, x, family.embedding, "embed")
-        for group in layer_groups(self.family.order(fields)):
+        for group in layer_groups(self.layers.order):
             x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
         tied = fields.boolean("tie_word_embeddings") if fields.present("tie_word_embeddings") else family.tied
         x = self.norm(body, x, "lm_head.norm")
@@ -216,7 +219,7 @@ class _Import:
 
         def layer(inner: Block, value: SSAValue) -> SSAValue:
             self.selected = None
-            for block in self.layers[run.kind]:
+            for block in self.layers.kinds[run.kind]:
                 value = self.sublayer(inner, value, block, f"{path}.{block.name}")
             return self.rows_of(inner, value, self.family.behind_layer, path)
 

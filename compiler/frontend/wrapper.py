@@ -10,8 +10,10 @@ SHARED = (
 )  # fmt: skip
 """Fields of the language model that some files write beside `text_config`."""
 
+ENCODER_BLOCKS = ("vision_config", "audio_config")
+
 ENCODERS = (
-    "vision_config", "audio_config", "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id",
+    *ENCODER_BLOCKS, "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id",
     "vision_end_token_id", "image_token_index", "media_placeholder_token_id", "use_unified_vision_chunk",
     "video_placeholder", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
     "ignore_index", "boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id",
@@ -23,6 +25,11 @@ ENCODERS = (
 ROTARY = ("rope_scaling", "rope_parameters")
 SECTIONS = ("mrope_section", "mrope_interleaved")
 """Which columns turn by which coordinate of a patch of an image; a token of text has one number for all of them."""
+
+
+def encoders(whole: Fields) -> tuple[str, ...]:
+    """What stands beside the language model: `vision`, `audio`."""
+    return tuple(name.removesuffix("_config") for name in ENCODER_BLOCKS if whole.block(name) is not None)
 
 
 def language_model(whole: Fields, architecture: str) -> Fields:

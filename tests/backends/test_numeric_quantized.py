@@ -48,7 +48,7 @@ def test_a_product_rounds_its_operands_as_the_deployment_says(types: dict[str, A
     context.load_dialect(Layer)
     module: ModuleOp = Parser(context, PROGRAM).parse_module()
     inputs = in_format(seeded_layer_environment(module, {"batch": 3, "q_len": 1, "kv_len": 1}, 0), "bf16")
-    rule = Quantization.model_validate({"kv_cache": "bf16", "attention": "bf16", "keep": [], **types})
+    rule = Quantization.model_validate({"kv_cache": "bf16", "attention": "bf16", "keep": [], "types": [], **types})
     (y,) = run_quantized(module, inputs, rule).outputs
     x = rounded(inputs.weights["embed.weight"][inputs.tokens], of_x)
     w = rounded(inputs.weights["up_proj.weight"], of_w)

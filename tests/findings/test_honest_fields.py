@@ -135,10 +135,10 @@ def test_n22_what_changes_nothing_is_accepted() -> None:
     ("block", "stored"),
     [
         (None, None),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "f8E4M3FN"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "f8E4M3FN/128x128:f32"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "f8E5M2"),
         ({"quant_algo": "FP8"}, "f8E4M3FN"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "f4E2M1FN"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "f4E2M1FN/16:f8E4M3FN"),
         ({"quant_method": "awq", "bits": 4}, "i4"),
         (
             {
@@ -152,7 +152,8 @@ def test_n22_what_changes_nothing_is_accepted() -> None:
 def test_n22_the_type_of_the_checkpoint_is_read_from_quantization_config(
     block: dict[str, Any] | None, stored: str | None
 ) -> None:
-    assert checkpoint(preset(quantization_config=block)).stored_weights == stored
+    found = checkpoint(preset(quantization_config=block)).stored
+    assert (None if found is None else found.weights) == stored
 
 
 MODELOPT = {"producer": {"name": "modelopt", "version": "0.23.0"}}
@@ -170,14 +171,14 @@ def with_modelopt(folder: Path, quantization: object, **changes: Any) -> Path:
     ("quantization", "stored"),
     [
         ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "f8E4M3FN"),
-        ({"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}, "f4E2M1FN"),
+        ({"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}, "f4E2M1FN/16:f8E4M3FN"),
         ({"quant_algo": None, "kv_cache_quant_algo": "FP8"}, None),
         (
             {
                 "quant_algo": "MIXED_PRECISION",
-                "quantized_layers": {"a": {"quant_algo": "W4A16_NVFP4"}, "b": {"quant_algo": "FP8"}},
+                "quantized_layers": {"mlp": {"quant_algo": "W4A16_NVFP4"}, "self_attn": {"quant_algo": "FP8"}},
             },
-            "f4E2M1FN-and-f8E4M3FN",
+            None,
         ),
     ],
 )
@@ -187,14 +188,14 @@ def test_n22_hf_quant_config_beside_the_config_is_read(
     folder = with_modelopt(tmp_path, quantization)
     for path in (folder, folder / "config.json"):
         found = checkpoint_of(load_model(str(path)))
-        assert found is not None and found.stored_weights == stored
+        assert found is not None and (None if found.stored is None else found.stored.weights) == stored
 
 
 def test_n22_hf_quant_config_is_that_of_config_json_only(tmp_path: Path) -> None:
     other = with_modelopt(tmp_path, {"quant_algo": "FP8"}) / "other.json"
     other.write_text(json.dumps(preset()))
     found = checkpoint_of(load_model(str(other)))
-    assert found is not None and found.stored_weights is None
+    assert found is not None and found.stored is None
 
 
 @pytest.mark.parametrize(
@@ -210,8 +211,8 @@ def test_n22_hf_quant_config_is_that_of_config_json_only(tmp_path: Path) -> None
         (
             {"quant_algo": "NVFP4"},
             {"quant_method": "modelopt", "quant_algo": "FP8"},
-            "hf_quant_config.json.quantization: says weights of f4E2M1FN, quantization_config of config.json of "
-            "f8E4M3FN",
+            "hf_quant_config.json.quantization: says weights of f4E2M1FN/16:f8E4M3FN, quantization_config of "
+            "config.json of f8E4M3FN",
         ),
     ],
 )
@@ -224,8 +225,14 @@ def test_n22_hf_quant_config_that_is_not_understood_is_refused(
 
 
 def test_n22_the_module_holds_context_and_mtp_layers_at_every_level() -> None:
-    assert checkpoint(preset("deepseek-v3")) == Checkpoint(
-        longest_context=163840, mtp_layers=1, stored_weights="f8E4M3FN"
+    stored = {
+        "weights": "fp8-block",
+        "activations": "fp8",
+        "kv_cache": None,
+        "types": ("*.moe.router.weight=none", "lm_head.proj.weight=none"),
+    }
+    assert checkpoint(preset("deepseek-v3")) == Checkpoint.model_validate(
+        {"longest_context": 163840, "mtp_layers": 1, "encoders": (), "stored": stored}
     )
     assert checkpoint(preset()).longest_context == 131072  # with llama3 scaling it is the scaled length
     assert checkpoint(preset(max_position_embeddings=...)).longest_context is None

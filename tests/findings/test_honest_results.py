@@ -93,7 +93,7 @@ def test_issue9_5_a_lower_bound_is_called_one(capsys: pytest.CaptureFixture[str]
 
 def test_n22_what_the_checkpoint_has_and_the_program_has_not_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     mtp = "1 multi-token-prediction layer of the checkpoint not counted"
-    stored = "the checkpoint stores weights as f8E4M3FN (quantization_config), the deployment has bf16"
+    stored = "the checkpoint stores weights as f8E4M3FN/128x128:f32 (quantization_config), the deployment has bf16"
     arguments = ["evaluate", "deepseek-v3", *DEEPSEEK, "--format", "json"]
     assert json.loads(stdout(arguments, capsys))["assumptions"] == [mtp]
     assert json.loads(stdout([*arguments, "--weights", "bf16"], capsys))["assumptions"] == [mtp, stored]

@@ -1,0 +1,147 @@
+"""What checkpoints call the weights of a block, so that lists of their modules can be read.
+
+A weight is at `blocks.<kind>.<block>.<leaf>.weight` in the IR.  In a checkpoint it is, or is a part of, a module
+`model.layers.<number>.<module>`; families use different words for one module, all of which are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+from pmc.compiler.frontend.family import Block
+
+Modules = Mapping[str, tuple[str, ...]]
+"""By leaf the modules that it is stored in."""
+
+
+def _inside(parents: Sequence[str], modules: Mapping[str, Sequence[str]]) -> Modules:
+    return {leaf: tuple(f"{a}.{b}" for a, b in product(parents, names)) for leaf, names in modules.items()}
+
+
+ATTENTION = ("self_attn", "attn", "attention", "mixer")
+FEED_FORWARD = ("mlp", "feed_forward", "ffn", "mixer", "block_sparse_moe", "moe")
+
+NETWORK: Mapping[str, Sequence[str]] = {
+    "gate_proj": ("gate_proj", "w1", "gate_up_proj"),
+    "up_proj": ("up_proj", "w3", "gate_up_proj"),
+    "down_proj": ("down_proj", "w2"),
+}
+QUERY_KEY_VALUE = ("qkv_proj", "query_key_value", "c_attn")
+LATENT: Mapping[str, Sequence[str]] = {
+    "q_a_proj": ("q_a_proj",),
+    "q_b_proj": ("q_b_proj",),
+    "kv_a_proj": ("kv_a_proj_with_mqa", "kv_a_proj"),
+    "kv_b_proj": ("kv_b_proj",),
+    "q_proj": ("q_proj",),
+    "o_proj": ("o_proj",),
+}
+
+
+def _experts(parent: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Experts are stored one by one or all together; the first stands for all."""
+    return tuple(f"{parent}{one}.{name}" for one in (".0", "") for name in names)
+
+
+MODULES: Mapping[str, Modules] = {
+    "gqa": _inside(
+        ATTENTION,
+        {
+            "q_proj": ("q_proj", *QUERY_KEY_VALUE),
+            "k_proj": ("k_proj", *QUERY_KEY_VALUE),
+            "v_proj": ("v_proj", *QUERY_KEY_VALUE),
+            "o_proj": ("o_proj", "out_proj", "dense", "c_proj"),
+            "gate_proj": ("q_proj",),  # Qwen3-Next stores the output gate in q_proj
+            "head_gate": ("g_proj",),
+        },
+    ),
+    "mla": _inside(ATTENTION, LATENT),
+    "dsa": _inside(
+        ATTENTION,
+        {
+            **LATENT,
+            "indexer.wq_b": ("indexer.wq_b",),
+            "indexer.wk": ("indexer.wk",),
+            "indexer.weights_proj": ("indexer.weights_proj", "indexers_proj"),
+        },
+    ),
+    "gated_delta_net": _inside(
+        ("linear_attn",),
+        {
+            "q_proj": ("in_proj_qkv", "in_proj_qkvz"),
+            "k_proj": ("in_proj_qkv", "in_proj_qkvz"),
+            "v_proj": ("in_proj_qkv", "in_proj_qkvz"),
+            "z_proj": ("in_proj_z", "in_proj_qkvz"),
+            "a_proj": ("in_proj_a", "in_proj_ba"),
+            "b_proj": ("in_proj_b", "in_proj_ba"),
+            "out_proj": ("out_proj",),
+        },
+    ),
+    "mamba2": _inside(
+        ("mixer", "mamba"),
+        {
+            **{name: ("in_proj",) for name in ("x_proj", "z_proj", "B_proj", "C_proj", "dt_proj")},
+            "out_proj": ("out_proj",),
+        },
+    ),
+    "ffn": _inside(FEED_FORWARD, NETWORK),
+    "moe": _inside(
+        FEED_FORWARD,
+        {
+            "router": ("gate", "router", "router.gate"),
+            "shared_gate": ("shared_expert_gate",),
+            "latent_down_proj": ("fc1_latent_proj",),
+            "latent_up_proj": ("fc2_latent_proj",),
+            **{f"experts.{leaf}": _experts("experts", names) for leaf, names in NETWORK.items()},
+            **{
+                f"shared.{leaf}": tuple(
+                    f"{parent}.{name}"
+                    for parent in ("shared_experts", "shared_expert", "share_expert")
+                    for name in names
+                )
+                for leaf, names in NETWORK.items()
+            },
+        },
+    ),
+}
+"""Of every block that multiplies with weights."""
+
+LM_HEAD = ("lm_head", "head", "output")
+"""What checkpoints call the head; the IR has it at `lm_head.proj.weight`."""
+
+UNQUANTIZED = frozenset(
+    {("moe", "router"), ("moe", "shared_gate"), ("dsa", "indexer.weights_proj"), ("gqa", "head_gate")}
+    | {("gated_delta_net", "a_proj"), ("gated_delta_net", "b_proj")}
+)
+"""Weights that are stored in the type of the model unless a checkpoint names them: parameters that are no linear layer
+in the published code, or so narrow that no block of a scale fits."""
+
+PREFIXES = ("model", "language_model", "backbone", "transformer")
+"""What may stand before `layers`."""
+
+
+def base_of(name: str) -> tuple[str, int]:
+    """The block of MODULES that a block of a layer is, and its layer among those of its kind, from 0."""
+    if name in MODULES:
+        return name, 0
+    base = name.rstrip("0123456789")
+    return base, int(name.removeprefix(base) or 1) - 1
+
+
+Weight = tuple[str, str]
+"""Block and leaf."""
+
+
+def layer_modules(
+    kinds: Mapping[str, Sequence[Block]], order: Sequence[str]
+) -> Iterator[tuple[str, Mapping[Weight, list[str]]]]:
+    """Of every layer its kind, and the modules of its weights by their names from `layers` on."""
+    first = 0
+    for kind in order:
+        found: dict[Weight, list[str]] = {}
+        for block in kinds[kind]:
+            base, behind = base_of(block.name)
+            for leaf, names in MODULES.get(base, {}).items():
+                found[block.name, leaf] = [f"layers.{first + behind}.{name}" for name in names]
+        yield kind, found
+        first += 1 + max(base_of(block.name)[1] for block in kinds[kind])
