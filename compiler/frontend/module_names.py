@@ -6,8 +6,8 @@ A weight is at `blocks.<kind>.<block>.<leaf>.weight` in the IR.  In a checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, product
 
 from pmc.compiler.frontend.family import Block
 
@@ -132,16 +132,18 @@ Weight = tuple[str, str]
 """Block and leaf."""
 
 
-def layer_modules(
-    kinds: Mapping[str, Sequence[Block]], order: Sequence[str]
-) -> Iterator[tuple[str, Mapping[Weight, list[str]]]]:
-    """Of every layer its kind, and the modules of its weights by their names from `layers` on."""
-    first = 0
-    for kind in order:
-        found: dict[Weight, list[str]] = {}
-        for block in kinds[kind]:
-            base, behind = base_of(block.name)
-            for leaf, names in MODULES.get(base, {}).items():
-                found[block.name, leaf] = [f"layers.{first + behind}.{name}" for name in names]
-        yield kind, found
-        first += 1 + max(base_of(block.name)[1] for block in kinds[kind])
+def layer_numbers_of(kinds: Mapping[str, Sequence[Block]], order: Sequence[str]) -> list[range]:
+    """The numbers of the layers of each entry of `order`; some kinds are several layers."""
+    many = {kind: 1 + max(base_of(block.name)[1] for block in blocks) for kind, blocks in kinds.items()}
+    ends = list(accumulate(many[kind] for kind in order))
+    return [range(end - many[kind], end) for kind, end in zip(order, ends, strict=True)]
+
+
+def modules_of(blocks: Sequence[Block], first: int) -> Mapping[Weight, list[str]]:
+    """The modules of the weights of blocks whose first layer has the number `first`, from `layers` on."""
+    found: dict[Weight, list[str]] = {}
+    for block in blocks:
+        base, behind = base_of(block.name)
+        for leaf, names in MODULES.get(base, {}).items():
+            found[block.name, leaf] = [f"layers.{first + behind}.{name}" for name in names]
+    return found

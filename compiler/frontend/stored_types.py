@@ -10,8 +10,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 from xdsl.dialects.builtin import ModuleOp
@@ -19,7 +20,7 @@ from xdsl.dialects.builtin import ModuleOp
 from pmc.compiler.config import MODELOPT_FILE
 from pmc.compiler.frontend.family import Block, Family
 from pmc.compiler.frontend.fields import Fields
-from pmc.compiler.frontend.module_names import LM_HEAD, PREFIXES, UNQUANTIZED, base_of, layer_modules
+from pmc.compiler.frontend.module_names import LM_HEAD, PREFIXES, UNQUANTIZED, base_of, layer_numbers_of, modules_of
 from pmc.dialects import model
 from pmc.dialects.checkpoint import StoredTypes
 from pmc.dialects.element_formats import canonical_format, element_format
@@ -88,6 +89,14 @@ class ModuleTypes:
 
         return find
 
+    def like(self, number: int) -> Hashable:
+        """Equal for layers that the lists say the same of."""
+        return tuple(names.like(number) for names in self._lists)
+
+    @cached_property
+    def _lists(self) -> list[_LayersOfList]:
+        return [_LayersOfList(names) for names in (self.kept, *(names for names, _ in self.named))]
+
 
 Weight = tuple[str, str, str]
 """Kind of layer, block and leaf."""
@@ -139,9 +148,13 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
         return StoredLayers(kinds, order, None, {})
     find = types.finder()
     of_layers: list[tuple[str, LayerTypes]] = []
-    for kind, weights in layer_modules(kinds, order):
-        linear = {weight: (base_of(weight[0])[0], weight[1]) not in UNQUANTIZED for weight in weights}
-        of_layers.append((kind, tuple((weight, find(names, linear[weight])) for weight, names in weights.items())))
+    known: dict[object, tuple[str, LayerTypes]] = {}
+    for kind, numbers in zip(order, layer_numbers_of(kinds, order), strict=True):
+        key = (kind, *map(types.like, numbers))
+        if key not in known:
+            modules = modules_of(kinds[kind], numbers[0])
+            known[key] = (kind, tuple((weight, find(names, _is_linear(*weight))) for weight, names in modules.items()))
+        of_layers.append(known[key])
     names: dict[tuple[str, LayerTypes], str] = {}
     taken = Counter[str]()
     for layer, _ in Counter(of_layers).most_common():
@@ -153,6 +166,10 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
     found = {(names[layer], *weight): stored for layer in names for weight, stored in layer[1]}
     own = {name: kinds[layer[0]] for layer, name in names.items()}
     return StoredLayers({**kinds, **own}, [names[layer] for layer in of_layers], types, found)
+
+
+def _is_linear(block: str, leaf: str) -> bool:
+    return (base_of(block)[0], leaf) not in UNQUANTIZED
 
 
 LayerTypes = tuple[tuple[tuple[str, str], Stored | None], ...]
@@ -366,6 +383,33 @@ def _matcher(names: Iterable[str]) -> Callable[[str], bool]:
         return bool(around & exact) or (found is not None and found.match(module) is not None)
 
     return matches
+
+
+class _LayersOfList:
+    """What a list of modules says of single layers."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.own: dict[int, list[str]] = {}
+        """Names of modules of one layer, without its number."""
+        self.beginnings: list[str] = []
+        """`61` for the pattern `layers.61*`: layers whose number begins so."""
+        self.others = False
+        """Whether there are patterns of which neither is known."""
+        for name in names:
+            number, _, rest = _from_layers(name).removeprefix("layers.").partition(".")
+            if name.startswith("re:"):
+                self.others |= any(map(str.isdigit, name))
+            elif number.isdigit():
+                self.own.setdefault(int(number), []).append(rest)
+            elif not rest and number.removesuffix("*").isdigit():
+                self.beginnings.append(number.removesuffix("*"))
+            elif "layers." in name:
+                self.others |= any(map(str.isdigit, number))
+
+    def like(self, number: int) -> Hashable:
+        """Equal for layers of which the list says the same."""
+        begun = tuple(str(number).startswith(beginning) for beginning in self.beginnings)
+        return (frozenset(self.own.get(number, ())), begun, number if self.others else None)
 
 
 def _from_layers(name: str) -> str:

@@ -12,7 +12,10 @@ from pmc.compiler.check import check_small
 from pmc.compiler.config import ConfigError, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.frontend.module_names import MODULES, base_of
+from pmc.compiler.frontend.families import FAMILIES
+from pmc.compiler.frontend.fields import Fields
+from pmc.compiler.frontend.module_names import MODULES, base_of, modules_of
+from pmc.compiler.frontend.stored_types import stored_layers
 from pmc.dialects import layer, model
 from pmc.dialects.checkpoint import StoredTypes, checkpoint_of, stored_types
 from pmc.dialects.errors import PmcError
@@ -133,6 +136,27 @@ def test_experts_of_deepseek_v4_have_a_type_of_their_own() -> None:
     assert [rule for rule in found.types if "experts" in rule] == [
         f"*.moe.experts.{leaf}.weight=f4E2M1FN/32:f8E8M0FNU+f8E4M3FN" for leaf in ("gate_proj", "up_proj", "down_proj")
     ]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        ["model.layers.11.mlp.down_proj"],
+        ["model.layers.1*"],
+        ["model.layers.1*.self_attn.*", "layers.2.mlp"],
+        ["re:.*layers\\.(3|7)\\..*"],
+        ["model.layers.*.mlp", "model.layers.4.self_attn.q_proj"],
+        ["q_proj", "layers.0"],
+    ],
+)
+def test_layers_that_share_an_answer_would_each_have_got_it(kept: list[str]) -> None:
+    fields = Fields(quantized(LLAMA, {**BLOCKS, "modules_to_not_convert": kept}, num_hidden_layers=12), "config.json")
+    found = stored_layers(fields, FAMILIES["LlamaForCausalLM"])
+    assert found.types is not None
+    find = found.types.finder()
+    for number, kind in enumerate(found.order):
+        for weight, names in modules_of(found.kinds[kind], number).items():
+            assert found.found[kind, *weight] == find(names, weight[1] != "head_gate"), (number, weight)
 
 
 @pytest.mark.parametrize(
