@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
-from pmc.dialects.analyses.sharded_model import COUNTED_BY, ShardedModel
+from pmc.dialects.analyses.sharded_model import COUNTED_BY, KEY_HEADS, ShardedModel, axis_of_block
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
@@ -62,10 +62,10 @@ class AnnotateShardingsPass(PmcPass):
         """Shard every program of the module."""
         model = ShardedModel.of(module)
         mesh = self.mesh(model)
-        self._sharder(mesh).check(model)
+        self._sharder(mesh, model).check(model)
         for program in module.ops:
             if isinstance(program, layer.ProgramOp):
-                self._sharder(mesh).program(program)
+                self._sharder(mesh, model).program(program)
         module.attributes[MESH] = MeshAttr(mesh)
 
     def mesh(self, model: ShardedModel) -> Mesh:
@@ -99,12 +99,12 @@ class AnnotateShardingsPass(PmcPass):
                 axes.append(Axis(REPLICAS, self.moe_dp, self.moe_tp * self.ep))
         if "stage" in (self.embedding, self.lm_head) and stage > tp:
             axes.append(Axis(VOCABULARY, stage, 1))
-        kv_heads = model.kv_heads
-        if kv_heads is not None and kv_heads < tp:
+        fewer = _fewer_than(tp, model.key_heads)
+        for kv_heads in fewer:
             if tp % kv_heads:
                 raise PassError(f"{self.name}: tp = {tp} is not a multiple of the {kv_heads} key heads it exceeds")
             # Fewer key heads than ranks: neighbours hold the same head.
-            axes.append(Axis("tp_kv", kv_heads, tp // kv_heads))
+            axes.append(Axis(_shared_heads(kv_heads, fewer), kv_heads, tp // kv_heads))
         return Mesh(stage * self.pp, tuple(axes))
 
     def shardings(self, model: ShardedModel) -> str:
@@ -113,7 +113,7 @@ class AnnotateShardingsPass(PmcPass):
         Raises PassError where the pass refuses the model.
         """
         mesh = self.mesh(model)
-        sharder = self._sharder(mesh)
+        sharder = self._sharder(mesh, model)
         sharder.check(model)
         split = [axis for axis in mesh.axes if axis.size > 1 and axis.name != PIPELINE]
         overlaps = [(a.name, b.name) for a, b in combinations(split, 2) if a.overlaps(b)]
@@ -122,8 +122,8 @@ class AnnotateShardingsPass(PmcPass):
         own = (self.sp, sharder.embedding, sharder.lm_head, sharder.axis_of, sharder.slots, sharder.expert_plane)
         return f"{self.name}: {axes} {overlaps} {own}"
 
-    def _sharder(self, mesh: Mesh) -> _Sharder:
-        return _Sharder(mesh, self.sp, *self._vocabulary(mesh))
+    def _sharder(self, mesh: Mesh, model: ShardedModel) -> _Sharder:
+        return _Sharder(mesh, self.sp, *self._vocabulary(mesh), model.key_heads)
 
     def _check_vocabulary(self, model: ShardedModel) -> None:
         for option in ("embedding", "lm_head"):
@@ -153,6 +153,16 @@ class AnnotateShardingsPass(PmcPass):
         return embedding, lm_head
 
 
+def _fewer_than(tp: int, key_heads: Mapping[str, int]) -> list[int]:
+    """The numbers of key heads of blocks that have fewer of them than there are ranks."""
+    return sorted({heads for heads in key_heads.values() if heads < tp})
+
+
+def _shared_heads(kv_heads: int, fewer: Sequence[int]) -> str:
+    """The mesh axis of ranks with different key heads."""
+    return "tp_kv" if len(fewer) == 1 else f"tp_kv{kv_heads}"
+
+
 VOCABULARY = "vocab"
 """The mesh axis of all ranks of a stage, where a vocabulary is split over them."""
 
@@ -169,6 +179,8 @@ class _Sharder:
     """The axes that split the vocabulary of the embedding."""
     lm_head: tuple[str, ...]
     """Those of the LM head."""
+    key_heads: Mapping[str, int]
+    """By path of an attention block its key heads."""
     values: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
     resharded: dict[tuple[SSAValue, Sharding], SSAValue] = field(
         default_factory=dict[tuple[SSAValue, Sharding], SSAValue]
@@ -191,14 +203,18 @@ class _Sharder:
         # Replicas of the experts share no tokens: a slot is for one of them.
         moe_dp = (REPLICAS,) if REPLICAS in names else ()
         self.slots = moe_dp if self.expert_plane else (*moe_dp, *self.moe_tp)
-        kv = ("tp_kv",) if "tp_kv" in (a.name for a in self.mesh.axes) else self.tp
-        kv = () if kv == ("tp_kv",) and "tp_kv" not in names else kv
+        fewer = _fewer_than(self.mesh.axis("tp").size, self.key_heads)
+        shared = {heads: _shared_heads(heads, fewer) for heads in fewer}
+        kv = {
+            h: tuple(n for n in (shared[h],) if n in names) if h in shared else self.tp for h in self.key_heads.values()
+        }
         self.axis_of = {
             "": (),
             "batch": self.dp,
             "position": self.cp,
             "heads": self.tp,
-            "kv_heads": kv,
+            KEY_HEADS: self.tp,
+            **{f"{KEY_HEADS} of {heads}": axes for heads, axes in kv.items()},
             "ffn": self.tp,
             "index_heads": self.tp,
             "vocab": self.lm_head,
@@ -329,7 +345,7 @@ class _Sharder:
         assert isinstance(op, layer.SourceOp)
         dims: list[tuple[str, ...]] = []
         for name, dim in zip(op.axis_names(), tensor(op.result).dims, strict=True):
-            axes = self.axis_of[name]
+            axes = self.axis_of[axis_of_block(name, op.path.data, self.key_heads)]
             if name == "vocab" and any(isinstance(use.operation, layer.EmbeddingOp) for use in op.result.uses):
                 axes = self.embedding
             dims.append(axes)

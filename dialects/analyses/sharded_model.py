@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ class ShardedModel:
     experts: bool
     tied: bool
     """Whether embedding and LM head are one table."""
-    kv_heads: int | None
-    """The number of key heads that tp shards, if any attention has such; the one latent head of MLA is none."""
+    key_heads: Mapping[str, int]
+    """By path of an attention block its key heads, where tp shards them; the one latent head of MLA is none."""
     worst: bool
     """Whether slots of experts have room for all tokens, however many ranks send them."""
     heads: tuple[DividedDim, ...]
@@ -41,13 +41,19 @@ class ShardedModel:
         """That of all programs of a module at the layer level."""
         ops = [op for program in module.ops if isinstance(program, layer.ProgramOp) for op in program.walk()]
         dispatches = [op for op in ops if isinstance(op, layer.DispatchOp)]
+        key_heads = _key_heads(ops)
         return cls(
             bool(dispatches),
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
-            _fewest_kv_heads(ops),
+            key_heads,
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
-            _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
+            _firsts(
+                dim
+                for op in ops
+                if isinstance(op, layer.SourceOp | layer.DispatchOp)
+                for dim in _dims_of(op, key_heads)
+            ),
             next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
@@ -87,30 +93,41 @@ def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[Divid
         yield DividedDim("key heads", op.kv_heads(piece), op.path.data)
 
 
-def _dims_of(op: layer.SourceOp | layer.DispatchOp) -> Iterator[DividedDim]:
+def _dims_of(op: layer.SourceOp | layer.DispatchOp, key_heads: Mapping[str, int]) -> Iterator[DividedDim]:
     """All but vocabularies, which are padded, and what is counted by a symbol, which is split by it."""
     if isinstance(op, layer.DispatchOp):
         named = [("expert", tensor(op.y).dims[0])]
     else:
-        named = list(zip(op.axis_names(), tensor(op.result).dims, strict=True))
+        names = [axis_of_block(name, op.path.data, key_heads) for name in op.axis_names()]
+        named = list(zip(names, tensor(op.result).dims, strict=True))
     for name, dim in named:
         if name != "vocab" and name not in COUNTED_BY:
             yield DividedDim(name, dim.constant if dim.is_constant else 0, op.path.data)
 
 
-def _fewest_kv_heads(ops: Sequence[Operation]) -> int | None:
-    counts = [
-        op.kv_heads(piece)
-        for op in ops
-        if isinstance(op, layer.AttentionOp)
-        for piece, cache in enumerate(op.k)
-        if _has_head_axis(cache)
-    ]
-    return min(counts, default=None)
+def _key_heads(ops: Sequence[Operation]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for op in ops:
+        if isinstance(op, layer.AttentionOp):
+            counts = [op.kv_heads(piece) for piece, cache in enumerate(op.k) if _has_head_axis(cache)]
+            found |= {op.path.data.rpartition(".")[0]: min(counts)} if counts else {}
+    return found
+
+
+KEY_HEADS = "kv_heads"
+"""The logical axis of key heads."""
+
+
+def axis_of_block(name: str, path: str, key_heads: Mapping[str, int]) -> str:
+    """A logical axis, that of key heads with how many the attention block around `path` has: `kv_heads of 4`."""
+    if name != KEY_HEADS:
+        return name
+    block = next((block for block in key_heads if path.startswith(f"{block}.")), None)
+    return name if block is None else f"{name} of {key_heads[block]}"
 
 
 def _has_head_axis(cache: SSAValue) -> bool:
     """Whether a key operand is a cache whose heads have a logical axis."""
     append = cache.owner
     state = append.cache.owner if isinstance(append, layer.KvAppendOp) else None
-    return isinstance(state, layer.StateOp) and "kv_heads" in state.axis_names()
+    return isinstance(state, layer.StateOp) and KEY_HEADS in state.axis_names()

@@ -13,6 +13,8 @@ from pmc.compiler.frontend.families import FAMILIES
 from pmc.compiler.shrink import with_fp32
 from pmc.compiler.small import small_target
 from pmc.dialects import model
+from pmc.dialects.dist import MeshAttr
+from pmc.dialects.levels import MESH
 from tests.reference.configs import CONFIGS, WITHOUT_REFERENCE
 
 TOPOLOGY = load_topology("p1-r1-b4-c32")
@@ -64,3 +66,19 @@ def test_every_pass_keeps_the_meaning_in_all_phases_and_types_under_plans_of_bot
         *[("decode", None)] * 3,
         ("sequence", None),
     ]
+
+
+@pytest.mark.parametrize(("of_sliding", "of_full"), [(2, 1), (4, 2), (1, 4)])
+def test_layers_with_different_key_heads_share_them_over_more_ranks(of_sliding: int, of_full: int) -> None:
+    config = {**TINY["gemma4"], "num_key_value_heads": of_sliding, "num_global_key_value_heads": of_full}
+    types = {f"quantization.{kind}": found for kind, found in FP32.items()}
+    deployment = load_deployment("decode", {**types, "tp": 4, "kv_len": 41})
+    small = small_target(config, "gemma4", with_fp32(load_chip("sg2262")), TOPOLOGY, deployment, {})
+    result = check_model(small.model, small.chip, small.topology, small.deployment, proof=Proof(unroll=False))
+    assert result.guilty is None
+    mesh = small.model.attributes[MESH]
+    assert isinstance(mesh, MeshAttr)
+    shared = {axis.name: axis.size for axis in mesh.data.axes if axis.name.startswith("tp_kv")}
+    # Four ranks: as many key heads need no axis of their own, fewer have one, named by how many where they differ.
+    expected = {(2, 1): {"tp_kv1": 1, "tp_kv2": 2}, (4, 2): {"tp_kv": 2}, (1, 4): {"tp_kv": 1}}
+    assert shared == expected[of_sliding, of_full]
