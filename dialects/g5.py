@@ -243,6 +243,7 @@ class ArrayOp(StoredOp):
     sharding = opt_prop_def(ShardingAttr)
     axes = opt_prop_def(ArrayAttr[StringAttr])
     role = opt_prop_def(StringAttr)
+    below = opt_prop_def(IntegerAttr)
     type = prop_def(MemRefType)
 
     @property

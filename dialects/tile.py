@@ -153,6 +153,8 @@ class GlobalOp(StoredOp):
     """The logical axis of each dim of one layer, of weights and caches."""
     role = opt_prop_def(StringAttr)
     """What a weight or cache is, as `layer.weight` and `layer.state` declare it."""
+    below = opt_prop_def(IntegerAttr)
+    """What all entries of a table of integers are below, as `layer.weight` says."""
     address = opt_prop_def(IntegerAttr)
     """The DRAM byte address, once allocated."""
     result = result_def(MemRefType)
@@ -587,7 +589,8 @@ class GatherOp(CommandOp):
     """Rows of a DRAM array [N, columns] by index: buffer[r] = memref[index[0, r] - base], zeros outside 0..N-1.
 
     `count` rows are gathered, `columns` of them from column `column`.  `base_axis` names the mesh axis whose
-    coordinate times N is the base (a vocabulary shard); without it the base is 0.
+    coordinate times N is the base (a vocabulary shard); without it the base is 0.  Of an array with more dims `lead`
+    picks the matrix, as that of a layer.
     """
 
     name = "tile.gather"
@@ -598,16 +601,27 @@ class GatherOp(CommandOp):
     column = prop_def(ExprAttr)
     columns = prop_def(ExprAttr)
     base_axis = opt_prop_def(StringAttr)
+    lead = opt_prop_def(ArrayAttr[ExprAttr])
+
+    @property
+    def leading(self) -> tuple[Expr, ...]:
+        """The entries of `lead`; none for a matrix."""
+        return () if self.lead is None else tuple(at.data for at in self.lead.data)
 
     def accesses(self) -> tuple[TileAccess, ...]:
-        count, columns = self.count.data, self.columns.data
+        count, columns, ones = self.count.data, self.columns.data, [expr(1) for _ in self.leading]
+        offsets = (*self.leading, expr(0), self.column.data)
         return (
-            TileAccess.block(
-                "dram", self.memref, (expr(0), self.column.data), (count, columns), write=False, indexed=True
-            ),
+            TileAccess.block("dram", self.memref, offsets, (*ones, count, columns), write=False, indexed=True),
             TileAccess.part("index", self.index, expr(1), count, ALWAYS, False),
             TileAccess.part("lmem", self.buffer, count, columns, NEVER, True),
         )
+
+    def verify_(self) -> None:
+        """As many leading dims as the array has before its last two."""
+        rank = len(memref_type(self.memref).dims)
+        if len(self.leading) != rank - 2:
+            raise VerifyException(f"{self.name} at '{self.path.data}': lead must have {rank - 2} entries")
 
 
 @irdl_op_definition

@@ -345,6 +345,7 @@ class _Core:
     def gather(self, op: tile.GatherOp, parts: Mapping[str, Array]) -> None:
         """Rows by index; rows of other shards are zero."""
         table, target = parts["dram"], parts["lmem"]
+        table = table.reshape(table.shape[0], *table.shape[-2:])
         rows, index = table.shape[1], parts["index"][:, 0].astype(np.int64)
         axis = None if op.base_axis is None else self.dram.mesh.axis(op.base_axis.data)
         for position, rank in enumerate(self.ranks):

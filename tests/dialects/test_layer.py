@@ -599,7 +599,7 @@ WRONG: list[tuple[str, Any, str]] = [
      "weights is [batch*q_len, 3], must be [batch*q_len, 2]"),
     ("scoring", op(layer.RouterTopkOp, [value(TOKENS, 10), []], value(TOKENS, 2), value(TOKENS, 2),
                    **{**ROUTER, "scoring": "relu"}),
-     "scoring must be softmax, sigmoid, none"),
+     "scoring must be softmax, sigmoid, sqrtsoftplus, none"),
     ("capacity", op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2)], value(5, 6, 16), capacity="some"),
      "capacity must be balanced or worst"),
     ("dispatch", op(layer.DispatchOp, [value(TOKENS, 16), value(TOKENS, 2)], value(TOKENS, 16), capacity="worst"),

@@ -209,7 +209,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         ("#tile.l2_norm<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.softplus<low = 1.0, high = 0.5>", (2, 1, 0), "low is 1.0, must not be above high, which is 0.5"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
-        (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax, sigmoid, none"),
+        (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax, sigmoid, sqrtsoftplus, none"),
         (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
         (
             STEP.replace("causal = true", "causal = false").replace("key = s*64", "key = 0, first = row"),
