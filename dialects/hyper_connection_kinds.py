@@ -1,8 +1,8 @@
 """The vector kinds of hyper-connections: a residual of several streams, which lie beside each other in a row.
 
-Stream k of a row is columns k*stream_width .. (k+1)*stream_width.  A row of weights is (pre, post, comb), n + n + n*n numbers for n
-streams: what the block reads of every stream, what its result adds to every stream, and what stream j leaves to stream
-k in place 2n + j*n + k.  In the docstrings r is a row and c a column; arithmetic is FP32.
+Stream k of a row is columns k*stream_width .. (k+1)*stream_width.  A row of weights is (pre, post, comb), n + n + n*n
+numbers for n streams: what the block reads of every stream, what its result adds to every stream, and what stream j
+leaves to stream k in place 2n + j*n + k.  In the docstrings r is a row and c a column; arithmetic is FP32.
 """
 
 from __future__ import annotations

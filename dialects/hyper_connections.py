@@ -168,4 +168,3 @@ class MixStreamsOp(StreamsOp):
         """The residual decides where tokens are, as in `layer.add`."""
         rule = super().sharding_rule()
         return ShardingRule(rule.operands, rule.results, stationary=frozenset({0}))
-

@@ -296,7 +296,10 @@ class HeadMatmulOp(MatrixOp):
 
 @irdl_op_definition
 class EmbeddingOp(LayerOp):
-    """Rows of the table by token id.  On a shard of the vocabulary, ids of other shards give zeros."""
+    """Rows of the table by token id.  On a shard of the vocabulary, ids of other shards give zeros.
+
+    A table of integers gives numbers of experts (hash routing); it is whole on every rank.
+    """
 
     name = "layer.embedding"
     UNIT: ClassVar[Unit] = "none"
@@ -511,10 +514,10 @@ class LastTokenOp(LayerOp):
 class RouterTopkOp(RowOp):
     """The experts of every token and their weights, from the router logits [T, E].
 
-    Scores are one of `SCORINGS` of the logits, such as their softmax, or these themselves (`none`).  With a `bias` the choice is made on
-    score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the largest sum of their
-    two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies them
-    (DeepSeek-V3 report, section 2.1).
+    Scores are one of `SCORINGS` of the logits, such as their softmax, or these themselves (`none`).  With a `bias` the
+    choice is made on score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the
+    largest sum of their two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies
+    them (DeepSeek-V3 report, section 2.1).
     """
 
     name = "layer.router_topk"

@@ -6,8 +6,9 @@
     %f = a block, with its norms
     %t = model.mix_streams(%s, %f, %w) {hc_mult = 4} : as %s
 
-Before the head the streams are collapsed once more, with weights that have no `hc_sinkhorn_iters`.  Manifold-constrained
-hyper-connections (Xie et al., 2026); `DeepseekV4HyperConnection` and `DeepseekV4HyperHead` of transformers 5.23.
+Before the head the streams are collapsed once more, with weights that have no `hc_sinkhorn_iters`.
+Manifold-constrained hyper-connections (Xie et al., 2026); `DeepseekV4HyperConnection` and `DeepseekV4HyperHead` of
+transformers 5.23.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import numpy as np
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.semantics import sigmoid, softmax
 
-
 SCORES: dict[str, Callable[[Array], Array]] = {
     "softmax": softmax,
     "sigmoid": sigmoid,

@@ -368,18 +368,21 @@ def _copy_streams(op: layer.CopyStreamsOp, operands: Operands, context: Context)
 
 @implements(layer.StreamWeightsOp)
 def _stream_weights(op: layer.StreamWeightsOp, operands: Operands, context: Context) -> Results:
-    iterations = op.iterations.value.data
-    return (hyper_connections.stream_weights(*operands, op.streams.value.data, iterations, op.eps.value.data),)
+    x, scale, base = operands
+    count, iterations, eps = op.streams.value.data, op.iterations.value.data, op.eps.value.data
+    return (hyper_connections.stream_weights(x, scale, base, count, iterations, eps),)
 
 
 @implements(layer.CollapseStreamsOp)
 def _collapse_streams(op: layer.CollapseStreamsOp, operands: Operands, context: Context) -> Results:
-    return (hyper_connections.collapse_streams(*operands, op.streams.value.data),)
+    x, weights = operands
+    return (hyper_connections.collapse_streams(x, weights, op.streams.value.data),)
 
 
 @implements(layer.MixStreamsOp)
 def _mix_streams(op: layer.MixStreamsOp, operands: Operands, context: Context) -> Results:
-    return (hyper_connections.mix_streams(*operands, op.streams.value.data),)
+    x, added, weights = operands
+    return (hyper_connections.mix_streams(x, added, weights, op.streams.value.data),)
 
 
 @implements(layer.SoftCapOp)

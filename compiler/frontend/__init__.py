@@ -285,9 +285,7 @@ class _Import:
             return self.streams(block, model.MixStreamsOp, [streams, result, weights], f"{path}.streams.mix")
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
 
-    def collapsed(
-        self, block: Block, x: SSAValue, path: str, before_head: bool = False
-    ) -> tuple[SSAValue, SSAValue]:
+    def collapsed(self, block: Block, x: SSAValue, path: str, before_head: bool = False) -> tuple[SSAValue, SSAValue]:
         """What a block reads of streams, and the weights with which it reads and will write them."""
         given = properties(self.family.streams, self.fields)
         if before_head:
