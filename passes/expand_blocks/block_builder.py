@@ -69,6 +69,7 @@ class BlockBuilder:
                 "axes": _axes(spec.axes),
                 "role": spec.role,
                 "transpose_of": spec.transpose_of,
+                "below": spec.below,
             }
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
