@@ -69,6 +69,8 @@ from pmc.dialects.layer_structure import YieldOp as YieldOp
 from pmc.dialects.norms import AddRmsNormOp as AddRmsNormOp
 from pmc.dialects.norms import LayerNormOp as LayerNormOp
 from pmc.dialects.norms import RmsNormOp as RmsNormOp
+from pmc.dialects.norms import SplitRmsNormOp as SplitRmsNormOp
+from pmc.dialects.norms import SquareSumOp as SquareSumOp
 from pmc.dialects.recurrence import GatedDeltaOp as GatedDeltaOp
 from pmc.dialects.recurrence import RecurrenceOp as RecurrenceOp
 from pmc.dialects.recurrence import SsmScanOp as SsmScanOp
@@ -690,6 +692,8 @@ Layer = Dialect(
         EmbeddingOp,
         PositionEmbeddingOp,
         RmsNormOp,
+        SquareSumOp,
+        SplitRmsNormOp,
         LayerNormOp,
         RopeOp,
         SiluMulOp,

@@ -169,8 +169,8 @@ class GqaOp(AttentionBlockOp):
         if self.head_gate:
             found.append(WeightSpec("head_gate.weight", (hidden, self.heads), ("", "heads")))
         if self.qk_norm is not None and self.qk_norm.data != "rotated":
-            each = {n: (widths[n][0] if self.qk_norm.data == "row" else d) for n in ("q", "k")}
-            found += [WeightSpec(f"{n}_norm.weight", (width,), ("",)) for n, width in each.items()]
+            each = {n: (widths[n] if self.qk_norm.data == "row" else (d, "")) for n in ("q", "k")}
+            found += [WeightSpec(f"{n}_norm.weight", (width,), (axis,)) for n, (width, axis) in each.items()]
         if self.sinks:
             found.append(WeightSpec("sinks", (self.heads,), ("heads",), role="bias"))
         found.append(WeightSpec("o_proj.weight", (self.heads * self.v_dim, hidden), ("heads", "")))

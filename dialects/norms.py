@@ -11,7 +11,15 @@ from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import WHOLE, ShardingRule
 from pmc.dialects.layer_op import HEAD, TOKEN, RowOp
 from pmc.dialects.tensor import TensorType, tensor
-from pmc.dialects.vector_kinds import AddRmsNormAttr, LayerNormAttr, RmsNormalizeAttr, RmsNormAttr, VectorKindAttr
+from pmc.dialects.vector_kinds import (
+    AddRmsNormAttr,
+    LayerNormAttr,
+    RmsNormalizeAttr,
+    RmsNormAttr,
+    SplitRmsNormAttr,
+    SquareSumAttr,
+    VectorKindAttr,
+)
 
 
 @irdl_op_definition
@@ -54,6 +62,73 @@ class RmsNormOp(RowOp):
         whole = tensor(self.x).dims[-1] == expr(self.group.value.data)
         row = (TOKEN, WHOLE if whole else HEAD)
         return ShardingRule((row, (WHOLE,))[: len(self.operands)], (row,))
+
+
+@irdl_op_definition
+class SquareSumOp(RowOp):
+    """y [T, 1] = the sum of the squares of each row, in FP32: of a rank's columns of a row that several ranks have."""
+
+    name = "layer.square_sum"
+    x = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """One number a row."""
+        dims = tensor(self.x).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "x must be [T, width]")
+        self.require_shape(self.y, (dims[0], expr(1)), "y")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.x).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SquareSumAttr()
+
+    def sharding_rule(self) -> ShardingRule:
+        """Columns are contracted: ranks with some of them have partial sums."""
+        return ShardingRule(((TOKEN, HEAD),), ((TOKEN, WHOLE),))
+
+
+@irdl_op_definition
+class SplitRmsNormOp(RowOp):
+    """y = x / sqrt(sums / width + eps) * w: an RMS norm whose rows of `width` columns several ranks have.
+
+    sums [T, 1] are those of the squares of whole rows.  With `zero_centered` the gain is 1 + w.
+    """
+
+    name = "layer.split_rms_norm"
+    x = operand_def(TensorType)
+    sums = operand_def(TensorType)
+    w = operand_def(TensorType)
+    eps = prop_def(FloatAttr)
+    width = prop_def(IntegerAttr)
+    zero_centered = opt_prop_def(UnitAttr)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """A sum for every row, a gain for every column; a rank has no more columns than there are."""
+        dims = tensor(self.x).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "x must be [T, width]")
+        self.require_shape(self.sums, (dims[0], expr(1)), "sums")
+        self.require_shape(self.w, dims[1:], "w")
+        width, own = self.width.value.data, dims[1].constant
+        self.fail_unless(own > 0 and width % own == 0, f"rows of {width} columns have no part of {own} columns")
+        self.require_shape(self.y, dims, "y")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.x).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return SplitRmsNormAttr(self.eps, self.width, self.zero_centered or NoneAttr())
+
+    def sharding_rule(self) -> ShardingRule:
+        """Every rank normalises its columns."""
+        row = (TOKEN, HEAD)
+        return ShardingRule((row, (TOKEN, WHOLE), (HEAD,)), (row,))
 
 
 @irdl_op_definition

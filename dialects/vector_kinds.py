@@ -162,6 +162,39 @@ class RmsNormAttr(NormAttr):
 
 
 @irdl_attr_definition
+class SquareSumAttr(VectorKindAttr):
+    """out[r, 0] = sum_c x[r, c]^2.  Steps of an element: square; of a row: sum, counted as that of `rms_norm`."""
+
+    name: ClassVar[str] = "tile.square_sum"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (Matrix("x", "in"), Matrix("out", "out", columns=1))
+    FLOPS: ClassVar[int] = 2
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
+
+
+@irdl_attr_definition
+class SplitRmsNormAttr(NormAttr):
+    """out = x / sqrt(sums / width + eps) * w, every row by itself: with `square_sum` the steps of `rms_norm`."""
+
+    name: ClassVar[str] = "tile.split_rms_norm"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("x", "in"), Matrix("sums", "in", columns=1), Matrix("w", "in", rows=1), Matrix("out", "out"),
+    )  # fmt: skip
+    FLOPS: ClassVar[int] = 2
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1, div=1, rsqrt=1)
+    eps: FloatAttr
+    width: IntegerAttr
+    zero_centered: UnitAttr | NoneAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Rows have columns, besides what holds for the eps."""
+        if self.width.value.data < 1:
+            return f"width is {self.width.value.data}, must be positive"
+        return super().wrong_parameter(columns)
+
+
+@irdl_attr_definition
 class AddRmsNormAttr(NormAttr):
     """total = a + b, out = total / sqrt(mean_c(total^2) + eps) * w, every row by itself: the steps of both."""
 
@@ -810,6 +843,8 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     ActivationAttr,
     GatedActivationAttr,
     RmsNormalizeAttr,
+    SplitRmsNormAttr,
+    SquareSumAttr,
     ScaleAttr,
     SoftCapAttr,
     RowGateAttr,

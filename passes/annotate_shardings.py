@@ -8,12 +8,12 @@ from itertools import combinations
 from math import prod
 from typing import ClassVar, NoReturn
 
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, f32, i64
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.sharded_model import COUNTED_BY, KEY_HEADS, ShardedModel, axis_of_block
-from pmc.dialects.assembly import PmcOp
+from pmc.dialects.assembly import PmcOp, PropertyValue
 from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr, Sharding, ShardingAttr, sharding_of
 from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
@@ -296,6 +296,7 @@ class _Sharder:
             layer.WeightOp: self._source,
             layer.StateOp: self._source,
             layer.AddBiasOp: self._add_bias,
+            layer.RmsNormOp: self._rms_norm,
             layer.RopeOp: self._rope,
             layer.TemperatureOp: self._rope,
             layer.PositionEmbeddingOp: self._positions,
@@ -494,6 +495,23 @@ class _Sharder:
         if op.has_own_matrices and partial:
             op.share = ExprAttr(product(max_of(1 - expr(rank_symbol(axis)), 0) for axis in partial))
         self._by_rule(op)
+
+    def _rms_norm(self, op: Operation) -> None:
+        """Ranks that have parts of a row exchange one number per row: the sum of its squares."""
+        assert isinstance(op, layer.RmsNormOp)
+        rows, width = tensor(op.x).dims
+        heads = sharding_of(tensor(self.values[op.x])).dims[1]
+        whole = width == expr(op.group.value.data)
+        if op.w is None or not whole or not heads or heads != sharding_of(tensor(self.values[op.w])).dims[0]:
+            self._by_rule(op)
+            return
+        path, sum_type = op.path.data, TensorType.of([rows, expr(1)], f32)
+        sums = layer.SquareSumOp.make([op.x], [sum_type], f"{path}.square_sum", like=op)
+        self._by_rule(sums)
+        given: dict[str, PropertyValue] = {"eps": op.eps, "width": op.group, "zero_centered": op.zero_centered}
+        norm = layer.SplitRmsNormOp.make([op.x, sums.y, op.w], [op.y.type], path, given, like=op)
+        self._by_rule(norm)
+        self.values[op.y] = self.values[norm.y]
 
     def _expert_token_axes(self) -> tuple[str, ...]:
         return self.rows if self.expert_plane else (*self.rows, *self.tp)

@@ -259,9 +259,20 @@ def _rms_norm(op: layer.RmsNormOp, operands: Operands, context: Context) -> Resu
     return (semantics.rms_norm(x, w, op.eps.value.data, op.group.value.data),)
 
 
-def _gain(op: layer.RmsNormOp | layer.AddRmsNormOp | layer.LayerNormOp, w: Array) -> Array:
+def _gain(op: layer.RmsNormOp | layer.SplitRmsNormOp | layer.AddRmsNormOp | layer.LayerNormOp, w: Array) -> Array:
     """What a norm multiplies with."""
     return w if op.zero_centered is None else 1 + w
+
+
+@implements(layer.SquareSumOp)
+def _square_sum(op: layer.SquareSumOp, operands: Operands, context: Context) -> Results:
+    return (np.square(operands[0]).sum(axis=-1, keepdims=True),)
+
+
+@implements(layer.SplitRmsNormOp)
+def _split_rms_norm(op: layer.SplitRmsNormOp, operands: Operands, context: Context) -> Results:
+    x, sums, w = operands
+    return (x / np.sqrt(sums / op.width.value.data + op.eps.value.data) * _gain(op, w),)
 
 
 @implements(layer.AddRmsNormOp)

@@ -107,6 +107,19 @@ def _(kind: kinds.RmsNormalizeAttr, tiles: Tiles) -> Sequence[Array]:
     return [_normalized(tiles.ins[0], kind.eps)]
 
 
+@computes(kinds.SquareSumAttr)
+def _(kind: kinds.SquareSumAttr, tiles: Tiles) -> Sequence[Array]:
+    (x,) = tiles.ins
+    return [np.einsum("...c,...c->...", x, x)[..., None]]
+
+
+@computes(kinds.SplitRmsNormAttr)
+def _(kind: kinds.SplitRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
+    x, sums, w = tiles.ins
+    normed = x / np.sqrt(sums / kind.width.value.data + kind.eps.value.data)
+    return [normed * (w + 1 if isinstance(kind.zero_centered, UnitAttr) else w)]
+
+
 @computes(kinds.AddRmsNormAttr)
 def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     a, b, w = tiles.ins

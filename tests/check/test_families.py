@@ -31,11 +31,9 @@ FIRST = {architecture_of(name): name for name in reversed(TINY)}
 
 
 def two_ranks(name: str) -> dict[str, object]:
-    """Heads over two ranks, or sequences where a norm covers the row of all heads; experts where there are some."""
-    blocks = list(import_hf(TINY[name], name, "tiny").walk())
-    together = any(isinstance(op, model.GqaOp) and op.qk_norm and op.qk_norm.data == "row" for op in blocks)
-    experts = any(isinstance(op, model.MoeOp) for op in blocks)
-    return {"dp" if together else "tp": 2, "ep": 2 if experts else 1, "kv_len": 41}
+    """Heads over two ranks; experts where there are some."""
+    experts = any(isinstance(op, model.MoeOp) for op in import_hf(TINY[name], name, "tiny").walk())
+    return {"tp": 2, "ep": 2 if experts else 1, "kv_len": 41}
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -302,6 +302,14 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
            q_len=expr("q_len"), kv_len=expr("kv_len")),
         (96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
+    (  # square and sum; 6 sums in FP32
+        op(layer.SquareSumOp, [value(TOKENS, 16)], value(TOKENS, 1, element=f32)),
+        (2 * 96, 96 * 2, 6 * 4, "vector", "bf16"),
+    ),
+    (  # times the root, times the gain
+        op(layer.SplitRmsNormOp, [value(TOKENS, 16), value(TOKENS, 1), value(16)], value(TOKENS, 16), eps=0.0, width=32),
+        (2 * 96, (96 + 6 + 16) * 2, 96 * 2, "vector", "bf16"),
+    ),
     (  # a sigmoid per row
         op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 1)], value(TOKENS, 16)),
         (96 + 3 * 6, (96 + 6) * 2, 96 * 2, "vector", "bf16"),
@@ -545,6 +553,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("cap", op(layer.SoftCapOp, [value(TOKENS, 16)], value(TOKENS, 16), cap=0.0), "cap is 0.0, must be positive"),
     ("scale", op(layer.ScaleOp, [value(TOKENS, 16)], value(TOKENS, 8), factor=2.0),
      "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
+    ("sum of squares", op(layer.SquareSumOp, [value(TOKENS, 16)], value(TOKENS, 16)),
+     "y is [batch*q_len, 16], must be [batch*q_len, 1]"),
+    ("sums of rows", op(layer.SplitRmsNormOp, [value(TOKENS, 16), value(BATCH, 1), value(16)], value(TOKENS, 16),
+                        eps=0.0, width=32), "sums is [batch, 1], must be [batch*q_len, 1]"),
+    ("part of a row", op(layer.SplitRmsNormOp, [value(TOKENS, 16), value(TOKENS, 1), value(16)], value(TOKENS, 16),
+                         eps=0.0, width=24), "rows of 24 columns have no part of 16 columns"),
     ("row gate", op(layer.RowGateOp, [value(TOKENS, 16), value(BATCH, 1)], value(TOKENS, 16)),
      "gate is [batch, 1], must be [batch*q_len, 1]"),
     ("head gate", op(layer.RowGateOp, [value(TOKENS, 16), value(TOKENS, 3)], value(TOKENS, 16)),

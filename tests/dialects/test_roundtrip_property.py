@@ -110,6 +110,7 @@ from pmc.dialects.vector_kinds import (
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SoftplusAttr,
+    SplitRmsNormAttr,
     SsmStepAttr,
     StreamWeightsAttr,
     SumPartsAttr,
@@ -667,6 +668,15 @@ def row_gate(make: Maker) -> None:
     make.add(layer.RowGateOp, [make.source([t, 3 * width]), make.source([t, 3])], [make.type([t, 3 * width])])
 
 
+def split_norm(make: Maker) -> None:
+    t, width = make.dims(1)[0], make.size()
+    x = make.source([t, width])
+    sums = make.add(layer.SquareSumOp, [x], [make.type([t, 1])]).y
+    operands = [x, sums, make.source([width])]
+    given: dict[str, Any] = {"eps": make.rng.random(), "width": width * make.size(), "zero_centered": unit(make)}
+    make.add(layer.SplitRmsNormOp, operands, [make.type([t, width])], **given)
+
+
 def multiply(make: Maker) -> None:
     dims = make.dims(make.rng.randint(1, 3))
     make.add(layer.MultiplyOp, [make.source(dims), make.source([1])], [make.type(dims)])
@@ -832,7 +842,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
     layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
     layer.SoftCapOp: scale, layer.RowGateOp: row_gate, layer.TemperatureOp: temperature,
-    layer.MultiplyOp: multiply,
+    layer.MultiplyOp: multiply, layer.SquareSumOp: split_norm, layer.SplitRmsNormOp: split_norm,
     **dict.fromkeys(
         (layer.CopyStreamsOp, layer.StreamWeightsOp, layer.CollapseStreamsOp, layer.MixStreamsOp), hyper_connection
     ),
@@ -1107,6 +1117,9 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
+    SplitRmsNormAttr: lambda make: SplitRmsNormAttr(
+        FloatAttr(make.rng.uniform(0, 1), 64), IntegerAttr(make.rng.randint(1, 99), i64), unit(make) or NoneAttr()
+    ),
     RmsNormalizeAttr: lambda make: RmsNormalizeAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),

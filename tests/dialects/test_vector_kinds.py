@@ -198,6 +198,8 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (CLAMPED.replace("swiglu", "silu"), (2, 1, 0), "at 'mm': clamped_silu has no alpha"),
         (CLAMPED.replace("clamped_swiglu", "gelu"), (2, 1, 0), "at 'mm': gelu has no limit"),
         ("#tile.rms_normalize<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        ("#tile.split_rms_norm<eps = -1.0, width = 1>", (3, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
+        ("#tile.split_rms_norm<eps = 0.0, width = 0>", (3, 1, 0), "at 'mm': width is 0, must be positive"),
         ("#tile.add_rms_norm<eps = -1.0>", (3, 2, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.rms_norm<eps = -1.0>", (2, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         (CONV.replace("4", "1"), (3, 1, 1), "at 'mm': taps is 1, must be at least 2"),
@@ -323,6 +325,10 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (WEIGHED.replace("sigmoid", "sqrtsoftplus"), 2 + 2 * 35 + 30, 4 * 2 + 31),
         (WEIGHED.replace("true", "false"), 1 + 35 + 31, 2 * 2),
         ("#tile.soft_cap<cap = 30.0>", 1 + 67 + 2 + 1, 0),  # mul, sigmoid, mul, subtract, convert
+        # Together those of rms_norm: 4 per element; sum, mean, eps and root per row.
+        ("#tile.square_sum", 1, 1),
+        ("#tile.split_rms_norm<eps = 0.0, width = 64>", 3, 1 + 31 + 30),
+        ("#tile.split_rms_norm<eps = 0.0, width = 64, zero_centered = unit>", 4, 1 + 31 + 30),
         ("#tile.row_gate", 2, 67),  # mul and convert; the sigmoid once per row
         (ROPE, 4, 0),  # two mul, add, convert
         (PARTIAL, 1, 3 * 4),  # all columns are converted, 4 are rotated

@@ -27,8 +27,10 @@ from pmc.passes.expand_blocks import ExpandBlocksPass
 from pmc.passes.insert_collectives import InsertCollectivesPass
 from pmc.passes.localize import LocalizePass
 from pmc.passes.partition_stages import PartitionStagesPass
+from tests.reference.configs import CONFIGS
 
 CONTEXT = make_context()
+MINIMAX = {**CONFIGS["minimax-m2"], "num_hidden_layers": 1}
 Op = TypeVar("Op", bound=Operation)
 
 LLAMA = dict(
@@ -595,3 +597,28 @@ def test_a_repeat_keeps_its_numbers_and_its_symbol() -> None:
     (repeat,) = ops_of(module, layer.RepeatOp)
     assert repeat.symbol is not None and repeat.symbol.data == "step"
     assert (repeat.trip_count, repeat.first.value.data, repeat.total.value.data) == (3, 1, 4)
+
+
+def test_ranks_with_parts_of_a_normalised_row_exchange_its_sums() -> None:
+    module = import_hf(MINIMAX, "config.json", "tiny")
+    ExpandBlocksPass(phase="decode").apply(CONTEXT, module)
+    whole = {op.path.data for op in module.walk() if isinstance(op, layer.RmsNormOp)}
+    AnnotateShardingsPass(tp=2, moe_tp=2).apply(CONTEXT, module)
+    module.verify()
+    assert "blocks.moe.gqa.q_norm" in whole
+    (sums,) = (op for op in module.walk() if isinstance(op, layer.SquareSumOp) and "q_norm" in op.path.data)
+    (norm,) = (op for op in module.walk() if isinstance(op, layer.SplitRmsNormOp) and "q_norm" in op.path.data)
+    assert sharding_of(tensor(sums.y)) == Sharding(((), ()), ("tp",))
+    assert sharding_of(tensor(norm.sums)) == Sharding(((), ()))
+    assert norm.width.value.data == 4 * 16 and sharding_of(tensor(norm.y)) == Sharding(((), ("tp",)))
+    # The residual is normalised whole.
+    assert [op.path.data for op in module.walk() if isinstance(op, layer.RmsNormOp)] == [
+        "blocks.moe.gqa.norm", "blocks.moe.moe.norm", "lm_head.norm",
+    ]  # fmt: skip
+
+
+def test_rows_that_one_rank_has_are_normalised_by_one_op() -> None:
+    module = import_hf(MINIMAX, "config.json", "tiny")
+    ExpandBlocksPass(phase="decode").apply(CONTEXT, module)
+    AnnotateShardingsPass(dp=2, ep=2).apply(CONTEXT, module)
+    assert not [op for op in module.walk() if isinstance(op, layer.SquareSumOp | layer.SplitRmsNormOp)]
