@@ -307,7 +307,8 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         (2 * 96, 96 * 2, 6 * 4, "vector", "bf16"),
     ),
     (  # times the root, times the gain
-        op(layer.SplitRmsNormOp, [value(TOKENS, 16), value(TOKENS, 1), value(16)], value(TOKENS, 16), eps=0.0, width=32),
+        op(layer.SplitRmsNormOp, [value(TOKENS, 16), value(TOKENS, 1), value(16)], value(TOKENS, 16), eps=0.0,
+           width=32),
         (2 * 96, (96 + 6 + 16) * 2, 96 * 2, "vector", "bf16"),
     ),
     (  # a sigmoid per row
