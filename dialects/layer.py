@@ -85,6 +85,7 @@ from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name,
 from pmc.dialects.vector_kinds import (
     SCORINGS,
     AddAttr,
+    ExpertScaleAttr,
     RopeAttr,
     RouterTopkAttr,
     RouterWeightsAttr,
@@ -605,6 +606,41 @@ class RouterWeightsOp(RowOp):
 
 
 @irdl_op_definition
+class ExpertScaleOp(RowOp):
+    """y[t, i] = scale[indices[t, i]] * weights[t, i]: a learned factor of every expert on its weight (Gemma 4)."""
+
+    name = "layer.expert_scale"
+    weights = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    scale = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Weights, indices and y [T, top_k], scale [E]."""
+        dims, scale = tensor(self.weights).dims, tensor(self.scale).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "weights must be [T, top_k]")
+        self.fail_unless(len(scale) == 1 and scale[0].is_constant, "scale must be [E] with a number of experts")
+        self.require_shape(self.indices, dims, "indices")
+        self.require_shape(self.y, dims, "y")
+        self.require_indices(self.indices)
+        wrong = self.vector_kind(expr(0)).wrong_parameter(dims[1])
+        self.fail_unless(wrong is None, wrong or "")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.weights).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ExpertScaleAttr(IntegerAttr(tensor(self.scale).dims[0].constant, i64))
+
+    def sharding_rule(self) -> ShardingRule:
+        """Tokens are independent; every rank has the factors of all experts."""
+        row = (TOKEN, WHOLE)
+        return ShardingRule((row, row, (WHOLE,)), (row,))
+
+
+@irdl_op_definition
 class DispatchOp(OnChipExchangeOp):
     """Copy each token row into a slot of each of its experts: [T, H] -> [E, C, H].
 
@@ -720,6 +756,7 @@ Layer = Dialect(
         GatedRmsNormOp,
         RouterTopkOp,
         RouterWeightsOp,
+        ExpertScaleOp,
         DispatchOp,
         CombineOp,
     ],

@@ -114,6 +114,13 @@ class MoeOp(NetworkOp):
     """Whether the output of the shared experts is multiplied by sigmoid(x w), one number per token (Qwen3-Next)."""
     moe_latent_size = opt_prop_def(IntegerAttr)
     """The width to which rows are projected before the routed experts, and from which behind them (Nemotron 3)."""
+    own_norms_eps = opt_prop_def(FloatAttr)
+    """The block has RMS norms of its own: the experts read norm(x), the router hidden^-1/2 norm(x), with a gain each.
+
+    A block of Gemma 4, which stands beside a dense one and reads the residual path.
+    """
+    expert_scale = opt_prop_def(BoolAttr)
+    """Whether every expert has a learned factor on its weight (`per_expert_scale` of Gemma 4)."""
     vocab_size = opt_prop_def(IntegerAttr)
     """With `tokens`: the rows of the table of experts."""
 
@@ -146,6 +153,7 @@ class MoeOp(NetworkOp):
             not by_id or not (self.correction_bias or self.scored_input or groups > 1),
             "a table of experts has no correction_bias, no scored_input and no groups",
         )
+        self.require(shared == 0 or self.own_norms_eps is None, "own_norms_eps with shared experts, which have no norm")
         self.require(
             self.experts % groups == 0,
             f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
@@ -172,11 +180,14 @@ class MoeOp(NetworkOp):
             table = [WeightSpec("router.table", dims, ("", ""), i32, below=experts)]
         shared = self.shared_intermediate_size.value.data
         latent = None if self.moe_latent_size is None else self.moe_latent_size.value.data
+        norms = [WeightSpec("norm.weight", (hidden,), ("",)), WeightSpec("router.norm.weight", (hidden,), ("",))]
         return [
+            *(norms if self.own_norms_eps is not None else ()),
             WeightSpec("router.weight", (hidden, experts), ("", "")),
             *(linear if self.router_bias else ()),
             *(correction if self.correction_bias else ()),
             *table,
+            *((WeightSpec("router.expert_scale", (experts,), ("",)),) if self.expert_scale else ()),
             *(() if latent is None else (WeightSpec("latent_down_proj.weight", (hidden, latent), ("", "")),)),
             *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn", latent),
             *(() if latent is None else (WeightSpec("latent_up_proj.weight", (latent, hidden), ("", "")),)),

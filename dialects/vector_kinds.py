@@ -503,6 +503,28 @@ class RouterWeightsAttr(VectorKindAttr):
 
 
 @irdl_attr_definition
+class ExpertScaleAttr(VectorKindAttr):
+    """out[r, i] = scale[indices[r, i]] * weights[r, i], one of `experts` factors.  Steps: to pick it, mul, convert."""
+
+    name: ClassVar[str] = "tile.expert_scale"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("weights", "in"),
+        Matrix("indices", "in"),
+        Matrix("scale", "in", rows=1, columns="experts"),
+        Matrix("out", "out"),
+    )
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    experts: IntegerAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least as many experts as choices."""
+        experts = self.experts.value.data
+        wrong = experts < 1 or (columns.is_constant and columns.constant > experts)
+        return f"experts is {experts}, must be at least {columns}, the choices" if wrong else None
+
+
+@irdl_attr_definition
 class ReluWeightedSumAttr(VectorKindAttr):
     """out[r, c] = scale * sum over h of weights[r, h] * max(0, products[r*heads + h, c]): the scores of an indexer.
 
@@ -827,5 +849,6 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     CollapseStreamsAttr,
     MixStreamsAttr,
     RouterWeightsAttr,
+    ExpertScaleAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

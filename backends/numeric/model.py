@@ -582,9 +582,15 @@ class ModelMachine:
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
-        y = np.zeros_like(x)
+        read, y = x, np.zeros_like(x)
+        if block.own_norms_eps is not None:
+            eps = block.own_norms_eps.value.data
+            router = router / math.sqrt(x.shape[1])
+            read = rms_norm(x, self.weight(block, "router.norm.weight"), eps)
+            x = rms_norm(x, self.weight(block, "norm.weight"), eps)
+        factors = self.weight(block, "router.expert_scale") if block.expert_scale else np.ones(block.experts)
         for t, h in enumerate(x):
-            logits = h @ router
+            logits = read[t] @ router
             if block.router_bias:
                 logits = logits + self.weight(block, "router.linear_bias")
             scores = SCORES[block.scoring.data](logits)
@@ -596,7 +602,7 @@ class ModelMachine:
             latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
             routed = np.zeros_like(latent)
             for e in chosen:
-                share = scores[e] / total * block.routed_scaling_factor.value.data
+                share = factors[e] * scores[e] / total * block.routed_scaling_factor.value.data
                 if block.scored_input:
                     routed += self.network(block, share * latent, "experts.", e)
                 else:

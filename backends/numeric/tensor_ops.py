@@ -488,6 +488,12 @@ def _router_weights(op: layer.RouterWeightsOp, operands: Operands, context: Cont
     return (routing.router_weights(logits, indices, *how),)
 
 
+@implements(layer.ExpertScaleOp)
+def _expert_scale(op: layer.ExpertScaleOp, operands: Operands, context: Context) -> Results:
+    weights, indices, scale = operands
+    return (weights * scale[indices.astype(np.int64)],)
+
+
 @implements(layer.DispatchOp)
 def _dispatch(op: layer.DispatchOp, operands: Operands, context: Context) -> Results:
     x, indices = operands

@@ -227,6 +227,13 @@ def _(kind: kinds.RouterWeightsAttr, tiles: Tiles) -> Sequence[Array]:
     return [np.concatenate([one * share for one in found], axis=-1).astype(logits.dtype)]
 
 
+@computes(kinds.ExpertScaleAttr)
+def _(kind: kinds.ExpertScaleAttr, tiles: Tiles) -> Sequence[Array]:
+    weights, indices, scale = tiles.ins
+    every = np.broadcast_to(scale, (*weights.shape[:-1], kind.experts.value.data))
+    return [np.take_along_axis(every, indices, axis=-1) * weights]
+
+
 def plain_params(params: Mapping[str, Attribute]) -> dict[str, Any]:
     """Attributes as Python values."""
     return {name: _plain(value) for name, value in params.items()}

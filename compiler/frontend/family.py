@@ -39,6 +39,10 @@ class Block:
     """Whether it takes the keys that a block before it has selected."""
     reads_tokens: bool = False
     """Whether it takes the ids of the tokens."""
+    beside: tuple[Block, ...] = ()
+    """Blocks that read the same rows: behind norms of their own all results are added, with one more behind the sum."""
+    own_norms: bool = False
+    """Whether the norms in front of it are its own and no op."""
 
     def properties(self, fields: Fields) -> Properties:
         """What the op is made with."""

@@ -81,6 +81,14 @@ MIMO = {
     **sizes("MiMoForCausalLM", 4096, 36, 32, 8, 151680),
     **{"head_dim": 128, "intermediate_size": 11008, "attention_bias": True, "num_nextn_predict_layers": 1},
 }
+GEMMA4 = {
+    **sizes("Gemma4ForCausalLM", 2816, 30, 16, 8, 262144),
+    **{"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5, "sliding_window": 1024},
+    **{"head_dim": 256, "global_head_dim": 512, "num_global_key_value_heads": 2, "attention_k_eq_v": True},
+    **{"intermediate_size": 2112, "hidden_activation": "gelu_pytorch_tanh", "hidden_size_per_layer_input": 0},
+    **{"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704},
+    **{"final_logit_softcapping": 30.0, "tie_word_embeddings": True, "rope_theta": None, "hidden_act": None},
+}
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "meta-llama/Meta-Llama-3.1-8B": load_model_config("llama-3.1-8b")[0],
@@ -101,6 +109,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "zai-org/GLM-5": GLM5,
     "MiniMaxAI/MiniMax-M2.5": MINIMAX,
     "XiaomiMiMo/MiMo-7B-Base": MIMO,
+    "google/gemma-4-26B-A4B": GEMMA4,
     "openai/gpt-oss-20b": gpt_oss(24, 32),
     "openai/gpt-oss-120b": gpt_oss(36, 128),
 }
@@ -136,8 +145,24 @@ def attention(c: Mapping[str, Any]) -> int:
     return int(2 * h * q + 2 * h * kv + extra)
 
 
+def gemma4(c: Mapping[str, Any]) -> tuple[int, int]:
+    """Of Gemma 4 with experts: 25 local layers of 16 heads and 8 keys, 5 global ones of wider heads and 2 keys.
+
+    Keys of the latter are values too.  A dense network and experts stand side by side, with 7 norms in a layer; the
+    router has a gain of its own and a factor per expert, the layer one number.
+    """
+    h, expert = c["hidden_size"], 3 * c["hidden_size"] * c["moe_intermediate_size"]
+    local = 2 * h * 16 * 256 + 2 * h * 8 * 256 + 2 * 256
+    wide = 2 * h * 16 * 512 + h * 2 * 512 + 2 * 512
+    each = 7 * h + 1 + 3 * h * c["intermediate_size"] + h + h * 128 + 128
+    outer = 25 * local + 5 * wide + 30 * each + h
+    return outer + 262144 * h + 30 * 128 * expert, outer + h + 262144 * h + 30 * 8 * expert
+
+
 def by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
     """Total and active."""
+    if c["architectures"] == ["Gemma4ForCausalLM"]:
+        return gemma4(c)
     h, layers, vocab = c["hidden_size"], c["num_hidden_layers"], c["vocab_size"]
     experts = c.get("n_routed_experts", c.get("num_experts", c.get("num_local_experts", 0)))
     dense = layers if not experts else c.get("first_k_dense_replace", 0)

@@ -309,6 +309,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.add_bias", 1, 0),
         ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.expert_scale<experts = 16>", 3, 0),
         ("#tile.copy_streams<streams = 3>", 3, 0),
         # Two per logit and its conversion; 4 sigmoids and one more; a softmax of 2 x 2 with eps; 3 divisions of 2 sums.
         (

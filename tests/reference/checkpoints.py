@@ -65,6 +65,18 @@ STEP: Mapping[str, str] = {"self_attn.g_proj": "{attention}.head_gate"}
 
 GEMMA4: Mapping[str, str] = {**GEMMA, "layer_scalar": "{layer}.layer_scale"}
 
+GEMMA4_MOE: Mapping[str, str] = {
+    "post_feedforward_layernorm": "{layer}.ffn_and_moe.post_norm",
+    "post_feedforward_layernorm_1": "{mlp}.post_norm",
+    "pre_feedforward_layernorm_2": "{layer}.moe.norm",
+    "post_feedforward_layernorm_2": "{layer}.moe.post_norm",
+    "router.scale": "{layer}.moe.router.norm",
+    "router.per_expert_scale": "{layer}.moe.router.expert_scale",
+    "router.proj": "{layer}.moe.router",
+    "experts": "{layer}.moe.experts",
+}
+"""Where experts stand beside the dense network."""
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
@@ -99,6 +111,8 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
         [name for name in names if re.fullmatch(rf"({'|'.join(kinds)})\d*", name.rpartition(".")[2])]
         for kinds in (ATTENTION, ("ffn", "moe"))
     )
+    if attention and len(mlp) == 2 * len(attention):  # experts beside the dense network
+        mlp = [name for name in mlp if not name.endswith("moe")]
     for pair in zip(attention or mlp, mlp or attention, strict=True):
         yield {"attention": pair[0], "mlp": pair[1], "layer": pair[0].rpartition(".")[0]}, (outer,)
     for op in block.ops:
@@ -140,7 +154,7 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     _, number, inner = inside.split(".", 2)
     blocks, place = layer_paths(module)[int(number)]
     (architecture,) = config["architectures"]
-    table = {**NAMES, **TABLES.get(architecture, {})}
+    table = {**NAMES, **TABLES.get(architecture, {}), **(GEMMA4_MOE if config.get("enable_moe_block") else {})}
     prefix = next(p for p in sorted(table, key=len, reverse=True) if inner == p or inner.startswith(p + "."))
     path = table[prefix].format(**blocks) + inner[len(prefix) :]
     # Of fused experts the bias is called gate_up_proj_bias.

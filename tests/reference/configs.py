@@ -114,6 +114,28 @@ LLAMA4: dict[str, object] = {
     "attn_scale": 0.5,
 }
 
+GEMMA4: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Gemma4ForCausalLM"],
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_key_value_heads": 4,
+    "num_global_key_value_heads": 2,
+    "attention_k_eq_v": True,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    "sliding_window": 5,
+    "rope_theta": None,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 2.0,
+    "tie_word_embeddings": True,
+}
+
 CONFIGS: dict[str, dict[str, object]] = {
     "llama": LLAMA,
     "llama-mha": {**LLAMA, "num_key_value_heads": 4},
@@ -222,27 +244,14 @@ CONFIGS: dict[str, dict[str, object]] = {
         "routed_scaling_factor": None,
         "attention_value_scale": 0.5,
     },
-    "gemma4": {
-        **COMMON,
-        "architectures": ["Gemma4ForCausalLM"],
-        "head_dim": 8,
-        "global_head_dim": 16,
-        "num_key_value_heads": 4,
-        "num_global_key_value_heads": 2,
-        "attention_k_eq_v": True,
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
-        "sliding_window": 5,
-        "rope_theta": None,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
-        },
-        "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size_per_layer_input": 0,
-        "final_logit_softcapping": 2.0,
-        "tie_word_embeddings": True,
+    "gemma4-moe": {
+        **GEMMA4,
+        "enable_moe_block": True,
+        "num_experts": 6,
+        "top_k_experts": 3,
+        "moe_intermediate_size": 20,
     },
+    "gemma4": GEMMA4,
     "step3.7": {
         **COMMON,
         "architectures": ["Step3p7FlashForCausalLM"],
