@@ -131,6 +131,15 @@ def soft_cap(x: Array, cap: float) -> Array:
     return y
 
 
+def alibi(heads: int) -> list[float]:
+    """The slopes of ALiBi, as its authors compute them: a geometric sequence, or parts of two of them."""
+    if heads & (heads - 1) == 0:
+        ratio = 2 ** (-(2 ** -(math.log2(heads) - 3)))
+        return [ratio**i for i in range(1, heads + 1)]
+    lower = 1 << int(math.log2(heads))
+    return alibi(lower) + alibi(2 * lower)[0::2][: heads - lower]
+
+
 def attend(
     q: Array,
     k: Array,
@@ -141,12 +150,14 @@ def attend(
     sink: float | None = None,
     chunk: int | None = None,
     kv_len: int = 0,
+    slope: float = 0.0,
 ) -> Array:
     """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
 
     With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).  A cap bounds
     the scores; a sink is one more score, of a value 0.  With a chunk the query at a position sees the keys since the
-    last multiple of it; `kv_len` then says where the last query stands, as k may be without its first rows.
+    last multiple of it; `kv_len` then says where the last query stands, as k may be without its first rows.  A slope
+    takes slope * distance from the score of a key (Press et al. 2022, section 3).
     """
     past = len(k) - len(q)
     rows: list[Array] = []
@@ -158,6 +169,7 @@ def attend(
         logits = scale * (k[seen] @ query)
         if cap is not None:
             logits = soft_cap(logits, cap)
+        logits = logits - slope * np.arange(len(logits) - 1, -1, -1)
         scores = logits if sink is None else np.append(logits, sink)
         p = np.exp(scores - scores.max())
         rows.append(p[: len(logits)] @ v[seen] / p.sum())
@@ -413,6 +425,7 @@ class ModelMachine:
         window, chunk = (None if a is None else a.value.data for a in (block.window, block.chunk))
         cap = None if block.score_soft_cap is None else block.score_soft_cap.value.data
         sinks = self.weight(block, "sinks") if block.sinks else [None] * heads
+        slopes = alibi(heads) if block.alibi else [0.0] * heads
         eps = None if block.qk_norm_eps is None else block.qk_norm_eps.value.data
         behind = block.qk_norm is not None and block.qk_norm.data == "rotated"
 
@@ -438,7 +451,8 @@ class ModelMachine:
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
                 warm = query * self.temperatures(block)[:, None]
-                read.append(attend(warm, k[shared], v[shared], scale, window, cap, sinks[i], chunk, self.kv_len))
+                how = (scale, window, cap, sinks[i], chunk, self.kv_len, slopes[i])
+                read.append(attend(warm, k[shared], v[shared], *how))
             if block.head_gate:
                 gates = sigmoid(h @ self.weight(block, "head_gate.weight"))
                 read = [rows * gates[:, [i]] for i, rows in enumerate(read)]

@@ -154,7 +154,16 @@ def attention_of(op: layer.AttentionOp, operands: Operands, bindings: Mapping[st
         first_keys(op, operands, bindings),
         operands[2 * pieces + 1] if op.sinks is not None else None,
         op.largest_score,
+        _slopes(op, operands[0].shape[1] // op.piece_dims()[0], bindings),
     )
+
+
+def _slopes(op: layer.AttentionOp, heads: int, bindings: Mapping[str, int]) -> Array | None:
+    """The slopes of the heads that a rank has, where scores have a bias by distance."""
+    if op.alibi_heads is None:
+        return None
+    first = int(op.first_head.data.evaluate(bindings))
+    return semantics.alibi_slopes(op.alibi_heads.value.data)[first : first + heads]
 
 
 def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:

@@ -142,6 +142,11 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     if isinstance(kind.soft_cap, FloatAttr):
         cap = np.asarray(kind.soft_cap.value.data, scores.dtype)
         scaled = np.tanh(scaled / cap) * cap
+    if isinstance(kind.alibi, IntegerAttr):
+        slopes = _slope(np.asarray(tiles.values["head"]), kind.alibi.value.data)
+        keys = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
+        distance = keys - np.asarray(tiles.values["position"])[..., None]
+        scaled = scaled + np.asarray(slopes[..., None] * distance, scores.dtype)
     if bool(kind.causal):
         key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
         visible = _visible(key, np.asarray(tiles.values["position"]), columns)
@@ -155,6 +160,13 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     p = np.exp(scaled - finite)
     rescale = np.exp(old_max - finite)
     return [p, new_max, old_sum * rescale + p.sum(axis=-1, keepdims=True), acc * rescale]
+
+
+def _slope(head: Array, heads: int) -> Array:
+    """The slope of ALiBi of head number `head` of so many."""
+    whole = 2 ** int(math.log2(heads))
+    exponent = np.where(head < whole, (head + 1) / whole, (2 * (head - whole) + 1) / (2 * whole))
+    return np.asarray(2.0 ** (-8 * exponent))
 
 
 def _visible(key: Array, position: Array, columns: int) -> npt.NDArray[np.bool_]:

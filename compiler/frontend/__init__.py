@@ -60,7 +60,11 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     architecture = _architecture(whole)
     wrapped = WRAPPERS.get(architecture)
     family = FAMILIES[wrapped or architecture]
-    fields = Fields(config, source, names=family.names) if wrapped is None else language_model(whole, architecture)
+    fields = (
+        Fields(config, source, names=family.names_in(config))
+        if wrapped is None
+        else language_model(whole, architecture)
+    )
     fields.value("architectures")
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)

@@ -218,6 +218,8 @@ OPT_FFN = GPT2_FFN.with_rows(
     activation=activation("activation_function", absent="relu"),
     bias=yes_or_absent("enable_bias", absent=True),
 )
+BLOOM_GQA = GPT2_GQA.with_rows(alibi=constant(True))
+BLOOM_FFN = GPT2_FFN.with_rows(activation=constant("gelu_tanh"))
 
 
 def positions(offset: int) -> Block:

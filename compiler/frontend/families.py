@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from pmc.compiler.frontend.attention_families import ATTENTION_FAMILIES, ATTENTION_WRAPPERS
 from pmc.compiler.frontend.blocks import (
+    BLOOM_FFN,
+    BLOOM_GQA,
     DEEPSEEK_MOE,
     DSA,
     FFN,
@@ -58,6 +60,7 @@ from pmc.compiler.frontend.readings import (
     window,
 )
 from pmc.compiler.frontend.searched import searched_layers
+from pmc.dialects import model
 
 NO_WINDOW: Mapping[str, Constant] = {"sliding_window": None, "use_sliding_window": False}
 WINDOW_SWITCHED_OFF = ("sliding_window", "max_window_layers")
@@ -107,6 +110,13 @@ GPT2_NAMES = {
     "intermediate_size": "n_inner",
     "max_position_embeddings": "n_positions",
 }
+
+BLOOM_NAMES = {
+    "hidden_size": ("n_embed", "hidden_size"),
+    "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+    "num_attention_heads": ("n_head", "num_attention_heads"),
+}
+BLOOM_NORM: Mapping[str, Reading] = {**LAYER_NORM, "eps": number("layer_norm_epsilon", absent=1e-5)}
 
 GEMMA2_CAPPED = GEMMA2_GQA.with_rows(score_soft_cap=number("attn_logit_softcapping"))
 
@@ -259,6 +269,27 @@ FAMILIES: Mapping[str, Family] = {
         norm={**LAYER_NORM, "eps": constant(1e-5)},
         embedding=(positions(2),),
         tied=True,
+    ),
+    "BloomForCausalLM": Family(
+        {"dense": (BLOOM_GQA, BLOOM_FFN)},
+        every("dense"),
+        {"apply_residual_connection_post_layernorm": False},
+        # How its training computed the same sums, and what the code does not read; the last is a length of training.
+        unused=(
+            "n_inner",
+            "attention_softmax_in_fp32",
+            "masked_softmax_fusion",
+            "bias_dropout_fusion",
+            "skip_bias_add",
+            "skip_bias_add_qkv",
+            "slow_but_exact",
+            "offset_alibi",
+            "seq_length",
+        ),
+        norm=BLOOM_NORM,
+        embedding=(Block(model.NormOp, "norm", BLOOM_NORM),),
+        tied=True,
+        names=BLOOM_NAMES,
     ),
     "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense),
     "MiniMaxM2ForCausalLM": Family(

@@ -90,6 +90,12 @@ GEMMA4 = {
     **{"final_logit_softcapping": 30.0, "tie_word_embeddings": True, "rope_theta": None, "hidden_act": None},
 }
 
+
+def bloom(hidden: int, layers: int, heads: int) -> dict[str, object]:
+    base: dict[str, object] = {"architectures": ["BloomForCausalLM"], "torch_dtype": "bfloat16", "vocab_size": 250880}
+    return {**base, "n_embed": hidden, "n_layer": layers, "num_attention_heads": heads, "layer_norm_epsilon": 1e-5}
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "meta-llama/Meta-Llama-3.1-8B": load_model_config("llama-3.1-8b")[0],
     "meta-llama/Meta-Llama-3.1-70B": LLAMA,
@@ -110,6 +116,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "MiniMaxAI/MiniMax-M2.5": MINIMAX,
     "XiaomiMiMo/MiMo-7B-Base": MIMO,
     "google/gemma-4-26B-A4B": GEMMA4,
+    "bigscience/bloom-560m": bloom(1024, 24, 16),
+    "bigscience/bloom": bloom(14336, 70, 112),
     "openai/gpt-oss-20b": gpt_oss(24, 32),
     "openai/gpt-oss-120b": gpt_oss(36, 128),
 }
@@ -159,8 +167,18 @@ def gemma4(c: Mapping[str, Any]) -> tuple[int, int]:
     return outer + 262144 * h + 30 * 128 * expert, outer + h + 262144 * h + 30 * 8 * expert
 
 
+def bloom_by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
+    """Of BLOOM: two layer norms in a layer, one behind the embedding and one before the head; no positions."""
+    h = c["n_embed"]
+    each = 3 * h * h + 3 * h + h * h + h + 8 * h * h + 5 * h + 4 * h
+    outer = c["n_layer"] * each + 4 * h
+    return outer + c["vocab_size"] * h, outer + h + c["vocab_size"] * h
+
+
 def by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
     """Total and active."""
+    if c["architectures"] == ["BloomForCausalLM"]:
+        return bloom_by_hand(c)
     if c["architectures"] == ["Gemma4ForCausalLM"]:
         return gemma4(c)
     h, layers, vocab = c["hidden_size"], c["num_hidden_layers"], c["vocab_size"]

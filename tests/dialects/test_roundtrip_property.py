@@ -1119,6 +1119,10 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
         SoftmaxStepAttr(
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(),
+            alibi=IntegerAttr(make.size(), i64), head=make.row_expr(),
+        ),
+        SoftmaxStepAttr(
             make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr(),
             FloatAttr(make.rng.uniform(1, 50), 64) if make.flag() else None,
         ),

@@ -54,6 +54,13 @@ OPT: Mapping[str, str] = {
     "fc2": "{mlp}.down_proj",
 }
 
+BLOOM: Mapping[str, str] = {
+    "self_attention.query_key_value": "{attention}.qkv_proj",
+    "self_attention.dense": "{attention}.o_proj",
+    "mlp.dense_h_to_4h": "{mlp}.up_proj",
+    "mlp.dense_4h_to_h": "{mlp}.down_proj",
+}
+
 GPT_OSS: Mapping[str, str] = {"mlp.router.bias": "{mlp}.router.linear_bias", "mlp.router": "{mlp}.router"}
 
 LLAMA4: Mapping[str, str] = {
@@ -82,6 +89,9 @@ OUTSIDE: Mapping[str, str] = {
     "wte.weight": "embed.weight",
     "wpe.weight": "embed.positions.weight",
     "embed_positions.weight": "embed.positions.weight",
+    "word_embeddings.weight": "embed.weight",
+    "word_embeddings_layernorm.weight": "embed.norm.weight",
+    "word_embeddings_layernorm.bias": "embed.norm.bias",
     "norm.weight": "lm_head.norm.weight",
     "ln_f.weight": "lm_head.norm.weight",
     "ln_f.bias": "lm_head.norm.bias",
@@ -127,6 +137,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "Gemma3ForCausalLM": GEMMA,
     "GPT2LMHeadModel": GPT2,
     "OPTForCausalLM": OPT,
+    "BloomForCausalLM": BLOOM,
     "GptOssForCausalLM": GPT_OSS,
     "Llama4ForCausalLM": LLAMA4,
     "Gemma4ForCausalLM": GEMMA4,
@@ -169,6 +180,9 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
         head, found, kind = path.partition(fused)
         if found:
             arrays = [weights[f"{head}{part}{kind or '.weight'}"][place] for part in parts]
+            if architecture == "BloomForCausalLM":  # query, key and value of a head in turn
+                heads = config["num_attention_heads"]
+                arrays = [part for head in zip(*(np.split(a, heads, -1) for a in arrays), strict=True) for part in head]
             if architecture == "GptOssForCausalLM" and fused == "gate_up_proj":  # columns of gate and up in turn
                 return np.stack(arrays, axis=-1).reshape(*arrays[0].shape[:-1], -1)
             return (

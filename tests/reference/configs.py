@@ -212,6 +212,17 @@ CONFIGS: dict[str, dict[str, object]] = {
         "vocab_size": 61,
         "torch_dtype": "float32",
     },
+    "bloom": {
+        "architectures": ["BloomForCausalLM"],
+        "n_embed": 48,
+        "n_layer": 3,
+        "num_attention_heads": 6,
+        "vocab_size": 61,
+        "layer_norm_epsilon": 1e-5,
+        "torch_dtype": "float32",
+        "offset_alibi": 100,
+        "seq_length": 64,
+    },
     "opt": {
         "architectures": ["OPTForCausalLM"],
         "hidden_size": 32,

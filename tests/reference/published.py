@@ -45,6 +45,8 @@ PUBLISHED: Mapping[str, Published] = {
     "moonshotai/Kimi-K2-Instruct": Published("1040", "32.6", KIMI),
     "zai-org/GLM-5": Published("744", "40", GLM),
     "google/gemma-4-26B-A4B": Published("25.2", "3.8", "model card: Total Parameters, Active Parameters"),
+    "bigscience/bloom-560m": Published("0.559", None, "model card: 559,214,592 parameters"),
+    "bigscience/bloom": Published("176.25", None, "model card: 176,247,271,424 parameters; arXiv:2211.05100, table 3"),
     "openai/gpt-oss-20b": Published("20.91", "3.61", GPT_OSS),
     "openai/gpt-oss-120b": Published("116.83", "5.13", GPT_OSS),
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Published("31.6", "3.2", "model card; arXiv:2512.20848"),
