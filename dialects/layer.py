@@ -517,8 +517,8 @@ class RouterTopkOp(RowOp):
 
     Scores are one of `SCORINGS` of the logits, such as their softmax, or these themselves (`none`).  With a `bias` the
     choice is made on score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the
-    largest sum of their two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies
-    them (DeepSeek-V3 report, section 2.1).
+    largest sum of their two best choices take part, or of so many as `best_of_group` says.  `normalize` divides the
+    weights by their sum; `scale` multiplies them (DeepSeek-V3 report, section 2.1; one of a group: DeepSeek-V2).
     """
 
     name = "layer.router_topk"
@@ -530,6 +530,7 @@ class RouterTopkOp(RowOp):
     top_groups = prop_def(IntegerAttr)
     normalize = prop_def(BoolAttr)
     scale = prop_def(FloatAttr)
+    best_of_group = opt_prop_def(IntegerAttr)
     weights = result_def(TensorType)
     indices = result_def(TensorType)
 
@@ -541,6 +542,8 @@ class RouterTopkOp(RowOp):
         self.fail_unless(0 < self.top_k.value.data <= experts, f"top_k is {self.top_k.value.data} of {experts} experts")
         self.fail_unless(groups > 0 and experts % groups == 0, f"{groups} groups do not divide {experts} experts")
         self.fail_unless(0 < top_groups <= groups, f"top_groups is {top_groups} of {groups} groups")
+        best = None if self.best_of_group is None else self.best_of_group.value.data
+        self.fail_unless(best is None or best > 0, f"best_of_group is {best}, must be at least 1")
         if self.bias is not None:
             self.require_shape(self.bias, (dims[1],), "the bias")
         self.fail_unless(self.scoring.data in SCORINGS, f"scoring must be {', '.join(SCORINGS)}")
@@ -555,7 +558,8 @@ class RouterTopkOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         del token
-        return RouterTopkAttr(self.top_k, self.scoring, self.groups, self.top_groups, self.normalize, self.scale)
+        best = self.best_of_group or NoneAttr()
+        return RouterTopkAttr(self.top_k, self.scoring, self.groups, self.top_groups, self.normalize, self.scale, best)
 
     def sharding_rule(self) -> ShardingRule:
         """Tokens are independent, experts are compared whole."""

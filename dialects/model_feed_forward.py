@@ -93,6 +93,7 @@ class MoeOp(NetworkOp):
         "topk_group",
         "moe_latent_size",
         "vocab_size",
+        "best_of_group",
     )
     n_routed_experts = prop_def(IntegerAttr)
     shared_intermediate_size = prop_def(IntegerAttr)
@@ -102,6 +103,8 @@ class MoeOp(NetworkOp):
     scoring = prop_def(StringAttr)
     n_group = prop_def(IntegerAttr)
     topk_group = prop_def(IntegerAttr)
+    best_of_group = opt_prop_def(IntegerAttr)
+    """So many of its best choices say what a group is worth; absent = two (DeepSeek-V3), one in DeepSeek-V2."""
     norm_topk_prob = prop_def(BoolAttr)
     routed_scaling_factor = prop_def(FloatAttr)
     correction_bias = prop_def(BoolAttr)

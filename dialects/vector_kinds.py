@@ -414,6 +414,10 @@ SCORINGS: dict[str, Arithmetic] = {
 """
 
 
+BEST_OF_GROUP = 2
+"""Of a group of experts so many of its best choices are added up for its worth, where nothing else is said."""
+
+
 @irdl_attr_definition
 class RouterTopkAttr(VectorKindAttr):
     """Weights and indices of the `top_k` experts of each row from its logits, as in `layer.router_topk`.
@@ -435,6 +439,7 @@ class RouterTopkAttr(VectorKindAttr):
     top_groups: IntegerAttr
     normalize: BoolAttr
     scale: FloatAttr
+    best_of_group: IntegerAttr | NoneAttr
 
     @property
     def flops_per_element(self) -> int:
@@ -455,6 +460,9 @@ class RouterTopkAttr(VectorKindAttr):
             return f"top_groups is {top_groups}, must be 1 to {groups}, the groups"
         if top_k < 1:
             return f"top_k is {top_k}, must be at least 1"
+        best = self.best_of_group.value.data if isinstance(self.best_of_group, IntegerAttr) else BEST_OF_GROUP
+        if best < 1:
+            return f"best_of_group is {best}, must be at least 1"
         if not columns.is_constant:
             return None
         if columns.constant % groups:

@@ -268,12 +268,17 @@ SCORES: dict[str, Callable[[Array], Array]] = {
 """What makes scores of the router logits of a token (the last: DeepSeek-V4 report, section 2.1)."""
 
 
-def choose_experts(scores: Array, bias: Array, top_k: int, groups: int, top_groups: int) -> list[int]:
-    """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2)."""
+def choose_experts(
+    scores: Array, bias: Array, top_k: int, groups: int, top_groups: int, best_of_group: int = 2
+) -> list[int]:
+    """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2).
+
+    A group is worth the sum of its two best choices; in DeepSeek-V2 (section 2.1.2 of its report) its best one alone.
+    """
     choice = scores + bias
     size = len(choice) // groups
     members = [range(g * size, (g + 1) * size) for g in range(groups)]
-    worth = [sum(sorted((choice[e] for e in group), reverse=True)[:2]) for group in members]
+    worth = [sum(sorted((choice[e] for e in group), reverse=True)[:best_of_group]) for group in members]
     open_groups = sorted(range(groups), key=lambda g: -worth[g])[:top_groups]
     candidates = sorted(e for g in open_groups for e in members[g])
     return sorted(candidates, key=lambda e: -choice[e])[:top_k]
@@ -596,6 +601,7 @@ class ModelMachine:
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
+        best = 2 if block.best_of_group is None else block.best_of_group.value.data
         read, y = x, np.zeros_like(x)
         if block.own_norms_eps is not None:
             eps = block.own_norms_eps.value.data
@@ -609,7 +615,7 @@ class ModelMachine:
                 logits = logits + self.weight(block, "router.linear_bias")
             scores = SCORES[block.scoring.data](logits)
             if table is None:
-                chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
+                chosen = choose_experts(scores, bias, block.top_k, groups, top_groups, best)
             else:
                 chosen = [int(e) for e in table[tokens[t]]]
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0

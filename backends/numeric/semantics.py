@@ -85,7 +85,7 @@ def attention_scores(
         scores = scalar_like(soft_cap, k[0]) * np.tanh(scores / scalar_like(soft_cap, k[0]))
     if slopes is not None:
         distance: Array = np.arange(int(kv_len)) - np.arange(int(kv_len - q_len), int(kv_len))[:, None]
-        scores = scores + (slopes[:, None, None] * distance).astype(scores.dtype)
+        scores = np.asarray(scores + (slopes[:, None, None] * distance).astype(scores.dtype))
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
         if first is not None:

@@ -27,6 +27,7 @@ from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.vector_kinds import BEST_OF_GROUP
 
 Operands = Sequence[Array]
 Results = tuple[Array, ...]
@@ -487,6 +488,7 @@ def _router_topk(op: layer.RouterTopkOp, operands: Operands, context: Context) -
         op.top_groups.value.data,
         bool(op.normalize),
         op.scale.value.data,
+        BEST_OF_GROUP if op.best_of_group is None else op.best_of_group.value.data,
     )
 
 

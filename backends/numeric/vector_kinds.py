@@ -214,6 +214,7 @@ def _(kind: kinds.RouterTopkAttr, tiles: Tiles) -> Sequence[Array]:
         kind.top_groups.value.data,
         bool(kind.normalize),
         kind.scale.value.data,
+        kind.best_of_group.value.data if isinstance(kind.best_of_group, IntegerAttr) else kinds.BEST_OF_GROUP,
     )
     return [r.reshape(*logits.shape[:-1], -1) for r in results]
 

@@ -15,6 +15,7 @@ from pmc.compiler.frontend.blocks import (
     BLOOM_FFN,
     BLOOM_GQA,
     DEEPSEEK_MOE,
+    DEEPSEEK_V2_MOE,
     DSA,
     FFN,
     FINAL_CAP,
@@ -80,6 +81,9 @@ ROTARY_HEAD_DIM: Mapping[str, Reading] = {"head_dim": integer("qk_rope_head_dim"
 """What newer files say once more: the dim that is rotated."""
 
 SPARSE_ATTENTION = {"layer_types": ("indexed_attention", "deepseek_sparse_attention")}
+
+DEEPSEEK_V2_MLA = MLA.with_rows(rope_interleave=constant(True))
+"""Adjacent columns are the pairs, whatever the file says."""
 
 QWEN3 = Family({"dense": (QWEN3_GQA, FFN)}, every("dense"), {"use_sliding_window": False}, unused=WINDOW_SWITCHED_OFF)
 QWEN3_MOE = Family(
@@ -310,6 +314,16 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "DeepseekV3ForCausalLM": DEEPSEEK_V3,
+    "DeepseekV2ForCausalLM": Family(
+        {"dense": (DEEPSEEK_V2_MLA, FFN), "moe": (DEEPSEEK_V2_MLA, DEEPSEEK_V2_MOE)},
+        first_dense,
+        # The code of transformers never normalises, and that of the files not where they say so.
+        {
+            **{name: DEEPSEEK_ONLY[name] for name in ("attention_bias", "moe_layer_freq", "num_key_value_heads")},
+            **{"qk_head_dim": DEEPSEEK_ONLY["qk_head_dim"], "scoring_func": "softmax", "norm_topk_prob": False},
+            **ROTARY_HEAD_DIM,
+        },
+    ),
     "DeepseekV32ForCausalLM": Family(
         {"dense": (DSA, FFN), "moe": (DSA, DEEPSEEK_MOE)},
         first_dense,

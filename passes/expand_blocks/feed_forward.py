@@ -67,6 +67,7 @@ def _chosen(build: BlockBuilder, logits: SSAValue, op: model.MoeOp) -> list[SSAV
             # The one weight of a token is 1 where the score is in the input.
             "normalize": op.scored_input or op.norm_topk_prob,
             "scale": op.routed_scaling_factor,
+            "best_of_group": op.best_of_group,
         },
     )
 

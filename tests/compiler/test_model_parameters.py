@@ -81,6 +81,19 @@ MIMO = {
     **sizes("MiMoForCausalLM", 4096, 36, 32, 8, 151680),
     **{"head_dim": 128, "intermediate_size": 11008, "attention_bias": True, "num_nextn_predict_layers": 1},
 }
+DEEPSEEK_V2 = {
+    **sizes("DeepseekV2ForCausalLM", 5120, 60, 128, 128, 102400),
+    **{"intermediate_size": 12288, "moe_intermediate_size": 1536, "n_routed_experts": 160, "n_shared_experts": 2},
+    **{"num_experts_per_tok": 6, "first_k_dense_replace": 1, "topk_method": "group_limited_greedy", "n_group": 8},
+    **{"topk_group": 3, "norm_topk_prob": False, "routed_scaling_factor": 16.0, "scoring_func": "softmax"},
+    **{"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128},
+}
+DEEPSEEK_V2_LITE = {
+    **DEEPSEEK_V2,
+    **{"hidden_size": 2048, "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16},
+    **{"intermediate_size": 10944, "moe_intermediate_size": 1408, "n_routed_experts": 64, "q_lora_rank": None},
+    **{"topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
+}
 GEMMA4 = {
     **sizes("Gemma4ForCausalLM", 2816, 30, 16, 8, 262144),
     **{"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5, "sliding_window": 1024},
@@ -111,6 +124,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "mistralai/Mixtral-8x7B-v0.1": mixtral(4096, 14336, 32, 32),
     "mistralai/Mixtral-8x22B-v0.1": mixtral(6144, 16384, 56, 48),
     "deepseek-ai/DeepSeek-V3": DEEPSEEK,
+    "deepseek-ai/DeepSeek-V2": DEEPSEEK_V2,
+    "deepseek-ai/DeepSeek-V2-Lite": DEEPSEEK_V2_LITE,
     "moonshotai/Kimi-K2-Instruct": KIMI,
     "zai-org/GLM-5": GLM5,
     "MiniMaxAI/MiniMax-M2.5": MINIMAX,
@@ -138,9 +153,10 @@ def attention(c: Mapping[str, Any]) -> int:
     if "kv_lora_rank" in c:
         q, kv = c["q_lora_rank"], c["kv_lora_rank"]
         nope, rope, v = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
-        latent = h * q + q + q * heads * (nope + rope) + h * (kv + rope) + kv + kv * heads * (nope + v) + heads * v * h
+        queries = h * q + q + q * heads * (nope + rope) if q else h * heads * (nope + rope)
+        latent = queries + h * (kv + rope) + kv + kv * heads * (nope + v) + heads * v * h
         n, d = c.get("index_n_heads", 0), c.get("index_head_dim", 0)
-        return int(latent + q * n * d + h * d + 2 * d + h * n)
+        return int(latent + (q or 0) * n * d + h * d + 2 * d + h * n)
     d = c.get("head_dim", h // heads)
     q, kv = heads * d, c["num_key_value_heads"] * d
     extra = {
@@ -230,6 +246,8 @@ DIFFERENT: Mapping[str, tuple[float | None, float | None]] = {
     # With an MoE block in the first layer too, which the config says is dense, the total would be the published 1.04
     # trillion. No count of whole blocks gives the 32.6 of the report: with the table they are 32.86, without 31.69.
     "moonshotai/Kimi-K2-Instruct": (1026.408, 31.687),
+    # 2.451: the source cuts where it should round.
+    "deepseek-ai/DeepSeek-V2-Lite": (None, 2.451),
     # With the table 3.353: the source cuts where it should round, or leaves something out.
     "Qwen/Qwen3-30B-A3B": (None, 3.042),
 }

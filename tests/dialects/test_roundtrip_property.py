@@ -779,6 +779,7 @@ def router(make: Maker) -> None:
     make.add(
         layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k], i32)], top_k=k,
         scoring=make.rng.choice(["softmax", "sigmoid"]), groups=1, top_groups=1, normalize=make.flag(),
+        best_of_group=make.rng.choice([None, 1]),
         scale=make.rng.random(),
     )  # fmt: skip
 
@@ -1146,6 +1147,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RouterTopkAttr: lambda make: RouterTopkAttr(
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid", "none"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
+        IntegerAttr(1, i64) if make.flag() else NoneAttr(),
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
     AddBiasAttr: lambda make: AddBiasAttr(make.expr_attr() if make.flag() else NoneAttr()),

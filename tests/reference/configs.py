@@ -50,6 +50,18 @@ DEEPSEEK: dict[str, object] = {
     "routed_scaling_factor": 2.5,
 }
 DEEPSEEK_YARN = {**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.0}
+DEEPSEEK_V2: dict[str, object] = {
+    **DEEPSEEK,
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "topk_method": "group_limited_greedy",
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": False,
+    "scoring_func": "softmax",
+    "routed_scaling_factor": 4.0,
+    # A copy: transformers writes into it.
+    "rope_scaling": dict(DEEPSEEK_YARN),
+}
 QWEN3: dict[str, object] = {**COMMON, "architectures": ["Qwen3ForCausalLM"], "head_dim": 16}
 MIXTRAL: dict[str, object] = {
     **COMMON,
@@ -142,6 +154,15 @@ CONFIGS: dict[str, dict[str, object]] = {
     "llama-tied": {**LLAMA, "tie_word_embeddings": True},
     "llama-llama3": {**LLAMA, "rope_scaling": LLAMA3_SCALING},
     "deepseek": DEEPSEEK,
+    "deepseek-v2": DEEPSEEK_V2,
+    "deepseek-v2-lite": {
+        **DEEPSEEK_V2,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": None,
+        "rope_scaling": None,
+    },
     "deepseek-yarn": {**DEEPSEEK, "rope_scaling": DEEPSEEK_YARN},
     "deepseek-half-rope": {**DEEPSEEK, "rope_interleave": False},
     "deepseek-direct-q": {**DEEPSEEK, "q_lora_rank": None},

@@ -42,6 +42,8 @@ PUBLISHED: Mapping[str, Published] = {
     "mistralai/Mixtral-8x22B-v0.1": Published("141", "39", "https://mistral.ai/news/mixtral-8x22b"),
     "deepseek-ai/DeepSeek-V3": Published("671", "37", DEEPSEEK),
     "deepseek-ai/DeepSeek-R1": Published("671", "37", "model card"),
+    "deepseek-ai/DeepSeek-V2": Published("236", "21", "DeepSeek-V2, arXiv:2405.04434, abstract"),
+    "deepseek-ai/DeepSeek-V2-Lite": Published("15.7", "2.4", "DeepSeek-V2, arXiv:2405.04434, appendix B"),
     "moonshotai/Kimi-K2-Instruct": Published("1040", "32.6", KIMI),
     "zai-org/GLM-5": Published("744", "40", GLM),
     "google/gemma-4-26B-A4B": Published("25.2", "3.8", "model card: Total Parameters, Active Parameters"),
