@@ -47,6 +47,10 @@ class FlashAttentionOp(MatrixOp):
     A `soft_cap` keeps scores below it before the softmax: soft_cap * tanh(scale * scores / soft_cap) (Gemma 2 report,
     section 2).
 
+    With `alibi_heads` every score has a bias that falls with the distance: slope * (key - query), both positions, with
+    a slope of its own for every head (ALiBi: Press, Smith and Lewis, 2022).  The slopes follow from the number of heads
+    of the model, `alibi_heads`, of which `first_head` is the first one here.
+
     `sinks` [heads] of an op that has them are one more logit of every head: exp(sink) is added to the sum of the
     softmax and has no value (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023; gpt-oss).
     """
@@ -64,6 +68,8 @@ class FlashAttentionOp(MatrixOp):
     kv_len = opt_prop_def(ExprAttr)
     """The positions of a sequence, where there is a chunk."""
     soft_cap = opt_prop_def(FloatAttr)
+    alibi_heads = opt_prop_def(IntegerAttr)
+    first_head = prop_def(ExprAttr, default_value=ExprAttr.of(0))
 
     def verify_(self) -> None:
         """Pieces agree in number; every width is a multiple of its head."""
@@ -82,9 +88,14 @@ class FlashAttentionOp(MatrixOp):
         if self.soft_cap is not None:
             cap = self.soft_cap.value.data
             self.fail_unless(0 < cap < float("inf"), f"soft_cap is {cap}, must be positive")
+        if self.alibi_heads is not None:
+            self.fail_unless(self.reach is None, "a bias by distance goes with neither a window nor a chunk")
+            self.fail_unless(bool(self.causal), "a bias by distance needs causal")
         for value in (*self.q, *self.k, self.v):
             self.fail_unless(tensor(value).dims[-1].is_constant, "the width of queries, keys and values is a number")
         self._verify_widths()
+        whole = None if self.alibi_heads is None else self.alibi_heads.value.data
+        self.fail_unless(whole is None or whole >= self.heads, f"alibi_heads is {whole}, must be at least {self.heads}")
         batch, kv_len, _ = tensor(self.v).dims
         if kv_len.is_constant and self.keys_seen.is_constant:
             needed = self.keys_seen.constant
@@ -288,6 +299,7 @@ class AttentionStepOp(FlashAttentionOp):
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
         kind = "" if self.reach is None else self.reach.kind
         self.fail_unless(not kind, f"a step of a ring has no {kind}: its keys are every n-th of a sequence")
+        self.fail_unless(self.alibi_heads is None, "a step of a ring has no bias by distance: its keys are every n-th")
 
     @property
     def sink_logits(self) -> SSAValue | None:

@@ -87,6 +87,7 @@ from pmc.dialects.tensor import ScaledType, ShapeAttr, TensorType, element_name,
 from pmc.dialects.vector_kinds import (
     SCORINGS,
     AddAttr,
+    ExpertScaleAttr,
     RopeAttr,
     RouterTopkAttr,
     RouterWeightsAttr,
@@ -518,8 +519,8 @@ class RouterTopkOp(RowOp):
 
     Scores are one of `SCORINGS` of the logits, such as their softmax, or these themselves (`none`).  With a `bias` the
     choice is made on score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the
-    largest sum of their two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies
-    them (DeepSeek-V3 report, section 2.1).
+    largest sum of their two best choices take part, or of so many as `best_of_group` says.  `normalize` divides the
+    weights by their sum; `scale` multiplies them (DeepSeek-V3 report, section 2.1; one of a group: DeepSeek-V2).
     """
 
     name = "layer.router_topk"
@@ -531,6 +532,7 @@ class RouterTopkOp(RowOp):
     top_groups = prop_def(IntegerAttr)
     normalize = prop_def(BoolAttr)
     scale = prop_def(FloatAttr)
+    best_of_group = opt_prop_def(IntegerAttr)
     weights = result_def(TensorType)
     indices = result_def(TensorType)
 
@@ -542,6 +544,8 @@ class RouterTopkOp(RowOp):
         self.fail_unless(0 < self.top_k.value.data <= experts, f"top_k is {self.top_k.value.data} of {experts} experts")
         self.fail_unless(groups > 0 and experts % groups == 0, f"{groups} groups do not divide {experts} experts")
         self.fail_unless(0 < top_groups <= groups, f"top_groups is {top_groups} of {groups} groups")
+        best = None if self.best_of_group is None else self.best_of_group.value.data
+        self.fail_unless(best is None or best > 0, f"best_of_group is {best}, must be at least 1")
         if self.bias is not None:
             self.require_shape(self.bias, (dims[1],), "the bias")
         self.fail_unless(self.scoring.data in SCORINGS, f"scoring must be {', '.join(SCORINGS)}")
@@ -556,7 +560,8 @@ class RouterTopkOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         del token
-        return RouterTopkAttr(self.top_k, self.scoring, self.groups, self.top_groups, self.normalize, self.scale)
+        best = self.best_of_group or NoneAttr()
+        return RouterTopkAttr(self.top_k, self.scoring, self.groups, self.top_groups, self.normalize, self.scale, best)
 
     def sharding_rule(self) -> ShardingRule:
         """Tokens are independent, experts are compared whole."""
@@ -604,6 +609,41 @@ class RouterWeightsOp(RowOp):
         """Tokens are independent, the logits of one are whole."""
         row = (TOKEN, WHOLE)
         return ShardingRule((row, row), (row,))
+
+
+@irdl_op_definition
+class ExpertScaleOp(RowOp):
+    """y[t, i] = scale[indices[t, i]] * weights[t, i]: a learned factor of every expert on its weight (Gemma 4)."""
+
+    name = "layer.expert_scale"
+    weights = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    scale = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Weights, indices and y [T, top_k], scale [E]."""
+        dims, scale = tensor(self.weights).dims, tensor(self.scale).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "weights must be [T, top_k]")
+        self.fail_unless(len(scale) == 1 and scale[0].is_constant, "scale must be [E] with a number of experts")
+        self.require_shape(self.indices, dims, "indices")
+        self.require_shape(self.y, dims, "y")
+        self.require_indices(self.indices)
+        wrong = self.vector_kind(expr(0)).wrong_parameter(dims[1])
+        self.fail_unless(wrong is None, wrong or "")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.weights).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        return ExpertScaleAttr(IntegerAttr(tensor(self.scale).dims[0].constant, i64))
+
+    def sharding_rule(self) -> ShardingRule:
+        """Tokens are independent; every rank has the factors of all experts."""
+        row = (TOKEN, WHOLE)
+        return ShardingRule((row, row, (WHOLE,)), (row,))
 
 
 @irdl_op_definition
@@ -724,6 +764,7 @@ Layer = Dialect(
         GatedRmsNormOp,
         RouterTopkOp,
         RouterWeightsOp,
+        ExpertScaleOp,
         DispatchOp,
         CombineOp,
     ],

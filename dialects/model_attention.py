@@ -112,6 +112,8 @@ class GqaOp(AttentionBlockOp):
     """Whether every head has one more logit in the sum of its softmax, without a value (gpt-oss)."""
     score_soft_cap = opt_prop_def(FloatAttr)
     """The bound on the scores: cap * tanh(score / cap) (Gemma 2)."""
+    alibi = opt_prop_def(BoolAttr)
+    """Whether the score of a key falls with its distance, for every head with its own slope (BLOOM)."""
     softmax_scale = opt_prop_def(FloatAttr)
     """The factor of the scores; absent = head_dim**-0.5."""
 

@@ -93,6 +93,7 @@ class MoeOp(NetworkOp):
         "topk_group",
         "moe_latent_size",
         "vocab_size",
+        "best_of_group",
     )
     n_routed_experts = prop_def(IntegerAttr)
     shared_intermediate_size = prop_def(IntegerAttr)
@@ -102,6 +103,8 @@ class MoeOp(NetworkOp):
     scoring = prop_def(StringAttr)
     n_group = prop_def(IntegerAttr)
     topk_group = prop_def(IntegerAttr)
+    best_of_group = opt_prop_def(IntegerAttr)
+    """So many of its best choices say what a group is worth; absent = two (DeepSeek-V3), one in DeepSeek-V2."""
     norm_topk_prob = prop_def(BoolAttr)
     routed_scaling_factor = prop_def(FloatAttr)
     correction_bias = prop_def(BoolAttr)
@@ -114,6 +117,13 @@ class MoeOp(NetworkOp):
     """Whether the output of the shared experts is multiplied by sigmoid(x w), one number per token (Qwen3-Next)."""
     moe_latent_size = opt_prop_def(IntegerAttr)
     """The width to which rows are projected before the routed experts, and from which behind them (Nemotron 3)."""
+    own_norms_eps = opt_prop_def(FloatAttr)
+    """The block has RMS norms of its own: the experts read norm(x), the router hidden^-1/2 norm(x), with a gain each.
+
+    A block of Gemma 4, which stands beside a dense one and reads the residual path.
+    """
+    expert_scale = opt_prop_def(BoolAttr)
+    """Whether every expert has a learned factor on its weight (`per_expert_scale` of Gemma 4)."""
     vocab_size = opt_prop_def(IntegerAttr)
     """With `tokens`: the rows of the table of experts."""
 
@@ -146,6 +156,7 @@ class MoeOp(NetworkOp):
             not by_id or not (self.correction_bias or self.scored_input or groups > 1),
             "a table of experts has no correction_bias, no scored_input and no groups",
         )
+        self.require(shared == 0 or self.own_norms_eps is None, "own_norms_eps with shared experts, which have no norm")
         self.require(
             self.experts % groups == 0,
             f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
@@ -172,11 +183,14 @@ class MoeOp(NetworkOp):
             table = [WeightSpec("router.table", dims, ("", ""), i32, below=experts)]
         shared = self.shared_intermediate_size.value.data
         latent = None if self.moe_latent_size is None else self.moe_latent_size.value.data
+        norms = [WeightSpec("norm.weight", (hidden,), ("",)), WeightSpec("router.norm.weight", (hidden,), ("",))]
         return [
+            *(norms if self.own_norms_eps is not None else ()),
             WeightSpec("router.weight", (hidden, experts), ("", "")),
             *(linear if self.router_bias else ()),
             *(correction if self.correction_bias else ()),
             *table,
+            *((WeightSpec("router.expert_scale", (experts,), ("",)),) if self.expert_scale else ()),
             *(() if latent is None else (WeightSpec("latent_down_proj.weight", (hidden, latent), ("", "")),)),
             *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn", latent),
             *(() if latent is None else (WeightSpec("latent_up_proj.weight", (latent, hidden), ("", "")),)),

@@ -228,6 +228,7 @@ class SparseAttentionOp(FlashAttentionOp):
         self.fail_unless(self.q_len.data == 1, f"q_len is {self.q_len.data}, must be 1: every token has its own keys")
         self.fail_unless(not bool(self.causal), "causal must be false: positions are those of the whole sequence")
         self.fail_unless(self.soft_cap is None, "the scores of sparse attention have no soft_cap")
+        self.fail_unless(self.alibi_heads is None, "the scores of sparse attention have no bias by distance")
 
     @property
     def hides(self) -> bool:

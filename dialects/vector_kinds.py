@@ -296,10 +296,12 @@ class SoftmaxStepAttr(VectorKindAttr):
     m = max(M, max_c s); P = exp(s - m); f = exp(M - m); L = f*L + sum_c P; O = f*O; M = m.  Kernels fill M with -inf,
     L and O with 0 before the first step; the mma after the step adds P V to O.
 
-    With a `soft_cap`, s = soft_cap * tanh(scale * S / soft_cap).
+    With a `soft_cap`, s = soft_cap * tanh(scale * S / soft_cap).  With `alibi`, the number of heads of the model,
+    slope * (key + c - position) is added to s, with the slope of head `head` of the row (ALiBi): an immediate of the
+    command, as the angles of `rope` are.
 
     Steps of a score: subtract the maximum, exp, convert; with a soft cap also a multiplication before the tanh and one
-    after it; of a row: reduce-max, max, exp of the correction, reduce-sum,
+    after it, with ALiBi mul and add; of a row: reduce-max, max, exp of the correction, reduce-sum,
     mul, add, copy; as in the SG2262 kernel templates published with Tier6-Model.
     """
 
@@ -313,7 +315,7 @@ class SoftmaxStepAttr(VectorKindAttr):
         Matrix("row_sum", "update", columns=1),
         Matrix("acc", "update", columns="width"),
     )
-    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position", "first")
+    PER_ROW_PARAMETERS: ClassVar[tuple[str, ...]] = ("position", "first", "head")
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=2, exp=1)
     ROW_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=6, exp=1)
     scale: FloatAttr
@@ -322,6 +324,8 @@ class SoftmaxStepAttr(VectorKindAttr):
     key: ExprAttr
     first: ExprAttr | NoneAttr
     soft_cap: FloatAttr | NoneAttr
+    alibi: IntegerAttr | NoneAttr
+    head: ExprAttr | NoneAttr
 
     def __init__(
         self,
@@ -331,23 +335,31 @@ class SoftmaxStepAttr(VectorKindAttr):
         key: ExprAttr,
         first: ExprAttr | NoneAttr | None = None,
         soft_cap: FloatAttr | NoneAttr | None = None,
+        alibi: IntegerAttr | NoneAttr | None = None,
+        head: ExprAttr | NoneAttr | None = None,
     ) -> None:
         """Without `first` rows see all keys from the beginning on; without `soft_cap` scores may be of any size."""
-        super().__init__(scale, causal, position, key, first or NoneAttr(), soft_cap or NoneAttr())
+        optional = (value or NoneAttr() for value in (first, soft_cap, alibi, head))
+        super().__init__(scale, causal, position, key, *optional)
 
     @classmethod
-    def element_steps(cls, capped: bool) -> VectorSteps:
-        """The steps of a score with or without a soft cap."""
-        return cls.ELEMENT_STEPS + (TANH + VectorSteps(basic=2) if capped else VectorSteps())
+    def element_steps(cls, capped: bool, biased: bool) -> VectorSteps:
+        """The steps of a score with or without a soft cap, and with or without a bias by distance."""
+        steps = cls.ELEMENT_STEPS + VectorSteps(basic=2 * biased)
+        return steps + TANH + VectorSteps(basic=2) if capped else steps
 
     @property
     def steps_per_element(self) -> VectorSteps:
-        return self.element_steps(isinstance(self.soft_cap, FloatAttr))
+        return self.element_steps(isinstance(self.soft_cap, FloatAttr), isinstance(self.alibi, IntegerAttr))
 
     def wrong_parameter(self, columns: Expr) -> str | None:
         """Only a causal row has a first key; a cap is positive."""
         if isinstance(self.soft_cap, FloatAttr) and not self.soft_cap.value.data > 0:
             return f"soft_cap is {self.soft_cap.value.data}, must be positive"
+        if isinstance(self.alibi, IntegerAttr) != isinstance(self.head, ExprAttr):
+            return "parameters 'alibi' and 'head' need each other"
+        if isinstance(self.alibi, IntegerAttr) and self.alibi.value.data < 1:
+            return f"alibi is {self.alibi.value.data}, must be at least 1, the heads"
         hides = isinstance(self.first, ExprAttr) and not bool(self.causal)
         return "parameter 'first' needs causal = true" if hides else None
 
@@ -435,6 +447,10 @@ SCORINGS: dict[str, Arithmetic] = {
 """
 
 
+BEST_OF_GROUP = 2
+"""Of a group of experts so many of its best choices are added up for its worth, where nothing else is said."""
+
+
 @irdl_attr_definition
 class RouterTopkAttr(VectorKindAttr):
     """Weights and indices of the `top_k` experts of each row from its logits, as in `layer.router_topk`.
@@ -456,6 +472,7 @@ class RouterTopkAttr(VectorKindAttr):
     top_groups: IntegerAttr
     normalize: BoolAttr
     scale: FloatAttr
+    best_of_group: IntegerAttr | NoneAttr
 
     @property
     def flops_per_element(self) -> int:
@@ -476,6 +493,9 @@ class RouterTopkAttr(VectorKindAttr):
             return f"top_groups is {top_groups}, must be 1 to {groups}, the groups"
         if top_k < 1:
             return f"top_k is {top_k}, must be at least 1"
+        best = self.best_of_group.value.data if isinstance(self.best_of_group, IntegerAttr) else BEST_OF_GROUP
+        if best < 1:
+            return f"best_of_group is {best}, must be at least 1"
         if not columns.is_constant:
             return None
         if columns.constant % groups:
@@ -533,6 +553,28 @@ class RouterWeightsAttr(VectorKindAttr):
         if top_k < 1 or (columns.is_constant and top_k > columns.constant):
             return f"top_k is {top_k}, must be 1 to {columns}, the experts"
         return None
+
+
+@irdl_attr_definition
+class ExpertScaleAttr(VectorKindAttr):
+    """out[r, i] = scale[indices[r, i]] * weights[r, i], one of `experts` factors.  Steps: to pick it, mul, convert."""
+
+    name: ClassVar[str] = "tile.expert_scale"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("weights", "in"),
+        Matrix("indices", "in"),
+        Matrix("scale", "in", rows=1, columns="experts"),
+        Matrix("out", "out"),
+    )
+    FLOPS: ClassVar[int] = 1
+    ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=3)
+    experts: IntegerAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """At least as many experts as choices."""
+        experts = self.experts.value.data
+        wrong = experts < 1 or (columns.is_constant and columns.constant > experts)
+        return f"experts is {experts}, must be at least {columns}, the choices" if wrong else None
 
 
 @irdl_attr_definition
@@ -862,5 +904,6 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     CollapseStreamsAttr,
     MixStreamsAttr,
     RouterWeightsAttr,
+    ExpertScaleAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -297,6 +297,7 @@ class _Sharder:
             layer.StateOp: self._source,
             layer.AddBiasOp: self._add_bias,
             layer.RmsNormOp: self._rms_norm,
+            layer.AttentionOp: self._attention,
             layer.RopeOp: self._rope,
             layer.TemperatureOp: self._rope,
             layer.PositionEmbeddingOp: self._positions,
@@ -397,6 +398,15 @@ class _Sharder:
     def _overlaps_any(self, name: str, others: Sequence[str]) -> bool:
         axis = self.mesh.axis(name)
         return any(axis.overlaps(self.mesh.axis(other)) for other in others)
+
+    def _attention(self, op: Operation) -> None:
+        """A rank of tp has the slopes of its own heads where scores have a bias by distance."""
+        assert isinstance(op, layer.AttentionOp)
+        self._by_rule(op)
+        new = self.block.last_op
+        assert isinstance(new, layer.AttentionOp)
+        for axis in sharding_of(tensor(new.q[0])).dims[1] if op.alibi_heads is not None else ():
+            new.first_head = ExprAttr(expr(rank_symbol(axis)) * (op.heads // self.mesh.axis(axis).size))
 
     # -- positions ----------------------------------------------------------------------------------------------
 

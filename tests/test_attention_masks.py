@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,7 @@ from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import ValueKey, layer_sources, run_layer, seeded_layer_environment, the_program
 from pmc.backends.numeric.rank_programs import run_commands, run_tiles
+from pmc.backends.numeric.semantics import alibi_slopes
 from pmc.compiler.check import with_plans
 from pmc.compiler.config import load_accounting, load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.driver import run_pipeline, set_target
@@ -105,6 +107,15 @@ def with_soft_cap(module: ModuleOp, cap: float) -> ModuleOp:
     for op in module.walk():
         if isinstance(op, layer.AttentionOp):
             op.soft_cap = FloatAttr(cap, 64)
+    module.verify()
+    return module
+
+
+def with_alibi(module: ModuleOp) -> ModuleOp:
+    """The program with a bias by distance in all layers."""
+    for op in module.walk():
+        if isinstance(op, layer.AttentionOp):
+            op.alibi_heads = IntegerAttr(op.heads, i64)
     module.verify()
     return module
 
@@ -285,6 +296,24 @@ def test_random_plans_of_all_masks_together(seed: int) -> None:
     check_levels(module, deployment, inputs(module, deployment), "random")
 
 
+@pytest.mark.parametrize(("tp", "q_len", "kv_len", "plans"), [(2, 1, 41, "chosen"), (4, 3, 23, "random")])
+def test_a_bias_by_distance_is_the_same_at_every_level(tp: int, q_len: int, kv_len: int, plans: str) -> None:
+    """Every rank has the slopes of its own heads: those of the first ones would be seen, as slopes differ by head."""
+    module, deployment = small_llama(tp=tp, q_len=q_len, kv_len=kv_len)
+    environment = inputs(module, deployment)
+    plain = run_layer(module, environment).outputs[0]
+    with_alibi(module)
+    assert np.abs(run_layer(module, environment).outputs[0] - plain).max() > 0.01, "the bias does nothing"
+    check_levels(module, deployment, environment, plans)
+
+
+def test_slopes_of_alibi() -> None:
+    """Press, Smith and Lewis (2022), section 3: 1/2 to 1/2^8 for 8 heads; for 6 those of 4, then two of those of 8."""
+    np.testing.assert_allclose(alibi_slopes(8), [2.0**-i for i in range(1, 9)])
+    np.testing.assert_allclose(alibi_slopes(6), [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3])
+    np.testing.assert_allclose(alibi_slopes(112)[[0, 63, 64, 111]], [2**-0.125, 2**-8, 2**-0.0625, 2**-5.9375])
+
+
 def test_a_ring_caps_its_scores() -> None:
     module, deployment = small_llama(cp=4, q_len=8, kv_len=40)
     with_soft_cap(module, 0.5)
@@ -303,10 +332,19 @@ def test_a_head_that_only_sees_its_sink_gives_nothing() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("masked", "kind"), [(windowed, "window"), (chunked, "chunk")])
-def test_context_parallelism_refuses_a_window(masked: Callable[..., ModuleOp], kind: str) -> None:
+@pytest.mark.parametrize(
+    ("masked", "kind"),
+    [
+        (partial(windowed, window=6), "window"),
+        (partial(chunked, chunk=6), "chunk"),
+        (with_alibi, "bias by distance (ALiBi)"),
+    ],
+)
+def test_context_parallelism_refuses_what_depends_on_where_keys_stand(
+    masked: Callable[..., ModuleOp], kind: str
+) -> None:
     module, deployment = small_llama(cp=2, phase="prefill", q_len=8, kv_len=8)
-    masked(module, 6)
+    masked(module)
     with pytest.raises(PassError) as error:
         run_pipeline(module, default_pipeline(deployment, "dist")[2:])
     assert str(error.value) == (
@@ -462,14 +500,17 @@ def test_a_soft_cap_is_work_of_the_vector_unit_only(model: CostModel) -> None:
     assert (before.flops, before.memory_s, before.bytes_read) == (after.flops, after.memory_s, after.bytes_read)
 
 
-def test_vector_steps_of_a_soft_cap() -> None:
-    """Every score takes 70 more: exp 35, div 31, two additions, two multiplications."""
+@pytest.mark.parametrize(
+    ("mask", "steps"), [({"soft_cap": FloatAttr(50.0, 64)}, 70), ({"alibi_heads": IntegerAttr(8, i64)}, 2)]
+)
+def test_vector_steps_of_a_soft_cap_and_of_a_bias(mask: dict[str, Attribute], steps: int) -> None:
+    """Every score takes 70 more: exp 35, div 31, two additions, two multiplications; or one each for the bias."""
     plan = attentions.tiling_of(PlanAttr.of([2, 1, 1], [16, 4, 64], "pus", 2, ()))
     search = PlanSearch(CoreRates(SG2262, PHYSICAL))
-    masks: list[dict[str, Attribute]] = [{}, {"soft_cap": FloatAttr(50.0, 64)}]
-    plain, capped = (
+    masks: list[dict[str, Attribute]] = [{}, mask]
+    plain, masked = (
         search.attention_resources(attention_shape(attention(1, 64, 4096, **mask)), plan).vec_steps[0] for mask in masks
     )
     # 4 units of 16 queries and 4 heads on a core: every row pays for the scores up to the last key of its unit.
     scores = sum(64 * (4096 - 64 + 16 * (unit + 1)) for unit in range(4))
-    assert capped - plain == scores * 70
+    assert masked - plain == scores * steps

@@ -137,6 +137,8 @@ def experts(t: Text, x: str) -> str:
         "layer.router_weights", f"{logits}, %indices", pair[0], "moe.weights",
         'scoring = "softmax", normalize = true, scale = 1.0',
     )  # fmt: skip
+    factors = t.weight("moe.router.scale", EXPERTS)
+    weights = t.rows("layer.expert_scale", f"{weights}, %indices, {factors}", "moe.expert_scale")
     slots = f"!layer.tensor<[{EXPERTS}, batch*q_len, {HIDDEN}], f32>"
     y = t.add("layer.dispatch", f"{x}, %indices", slots, "moe.dispatch", 'capacity = "worst"')
     gate, up = (t.linear(y, f"moe.experts.{n}_proj", HIDDEN, FFN, "expert,,expert_ffn") for n in ("gate", "up"))
@@ -281,6 +283,7 @@ NAMES = (
     "collapse_streams",
     "mix_streams",
     "router_weights",
+    "expert_scale",
 )
 
 

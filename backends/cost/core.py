@@ -177,7 +177,7 @@ class CoreCostModel(CostModel):
         own = keys / parts
         widths = sum(round_up(d, depth) for d in w.qk_dims) + round_up(w.v_dim, cube.n)
         gemm_s = 2.0 * cube.m * own * widths / self.rates.core_flops_per_s(w.dtype)
-        per_score, per_row = self.rates.softmax_steps(w.capped)
+        per_score, per_row = self.rates.softmax_steps(w.capped, w.biased)
         softmax_s = cube.m * (own * per_score + per_row / parts) / self.rates.core_steps_per_s("bf16")
         return _Waves(blocks, self.rates.waves(blocks), gemm_s, softmax_s)
 

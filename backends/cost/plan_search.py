@@ -86,7 +86,7 @@ class PlanSearch:
         if accounting.attention_output == "as_inputs" and not shape.state_results:
             shape = replace(shape, out_bits=shape.q_bits)
         apart = accounting.v_read == "apart" and shape.shared_piece is not None
-        softmax = self.rates.softmax_steps(shape.capped)
+        softmax = self.rates.softmax_steps(shape.capped, shape.biased)
         return attentions.resources(shape, tilings, self.chip, softmax, apart, at_least)
 
     def attention_time(self, r: Resources) -> PlanTime:

@@ -48,9 +48,9 @@ class CoreRates:
         """Vector steps of one core."""
         return self.chip.vector_ops_per_s(dtype) * self.accounting.vector_steps_per_cycle / self.cores
 
-    def softmax_steps(self, capped: bool) -> tuple[int, int]:
-        """Vector steps of one block of an online softmax, per score, which may have a soft cap, and per row."""
-        steps = (SoftmaxStepAttr.element_steps(capped), SoftmaxStepAttr.ROW_STEPS)
+    def softmax_steps(self, capped: bool, biased: bool) -> tuple[int, int]:
+        """Vector steps of one block of an online softmax, per score, with or without soft cap and bias, and per row."""
+        steps = (SoftmaxStepAttr.element_steps(capped, biased), SoftmaxStepAttr.ROW_STEPS)
         return self.chip.vector_steps(steps[0]), self.chip.vector_steps(steps[1])
 
     def waves(self, units: Number) -> Number:

@@ -131,6 +131,15 @@ def soft_cap(x: Array, cap: float) -> Array:
     return y
 
 
+def alibi(heads: int) -> list[float]:
+    """The slopes of ALiBi, as its authors compute them: a geometric sequence, or parts of two of them."""
+    if heads & (heads - 1) == 0:
+        ratio = 2 ** (-(2 ** -(math.log2(heads) - 3)))
+        return [ratio**i for i in range(1, heads + 1)]
+    lower = 1 << int(math.log2(heads))
+    return alibi(lower) + alibi(2 * lower)[0::2][: heads - lower]
+
+
 def attend(
     q: Array,
     k: Array,
@@ -141,12 +150,14 @@ def attend(
     sink: float | None = None,
     chunk: int | None = None,
     kv_len: int = 0,
+    slope: float = 0.0,
 ) -> Array:
     """Causal softmax(scale q k^T) v of one head: q [q_len, d], k [kv_len, d], v [kv_len, e] -> [q_len, e].
 
     With a window a query sees so many keys, the last of them its own (Beltagy et al. 2020, section 3.1).  A cap bounds
     the scores; a sink is one more score, of a value 0.  With a chunk the query at a position sees the keys since the
-    last multiple of it; `kv_len` then says where the last query stands, as k may be without its first rows.
+    last multiple of it; `kv_len` then says where the last query stands, as k may be without its first rows.  A slope
+    takes slope * distance from the score of a key (Press et al. 2022, section 3).
     """
     past = len(k) - len(q)
     rows: list[Array] = []
@@ -158,6 +169,7 @@ def attend(
         logits = scale * (k[seen] @ query)
         if cap is not None:
             logits = soft_cap(logits, cap)
+        logits = logits - slope * np.arange(len(logits) - 1, -1, -1)
         scores = logits if sink is None else np.append(logits, sink)
         p = np.exp(scores - scores.max())
         rows.append(p[: len(logits)] @ v[seen] / p.sum())
@@ -256,12 +268,17 @@ SCORES: dict[str, Callable[[Array], Array]] = {
 """What makes scores of the router logits of a token (the last: DeepSeek-V4 report, section 2.1)."""
 
 
-def choose_experts(scores: Array, bias: Array, top_k: int, groups: int, top_groups: int) -> list[int]:
-    """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2)."""
+def choose_experts(
+    scores: Array, bias: Array, top_k: int, groups: int, top_groups: int, best_of_group: int = 2
+) -> list[int]:
+    """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2).
+
+    A group is worth the sum of its two best choices; in DeepSeek-V2 (section 2.1.2 of its report) its best one alone.
+    """
     choice = scores + bias
     size = len(choice) // groups
     members = [range(g * size, (g + 1) * size) for g in range(groups)]
-    worth = [sum(sorted((choice[e] for e in group), reverse=True)[:2]) for group in members]
+    worth = [sum(sorted((choice[e] for e in group), reverse=True)[:best_of_group]) for group in members]
     open_groups = sorted(range(groups), key=lambda g: -worth[g])[:top_groups]
     candidates = sorted(e for g in open_groups for e in members[g])
     return sorted(candidates, key=lambda e: -choice[e])[:top_k]
@@ -413,6 +430,7 @@ class ModelMachine:
         window, chunk = (None if a is None else a.value.data for a in (block.window, block.chunk))
         cap = None if block.score_soft_cap is None else block.score_soft_cap.value.data
         sinks = self.weight(block, "sinks") if block.sinks else [None] * heads
+        slopes = alibi(heads) if block.alibi else [0.0] * heads
         eps = None if block.qk_norm_eps is None else block.qk_norm_eps.value.data
         behind = block.qk_norm is not None and block.qk_norm.data == "rotated"
 
@@ -438,7 +456,8 @@ class ModelMachine:
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
                 warm = query * self.temperatures(block)[:, None]
-                read.append(attend(warm, k[shared], v[shared], scale, window, cap, sinks[i], chunk, self.kv_len))
+                how = (scale, window, cap, sinks[i], chunk, self.kv_len, slopes[i])
+                read.append(attend(warm, k[shared], v[shared], *how))
             if block.head_gate:
                 gates = sigmoid(h @ self.weight(block, "head_gate.weight"))
                 read = [rows * gates[:, [i]] for i, rows in enumerate(read)]
@@ -582,21 +601,28 @@ class ModelMachine:
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
-        y = np.zeros_like(x)
+        best = 2 if block.best_of_group is None else block.best_of_group.value.data
+        read, y = x, np.zeros_like(x)
+        if block.own_norms_eps is not None:
+            eps = block.own_norms_eps.value.data
+            router = router / math.sqrt(x.shape[1])
+            read = rms_norm(x, self.weight(block, "router.norm.weight"), eps)
+            x = rms_norm(x, self.weight(block, "norm.weight"), eps)
+        factors = self.weight(block, "router.expert_scale") if block.expert_scale else np.ones(block.experts)
         for t, h in enumerate(x):
-            logits = h @ router
+            logits = read[t] @ router
             if block.router_bias:
                 logits = logits + self.weight(block, "router.linear_bias")
             scores = SCORES[block.scoring.data](logits)
             if table is None:
-                chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
+                chosen = choose_experts(scores, bias, block.top_k, groups, top_groups, best)
             else:
                 chosen = [int(e) for e in table[tokens[t]]]
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
             latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
             routed = np.zeros_like(latent)
             for e in chosen:
-                share = scores[e] / total * block.routed_scaling_factor.value.data
+                share = factors[e] * scores[e] / total * block.routed_scaling_factor.value.data
                 if block.scored_input:
                     routed += self.network(block, share * latent, "experts.", e)
                 else:

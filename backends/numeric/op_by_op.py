@@ -177,11 +177,13 @@ def _attention(op: layer.FlashAttentionOp, operands: Sequence[Array], y: Array) 
     dims, v_dim, scale, e = op.piece_dims(), op.v_dim.value.data, op.scale.value.data, FP32_ROUNDOFF
     products = sum(float(np.abs(a).max()) * float(np.abs(b).max()) * d for a, b, d in zip(q, k, dims, strict=True))
     score = 2 * (sum(dims) + 1) * e * abs(scale) * products + 8 * e * (op.largest_score or 0.0)
+    if op.alibi_heads is not None:
+        score += 4 * e * v.shape[1]  # slopes are below 1
     name, keys, largest = element_name(op.arithmetic_type), v.shape[1], float(np.abs(v).max())
     each = ROUNDOFFS[name] + 2 * (score + (keys + 1) * e)
     lost = keys * SMALLEST.get(name, 0.0) / 2  # weights below the smallest number, of sums of at least 1
-    # Where the keys of a chunk begin is known to the symbols only.
-    if isinstance(op, layer.SparseAttentionOp) or op.chunk is not None:
+    # Where the keys of a chunk begin, and which heads a rank has, is known to the symbols only.
+    if isinstance(op, layer.SparseAttentionOp) or op.chunk is not None or op.alibi_heads is not None:
         return float((each + lost) * largest)
     if isinstance(op, layer.AttentionOp):
         # The mean of |v| under the weights of each query.

@@ -27,18 +27,19 @@ def router_topk(
     top_groups: int,
     normalize: bool,
     scale: float,
+    best_of_group: int = 2,
 ) -> tuple[Array, Array]:
     """Weights and indices [T, top_k] of the chosen experts of every token, best first, from logits [T, E].
 
     Scores are one of `SCORES` of the logits; the choice is made on score + bias, within the `top_groups`
-    groups whose two best choices sum highest (DeepSeek-V3 report, section 2.1.2).  Weights are plain
+    groups whose `best_of_group` best choices sum highest (DeepSeek-V3 report, section 2.1.2).  Weights are plain
     scores.  Equal choices go to the lower index.
     """
     scores = SCORES[scoring](logits)
     choice = scores if bias is None else scores + bias
     if groups > 1:
         grouped = choice.reshape(choice.shape[0], groups, -1)
-        best = np.sort(grouped, axis=-1)[..., -2:].sum(axis=-1)
+        best = np.sort(grouped, axis=-1)[..., -best_of_group:].sum(axis=-1)
         closed = np.ones(best.shape, bool)
         np.put_along_axis(closed, _largest(best, top_groups), False, axis=-1)
         choice = np.where(closed[..., None], -np.inf, grouped).reshape(choice.shape)

@@ -40,6 +40,18 @@ def head_matmul(x: Array, w: Array, group: int, transpose: bool) -> Array:
     return result
 
 
+def alibi_slopes(heads: int) -> Array:
+    """Of every head: 2^(-8/n), 2^(-16/n), .. for n = the power of two up to `heads`; then every second of those of 2n.
+
+    Press, Smith and Lewis (2022), and `_get_alibi_slopes` of transformers for numbers that are no powers of two.
+    """
+    nearest = 1 << (heads.bit_length() - 1)
+    own = 2.0 ** (-8 * np.arange(1, nearest + 1) / nearest)
+    between = 2.0 ** (-4 * np.arange(1, 2 * nearest, 2) / nearest)
+    slopes: Array = np.concatenate([own, between])[:heads]
+    return slopes
+
+
 def attention_scores(
     q: Sequence[Array],
     k: Sequence[Array],
@@ -49,12 +61,14 @@ def attention_scores(
     hidden: int = 0,
     first: Array | None = None,
     soft_cap: float | None = None,
+    slopes: Array | None = None,
 ) -> Array:
     """s = scale * sum_i q_i k_i^T, -inf where a key is not visible: [batch, heads, q_len, kv_len].
 
     q_i [batch*q_len, heads*d_i], k_i [batch, kv_len, kv_heads_i*d_i]; query head h reads key head
     h // (heads / kv_heads).  Causal: query i sees keys 0 .. kv_len - q_len + i - hidden, from `first`[i] on
-    where that is given.  With a soft cap scores are soft_cap * tanh(s / soft_cap).
+    where that is given.  With a soft cap scores are soft_cap * tanh(s / soft_cap); with `slopes` [heads] each has a
+    bias, slope * (key - query).
     """
     batch, kv_len = k[0].shape[:2]
     heads = q[0].shape[1] // qk_dims[0]
@@ -69,6 +83,9 @@ def attention_scores(
     scores = np.asarray(scores) * scalar_like(scale, k[0])
     if soft_cap is not None:
         scores = scalar_like(soft_cap, k[0]) * np.tanh(scores / scalar_like(soft_cap, k[0]))
+    if slopes is not None:
+        distance: Array = np.arange(int(kv_len)) - np.arange(int(kv_len - q_len), int(kv_len))[:, None]
+        scores = np.asarray(scores + (slopes[:, None, None] * distance).astype(scores.dtype))
     if causal:
         visible: Array = np.tri(q_len, kv_len, kv_len - q_len - hidden, dtype=bool)
         if first is not None:
@@ -89,13 +106,14 @@ def attention(
     first: Array | None = None,
     sinks: Array | None = None,
     soft_cap: float | None = None,
+    slopes: Array | None = None,
 ) -> Array:
     """softmax(scale * sum_i q_i k_i^T) v of every sequence and head: [batch*q_len, heads*v_dim].
 
     v is [batch, kv_len, kv_heads*v_dim]; `sinks` [heads] are logits without values; the rest is as in
     `attention_scores`.
     """
-    scores = attention_scores(q, k, qk_dims, scale, causal, first=first, soft_cap=soft_cap)
+    scores = attention_scores(q, k, qk_dims, scale, causal, first=first, soft_cap=soft_cap, slopes=slopes)
     weights = softmax(scores)
     if sinks is not None:
         column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:-1], 1)).astype(scores.dtype)

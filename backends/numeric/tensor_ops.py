@@ -27,6 +27,7 @@ from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.tensor import TensorType, tensor
+from pmc.dialects.vector_kinds import BEST_OF_GROUP
 
 Operands = Sequence[Array]
 Results = tuple[Array, ...]
@@ -154,7 +155,16 @@ def attention_of(op: layer.AttentionOp, operands: Operands, bindings: Mapping[st
         first_keys(op, operands, bindings),
         operands[2 * pieces + 1] if op.sinks is not None else None,
         op.largest_score,
+        _slopes(op, operands[0].shape[1] // op.piece_dims()[0], bindings),
     )
+
+
+def _slopes(op: layer.AttentionOp, heads: int, bindings: Mapping[str, int]) -> Array | None:
+    """The slopes of the heads that a rank has, where scores have a bias by distance."""
+    if op.alibi_heads is None:
+        return None
+    first = int(op.first_head.data.evaluate(bindings))
+    return semantics.alibi_slopes(op.alibi_heads.value.data)[first : first + heads]
 
 
 def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:
@@ -489,6 +499,7 @@ def _router_topk(op: layer.RouterTopkOp, operands: Operands, context: Context) -
         op.top_groups.value.data,
         bool(op.normalize),
         op.scale.value.data,
+        BEST_OF_GROUP if op.best_of_group is None else op.best_of_group.value.data,
     )
 
 
@@ -497,6 +508,12 @@ def _router_weights(op: layer.RouterWeightsOp, operands: Operands, context: Cont
     logits, indices = operands
     how = op.scoring.data, bool(op.normalize), op.scale.value.data
     return (routing.router_weights(logits, indices, *how),)
+
+
+@implements(layer.ExpertScaleOp)
+def _expert_scale(op: layer.ExpertScaleOp, operands: Operands, context: Context) -> Results:
+    weights, indices, scale = operands
+    return (weights * scale[indices.astype(np.int64)],)
 
 
 @implements(layer.DispatchOp)

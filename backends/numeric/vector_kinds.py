@@ -155,6 +155,11 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     if isinstance(kind.soft_cap, FloatAttr):
         cap = np.asarray(kind.soft_cap.value.data, scores.dtype)
         scaled = np.tanh(scaled / cap) * cap
+    if isinstance(kind.alibi, IntegerAttr):
+        slopes = _slope(np.asarray(tiles.values["head"]), kind.alibi.value.data)
+        keys = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
+        distance = keys - np.asarray(tiles.values["position"])[..., None]
+        scaled = scaled + np.asarray(slopes[..., None] * distance, scores.dtype)
     if bool(kind.causal):
         key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
         visible = _visible(key, np.asarray(tiles.values["position"]), columns)
@@ -168,6 +173,13 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
     p = np.exp(scaled - finite)
     rescale = np.exp(old_max - finite)
     return [p, new_max, old_sum * rescale + p.sum(axis=-1, keepdims=True), acc * rescale]
+
+
+def _slope(head: Array, heads: int) -> Array:
+    """The slope of ALiBi of head number `head` of so many."""
+    whole = 2 ** int(math.log2(heads))
+    exponent = np.where(head < whole, (head + 1) / whole, (2 * (head - whole) + 1) / (2 * whole))
+    return np.asarray(2.0 ** (-8 * exponent))
 
 
 def _visible(key: Array, position: Array, columns: int) -> npt.NDArray[np.bool_]:
@@ -215,6 +227,7 @@ def _(kind: kinds.RouterTopkAttr, tiles: Tiles) -> Sequence[Array]:
         kind.top_groups.value.data,
         bool(kind.normalize),
         kind.scale.value.data,
+        kind.best_of_group.value.data if isinstance(kind.best_of_group, IntegerAttr) else kinds.BEST_OF_GROUP,
     )
     return [r.reshape(*logits.shape[:-1], -1) for r in results]
 
@@ -238,6 +251,13 @@ def _(kind: kinds.RouterWeightsAttr, tiles: Tiles) -> Sequence[Array]:
     found = [np.take_along_axis(scores, indices[..., i, None], axis=-1) for i in range(kind.top_k.value.data)]
     share = kind.scale.value.data / (sum(found) if bool(kind.normalize) else 1)
     return [np.concatenate([one * share for one in found], axis=-1).astype(logits.dtype)]
+
+
+@computes(kinds.ExpertScaleAttr)
+def _(kind: kinds.ExpertScaleAttr, tiles: Tiles) -> Sequence[Array]:
+    weights, indices, scale = tiles.ins
+    every = np.broadcast_to(scale, (*weights.shape[:-1], kind.experts.value.data))
+    return [np.take_along_axis(every, indices, axis=-1) * weights]
 
 
 def plain_params(params: Mapping[str, Attribute]) -> dict[str, Any]:

@@ -60,7 +60,11 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     architecture = _architecture(whole)
     wrapped = WRAPPERS.get(architecture)
     family = FAMILIES[wrapped or architecture]
-    fields = Fields(config, source, names=family.names) if wrapped is None else language_model(whole, architecture)
+    fields = (
+        Fields(config, source, names=family.names_in(config))
+        if wrapped is None
+        else language_model(whole, architecture)
+    )
     fields.value("architectures")
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
@@ -127,7 +131,8 @@ def _read_other_layers(fields: Fields, family: Family) -> None:
     """Note as read what only layers of a kind would read that this model has none of."""
     kinds = family.kinds(fields)
     for kind in set(kinds) - set(family.order(fields)):
-        for reading in (reading for block in kinds[kind] for reading in block.rows.values()):
+        blocks = [inner for block in kinds[kind] for inner in (block, *block.beside)]
+        for reading in (reading for block in blocks for reading in block.rows.values()):
             with suppress(ConfigError):
                 reading(fields)
 
@@ -276,10 +281,17 @@ class _Import:
         norms, streams, weights = self.family.norms, x, None
         if self.family.streams:
             x, weights = self.collapsed(block, streams, f"{path}.streams")
-        before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
-        result = self.block(block, before, part, path)
-        if norms != "before":
-            result = self.norm(block, result, f"{path}.post_norm")
+        result = self.normed(block, x, part, path)
+        if part.beside:
+            layer = path.rpartition(".")[0]
+            for other in part.beside:
+                added = self.normed(block, x, other, f"{layer}.{other.name}")
+                result = self.add(
+                    block, model.AddOp.make([result, added], [x.type], f"{layer}.{other.name}.add")
+                ).results[0]
+                path = f"{path}_and_{other.name}"
+            if norms != "before":
+                result = self.norm(block, result, f"{path}.post_norm")
         factor = 1.0 if self.family.residual is None else self.family.residual(self.fields)
         if factor != 1.0:
             scale = model.ScaleOp.make([result], [x.type], f"{path}.scale", {"factor": factor})
@@ -287,6 +299,13 @@ class _Import:
         if weights is not None:
             return self.streams(block, model.MixStreamsOp, [streams, result, weights], f"{path}.streams.mix")
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def normed(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
+        """f(x), f a block with the norms of the family."""
+        norms = self.family.norms
+        before = x if norms == "behind" or part.own_norms else self.norm(block, x, f"{path}.norm")
+        result = self.block(block, before, part, path)
+        return result if norms == "before" else self.norm(block, result, f"{path}.post_norm")
 
     def collapsed(self, block: Block, x: SSAValue, path: str, before_head: bool = False) -> tuple[SSAValue, SSAValue]:
         """What a block reads of streams, and the weights with which it reads and will write them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pmc.compiler.frontend.blocks import (
     DEEPSEEK_MOE,
@@ -19,6 +20,7 @@ from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Properties,
     Reading,
+    activation,
     constant,
     flag,
     head_dim,
@@ -283,6 +285,25 @@ GEMMA4_FULL = GEMMA4_SLIDING.with_rows(
     window=constant(None),
 ).with_rope(lambda fields: dict(_gemma4_full_rope(fields).properties()))
 
+GEMMA4_MOE = replace(
+    SOFTMAX_MOE.with_rows(
+        num_experts_per_tok=integer("top_k_experts"),
+        norm_topk_prob=constant(True),
+        activation=activation("hidden_activation", absent="gelu_tanh"),
+        own_norms_eps=number("rms_norm_eps"),
+        expert_scale=constant(True),
+    ),
+    own_norms=True,
+)
+
+
+def _gemma4_layers(fields: Fields) -> dict[str, tuple[Block, ...]]:
+    """With experts these stand beside the dense network of every layer."""
+    experts = flag("enable_moe_block", absent=False)(fields)
+    feed_forward = replace(GEMMA_FFN, beside=(GEMMA4_MOE,)) if experts else GEMMA_FFN
+    return {"sliding": (GEMMA4_SLIDING, feed_forward), "full": (GEMMA4_FULL, feed_forward)}
+
+
 # -- families -----------------------------------------------------------------------------------------------------
 
 ATTENTION_FAMILIES: Mapping[str, Family] = {
@@ -349,15 +370,14 @@ ATTENTION_FAMILIES: Mapping[str, Family] = {
         full_rope=kind_rope("full_attention", "rope_theta", 1e4),
     ),
     "Gemma4ForCausalLM": Family(
-        {"sliding": (GEMMA4_SLIDING, GEMMA_FFN), "full": (GEMMA4_FULL, GEMMA_FFN)},
+        _gemma4_layers,
         _gemma4_order,
         {
-            "enable_moe_block": False,
             "num_kv_shared_layers": 0,
             # Of tokens of text it is causal all the same.
             "use_bidirectional_attention": "vision",
         },
-        # The first for layers that share keys, the second for inputs of layers, the others for experts.
+        # The first for layers that share keys, the second for inputs of layers, the others for experts where are some.
         unused=(
             "use_double_wide_mlp",
             "vocab_size_per_layer_input",

@@ -22,6 +22,7 @@ from pmc.compiler.frontend.readings import (
     yes_or_absent,
 )
 from pmc.dialects import model
+from pmc.dialects.assembly import PropertyValue
 
 GQA = Block(
     model.GqaOp,
@@ -162,6 +163,31 @@ DEEPSEEK_MOE = SOFTMAX_MOE.with_rows(
 )
 """DeepseekV3TopkRouter: sigmoid scores, groups, choice with the correction bias."""
 
+
+def _limited(name: str) -> Reading:
+    """A field of groups of experts, which greedy routing does not have."""
+
+    def read(fields: Fields) -> PropertyValue:
+        limited = fields.present("topk_method") and TOPK_METHODS[fields.choice("topk_method", TOPK_METHODS)]
+        fields.value(name)
+        return fields.integer(name) if limited else 1
+
+    return read
+
+
+TOPK_METHODS: Mapping[str, bool] = {"greedy": False, "group_limited_greedy": True}
+"""Whether experts are chosen among those of the best groups only."""
+
+DEEPSEEK_V2_MOE = DEEPSEEK_MOE.with_rows(
+    scoring=constant("softmax"),
+    n_group=_limited("n_group"),
+    topk_group=_limited("topk_group"),
+    best_of_group=constant(1),
+    norm_topk_prob=constant(False),
+    correction_bias=constant(False),
+)
+"""DeepseekV2TopkRouter: softmax scores; a group of experts is worth its best one."""
+
 GPT_OSS_GQA = GQA.with_rows(
     head_dim=integer("head_dim"), qkv_bias=yes_or_absent("attention_bias"), o_bias=yes_or_absent("attention_bias"),
     sinks=constant(True),
@@ -218,6 +244,8 @@ OPT_FFN = GPT2_FFN.with_rows(
     activation=activation("activation_function", absent="relu"),
     bias=yes_or_absent("enable_bias", absent=True),
 )
+BLOOM_GQA = GPT2_GQA.with_rows(alibi=constant(True))
+BLOOM_FFN = GPT2_FFN.with_rows(activation=constant("gelu_tanh"))
 
 
 def positions(offset: int) -> Block:

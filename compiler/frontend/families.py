@@ -12,7 +12,10 @@ from dataclasses import replace
 
 from pmc.compiler.frontend.attention_families import ATTENTION_FAMILIES, ATTENTION_WRAPPERS
 from pmc.compiler.frontend.blocks import (
+    BLOOM_FFN,
+    BLOOM_GQA,
     DEEPSEEK_MOE,
+    DEEPSEEK_V2_MOE,
     DSA,
     FFN,
     FINAL_CAP,
@@ -58,6 +61,7 @@ from pmc.compiler.frontend.readings import (
     window,
 )
 from pmc.compiler.frontend.searched import searched_layers
+from pmc.dialects import model
 
 NO_WINDOW: Mapping[str, Constant] = {"sliding_window": None, "use_sliding_window": False}
 WINDOW_SWITCHED_OFF = ("sliding_window", "max_window_layers")
@@ -77,6 +81,9 @@ ROTARY_HEAD_DIM: Mapping[str, Reading] = {"head_dim": integer("qk_rope_head_dim"
 """What newer files say once more: the dim that is rotated."""
 
 SPARSE_ATTENTION = {"layer_types": ("indexed_attention", "deepseek_sparse_attention")}
+
+DEEPSEEK_V2_MLA = MLA.with_rows(rope_interleave=constant(True))
+"""Adjacent columns are the pairs, whatever the file says."""
 
 QWEN3 = Family({"dense": (QWEN3_GQA, FFN)}, every("dense"), {"use_sliding_window": False}, unused=WINDOW_SWITCHED_OFF)
 QWEN3_MOE = Family(
@@ -107,6 +114,13 @@ GPT2_NAMES = {
     "intermediate_size": "n_inner",
     "max_position_embeddings": "n_positions",
 }
+
+BLOOM_NAMES = {
+    "hidden_size": ("n_embed", "hidden_size"),
+    "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+    "num_attention_heads": ("n_head", "num_attention_heads"),
+}
+BLOOM_NORM: Mapping[str, Reading] = {**LAYER_NORM, "eps": number("layer_norm_epsilon", absent=1e-5)}
 
 GEMMA2_CAPPED = GEMMA2_GQA.with_rows(score_soft_cap=number("attn_logit_softcapping"))
 
@@ -260,6 +274,27 @@ FAMILIES: Mapping[str, Family] = {
         embedding=(positions(2),),
         tied=True,
     ),
+    "BloomForCausalLM": Family(
+        {"dense": (BLOOM_GQA, BLOOM_FFN)},
+        every("dense"),
+        {"apply_residual_connection_post_layernorm": False},
+        # How its training computed the same sums, and what the code does not read; the last is a length of training.
+        unused=(
+            "n_inner",
+            "attention_softmax_in_fp32",
+            "masked_softmax_fusion",
+            "bias_dropout_fusion",
+            "skip_bias_add",
+            "skip_bias_add_qkv",
+            "slow_but_exact",
+            "offset_alibi",
+            "seq_length",
+        ),
+        norm=BLOOM_NORM,
+        embedding=(Block(model.NormOp, "norm", BLOOM_NORM),),
+        tied=True,
+        names=BLOOM_NAMES,
+    ),
     "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense),
     "MiniMaxM2ForCausalLM": Family(
         {"moe": (MINIMAX_GQA, MINIMAX_MOE)},
@@ -279,6 +314,16 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "DeepseekV3ForCausalLM": DEEPSEEK_V3,
+    "DeepseekV2ForCausalLM": Family(
+        {"dense": (DEEPSEEK_V2_MLA, FFN), "moe": (DEEPSEEK_V2_MLA, DEEPSEEK_V2_MOE)},
+        first_dense,
+        # The code of transformers never normalises, and that of the files not where they say so.
+        {
+            **{name: DEEPSEEK_ONLY[name] for name in ("attention_bias", "moe_layer_freq", "num_key_value_heads")},
+            **{"qk_head_dim": DEEPSEEK_ONLY["qk_head_dim"], "scoring_func": "softmax", "norm_topk_prob": False},
+            **ROTARY_HEAD_DIM,
+        },
+    ),
     "DeepseekV32ForCausalLM": Family(
         {"dense": (DSA, FFN), "moe": (DSA, DEEPSEEK_MOE)},
         first_dense,

@@ -76,6 +76,8 @@ class AttentionShape:
     """Of the sink of a head, with which the running state begins; 0 without sinks."""
     capped: bool = False
     """Whether scores have a soft cap, which is more work for the vector unit."""
+    biased: bool = False
+    """Whether scores have a bias by distance (ALiBi), which is too."""
 
     @property
     def problems(self) -> int:

@@ -32,7 +32,7 @@ class ShardedModel:
     dims: tuple[DividedDim, ...]
     """The dims of weights, caches and slots that axes may split."""
     local: tuple[str, str] | None
-    """The path of the first attention whose queries do not see all keys before them: a window or a chunk."""
+    """The path of the first attention that is not of all keys before a query alike: a window, a chunk or a bias."""
     recurrence: str | None
     """The first op that hands a state from token to token, by name and path."""
 
@@ -54,9 +54,19 @@ class ShardedModel:
                 if isinstance(op, layer.SourceOp | layer.DispatchOp)
                 for dim in _dims_of(op, key_heads)
             ),
-            next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
+            next(
+                ((op.path.data, kind) for op in ops if isinstance(op, layer.AttentionOp) and (kind := _local_kind(op))),
+                None,
+            ),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
+
+
+def _local_kind(op: layer.AttentionOp) -> str | None:
+    """What makes keys of a query count by where they stand."""
+    if op.alibi_heads is not None:
+        return "bias by distance (ALiBi)"
+    return None if op.reach is None else op.reach.kind
 
 
 _WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)

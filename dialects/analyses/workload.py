@@ -98,6 +98,8 @@ class AttentionWorkload:
     """Of the sink of a head; 0 without sinks."""
     capped: bool
     """Whether scores have a soft cap."""
+    biased: bool
+    """Whether scores have a bias by distance (ALiBi)."""
 
     @property
     def v_is_key(self) -> bool:
@@ -112,7 +114,7 @@ class AttentionWorkload:
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
             self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, reach,
-            self.sink_bits, self.capped,
+            self.sink_bits, self.capped, self.biased,
         )  # fmt: skip
 
 
@@ -282,6 +284,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         dtype=op.compute_dtype(),
         sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
         capped=op.soft_cap is not None,
+        biased=op.alibi_heads is not None,
     )
 
 

@@ -184,6 +184,7 @@ def _attention(
             "chunk": chunk,
             "kv_len": None if chunk is None else KV_LEN,
             "soft_cap": None if mask is None else mask.score_soft_cap,
+            "alibi_heads": heads if mask is not None and mask.alibi else None,
         },
     )
 

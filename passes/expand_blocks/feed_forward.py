@@ -22,10 +22,19 @@ def expand_moe(
 ) -> SSAValue:
     """y = the sum of the weighted routed experts, and the shared ones."""
     # The router compares scores of hundreds of experts: its logits keep the precision of the accumulator.
-    logits = build.matmul(x, "router", element_type=Float32Type())
+    read = x
+    if op.own_norms_eps is not None:
+        read = build.norm(x, "router.norm", op.own_norms_eps)
+        given: dict[str, PropertyValue] = {"factor": tensor(x).dims[1].constant ** -0.5}
+        read = build.op(layer.ScaleOp, [read], "router.scale", x.type, given)
+        x = build.norm(x, "norm", op.own_norms_eps)
+    logits = build.matmul(read, "router", element_type=Float32Type())
     if op.router_bias:
         logits = build.add_bias(logits, "router.linear_bias")
     weights, indices = _chosen(build, logits, op) if tokens is None else _looked_up(build, logits, tokens, op)
+    if op.expert_scale:
+        factors = [weights, indices, build.weight("router.expert_scale")]
+        weights = build.op(layer.ExpertScaleOp, factors, "expert_scale", weights.type)
     sent = _scored(build, x, logits) if op.scored_input else x
     latent = sent if op.moe_latent_size is None else build.matmul(sent, "latent_down_proj")
     slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(latent).dims[1])
@@ -58,6 +67,7 @@ def _chosen(build: BlockBuilder, logits: SSAValue, op: model.MoeOp) -> list[SSAV
             # The one weight of a token is 1 where the score is in the input.
             "normalize": op.scored_input or op.norm_topk_prob,
             "scale": op.routed_scaling_factor,
+            "best_of_group": op.best_of_group,
         },
     )
 

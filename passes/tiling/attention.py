@@ -238,9 +238,12 @@ class _Kernel:
         p = code.alloc(self.capacity, self.tile_s, self.p_type, slots=1)
         masks, position = self.last_visible(unit)
         first = None if s.reach is None else ExprAttr(s.reach.first(position))
+        biased = self.op.alibi_heads
+        head = None if biased is None else ExprAttr(self.op.first_head.data + unit.head + mod(expr(ROW), self.tile_g))
         step = SoftmaxStepAttr(
-            self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first, self.op.soft_cap
-        )
+            self.op.scale, BoolAttr.from_bool(masks), ExprAttr(position), ExprAttr(key), first, self.op.soft_cap,
+            biased, head,
+        )  # fmt: skip
         code.vector(step, rows, keys, [scores], [p], [row_max, row_sum, acc])
         code.mma(acc, p, v_tile, (rows, s.v_dim, keys), accumulate=1, transpose_b=False)
 

@@ -17,6 +17,7 @@ from pmc.backends.numeric import elementwise, routing, semantics
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey, run_layer, seeded_layer_environment
+from pmc.backends.numeric.model import choose_experts
 from pmc.backends.numeric.precision import EMULATED, EXACT32, EXACT64
 from pmc.backends.numeric.rotary import Scaling, rope, rope_frequencies
 from pmc.backends.numeric.tensor_ops import TENSOR_OPS
@@ -490,6 +491,15 @@ def test_router_keeps_closed_groups_closed_when_choices_are_negative() -> None:
     logits, bias = np.zeros((1, 4)), np.array([-9.0, -9.0, -8.0, -8.0])
     _, indices = routing.router_topk(logits, bias, 2, "sigmoid", 2, 1, normalize=True, scale=1.0)
     np.testing.assert_array_equal(indices, [[2, 3]])
+
+
+def test_a_group_is_worth_its_two_best_or_its_best() -> None:
+    """Group 0 has the best expert, group 1 the two that add up to most."""
+    logits = np.array([[0.9, 0.0, 0.6, 0.6]])
+    for best, chosen in ((2, [2, 3]), (1, [0, 1])):
+        _, indices = routing.router_topk(logits, None, 2, "none", 2, 1, normalize=False, scale=1.0, best_of_group=best)
+        assert indices.tolist() == [chosen]
+        assert choose_experts(logits[0], np.zeros(4), 2, 2, 1, best) == chosen
 
 
 def test_dispatch_fills_slots_in_token_order() -> None:

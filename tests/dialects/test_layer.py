@@ -359,6 +359,11 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
            value(TOKENS, 2, element=f32), scoring="sqrtsoftplus", normalize=True, scale=1.5),
         (60 * 5 + 6 * 7, 60 * 4 + 12 * 4, 12 * 4, "vector", "f32"),
     ),
+    (  # a product of each of 2 choices; the factors of all 10 experts are read
+        op(layer.ExpertScaleOp, [value(TOKENS, 2, element=f32), value(TOKENS, 2, element=i32), value(10)],
+           value(TOKENS, 2, element=f32)),
+        (12, 12 * 4 * 2 + 10 * 2, 12 * 4, "vector", "f32"),
+    ),
     (
         op(layer.RouterTopkOp, [value(TOKENS, 10, element=f32), []], value(TOKENS, 2, element=f32),
            value(TOKENS, 2, element=i32), **ROUTER),
@@ -588,6 +593,10 @@ WRONG: list[tuple[str, Any, str]] = [
      scoring="softmax", normalize=True, scale=1.0), "indices are bf16, must be integers"),
     ("weights of more than there are", op(layer.RouterWeightsOp, [value(TOKENS, 10), value(TOKENS, 12, element=i32)],
      value(TOKENS, 12), scoring="softmax", normalize=True, scale=1.0), "top_k is 12, must be 1 to 10, the experts"),
+    ("factors of fewer", op(layer.ExpertScaleOp, [value(TOKENS, 4), value(TOKENS, 4, element=i32), value(3)],
+                            value(TOKENS, 4)), "experts is 3, must be at least 4, the choices"),
+    ("factors of others", op(layer.ExpertScaleOp, [value(TOKENS, 4), value(TOKENS, 3, element=i32), value(8)],
+                             value(TOKENS, 4)), "indices is [batch*q_len, 3], must be [batch*q_len, 4]"),
     ("temperature", op(layer.TemperatureOp, [value(TOKENS, 16)], value(TOKENS, 16), floor=0, scale=0.1,
      q_len=expr("q_len"), kv_len=expr("kv_len")), "floor is 0, must be positive"),
     ("add", op(layer.AddOp, [value(TOKENS, 16), value(TOKENS, 16)], value(TOKENS, 8)),

@@ -90,6 +90,7 @@ from pmc.dialects.vector_kinds import (
     CausalConvAttr,
     CollapseStreamsAttr,
     CopyStreamsAttr,
+    ExpertScaleAttr,
     FillAttr,
     GatedActivationAttr,
     GatedDeltaStepAttr,
@@ -321,7 +322,8 @@ def moe(b: Blocks) -> None:
         num_experts_per_tok=rng.randint(1, each * top_groups), moe_intermediate_size=b.make.size(),
         scoring=rng.choice(model.SCORINGS), n_group=groups, topk_group=top_groups, norm_topk_prob=b.make.flag(),
         routed_scaling_factor=2.5, correction_bias=b.make.flag(),
-        router_bias=b.make.flag() or None, **network(b.make),
+        router_bias=b.make.flag() or None, expert_scale=b.make.flag() or None,
+        own_norms_eps=1e-6 if not shared and b.make.flag() else None, **network(b.make),
     )  # fmt: skip
 
 
@@ -787,6 +789,7 @@ def router(make: Maker) -> None:
     make.add(
         layer.RouterTopkOp, [make.source([t, 64]), bias], [make.type([t, k]), make.type([t, k], i32)], top_k=k,
         scoring=make.rng.choice(["softmax", "sigmoid"]), groups=1, top_groups=1, normalize=make.flag(),
+        best_of_group=make.rng.choice([None, 1]),
         scale=make.rng.random(),
     )  # fmt: skip
 
@@ -798,6 +801,7 @@ def experts(make: Maker) -> None:
         layer.RouterWeightsOp, [logits, indices], [make.type([t, 4])], scoring=make.rng.choice(list(SCORINGS)),
         normalize=make.flag(), scale=make.rng.random(),
     ).weights  # fmt: skip
+    weights = make.add(layer.ExpertScaleOp, [weights, indices, make.source([64])], [make.type([t, 4])]).y
     kind: Any = make.rng.choice(["balanced", "worst"])
     slots = make.add(layer.DispatchOp, [make.source([t, h]), indices], [make.type([e, c, h])], capacity=kind).y
     make.add(layer.CombineOp, [slots, indices, weights], [make.type([t, h])])
@@ -846,7 +850,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     **dict.fromkeys(
         (layer.CopyStreamsOp, layer.StreamWeightsOp, layer.CollapseStreamsOp, layer.MixStreamsOp), hyper_connection
     ),
-    layer.RouterWeightsOp: experts,
+    **dict.fromkeys((layer.RouterWeightsOp, layer.ExpertScaleOp), experts),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
@@ -1129,6 +1133,10 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
         SoftmaxStepAttr(
+            make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(),
+            alibi=IntegerAttr(make.size(), i64), head=make.row_expr(),
+        ),
+        SoftmaxStepAttr(
             make.number(), BoolAttr.from_bool(True), make.row_expr(), make.expr_attr(), make.row_expr(),
             FloatAttr(make.rng.uniform(1, 50), 64) if make.flag() else None,
         ),
@@ -1152,6 +1160,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RouterTopkAttr: lambda make: RouterTopkAttr(
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(["softmax", "sigmoid", "none"])),
         IntegerAttr(2, i64), IntegerAttr(make.rng.randint(1, 2), i64), BoolAttr.from_bool(make.flag()), make.number(),
+        IntegerAttr(1, i64) if make.flag() else NoneAttr(),
     ),
     ActivationAttr: lambda make: ActivationAttr(StringAttr(make.rng.choice(list(ACTIVATIONS)))),
     AddBiasAttr: lambda make: AddBiasAttr(make.expr_attr() if make.flag() else NoneAttr()),
@@ -1168,6 +1177,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(list(SCORINGS))),
         BoolAttr.from_bool(make.flag()), make.number(),
     ),
+    ExpertScaleAttr: lambda make: ExpertScaleAttr(IntegerAttr(8 + make.size(), i64)),
     TemperatureAttr: lambda make: TemperatureAttr(IntegerAttr(make.size(), i64), make.number(), make.row_expr()),
 }  # fmt: skip
 """Kinds with parameters."""

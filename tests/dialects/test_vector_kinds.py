@@ -233,6 +233,7 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
             (1, 1, 3),
             "parameter 'first' needs causal = true",
         ),
+        (STEP.replace(">", ", alibi = 6>"), (1, 1, 3), "parameters 'alibi' and 'head' need each other"),
         (STEP.replace(">", ", soft_cap = 0.0>"), (1, 1, 3), "soft_cap is 0.0, must be positive"),
         ("#tile.repeat_rows<period = 0>", (1, 1, 0), "period is 0, must be at least 1"),
         (ROUTER.replace("top_k = 2", "top_k = 0"), (2, 2, 0), "top_k is 0, must be at least 1"),
@@ -301,6 +302,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         ("#tile.rms_normalize<eps = 0.0>", 4 - 1, 1 + 31 + 1 + 30),  # no gain
         ("#tile.add_rms_norm<eps = 0.0>", 1 + 4, 1 + 31 + 1 + 30),  # those of the sum and of the norm
         (STEP, 1 + 35 + 1, 6 + 35),
+        (STEP.replace(">", ", alibi = 6, head = row>"), 1 + 35 + 1 + 2, 6 + 35),  # mul and add of the bias
         # Times 2 scale / cap, then exp, add, div and subtract for the tanh, times cap.
         (STEP.replace(">", ", soft_cap = 50.0>"), 1 + 35 + 1 + 1 + (35 + 1 + 31 + 1) + 1, 6 + 35),
         ("#tile.softmax_finish", 1, 31),
@@ -311,6 +313,7 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.add_bias", 1, 0),
         ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.expert_scale<experts = 16>", 3, 0),
         ("#tile.copy_streams<streams = 3>", 3, 0),
         # Two per logit and its conversion; 4 sigmoids and one more; a softmax of 2 x 2 with eps; 3 divisions of 2 sums.
         (

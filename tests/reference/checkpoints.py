@@ -54,6 +54,13 @@ OPT: Mapping[str, str] = {
     "fc2": "{mlp}.down_proj",
 }
 
+BLOOM: Mapping[str, str] = {
+    "self_attention.query_key_value": "{attention}.qkv_proj",
+    "self_attention.dense": "{attention}.o_proj",
+    "mlp.dense_h_to_4h": "{mlp}.up_proj",
+    "mlp.dense_4h_to_h": "{mlp}.down_proj",
+}
+
 GPT_OSS: Mapping[str, str] = {"mlp.router.bias": "{mlp}.router.linear_bias", "mlp.router": "{mlp}.router"}
 
 LLAMA4: Mapping[str, str] = {
@@ -65,11 +72,26 @@ STEP: Mapping[str, str] = {"self_attn.g_proj": "{attention}.head_gate"}
 
 GEMMA4: Mapping[str, str] = {**GEMMA, "layer_scalar": "{layer}.layer_scale"}
 
+GEMMA4_MOE: Mapping[str, str] = {
+    "post_feedforward_layernorm": "{layer}.ffn_and_moe.post_norm",
+    "post_feedforward_layernorm_1": "{mlp}.post_norm",
+    "pre_feedforward_layernorm_2": "{layer}.moe.norm",
+    "post_feedforward_layernorm_2": "{layer}.moe.post_norm",
+    "router.scale": "{layer}.moe.router.norm",
+    "router.per_expert_scale": "{layer}.moe.router.expert_scale",
+    "router.proj": "{layer}.moe.router",
+    "experts": "{layer}.moe.experts",
+}
+"""Where experts stand beside the dense network."""
+
 OUTSIDE: Mapping[str, str] = {
     "embed_tokens.weight": "embed.weight",
     "wte.weight": "embed.weight",
     "wpe.weight": "embed.positions.weight",
     "embed_positions.weight": "embed.positions.weight",
+    "word_embeddings.weight": "embed.weight",
+    "word_embeddings_layernorm.weight": "embed.norm.weight",
+    "word_embeddings_layernorm.bias": "embed.norm.bias",
     "norm.weight": "lm_head.norm.weight",
     "ln_f.weight": "lm_head.norm.weight",
     "ln_f.bias": "lm_head.norm.bias",
@@ -99,6 +121,8 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
         [name for name in names if re.fullmatch(rf"({'|'.join(kinds)})\d*", name.rpartition(".")[2])]
         for kinds in (ATTENTION, ("ffn", "moe"))
     )
+    if attention and len(mlp) == 2 * len(attention):  # experts beside the dense network
+        mlp = [name for name in mlp if not name.endswith("moe")]
     for pair in zip(attention or mlp, mlp or attention, strict=True):
         yield {"attention": pair[0], "mlp": pair[1], "layer": pair[0].rpartition(".")[0]}, (outer,)
     for op in block.ops:
@@ -113,6 +137,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "Gemma3ForCausalLM": GEMMA,
     "GPT2LMHeadModel": GPT2,
     "OPTForCausalLM": OPT,
+    "BloomForCausalLM": BLOOM,
     "GptOssForCausalLM": GPT_OSS,
     "Llama4ForCausalLM": LLAMA4,
     "Gemma4ForCausalLM": GEMMA4,
@@ -140,7 +165,7 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     _, number, inner = inside.split(".", 2)
     blocks, place = layer_paths(module)[int(number)]
     (architecture,) = config["architectures"]
-    table = {**NAMES, **TABLES.get(architecture, {})}
+    table = {**NAMES, **TABLES.get(architecture, {}), **(GEMMA4_MOE if config.get("enable_moe_block") else {})}
     prefix = next(p for p in sorted(table, key=len, reverse=True) if inner == p or inner.startswith(p + "."))
     path = table[prefix].format(**blocks) + inner[len(prefix) :]
     # Of fused experts the bias is called gate_up_proj_bias.
@@ -155,6 +180,9 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
         head, found, kind = path.partition(fused)
         if found:
             arrays = [weights[f"{head}{part}{kind or '.weight'}"][place] for part in parts]
+            if architecture == "BloomForCausalLM":  # query, key and value of a head in turn
+                heads = config["num_attention_heads"]
+                arrays = [part for head in zip(*(np.split(a, heads, -1) for a in arrays), strict=True) for part in head]
             if architecture == "GptOssForCausalLM" and fused == "gate_up_proj":  # columns of gate and up in turn
                 return np.stack(arrays, axis=-1).reshape(*arrays[0].shape[:-1], -1)
             return (

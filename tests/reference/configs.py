@@ -50,6 +50,18 @@ DEEPSEEK: dict[str, object] = {
     "routed_scaling_factor": 2.5,
 }
 DEEPSEEK_YARN = {**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.0}
+DEEPSEEK_V2: dict[str, object] = {
+    **DEEPSEEK,
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "topk_method": "group_limited_greedy",
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": False,
+    "scoring_func": "softmax",
+    "routed_scaling_factor": 4.0,
+    # A copy: transformers writes into it.
+    "rope_scaling": dict(DEEPSEEK_YARN),
+}
 QWEN3: dict[str, object] = {**COMMON, "architectures": ["Qwen3ForCausalLM"], "head_dim": 16}
 MIXTRAL: dict[str, object] = {
     **COMMON,
@@ -114,12 +126,43 @@ LLAMA4: dict[str, object] = {
     "attn_scale": 0.5,
 }
 
+GEMMA4: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Gemma4ForCausalLM"],
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_key_value_heads": 4,
+    "num_global_key_value_heads": 2,
+    "attention_k_eq_v": True,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    "sliding_window": 5,
+    "rope_theta": None,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 2.0,
+    "tie_word_embeddings": True,
+}
+
 CONFIGS: dict[str, dict[str, object]] = {
     "llama": LLAMA,
     "llama-mha": {**LLAMA, "num_key_value_heads": 4},
     "llama-tied": {**LLAMA, "tie_word_embeddings": True},
     "llama-llama3": {**LLAMA, "rope_scaling": LLAMA3_SCALING},
     "deepseek": DEEPSEEK,
+    "deepseek-v2": DEEPSEEK_V2,
+    "deepseek-v2-lite": {
+        **DEEPSEEK_V2,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": None,
+        "rope_scaling": None,
+    },
     "deepseek-yarn": {**DEEPSEEK, "rope_scaling": DEEPSEEK_YARN},
     "deepseek-half-rope": {**DEEPSEEK, "rope_interleave": False},
     "deepseek-direct-q": {**DEEPSEEK, "q_lora_rank": None},
@@ -190,6 +233,17 @@ CONFIGS: dict[str, dict[str, object]] = {
         "vocab_size": 61,
         "torch_dtype": "float32",
     },
+    "bloom": {
+        "architectures": ["BloomForCausalLM"],
+        "n_embed": 48,
+        "n_layer": 3,
+        "num_attention_heads": 6,
+        "vocab_size": 61,
+        "layer_norm_epsilon": 1e-5,
+        "torch_dtype": "float32",
+        "offset_alibi": 100,
+        "seq_length": 64,
+    },
     "opt": {
         "architectures": ["OPTForCausalLM"],
         "hidden_size": 32,
@@ -222,27 +276,14 @@ CONFIGS: dict[str, dict[str, object]] = {
         "routed_scaling_factor": None,
         "attention_value_scale": 0.5,
     },
-    "gemma4": {
-        **COMMON,
-        "architectures": ["Gemma4ForCausalLM"],
-        "head_dim": 8,
-        "global_head_dim": 16,
-        "num_key_value_heads": 4,
-        "num_global_key_value_heads": 2,
-        "attention_k_eq_v": True,
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
-        "sliding_window": 5,
-        "rope_theta": None,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
-        },
-        "hidden_activation": "gelu_pytorch_tanh",
-        "hidden_size_per_layer_input": 0,
-        "final_logit_softcapping": 2.0,
-        "tie_word_embeddings": True,
+    "gemma4-moe": {
+        **GEMMA4,
+        "enable_moe_block": True,
+        "num_experts": 6,
+        "top_k_experts": 3,
+        "moe_intermediate_size": 20,
     },
+    "gemma4": GEMMA4,
     "step3.7": {
         **COMMON,
         "architectures": ["Step3p7FlashForCausalLM"],
