@@ -45,6 +45,7 @@ from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
 from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
 from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
+from pmc.dialects.model_recurrent import KimiDeltaOp as KimiDeltaOp
 from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
 from pmc.dialects.model_rows import AddOp as AddOp
@@ -217,6 +218,7 @@ Model = Dialect(
         MlaOp,
         DsaOp,
         GatedDeltaNetOp,
+        KimiDeltaOp,
         Mamba2Op,
         FfnOp,
         MoeOp,

@@ -65,6 +65,7 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
     fields.unsupported_unless("pruned_heads", {})
+    fields.refuse(family.unsupported)
     for field, allowed in family.only.items():
         fields.unsupported_unless(field, allowed(fields) if callable(allowed) else allowed)
     for field in family.unused:
