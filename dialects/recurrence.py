@@ -120,7 +120,7 @@ class RecurrenceOp(StateUpdateOp):
 
     @abstractmethod
     def _verify_state(self) -> None:
-        """The rows and columns of the state are those of the heads."""
+        """The rows and columns of the state are those of the heads, and so are those of their numbers."""
 
     def _names(self, values: list[SSAValue]) -> str:
         """The names of operands."""
@@ -232,3 +232,8 @@ class GatedDeltaOp(RecurrenceOp):
             f"{self.heads} heads do not divide {rows} rows of the state",
         )
         self.require_shape(self.state, (batch, rows, expr(self.value_dim)), "the state")
+        width, heads, keys = tensor(self.g).dims[1].constant, self.heads, rows.constant
+        self.fail_unless(
+            width in (heads, keys),
+            f"g has {width} columns, must have {heads}, one per head, or {keys}, one per row of the state",
+        )
