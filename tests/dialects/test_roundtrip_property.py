@@ -87,6 +87,7 @@ from pmc.dialects.vector_kinds import (
     AddBiasAttr,
     AddRmsNormAttr,
     CausalConvAttr,
+    DecayAttr,
     FillAttr,
     GatedActivationAttr,
     GatedDeltaStepAttr,
@@ -1081,6 +1082,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
         *(IntegerAttr(make.size(), i64) for _ in range(3)), IntegerAttr(1, i64), make.number()
     ),
+    DecayAttr: lambda make: DecayAttr(IntegerAttr(make.rng.choice([1, 2, 8]), i64)),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
     L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     GatedRmsNormAttr: lambda make: GatedRmsNormAttr(
