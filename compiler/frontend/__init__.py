@@ -91,8 +91,11 @@ def _architecture(fields: Fields) -> str:
     if isinstance(found, str) and found in known:
         return found
     nested = fields.config.get("text_config")
-    inner = cast(Mapping[str, object], nested).get("architectures") if isinstance(nested, Mapping) else None
-    if isinstance(inner, list) and any(name in FAMILIES for name in cast(list[object], inner)):
+    language = fields.block("text_config") if isinstance(nested, Mapping) else None
+    inner = None if language is None else language.value("architectures")
+    known_inner = [name for name in cast(list[object], inner) if name in FAMILIES] if isinstance(inner, list) else []
+    if language is not None and known_inner:
+        language.refuse(FAMILIES[cast(str, known_inner[0])].unsupported)
         raise fields.fail(
             "text_config",
             f"the language model inside of {found!r} is not read; to look at it alone, save this block as a "

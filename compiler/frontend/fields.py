@@ -159,8 +159,7 @@ class Fields:
             if value is not None and value is not False:
                 given.append(f"{self.prefix}{name}")
         if given:
-            verb = "is" if len(given) == 1 else "are"
-            raise ConfigError(self.source, f"{', '.join(given)} {verb} not supported: the model is another one with it")
+            raise ConfigError(self.source, f"{', '.join(given)}: not supported, the model dialect has no such parts")
 
     def refuse_unread(self, reader: str) -> None:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""

@@ -279,9 +279,14 @@ def kimi_mixers(fields: Fields) -> list[str]:
         if given is None:
             raise fields.fail("linear_attn_config", "missing, expected kda_layers and full_attn_layers")
         return given
-    kinds = {number: kind for kind, numbers in lists.items() if isinstance(numbers, list) for number in numbers}
-    count = sum(len(cast("list[object]", numbers)) for numbers in lists.values() if isinstance(numbers, list))
-    if set(kinds) != set(range(1, layers + 1)) or count != layers:
+    entries = [
+        (number, kind)
+        for kind, numbers in lists.items()
+        if isinstance(numbers, list)
+        for number in cast("list[object]", numbers)
+    ]
+    kinds = {number: kind for number, kind in entries if isinstance(number, int)}
+    if set(kinds) != set(range(1, layers + 1)) or len(entries) != layers:
         raise block.fail("kda_layers", f"expected with full_attn_layers every number from 1 to {layers} once")
     order = [kinds[number] for number in range(1, layers + 1)]
     if given is not None and given != order:
