@@ -201,6 +201,12 @@ def _gated_delta_net(op: model.GatedDeltaNetOp, d: Deployment) -> Properties:
     }
 
 
+def _kimi_delta(op: model.KimiDeltaOp, d: Deployment) -> Properties:
+    """Heads that tp divides."""
+    del op
+    return {"num_heads": 2 * d.tp, "head_dim": V_DIM}
+
+
 def _mamba2(op: model.Mamba2Op, d: Deployment) -> Properties:
     """Groups that tp divides, of two heads each."""
     groups = 1 if op.n_groups.value.data == 1 else 2 * d.tp
@@ -212,6 +218,7 @@ SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
     model.GatedDeltaNetOp: _gated_delta_net,
+    model.KimiDeltaOp: _kimi_delta,
     model.Mamba2Op: _mamba2,
     model.FfnOp: _ffn,
     model.MoeOp: _moe,

@@ -50,6 +50,7 @@ from pmc.dialects.model_hyper_connections import MixStreamsOp as MixStreamsOp
 from pmc.dialects.model_hyper_connections import StreamsOp as StreamsOp
 from pmc.dialects.model_hyper_connections import StreamWeightsOp as StreamWeightsOp
 from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
+from pmc.dialects.model_recurrent import KimiDeltaOp as KimiDeltaOp
 from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
 from pmc.dialects.model_rows import AddOp as AddOp
@@ -226,6 +227,7 @@ Model = Dialect(
         MlaOp,
         DsaOp,
         GatedDeltaNetOp,
+        KimiDeltaOp,
         Mamba2Op,
         FfnOp,
         MoeOp,

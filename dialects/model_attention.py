@@ -204,19 +204,19 @@ class LatentAttentionOp(AttentionBlockOp):
     kv_lora_rank = prop_def(IntegerAttr)
     qk_nope_head_dim = prop_def(IntegerAttr)
     qk_rope_head_dim = prop_def(IntegerAttr)
+    """The columns of a key that all heads share, which are rotated where the block has a rotary embedding."""
     v_head_dim = prop_def(IntegerAttr)
-    rope_interleave = prop_def(BoolAttr)
-    """Whether the rotary embedding pairs columns (2j, 2j+1), as DeepSeek checkpoints store them."""
+    rope_interleave = opt_prop_def(BoolAttr)
+    """Whether the rotary embedding pairs columns (2j, 2j+1), as DeepSeek checkpoints store them; absent without one."""
 
     def verify_(self) -> None:
         """The rotary part has pairs of columns to rotate."""
         super().verify_()
         self.require_same_type()
-        self.require(
-            self.rope_theta is not None, "the keys that all heads share are rotated, so rope_theta must be set"
-        )
+        rotates = self.rope_theta is not None
+        self.require(rotates == (self.rope_interleave is not None), "rope_theta and rope_interleave need each other")
         rope = self.qk_rope_head_dim.value.data
-        self.require(rope % 2 == 0, f"qk_rope_head_dim {rope} is odd")
+        self.require(rope % 2 == 0 or not rotates, f"qk_rope_head_dim {rope} is odd")
 
     @property
     def head_dims(self) -> tuple[int, int, int]:
@@ -250,7 +250,7 @@ class LatentAttentionOp(AttentionBlockOp):
         ]
 
     def caches(self) -> list[CacheSpec]:
-        """The normalised latent and the rotated key that all heads share."""
+        """The normalised latent and the key that all heads share, rotated if the block rotates."""
         widths = {"c_kv_cache": self.kv_lora_rank.value.data, "k_rope_cache": self.qk_rope_head_dim.value.data}
         return [CacheSpec(name, width, "", "latent") for name, width in widths.items()]
 
@@ -295,6 +295,7 @@ class DsaOp(LatentAttentionOp):
     def verify_(self) -> None:
         """The indexer reads the query latent, and rotates a part of its heads."""
         super().verify_()
+        self.require(self.rope_theta is not None, "the indexer rotates its queries and keys, so rope_theta must be set")
         self.require(self.q_lora_rank is not None, "the indexer projects the query latent, so q_lora_rank must be set")
         indexer = (self.index_n_heads, self.index_head_dim, self.index_rope_interleave)
         if self.chosen is not None:

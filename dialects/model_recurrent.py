@@ -12,7 +12,7 @@ from pmc.dialects.effects import UPDATES, Effects
 from pmc.dialects.model_block import BlockOp, StateSpec, WeightSpec
 
 QK_EPS = 1e-6
-"""What the gated delta net adds to the squared length of a query or key: fixed in the code, no field sets it."""
+"""What a delta rule adds to the squared length of a query or key: fixed in the code, no field sets it."""
 
 
 def _shared(groups: IntegerAttr) -> str:
@@ -123,6 +123,54 @@ class GatedDeltaNetOp(RecurrentBlockOp):
         """The last inputs of the convolutions, and key_head_dim x value_head_dim per value head."""
         rows = self.num_value_heads.value.data * self.key_head_dim.value.data
         return [*self.conv_states(), self.recurrent_state(rows, self.value_head_dim.value.data)]
+
+
+@irdl_op_definition
+class KimiDeltaOp(RecurrentBlockOp):
+    """Kimi Delta Attention (Kimi Linear report, arXiv 2510.26692): a gated delta rule with a decay per column of a key.
+
+    q, k and v are projections behind a convolution and SiLU, q and k of length 1.  Row c of the state of a head decays
+    by exp(-exp(A_log) softplus(f_b(f_a(x)) + dt_bias)) with a number for every column c of its keys, and is corrected
+    by the share sigmoid(b).  What is read of it goes through an RMS norm per head and is gated by sigmoid(g_b(g_a(x))).
+    The ranks of f and g are the width of a head.
+    """
+
+    name = "model.kda"
+    POSITIVE: ClassVar[tuple[str, ...]] = ("num_heads", "head_dim")
+    num_heads = prop_def(IntegerAttr)
+    head_dim = prop_def(IntegerAttr)
+    """The columns of a key and of a value."""
+    norm_eps = prop_def(FloatAttr)
+
+    @property
+    def inner(self) -> int:
+        """The columns of all heads."""
+        return self.num_heads.value.data * self.head_dim.value.data
+
+    @property
+    def convolved(self) -> dict[str, tuple[int, str]]:
+        keys = (self.inner, _shared(self.num_heads))
+        return {"q": keys, "k": keys, "v": (self.inner, "heads")}
+
+    def weights(self) -> list[WeightSpec]:
+        """Projections and convolutions of q, k and v, share, decay and gate with their ranks, norm, output."""
+        heads, rank = self.num_heads.value.data, self.head_dim.value.data
+        return [
+            *self.input_weights(),
+            WeightSpec("b_proj.weight", (self.width, heads), ("", "heads")),
+            WeightSpec("f_a_proj.weight", (self.width, rank), ("", "")),
+            WeightSpec("f_b_proj.weight", (rank, self.inner), ("", "heads")),
+            WeightSpec("A_log", (heads,), ("heads",)),
+            WeightSpec("dt_bias", (self.inner,), ("heads",), role="bias"),
+            WeightSpec("g_a_proj.weight", (self.width, rank), ("", "")),
+            WeightSpec("g_b_proj.weight", (rank, self.inner), ("", "heads")),
+            WeightSpec("gated_norm.weight", (rank,), ("",)),
+            WeightSpec("o_proj.weight", (self.inner, self.width), ("heads", "")),
+        ]
+
+    def states(self) -> list[StateSpec]:
+        """The last inputs of the convolutions, and head_dim x head_dim per head."""
+        return [*self.conv_states(), self.recurrent_state(self.inner, self.head_dim.value.data)]
 
 
 @irdl_op_definition

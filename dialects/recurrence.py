@@ -29,12 +29,12 @@ class RecurrenceOp(StateUpdateOp):
     """The base of both: operands are the inputs of heads, of groups, of heads as one number each, constants, the state.
 
     Inputs of heads [T, heads*value_dim], of groups [T, groups*key_dim], numbers [T, heads], constants [heads], the
-    state [batch, rows of all heads, columns] in FP32.
+    state [batch, rows of all heads, columns] in FP32.  A number may also be one for every column of a key.
     """
 
     UNIT: ClassVar[Unit] = "vector"
     NUMBERS: ClassVar[int]
-    """How many operands have one number per token and head."""
+    """How many operands have one number per token and head, the last of them surely."""
     CONSTANTS: ClassVar[int]
     """How many operands have one number per head."""
 
@@ -62,8 +62,13 @@ class RecurrenceOp(StateUpdateOp):
 
     @property
     def numbers(self) -> tuple[SSAValue, ...]:
-        """One number per token and head."""
+        """One number per token and head, or `number_columns` of them."""
         return tuple(self.operands[3 : 3 + self.NUMBERS])
+
+    @property
+    def number_columns(self) -> tuple[int, ...]:
+        """The columns of a head in each of these."""
+        return (1,) * self.NUMBERS
 
     @property
     def constants(self) -> tuple[SSAValue, ...]:
@@ -77,7 +82,7 @@ class RecurrenceOp(StateUpdateOp):
     @property
     def heads(self) -> int:
         """The heads with a state of their own, on this rank."""
-        return tensor(self.operands[3]).dims[1].constant
+        return tensor(self.numbers[-1]).dims[1].constant
 
     @property
     def value_dim(self) -> int:
@@ -95,7 +100,7 @@ class RecurrenceOp(StateUpdateOp):
         ranks = all(len(tensor(v).dims) == 2 and tensor(v).dims[1].is_constant for v in tokens)
         self.fail_unless(ranks, f"{self._names(tokens)} must be [T, width] with a number of columns")
         self.fail_unless(len(tensor(state).dims) == 3, "the state must be [batch, rows, columns]")
-        (rows, width), heads = tensor(self.inputs).dims, tensor(self.operands[3]).dims[1].constant
+        (rows, width), heads = tensor(self.inputs).dims, self.heads
         self.fail_unless(heads > 0 and width.constant % heads == 0, f"{heads} heads do not divide {width} columns")
         self._verify_state()
         keys, key_dim = tensor(self.operands[1]).dims[1].constant, self.key_dim
@@ -103,8 +108,8 @@ class RecurrenceOp(StateUpdateOp):
         self.fail_unless(heads % self.groups == 0, f"{self.groups} groups do not divide {heads} heads")
         for value in self.group_inputs:
             self.require_shape(value, (rows, expr(keys)), self._names([value]))
-        for value in self.numbers:
-            self.require_shape(value, (rows, expr(heads)), self._names([value]))
+        for value, columns in zip(self.numbers, self.number_columns, strict=True):
+            self.require_shape(value, (rows, expr(heads * columns)), self._names([value]))
         for value in self.constants:
             self.require_shape(value, (expr(heads),), self._names([value]))
         self.require_shape(self.results[0], (rows, width), "y")
@@ -115,7 +120,7 @@ class RecurrenceOp(StateUpdateOp):
 
     @abstractmethod
     def _verify_state(self) -> None:
-        """The rows and columns of the state are those of the heads."""
+        """The rows and columns of the state are those of the heads, and so are those of their numbers."""
 
     def _names(self, values: list[SSAValue]) -> str:
         """The names of operands."""
@@ -132,7 +137,7 @@ class RecurrenceOp(StateUpdateOp):
 
     def flops(self) -> Expr:
         """Those of the recurrence for every token of every head."""
-        return tensor(self.operands[3]).elements * self.step(1).flops_per_element
+        return tensor(self.numbers[-1]).elements * self.step(1).flops_per_element
 
     def sharding_rule(self) -> ShardingRule:
         """Heads are independent; one group is shared by all, more are split as the heads are.
@@ -189,6 +194,9 @@ class GatedDeltaOp(RecurrenceOp):
     [batch, heads*d_k, d_v]: S of head h in rows h*d_k .. h*d_k+d_k.  Results: y [T, heads*d_v], and the state after the
     last token.  Whether q and k have length 1 is up to the ops before, see `layer.l2_norm`.  The gated delta rule
     (Yang, Kautz and Hatamizadeh, 2024), `torch_recurrent_gated_delta_rule` of transformers 5.23.
+
+    g [T, heads*d_k] is a decay of its own for every row of S, exp(g) along the columns of a key: Kimi Delta Attention
+    (arXiv 2510.26692), `recurrent_kimi_delta_attention` of transformers 5.23.
     """
 
     name = "layer.gated_delta"
@@ -208,9 +216,15 @@ class GatedDeltaOp(RecurrenceOp):
     def key_dim(self) -> int:
         return tensor(self.state).dims[1].constant // self.heads
 
+    @property
+    def number_columns(self) -> tuple[int, ...]:
+        of_head = tensor(self.g).dims[1] == expr(self.heads)
+        return (1 if of_head else self.key_dim, 1)
+
     def step(self, shared: int) -> GatedDeltaStepAttr:
-        key, value, of_key = (IntegerAttr(size, i64) for size in (self.key_dim, self.value_dim, shared))
-        return GatedDeltaStepAttr(key, value, of_key, self.scale)
+        sizes = (self.key_dim, self.value_dim, shared, self.number_columns[0])
+        key, value, of_key, decays = (IntegerAttr(size, i64) for size in sizes)
+        return GatedDeltaStepAttr(key, value, of_key, decays, self.scale)
 
     def _verify_state(self) -> None:
         batch, rows, _ = tensor(self.state).dims
@@ -219,3 +233,8 @@ class GatedDeltaOp(RecurrenceOp):
             f"{self.heads} heads do not divide {rows} rows of the state",
         )
         self.require_shape(self.state, (batch, rows, expr(self.value_dim)), "the state")
+        width, heads, keys = tensor(self.g).dims[1].constant, self.heads, rows.constant
+        self.fail_unless(
+            width in (heads, keys),
+            f"g has {width} columns, must have {heads}, one per head, or {keys}, one per row of the state",
+        )

@@ -11,12 +11,15 @@ from typing import ClassVar
 from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, StringAttr
 from xdsl.irdl import irdl_attr_definition
 
-from pmc.dialects.expr import Expr, ceildiv
+from pmc.dialects.expr import Expr, ceildiv, floordiv
 from pmc.dialects.vector_kind_attr import Matrix, VectorKindAttr
 from pmc.dialects.vector_steps import SIGMOID, VectorSteps
 
 CONV_ACTIVATIONS = ("none", "silu")
 """What a kind can do with its result at the end."""
+
+GATES = ("silu", "sigmoid")
+"""What can be made of the gate of a gated norm."""
 
 
 @irdl_attr_definition
@@ -124,11 +127,12 @@ class SsmStepAttr(RecurrenceStepAttr):
 class GatedDeltaStepAttr(RecurrenceStepAttr):
     """For every token in turn and every head: S = exp(g) S, S = S + k (beta (v - S^T k))^T, out = scale S^T q.
 
-    A head has `value_dim` columns of v and out, and S [key_dim, value_dim] in the rows of `state`.  The
-    gated delta rule (Yang, Kautz and Hatamizadeh, 2024).
+    A head has `value_dim` columns of v and out, S [key_dim, value_dim] in the rows of `state`, and `decay_dim` columns
+    of g: one, or one for each of the key_dim rows of S.  The gated delta rule (Yang, Kautz and Hatamizadeh, 2024), with
+    decays per row that of Kimi Delta Attention (arXiv 2510.26692).
 
     Steps of a token of a head: seven per element of the state (decay; times k, add; times the difference, add; times
-    q, add), four per element of v (subtract, times beta, scale, convert), the exponential.
+    q, add), four per element of v (subtract, times beta, scale, convert), an exponential per decay.
     """
 
     name: ClassVar[str] = "tile.gated_delta_step"
@@ -136,7 +140,7 @@ class GatedDeltaStepAttr(RecurrenceStepAttr):
         Matrix("v", "in", columns=("columns", "value_dim")),
         Matrix("q", "in", columns="keys"),
         Matrix("k", "in", columns="keys"),
-        Matrix("g", "in"),
+        Matrix("g", "in", columns=("columns", "decay_dim")),
         Matrix("beta", "in"),
         Matrix("out", "out", columns=("columns", "value_dim")),
         Matrix("state", "update", rows=("columns", "key_dim"), columns="value_dim"),
@@ -144,19 +148,26 @@ class GatedDeltaStepAttr(RecurrenceStepAttr):
     key_dim: IntegerAttr
     value_dim: IntegerAttr
     shared: IntegerAttr
+    decay_dim: IntegerAttr
     scale: FloatAttr
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """As of all recurrences; decays of heads or of their rows."""
+        keys, decays = self.key_dim.value.data, self.decay_dim.value.data
+        wrong = None if decays in (1, keys) else f"decay_dim is {decays}, must be 1 or key_dim, which is {keys}"
+        return super().wrong_parameter(columns) or wrong
 
     @property
     def flops_per_element(self) -> int:
         """As the steps, without the conversion."""
         keys, values = self.key_dim.value.data, self.value_dim.value.data
-        return (7 * keys + 3) * values + 1
+        return (7 * keys + 3) * values + self.decay_dim.value.data
 
     @property
     def steps_per_element(self) -> VectorSteps:
         """See above."""
         keys, values = self.key_dim.value.data, self.value_dim.value.data
-        return VectorSteps(basic=(7 * keys + 4) * values, exp=1)
+        return VectorSteps(basic=(7 * keys + 4) * values, exp=self.decay_dim.value.data)
 
 
 SOFTPLUS = VectorSteps(basic=2, exp=2)
@@ -182,17 +193,31 @@ class SoftplusAttr(VectorKindAttr):
 
 @irdl_attr_definition
 class DecayAttr(VectorKindAttr):
-    """out = -exp(a_log) * log(1 + exp(x + bias)).
+    """out = -exp(a_log) * log(1 + exp(x + bias)); every `group` columns are a head, with one a_log.
 
     Steps: those of a softplus, exp, mul with the sign, convert.
     """
 
     name: ClassVar[str] = "tile.decay"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (
-        Matrix("x", "in"), Matrix("a_log", "in", rows=1), Matrix("bias", "in", rows=1), Matrix("out", "out"),
+        Matrix("x", "in"), Matrix("a_log", "in", rows=1, columns="heads"), Matrix("bias", "in", rows=1),
+        Matrix("out", "out"),
     )  # fmt: skip
     FLOPS: ClassVar[int] = 6
     ELEMENT_STEPS: ClassVar[VectorSteps] = SOFTPLUS + VectorSteps(basic=2, exp=1)
+    group: IntegerAttr
+
+    def named_extents(self, rows: Expr, columns: Expr) -> dict[str, Expr]:
+        """With `heads`, the groups of columns."""
+        return {**super().named_extents(rows, columns), "heads": floordiv(columns, self.group.value.data)}
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """Whole heads."""
+        group = self.group.value.data
+        if group < 1:
+            return f"group is {group}, must be at least 1"
+        divides = not columns.is_constant or columns.constant % group == 0
+        return None if divides else f"group {group} does not divide {columns} columns"
 
 
 @irdl_attr_definition
@@ -216,21 +241,30 @@ class L2NormAttr(VectorKindAttr):
 
 @irdl_attr_definition
 class GatedRmsNormAttr(VectorKindAttr):
-    """out = norm(x * silu(gate)) * w where `gate_first`, else norm(x) * w * silu(gate).
+    """out = norm(x * act(gate)) * w where `gate_first`, else norm(x) * w * act(gate); act is silu or sigmoid.
 
     norm(x) = x / sqrt(mean(x^2) + eps) over each of `groups` equal parts of a row.  Steps: those of `rms_norm`, some of
-    them once per group and not once per row, a sigmoid and two multiplications.
+    them once per group and not once per row, a sigmoid and two multiplications, of which one is that of silu.
     """
 
     name: ClassVar[str] = "tile.gated_rms_norm"
     MATRICES: ClassVar[tuple[Matrix, ...]] = (
         Matrix("x", "in"), Matrix("gate", "in"), Matrix("w", "in", rows=1), Matrix("out", "out"),
     )  # fmt: skip
-    FLOPS: ClassVar[int] = 9
-    ELEMENT_STEPS: ClassVar[VectorSteps] = SIGMOID + VectorSteps(basic=6)
     eps: FloatAttr
     groups: IntegerAttr
     gate_first: BoolAttr
+    activation: StringAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """One less where the gate is not multiplied by its sigmoid."""
+        return 9 if self.activation.data == "silu" else 8
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """See above."""
+        return SIGMOID + VectorSteps(basic=6 if self.activation.data == "silu" else 5)
 
     @property
     def steps_per_row(self) -> VectorSteps:
@@ -242,6 +276,8 @@ class GatedRmsNormAttr(VectorKindAttr):
         """No root of a negative number; groups that divide a row."""
         if self.eps.value.data < 0:
             return f"eps is {self.eps.value.data}, must not be negative"
+        if self.activation.data not in GATES:
+            return f"activation is '{self.activation.data}', must be {' or '.join(GATES)}"
         groups = self.groups.value.data
         if groups < 1:
             return f"groups is {groups}, must be at least 1"

@@ -78,6 +78,11 @@ class Mixer:
         found: SSAValue = self.op(layer.MatmulOp, name, [x, weight], types).y
         return found
 
+    def wide(self, x: SSAValue, width: int) -> tuple[list[SSAValue], list[TensorType]]:
+        """Operands and results of a projection whose columns are those of heads, however many there are."""
+        weight = self.weight("a_proj.weight", ["", "heads"], tensor(x).dims[1], width)
+        return [x, weight], [TensorType.of((self.rows, width), self.element)]
+
     def convolved(self, x: SSAValue) -> SSAValue:
         width = tensor(x).dims[1]
         weight, bias = self.weight("conv.weight", ["heads", ""], width, TAPS), self.weight("conv.b", ["heads"], width)
@@ -99,13 +104,16 @@ class Mixer:
         found: SSAValue = self.op(layer.SsmScanOp, "scan", [x, b, c, dt, a_log, d, state], types).y
         return found
 
-    def delta_ruled(self, v: SSAValue, keys: int) -> SSAValue:
+    def delta_ruled(self, v: SSAValue, keys: int, decays: int) -> SSAValue:
+        """`decays` of a head: one, or one per row of its state."""
         q, k = (
             self.like(layer.L2NormOp, name, [self.project(f"{name}_proj", v, keys)], eps=1e-6, group=KEY_DIM)
             for name in "qk"
         )
-        bias, a_log = (self.weight(name, ["heads"], self.heads) for name in ("decay_bias", "decay_log"))
-        g = self.like(layer.DecayOp, "g", [self.project("a_proj", v, self.heads), a_log, bias])
+        bias, a_log = (self.weight(name, ["heads"], self.heads) for name in ("beta_bias", "decay_log"))
+        width = self.heads * decays
+        projected = self.op(layer.MatmulOp, "a_proj", *self.wide(v, width)).y
+        g = self.like(layer.DecayOp, "g", [projected, a_log, self.weight("decay_bias", ["heads"], width)])
         projected = self.project("beta_proj", v, self.heads)
         beta = self.like(layer.SoftplusOp, "beta", [projected, bias], low=0.0, high=1.0)
         state = self.state("delta.state", self.heads * KEY_DIM, VALUE_DIM)
@@ -114,17 +122,20 @@ class Mixer:
         return found
 
 
-def add_mixer(up: layer.MatmulOp, groups: int) -> None:
-    """Both recurrences with what is around them, behind a projection; `groups` key heads."""
+def add_mixer(up: layer.MatmulOp, groups: int, decays: int) -> None:
+    """Both recurrences with what is around them, behind a projection; `groups` key heads, `decays` per head."""
     users = [use.operation for use in up.y.uses]
     m = Mixer(up)
     y = m.convolved(up.y)
     y = m.scanned(y, groups * KEY_DIM)
     w = m.weight("norm.weight", ["heads"], tensor(y).dims[1])
-    y = m.like(layer.GatedRmsNormOp, "norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, gate_first=True)
-    y = m.delta_ruled(y, groups * KEY_DIM)
+    y = m.like(
+        layer.GatedRmsNormOp, "norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, gate_first=True, activation="silu"
+    )
+    y = m.delta_ruled(y, groups * KEY_DIM, decays)
     w = m.weight("head_norm.weight", [""], VALUE_DIM)
-    y = m.like(layer.GatedRmsNormOp, "head_norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, gate_first=False)
+    gate: Any = {"gate_first": False, "activation": "silu" if decays == 1 else "sigmoid"}
+    y = m.like(layer.GatedRmsNormOp, "head_norm", [y, up.y, w], eps=1e-5, group=VALUE_DIM, **gate)
     for user in users:
         user.operands[list(user.operands).index(up.y)] = y
 
@@ -133,7 +144,7 @@ EXACT = {f"quantization.{name}": "f32" for name in ("weights", "activations", "k
 
 
 def mixed_model(
-    deployment: str, groups: int, dtype: str | None = "float32", **changes: Any
+    deployment: str, groups: int, dtype: str | None = "float32", decays: int = KEY_DIM, **changes: Any
 ) -> tuple[ModuleOp, Deployment]:
     """A small Llama at the layer level whose feed-forward blocks have a mixer; the deployment it is to go through."""
     small = shrink_deployment(load_deployment(deployment, changes))
@@ -143,7 +154,7 @@ def mixed_model(
     run_pipeline(module, default_pipeline(small, "layer"))
     for op in list(module.walk()):
         if isinstance(op, layer.MatmulOp) and op.path.data.endswith("up_proj"):
-            add_mixer(op, groups)
+            add_mixer(op, groups, decays)
     module.verify()
     return module, small
 
@@ -159,9 +170,9 @@ def agree(found: LayerRun, expected: LayerRun, tolerance: float) -> None:
 @pytest.mark.parametrize(
     ("deployment", "groups", "changes"),
     [
-        ("llama-8b-decode", 2, {"tp": 1}),
+        ("llama-8b-decode", 2, {"tp": 1, "decays": 1}),
         ("llama-8b-decode", 4, {"tp": 2, "dp": 2, "pp": 2, "sp": True}),
-        ("llama-8b-prefill", 1, {"tp": 2}),
+        ("llama-8b-prefill", 1, {"tp": 2, "decays": 1}),
         ("llama-8b-prefill", 2, {"tp": 2, "dp": 2}),
         ("llama-8b-prefill", 2, {"tp": 1, "fuse_rows": True, "pipeline_loops": True, "prefetch_weights": True}),
         ("llama-8b-decode", 2, {"tp": 2, "late_stores": False, "pipeline_loops": True, "prefetch_weights": True}),
@@ -272,6 +283,8 @@ SIZES = {
     "ssm_scan": ("x", 128, 64, 8, 128, ("dt",), ("a_log", "d")),
     # Qwen3-Next: 32 value heads and 16 key heads of 128.
     "gated_delta": ("v", 32, 128, 16, 128, ("g", "beta"), ()),
+    # Kimi Linear: 32 heads of 128, each row of a state with a decay of its own.
+    "kda": ("v", 32, 128, 32, 128, ("g", "beta"), ()),
 }
 
 
@@ -281,17 +294,18 @@ def step_of(name: str, sequences: int, q_len: int) -> ModuleOp:
     t = sequences * q_len
     wide, keys = f"!layer.tensor<[{t}, {heads * value_dim}], bf16>", f"!layer.tensor<[{t}, {groups * key_dim}], bf16>"
     arguments = [f"%{first}: {wide}", f"%k0: {keys}", f"%k1: {keys}"]
-    arguments += [f"%{n}: !layer.tensor<[{t}, {heads}], f32>" for n in numbers]
+    of_rows = {"g": key_dim} if name == "kda" else {}
+    arguments += [f"%{n}: !layer.tensor<[{t}, {heads * of_rows.get(n, 1)}], f32>" for n in numbers]
     arguments += [f"%{n}: !layer.tensor<[{heads}], f32>" for n in constants]
     operands = ", ".join(argument.partition(":")[0] for argument in arguments)
     rows, columns = (value_dim, key_dim) if name == "ssm_scan" else (key_dim, value_dim)
     state = f"!layer.tensor<[{sequences}, {heads * rows}, {columns}], f32>"
-    scale = "{scale = 0.1}" if name == "gated_delta" else ""
+    op, scale = (name, "") if name == "ssm_scan" else ("gated_delta", "{scale = 0.1}")
     text = f"""
 layer.program() {{sym_name = "p", phase = "decode"}} at "p" {{
 ^bb0({", ".join(arguments)}):
   %s = layer.state() {{axes = ["", "", ""], role = "recurrent"}} at "p.state" : {state}
-  %y, %after = layer.{name}({operands}, %s) {scale} at "p.y" : {wide}, {state}
+  %y, %after = layer.{op}({operands}, %s) {scale} at "p.y" : {wide}, {state}
   layer.return([%y]) at "p"
 }}"""
     module = parse_module(text, "p.mlir")

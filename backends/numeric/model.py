@@ -21,7 +21,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
-from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, mamba2
+from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, kimi_delta, mamba2
 from pmc.dialects import model
 
 
@@ -320,6 +320,7 @@ class ModelMachine:
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
             model.GatedDeltaNetOp: self.gated_delta_net,
+            model.KimiDeltaOp: self.kimi_delta,
             model.Mamba2Op: self.mamba2,
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
@@ -491,8 +492,12 @@ class ModelMachine:
         nope, rope, v_dim = block.head_dims
         heads, rank = block.heads, block.kv_lora_rank.value.data
         past = self.kv_len - self.q_len
-        rotary = self.rotary(block, bool(block.rope_interleave))
-        scale = (nope + rope) ** -0.5 * rotary.mla_scale()
+        rotary = None if block.rope_theta is None else self.rotary(block, bool(block.rope_interleave))
+        scale = (nope + rope) ** -0.5 * (1.0 if rotary is None else rotary.mla_scale())
+
+        def placed(rows: Array) -> Array:
+            return rows if rotary is None else rotary.rotate(rows, past)
+
         expand = self.weight(block, "kv_b_proj.weight").reshape(rank, heads, nope + v_dim)
         outputs: list[Array] = []
         selected: list[list[list[int]]] = []
@@ -507,14 +512,14 @@ class ModelMachine:
             down = h @ self.weight(block, "kv_a_proj.weight")
             c = rms_norm(down[:, :rank], self.weight(block, "kv_a_layernorm.weight"), model.LATENT_NORM_EPS)
             c = self.cached(block, "c_kv_cache", b, c)
-            k_rope = self.cached(block, "k_rope_cache", b, rotary.rotate(down[:, rank:], past))
+            k_rope = self.cached(block, "k_rope_cache", b, placed(down[:, rank:]))
             chosen = [list(range(past + i + 1)) for i in range(self.q_len)]
             if isinstance(block, model.DsaOp):
                 chosen = self.indexed(block, b, h, latent) if chosen_before is None else chosen_before[b]
             selected.append(chosen)
             read: list[Array] = []
             for i, q in enumerate(np.split(queries, heads, axis=1)):
-                q = np.hstack([q[:, :nope], rotary.rotate(q[:, nope:], past)])
+                q = np.hstack([q[:, :nope], placed(q[:, nope:])])
                 k = np.hstack([c @ expand[:, i, :nope], k_rope])
                 v = c @ expand[:, i, nope:]
                 rows = [attend(row[None], k[keys], v[keys], scale) for row, keys in zip(q, chosen, strict=True)]
@@ -552,6 +557,10 @@ class ModelMachine:
     def gated_delta_net(self, block: model.GatedDeltaNetOp, x: Array) -> Array:
         """See `model_recurrent`."""
         return self.recurrent(block, x, partial(gated_delta_net, block))
+
+    def kimi_delta(self, block: model.KimiDeltaOp, x: Array) -> Array:
+        """See `model_recurrent`."""
+        return self.recurrent(block, x, partial(kimi_delta, block))
 
     def mamba2(self, block: model.Mamba2Op, x: Array) -> Array:
         """See `model_recurrent`."""

@@ -74,6 +74,32 @@ def gated_delta_net(block: model.GatedDeltaNetOp, x: Array, weight: Weights, sta
     return result
 
 
+def kimi_delta(block: model.KimiDeltaOp, x: Array, weight: Weights, state: States) -> Array:
+    """One sequence: S_t = (I - b_t k k^T) Diag(a_t) S_(t-1) + b_t k v^T (Kimi Linear report, section 3).
+
+    S is [head_dim, head_dim] of every head, a_t a vector along its rows: `recurrent_kimi_delta_attention` and
+    `KimiLinearDeltaAttention` of transformers 5.23.
+    """
+    heads, d, eps = block.num_heads.value.data, block.head_dim.value.data, block.norm_eps.value.data
+    q, k, v = (convolved(name, x, weight, state, bool(block.conv_bias)) for name in "qkv")
+    shares = 1 / (1 + np.exp(-(x @ weight("b_proj.weight"))))
+    forget = softplus(x @ weight("f_a_proj.weight") @ weight("f_b_proj.weight") + weight("dt_bias"))
+    gates = 1 / (1 + np.exp(-(x @ weight("g_a_proj.weight") @ weight("g_b_proj.weight"))))
+    rates, gain = np.exp(weight("A_log")), weight("gated_norm.weight")
+    y = np.empty_like(v)
+    for head, held in enumerate(np.split(state("recurrent_state"), heads)):
+        own = slice(head * d, head * d + d)
+        for t in range(len(x)):
+            query, key = (h[t, own] / np.sqrt(np.dot(h[t, own], h[t, own]) + QK_EPS) for h in (q, k))
+            kept = np.diag(np.exp(-rates[head] * forget[t, own])) @ held
+            share = shares[t, head]
+            held[:] = kept - share * np.outer(key, key) @ kept + share * np.outer(key, v[t, own])
+            read = rms_normed(held.T @ query / np.sqrt(d), eps)
+            y[t, own] = read * gain * gates[t, own]
+    result: Array = y @ weight("o_proj.weight")
+    return result
+
+
 def mamba2(block: model.Mamba2Op, x: Array, weight: Weights, state: States) -> Array:
     """One sequence: h_t = exp(dt A) h_(t-1) + dt x_t B_t^T, y_t = h_t C_t + D x_t (Dao and Gu 2024, section 7).
 

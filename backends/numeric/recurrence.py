@@ -28,8 +28,8 @@ def softplus(x: Array, bias: Array, low: float, high: float) -> Array:
 
 
 def decay(x: Array, a_log: Array, bias: Array) -> Array:
-    """-exp(a_log) * log(1 + exp(x + bias))."""
-    return -np.exp(a_log) * softplus(x, bias, 0.0, np.inf)
+    """-exp(a_log) * log(1 + exp(x + bias)): the columns of a head have one a_log."""
+    return np.repeat(-np.exp(a_log), x.shape[1] // len(a_log)) * softplus(x, bias, 0.0, np.inf)
 
 
 def l2_norm(x: Array, eps: float, group: int) -> Array:
@@ -39,9 +39,12 @@ def l2_norm(x: Array, eps: float, group: int) -> Array:
     return np.asarray((parts / length).reshape(x.shape))
 
 
-def gated_rms_norm(x: Array, gate: Array, w: Array, eps: float, group: int, gate_first: bool) -> Array:
-    """norm(x * silu(gate)) * w, or norm(x) * w * silu(gate), over each `group` columns; w [width] or [group]."""
-    opened, ones = gate * sigmoid(gate), np.ones(group, x.dtype)
+def gated_rms_norm(x: Array, gate: Array, w: Array, eps: float, group: int, gate_first: bool, silu: bool) -> Array:
+    """norm(x * act(gate)) * w, or norm(x) * w * act(gate), over each `group` columns; w [width] or [group].
+
+    act is silu or a sigmoid.
+    """
+    opened, ones = gate * sigmoid(gate) if silu else sigmoid(gate), np.ones(group, x.dtype)
     normed: Array = rms_norm(x * opened if gate_first else x, ones, eps, group) * np.tile(w, x.shape[1] // len(w))
     return normed if gate_first else normed * opened
 
@@ -65,13 +68,13 @@ def ssm_scan(x: Array, b: Array, c: Array, dt: Array, a_log: Array, d: Array, st
 def gated_delta(v: Array, q: Array, k: Array, g: Array, beta: Array, state: Array, scale: float) -> tuple[Array, Array]:
     """y [T, heads*d_v] and the state after the step (Yang, Kautz and Hatamizadeh, 2024).
 
-    Shapes as in `layer.gated_delta`.
+    Shapes as in `layer.gated_delta`: g is a decay of every head, or of every row of its state.
     """
-    batch, heads = state.shape[0], g.shape[1]
+    batch, heads = state.shape[0], beta.shape[1]
     held = state.reshape(batch, heads, -1, state.shape[2]).copy()
     vs = _by_token(v, batch, heads)
     qs, ks = (_of_heads(x, batch, held.shape[2], heads) for x in (q, k))
-    decays, shares = (x.reshape(batch, -1, heads, 1) for x in (np.exp(g), beta))
+    decays, shares = _by_token(np.exp(g), batch, heads), _by_token(beta, batch, heads)
     y = np.empty_like(vs)
     for t in range(vs.shape[1]):
         held = decays[:, t, :, :, None] * held

@@ -440,7 +440,8 @@ def _l2_norm(op: layer.L2NormOp, operands: Operands, context: Context) -> Result
 @implements(layer.GatedRmsNormOp)
 def _gated_rms_norm(op: layer.GatedRmsNormOp, operands: Operands, context: Context) -> Results:
     x, gate, w = operands
-    return (recurrence.gated_rms_norm(x, gate, w, op.eps.value.data, op.group.value.data, bool(op.gate_first)),)
+    gate_first, silu = bool(op.gate_first), op.activation.data == "silu"
+    return (recurrence.gated_rms_norm(x, gate, w, op.eps.value.data, op.group.value.data, gate_first, silu),)
 
 
 @implements(layer.QuantizeOp)

@@ -490,8 +490,9 @@ def _(kind: kinds.GatedDeltaStepAttr, tiles: Tiles) -> Sequence[Array]:
     # [.., tokens, heads, 1, keys]: the row of its key head for every head.
     q, k = (x.reshape(*x.shape[:-1], -1, keys).repeat(kind.shared.value.data, axis=-2) for x in (q, k))
     q, k = (x[..., :count, None, :] for x in (q, k))
+    kept = np.exp(g).reshape(*g.shape[:-1], count, -1, 1)  # of every head, or of every row of it
     for token in range(v.shape[-2]):
-        heads = heads * np.exp(g[..., token, :])[..., None, None]
+        heads = heads * kept[..., token, :, :, :]
         key, query = k[..., token, :, :, :], q[..., token, :, :, :]
         wanted = v[..., token, :].reshape(*heads.shape[:-2], 1, values)
         change = beta[..., token, :, None, None] * (wanted - key @ heads)
@@ -515,7 +516,8 @@ def _(kind: kinds.SoftplusAttr, tiles: Tiles) -> Sequence[Array]:
 @computes(kinds.DecayAttr)
 def _(kind: kinds.DecayAttr, tiles: Tiles) -> Sequence[Array]:
     x, a_log, bias = tiles.ins
-    return [-(np.exp(a_log) * _log_of_one_plus_exp(x + bias))]
+    rates = np.exp(a_log).repeat(kind.group.value.data, axis=-1)
+    return [-(rates * _log_of_one_plus_exp(x + bias))]
 
 
 @computes(kinds.L2NormAttr)
@@ -528,7 +530,7 @@ def _(kind: kinds.L2NormAttr, tiles: Tiles) -> Sequence[Array]:
 @computes(kinds.GatedRmsNormAttr)
 def _(kind: kinds.GatedRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
     x, gate, w = tiles.ins
-    opened = gate / (1 + np.exp(-gate))
+    opened = (gate if kind.activation.data == "silu" else 1) / (1 + np.exp(-gate))
     before = x * opened if bool(kind.gate_first) else x
     parts = before.reshape(*x.shape[:-1], kind.groups.value.data, -1)
     mean = np.square(parts).mean(axis=-1, keepdims=True) + np.asarray(kind.eps.value.data, x.dtype)

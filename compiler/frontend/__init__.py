@@ -60,15 +60,12 @@ def import_hf(config: Mapping[str, object], source: str, name: str) -> ModuleOp:
     architecture = _architecture(whole)
     wrapped = WRAPPERS.get(architecture)
     family = FAMILIES[wrapped or architecture]
-    fields = (
-        Fields(config, source, names=family.names_in(config))
-        if wrapped is None
-        else language_model(whole, architecture)
-    )
+    fields = Fields(config, source, names=family.names) if wrapped is None else language_model(whole, architecture)
     fields.value("architectures")
     for feature in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.unsupported_unless(feature, False)
     fields.unsupported_unless("pruned_heads", {})
+    fields.refuse(family.unsupported)
     for field, allowed in family.only.items():
         fields.unsupported_unless(field, allowed(fields) if callable(allowed) else allowed)
     for field in family.unused:
@@ -94,8 +91,11 @@ def _architecture(fields: Fields) -> str:
     if isinstance(found, str) and found in known:
         return found
     nested = fields.config.get("text_config")
-    inner = cast(Mapping[str, object], nested).get("architectures") if isinstance(nested, Mapping) else None
-    if isinstance(inner, list) and any(name in FAMILIES for name in cast(list[object], inner)):
+    language = fields.block("text_config") if isinstance(nested, Mapping) else None
+    inner = None if language is None else language.value("architectures")
+    known_inner = [name for name in cast(list[object], inner) if name in FAMILIES] if isinstance(inner, list) else []
+    if language is not None and known_inner:
+        language.refuse(FAMILIES[cast(str, known_inner[0])].unsupported)
         raise fields.fail(
             "text_config",
             f"the language model inside of {found!r} is not read; to look at it alone, save this block as a "

@@ -115,11 +115,7 @@ GPT2_NAMES = {
     "max_position_embeddings": "n_positions",
 }
 
-BLOOM_NAMES = {
-    "hidden_size": ("n_embed", "hidden_size"),
-    "num_hidden_layers": ("n_layer", "num_hidden_layers"),
-    "num_attention_heads": ("n_head", "num_attention_heads"),
-}
+BLOOM_NAMES = {"hidden_size": "n_embed", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 BLOOM_NORM: Mapping[str, Reading] = {**LAYER_NORM, "eps": number("layer_norm_epsilon", absent=1e-5)}
 
 GEMMA2_CAPPED = GEMMA2_GQA.with_rows(score_soft_cap=number("attn_logit_softcapping"))

@@ -88,19 +88,16 @@ class Family:
     """What is done with the logits."""
     tied: bool = False
     """Whether the head is the transpose of the embedding where `tie_word_embeddings` is absent."""
-    names: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict[str, "str | tuple[str, ...]"])
-    """What the files of the family call a field that others name otherwise; of several names, the one that is there."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the files of the family call a field that others name otherwise; they may have it under either name."""
+    unsupported: tuple[str, ...] = ()
+    """Fields of features that the model dialect does not have, of later models with the same name."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
     full_rope: Callable[[Fields], Rope] = lambda fields: read_rope(fields, theta=1.0, partial=True)
     """The rotary embedding of the layers that see all tokens."""
     dtype: str | None = None
     """The `torch_dtype` of the published weights, where the files of the family do not say it."""
-
-    def names_in(self, config: Mapping[str, object]) -> dict[str, str]:
-        """What a file calls these fields."""
-        found = {name: (own,) if isinstance(own, str) else own for name, own in self.names.items()}
-        return {name: next((one for one in own if one in config), own[0]) for name, own in found.items()}
 
     def kinds(self, fields: Fields) -> Mapping[str, tuple[Block, ...]]:
         """The kinds of layers of a model."""

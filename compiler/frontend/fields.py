@@ -57,7 +57,7 @@ class Fields:
     ) -> None:
         self.config = config
         self.names = names or {}
-        """What files of a family call a field that others name otherwise."""
+        """What files of a family call a field that others name otherwise: an `attribute_map` of transformers."""
         self.source = source
         self.prefix = prefix
         self._read = set(read)
@@ -67,14 +67,21 @@ class Fields:
         return ConfigError(self.source, f"{self.prefix}{self.names.get(name, name)}: {problem}")
 
     def value(self, name: str) -> object:
-        """Whatever the field holds; None where it is absent."""
+        """Whatever the field holds under either of its names; None where it is absent."""
         own = self.names.get(name, name)
-        self._read.add(own)
-        return self.config.get(own)
+        self._read |= {own, name}
+        found = [self.config[each] for each in (own, name) if each in self.config]
+        if any(value != found[0] for value in found):
+            raise self.fail(name, f"{found[0]!r} is not what {name} says, {found[1]!r}; leave one out")
+        return found[0] if found else None
+
+    def given(self, name: str) -> bool:
+        """Whether the file has the field, under either of its names."""
+        return name in self.config or self.names.get(name, name) in self.config
 
     def _get(self, name: str, expected: str) -> object:
         value = self.value(name)
-        if self.names.get(name, name) not in self.config:
+        if not self.given(name):
             raise self.fail(name, f"missing, expected {expected}")
         return value
 
@@ -84,7 +91,7 @@ class Fields:
 
     def is_null(self, name: str) -> bool:
         """Whether the field is given as null, which is not the same as absent."""
-        return self.names.get(name, name) in self.config and not self.present(name)
+        return self.given(name) and not self.present(name)
 
     def integer(self, name: str, at_least: int = 1) -> int:
         """An integer field."""
@@ -138,6 +145,21 @@ class Fields:
         value = self.value(name)
         if value is not None and value != allowed:
             raise self.fail(name, f"{value!r} is not supported, only {allowed!r} is")
+
+    def refuse(self, names: Collection[str]) -> None:
+        """Raise ConfigError that names those of the fields that are given: neither null nor false.
+
+        Fields of a block are `block.field`.
+        """
+        given: list[str] = []
+        for name in names:
+            block, _, inner = name.rpartition(".")
+            held = self.config.get(block) if block else self.config
+            value = cast(Mapping[str, object], held).get(inner) if isinstance(held, Mapping) else None
+            if value is not None and value is not False:
+                given.append(f"{self.prefix}{name}")
+        if given:
+            raise ConfigError(self.source, f"{', '.join(given)}: not supported, the model dialect has no such parts")
 
     def refuse_unread(self, reader: str) -> None:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""

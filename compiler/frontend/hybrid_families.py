@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, SOFTMAX_MOE
-from pmc.compiler.frontend.family import Block, Family, layer_kinds, sparse_steps
+from pmc.compiler.frontend.blocks import DEEPSEEK_MOE, FFN, GQA, MLA, SOFTMAX_MOE
+from pmc.compiler.frontend.family import Block, Family, first_dense, layer_kinds, sparse_steps
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.readings import (
     Constant,
@@ -21,6 +21,7 @@ from pmc.compiler.frontend.readings import (
     partial_rope,
     yes_or_absent,
 )
+from pmc.compiler.frontend.rope import Rope
 from pmc.dialects import model
 
 # -- Qwen3-Next, Qwen3.5 ------------------------------------------------------------------------------------------
@@ -235,6 +236,137 @@ NEMOTRON_H = Family(
     norm={"kind": constant("rms"), "eps": number("layer_norm_epsilon")},
 )
 
+# -- Kimi Linear --------------------------------------------------------------------------------------------------
+
+KIMI_LAYERS: Mapping[str, str] = {"kda_layers": "linear", "full_attn_layers": "full"}
+"""The lists of `linear_attn_config`, and what mixes the tokens of the layers in them."""
+
+KIMI_RECURRENCE = (*KIMI_LAYERS, "head_dim", "num_heads", "short_conv_kernel_size")
+"""All fields of `linear_attn_config`."""
+
+KIMI_K3_PARTS = (
+    "activation_situ_beta", "activation_situ_linear_beta", "attn_res_block_size", "latent_moe_use_norm",
+    "mla_use_output_gate", "routed_expert_hidden_size", "linear_attn_config.gate_lower_bound",
+    "linear_attn_config.use_full_rank_gate",
+)  # fmt: skip
+"""What the language model of Kimi K3 says besides, which is called the same; transformers 5.23 has no code of it."""
+
+
+def kimi_linear_field(name: str, other: str) -> Reading:
+    """A size of the recurrence: `name` in `linear_attn_config`, or the field `other` as transformers calls it."""
+
+    def value(fields: Fields) -> int:
+        block = fields.block("linear_attn_config")
+        if block is None or not block.present(name):
+            return fields.integer(other)
+        found = block.integer(name)
+        if fields.present(other) and fields.integer(other) != found:
+            raise block.fail(name, f"{found} is not what {other} says, {fields.integer(other)}; leave one out")
+        return found
+
+    return value
+
+
+def kimi_mixers(fields: Fields) -> list[str]:
+    """What mixes the tokens of each layer: `layer_types`, or the lists of `linear_attn_config`, which count from 1."""
+    given = layer_kinds(fields, "layer_types", MIXERS)
+    block, layers = fields.block("linear_attn_config"), fields.integer("num_hidden_layers")
+    other = None if block is None else next((name for name in block.config if name not in KIMI_RECURRENCE), None)
+    if block is not None and other is not None:
+        raise block.fail(other, f"unknown, must be one of {', '.join(KIMI_RECURRENCE)}")
+    lists = {} if block is None else {kind: block.value(name) for name, kind in KIMI_LAYERS.items()}
+    if block is None or all(numbers is None for numbers in lists.values()):
+        if given is None:
+            raise fields.fail("linear_attn_config", "missing, expected kda_layers and full_attn_layers")
+        return given
+    entries = [
+        (number, kind)
+        for kind, numbers in lists.items()
+        if isinstance(numbers, list)
+        for number in cast("list[object]", numbers)
+    ]
+    kinds = {number: kind for number, kind in entries if isinstance(number, int)}
+    if set(kinds) != set(range(1, layers + 1)) or len(entries) != layers:
+        raise block.fail("kda_layers", f"expected with full_attn_layers every number from 1 to {layers} once")
+    order = [kinds[number] for number in range(1, layers + 1)]
+    if given is not None and given != order:
+        raise fields.fail("layer_types", "says something else than linear_attn_config; leave one out")
+    return order
+
+
+def kimi_layers(fields: Fields) -> list[str]:
+    """Mixers, with experts behind the first `first_k_dense_replace` layers, or as `mlp_layer_types` says."""
+    networks = layer_kinds(fields, "mlp_layer_types", {"dense": "dense", "sparse": "moe"})
+    if networks is None or fields.present("first_k_dense_replace"):
+        networks = first_dense(fields)
+    return [f"{mixer}_{kind}" for mixer, kind in zip(kimi_mixers(fields), networks, strict=True)]
+
+
+KDA = Block(
+    model.KimiDeltaOp,
+    "kda",
+    {
+        "num_heads": kimi_linear_field("num_heads", "linear_num_heads"),
+        "head_dim": kimi_linear_field("head_dim", "linear_head_dim"),
+        "conv_kernel": kimi_linear_field("short_conv_kernel_size", "linear_conv_kernel_dim"),
+        "norm_eps": number("rms_norm_eps"),
+    },
+)
+
+KIMI_MLA = Block(
+    model.MlaOp,
+    "mla",
+    {
+        **{name: reading for name, reading in MLA.rows.items() if name != "rope_interleave"},
+        "q_lora_rank": lambda fields: fields.integer("q_lora_rank") if fields.present("q_lora_rank") else None,
+    },
+)
+"""Without positions: KimiLinearAttention rotates nothing, the recurrences know the order of the tokens."""
+
+KIMI_MOE = DEEPSEEK_MOE.with_rows(
+    n_routed_experts=integer("num_local_experts"),
+)
+
+KIMI_LINEAR = Family(
+    {
+        f"{mixer}_{kind}": (block, network)
+        for mixer, block in (("linear", KDA), ("full", KIMI_MLA))
+        for kind, network in (("dense", FFN), ("moe", KIMI_MOE))
+    },
+    kimi_layers,
+    {
+        # Of the convolutions too.
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mla_use_nope": True,
+        "num_key_value_heads": integer("num_attention_heads"),
+        "qk_head_dim": lambda fields: fields.integer("qk_nope_head_dim") + fields.integer("qk_rope_head_dim"),
+        "moe_router_activation_func": "sigmoid",
+        "moe_layer_freq": 1,
+        "topk_method": "noaux_tc",
+        "use_grouped_topk": True,
+        "rope_scaling": None,
+        # The code has no tied weights, whatever the file says.
+        "tie_word_embeddings": False,
+    },
+    unused=(
+        # Of a rotary embedding, which there is none of; the code has the dims of heads by other names.
+        "rope_theta",
+        "head_dim",
+    ),
+    lists={},
+    full_rope=lambda fields: Rope(1.0, None),
+    names={
+        "max_position_embeddings": "model_max_length",
+        "num_local_experts": "num_experts",
+        "num_experts_per_tok": "num_experts_per_token",
+        "n_shared_experts": "num_shared_experts",
+        "n_group": "num_expert_group",
+        "norm_topk_prob": "moe_renormalize",
+    },
+    unsupported=KIMI_K3_PARTS,
+)
+
 HYBRID_FAMILIES: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": Family(
         {
@@ -250,6 +382,7 @@ HYBRID_FAMILIES: Mapping[str, Family] = {
     "Qwen3_5ForCausalLM": qwen3_5(FFN),
     "Qwen3_5MoeForCausalLM": qwen3_5(QWEN3_5_MOE),
     "NemotronHForCausalLM": NEMOTRON_H,
+    "KimiLinearForCausalLM": KIMI_LINEAR,
 }
 """The language models by architecture."""
 

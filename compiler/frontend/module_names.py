@@ -77,6 +77,15 @@ MODULES: Mapping[str, Modules] = {
             "out_proj": ("out_proj",),
         },
     ),
+    "kda": _inside(
+        ATTENTION,
+        {
+            **{name: (name,) for name in ("q_proj", "k_proj", "v_proj", "b_proj", "g_a_proj", "g_b_proj", "o_proj")},
+            # transformers has the forget gate as a module of its own.
+            "f_a_proj": ("f_a_proj", "forget_gate.f_a_proj"),
+            "f_b_proj": ("f_b_proj", "forget_gate.f_b_proj"),
+        },
+    ),
     "mamba2": _inside(
         ("mixer", "mamba"),
         {
@@ -111,7 +120,7 @@ LM_HEAD = ("lm_head", "head", "output")
 
 UNQUANTIZED = frozenset(
     {("moe", "router"), ("moe", "shared_gate"), ("dsa", "indexer.weights_proj"), ("gqa", "head_gate")}
-    | {("gated_delta_net", "a_proj"), ("gated_delta_net", "b_proj")}
+    | {("gated_delta_net", "a_proj"), ("gated_delta_net", "b_proj"), ("kda", "b_proj")}
 )
 """Weights that are stored in the type of the model unless a checkpoint names them: parameters that are no linear layer
 in the published code, or so narrow that no block of a scale fits."""

@@ -80,7 +80,7 @@ def recurrence_of(op: layer.RecurrenceOp, dims: Dims = ints) -> Recurrence:
         op.value_dim * of_input,
         op.value_dim * of_output,
         tuple(op.key_dim * b for b in bits(*op.group_inputs)),
-        bits(*op.numbers),
+        tuple(columns * b for columns, b in zip(op.number_columns, bits(*op.numbers), strict=True)),
         bits(*op.constants),
         state_rows // op.heads * state_columns * of_state,
         element_name(tensor(op.updated[0]).element_type),

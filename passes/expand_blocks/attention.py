@@ -92,7 +92,7 @@ class LatentValues:
 
     q_nope: SSAValue
     q_rope: SSAValue
-    """Rotated."""
+    """Rotated, where the block rotates."""
     latents: SSAValue
     rotary_keys: SSAValue
     query_latent: SSAValue | None
@@ -143,6 +143,8 @@ def absorbed_values(build: BlockBuilder, attended: SSAValue, w_v: SSAValue, op: 
 
 
 def _mla_rope(build: BlockBuilder, x: SSAValue, name: str, op: model.LatentAttentionOp) -> SSAValue:
+    if op.rope_theta is None:
+        return x
     rope = op.qk_rope_head_dim.value.data
     return build.rope(x, name, rope, op.rope_theta, op.rope_scaling, bool(op.rope_interleave))
 

@@ -15,7 +15,7 @@ from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 from pmc.passes.expand_blocks.hyper_connections import expand_stream_weights
-from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_mamba2
+from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_kimi_delta, expand_mamba2
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
 PHASES = ("prefill", "decode")
@@ -115,6 +115,8 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
             return expand_mla(build, x, op, step.absorbed)
         case model.GatedDeltaNetOp():
             return expand_gated_delta_net(build, x, op)
+        case model.KimiDeltaOp():
+            return expand_kimi_delta(build, x, op)
         case model.Mamba2Op():
             return expand_mamba2(build, x, op)
         case model.FfnOp():

@@ -78,4 +78,4 @@ class RecurrenceFamily:
     @staticmethod
     def _of_heads(op: layer.RecurrenceOp) -> list[tuple[SSAValue, int]]:
         """What differs from head to head, with the columns of a head."""
-        return [(op.inputs, op.value_dim), *((value, 1) for value in op.numbers)]
+        return [(op.inputs, op.value_dim), *zip(op.numbers, op.number_columns, strict=True)]

@@ -157,6 +157,8 @@ def test_recurrences(batch: int, q_len: int, heads: tuple[int, int], width: int,
     types[1] = TensorType.of((batch, all_heads * 128, width), F32)
     state = value(F32, batch, all_heads * 128, width)
     ordered(layer.GatedDeltaOp.make([x, *keys, *numbers, state], types, "p", {"scale": 0.1}))
+    of_rows = value(F32, rows, all_heads * 128)
+    ordered(layer.GatedDeltaOp.make([x, *keys, of_rows, numbers[1], state], types, "p", {"scale": 0.1}))
     state, weight = value(element, batch, 3, all_heads * width), value(element, all_heads * width, 4)
     types = [TensorType.of((rows, all_heads * width), element), TensorType.of((batch, 3, all_heads * width), element)]
     ordered(layer.CausalConvOp.make([x, weight, state, []], types, "p", {"activation": "silu"}))

@@ -25,7 +25,7 @@ from pmc.backends.numeric.model import (
     run_model,
     seeded_model_environment,
 )
-from pmc.backends.numeric.model_recurrent import convolved, gated_delta_net, mamba2
+from pmc.backends.numeric.model_recurrent import convolved, gated_delta_net, kimi_delta, mamba2
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import model
 from pmc.passes.expand_blocks import ExpandBlocksPass
@@ -244,6 +244,33 @@ def test_a_token_of_the_gated_delta_rule_worked_by_hand() -> None:
     y = gated_delta_net(block, np.array([[2.0]]), weights.__getitem__, states.__getitem__)
     np.testing.assert_allclose(states["recurrent_state"], [[4 + (silu(2.0) - 4) / 2]], rtol=1e-5)
     np.testing.assert_allclose(y, [[5 * 3 * silu(2.0)]], rtol=1e-4)  # the norm of one number is its sign
+
+
+def test_a_token_of_kimi_delta_attention_worked_by_hand() -> None:
+    recurrence = {**RECURRENT["kimi-linear"]["linear_attn_config"], "num_heads": 1, "head_dim": 2}  # type: ignore[dict-item]
+    block = only(
+        import_hf({**RECURRENT["kimi-linear"], "linear_attn_config": recurrence}, "x", "small"), model.KimiDeltaOp
+    )
+    one = np.array([[1.0, 0.0]])
+    # k is (1, 0) and q is (0, 1) of length 1; the rows of the state decay to a half and to a quarter.
+    weights, states = unmixed({"q": 2, "k": 2, "v": 2})
+    weights |= {"q_proj.weight": one[:, ::-1], "k_proj.weight": one, "v_proj.weight": np.array([[1.0, 2.0]])}
+    weights |= {"b_proj.weight": np.zeros((1, 1)), "f_a_proj.weight": np.ones((1, 2))}
+    weights |= {"f_b_proj.weight": np.array([[0.0, 0.0], [0.0, np.log(3) / 2]]), "dt_bias": np.zeros(2)}
+    # softplus(0) is the logarithm of 2, softplus(ln 3) that of 4.
+    weights |= {
+        "A_log": np.zeros(1),
+        "g_a_proj.weight": one,
+        "g_b_proj.weight": np.array([[0.0, np.log(3) / 2], [0, 0]]),
+    }
+    weights |= {"gated_norm.weight": np.array([1.0, 5.0]), "o_proj.weight": np.eye(2)}
+    held = states["recurrent_state"] = np.array([[8.0, 4.0], [16.0, 12.0]])
+    y = kimi_delta(block, np.array([[2.0]]), weights.__getitem__, states.__getitem__)
+    v = np.array([silu(2.0), silu(4.0)])
+    kept = np.array([4.0, 2.0])
+    np.testing.assert_allclose(held, [kept + (v - kept) / 2, [4, 3]], rtol=1e-5)
+    read = np.array([4, 3]) / np.sqrt(2)
+    np.testing.assert_allclose(y[0], read / np.sqrt((read**2).mean()) * [0.5, 5 * 0.75], rtol=1e-4)
 
 
 def test_a_token_of_mamba2_worked_by_hand() -> None:

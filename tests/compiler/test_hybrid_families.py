@@ -10,7 +10,7 @@ import pytest
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import model
-from tests.reference.recurrent_configs import NEMOTRON_H, NEMOTRON_H_MOE, QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
+from tests.reference.recurrent_configs import KIMI_LINEAR, NEMOTRON_H, NEMOTRON_H_MOE, QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 
 QWEN3_5_27B: dict[str, Any] = {
     **QWEN3_5,
@@ -165,3 +165,98 @@ def test_a_shared_gate_needs_shared_experts() -> None:
     assert found == "shared_expert_intermediate_size: expected an integer of at least 1, found 0"
     found = refused({**QWEN3_5, "linear_num_value_heads": 3})
     assert found.endswith("num_value_heads 3 is not a multiple of num_key_heads 2")
+
+
+# -- Kimi Linear --------------------------------------------------------------------------------------------------
+
+RECURRENCE: dict[str, Any] = KIMI_LINEAR["linear_attn_config"]  # type: ignore[assignment]
+
+
+def kimi(**recurrence: object) -> dict[str, Any]:
+    """The config with other fields of its recurrence; `...` leaves one out."""
+    given = {name: value for name, value in {**RECURRENCE, **recurrence}.items() if value is not ...}
+    return {**KIMI_LINEAR, "linear_attn_config": given}
+
+
+def test_layers_of_kimi_linear_count_from_1() -> None:
+    """Layer 3 attends; the first layer has no experts."""
+    assert layers(KIMI_LINEAR) == ["kda", "ffn", "kda", "moe", "mla", "moe", "kda", "moe"]
+    types = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+    lists = kimi(kda_layers=..., full_attn_layers=...)
+    assert layers({**lists, "layer_types": types}) == layers({**KIMI_LINEAR, "layer_types": types})
+    networks = {"first_k_dense_replace": None, "mlp_layer_types": ["sparse", "dense", "dense", "sparse"]}
+    assert layers({**KIMI_LINEAR, **networks}) == ["kda", "moe", "kda", "ffn", "mla", "ffn", "kda", "moe"]
+
+
+def test_attention_of_kimi_linear_rotates_nothing() -> None:
+    mla = blocks(KIMI_LINEAR)["blocks.full_moe.mla"]
+    assert mla.rope_theta is None and mla.rope_interleave is None and mla.q_lora_rank is None
+    assert blocks({**KIMI_LINEAR, "q_lora_rank": 12})["blocks.full_moe.mla"].q_lora_rank.value.data == 12
+    assert (
+        blocks({k: v for k, v in KIMI_LINEAR.items() if k != "q_lora_rank"})["blocks.full_moe.mla"].q_lora_rank is None
+    )
+
+
+def test_parameters_and_states_of_kimi_delta_attention() -> None:
+    """2 heads of 6 columns; the ranks of decay and gate are those of a head."""
+    kda = blocks(KIMI_LINEAR)["blocks.linear_dense.kda"]
+    found = {w.name: (w.dims, w.axes) for w in kda.weights() if w.name[:2] not in ("q_", "k_", "v_")}
+    assert found == {
+        "b_proj.weight": ((32, 2), ("", "heads")),
+        "f_a_proj.weight": ((32, 6), ("", "")),
+        "f_b_proj.weight": ((6, 12), ("", "heads")),
+        "A_log": ((2,), ("heads",)),
+        "dt_bias": ((12,), ("heads",)),
+        "g_a_proj.weight": ((32, 6), ("", "")),
+        "g_b_proj.weight": ((6, 12), ("", "heads")),
+        "gated_norm.weight": ((6,), ("",)),
+        "o_proj.weight": ((12, 32), ("heads", "")),
+    }
+    assert [s.dims for s in kda.states()] == [(3, 12)] * 3 + [(12, 6)]
+
+
+def test_a_field_of_kimi_linear_has_two_names() -> None:
+    assert refused({**KIMI_LINEAR, "num_local_experts": 8}) == (
+        "num_experts: 6 is not what num_local_experts says, 8; leave one out"
+    )
+    assert layers({**KIMI_LINEAR, "num_local_experts": 6}) == layers(KIMI_LINEAR)
+    without = {name: value for name, value in KIMI_LINEAR.items() if name != "moe_renormalize"}
+    assert refused(without) == "moe_renormalize: missing, expected true or false"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (kimi(kda_layers=[1, 2]), "linear_attn_config.kda_layers: expected with full_attn_layers every number from 1"),
+        (kimi(kda_layers=[0, 1, 3]), "linear_attn_config.kda_layers: expected with full_attn_layers every number from"),
+        (kimi(kda_layers=[1, 2, 3, 4]), "linear_attn_config.kda_layers: expected with full_attn_layers every number"),
+        (
+            kimi(kda_layers=[[1], 2, 4]),
+            "linear_attn_config.kda_layers: expected with full_attn_layers every number from",
+        ),
+        (kimi(kda_layers="all"), "linear_attn_config.kda_layers: expected with full_attn_layers every number from 1"),
+        (kimi(kda_layers=..., full_attn_layers=...), "linear_attn_config: missing, expected kda_layers and full"),
+        (kimi(gate_rank=4), "linear_attn_config.gate_rank: unknown, must be one of kda_layers, full_attn_layers, "),
+        ({**kimi(), "linear_head_dim": 8}, "linear_attn_config.head_dim: 6 is not what linear_head_dim says, 8"),
+        ({**kimi(), "layer_types": ["linear_attention"] * 4}, "layer_types: says something else than linear_attn_con"),
+        ({**kimi(), "mlp_layer_types": ["sparse"] * 4}, "mlp_layer_types: layer 0 is not what first_k_dense_replace 1"),
+        ({**kimi(), "mla_use_nope": False}, "mla_use_nope: False is not supported, only True is"),
+        ({**kimi(), "moe_router_activation_func": "softmax"}, "moe_router_activation_func: 'softmax' is not supported"),
+        ({**kimi(), "tie_word_embeddings": True}, "tie_word_embeddings: True is not supported"),
+        ({**kimi(), "hidden_act": "situ"}, "hidden_act: 'situ' is not supported, only 'silu' is"),
+        (
+            {**kimi(gate_lower_bound=-5.0, use_full_rank_gate=False), "attn_res_block_size": 12},
+            "attn_res_block_size, linear_attn_config.gate_lower_bound: not supported, the model dialect has no such",
+        ),
+        (
+            {"architectures": ["KimiK3ForConditionalGeneration"], "text_config": {**kimi(), "attn_res_block_size": 12}},
+            "text_config.attn_res_block_size: not supported, the model dialect has no such parts",
+        ),
+        (
+            {"architectures": ["KimiK3ForConditionalGeneration"], "text_config": kimi()},
+            "text_config: the language model inside of 'KimiK3ForConditionalGeneration' is not read",
+        ),
+    ],
+)
+def test_what_is_no_kimi_linear_is_refused(config: dict[str, Any], message: str) -> None:
+    assert refused(config).startswith(message)

@@ -225,6 +225,34 @@ def test_counts_are_those_derived_by_hand(name: str) -> None:
     assert counted(name) == by_hand(CONFIGS[name])
 
 
+def test_kimi_linear_by_hand() -> None:
+    """Kimi-Linear-48B-A3B: sizes are the defaults of `KimiLinearConfig`; which layers attend is from memory.
+
+    Every fourth layer and the last.
+    """
+    attends = [4, 8, 12, 16, 20, 24, 27]
+    config = {
+        **sizes("KimiLinearForCausalLM", 2304, 27, 32, 32, 163840),
+        "linear_attn_config": {
+            "full_attn_layers": attends, "kda_layers": [i for i in range(1, 28) if i not in attends],
+            "head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4,
+        },
+        **{"intermediate_size": 9216, "moe_intermediate_size": 1024, "num_experts": 256, "num_experts_per_token": 8},
+        **{"num_shared_experts": 1, "first_k_dense_replace": 1, "num_expert_group": 1, "topk_group": 1},
+        **{"q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64},
+        **{"v_head_dim": 128, "moe_renormalize": True, "routed_scaling_factor": 2.446},
+    }  # fmt: skip
+    h, inner = 2304, 32 * 128
+    low_rank = h * 128 + 128 * inner  # of the decay, and of the gate
+    kda = 4 * h * inner + 3 * 4 * inner + h * 32 + 2 * low_rank + 32 + inner + 128
+    mla = h * 32 * (128 + 64) + h * (512 + 64) + 512 + 512 * 32 * (128 + 128) + inner * h
+    expert = 3 * h * 1024
+    every_token = 20 * kda + 7 * mla + 27 * 2 * h + h + 3 * h * 9216 + 26 * (h * 256 + 256 + expert)
+    module = import_hf(config, "config.json", "model")
+    assert model.parameter_count(module) == every_token + 26 * 256 * expert + 2 * 163840 * h == 49_122_681_728
+    assert model.active_parameter_count(module) == every_token + 26 * 8 * expert + 163840 * h + h
+
+
 # -- published ------------------------------------------------------------------------------------------------------
 
 TABLE, NO_HEAD = "the whole embedding table", "neither table nor head"

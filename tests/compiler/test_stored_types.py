@@ -22,7 +22,7 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.tensor import element_name, tensor
 from pmc.dialects.type_rules import HeldTypes, TypeRule, held_types, parse_rule
 from tests.reference.configs import CONFIGS, DEEPSEEK, LLAMA, QWEN3_MOE, WITHOUT_REFERENCE
-from tests.reference.recurrent_configs import NEMOTRON_H
+from tests.reference.recurrent_configs import KIMI_LINEAR, NEMOTRON_H
 
 TINY = {**CONFIGS, **WITHOUT_REFERENCE}
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [2, 4]}
@@ -129,6 +129,23 @@ def test_layers_of_a_kind_that_are_stored_otherwise_are_a_kind_of_their_own() ->
         (True, "f32"),
         (False, "f8E4M3FN"),
     }
+
+
+@pytest.mark.parametrize(
+    ("kept", "rules"),
+    [
+        ("re:.*self_attn.*", {"*.kda.*=none", "*.mla.*=none"}),
+        ("model.layers.*.self_attn.f_b_proj", {"*.kda.f_b_proj.weight=none"}),  # as published
+        ("model.layers.*.self_attn.forget_gate", {"*.kda.f_a_proj.weight=none", "*.kda.f_b_proj.weight=none"}),
+        ("model.layers.*.block_sparse_moe.experts.*.w2", {"*.moe.experts.down_proj.weight=none"}),
+    ],
+)
+def test_modules_of_kimi_linear(kept: str, rules: set[str]) -> None:
+    found = set(stored(quantized(KIMI_LINEAR, {**BLOCKS, "modules_to_not_convert": [kept]})).types)
+    always = {"*.moe.router.weight=none", "lm_head.proj.weight=none"}
+    assert found - {"*.kda.b_proj.weight=none"} == rules | always
+    # The projection of the shares is one number wide per head: no scale of a block fits.
+    assert ("*.kda.b_proj.weight=none" in found) == ("*.kda.*=none" not in found)
 
 
 def test_experts_of_deepseek_v4_have_a_type_of_their_own() -> None:

@@ -150,7 +150,13 @@ def gated_delta(**changes: Any) -> layer.GatedDeltaOp:
 def gated_rms_norm(**changes: Any) -> layer.GatedRmsNormOp:
     """2 groups of 8 columns with a weight of their own each."""
     given: dict[str, Any] = dict(
-        x=value(TOKENS, 16), gate=value(TOKENS, 16), w=value(16), y=value(TOKENS, 16), group=8, gate_first=True
+        x=value(TOKENS, 16),
+        gate=value(TOKENS, 16),
+        w=value(16),
+        y=value(TOKENS, 16),
+        group=8,
+        gate_first=True,
+        activation="silu",
     )
     given.update(changes)
     y, operands = given.pop("y"), [given.pop(name) for name in ("x", "gate", "w")]
@@ -430,6 +436,11 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         (6 * 4 * ((7 * 8 + 3) * 5 + 1), (6 * (20 + 2 * 16)) * 2 + 2 * 24 * 4 + 3 * 160 * 4, 6 * 20 * 2 + 3 * 160 * 4,
          "vector", "f32"),
     ),
+    (  # a decay for every one of the 8 rows of the state of a head
+        gated_delta(g=value(TOKENS, 32, element=f32)),
+        (6 * 4 * ((7 * 8 + 3) * 5 + 8), (6 * (20 + 2 * 16)) * 2 + (192 + 24) * 4 + 3 * 160 * 4,
+         6 * 20 * 2 + 3 * 160 * 4, "vector", "f32"),
+    ),
     (
         op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4, element=f32), low=0.0, high=0.1),
         (6 * 24, (24 + 4) * 2, 24 * 4, "vector", "bf16"),
@@ -438,11 +449,16 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.DecayOp, [value(TOKENS, 4), value(4, element=f32), value(4)], value(TOKENS, 4, element=f32)),
         (6 * 24, (24 + 4) * 2 + 4 * 4, 24 * 4, "vector", "bf16"),
     ),
+    (  # 4 heads of 3 columns
+        op(layer.DecayOp, [value(TOKENS, 12), value(4, element=f32), value(12)], value(TOKENS, 12, element=f32)),
+        (6 * 72, (72 + 12) * 2 + 4 * 4, 72 * 4, "vector", "bf16"),
+    ),
     (
         op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=8),
         (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
     (gated_rms_norm(), (9 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
+    (gated_rms_norm(activation="sigmoid"), (8 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
     (op(layer.StateOp, [], value(BATCH, KV, 16), axes=names("batch", "position", "")), (0, 0, 0, "none", "bf16")),
 ]  # fmt: skip
@@ -649,13 +665,19 @@ WRONG: list[tuple[str, Any, str]] = [
      "the state is [batch, 32, 4], must be [batch, 32, 5]"),
     ("delta keys", gated_delta(q=value(TOKENS, 12)), "12 columns are not whole groups of 8"),
     ("delta k", gated_delta(k=value(TOKENS, 8)), "k is [batch*q_len, 8], must be [batch*q_len, 16]"),
-    ("delta beta", gated_delta(beta=value(TOKENS, 5)), "beta is [batch*q_len, 5], must be [batch*q_len, 4]"),
+    ("delta beta", gated_delta(beta=value(TOKENS, 5)), "5 heads do not divide 32 rows of the state"),
+    ("delta g", gated_delta(g=value(TOKENS, 12)),
+     "g has 12 columns, must have 4, one per head, or 32, one per row of the state"),
     ("softplus bias", op(layer.SoftplusOp, [value(TOKENS, 4), value(3)], value(TOKENS, 4), low=0.0, high=1.0),
      "bias is [3], must be [4]"),
     ("softplus limits", op(layer.SoftplusOp, [value(TOKENS, 4), value(4)], value(TOKENS, 4), low=1.0, high=0.5),
      "low is 1.0, must not be above high, which is 0.5"),
     ("decay", op(layer.DecayOp, [value(TOKENS, 4), value(TOKENS, 4), value(4)], value(TOKENS, 4)),
-     "a_log is [batch*q_len, 4], must be [4]"),
+     "a_log must be [heads]"),
+    ("decay heads", op(layer.DecayOp, [value(TOKENS, 4), value(3), value(4)], value(TOKENS, 4)),
+     "a_log is that of 3 heads, which do not divide 4 columns"),
+    ("decay bias", op(layer.DecayOp, [value(TOKENS, 8), value(4), value(4)], value(TOKENS, 8)),
+     "bias is [4], must be [8]"),
     ("decay rank", op(layer.DecayOp, [value(BATCH, Q, 4), value(4), value(4)], value(TOKENS, 4)),
      "x must be [T, heads]"),
     ("decay y", op(layer.DecayOp, [value(TOKENS, 4), value(4), value(4)], value(TOKENS, 3)),
@@ -667,6 +689,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("l2 y", op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 8), eps=1e-6, group=8),
      "y is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("gated norm w", gated_rms_norm(w=value(4)), "w is [4], must be [8]"),
+    ("gated norm activation", gated_rms_norm(activation="relu"), "activation is 'relu', must be silu or sigmoid"),
     ("gated norm group", gated_rms_norm(group=5), "5 does not divide 16 columns"),
     ("gated norm gate", gated_rms_norm(gate=value(TOKENS, 8)), "gate is [batch*q_len, 8], must be [batch*q_len, 16]"),
     ("gated norm y", gated_rms_norm(y=value(TOKENS, 8)), "y is [batch*q_len, 8], must be [batch*q_len, 16]"),

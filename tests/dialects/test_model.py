@@ -116,6 +116,12 @@ def test_round_trip(name: str, generic: bool) -> None:
             {"qk_rope_head_dim": 63},
             "model.mla at 'blocks.dense.mla': qk_rope_head_dim 63 is odd",
         ),
+        ("blocks.dense.mla", {"rope_interleave": None}, "rope_theta and rope_interleave need each other"),
+        (
+            "blocks.dense.mla",
+            {"rope_theta": None, "rope_scaling": None},
+            "rope_theta and rope_interleave need each other",
+        ),
         ("blocks.dense.mla", {"kv_lora_rank": 0}, "kv_lora_rank is 0, must be at least 1"),
         ("blocks.dense.mla", {"rope_theta": 1.0}, "rope_theta is 1.0, must be a number greater than 1"),
         (

@@ -52,7 +52,7 @@ from pmc.dialects.collective import (
 from pmc.dialects.dist import Axis, Mesh, MeshAttr, PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, max_of, min_of, mod
 from pmc.dialects.g5_table import CommandTableAttr, command_table
-from pmc.dialects.recurrence_kinds import CONV_ACTIVATIONS
+from pmc.dialects.recurrence_kinds import CONV_ACTIVATIONS, GATES
 from pmc.dialects.table import Table, TableSchema
 from pmc.dialects.table_columns import (
     Column,
@@ -90,6 +90,7 @@ from pmc.dialects.vector_kinds import (
     CausalConvAttr,
     CollapseStreamsAttr,
     CopyStreamsAttr,
+    DecayAttr,
     ExpertScaleAttr,
     FillAttr,
     GatedActivationAttr,
@@ -280,8 +281,8 @@ def mla(b: Blocks) -> None:
     size = b.make.size
     b.block(
         model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
-        qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(), rope_interleave=b.make.flag(),
-        rope_theta=1e4,
+        qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(),
+        **({"rope_interleave": b.make.flag(), "rope_theta": 1e4} if b.make.flag() else {}),
     )  # fmt: skip
 
 
@@ -365,6 +366,14 @@ def gated_delta_net(b: Blocks) -> None:
     )  # fmt: skip
 
 
+def kda(b: Blocks) -> None:
+    size = b.make.size
+    b.block(
+        model.KimiDeltaOp, num_heads=size(), head_dim=size(), conv_kernel=b.make.rng.randint(2, 4),
+        conv_bias=b.make.flag() or None, norm_eps=1e-5,
+    )  # fmt: skip
+
+
 def mamba2(b: Blocks) -> None:
     size, groups = b.make.size, b.make.size()
     b.block(
@@ -417,7 +426,7 @@ def model_repeat(b: Blocks) -> None:
 
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
-    model.GatedDeltaNetOp: gated_delta_net, model.Mamba2Op: mamba2,
+    model.GatedDeltaNetOp: gated_delta_net, model.KimiDeltaOp: kda, model.Mamba2Op: mamba2,
     model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row,
     model.LearnedScaleOp: learned_scale, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
@@ -759,6 +768,8 @@ def recurrence(kind: type[Any]) -> Callable[[Maker], object]:
         t, heads = batch * q_len, groups * make.size()
         rows, columns = (values, keys) if kind is layer.SsmScanOp else (keys, values)
         shapes = [[t, heads * values], [t, groups * keys], [t, groups * keys], *([[t, heads]] * kind.NUMBERS)]
+        if kind is layer.GatedDeltaOp and make.flag():
+            shapes[3] = [t, heads * keys]
         operands = [make.source(shape) for shape in [*shapes, *([[heads]] * kind.CONSTANTS)]]
         state = make.source([batch, heads * rows, columns], f32)
         more = {"scale": make.rng.random()} if kind is layer.GatedDeltaOp else {}
@@ -773,6 +784,9 @@ def per_head(make: Maker) -> None:
     high = make.rng.choice([1.0, inf])
     dt = make.add(layer.SoftplusOp, [x, constants[0]], [make.type([t, heads])], low=0.0, high=high).y
     make.add(layer.DecayOp, [dt, *constants], [make.type([t, heads])])
+    width = heads * make.size()
+    wide, bias = make.source([t, width]), make.source([width])
+    make.add(layer.DecayOp, [wide, constants[0], bias], [make.type([t, width])])
 
 
 def norms(make: Maker) -> None:
@@ -780,7 +794,8 @@ def norms(make: Maker) -> None:
     x, w = make.source([t, groups * group]), make.source([group if make.flag() else group * groups])
     y = make.add(layer.L2NormOp, [x], [make.type([t, groups * group])], eps=make.rng.random(), group=group).y
     eps, gate_first = make.rng.random(), make.flag()
-    make.add(layer.GatedRmsNormOp, [y, x, w], [x.type], eps=eps, group=group, gate_first=gate_first)
+    given = {"eps": eps, "group": group, "gate_first": gate_first, "activation": make.rng.choice(GATES)}
+    make.add(layer.GatedRmsNormOp, [y, x, w], [x.type], **given)
 
 
 def router(make: Maker) -> None:
@@ -1147,13 +1162,14 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     SsmStepAttr: lambda make: SsmStepAttr(*(IntegerAttr(make.size(), i64) for _ in range(3))),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
-        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.number()
+        *(IntegerAttr(make.size(), i64) for _ in range(3)), IntegerAttr(1, i64), make.number()
     ),
+    DecayAttr: lambda make: DecayAttr(IntegerAttr(make.rng.choice([1, 2, 8]), i64)),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
     L2NormAttr: lambda make: L2NormAttr(FloatAttr(make.rng.uniform(0, 1), 64)),
     GatedRmsNormAttr: lambda make: GatedRmsNormAttr(
         FloatAttr(make.rng.uniform(0, 1), 64), IntegerAttr(make.rng.choice([1, 2, 8]), i64),
-        BoolAttr.from_bool(make.flag()),
+        BoolAttr.from_bool(make.flag()), StringAttr(make.rng.choice(GATES)),
     ),
     SumPartsAttr: lambda make: SumPartsAttr(IntegerAttr(make.rng.randint(2, 64), i64)),
     SoftmaxMergeAttr: lambda make: SoftmaxMergeAttr(IntegerAttr(make.rng.randint(2, 64), i64)),

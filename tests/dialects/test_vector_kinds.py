@@ -37,8 +37,10 @@ CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alph
 GELU = '#tile.activation<function = "gelu">'
 CONV = '#tile.causal_conv<taps = 4, activation = "silu">'
 SCAN = "#tile.ssm_step<key_dim = 3, value_dim = 5, shared = 4>"
-DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, shared = 16, scale = 0.5>"
-GATED = "#tile.gated_rms_norm<eps = 0.0, groups = 4, gate_first = true>"
+DELTA = "#tile.gated_delta_step<key_dim = 3, value_dim = 5, shared = 16, decay_dim = 1, scale = 0.5>"
+KDA = DELTA.replace("decay_dim = 1", "decay_dim = 3")
+DECAY = "#tile.decay<group = 1>"
+GATED = '#tile.gated_rms_norm<eps = 0.0, groups = 4, gate_first = true, activation = "silu">'
 POSITION = ExprAttr(floordiv(expr("row"), 4) + 3)
 
 
@@ -153,7 +155,8 @@ def program(kind: str, counts: tuple[int, int, int]) -> str:
         ("#tile.layer_norm<eps = 1.0>", (3, 1, 0)), (INDEX, (2, 1, 0)), (TOPK, (1, 0, 2)),
         ("#tile.add_bias", (2, 1, 0)), (PARTIAL, (1, 1, 0)), (GELU, (1, 1, 0)), (CLAMPED, (2, 1, 0)),
         ("#tile.sum_parts<parts = 2>", (1, 1, 0)), ("#tile.softmax_merge<parts = 2>", (3, 1, 0)),
-        (CONV, (3, 1, 1)), (SCAN, (6, 1, 1)), (DELTA, (5, 1, 1)), (GATED, (3, 1, 0)), ("#tile.decay", (3, 1, 0)),
+        (CONV, (3, 1, 1)), (SCAN, (6, 1, 1)), (DELTA, (5, 1, 1)), (GATED, (3, 1, 0)), (DECAY, (3, 1, 0)),
+        (KDA, (5, 1, 1)),
         ("#tile.l2_norm<eps = 0.0>", (1, 1, 0)), ("#tile.softplus<low = 0.0, high = 0.5>", (2, 1, 0)),
     ],
 )  # fmt: skip
@@ -206,6 +209,10 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         (CONV.replace("silu", "gelu"), (3, 1, 1), "at 'mm': activation is 'gelu', must be none or silu"),
         (SCAN.replace("3", "0"), (6, 1, 1), "at 'mm': key_dim is 0, must be at least 1"),
         (DELTA.replace("= 5", "= -5"), (5, 1, 1), "at 'mm': value_dim is -5, must be at least 1"),
+        (DELTA.replace("decay_dim = 1", "decay_dim = 2"), (5, 1, 1), "at 'mm': decay_dim is 2, must be 1 or key_dim, "),
+        (DECAY.replace("1", "3"), (3, 1, 0), "at 'mm': group 3 does not divide 8 columns"),
+        (DECAY.replace("1", "0"), (3, 1, 0), "at 'mm': group is 0, must be at least 1"),
+        (GATED.replace("silu", "gelu"), (3, 1, 0), "at 'mm': activation is 'gelu', must be silu or sigmoid"),
         (GATED.replace("eps = 0.0", "eps = -0.5"), (3, 1, 0), "at 'mm': eps is -0.5, must not be negative"),
         (GATED.replace("4", "0"), (3, 1, 0), "at 'mm': groups is 0, must be at least 1"),
         (GATED.replace("4", "3"), (3, 1, 0), "at 'mm': 3 groups do not divide 8 columns"),
@@ -282,6 +289,11 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     found = delta.extents(rows, columns, [40, 3, 3, 8, 8, 40, 5])  # type: ignore[union-attr]
     key = (rows, expr(3))
     assert found == [wide, key, key, whole, whole, wide, (3 * columns, expr(5))]
+    kda, decay = (Parser(make_context(), text).parse_attribute() for text in (KDA, DECAY.replace("1", "4")))
+    found = kda.extents(rows, columns, [40, 3, 3, 24, 8, 40, 5])  # type: ignore[union-attr]
+    assert found == [wide, key, key, (rows, 3 * columns), whole, wide, (3 * columns, expr(5))]
+    # Two heads of four columns.
+    assert decay.extents(rows, columns, [8] * 4) == [whole, (expr(1), expr(2)), one, whole]  # type: ignore[union-attr]
     assert router.extents(rows, columns, [8, 8, 2, 2]) == [whole, (expr(1), columns), (rows, expr(2)), (rows, expr(2))]
 
 
@@ -350,9 +362,11 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (SCAN, 5 * 15 + 4 * 5 + 1 + 2 * 35, 0),  # of 15 numbers of the state, 5 columns, and the decay
         (DELTA, 7 * 15 + 4 * 5 + 35, 0),
         ("#tile.softplus<low = 0.0, high = 0.5>", 2 + 2 * 35 + 3, 0),  # a log is counted as an exp
-        ("#tile.decay", 2 + 3 * 35 + 2, 0),
+        (KDA, 7 * 15 + 4 * 5 + 3 * 35, 0),  # an exponential for every row of the state
+        (DECAY, 2 + 3 * 35 + 2, 0),
         ("#tile.l2_norm<eps = 0.0>", 3, 2 + 30),
         (GATED, 4 + 35 + 1 + 31 + 2, 4 * (1 + 31 + 1 + 30)),  # a norm of every of 4 groups
+        (GATED.replace("silu", "sigmoid"), 4 + 35 + 1 + 31 + 1, 4 * (1 + 31 + 1 + 30)),
         (ROUTER, 35 + 1 + 31 + 2, 0),  # the score, and two choices
         (ROUTER.replace("sigmoid", "softmax"), 1 + 35 + 31 + 2, 0),
     ],

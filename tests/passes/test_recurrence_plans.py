@@ -203,6 +203,12 @@ def delta_text(sequences: int, q_len: int, groups: int, heads: int) -> str:
     return _recurrence("gated_delta", "{scale = 0.3}", shapes, [sequences, heads * N, P], [t, heads * P])
 
 
+def kda_text(sequences: int, q_len: int, groups: int, heads: int) -> str:
+    """The same with a decay for every row of the state."""
+    narrow, wide = (f"%g: !layer.tensor<{[sequences * q_len, width]}, f32>" for width in (heads, heads * N))
+    return delta_text(sequences, q_len, groups, heads).replace(narrow, wide)
+
+
 def _recurrence(name: str, properties: str, shapes: dict[str, list[int]], state: list[int], y: list[int]) -> str:
     arguments = ", ".join(f"%{name}: !layer.tensor<{shape}, f32>" for name, shape in shapes.items())
     operands = ", ".join(f"%{name}" for name in shapes)
@@ -230,14 +236,15 @@ def scanned(arrays: dict[str, Array], groups: int, heads: int) -> tuple[Array, A
 
 
 def delta_ruled(arrays: dict[str, Array], groups: int, heads: int) -> tuple[Array, Array]:
-    """`torch_recurrent_gated_delta_rule`, one token of one head after the other."""
+    """`torch_recurrent_gated_delta_rule`, one token of one head after the other; g of `recurrent_kimi_delta_attention`
+    has a number for every row of the state of a head."""
     v, state = arrays["v"], arrays["p.state"].copy()
     y, q_len = np.zeros_like(v), len(v) // len(state)
     for t in range(len(v)):
         for h in range(heads):
             b, own, rows = t // q_len, slice(h * P, h * P + P), slice(h * N, h * N + N)
             q, k = (arrays[name][t].reshape(groups, N)[h * groups // heads] for name in "qk")
-            state[b, rows] *= np.exp(arrays["g"][t, h])
+            state[b, rows] *= np.exp(arrays["g"][t].reshape(heads, -1)[h])[:, None]
             delta = arrays["beta"][t, h] * (v[t, own] - state[b, rows].T @ k)
             state[b, rows] += np.outer(k, delta)
             y[t, own] = state[b, rows].T @ q * 0.3
@@ -272,6 +279,8 @@ def test_any_plan_of_a_recurrence(name: str, data: st.DataObject) -> None:
     draw, (written, computed) = data.draw, RECURRENCES[name]
     sequences, q_len = draw(st.integers(1, 4)), draw(st.integers(1, 7))
     groups, group_heads = draw(st.integers(1, 5)), draw(st.integers(1, 7))
+    if name == "gated_delta" and draw(st.booleans()):
+        written = kda_text
     text = written(sequences, q_len, groups, groups * group_heads)
     cores_b = draw(st.integers(1, CORES))
     cores_g = draw(st.integers(1, CORES // cores_b))

@@ -101,7 +101,7 @@ OUTSIDE: Mapping[str, str] = {
 }
 """Parameters outside of layers."""
 
-ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "mamba2")
+ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "kda", "mamba2")
 
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:

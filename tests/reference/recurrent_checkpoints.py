@@ -31,11 +31,17 @@ NEMOTRON_H: Mapping[str, str] = {
 }
 """A layer is one block."""
 
+KIMI_LINEAR: Mapping[str, str] = {
+    "self_attn.forget_gate": "{attention}",
+    "self_attn.o_norm": "{attention}.gated_norm",
+}
+
 TABLES: Mapping[str, Mapping[str, str]] = {
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "Qwen3_5ForCausalLM": QWEN3_NEXT,
     "Qwen3_5MoeForCausalLM": QWEN3_NEXT,
     "NemotronHForCausalLM": NEMOTRON_H,
+    "KimiLinearForCausalLM": KIMI_LINEAR,
 }
 
 OUTSIDE: Mapping[str, str] = {"embeddings.weight": "embed.weight", "norm_f.weight": "lm_head.norm.weight"}
@@ -62,6 +68,8 @@ def fused(path: str, part: Callable[[str], Array], config: Mapping[str, Any]) ->
         inputs = "xBC" if config["architectures"] == ["NemotronHForCausalLM"] else "qkv"
         whole = np.concatenate([part(f"{head}.{i}_conv.{name}") for i in inputs])
         return whole[:, None] if name == "weight" else whole
+    if name == "A_log" and config["architectures"] == ["KimiLinearForCausalLM"]:
+        return part(path)[None, None, :, None]
     if last == "q_proj" and config["architectures"][0].startswith(("Qwen3Next", "Qwen3_5")):
         return _interleaved(
             [part(f"{head}.{p}.weight") for p in ("q_proj", "gate_proj")], config["num_attention_heads"]

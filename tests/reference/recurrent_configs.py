@@ -75,6 +75,61 @@ NEMOTRON_H_MOE: dict[str, object] = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 2.5,
 }
+KIMI_LINEAR: dict[str, object] = {
+    "architectures": ["KimiLinearForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "vocab_size": 61,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "q_lora_rank": None,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 3,
+    "v_head_dim": 6,
+    "mla_use_nope": True,
+    "rope_theta": 10000.0,
+    "num_hidden_layers": 4,
+    "linear_attn_config": {
+        "kda_layers": [1, 2, 4],
+        "full_attn_layers": [3],
+        "head_dim": 6,
+        "num_heads": 2,
+        "short_conv_kernel_size": 4,
+    },
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "num_experts": 6,
+    "num_experts_per_token": 2,
+    "num_shared_experts": 1,
+    "moe_intermediate_size": 20,
+    "moe_router_activation_func": "sigmoid",
+    "moe_renormalize": True,
+    "num_expert_group": 1,
+    "topk_group": 1,
+    "use_grouped_topk": True,
+    "routed_scaling_factor": 2.446,
+    "num_nextn_predict_layers": 0,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "float32",
+    "tie_word_embeddings": False,
+    "model_max_length": 64,
+    # That of the configuration class is a token of the published vocabulary.
+    "pad_token_id": None,
+}
+"""With the names of the published files."""
+
+KIMI_NAMES = {
+    "num_experts": "num_local_experts",
+    "num_experts_per_token": "num_experts_per_tok",
+    "num_shared_experts": "n_shared_experts",
+    "moe_renormalize": "norm_topk_prob",
+    "num_expert_group": "n_group",
+    "model_max_length": "max_position_embeddings",
+}
+"""What transformers calls these fields."""
 
 RECURRENT: dict[str, dict[str, object]] = {
     "qwen3.5": QWEN3_5,
@@ -91,4 +146,23 @@ RECURRENT: dict[str, dict[str, object]] = {
     "nemotron-h-one-group": {**NEMOTRON_H, "n_groups": 1, "use_conv_bias": False},
     "nemotron-h-moe": NEMOTRON_H_MOE,
     "nemotron-h-latent": {**NEMOTRON_H_MOE, "moe_latent_size": 12, "norm_topk_prob": False},
+    "kimi-linear": KIMI_LINEAR,
+    # Otherwise in every point: the names of transformers, lists of types, a query latent, groups of experts.
+    "kimi-linear-listed": {
+        **{
+            KIMI_NAMES.get(name, name): value
+            for name, value in KIMI_LINEAR.items()
+            if name not in ("linear_attn_config", "first_k_dense_replace", "mla_use_nope", "use_grouped_topk")
+        },
+        "num_hidden_layers": 3,
+        "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+        "mlp_layer_types": ["sparse", "dense", "sparse"],
+        "linear_head_dim": 5,
+        "linear_num_heads": 4,
+        "linear_conv_kernel_dim": 3,
+        "q_lora_rank": 12,
+        "norm_topk_prob": False,
+        "n_group": 2,
+        "n_shared_experts": 2,
+    },
 }
