@@ -148,6 +148,12 @@ def test_modules_of_kimi_linear(kept: str, rules: set[str]) -> None:
     assert ("*.kda.b_proj.weight=none" in found) == ("*.kda.*=none" not in found)
 
 
+def test_experts_beside_a_network_are_found() -> None:
+    kept = [f"model.language_model.layers.{n}.{module}*" for n in range(4) for module in ("mlp", "self_attn")]
+    found = stored(quantized(CONFIGS["gemma4-moe"], {"quant_algo": "NVFP4", "exclude_modules": kept}))
+    assert found.types[:3] == ("*.gqa.*=none", "*.ffn.*=none", "*.moe.router.weight=none")
+
+
 def test_experts_of_deepseek_v4_have_a_type_of_their_own() -> None:
     found = stored(quantized(DEEPSEEK, BLOCKS, expert_dtype="fp4"))
     assert [rule for rule in found.types if "experts" in rule] == [
