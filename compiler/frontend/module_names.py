@@ -16,7 +16,7 @@ Modules = Mapping[str, tuple[str, ...]]
 
 
 def _inside(parents: Sequence[str], modules: Mapping[str, Sequence[str]]) -> Modules:
-    return {leaf: tuple(f"{a}.{b}" if a else b for a, b in product(parents, names)) for leaf, names in modules.items()}
+    return {leaf: tuple(f"{a}.{b}" for a, b in product(parents, names)) for leaf, names in modules.items()}
 
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer")
@@ -95,7 +95,7 @@ MODULES: Mapping[str, Modules] = {
     ),
     "ffn": _inside(FEED_FORWARD, NETWORK),
     "moe": _inside(
-        (*FEED_FORWARD, ""),  # Gemma 4 has them in the layer itself
+        FEED_FORWARD,
         {
             "router": ("gate", "router", "router.gate"),
             "shared_gate": ("shared_expert_gate",),
@@ -141,23 +141,23 @@ Weight = tuple[str, str]
 """Block and leaf."""
 
 
-def _all(blocks: Sequence[Block]) -> list[Block]:
-    """With the blocks that stand beside one."""
-    return [each for block in blocks for each in (block, *block.beside)]
-
-
 def layer_numbers_of(kinds: Mapping[str, Sequence[Block]], order: Sequence[str]) -> list[range]:
     """The numbers of the layers of each entry of `order`; some kinds are several layers."""
-    many = {kind: 1 + max(base_of(block.name)[1] for block in _all(blocks)) for kind, blocks in kinds.items()}
+    many = {kind: 1 + max(base_of(block.name)[1] for block in blocks) for kind, blocks in kinds.items()}
     ends = list(accumulate(many[kind] for kind in order))
     return [range(end - many[kind], end) for kind, end in zip(order, ends, strict=True)]
 
 
 def modules_of(blocks: Sequence[Block], first: int) -> Mapping[Weight, list[str]]:
-    """The modules of the weights of blocks whose first layer has the number `first`, from `layers` on."""
+    """The modules of the weights of blocks whose first layer has the number `first`, from `layers` on.
+
+    What stands beside a block is in the layer itself, not in a module of the layer (Gemma 4).
+    """
     found: dict[Weight, list[str]] = {}
-    for block in _all(blocks):
-        base, behind = base_of(block.name)
-        for leaf, names in MODULES.get(base, {}).items():
-            found[block.name, leaf] = [f"layers.{first + behind}.{name}" for name in names]
+    for block in blocks:
+        for each in (block, *block.beside):
+            base, behind = base_of(each.name)
+            for leaf, names in MODULES.get(base, {}).items():
+                own = names if each is block else tuple(dict.fromkeys(name.partition(".")[2] for name in names))
+                found[each.name, leaf] = [f"layers.{first + behind}.{name}" for name in own]
     return found
