@@ -25,3 +25,12 @@ class VectorSteps:
 
 SIGMOID = VectorSteps(basic=1, exp=1, div=1)
 """exp, add, div."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a function of one element, or of several, takes."""
+
+    flops: int
+    steps: VectorSteps
+    """Without the conversion of the result."""

@@ -25,7 +25,7 @@ def ring_attention(op: layer.AttentionOp, axis: Axis, mesh: Mesh, smallest: bool
 
     Keys and values go around, or the `smallest` tensors that they are computed from.
     """
-    kept = ("qk_dims", "v_dim", "scale", "causal", "soft_cap")
+    kept = ("qk_dims", "v_dim", "scale", "causal", "soft_cap", "alibi_heads")
     properties: dict[str, PropertyValue] = {name: op.properties.get(name) for name in kept}
     properties["q_len"] = ceildiv(op.q_len.data, axis.size)
     path, keyed = op.path.data, list(dict.fromkeys([*op.k, op.v]))
