@@ -223,7 +223,8 @@ class GatedDeltaOp(RecurrenceOp):
 
     def step(self, shared: int) -> GatedDeltaStepAttr:
         sizes = (self.key_dim, self.value_dim, shared, self.number_columns[0])
-        return GatedDeltaStepAttr(*(IntegerAttr(size, i64) for size in sizes), self.scale)
+        key, value, of_key, decays = (IntegerAttr(size, i64) for size in sizes)
+        return GatedDeltaStepAttr(key, value, of_key, decays, self.scale)
 
     def _verify_state(self) -> None:
         batch, rows, _ = tensor(self.state).dims

@@ -230,7 +230,10 @@ def test_a_field_of_kimi_linear_has_two_names() -> None:
         (kimi(kda_layers=[1, 2]), "linear_attn_config.kda_layers: expected with full_attn_layers every number from 1"),
         (kimi(kda_layers=[0, 1, 3]), "linear_attn_config.kda_layers: expected with full_attn_layers every number from"),
         (kimi(kda_layers=[1, 2, 3, 4]), "linear_attn_config.kda_layers: expected with full_attn_layers every number"),
-        (kimi(kda_layers=[[1], 2, 4]), "linear_attn_config.kda_layers: expected with full_attn_layers every number from"),
+        (
+            kimi(kda_layers=[[1], 2, 4]),
+            "linear_attn_config.kda_layers: expected with full_attn_layers every number from",
+        ),
         (kimi(kda_layers="all"), "linear_attn_config.kda_layers: expected with full_attn_layers every number from 1"),
         (kimi(kda_layers=..., full_attn_layers=...), "linear_attn_config: missing, expected kda_layers and full"),
         (kimi(gate_rank=4), "linear_attn_config.gate_rank: unknown, must be one of kda_layers, full_attn_layers, "),
