@@ -700,7 +700,40 @@ _AHEAD = [
     Fault("emit_g5.py", "if value not in loaded]", "if value in loaded]", "llama", AHEAD),
 ]  # fmt: skip
 
+_RECURRENT = [
+    Fault("expand_blocks/recurrent.py", "operands = [inputs, b, c, dt", "operands = [inputs, c, b, dt", "mamba"),
+    Fault("expand_blocks/recurrent.py", '"silu", gate_first=True)', '"silu", gate_first=False)', "mamba"),
+    Fault("expand_blocks/recurrent.py", '((q, "q"), (k, "k")))', '((q, "q"), (q, "k")))', "kda"),
+    Fault("expand_blocks/recurrent.py", '{"activation": "silu"}', '{"activation": "none"}', "kda"),
+    Fault("expand_blocks/recurrent.py", 'f"{name}_conv_state"', '"q_conv_state"', "kda"),
+    Fault("expand_blocks/recurrent.py", 'op.head_dim, "sigmoid")', 'op.head_dim, "silu")', "kda"),
+    Fault("expand_blocks/recurrent.py", 'build.matmul(x, "g_a_proj")', 'build.matmul(x, "f_a_proj")', "kda"),
+    Fault("expand_blocks/recurrent.py", "1 / math.sqrt(key_dim.value.data)", "1 / key_dim.value.data", "gated_delta"),
+    Fault("tiling/recurrence.py", "code.store(new_state, held, place, size)",
+          "code.store(new_state, held, (0, head * state_rows, 0), size)", "mamba"),
+    Fault("tiling/recurrence.py", "(sequence, head * state_rows, 0), (1", "(sequence, head, 0), (1", "kda"),
+    Fault("tiling/recurrence.py", "(sequence, token, head * wide)", "(sequence, token, head)", "kda"),
+    Fault("tiling/recurrence.py", "op.number_columns, strict=True)", "(1,) * op.NUMBERS, strict=True)", "kda"),
+    Fault("tiling/recurrence.py", "(sequence, token, group * widths[1])", "(sequence, token, head * widths[1])",
+          "gated_delta"),
+    Fault("tiling/recurrence.py", "head = group * r.group_heads + s", "head = group + s", "gated_delta"),
+    Fault("dialects/analyses/recurrence_tiling.py", "tuple(columns * b for", "tuple(b for", "kda"),
+    Fault("dialects/analyses/recurrence_tiling.py", "total += size(heads * r.state_bits, many)",
+          "total += size(r.state_bits, many)", "kda"),
+    Fault("dialects/analyses/recurrence_tiling.py", "        op.heads // op.groups,", "        op.heads,",
+          "gated_delta"),
+    Fault("dialects/analyses/recurrence_tiling.py", "Split.over(r.q_len, 1, tokens)", "Split.over(r.q_len, 1, 1)",
+          "kda", equivalent="tokens one by one cost commands, not values"),
+    Fault("tiling/causal_conv.py", "code.store(after, history, (sequence, 0, channel), (1, conv.taps - 1, wide))",
+          "code.store(after, history, (sequence, 0, channel), (1, 1, wide))", "mamba"),
+    Fault("tiling/causal_conv.py", "code.load(state, history, (sequence, 0, channel)",
+          "code.load(state, history, (0, 0, channel)", "kda"),
+    Fault("tiling/causal_conv.py", "code.load(taps, weight, (0, channel)", "code.load(taps, weight, (0, 0)", "kda"),
+    Fault("dialects/analyses/conv_tiling.py", "for bits in (conv.x_bits, conv.y_bits))", "for bits in (conv.x_bits,))",
+          "mamba"),
+]  # fmt: skip
+
 FAULTS: tuple[Fault, ...] = (
     *_EXPAND, *_QUANTIZE, *_SHARD, *_TILES, *_MEMORY, *_EMIT, *_PLANS, *_SPARSE, *_UNROLL, *_PIPELINED, *_GATES,
-    *_AHEAD,
+    *_AHEAD, *_RECURRENT,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,8 +19,21 @@ from typing import Any
 from pmc.compiler.check import CheckResult, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.dialects.errors import PmcError
+from tests.reference.recurrent_configs import KIMI_LINEAR, NEMOTRON_H, QWEN3_5
+
+RECURRENT_MODELS: Mapping[str, dict[str, Any]] = {
+    "kda": {
+        **KIMI_LINEAR,
+        "num_hidden_layers": 1,
+        "linear_attn_config": {**KIMI_LINEAR["linear_attn_config"], "kda_layers": [1], "full_attn_layers": []},
+    },
+    "gated_delta": {**QWEN3_5, "num_hidden_layers": 1, "full_attention_interval": 2},
+    "mamba": {**NEMOTRON_H, "hybrid_override_pattern": "M"},
+}
+"""One layer of each mixer."""
 
 MODELS = {
+    **{name: ({**config, "torch_dtype": "bfloat16"}, "decode") for name, config in RECURRENT_MODELS.items()},
     "llama": ("llama-3.1-8b", "llama-8b-decode"),
     "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
     "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
@@ -100,8 +113,10 @@ def forget() -> None:
 def checked(fault: Fault) -> str | None:
     """What `pmc check` with its default options says of the planted fault; None if nothing."""
     model, deployment = MODELS[fault.model]
-    config, source = load_model_config(model)
-    target = load_deployment(deployment, fault.options)
+    config, source = (model, fault.model) if isinstance(model, dict) else load_model_config(model)
+    # The presets of recurrent models are small: fewer tokens than a deployment begins with, on two ranks.
+    small = {"kv_len": 41, "tp": 2} if isinstance(model, dict) else {}
+    target = load_deployment(deployment, {**small, **fault.options})
     chip, topology = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
     with planted(fault):
         try:
