@@ -44,6 +44,7 @@ from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
 from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
+from pmc.dialects.model_compressed_attention import CompressedAttentionOp as CompressedAttentionOp
 from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
 from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
@@ -216,6 +217,7 @@ Model = Dialect(
         GqaOp,
         MlaOp,
         DsaOp,
+        CompressedAttentionOp,
         GatedDeltaNetOp,
         Mamba2Op,
         FfnOp,

@@ -29,6 +29,8 @@ from xdsl.dialects.builtin import (
 from xdsl.irdl import irdl_attr_definition
 
 from pmc.dialects.expr import Expr, ExprAttr
+from pmc.dialects.compression_kinds import PoolFinishAttr as PoolFinishAttr
+from pmc.dialects.compression_kinds import PoolStepAttr as PoolStepAttr
 from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
 from pmc.dialects.recurrence_kinds import DecayAttr as DecayAttr
 from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
@@ -202,7 +204,8 @@ class RopeAttr(VectorKindAttr):
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
 
     With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
-    add are then counted for these columns of a row, the conversion for all.
+    add are then counted for these columns of a row, the conversion for all.  `trailing` rotates the last columns and
+    not the first; `inverse` turns the other way.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -215,6 +218,23 @@ class RopeAttr(VectorKindAttr):
     position: ExprAttr
     scaling: DictionaryAttr | NoneAttr
     rotary_dim: IntegerAttr | NoneAttr
+    trailing: UnitAttr | NoneAttr
+    inverse: UnitAttr | NoneAttr
+
+    def __init__(
+        self,
+        theta: FloatAttr,
+        interleaved: BoolAttr,
+        position: ExprAttr,
+        scaling: DictionaryAttr | NoneAttr,
+        rotary_dim: IntegerAttr | NoneAttr,
+        trailing: UnitAttr | NoneAttr | None = None,
+        inverse: UnitAttr | NoneAttr | None = None,
+    ) -> None:
+        """Rotates the first columns, forwards, unless told otherwise."""
+        super().__init__(
+            theta, interleaved, position, scaling, rotary_dim, trailing or NoneAttr(), inverse or NoneAttr()
+        )
 
     @property
     def flops_per_element(self) -> int:
@@ -759,5 +779,7 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     GatedRmsNormAttr,
     TemperatureAttr,
     MultiplyAttr,
+    PoolStepAttr,
+    PoolFinishAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -48,12 +48,15 @@ class ShardedModel:
             any(op.capacity.data == "worst" for op in dispatches),
             _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
-            next(((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.AttentionOp) and op.reach), None),
+            next(
+                ((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.FlashAttentionOp) and op.reach),
+                None,
+            ),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
 
 
-_WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)
+_WITH_HEADS = (layer.FlashAttentionOp, layer.HeadMatmulOp, layer.RecurrenceOp)
 _RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 
@@ -76,7 +79,10 @@ def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
     return tuple(found.values())
 
 
-def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+def _heads_of(op: layer.FlashAttentionOp | layer.HeadMatmulOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+    if isinstance(op, layer.HeadMatmulOp):
+        yield DividedDim("groups", tensor(op.w).dims[1].constant // op.group.value.data, op.path.data)
+        return
     if isinstance(op, layer.RecurrenceOp):
         yield DividedDim("heads", op.heads, op.path.data)
         if op.groups > 1:
