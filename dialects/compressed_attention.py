@@ -11,6 +11,7 @@ floor((p + 1) / ratio) of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import BoolAttr, IntegerAttr, IntegerType
@@ -113,6 +114,10 @@ class CompressOp(LayerOp):
             own = own + max_of(last, 1) - max_of(self.first_entry, 1)
         return own * self.ratio.value.data
 
+    def compute_dtype(self) -> str:
+        """That of the vector kinds."""
+        return "f32"
+
     def flops(self) -> Expr:
         """Those of the vector kinds: a step per token and column, a division per column of an entry."""
         batch, entries = tensor(self.kv).dims[0], tensor(self.y).dims[0]
@@ -171,9 +176,12 @@ class CompressedAttentionOp(FlashAttentionOp):
             wrong = isinstance(tensor(value).element_type, IntegerType) or element_bits(tensor(value).element_type) != 32
             self.fail_unless(not wrong, f"the state is {tensor(value).element_type}, must be f32")
 
+    def is_idle(self, dims: Callable[[SSAValue], tuple[int, ...]]) -> bool:
+        """Whether there are no entries yet."""
+        return 0 in dims(self.v)
+
     @property
-    def state(self) -> tuple[SSAValue, SSAValue, SSAValue]:
-        """The running state that the op goes on from."""
+    def state_before(self) -> Sequence[SSAValue]:
         return self.acc, self.row_max, self.row_sum
 
     @property

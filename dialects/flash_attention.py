@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import AnyFloat, ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
@@ -131,6 +132,11 @@ class FlashAttentionOp(MatrixOp):
     def v_heads(self) -> int:
         """The heads of v on this rank."""
         return tensor(self.v).dims[2].constant // self.v_dim.value.data
+
+    @property
+    def state_before(self) -> Sequence[SSAValue]:
+        """The running state that the op goes on from: accumulator, maximum and sum; none where it starts one."""
+        return ()
 
     @property
     def state_bytes(self) -> int:
@@ -296,6 +302,10 @@ class AttentionStepOp(FlashAttentionOp):
     @property
     def sink_logits(self) -> SSAValue | None:
         return self.sinks
+
+    @property
+    def state_before(self) -> Sequence[SSAValue]:
+        return self.state
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """The state before and after the step."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import irdl_op_definition, operand_def, result_def
 
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, ShardingRule, Unit, Work
 from pmc.dialects.layer_op import HEAD, StateUpdateOp
+from pmc.dialects.state_roles import OPEN_ENTRY
 from pmc.dialects.tensor import TensorType, tensor
 
 
@@ -42,8 +45,19 @@ class KvAppendOp(StateUpdateOp):
         )
 
     @property
+    def holds_keys(self) -> bool:
+        """Whether the cache is one of keys or values, and not of tokens that a compressor has not pooled yet."""
+        source = self.cache.owner
+        role = source.properties.get("role") if isinstance(source, Operation) else None
+        return role != StringAttr(OPEN_ENTRY)
+
+    @property
     def updated(self) -> tuple[SSAValue, SSAValue]:
         return self.cache, self.y
+
+    def is_idle(self, dims: Callable[[SSAValue], tuple[int, ...]]) -> bool:
+        """Whether there are no new rows."""
+        return 0 in dims(self.new)
 
     def bytes_read(self) -> Expr:
         """Only the new rows."""

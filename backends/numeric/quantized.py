@@ -59,7 +59,7 @@ class _Machine(LayerMachine):
         assert rule is not None
         if isinstance(op, Product) and (parameter := _parameter(op.w)) is not None and self.is_quantized(parameter):
             operands[0] = self.shorter(op.x, operands[0], rule.activations)
-        elif isinstance(op, layer.KvAppendOp):
+        elif isinstance(op, layer.KvAppendOp) and op.holds_keys:
             operands = [self.shorter(v, x, rule.kv_cache) for v, x in zip(op.operands, operands, strict=True)]
             self.formats[op.y] = min((self.format(op.cache), rule.kv_cache), key=_bits)
         elif isinstance(op, layer.GatherRowsOp):
@@ -75,7 +75,7 @@ class _Machine(LayerMachine):
                 for v, x in zip(op.operands, operands, strict=True)
             ]
         results = super().run_op(op, operands)
-        if isinstance(op, layer.KvAppendOp):
+        if isinstance(op, layer.KvAppendOp) and op.holds_keys:
             results = (_rounded(results[0], self.formats[op.y], self.precision),)
         return results
 
