@@ -191,8 +191,8 @@ class CompressedAttentionOp(FlashAttentionOp):
 
     @property
     def gathered(self) -> bool:
-        """Whether every token has keys of its own."""
-        return self.q_len.data != self.sequence_q_len.data
+        """Whether every token has keys of its own, as each has where a sequence has one query."""
+        return self.q_len.data == 1
 
     @property
     def visible_entries(self) -> int | None:

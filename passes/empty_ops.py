@@ -19,13 +19,13 @@ def drop_empty_ops(module: ModuleOp) -> None:
     """Erase ops whose results have no elements; appends of no rows, and attention over no entries, hand on what was."""
     for op in reversed(list(module.walk())):
         if isinstance(op, layer.KvAppendOp) and _is_empty(op.new):
-            op.y.replace_by(op.cache)
+            op.y.replace_all_uses_with(op.cache)
             op.detach()
             op.erase()
         elif isinstance(op, layer.CompressedAttentionOp) and _is_empty(op.v):
             _finish(op)
         elif isinstance(op, layer.LayerOp | CollectiveOp) and op.results:
-            if all(_is_empty(result) and not result.has_uses for result in op.results):
+            if all(_is_empty(result) and result.first_use is None for result in op.results):
                 op.detach()
                 op.erase()
 
@@ -34,7 +34,7 @@ def _finish(op: layer.CompressedAttentionOp) -> None:
     """The state of the attention before is the result."""
     finish = layer.AttentionFinishOp.make([op.acc, op.row_sum], [op.y.type], op.path.data, like=op)
     Rewriter.insert_op(finish, InsertPoint.before(op))
-    op.y.replace_by(finish.y)
+    op.y.replace_all_uses_with(finish.y)
     op.detach()
     op.erase()
 
