@@ -11,7 +11,7 @@ floor((p + 1) / ratio) of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import BoolAttr, IntegerAttr, IntegerType
@@ -127,7 +127,7 @@ class CompressOp(LayerOp):
     def bytes_read(self) -> Expr:
         """Of kv and gate what goes into the entries, and the bias."""
         pooled = tensor(self.kv).with_dims((tensor(self.kv).dims[0] * self.pooled_tokens, expr(self.columns)))
-        return 2 * pooled.bytes + tensor(self.bias).bytes
+        return 2 * pooled.bytes + tensor(self.bias).bytes * min_of(self.closing, 1)
 
     def sharding_rule(self) -> ShardingRule:
         """A sequence is pooled where its tokens are; columns stay together, as the norm behind them needs them."""
@@ -175,10 +175,6 @@ class CompressedAttentionOp(FlashAttentionOp):
         for value in (self.acc, self.row_max, self.row_sum):
             wrong = isinstance(tensor(value).element_type, IntegerType) or element_bits(tensor(value).element_type) != 32
             self.fail_unless(not wrong, f"the state is {tensor(value).element_type}, must be f32")
-
-    def is_idle(self, dims: Callable[[SSAValue], tuple[int, ...]]) -> bool:
-        """Whether there are no entries yet."""
-        return 0 in dims(self.v)
 
     @property
     def state_before(self) -> Sequence[SSAValue]:

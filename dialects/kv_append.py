@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from xdsl.dialects.builtin import StringAttr
@@ -54,10 +53,6 @@ class KvAppendOp(StateUpdateOp):
     @property
     def updated(self) -> tuple[SSAValue, SSAValue]:
         return self.cache, self.y
-
-    def is_idle(self, dims: Callable[[SSAValue], tuple[int, ...]]) -> bool:
-        """Whether there are no new rows."""
-        return 0 in dims(self.new)
 
     def bytes_read(self) -> Expr:
         """Only the new rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from xdsl.ir import Operation, SSAValue
@@ -71,10 +71,6 @@ class LayerOp(PmcOp, WorkInterface, ShardingInterface, HasEffects):
     def bytes_read(self) -> Expr:
         """Bytes of all distinct operands: a value used twice is read once."""
         return sum((tensor(value).bytes for value in dict.fromkeys(self.operands)), expr(0))
-
-    def is_idle(self, dims: Callable[[SSAValue], tuple[int, ...]]) -> bool:
-        """Whether the op has nothing to do, as its results have no elements; `dims` gives those of tensors."""
-        return all(0 in dims(result) for result in self.results)
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """Operands and results of which the result may have the memory of the operand, if that is not needed after.

@@ -94,7 +94,7 @@ class TileCostModel(CoreCostModel):
         def dims(value: SSAValue) -> tuple[int, ...]:
             return tuple(single(d, bindings) for d in tensor(value).dims)
 
-        if isinstance(op, layer.LayerOp) and op.is_idle(dims):
+        if isinstance(op, layer.CompressedAttentionOp) and 0 in dims(op.v):
             return None
         if isinstance(op, RowOp | layer.LastTokenOp | layer.KvAppendOp | layer.PositionEmbeddingOp):
             if isinstance(op, layer.PositionEmbeddingOp):
