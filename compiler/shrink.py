@@ -72,6 +72,7 @@ class _Shrunk:
             regions: list[Region] = []
             results = [self.type_of(result, op, operands) for result in op.results]
             if isinstance(op, model.RepeatOp):
+                results = [tensor(value) for value in operands]
                 given["count"] = counts[op]
                 inner = Block(arg_types=[value.type for value in operands])
                 self.values.update(zip(op.body.block.args, inner.args, strict=True))
@@ -80,7 +81,7 @@ class _Shrunk:
                 regions.append(Region(inner))
             elif (shrink := SHRUNK.get(type(op))) is not None:
                 given |= shrink(op, self.deployment)
-            elif isinstance(op, model.EmbeddingOp):
+            if "vocab_size" in op.properties:
                 given["vocab_size"] = self.vocabulary
             grouped = [operands] if isinstance(op, model.RepeatOp | model.YieldOp) else operands
             copied = type(op).make(grouped, results, op.path.data, given, regions, like=op)
@@ -94,6 +95,8 @@ class _Shrunk:
             return op.selection(dims[0], _selected_keys(self.deployment))
         if isinstance(op, model.LmHeadOp):
             return TensorType.of([*dims[:-1], self.vocabulary], self.dtype)
+        if isinstance(op, model.StreamsOp):
+            return op.result_of([tensor(value) for value in operands])
         width = HIDDEN if isinstance(op, model.EmbeddingOp) else tensor(operands[0]).dims[-1]
         return TensorType.of([*dims[:-1], width], self.dtype)
 

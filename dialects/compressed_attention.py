@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, IntegerAttr, IntegerType
+from xdsl.dialects.builtin import BoolAttr, IntegerAttr, f32
 from xdsl.ir import SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -30,7 +30,7 @@ from pmc.dialects.expr import Expr, ExprAttr, expr, floordiv, max_of, min_of, mo
 from pmc.dialects.flash_attention import FlashAttentionOp
 from pmc.dialects.interfaces import ROWS, SEQUENCES, WHOLE, ShardingRule, Unit
 from pmc.dialects.layer_op import HEAD, LayerOp
-from pmc.dialects.tensor import TensorType, element_bits, tensor
+from pmc.dialects.tensor import TensorType, tensor
 
 
 def entries_of(tokens: Expr, ratio: int) -> Expr:
@@ -173,8 +173,8 @@ class CompressedAttentionOp(FlashAttentionOp):
         for value, what in ((self.row_max, "row_max"), (self.row_sum, "row_sum")):
             self.require_shape(value, (rows, expr(self.heads)), what)
         for value in (self.acc, self.row_max, self.row_sum):
-            wrong = isinstance(tensor(value).element_type, IntegerType) or element_bits(tensor(value).element_type) != 32
-            self.fail_unless(not wrong, f"the state is {tensor(value).element_type}, must be f32")
+            stored = tensor(value).element_type
+            self.fail_unless(stored == f32, f"the state is {stored}, must be f32")
 
     @property
     def state_before(self) -> Sequence[SSAValue]:

@@ -261,7 +261,7 @@ class AttentionOp(FlashAttentionOp):
 
 @irdl_op_definition
 class AttentionStepOp(FlashAttentionOp):
-    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023), or over the first of two kinds.
+    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023), or the first of two kinds.
 
     The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
     exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the

@@ -243,6 +243,7 @@ class ArrayOp(StoredOp):
     sharding = opt_prop_def(ShardingAttr)
     axes = opt_prop_def(ArrayAttr[StringAttr])
     role = opt_prop_def(StringAttr)
+    below = opt_prop_def(IntegerAttr)
     type = prop_def(MemRefType)
 
     @property
@@ -478,7 +479,7 @@ class GdmaOp(CommandOp):
 
 @irdl_op_definition
 class GatherOp(CommandOp):
-    """Rows of a DRAM array by index: lmem[r] = dram[index[0, r] - base], zeros outside 0..rows-1.
+    """Rows of a DRAM array by index: lmem[r] = dram[index[0, r] - base]; outside 0..rows-1 zeros, -1 of integers.
 
     `count` rows of `columns` elements; rows of the array are `stride` elements apart.  The base is `rows` times the
     coordinate of the rank on `base_axis`, 0 without one.

@@ -55,6 +55,10 @@ from pmc.dialects.flash_attention import AttentionFinishOp as AttentionFinishOp
 from pmc.dialects.flash_attention import AttentionOp as AttentionOp
 from pmc.dialects.flash_attention import AttentionStepOp as AttentionStepOp
 from pmc.dialects.flash_attention import FlashAttentionOp as FlashAttentionOp
+from pmc.dialects.hyper_connections import CollapseStreamsOp as CollapseStreamsOp
+from pmc.dialects.hyper_connections import CopyStreamsOp as CopyStreamsOp
+from pmc.dialects.hyper_connections import MixStreamsOp as MixStreamsOp
+from pmc.dialects.hyper_connections import StreamWeightsOp as StreamWeightsOp
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
 from pmc.dialects.kv_append import KvAppendOp as KvAppendOp
 from pmc.dialects.layer_op import HEAD, TOKEN, OnChipExchangeOp, RowOp
@@ -86,6 +90,7 @@ from pmc.dialects.vector_kinds import (
     AddAttr,
     RopeAttr,
     RouterTopkAttr,
+    RouterWeightsAttr,
     VectorKindAttr,
 )
 
@@ -134,6 +139,8 @@ class WeightOp(SourceOp):
 
     name = "layer.weight"
     ROLES: ClassVar[tuple[str, ...]] = ("bias",)
+    below = opt_prop_def(IntegerAttr)
+    """Of a table of experts by token id: their number, below which all its entries are."""
     transpose_of = opt_prop_def(StringAttr)
     """The path of the stored parameter that this one is the transpose of (tied embeddings)."""
 
@@ -292,7 +299,10 @@ class HeadMatmulOp(MatrixOp):
 
 @irdl_op_definition
 class EmbeddingOp(LayerOp):
-    """Rows of the table by token id.  On a shard of the vocabulary, ids of other shards give zeros."""
+    """Rows of the table by token id.  On a shard of the vocabulary, ids of other shards give zeros.
+
+    A table of integers gives numbers of experts (hash routing); it is whole on every rank.
+    """
 
     name = "layer.embedding"
     UNIT: ClassVar[Unit] = "none"
@@ -386,8 +396,8 @@ class RopeOp(RowOp):
     Face `rope_scaling` (yarn, llama3) that change the frequencies.
 
     With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
-    (`partial_rotary_factor` and `rotary_dim` of Hugging Face); with `trailing` the last ones.  `inverse` turns the other
-    way, by minus the angles: what has been rotated comes back (DeepSeek-V4).
+    (`partial_rotary_factor` and `rotary_dim` of Hugging Face); with `trailing` the last ones.  `inverse` turns by
+    minus the angles, so that what has been rotated comes back (DeepSeek-V4).
     """
 
     name = "layer.rope"
@@ -511,10 +521,10 @@ class LastTokenOp(LayerOp):
 class RouterTopkOp(RowOp):
     """The experts of every token and their weights, from the router logits [T, E].
 
-    Scores are softmax or sigmoid of the logits, or these themselves (`none`).  With a `bias` the choice is made on
-    score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the largest sum of their
-    two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies them
-    (DeepSeek-V3 report, section 2.1).
+    Scores are one of `SCORINGS` of the logits, such as their softmax, or these themselves (`none`).  With a `bias` the
+    choice is made on score + bias, the weights are scores.  With `groups` > 1 only the `top_groups` groups with the
+    largest sum of their two best choices take part.  `normalize` divides the weights by their sum; `scale` multiplies
+    them (DeepSeek-V3 report, section 2.1).
     """
 
     name = "layer.router_topk"
@@ -558,6 +568,47 @@ class RouterTopkOp(RowOp):
         row = (TOKEN, WHOLE)
         bias = ((WHOLE,),) if self.bias is not None else ()
         return ShardingRule((row, *bias), (row, row))
+
+
+@irdl_op_definition
+class RouterWeightsOp(RowOp):
+    """The weights of experts that were chosen without the router logits [T, E], by a table (hash routing).
+
+    As those of `layer.router_topk` for the same choices, indices [T, top_k].
+    """
+
+    name = "layer.router_weights"
+    logits = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    scoring = prop_def(StringAttr)
+    normalize = prop_def(BoolAttr)
+    scale = prop_def(FloatAttr)
+    weights = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """Logits [T, E], indices and weights [T, top_k]; the scoring function is known."""
+        dims, indices = tensor(self.logits).dims, tensor(self.indices).dims
+        self.fail_unless(len(dims) == 2 and dims[1].is_constant, "logits must be [T, E] with a number of experts")
+        self.fail_unless(len(indices) == 2 and indices[1].is_constant, "indices must be [T, top_k]")
+        self.require_shape(self.indices, (dims[0], indices[1]), "indices")
+        self.require_shape(self.weights, indices, "weights")
+        self.require_indices(self.indices)
+        wrong = self.vector_kind(expr(0)).wrong_parameter(dims[1])
+        self.fail_unless(wrong is None, wrong or "")
+
+    @property
+    def row_columns(self) -> int:
+        return tensor(self.logits).dims[-1].constant
+
+    def vector_kind(self, token: Expr) -> VectorKindAttr:
+        del token
+        top_k = IntegerAttr(tensor(self.indices).dims[1].constant, i64)
+        return RouterWeightsAttr(top_k, self.scoring, self.normalize, self.scale)
+
+    def sharding_rule(self) -> ShardingRule:
+        """Tokens are independent, the logits of one are whole."""
+        row = (TOKEN, WHOLE)
+        return ShardingRule((row, row), (row,))
 
 
 @irdl_op_definition
@@ -662,6 +713,10 @@ Layer = Dialect(
         AddOp,
         AddRmsNormOp,
         QuantizeOp,
+        CopyStreamsOp,
+        StreamWeightsOp,
+        CollapseStreamsOp,
+        MixStreamsOp,
         SliceOp,
         LastTokenOp,
         KvAppendOp,
@@ -673,6 +728,7 @@ Layer = Dialect(
         L2NormOp,
         GatedRmsNormOp,
         RouterTopkOp,
+        RouterWeightsOp,
         DispatchOp,
         CombineOp,
     ],

@@ -40,11 +40,16 @@ from pmc.dialects.model_block import BlockOp as BlockOp
 from pmc.dialects.model_block import CacheSpec as CacheSpec
 from pmc.dialects.model_block import StateSpec as StateSpec
 from pmc.dialects.model_block import WeightSpec as WeightSpec
+from pmc.dialects.model_compressed_attention import CompressedAttentionOp as CompressedAttentionOp
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
 from pmc.dialects.model_feed_forward import NetworkOp as NetworkOp
-from pmc.dialects.model_compressed_attention import CompressedAttentionOp as CompressedAttentionOp
+from pmc.dialects.model_hyper_connections import CollapseStreamsOp as CollapseStreamsOp
+from pmc.dialects.model_hyper_connections import CopyStreamsOp as CopyStreamsOp
+from pmc.dialects.model_hyper_connections import MixStreamsOp as MixStreamsOp
+from pmc.dialects.model_hyper_connections import StreamsOp as StreamsOp
+from pmc.dialects.model_hyper_connections import StreamWeightsOp as StreamWeightsOp
 from pmc.dialects.model_recurrent import GatedDeltaNetOp as GatedDeltaNetOp
 from pmc.dialects.model_recurrent import Mamba2Op as Mamba2Op
 from pmc.dialects.model_rows import NORMS as NORMS
@@ -214,6 +219,10 @@ Model = Dialect(
         ScaleOp,
         LearnedScaleOp,
         SoftCapOp,
+        CopyStreamsOp,
+        StreamWeightsOp,
+        CollapseStreamsOp,
+        MixStreamsOp,
         GqaOp,
         MlaOp,
         DsaOp,

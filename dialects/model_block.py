@@ -32,6 +32,8 @@ class WeightSpec:
     """The path of the parameter that is the transpose of this one (tied embeddings): stored once."""
     role: str | None = None
     """What the parameter is, as in `layer.weight`."""
+    below: int | None = None
+    """What all entries of a table of integers are below, as in `layer.weight`."""
 
     @property
     def elements(self) -> int:

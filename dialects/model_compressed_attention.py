@@ -17,7 +17,7 @@ class CompressedAttentionOp(AttentionBlockOp):
 
     One head of `head_dim` columns is key and value of all query heads.  The last `qk_rope_head_dim` columns of a head
     are rotated, in pairs (2j, 2j+1); those of the result are rotated back at the position of the query.  Every head has
-    a sink.  The output projection is one of each of `o_groups` groups of heads to `o_lora_rank` columns, and one of all.
+    a sink.  The output projection takes each of `o_groups` groups of heads to `o_lora_rank` columns, then all of these.
 
     With a `compress_ratio` a compressor pools every so many tokens into one entry, which all later queries see: heavily
     compressed attention (HCA).  With the fields of an indexer too (CSA) a token goes into two entries, its own and the

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import BoolAttr, Float32Type, FloatAttr, IntegerAttr, StringAttr
-from xdsl.irdl import irdl_op_definition, opt_prop_def, prop_def
+from xdsl.dialects.builtin import BoolAttr, Float32Type, FloatAttr, IntegerAttr, StringAttr, i32
+from xdsl.irdl import irdl_op_definition, operand_def, opt_operand_def, opt_prop_def, prop_def
 
 from pmc.dialects.model_block import BlockOp, WeightSpec
+from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.vector_kinds import ACTIVATIONS, GATED_ACTIVATIONS
 
-SCORINGS = ("softmax", "sigmoid")
+SCORINGS = ("softmax", "sigmoid", "sqrtsoftplus")
 """What turns router logits into scores."""
 
 
@@ -74,9 +75,16 @@ class FfnOp(NetworkOp):
 
 @irdl_op_definition
 class MoeOp(NetworkOp):
-    """Mixture of experts: the routed ones of each token plus shared ones that see every token."""
+    """Mixture of experts: the routed ones of each token plus shared ones that see every token.
+
+    With the ids of the `tokens` the experts of a token are those that a table has for its id, and only their weights
+    are of the router (hash routing; Roller et al., 2021).
+    """
 
     name = "model.moe"
+    BARE: ClassVar[tuple[str, ...]] = ("tokens",)
+    x = operand_def(TensorType)
+    tokens = opt_operand_def(TensorType)
     POSITIVE: ClassVar[tuple[str, ...]] = (
         "n_routed_experts",
         "num_experts_per_tok",
@@ -84,6 +92,7 @@ class MoeOp(NetworkOp):
         "n_group",
         "topk_group",
         "moe_latent_size",
+        "vocab_size",
     )
     n_routed_experts = prop_def(IntegerAttr)
     shared_intermediate_size = prop_def(IntegerAttr)
@@ -105,6 +114,8 @@ class MoeOp(NetworkOp):
     """Whether the output of the shared experts is multiplied by sigmoid(x w), one number per token (Qwen3-Next)."""
     moe_latent_size = opt_prop_def(IntegerAttr)
     """The width to which rows are projected before the routed experts, and from which behind them (Nemotron 3)."""
+    vocab_size = opt_prop_def(IntegerAttr)
+    """With `tokens`: the rows of the table of experts."""
 
     @property
     def experts(self) -> int:
@@ -126,6 +137,15 @@ class MoeOp(NetworkOp):
             self.scoring.data in SCORINGS,
             f"scoring is '{self.scoring.data}', must be {' or '.join(SCORINGS)}",
         )
+        by_id = self.tokens is not None
+        self.require((self.vocab_size is not None) == by_id, "tokens and vocab_size need each other")
+        if self.tokens is not None:
+            wanted = TensorType.of([tensor(self.x).dims[0]], i32)
+            self.require(self.tokens.type == wanted, f"tokens is {self.tokens.type}, must be {wanted}")
+        self.require(
+            not by_id or not (self.correction_bias or self.scored_input or groups > 1),
+            "a table of experts has no correction_bias, no scored_input and no groups",
+        )
         self.require(
             self.experts % groups == 0,
             f"n_routed_experts {self.experts} is not a multiple of n_group {groups}",
@@ -146,12 +166,17 @@ class MoeOp(NetworkOp):
         hidden, experts = self.width, self.experts
         linear = [WeightSpec("router.linear_bias", (experts,), ("",), Float32Type(), role="bias")]
         correction = [WeightSpec("router.bias", (experts,), ("",), Float32Type(), role="bias")]
+        table: list[WeightSpec] = []
+        if self.vocab_size is not None:
+            dims = (self.vocab_size.value.data, self.top_k)
+            table = [WeightSpec("router.table", dims, ("", ""), i32, below=experts)]
         shared = self.shared_intermediate_size.value.data
         latent = None if self.moe_latent_size is None else self.moe_latent_size.value.data
         return [
             WeightSpec("router.weight", (hidden, experts), ("", "")),
             *(linear if self.router_bias else ()),
             *(correction if self.correction_bias else ()),
+            *table,
             *(() if latent is None else (WeightSpec("latent_down_proj.weight", (hidden, latent), ("", "")),)),
             *self.network("experts.", self.moe_intermediate_size.value.data, experts, "expert_ffn", latent),
             *(() if latent is None else (WeightSpec("latent_up_proj.weight", (latent, hidden), ("", "")),)),
@@ -160,7 +185,9 @@ class MoeOp(NetworkOp):
         ]
 
     def active_parameters(self) -> int:
-        """Of the routed experts, only those that a token is sent to."""
+        """Of the routed experts, only those that a token is sent to; of a table of experts, one row."""
+        used = {"router.table": self.top_k}
         return sum(
-            w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements for w in self.weights()
+            used.get(w.name, w.elements // self.experts * self.top_k if w.axes[0] == "expert" else w.elements)
+            for w in self.weights()
         )

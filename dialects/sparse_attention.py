@@ -140,8 +140,8 @@ class TopkSelectOp(LayerOp):
             ratio, tokens = self.ratio.value.data, self.tokens.data
             self.fail_unless(ratio > 1, f"ratio is {ratio}, must be at least 2")
             self.fail_unless(
-                floordiv(tokens, ratio) == scores[1], f"{tokens} tokens have {floordiv(tokens, ratio)} entries of "
-                f"{ratio}, not {scores[1]}"
+                floordiv(tokens, ratio) == scores[1],
+                f"{tokens} tokens have {floordiv(tokens, ratio)} entries of {ratio}, not {scores[1]}",
             )
         integers = isinstance(tensor(self.scores).element_type, IntegerType)
         self.fail_unless(

@@ -24,7 +24,6 @@ in its first iteration by `tile.handed_over`.  No kernel from the one to the oth
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
@@ -47,7 +46,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from pmc.dialects.accesses import ALWAYS, BANDWIDTH_DOMAINS, NEVER, TileAccess
+from pmc.dialects.accesses import ALWAYS, NEVER, TileAccess
 from pmc.dialects.assembly import PmcOp, parse_text
 from pmc.dialects.collective import AlgorithmAttr, CollectiveAttr, Exchange, ExchangeInterface
 from pmc.dialects.dist import ShardingAttr, verify_exchange
@@ -60,6 +59,9 @@ from pmc.dialects.stored_array import SHARED_KINDS as SHARED_KINDS
 from pmc.dialects.stored_array import StoredOp as StoredOp
 from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
 from pmc.dialects.tensor import TypeMismatchError, element_name
+from pmc.dialects.tile_command import CommandOp as CommandOp
+from pmc.dialects.tile_gathers import GatherOp as GatherOp
+from pmc.dialects.tile_gathers import GatherRowsOp as GatherRowsOp
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.dialects.tile_types import CORE as CORE
 from pmc.dialects.tile_types import BufferType as BufferType
@@ -152,7 +154,8 @@ class GlobalOp(StoredOp):
     axes = opt_prop_def(ArrayAttr[StringAttr])
     """The logical axis of each dim of one layer, of weights and caches."""
     role = opt_prop_def(StringAttr)
-    """What a weight or cache is, as `layer.weight` and `layer.state` declare it."""
+    """What a weight or cache is, as `layer.weight` and `layer.state` declare it, and `below` what a table has."""
+    below = opt_prop_def(IntegerAttr)
     address = opt_prop_def(IntegerAttr)
     """The DRAM byte address, once allocated."""
     result = result_def(MemRefType)
@@ -476,29 +479,6 @@ def allocation_of(value: SSAValue) -> SSAValue:
             return value
 
 
-class CommandOp(PmcOp, ABC):
-    """An op that becomes one command per iteration."""
-
-    UNIT: ClassVar[Unit] = "none"
-    """The unit that does its arithmetic."""
-
-    @abstractmethod
-    def accesses(self) -> tuple[TileAccess, ...]:
-        """What the op reads and writes: inputs, outputs, updates."""
-
-    def flops(self) -> Expr:
-        """The arithmetic of one iteration."""
-        return expr(0)
-
-    def reads(self) -> tuple[SSAValue, ...]:
-        """The memory that the op reads."""
-        return tuple(a.value for a in self.accesses() if a.may_read)
-
-    def writes(self) -> tuple[SSAValue, ...]:
-        """The memory that the op writes."""
-        return tuple(a.value for a in self.accesses() if a.writes)
-
-
 class TransferOp(CommandOp):
     """A block of a DRAM array <-> the top left of a buffer.
 
@@ -580,72 +560,6 @@ class StoreOp(TransferOp):
 
     def accesses(self) -> tuple[TileAccess, ...]:
         return self.moved(store=True)
-
-
-@irdl_op_definition
-class GatherOp(CommandOp):
-    """Rows of a DRAM array [N, columns] by index: buffer[r] = memref[index[0, r] - base], zeros outside 0..N-1.
-
-    `count` rows are gathered, `columns` of them from column `column`.  `base_axis` names the mesh axis whose
-    coordinate times N is the base (a vocabulary shard); without it the base is 0.
-    """
-
-    name = "tile.gather"
-    memref = operand_def(MemRefType)
-    index = operand_def(BufferType)
-    buffer = operand_def(BufferType)
-    count = prop_def(ExprAttr)
-    column = prop_def(ExprAttr)
-    columns = prop_def(ExprAttr)
-    base_axis = opt_prop_def(StringAttr)
-
-    def accesses(self) -> tuple[TileAccess, ...]:
-        count, columns = self.count.data, self.columns.data
-        return (
-            TileAccess.block(
-                "dram", self.memref, (expr(0), self.column.data), (count, columns), write=False, indexed=True
-            ),
-            TileAccess.part("index", self.index, expr(1), count, ALWAYS, False),
-            TileAccess.part("lmem", self.buffer, count, columns, NEVER, True),
-        )
-
-
-@irdl_op_definition
-class GatherRowsOp(CommandOp):
-    """Whole rows of a matrix in DRAM by index, moved by SDMA: buffer[r] = memref[lead.., index[0, r], :].
-
-    `lead` picks the matrix [N, columns] among those of the array, `count` rows are gathered.  In the bandwidth domain
-    `dram` they are read from DRAM; in `on_chip` the cores hold the matrix among them, and no DRAM traffic is counted.
-    """
-
-    name = "tile.gather_rows"
-    memref = operand_def(MemRefType)
-    index = operand_def(BufferType)
-    buffer = operand_def(BufferType)
-    lead = prop_def(ArrayAttr[ExprAttr])
-    count = prop_def(ExprAttr)
-    bandwidth_domain = prop_def(StringAttr)
-
-    def accesses(self) -> tuple[TileAccess, ...]:
-        count, columns, lead = self.count.data, expr(memref_type(self.memref).dims[-1]), self.lead.data
-        offsets, sizes = [*(at.data for at in lead), expr(0), expr(0)], [*(expr(1) for _ in lead), count, columns]
-        source = TileAccess.block("dram", self.memref, offsets, sizes, write=False, indexed=True)
-        return (
-            replace(source, held=self.bandwidth_domain.data == "on_chip"),
-            TileAccess.part("index", self.index, expr(1), count, ALWAYS, False),
-            TileAccess.part("lmem", self.buffer, count, columns, NEVER, True),
-        )
-
-    def verify_(self) -> None:
-        """A known domain; as many leading dims as the array has before its last two."""
-        domain, rank = self.bandwidth_domain.data, len(memref_type(self.memref).dims)
-        if domain not in BANDWIDTH_DOMAINS:
-            raise VerifyException(
-                f"{self.name} at '{self.path.data}': bandwidth_domain is '{domain}', must be "
-                f"{' or '.join(BANDWIDTH_DOMAINS)}"
-            )
-        if len(self.lead.data) != rank - 2:
-            raise VerifyException(f"{self.name} at '{self.path.data}': lead must have {rank - 2} entries")
 
 
 @irdl_op_definition

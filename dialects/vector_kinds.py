@@ -28,9 +28,13 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.irdl import irdl_attr_definition
 
-from pmc.dialects.expr import Expr, ExprAttr
 from pmc.dialects.compression_kinds import PoolFinishAttr as PoolFinishAttr
 from pmc.dialects.compression_kinds import PoolStepAttr as PoolStepAttr
+from pmc.dialects.expr import Expr, ExprAttr
+from pmc.dialects.hyper_connection_kinds import CollapseStreamsAttr as CollapseStreamsAttr
+from pmc.dialects.hyper_connection_kinds import CopyStreamsAttr as CopyStreamsAttr
+from pmc.dialects.hyper_connection_kinds import MixStreamsAttr as MixStreamsAttr
+from pmc.dialects.hyper_connection_kinds import StreamWeightsAttr as StreamWeightsAttr
 from pmc.dialects.recurrence_kinds import CausalConvAttr as CausalConvAttr
 from pmc.dialects.recurrence_kinds import DecayAttr as DecayAttr
 from pmc.dialects.recurrence_kinds import GatedDeltaStepAttr as GatedDeltaStepAttr
@@ -395,16 +399,34 @@ class SoftmaxMergeAttr(MergeAttr):
     parts: IntegerAttr
 
 
-SCORINGS = ("softmax", "sigmoid", "none")
-"""What makes scores of router logits."""
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a function of one element, or of several, takes."""
+
+    flops: int
+    steps: VectorSteps
+    """Without the conversion of the result."""
+
+
+SCORINGS: dict[str, Arithmetic] = {
+    "softmax": Arithmetic(5, VectorSteps(basic=1, exp=1, div=1)),
+    "sigmoid": Arithmetic(5, SIGMOID),
+    "sqrtsoftplus": Arithmetic(5, VectorSteps(basic=2, exp=2, rsqrt=1)),
+    "none": Arithmetic(0, VectorSteps()),
+}
+"""What makes scores of router logits.
+
+- softmax: exp of the difference to the maximum, over the sum.
+- sqrtsoftplus: sqrt(log(1 + exp(x))) (DeepSeek-V4): exp, add, log, which has the price of an exponential; the root z of
+  a number y is y * rsqrt(y).
+"""
 
 
 @irdl_attr_definition
 class RouterTopkAttr(VectorKindAttr):
     """Weights and indices of the `top_k` experts of each row from its logits, as in `layer.router_topk`.
 
-    Steps of a logit: its score (sigmoid, exp of the difference to the maximum over the sum, or none), and one
-    comparison per choice.
+    Steps of a logit: its score, one of `SCORINGS`, and one comparison per choice.
     """
 
     name: ClassVar[str] = "tile.router_topk"
@@ -424,14 +446,13 @@ class RouterTopkAttr(VectorKindAttr):
 
     @property
     def flops_per_element(self) -> int:
-        """Scoring (5) and one scan per choice."""
-        return (0 if self.scoring.data == "none" else 5) + self.top_k.value.data
+        """Scoring and one scan per choice."""
+        return SCORINGS[self.scoring.data].flops + self.top_k.value.data
 
     @property
     def steps_per_element(self) -> VectorSteps:
         """The score, then one comparison per choice."""
-        scores = {"softmax": VectorSteps(basic=1, exp=1, div=1), "sigmoid": SIGMOID, "none": VectorSteps()}
-        return scores[self.scoring.data] + VectorSteps(basic=self.top_k.value.data)
+        return SCORINGS[self.scoring.data].steps + VectorSteps(basic=self.top_k.value.data)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
         """A known scoring; groups that divide the experts, and choices among those that there are."""
@@ -448,6 +469,57 @@ class RouterTopkAttr(VectorKindAttr):
             return f"{groups} groups do not divide {columns} experts"
         choices = columns.constant // groups * top_groups
         return None if top_k <= choices else f"top_k is {top_k}, there are {choices} experts to choose from"
+
+
+@irdl_attr_definition
+class RouterWeightsAttr(VectorKindAttr):
+    """weights[r, i] = scale * score of logits[r, indices[r, i]], with `normalize` over their sum: chosen without them.
+
+    Steps of a logit: its score, one of `SCORINGS`; of a choice: to pick it, times the scale, and to normalise an add
+    and a mul, with one reciprocal a row.
+    """
+
+    name: ClassVar[str] = "tile.router_weights"
+    MATRICES: ClassVar[tuple[Matrix, ...]] = (
+        Matrix("logits", "in"),
+        Matrix("indices", "in", columns="top_k"),
+        Matrix("weights", "out", columns="top_k"),
+    )
+    top_k: IntegerAttr
+    scoring: StringAttr
+    normalize: BoolAttr
+    scale: FloatAttr
+
+    @property
+    def flops_per_element(self) -> int:
+        """Scoring."""
+        return SCORINGS[self.scoring.data].flops
+
+    @property
+    def flops_per_row(self) -> int:
+        """As the steps, but to pick."""
+        top_k = self.top_k.value.data
+        return 3 * top_k + 1 if bool(self.normalize) else top_k
+
+    @property
+    def steps_per_element(self) -> VectorSteps:
+        """The score."""
+        return SCORINGS[self.scoring.data].steps
+
+    @property
+    def steps_per_row(self) -> VectorSteps:
+        """See above."""
+        top_k = self.top_k.value.data
+        return VectorSteps(basic=4 * top_k, div=1) if bool(self.normalize) else VectorSteps(basic=2 * top_k)
+
+    def wrong_parameter(self, columns: Expr) -> str | None:
+        """A known scoring, and choices among the experts."""
+        if self.scoring.data not in SCORINGS:
+            return f"scoring is '{self.scoring.data}', must be {', '.join(SCORINGS)}"
+        top_k = self.top_k.value.data
+        if top_k < 1 or (columns.is_constant and top_k > columns.constant):
+            return f"top_k is {top_k}, must be 1 to {columns}, the experts"
+        return None
 
 
 @irdl_attr_definition
@@ -543,15 +615,6 @@ class AddBiasAttr(VectorKindAttr):
     FLOPS: ClassVar[int] = 1
     ELEMENT_STEPS: ClassVar[VectorSteps] = VectorSteps(basic=1)
     share: ExprAttr | NoneAttr
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """What a function of one element, or of several, takes."""
-
-    flops: int
-    steps: VectorSteps
-    """Without the conversion of the result."""
 
 
 ACTIVATIONS: dict[str, Arithmetic] = {
@@ -779,6 +842,11 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     GatedRmsNormAttr,
     TemperatureAttr,
     MultiplyAttr,
+    CopyStreamsAttr,
+    StreamWeightsAttr,
+    CollapseStreamsAttr,
+    MixStreamsAttr,
+    RouterWeightsAttr,
     PoolStepAttr,
     PoolFinishAttr,
 )

@@ -114,6 +114,7 @@ class _Stream:
             "sharding": op.sharding,
             "axes": op.axes,
             "role": op.role,
+            "below": op.below,
             "type": op.result.type,
             "first": op.first,
             "total": op.total,
@@ -361,10 +362,13 @@ class _Kernel:
         """A gather of rows by an index in LMEM."""
         type_ = tile.memref_type(op.memref)
         size = element_bytes(type_.element_type, op)
-        rows, (stride, _) = type_.dims[0], type_.steps
-        address = self.stream.base(op.memref, op) + (type_.offset.data + op.column.data) * size
+        *_, rows, _ = type_.dims
+        *_, stride, _ = type_.steps
+        element = type_.offset.data + op.column.data
+        for at, step in zip(op.leading, type_.strides.data, strict=False):
+            element = element + at * step
         properties: dict[str, PropertyValue] = {
-            "dram": ExprAttr(address),
+            "dram": ExprAttr(self.stream.base(op.memref, op) + element * size),
             "rows": IntegerAttr(rows, i64),
             "stride": IntegerAttr(stride, i64),
             "index": self.matrix(op.index),

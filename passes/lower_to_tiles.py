@@ -260,7 +260,7 @@ class _Lowering:
         dims = tuple(d.constant for d in stored.type.dims)
         if stored.layer_counts:
             dims = (len(stored.layers), *dims)
-        part: Properties = {"role": stored.role}
+        part: Properties = {"role": stored.role, "below": stored.below}
         if stored.is_part:
             part.update(first=stored.layers.start, total=stored.layer_counts[0])
         sharding = None if stored.key.sharding is None else dist.ShardingAttr(stored.key.sharding)

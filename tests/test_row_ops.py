@@ -30,7 +30,7 @@ from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import tensor
 from pmc.dialects.tile_plan import PLAN, PlanAttr
 
-HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY, POSITIONS = 24, 4, 8, 20, 4, 40, 64
+HIDDEN, HEADS, WIDTH, FFN, EXPERTS, VOCABULARY, POSITIONS, STREAMS = 24, 4, 8, 20, 4, 40, 64, 3
 
 
 class Text:
@@ -132,6 +132,11 @@ def experts(t: Text, x: str) -> str:
         f'%chosen, %indices = layer.router_topk({logits}, []) {{top_k = 2, scoring = "softmax", groups = 1, '
         f'top_groups = 1, normalize = true, scale = 1.0}} at "moe.topk" : {", ".join(pair)}'
     )
+    # What top-k gives once more: the weights of experts that something else has chosen.
+    weights = t.add(
+        "layer.router_weights", f"{logits}, %indices", pair[0], "moe.weights",
+        'scoring = "softmax", normalize = true, scale = 1.0',
+    )  # fmt: skip
     slots = f"!layer.tensor<[{EXPERTS}, batch*q_len, {HIDDEN}], f32>"
     y = t.add("layer.dispatch", f"{x}, %indices", slots, "moe.dispatch", 'capacity = "worst"')
     gate, up = (t.linear(y, f"moe.experts.{n}_proj", HIDDEN, FFN, "expert,,expert_ffn") for n in ("gate", "up"))
@@ -140,7 +145,7 @@ def experts(t: Text, x: str) -> str:
         'function = "clamped_swiglu", limit = 7.0, alpha = 1.702',
     )  # fmt: skip
     y = t.linear(y, "moe.experts.down_proj", FFN, HIDDEN, "expert,expert_ffn,")
-    y = t.add("layer.combine", f"{y}, %indices, %chosen", t.types[x], "moe.combine")
+    y = t.add("layer.combine", f"{y}, %indices, {weights}", t.types[x], "moe.combine")
     shared = t.rows(
         "layer.activation",
         t.linear(x, "moe.shared.up_proj", HIDDEN, FFN, ",ffn"),
@@ -153,6 +158,22 @@ def experts(t: Text, x: str) -> str:
     return t.rows("layer.add", f"{y}, {shared}", "moe.add_shared")
 
 
+def streams(t: Text, x: str) -> str:
+    """The rows as streams that are read, written and read once more, as around a block and before the head."""
+    s = t.rows("layer.copy_streams", x, "hc.copy", f"streams = {STREAMS}", STREAMS * HIDDEN)
+    for path, columns, factors in (("hc", (2 + STREAMS) * STREAMS, 3), ("hc.head", STREAMS, 1)):
+        normed = t.rows("layer.rms_norm", s, f"{path}.norm", f"eps = 1.0e-05, group = {STREAMS * HIDDEN}")
+        logits = t.linear(normed, f"{path}.fn", STREAMS * HIDDEN, columns, ",", bias=False)
+        scale, base = t.weight(f"{path}.scale", factors), t.weight(f"{path}.base", columns, role="bias")
+        how = f"streams = {STREAMS}, iterations = {4 if factors > 1 else 0}, eps = 1.0e-06"
+        weights = t.rows("layer.stream_weights", f"{logits}, {scale}, {base}", f"{path}.weights", how)
+        count = f"streams = {STREAMS}"
+        x = t.rows("layer.collapse_streams", f"{s}, {weights}", f"{path}.collapse", count, HIDDEN)
+        if factors > 1:
+            s = t.rows("layer.mix_streams", f"{s}, {x}, {weights}", f"{path}.mix", count)
+    return x
+
+
 def program() -> ModuleOp:
     t = Text()
     table = t.weight("embed.weight", VOCABULARY, HIDDEN, axes="vocab,")
@@ -161,6 +182,7 @@ def program() -> ModuleOp:
     positions = t.weight("positions.weight", POSITIONS, HIDDEN)
     lengths = "q_len = <q_len>, kv_len = <kv_len>, offset = 2"
     x = t.rows("layer.position_embedding", f"{x}, {positions}", "positions", lengths)
+    x = streams(t, x)
     type_ = t.types["%h"] = t.types["%r"] = t.types[x]
     t.lines.append(f'%r = layer.repeat 2 from 0 of 2 (%h = {x}) at "blocks" : {type_} {{')
     x = "%h"
@@ -254,6 +276,11 @@ NAMES = (
     "add_bias",
     "activation",
     "gated_activation",
+    "copy_streams",
+    "stream_weights",
+    "collapse_streams",
+    "mix_streams",
+    "router_weights",
 )
 
 

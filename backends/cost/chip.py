@@ -23,8 +23,8 @@ from pmc.backends.cost.model import (
     useful,
 )
 from pmc.backends.cost.network import Network, Transfer, network_of, transfer_of
-from pmc.dialects.analyses.idle_ops import is_idle
 from pmc.dialects.analyses.expert_slots import ExpertSlots
+from pmc.dialects.analyses.idle_ops import is_idle
 from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.arch import DTYPE_BITS, LinkLevel

@@ -20,14 +20,13 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.backends.numeric import routing, stepped
 from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.padding import padding_of
 from pmc.dialects import collective as attrs
 from pmc.dialects.analyses.collective_steps import Step, collective_steps
 from pmc.dialects.collective import CollectiveAttr, Exchange
 from pmc.dialects.dist import DATA, Axis, Mesh, Sharding
 
 Ranked = Mapping[int, Array]
-
-NONE = -1
 
 
 def groups(ranks: Sequence[int], axis: Axis) -> list[tuple[int, ...]]:
@@ -103,7 +102,7 @@ def shard(values: Array, axis: Axis, rank: int, dim: int, size: int | None = Non
     padding[dim] = (0, length - part.shape[dim])
     if part.shape[dim] == length:
         return part
-    return np.pad(part, padding, constant_values=NONE if part.dtype.kind in "iu" else 0)
+    return np.pad(part, padding, constant_values=padding_of(part))
 
 
 def dispatch(x: Ranked, indices: Ranked, axis: Axis | None, experts: int, capacity: int) -> dict[int, Array]:

@@ -19,6 +19,7 @@ from xdsl.ir import Attribute
 from pmc.backends.numeric.command_memory import CoreSet, Dram, Lmem, compute_type, decode, encode, storage_type
 from pmc.backends.numeric.command_order import Access, CoreOrder
 from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.padding import padding_of
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import g5
 from pmc.dialects.accesses import CommandAccess
@@ -299,7 +300,7 @@ class ProgramRun:
             for rank in range(ranks):
                 inside = held[position, rank]
                 found = table[rank, np.where(inside, row_of[position, rank], 0)]
-                view[core, rank] = np.where(inside[:, None], found, np.zeros((), dtype))
+                view[core, rank] = np.where(inside[:, None], found, padding_of(table))
 
     def _tiu(self, op: g5.TiuOp, batch: Batch, lmem: Lmem) -> None:
         acc, a, b = (batch.places[role] for role in ("acc", "a", "b"))

@@ -40,6 +40,8 @@ class Source:
     """The logical axis of every dim of one layer ('' for none)."""
     role: str | None = None
     """What the tensor is, as `layer.weight` and `layer.state` declare it."""
+    below: int | None = None
+    """What all entries of a table of experts by token id are below."""
 
     @property
     def stacked(self) -> int:
@@ -177,8 +179,12 @@ def seeded_array(source: Source, seed: int) -> Array:
     """Values that keep activations near 1, a function of (seed, path, shape).
 
     Matrices are N(0, 1/fan_in) with fan_in the last dim but one; embedding rows and caches N(0, 1); vectors
-    are norm weights around 1, or biases around 0.
+    are norm weights around 1, or biases around 0.  A row of a table of experts holds different ones.
     """
+    if source.below is not None:
+        order = np.argsort(_generator(seed, source.path).random((*source.shape[:-1], source.below)), axis=-1)
+        experts: Array = order[..., : source.shape[-1]]
+        return experts
     normal: Array = _generator(seed, source.path).standard_normal(source.shape)
     dims = source.shape[source.stacked :]
     if source.kind == "state" or source.axes[0] == "vocab":

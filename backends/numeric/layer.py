@@ -63,6 +63,7 @@ def layer_sources(program: layer.ProgramOp, bindings: Mapping[str, int]) -> list
             (*array.layer_counts, *evaluate_dims(array.type.dims, bindings, where(array.op))),
             array.axes,
             array.role,
+            array.below,
         )
         for array in stored_arrays(program).values()
     ]

@@ -18,9 +18,10 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
+from pmc.backends.numeric import model_compressed
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
-from pmc.backends.numeric import model_compressed
+from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
 from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, mamba2
 from pmc.dialects import model
 
@@ -54,7 +55,7 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
         layers = _layers_around(op)
         for w in op.weights():
             if w.transpose_of is None:
-                found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role))
+                found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role, w.below))
         for cache in op.caches():
             if cache.window is None:
                 rows = bindings["kv_len"] // cache.ratio
@@ -251,6 +252,14 @@ class Rotary:
         return self.mscale("mscale_all_dim") ** 2 if self.scaling.get("mscale_all_dim") else 1.0
 
 
+SCORES: dict[str, Callable[[Array], Array]] = {
+    "softmax": lambda z: np.exp(z - z.max()) / np.exp(z - z.max()).sum(),
+    "sigmoid": sigmoid,
+    "sqrtsoftplus": lambda z: np.sqrt(np.log(1 + np.exp(z))),
+}
+"""What makes scores of the router logits of a token (the last: DeepSeek-V4 report, section 2.1)."""
+
+
 def choose_experts(scores: Array, bias: Array, top_k: int, groups: int, top_groups: int) -> list[int]:
     """The experts of one token, best first: top-k of score + bias in the best groups (DeepSeek-V3, 2.1.2)."""
     choice = scores + bias
@@ -290,6 +299,10 @@ class ModelMachine:
             model.LearnedScaleOp: self.learned_scale,
             model.SoftCapOp: self.soft_cap,
             model.PositionEmbeddingOp: self.position_embedding,
+            model.CopyStreamsOp: copy_streams,
+            model.StreamWeightsOp: self.stream_weights,
+            model.CollapseStreamsOp: collapse_streams,
+            model.MixStreamsOp: mix_streams,
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
@@ -538,6 +551,10 @@ class ModelMachine:
             )
         return np.concatenate(outputs)
 
+    def stream_weights(self, block: model.StreamWeightsOp, x: Array) -> Array:
+        """See `model_hyper_connections`."""
+        return stream_weights(block, x, partial(self.weight, block))
+
     def gated_delta_net(self, block: model.GatedDeltaNetOp, x: Array) -> Array:
         """See `model_recurrent`."""
         return self.recurrent(block, x, partial(gated_delta_net, block))
@@ -581,8 +598,12 @@ class ModelMachine:
             hidden = ACTIVATIONS[name](up)
         return self.linear(block, f"{prefix}down_proj", hidden, bias, expert)
 
-    def moe(self, block: model.MoeOp, x: Array) -> Array:
-        """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11)."""
+    def moe(self, block: model.MoeOp, x: Array, tokens: Any = None) -> Array:
+        """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11).
+
+        With `tokens` the experts of a token stand in a table of its id, and only their weights depend on the row.
+        """
+        table = None if tokens is None else self.weight(block, "router.table").astype(np.int64)
         router = self.weight(block, "router.weight")
         bias = self.weight(block, "router.bias") if block.correction_bias else np.zeros(block.experts)
         groups, top_groups = block.n_group.value.data, block.topk_group.value.data
@@ -591,12 +612,11 @@ class ModelMachine:
             logits = h @ router
             if block.router_bias:
                 logits = logits + self.weight(block, "router.linear_bias")
-            if block.scoring.data == "sigmoid":
-                scores = 1 / (1 + np.exp(-logits))
+            scores = SCORES[block.scoring.data](logits)
+            if table is None:
+                chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
             else:
-                scores = np.exp(logits - logits.max())
-                scores = scores / scores.sum()
-            chosen = choose_experts(scores, bias, block.top_k, groups, top_groups)
+                chosen = [int(e) for e in table[tokens[t]]]
             total = sum(scores[e] for e in chosen) if block.norm_topk_prob else 1.0
             latent = h if block.moe_latent_size is None else self.linear(block, "latent_down_proj", h, False)
             routed = np.zeros_like(latent)

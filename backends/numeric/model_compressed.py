@@ -36,7 +36,7 @@ def entries(
     block: model.CompressedAttentionOp, name: str, h: Array, kv_len: int, weight: Weights, state: States,
     cached: Cached, turns: Turns, norm: Norm,
 ) -> Array:  # fmt: skip
-    """The entries of a sequence after the tokens h [q_len, hidden] (DeepSeek-V4 report, equations 9 to 12, 20 to 23)."""
+    """The entries of a sequence after the tokens h [q_len, hidden] (DeepSeek-V4 report, equations 9-12, 20-23)."""
     assert block.compress_ratio is not None, "it has a compressor"
     ratio, width, rope = block.compress_ratio.value.data, block.compressors[name], block.qk_rope_head_dim.value.data
     kv, gate = (cached(f"{name}.open_{p}_cache", h @ weight(f"{name}.{p}_proj.weight")) for p in ("kv", "gate"))

@@ -38,10 +38,13 @@ def run_quantized(module: ModuleOp, environment: Environment, quantization: Quan
 
 
 def in_format(environment: Environment, name: str) -> Environment:
-    """The same inputs with weights and caches as a checkpoint in format `name` holds them."""
+    """The same inputs with weights and caches as a checkpoint in format `name` holds them; integers stay."""
 
     def held(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        return {path: _rounded(values, name, EXACT64) for path, values in arrays.items()}
+        return {
+            path: values if values.dtype.kind in "iu" else _rounded(values, name, EXACT64)
+            for path, values in arrays.items()
+        }
 
     return replace(environment, weights=held(environment.weights), states=held(environment.states))
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.semantics import sigmoid, softmax
 
+SCORES: dict[str, Callable[[Array], Array]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "sqrtsoftplus": lambda z: np.sqrt(np.logaddexp(np.zeros_like(z), z)),
+    "none": lambda z: z,
+}
+"""What makes scores of router logits [T, E]."""
+
 
 def router_topk(
     logits: Array,
     bias: Array | None,
     top_k: int,
-    scoring: Literal["softmax", "sigmoid", "none"],
+    scoring: str,
     groups: int,
     top_groups: int,
     normalize: bool,
@@ -22,11 +30,11 @@ def router_topk(
 ) -> tuple[Array, Array]:
     """Weights and indices [T, top_k] of the chosen experts of every token, best first, from logits [T, E].
 
-    Scores are softmax or sigmoid of the logits, or these; the choice is made on score + bias, within the `top_groups`
+    Scores are one of `SCORES` of the logits; the choice is made on score + bias, within the `top_groups`
     groups whose two best choices sum highest (DeepSeek-V3 report, section 2.1.2).  Weights are plain
     scores.  Equal choices go to the lower index.
     """
-    scores = softmax(logits) if scoring == "softmax" else sigmoid(logits) if scoring == "sigmoid" else logits
+    scores = SCORES[scoring](logits)
     choice = scores if bias is None else scores + bias
     if groups > 1:
         grouped = choice.reshape(choice.shape[0], groups, -1)
@@ -35,10 +43,20 @@ def router_topk(
         np.put_along_axis(closed, _largest(best, top_groups), False, axis=-1)
         choice = np.where(closed[..., None], -np.inf, grouped).reshape(choice.shape)
     indices = _largest(choice, top_k)
+    return _weights(scores, indices, normalize, scale), indices
+
+
+def router_weights(logits: Array, indices: Array, scoring: str, normalize: bool, scale: float) -> Array:
+    """The weights [T, top_k] of experts that were chosen without the logits."""
+    return _weights(SCORES[scoring](logits), indices.astype(np.int64), normalize, scale)
+
+
+def _weights(scores: Array, indices: Array, normalize: bool, scale: float) -> Array:
     weights = np.take_along_axis(scores, indices, axis=-1)
     if normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)
-    return weights * np.asarray(scale, weights.dtype), indices
+    found: Array = weights * np.asarray(scale, weights.dtype)
+    return found
 
 
 def _largest(values: Array, count: int) -> Array:

@@ -93,6 +93,7 @@ class _Local:
     dims: tuple[int, ...]
     axes: tuple[str, ...]
     role: str | None
+    below: int | None
     sharding: Sharding | None
 
     def whole(self, mesh: Mesh, bindings: Mapping[str, int]) -> Source:
@@ -103,7 +104,7 @@ class _Local:
             bindings["batch"] if DATA in axes else size * prod(mesh.axis(a).size for a in axes)
             for size, axes in zip(self.dims, self.sharding.dims, strict=True)
         ]
-        return Source(self.path, self.kind, (*self.layer_counts, *dims), self.axes, self.role)
+        return Source(self.path, self.kind, (*self.layer_counts, *dims), self.axes, self.role, self.below)
 
 
 def _whole_sources(module: ModuleOp, bindings: Mapping[str, int]) -> list[Source]:
@@ -126,7 +127,8 @@ def _local_sources(module: ModuleOp, bindings: Mapping[str, int]) -> Iterable[_L
                     dims = evaluate_dims(array.type.dims, bindings, array.path)
                     # Before localize the dims are those of the whole, which is what an unsharded rank holds.
                     sharding = array.key.sharding or Sharding(tuple(() for _ in dims))
-                    yield _Local(array.path, array.kind, array.layer_counts, dims, array.axes, array.role, sharding)
+                    counts, about = array.layer_counts, (array.axes, array.role, array.below)
+                    yield _Local(array.path, array.kind, counts, dims, *about, sharding)
             case tile.ProgramOp() | g5.StreamOp():
                 for op in program.walk():
                     if isinstance(op, tile.GlobalOp | g5.ArrayOp) and op.kind.data in ("weight", "state"):
@@ -140,8 +142,9 @@ def _stored(op: tile.GlobalOp | g5.ArrayOp) -> _Local:
     axes = tuple(axis.data for axis in op.axes.data) if op.axes is not None else ()
     kind: StoredKind = "weight" if op.kind.data == "weight" else "state"
     role = None if op.role is None else op.role.data
+    below = None if op.below is None else op.below.value.data
     sharding = op.sharding.data if isinstance(op.sharding, ShardingAttr) else None
-    return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, role, sharding)
+    return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, role, below, sharding)
 
 
 # -- files ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pmc.backends.numeric.errors import Array
+from pmc.backends.numeric.padding import padding_of
 
 
 def matmul(x: Array, w: Array) -> Array:
@@ -183,11 +184,11 @@ def sigmoid(x: Array) -> Array:
 def embedding(tokens: Array, table: Array, first_row: int = 0) -> Array:
     """Rows of the table by token id: [T, width].
 
-    `table` holds ids first_row .. first_row + rows; ids outside (of other vocabulary shards) give zero rows.
+    `table` holds ids first_row .. first_row + rows; ids outside (of other vocabulary shards) give rows of padding.
     """
     rows = tokens - first_row
     held = (rows >= 0) & (rows < table.shape[0])
-    return np.where(held[:, None], table[np.where(held, rows, 0)], np.zeros((), table.dtype))
+    return np.where(held[:, None], table[np.where(held, rows, 0)], padding_of(table))
 
 
 def column_slice(x: Array, group: int, offset: int, size: int) -> Array:

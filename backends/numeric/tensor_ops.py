@@ -12,13 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import compression, elementwise, recurrence, routing, semantics, sparse_attention
+from pmc.backends.numeric import (
+    compression,
+    elementwise,
+    hyper_connections,
+    recurrence,
+    routing,
+    semantics,
+    sparse_attention,
+)
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -384,6 +392,30 @@ def _multiply(op: layer.MultiplyOp, operands: Operands, context: Context) -> Res
     return (x * w,)
 
 
+@implements(layer.CopyStreamsOp)
+def _copy_streams(op: layer.CopyStreamsOp, operands: Operands, context: Context) -> Results:
+    return (np.tile(operands[0], op.streams.value.data),)
+
+
+@implements(layer.StreamWeightsOp)
+def _stream_weights(op: layer.StreamWeightsOp, operands: Operands, context: Context) -> Results:
+    x, scale, base = operands
+    count, iterations, eps = op.streams.value.data, op.iterations.value.data, op.eps.value.data
+    return (hyper_connections.stream_weights(x, scale, base, count, iterations, eps),)
+
+
+@implements(layer.CollapseStreamsOp)
+def _collapse_streams(op: layer.CollapseStreamsOp, operands: Operands, context: Context) -> Results:
+    x, weights = operands
+    return (hyper_connections.collapse_streams(x, weights, op.streams.value.data),)
+
+
+@implements(layer.MixStreamsOp)
+def _mix_streams(op: layer.MixStreamsOp, operands: Operands, context: Context) -> Results:
+    x, added, weights = operands
+    return (hyper_connections.mix_streams(x, added, weights, op.streams.value.data),)
+
+
 @implements(layer.SoftCapOp)
 def _soft_cap(op: layer.SoftCapOp, operands: Operands, context: Context) -> Results:
     return (elementwise.soft_cap(operands[0], op.cap.value.data),)
@@ -468,17 +500,23 @@ def _gated_delta(op: layer.GatedDeltaOp, operands: Operands, context: Context) -
 
 @implements(layer.RouterTopkOp)
 def _router_topk(op: layer.RouterTopkOp, operands: Operands, context: Context) -> Results:
-    scoring = cast(Literal["softmax", "sigmoid", "none"], op.scoring.data)
     return routing.router_topk(
         operands[0],
         operands[1] if op.bias is not None else None,
         op.top_k.value.data,
-        scoring,
+        op.scoring.data,
         op.groups.value.data,
         op.top_groups.value.data,
         bool(op.normalize),
         op.scale.value.data,
     )
+
+
+@implements(layer.RouterWeightsOp)
+def _router_weights(op: layer.RouterWeightsOp, operands: Operands, context: Context) -> Results:
+    logits, indices = operands
+    how = op.scoring.data, bool(op.normalize), op.scale.value.data
+    return (routing.router_weights(logits, indices, *how),)
 
 
 @implements(layer.DispatchOp)

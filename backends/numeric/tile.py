@@ -18,6 +18,7 @@ from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
 from pmc.backends.numeric.command_memory import compute_type, decode, encode, storage_type, unwritten
 from pmc.backends.numeric.errors import Array, NumericError
 from pmc.backends.numeric.layer import ValueKey
+from pmc.backends.numeric.padding import padding_of
 from pmc.backends.numeric.streams import (
     HOST_KINDS,
     RESULT_KINDS,
@@ -343,15 +344,16 @@ class _Core:
         return self.cores[number]
 
     def gather(self, op: tile.GatherOp, parts: Mapping[str, Array]) -> None:
-        """Rows by index; rows of other shards are zero."""
+        """Rows by index; rows of other shards are padding."""
         table, target = parts["dram"], parts["lmem"]
+        table = table.reshape(table.shape[0], *table.shape[-2:])
         rows, index = table.shape[1], parts["index"][:, 0].astype(np.int64)
         axis = None if op.base_axis is None else self.dram.mesh.axis(op.base_axis.data)
         for position, rank in enumerate(self.ranks):
             local = index[position] - (0 if axis is None else axis.coordinate(rank) * rows)
             held = (local >= 0) & (local < rows)
             found = table[rank, np.where(held, local, 0)]
-            target[position] = np.where(held[:, None], found, np.zeros((), table.dtype))
+            target[position] = np.where(held[:, None], found, padding_of(table))
 
     def gather_rows(self, op: tile.GatherRowsOp, parts: Mapping[str, Array]) -> None:
         """Rows by index, each of which must exist."""

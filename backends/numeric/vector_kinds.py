@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -199,13 +199,34 @@ def _(kind: kinds.RouterTopkAttr, tiles: Tiles) -> Sequence[Array]:
         rows,
         offsets,
         kind.top_k.value.data,
-        cast(Any, kind.scoring.data),
+        kind.scoring.data,
         kind.groups.value.data,
         kind.top_groups.value.data,
         bool(kind.normalize),
         kind.scale.value.data,
     )
     return [r.reshape(*logits.shape[:-1], -1) for r in results]
+
+
+def _scores(name: str, z: Array) -> Array:
+    """One of `SCORINGS`, for every logit of [.., E]."""
+    functions: dict[str, Callable[[], Array]] = {
+        "softmax": lambda: np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True),
+        "sigmoid": lambda: _logistic(z),
+        "sqrtsoftplus": lambda: _log_of_one_plus_exp(z) ** 0.5,
+        "none": lambda: z,
+    }
+    return np.asarray(functions[name](), z.dtype)
+
+
+@computes(kinds.RouterWeightsAttr)
+def _(kind: kinds.RouterWeightsAttr, tiles: Tiles) -> Sequence[Array]:
+    logits, indices = tiles.ins
+    largest = logits.max(axis=-1, keepdims=True) if kind.scoring.data == "softmax" else 0
+    scores = _scores(kind.scoring.data, logits - largest)
+    found = [np.take_along_axis(scores, indices[..., i, None], axis=-1) for i in range(kind.top_k.value.data)]
+    share = kind.scale.value.data / (sum(found) if bool(kind.normalize) else 1)
+    return [np.concatenate([one * share for one in found], axis=-1).astype(logits.dtype)]
 
 
 def plain_params(params: Mapping[str, Attribute]) -> dict[str, Any]:
@@ -347,6 +368,51 @@ def _(kind: kinds.TemperatureAttr, tiles: Tiles) -> Sequence[Array]:
     steps = (np.asarray(tiles.values["position"], np.int64) + 1) // kind.floor.value.data
     factor = np.asarray(1 + kind.scale.value.data * np.log(1.0 + steps), x.dtype)
     return [x * np.broadcast_to(factor, (*factor.shape[: max(0, factor.ndim - 1)], x.shape[-2]))[..., None]]
+
+
+@computes(kinds.CopyStreamsAttr)
+def _(kind: kinds.CopyStreamsAttr, tiles: Tiles) -> Sequence[Array]:
+    return [np.concatenate([tiles.ins[0]] * kind.count, axis=-1)]
+
+
+@computes(kinds.StreamWeightsAttr)
+def _(kind: kinds.StreamWeightsAttr, tiles: Tiles) -> Sequence[Array]:
+    x, scale, base = tiles.ins
+    n, eps = kind.count, np.asarray(kind.eps.value.data, x.dtype)
+    if not kind.divisions:
+        return [_logistic(x * scale + base) + eps]
+    part: Array = np.repeat([0, 1, 2], [n, n, n * n])
+    z = x * scale[..., part] + base
+    mixing = z[..., 2 * n :].reshape(*z.shape[:-1], n, n)
+    mixing = np.exp(mixing - mixing.max(axis=-1, keepdims=True))
+    mixing = mixing / mixing.sum(axis=-1, keepdims=True) + eps
+    for division in range(kind.divisions):
+        mixing = mixing * (1 / (mixing.sum(axis=-1 if division % 2 else -2, keepdims=True) + eps))
+    pre, post = _logistic(z[..., :n]) + eps, _logistic(z[..., n : 2 * n]) * 2
+    return [np.concatenate([pre, post, mixing.reshape(*z.shape[:-1], n * n)], axis=-1)]
+
+
+@computes(kinds.CollapseStreamsAttr)
+def _(kind: kinds.CollapseStreamsAttr, tiles: Tiles) -> Sequence[Array]:
+    x, weights = tiles.ins
+    width = kind.stream_width.value.data
+    total = np.zeros((*x.shape[:-1], width), x.dtype)
+    for k in range(kind.count):
+        total = total + x[..., k * width : (k + 1) * width] * weights[..., k : k + 1]
+    return [total]
+
+
+@computes(kinds.MixStreamsAttr)
+def _(kind: kinds.MixStreamsAttr, tiles: Tiles) -> Sequence[Array]:
+    x, added, weights = tiles.ins
+    n, width = kind.count, kind.stream_width.value.data
+    found: list[Array] = []
+    for k in range(n):
+        stream = added * weights[..., n + k, None]
+        for j in range(n):
+            stream = stream + x[..., j * width : (j + 1) * width] * weights[..., 2 * n + j * n + k, None]
+        found.append(stream)
+    return [np.concatenate(found, axis=-1)]
 
 
 @computes(kinds.CausalConvAttr)

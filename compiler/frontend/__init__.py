@@ -31,7 +31,7 @@ from pmc.compiler.frontend.families import FAMILIES, WRAPPERS
 from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
-from pmc.compiler.frontend.readings import properties
+from pmc.compiler.frontend.readings import Properties, properties
 from pmc.compiler.frontend.stored_types import stored_type
 from pmc.compiler.frontend.wrapper import language_model
 from pmc.dialects import model
@@ -152,6 +152,8 @@ class _Import:
         self.layers = family.kinds(fields)
         self.selected: SSAValue | None = None
         """The keys that a block of the current layer has selected."""
+        self.tokens_here: list[SSAValue] = []
+        """The ids of the tokens, as the body that is being built has them."""
         self.kinds = Counter[str]()
         """How many repeats of each kind there are so far."""
         self.tokens = expr("batch") * expr("q_len")
@@ -174,14 +176,19 @@ class _Import:
     def module(self) -> ModuleOp:
         fields, family = self.fields, self.family
         body = Block(arg_types=[TensorType.of([self.tokens], i32)])
+        self.tokens_here = list(body.args)
         embedding = model.EmbeddingOp.make(
             [body.args[0]], [self.rows(self.hidden)], "embed", {"vocab_size": self.vocab}
         )
         x: SSAValue = self.add(body, embedding).results[0]
         x = self.rows_of(body, x, family.embedding, "embed")
+        if family.streams:
+            x = self.streams(body, model.CopyStreamsOp, [x], "embed.streams")
         for group in layer_groups(self.family.order(fields)):
             x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
         tied = fields.boolean("tie_word_embeddings") if fields.present("tie_word_embeddings") else family.tied
+        if family.streams:
+            x, _ = self.collapsed(body, x, "lm_head.streams", before_head=True)
         x = self.norm(body, x, "lm_head.norm")
         head = model.LmHeadOp.make([x], [self.rows(self.vocab)], "lm_head", {"tied": "embed.weight" if tied else None})
         logits = self.rows_of(body, self.add(body, head).results[0], family.logits, "lm_head")
@@ -220,7 +227,7 @@ class _Import:
                 value = self.sublayer(inner, value, block, f"{path}.{block.name}")
             return self.rows_of(inner, value, self.family.behind_layer, path)
 
-        return self.repeat(body, x, path, run.count, layer)
+        return self.repeat(body, x, path, run.count, layer, self.reads_tokens(run.kind))
 
     def period(self, body: Block, x: SSAValue, period: Period) -> SSAValue:
         """A group of layers that recurs."""
@@ -230,7 +237,12 @@ class _Import:
                 value = self.run(inner, value, run)
             return value
 
-        return self.repeat(body, x, self.path("period"), period.count, group)
+        reads_tokens = any(self.reads_tokens(run.kind) for run in period.runs)
+        return self.repeat(body, x, self.path("period"), period.count, group, reads_tokens)
+
+    def reads_tokens(self, kind: str) -> bool:
+        """Whether a block of layers of a kind takes the ids of the tokens."""
+        return any(block.reads_tokens for block in self.layers[kind])
 
     def path(self, kind: str) -> str:
         """`blocks.KIND` for the first repeat of a kind, numbered from 2 on for the next ones."""
@@ -238,17 +250,29 @@ class _Import:
         return f"blocks.{kind}{self.kinds[kind] if self.kinds[kind] > 1 else ''}"
 
     def repeat(
-        self, body: Block, x: SSAValue, path: str, count: int, build: Callable[[Block, SSAValue], SSAValue]
+        self,
+        body: Block,
+        x: SSAValue,
+        path: str,
+        count: int,
+        build: Callable[[Block, SSAValue], SSAValue],
+        reads_tokens: bool,
     ) -> SSAValue:
-        """A repeat whose body is built on the rows of an iteration."""
-        inner = Block(arg_types=[x.type])
-        self.add(inner, model.YieldOp.make([[build(inner, inner.args[0])]], [], path))
-        op = model.RepeatOp.make([[x]], [x.type], path, {"count": count}, [Region(inner)])
+        """A repeat whose body is built on the rows of an iteration, and takes the ids of the tokens along."""
+        carried = [x, *(self.tokens_here if reads_tokens else ())]
+        inner = Block(arg_types=[value.type for value in carried])
+        outside, self.tokens_here = self.tokens_here, list(inner.args[1:])
+        yielded = [build(inner, inner.args[0]), *self.tokens_here]
+        self.tokens_here = outside
+        self.add(inner, model.YieldOp.make([yielded], [], path))
+        op = model.RepeatOp.make([carried], [v.type for v in carried], path, {"count": count}, [Region(inner)])
         return self.add(body, op).results[0]
 
     def sublayer(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
-        """x + f(x), f a block with the norms of the family."""
-        norms = self.family.norms
+        """x + f(x), f a block with the norms of the family; or its streams with what f of them adds."""
+        norms, streams, weights = self.family.norms, x, None
+        if self.family.streams:
+            x, weights = self.collapsed(block, streams, f"{path}.streams")
         before = x if norms == "behind" else self.norm(block, x, f"{path}.norm")
         result = self.block(block, before, part, path)
         if norms != "before":
@@ -257,12 +281,35 @@ class _Import:
         if factor != 1.0:
             scale = model.ScaleOp.make([result], [x.type], f"{path}.scale", {"factor": factor})
             result = self.add(block, scale).results[0]
+        if weights is not None:
+            return self.streams(block, model.MixStreamsOp, [streams, result, weights], f"{path}.streams.mix")
         return self.add(block, model.AddOp.make([x, result], [x.type], f"{path}.residual")).results[0]
+
+    def collapsed(self, block: Block, x: SSAValue, path: str, before_head: bool = False) -> tuple[SSAValue, SSAValue]:
+        """What a block reads of streams, and the weights with which it reads and will write them."""
+        given = properties(self.family.streams, self.fields)
+        if before_head:
+            del given["hc_sinkhorn_iters"]
+        weights = self.streams(block, model.StreamWeightsOp, [x], f"{path}.weights", given)
+        return self.streams(block, model.CollapseStreamsOp, [x, weights], f"{path}.collapse"), weights
+
+    def streams(
+        self,
+        block: Block,
+        kind: type[model.StreamsOp],
+        operands: list[SSAValue],
+        path: str,
+        given: Properties | None = None,
+    ) -> SSAValue:
+        """An op on streams, whose result follows from its operands."""
+        given = given or {"hc_mult": self.family.streams["hc_mult"](self.fields)}
+        return self.add(block, kind.of(operands, path, given)).results[0]
 
     def block(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:
         """The op of a block; keys that it selects are kept for the blocks behind it."""
         given = part.properties(self.fields)
         operands = [x, self.selected] if part.takes and self.selected is not None else [x]
+        operands += self.tokens_here if part.reads_tokens else []
         results = [x.type]
         if part.selects:
             results.append(model.DsaOp.selection(self.tokens, self.fields.integer("index_topk")))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
+from pmc.compiler.frontend.attention_families import both, layers_of
 from pmc.compiler.frontend.blocks import DEEPSEEK_MOE
 from pmc.compiler.frontend.family import Block, Family
 from pmc.compiler.frontend.fields import Fields
-from pmc.compiler.frontend.readings import Properties, Reading, constant, flag, integer, number
+from pmc.compiler.frontend.readings import Properties, Reading, constant, integer, number
 from pmc.compiler.frontend.rope import Rope, read_scaling
 from pmc.dialects import model
 
@@ -86,12 +88,13 @@ def _with(rope: Callable[[Fields], Rope]) -> Callable[[Fields], Properties]:
 
 def _rope_dim(fields: Fields) -> int:
     """`qk_rope_head_dim`; absent = an eighth of a head."""
-    return fields.integer("qk_rope_head_dim") if fields.present("qk_rope_head_dim") else (
-        cast(int, HEAD_DIM(fields)) // 8
+    return (
+        fields.integer("qk_rope_head_dim") if fields.present("qk_rope_head_dim") else (cast(int, HEAD_DIM(fields)) // 8)
     )
 
 
 HEAD_DIM = integer("head_dim", absent=512)
+NORM_EPS = number("rms_norm_eps", absent=1e-6)
 WINDOW = Block(
     model.CompressedAttentionOp,
     "window",
@@ -103,13 +106,11 @@ WINDOW = Block(
         "window": integer("sliding_window", absent=128),
         "o_groups": integer("o_groups"),
         "o_lora_rank": integer("o_lora_rank"),
-        "norm_eps": number("rms_norm_eps", absent=1e-6),
+        "norm_eps": NORM_EPS,
     },
     _with(plain_rope),
 )
-HCA = Block(
-    model.CompressedAttentionOp, "hca", {**WINDOW.rows, "compress_ratio": ratio("hca")}, _with(compressed_rope)
-)
+HCA = Block(model.CompressedAttentionOp, "hca", {**WINDOW.rows, "compress_ratio": ratio("hca")}, _with(compressed_rope))
 CSA = Block(
     model.CompressedAttentionOp,
     "csa",
@@ -125,15 +126,52 @@ CSA = Block(
 ATTENTIONS: Mapping[str, Block] = {"window": WINDOW, "csa": CSA, "hca": HCA}
 
 MOE = DEEPSEEK_MOE.with_rows(
-    n_group=constant(1), topk_group=constant(1), norm_topk_prob=flag("norm_topk_prob", absent=True),
+    shared_intermediate_size=integer("moe_intermediate_size"),
+    scoring=constant("sqrtsoftplus"),
+    n_group=constant(1),
+    topk_group=constant(1),
+    norm_topk_prob=constant(True),
     routed_scaling_factor=number("routed_scaling_factor", absent=1.5),
+    activation=constant("clamped_silu"),
+    activation_limit=number("swiglu_limit", absent=10.0),
 )
+"""DeepseekV4TopKRouter always renormalises the weights of the chosen experts; the shared one is as wide as each."""
+HASH_MOE = replace(
+    MOE.with_rows(correction_bias=constant(False), vocab_size=integer("vocab_size")), name="hash_moe", reads_tokens=True
+)
+"""The first layers: experts by token id."""
+MOES: Mapping[str, Block] = {"hash": HASH_MOE, "moe": MOE}
+
+
+def router_kinds(fields: Fields) -> list[str]:
+    """`mlp_layer_types`, or `num_hash_layers` layers whose experts follow from the token, then others."""
+    found = _first_of_list(fields, "mlp_layer_types", {"hash_moe": "hash", "moe": "moe"})
+    count = integer("num_hash_layers", absent=3, at_least=0)(fields)
+    assert isinstance(count, int)
+    layers = fields.integer("num_hidden_layers")
+    return found or ["hash" if i < count else "moe" for i in range(layers)]
+
 
 DEEPSEEK_V4 = Family(
-    {f"{kind}_moe": (attention, MOE) for kind, attention in ATTENTIONS.items()},
-    lambda fields: [f"{kind}_moe" for kind in attention_kinds(fields)],
-    {"num_key_value_heads": 1, "attention_bias": False, "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc"},
-    unused=("hc_mult", "hc_eps", "hc_sinkhorn_iters", "num_hash_layers", "swiglu_limit", "expert_dtype", "mlp_layer_types"),
+    layers_of(ATTENTIONS, MOES),
+    both(attention_kinds, router_kinds),
+    {
+        "num_key_value_heads": 1,
+        "n_shared_experts": 1,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+        "scoring_func": "sqrtsoftplus",
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": True,
+    },
     lists={},
+    norm={"kind": constant("rms"), "eps": NORM_EPS},
+    streams={
+        "hc_mult": integer("hc_mult", absent=4),
+        "hc_sinkhorn_iters": integer("hc_sinkhorn_iters", absent=20),
+        "hc_eps": number("hc_eps", absent=1e-6),
+        "rms_norm_eps": NORM_EPS,
+    },
     full_rope=compressed_rope,
 )

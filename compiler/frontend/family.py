@@ -37,6 +37,8 @@ class Block:
     """Whether it hands the keys that it selects to the blocks behind it."""
     takes: bool = False
     """Whether it takes the keys that a block before it has selected."""
+    reads_tokens: bool = False
+    """Whether it takes the ids of the tokens."""
 
     def properties(self, fields: Fields) -> Properties:
         """What the op is made with."""
@@ -72,6 +74,8 @@ class Family:
     norms: Placement = "before"
     residual: Reading | None = None
     """The factor of what a block adds to its residual path."""
+    streams: Mapping[str, Reading] = field(default_factory=dict[str, Reading])
+    """With rows, the residual path is several streams, joined by hyper-connections with these properties."""
     embedding: tuple[Block, ...] = ()
     """What is done with the rows of the embedding, one op after the other."""
     behind_layer: tuple[Block, ...] = ()

@@ -22,6 +22,9 @@ WIDTHS: Mapping[tuple[str, int], str] = {
 }
 """Element types by kind and bits."""
 
+EXPERT_TYPES = {"fp4": "f4E2M1FN", "fp8": "f8E4M3FN"}
+"""Element types of routed experts by `expert_dtype`."""
+
 MODELOPT: Mapping[str, str] = {
     "FP8": "f8E4M3FN",
     "NVFP4": "f4E2M1FN",
@@ -41,7 +44,7 @@ def stored_type(fields: Fields) -> str | None:
     # `compression_config` is the name that compressed-tensors wrote first.
     name = "compression_config" if fields.present("compression_config") else "quantization_config"
     block, beside = fields.block(name), fields.block(MODELOPT_FILE)
-    own = None if block is None else _type_of(block)
+    own = None if block is None else _with_experts(fields, _type_of(block))
     if beside is None:
         return own
     quantization = beside.block("quantization")
@@ -52,6 +55,14 @@ def stored_type(fields: Fields) -> str | None:
     if block is not None and own != found:
         raise beside.fail("quantization", f"says weights of {found or 'no type'}, {name} of config.json of {own}")
     return found
+
+
+def _with_experts(fields: Fields, found: str) -> str:
+    """The types of a checkpoint whose routed experts have one of their own, `expert_dtype` (DeepSeek-V4)."""
+    if not fields.present("expert_dtype"):
+        return found
+    experts = EXPERT_TYPES[fields.choice("expert_dtype", EXPERT_TYPES)]
+    return "-and-".join(sorted({found, experts}))
 
 
 def _type_of(block: Fields) -> str:

@@ -336,7 +336,8 @@ def _problem(
 ) -> _Problem:  # fmt: skip
     """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic.
 
-    `positions` are those up to the last query, `ratio` of them to a key.  `together` says that cores along u begin with the same tile of keys, as they read them together.
+    `positions` are those up to the last query, `ratio` of them to a key.  `together` says that cores along u begin
+    with the same tile of keys, as they read them together.
     """
     tile_q, tile_g, tile_s = tile
     blocks_g = group // tile_g

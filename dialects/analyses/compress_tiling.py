@@ -73,9 +73,7 @@ def compression_of(op: layer.CompressOp, dims: Dims = ints, first_entry: int | N
     sequences, entries = dims(op.kv)[0], dims(op.y)[0]
     first = op.first_entry.constant if first_entry is None else first_entry
     bits = (element_bits(tensor(v).element_type) for v in (op.kv, op.bias, op.y))
-    return Compression(
-        sequences, entries // sequences, first, op.columns, op.ratio.value.data, op.series, *bits
-    )
+    return Compression(sequences, entries // sequences, first, op.columns, op.ratio.value.data, op.series, *bits)
 
 
 def splits_of(work: Compression, plan: PlanAttr) -> tuple[Split, Split]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from xdsl.dialects.builtin import IntegerType
 
 from pmc.dialects import layer
 from pmc.dialects.analyses.resources import Resources, bytes_of, padded, round_up
@@ -33,6 +34,7 @@ class Lookup:
     out_bits: int
     converts: bool
     stored_dtype: str
+    """What sets the rate of a conversion; f32 for a table of experts, whose integers are only moved."""
 
     @property
     def column_bits(self) -> int:
@@ -45,7 +47,8 @@ def lookup_of(op: layer.EmbeddingOp, dims: Dims = ints) -> Lookup:
     tokens, width = dims(op.y)
     table, ids, y = (tensor(v).element_type for v in (op.table, op.tokens, op.y))
     id_bits, stored_bits, out_bits = (element_bits(t) for t in (ids, table, y))
-    return Lookup(tokens, width, id_bits, stored_bits, out_bits, table != y, element_name(table))
+    stored = "f32" if isinstance(table, IntegerType) and table == y else element_name(table)
+    return Lookup(tokens, width, id_bits, stored_bits, out_bits, table != y, stored)
 
 
 def parts_of(lookup: Lookup, plan: PlanAttr) -> tuple[Split, Split]:

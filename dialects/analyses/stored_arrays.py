@@ -41,6 +41,8 @@ class StoredArray:
     """The logical axis of every dim of one layer, '' for none."""
     role: str | None
     """What the tensor is, as its op declares it."""
+    below: int | None
+    """What all entries of a table of integers are below."""
     layer_counts: tuple[int, ...]
     """How many layers the whole model stores: one number, or () outside of repeats over layers."""
     layers: range
@@ -115,6 +117,7 @@ def _named_by(op: layer.SourceOp) -> StoredArray:
         type=stored_type(op),
         axes=axes,
         role=None if op.role is None else op.role.data,
+        below=op.below.value.data if isinstance(op, layer.WeightOp) and op.below is not None else None,
         layer_counts=(prod(repeat.total.value.data for repeat in repeats),) if repeats else (),
         layers=range(1) if first is None or last is None else range(first, last + 1),
         grows=any(isinstance(use.operation, layer.KvAppendOp) for use in op.result.uses),

@@ -113,10 +113,11 @@ class AttentionWorkload:
         sequences, q_len, kv_len = (single(e, bindings) for e in (self.sequences, self.q_len, self.kv_len))
         causal = self.causal and (q_len > 1 or self.hides)
         reach = None if self.reach is None or self.reach.keys >= kv_len else self.reach
+        entries = (self.ratio, single(self.positions, bindings)) if causal and self.ratio > 1 else ()
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
             self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, reach,
-            self.sink_bits, self.capped, *((self.ratio, single(self.positions, bindings)) if causal and self.ratio > 1 else ()),
+            self.sink_bits, self.capped, *entries,
         )  # fmt: skip
 
 

@@ -69,6 +69,7 @@ class BlockBuilder:
                 "axes": _axes(spec.axes),
                 "role": spec.role,
                 "transpose_of": spec.transpose_of,
+                "below": spec.below,
             }
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
             self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
@@ -82,7 +83,7 @@ class BlockBuilder:
         return self.op(layer.StateOp, [], name, result, properties)
 
     def appended(self, name: str, new: SSAValue) -> SSAValue:
-        """The cache [batch, rows, width] called `name` with new rows appended; rows are those of its window or ratio."""
+        """The cache [batch, rows, width] called `name` with new rows appended; rows follow from its spec."""
         spec = self.caches[f"{name}_cache"]
         positions = spec.rows(Q_LEN, KV_LEN)
         cache_type = self.tensor_type(BATCH, positions, spec.width)

@@ -80,9 +80,7 @@ def _rope(
     )
 
 
-def _entries(
-    build: BlockBuilder, x: SSAValue, name: str, width: int, op: model.CompressedAttentionOp
-) -> SSAValue:
+def _entries(build: BlockBuilder, x: SSAValue, name: str, width: int, op: model.CompressedAttentionOp) -> SSAValue:
     """All entries of every sequence, those that close in this step behind the others.
 
     An entry is rotated as the first of its tokens: entry w stands at position ratio * w.
@@ -107,9 +105,7 @@ def _entries(
     return build.appended(f"{name}.entry", new)
 
 
-def _selected(
-    build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: model.CompressedAttentionOp
-) -> SSAValue:
+def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: model.CompressedAttentionOp) -> SSAValue:
     """The entries that every query attends to, by the scores of the indexer over all entries."""
     assert op.compress_ratio is not None and op.index_topk is not None, "it has an indexer"
     heads, d = op.index_dims

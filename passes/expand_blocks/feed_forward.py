@@ -17,14 +17,32 @@ def expand_ffn(build: BlockBuilder, x: SSAValue, op: model.FfnOp) -> SSAValue:
     return _network(build, x, op, "")
 
 
-def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str) -> SSAValue:
+def expand_moe(
+    build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str, tokens: SSAValue | None = None
+) -> SSAValue:
     """y = the sum of the weighted routed experts, and the shared ones."""
     # The router compares scores of hundreds of experts: its logits keep the precision of the accumulator.
     logits = build.matmul(x, "router", element_type=Float32Type())
     if op.router_bias:
         logits = build.add_bias(logits, "router.linear_bias")
+    weights, indices = _chosen(build, logits, op) if tokens is None else _looked_up(build, logits, tokens, op)
+    sent = _scored(build, x, logits) if op.scored_input else x
+    latent = sent if op.moe_latent_size is None else build.matmul(sent, "latent_down_proj")
+    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(latent).dims[1])
+    rows = build.op(layer.DispatchOp, [latent, indices], "dispatch", slots, {"capacity": capacity})
+    results = _network(build, rows, op, "experts.")
+    routed = build.op(layer.CombineOp, [results, indices, weights], "combine", latent.type)
+    if op.moe_latent_size is not None:
+        routed = build.matmul(routed, "latent_up_proj")
+    if op.shared_intermediate_size.value.data:
+        routed = build.add(routed, _shared(build, x, op), "add_shared")
+    return routed
+
+
+def _chosen(build: BlockBuilder, logits: SSAValue, op: model.MoeOp) -> list[SSAValue]:
+    """The weights and the numbers of the best experts of every token."""
     bias = [build.weight("router.bias")] if op.correction_bias else []
-    weights, indices = build.ops(
+    return build.ops(
         layer.RouterTopkOp,
         [logits, *bias],
         "topk",
@@ -42,17 +60,17 @@ def expand_moe(build: BlockBuilder, x: SSAValue, op: model.MoeOp, capacity: str)
             "scale": op.routed_scaling_factor,
         },
     )
-    sent = _scored(build, x, logits) if op.scored_input else x
-    latent = sent if op.moe_latent_size is None else build.matmul(sent, "latent_down_proj")
-    slots = build.tensor_type(op.experts, _slots(op, capacity), tensor(latent).dims[1])
-    rows = build.op(layer.DispatchOp, [latent, indices], "dispatch", slots, {"capacity": capacity})
-    results = _network(build, rows, op, "experts.")
-    routed = build.op(layer.CombineOp, [results, indices, weights], "combine", latent.type)
-    if op.moe_latent_size is not None:
-        routed = build.matmul(routed, "latent_up_proj")
-    if op.shared_intermediate_size.value.data:
-        routed = build.add(routed, _shared(build, x, op), "add_shared")
-    return routed
+
+
+def _looked_up(build: BlockBuilder, logits: SSAValue, tokens: SSAValue, op: model.MoeOp) -> list[SSAValue]:
+    """The same, where a table says which experts the id of a token has."""
+    of_experts = build.tensor_type(TOKENS, op.top_k, element_type=i32)
+    indices = build.op(layer.EmbeddingOp, [tokens, build.weight("router.table")], "lookup", of_experts)
+    given: dict[str, PropertyValue] = {
+        "scoring": op.scoring, "normalize": op.norm_topk_prob, "scale": op.routed_scaling_factor,
+    }  # fmt: skip
+    result = build.tensor_type(TOKENS, op.top_k, element_type=Float32Type())
+    return [build.op(layer.RouterWeightsOp, [logits, indices], "router_weights", result, given), indices]
 
 
 def _scored(build: BlockBuilder, x: SSAValue, logits: SSAValue) -> SSAValue:

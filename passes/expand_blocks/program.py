@@ -15,6 +15,7 @@ from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
 from pmc.passes.expand_blocks.compressed_attention import expand_compressed_attention
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
+from pmc.passes.expand_blocks.hyper_connections import expand_stream_weights
 from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_mamba2
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
 
@@ -101,6 +102,14 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
             return build.op(layer.SoftCapOp, [x], "", x.type, {"cap": op.cap})
         case model.AddOp():
             return build.add(x, operands[1], "")
+        case model.CopyStreamsOp():
+            return build.op(layer.CopyStreamsOp, [x], "", op.y.type, {"streams": op.hc_mult})
+        case model.StreamWeightsOp():
+            return expand_stream_weights(build, x, op)
+        case model.CollapseStreamsOp():
+            return build.op(layer.CollapseStreamsOp, operands, "", op.y.type, {"streams": op.hc_mult})
+        case model.MixStreamsOp():
+            return build.op(layer.MixStreamsOp, operands, "", op.y.type, {"streams": op.hc_mult})
         case model.GqaOp():
             return expand_gqa(build, x, op)
         case model.MlaOp():
@@ -114,7 +123,7 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
         case model.FfnOp():
             return expand_ffn(build, x, op)
         case model.MoeOp():
-            return expand_moe(build, x, op, step.capacity)
+            return expand_moe(build, x, op, step.capacity, *operands[1:])
         case model.LmHeadOp():
             return build.matmul(x, "proj")
         case _:

@@ -190,7 +190,9 @@ class _Kernel:
             code.store(array, buffer, at, (*size, width))
         return running
 
-    def load_state(self, running: tuple[SSAValue, ...], at: tuple[Expr | int, ...], size: tuple[Expr | int, ...]) -> None:
+    def load_state(
+        self, running: tuple[SSAValue, ...], at: tuple[Expr | int, ...], size: tuple[Expr | int, ...]
+    ) -> None:
         """The state that the op goes on from."""
         for array, buffer, width in zip(self.state, running, self.widths, strict=True):
             self.code.load(array, buffer, at, (*size, width))

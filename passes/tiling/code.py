@@ -137,9 +137,11 @@ class KernelCode:
         columns: Expr,
         base_axis: Attribute | None,
     ) -> None:
-        """Gather rows of `array`, which has no leading dims, by GDMA."""
+        """Gather rows of `array`, a matrix, by GDMA."""
+        lead = [ExprAttr(found.index) for found in array.leads]
         properties: dict[str, PropertyValue] = {
             "count": count, "column": column, "columns": columns, "base_axis": base_axis,
+            "lead": ArrayAttr(lead) if lead else None,
         }  # fmt: skip
         self.add(GatherOp.make([self.place(array), index, buffer], [], self.path, properties, like=self.like))
 

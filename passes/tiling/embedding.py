@@ -31,7 +31,7 @@ class EmbeddingFamily:
     def lower(self, op: Operation, plan: PlanAttr, arrays: Arrays, chip: Chip) -> KernelOp:
         """Loop t over tokens, inside it loop n over columns."""
         assert isinstance(op, layer.EmbeddingOp)
-        ids, table, y = arrays.array(op.tokens), arrays.whole(op.table), arrays.result(op.y)
+        ids, table, y = arrays.array(op.tokens), arrays.array(op.table), arrays.result(op.y)
         tile_t, tile_n = plan.tile_sizes
         tokens, columns = parts_of(lookup_of(op), plan)
         core_t, core_n = core_coordinates((tokens.parts, columns.parts))

@@ -22,10 +22,6 @@ class Arrays(Protocol):
         """Where `value` is, under other dims when given; copied first where no strides can say them."""
         ...
 
-    def whole(self, value: SSAValue) -> Array:
-        """Where `value` is, without leading dims: copied out of a repeated array first."""
-        ...
-
     def result(self, value: SSAValue, *dims: int) -> Array:
         """Where the op must write its result `value`."""
         ...

@@ -131,7 +131,7 @@ def test_round_trip(name: str, generic: bool) -> None:
             "num_experts_per_tok 129 is more than the 128 experts of the chosen groups",
         ),
         ("blocks.moe.moe", {"shared_intermediate_size": -1}, "shared_intermediate_size is -1, must be at least 0"),
-        ("blocks.moe.moe", {"scoring": "relu"}, "scoring is 'relu', must be softmax or sigmoid"),
+        ("blocks.moe.moe", {"scoring": "relu"}, "scoring is 'relu', must be softmax or sigmoid or sqrtsoftplus"),
         ("blocks.dense.ffn", {"intermediate_size": 0}, "intermediate_size is 0, must be at least 1"),
     ],
 )

@@ -82,17 +82,21 @@ from pmc.dialects.vector_kinds import (
     ACTIVATIONS,
     GATED_ACTIVATIONS,
     ROW,
+    SCORINGS,
     VECTOR_KINDS,
     ActivationAttr,
     AddBiasAttr,
     AddRmsNormAttr,
     CausalConvAttr,
+    CollapseStreamsAttr,
+    CopyStreamsAttr,
     FillAttr,
     GatedActivationAttr,
     GatedDeltaStepAttr,
     GatedRmsNormAttr,
     L2NormAttr,
     LayerNormAttr,
+    MixStreamsAttr,
     ReluWeightedSumAttr,
     RepeatRowsAttr,
     RmsNormalizeAttr,
@@ -100,12 +104,14 @@ from pmc.dialects.vector_kinds import (
     Role,
     RopeAttr,
     RouterTopkAttr,
+    RouterWeightsAttr,
     ScaleAttr,
     SoftCapAttr,
     SoftmaxMergeAttr,
     SoftmaxStepAttr,
     SoftplusAttr,
     SsmStepAttr,
+    StreamWeightsAttr,
     SumPartsAttr,
     TemperatureAttr,
     TopkSelectAttr,
@@ -317,6 +323,8 @@ def ffn(b: Blocks) -> None:
 
 
 def moe(b: Blocks) -> None:
+    if b.make.flag():
+        hashed(b)
     groups, rng = b.make.rng.randint(1, 4), b.make.rng
     top_groups, each, shared = rng.randint(1, groups), rng.randint(1, 8), rng.randint(0, 2)
     b.block(
@@ -327,6 +335,35 @@ def moe(b: Blocks) -> None:
         routed_scaling_factor=2.5, correction_bias=b.make.flag(),
         router_bias=b.make.flag() or None, **network(b.make),
     )  # fmt: skip
+
+
+def hashed(b: Blocks) -> None:
+    """Experts by token id, from a table."""
+    experts, tokens = b.make.size(), tensor(b.x).dims[0]
+    ids = b.make.source([tokens], i32)
+    given: dict[str, Any] = dict(
+        n_routed_experts=experts, shared_intermediate_size=0, num_experts_per_tok=b.make.rng.randint(1, experts),
+        moe_intermediate_size=b.make.size(), scoring=b.make.rng.choice(model.SCORINGS), n_group=1, topk_group=1,
+        norm_topk_prob=b.make.flag(), routed_scaling_factor=1.5, correction_bias=False, vocab_size=b.make.size(),
+    )  # fmt: skip
+    b.x = b.make.add(model.MoeOp, [b.x, ids], [b.x.type], **given, **network(b.make)).y
+
+
+def streams(b: Blocks) -> None:
+    """Around the block and in front of the head."""
+    n = {"hc_mult": b.make.rng.randint(2, 4)}
+    more = {**n, "hc_eps": 1e-6, "rms_norm_eps": 1e-5}
+
+    def make(kind: type[model.StreamsOp], operands: Sequence[SSAValue], properties: dict[str, Any]) -> SSAValue:
+        op = kind.of(operands, b.make.path(), properties)
+        b.make.ops.append(op)
+        return op.y
+
+    x = make(model.CopyStreamsOp, [b.x], n)
+    weights = make(model.StreamWeightsOp, [x], {**more, "hc_sinkhorn_iters": 3})
+    read = make(model.CollapseStreamsOp, [x, weights], n)
+    x = make(model.MixStreamsOp, [x, read, weights], n)
+    b.x = make(model.CollapseStreamsOp, [x, make(model.StreamWeightsOp, [x], more)], n)
 
 
 def gated_delta_net(b: Blocks) -> None:
@@ -395,6 +432,9 @@ BLOCKS = {
     model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row,
     model.LearnedScaleOp: learned_scale, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
+    **dict.fromkeys(
+        (model.CopyStreamsOp, model.StreamWeightsOp, model.CollapseStreamsOp, model.MixStreamsOp), streams
+    ),
 }  # fmt: skip
 
 
@@ -676,6 +716,19 @@ def multiply(make: Maker) -> None:
     make.add(layer.MultiplyOp, [make.source(dims), make.source([1])], [make.type(dims)])
 
 
+def hyper_connection(make: Maker) -> None:
+    t, width, n = make.dims(1)[0], make.size(), make.rng.randint(2, 4)
+    columns, iterations = (2 + n) * n, make.rng.randint(1, 20)
+    x, logits = make.source([t, width]), make.source([t, columns])
+    streams = make.add(layer.CopyStreamsOp, [x], [make.type([t, n * width])], streams=n).y
+    parameters = [make.source([3]), make.source([columns])]
+    weights = make.add(
+        layer.StreamWeightsOp, [logits, *parameters], [logits.type], streams=n, iterations=iterations, eps=1e-6
+    ).y  # fmt: skip
+    read = make.add(layer.CollapseStreamsOp, [streams, weights], [x.type], streams=n).y
+    make.add(layer.MixStreamsOp, [streams, read, weights], [streams.type], streams=n)
+
+
 def temperature(make: Maker) -> None:
     dims = make.dims(2)
     make.add(
@@ -774,7 +827,11 @@ def router(make: Maker) -> None:
 
 def experts(make: Maker) -> None:
     t, e, c, h = make.dims(4)
-    indices, weights = make.source([t, 4], i32), make.source([t, 4])
+    indices, logits = make.source([t, 4], i32), make.source([t, 64])
+    weights = make.add(
+        layer.RouterWeightsOp, [logits, indices], [make.type([t, 4])], scoring=make.rng.choice(list(SCORINGS)),
+        normalize=make.flag(), scale=make.rng.random(),
+    ).weights  # fmt: skip
     kind: Any = make.rng.choice(["balanced", "worst"])
     slots = make.add(layer.DispatchOp, [make.source([t, h]), indices], [make.type([e, c, h])], capacity=kind).y
     make.add(layer.CombineOp, [slots, indices, weights], [make.type([t, h])])
@@ -821,6 +878,10 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.GatedActivationOp: gated_activation, layer.AddBiasOp: add_bias, layer.ScaleOp: scale,
     layer.SoftCapOp: scale, layer.RowGateOp: row_gate, layer.TemperatureOp: temperature,
     layer.MultiplyOp: multiply,
+    **dict.fromkeys(
+        (layer.CopyStreamsOp, layer.StreamWeightsOp, layer.CollapseStreamsOp, layer.MixStreamsOp), hyper_connection
+    ),
+    layer.RouterWeightsOp: experts,
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
@@ -1129,6 +1190,16 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     GatedActivationAttr: gated_kind,
     ScaleAttr: lambda make: ScaleAttr(make.number()),
     SoftCapAttr: lambda make: SoftCapAttr(FloatAttr(make.rng.choice([0.5, 30.0]), 64)),
+    CopyStreamsAttr: lambda make: CopyStreamsAttr(IntegerAttr(make.size() + 1, i64)),
+    StreamWeightsAttr: lambda make: StreamWeightsAttr(
+        IntegerAttr(2, i64), IntegerAttr(make.size(), i64), FloatAttr(1e-6, 64)
+    ),
+    CollapseStreamsAttr: lambda make: CollapseStreamsAttr(*(IntegerAttr(n, i64) for n in (2, 4, 8))),
+    MixStreamsAttr: lambda make: MixStreamsAttr(*(IntegerAttr(n, i64) for n in (2, 4, 8))),
+    RouterWeightsAttr: lambda make: RouterWeightsAttr(
+        IntegerAttr(make.rng.randint(1, 4), i64), StringAttr(make.rng.choice(list(SCORINGS))),
+        BoolAttr.from_bool(make.flag()), make.number(),
+    ),
     TemperatureAttr: lambda make: TemperatureAttr(IntegerAttr(make.size(), i64), make.number(), make.row_expr()),
 }  # fmt: skip
 """Kinds with parameters."""

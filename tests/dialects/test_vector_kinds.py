@@ -27,6 +27,7 @@ from pmc.dialects.vector_kinds import (
 )
 
 ROUTER = '#tile.router_topk<top_k = 2, scoring = "sigmoid", groups = 4, top_groups = 2, normalize = true, scale = 2.5>'
+WEIGHED = '#tile.router_weights<top_k = 2, scoring = "sigmoid", normalize = true, scale = 2.5>'
 STEP = "#tile.softmax_step<scale = 0.125, causal = true, position = floordiv(row, 4) + 3, key = s*64>"
 ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling = {factor = 8.000000e+00 : f64}>"
 PARTIAL = "#tile.rope<theta = 10000.0, interleaved = true, position = 7, rotary_dim = 4>"
@@ -209,7 +210,21 @@ def test_legal_commands(kind: str, counts: tuple[int, int, int]) -> None:
         ("#tile.l2_norm<eps = -1.0>", (1, 1, 0), "at 'mm': eps is -1.0, must not be negative"),
         ("#tile.softplus<low = 1.0, high = 0.5>", (2, 1, 0), "low is 1.0, must not be above high, which is 0.5"),
         (ROPE.replace("10000.0", "0.0"), (1, 1, 0), "at 'mm': theta is 0.0, must be positive"),
-        (ROUTER.replace("sigmoid", "tanh"), (2, 2, 0), "at 'mm': scoring is 'tanh', must be softmax, sigmoid, none"),
+        (
+            ROUTER.replace("sigmoid", "tanh"),
+            (2, 2, 0),
+            "at 'mm': scoring is 'tanh', must be softmax, sigmoid, sqrtsoftplus, none",
+        ),
+        ("#tile.copy_streams<streams = 1>", (1, 1, 0), "streams is 1, must be at least 2"),
+        ("#tile.stream_weights<streams = 3, iterations = 4, eps = 0.0>", (3, 1, 0), "have 15 weights, found 8"),
+        ("#tile.stream_weights<streams = 2, iterations = -1, eps = 0.0>", (3, 1, 0), "iterations is -1, must be"),
+        (
+            "#tile.mix_streams<streams = 3, stream_width = 4, weight_columns = 15>",
+            (3, 1, 0),
+            "3 streams of 4 columns are 12, found 8",
+        ),
+        (WEIGHED.replace("top_k = 2", "top_k = 9"), (2, 1, 0), "top_k is 9, must be 1 to 8, the experts"),
+        (WEIGHED.replace("sigmoid", "tanh"), (2, 1, 0), "scoring is 'tanh', must be softmax, sigmoid, sqrtsoftplus,"),
         (ROUTER.replace("top_k = 2", "top_k = 5"), (2, 2, 0), "top_k is 5, there are 4 experts to choose from"),
         (
             STEP.replace("causal = true", "causal = false").replace("key = s*64", "key = 0, first = row"),
@@ -294,6 +309,19 @@ def test_every_kind_has_its_matrices_in_order_and_a_name_of_its_own() -> None:
         (TOPK.replace("5", "2048"), 10, 0),  # however many are kept
         ("#tile.add_bias", 1, 0),
         ("#tile.scale<factor = 2.0>", 1, 0),
+        ("#tile.copy_streams<streams = 3>", 3, 0),
+        # Two per logit and its conversion; 4 sigmoids and one more; a softmax of 2 x 2 with eps; 3 divisions of 2 sums.
+        (
+            "#tile.stream_weights<streams = 2, iterations = 2, eps = 0.0>",
+            3,
+            4 * (1 + 35 + 31 + 1) + (5 * 4 + 4 * 35 + 2 * 31) + 3 * (2 * 4 + 2 + 2 * 31),
+        ),
+        ("#tile.stream_weights<streams = 8, iterations = 0, eps = 0.0>", 3, 8 * (1 + 35 + 31 + 1)),
+        ("#tile.collapse_streams<streams = 2, stream_width = 4, weight_columns = 8>", 2, 4),
+        ("#tile.mix_streams<streams = 2, stream_width = 4, weight_columns = 8>", 1 + 2 * 2 + 1, 0),
+        (WEIGHED, 1 + 35 + 31, 4 * 2 + 31),
+        (WEIGHED.replace("sigmoid", "sqrtsoftplus"), 2 + 2 * 35 + 30, 4 * 2 + 31),
+        (WEIGHED.replace("true", "false"), 1 + 35 + 31, 2 * 2),
         ("#tile.soft_cap<cap = 30.0>", 1 + 67 + 2 + 1, 0),  # mul, sigmoid, mul, subtract, convert
         ("#tile.row_gate", 2, 67),  # mul and convert; the sigmoid once per row
         (ROPE, 4, 0),  # two mul, add, convert

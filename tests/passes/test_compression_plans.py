@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
@@ -167,7 +166,9 @@ def test_any_plan_of_a_compression(data: st.DataObject) -> None:
     text = compress_text(batch, q_len, kv_len, rows, ratio, series, width)
     cores_e = draw(st.integers(1, CORES))
     cores = [cores_e, draw(st.integers(1, CORES // cores_e))]
-    plan = PlanAttr.of(cores, [draw(st.sampled_from([4, 5, 80] if width < 64 else [27, 80]))], "ce", draw(st.sampled_from([1, 2])))
+    plan = PlanAttr.of(
+        cores, [draw(st.sampled_from([4, 5, 80] if width < 64 else [27, 80]))], "ce", draw(st.sampled_from([1, 2]))
+    )
     work = compress_tiling.compression_of(op_of(text))
     assume(compress_tiling.plan_fault(work, plan, CHIP) is None)
     random = np.random.default_rng(0)
