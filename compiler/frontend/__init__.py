@@ -124,7 +124,7 @@ def _read_other_layers(fields: Fields, family: Family) -> None:
     """Note as read what only layers of a kind would read that this model has none of."""
     kinds = family.kinds(fields)
     for kind in set(kinds) - set(family.order(fields)):
-        for reading in (reading for block in kinds[kind] for reading in block.rows.values()):
+        for reading in (reading for block in kinds[kind] for reading in (*block.rows.values(), block.rope)):
             with suppress(ConfigError):
                 reading(fields)
 
