@@ -44,7 +44,9 @@ def stored_type(fields: Fields) -> str | None:
     # `compression_config` is the name that compressed-tensors wrote first.
     name = "compression_config" if fields.present("compression_config") else "quantization_config"
     block, beside = fields.block(name), fields.block(MODELOPT_FILE)
-    own = None if block is None else _with_experts(fields, _type_of(block))
+    experts = EXPERT_TYPES[fields.choice("expert_dtype", EXPERT_TYPES)] if fields.present("expert_dtype") else None
+    # Routed experts may have a type of their own (DeepSeek-V4), which the file beside then says alone.
+    own = None if block is None else "-and-".join(sorted({_type_of(block), experts or _type_of(block)}))
     if beside is None:
         return own
     quantization = beside.block("quantization")
@@ -52,17 +54,9 @@ def stored_type(fields: Fields) -> str | None:
         raise beside.fail("quantization", "missing, expected a block with quant_algo")
     # Null where only the cache has been quantized, which runs as the deployment says.
     found = _modelopt(quantization) if quantization.present("quant_algo") else None
-    if block is not None and own != found:
+    if block is not None and found not in (own, experts or own):
         raise beside.fail("quantization", f"says weights of {found or 'no type'}, {name} of config.json of {own}")
-    return found
-
-
-def _with_experts(fields: Fields, found: str) -> str:
-    """The types of a checkpoint whose routed experts have one of their own, `expert_dtype` (DeepSeek-V4)."""
-    if not fields.present("expert_dtype"):
-        return found
-    experts = EXPERT_TYPES[fields.choice("expert_dtype", EXPERT_TYPES)]
-    return "-and-".join(sorted({found, experts}))
+    return found if block is None else own
 
 
 def _type_of(block: Fields) -> str:

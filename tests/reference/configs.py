@@ -53,11 +53,7 @@ DEEPSEEK_V4: dict[str, object] = {
     **{name: value for name, value in COMMON.items() if name != "intermediate_size"},
     "architectures": ["DeepseekV4ForCausalLM"],
     "num_key_value_heads": 1,
-    "num_hidden_layers": 5,
-    "layer_types": [
-        "sliding_attention",
-        *["compressed_sparse_attention", "heavily_compressed_attention"] * 2,
-    ],
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
     "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
     "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
     "compress_rope_theta": 160000.0,
@@ -77,7 +73,7 @@ DEEPSEEK_V4: dict[str, object] = {
     "moe_intermediate_size": 20,
     "routed_scaling_factor": 1.5,
     "scoring_func": "sqrtsoftplus",
-    "num_hash_layers": 2,
+    "num_hash_layers": 1,
     "swiglu_limit": 0.5,
     "hc_mult": 2,
     "hc_sinkhorn_iters": 3,
@@ -299,6 +295,12 @@ CONFIGS: dict[str, dict[str, object]] = {
     },
     "deepseek-v3.2": DEEPSEEK_V32,
     "deepseek-v4": DEEPSEEK_V4,
+    # The order of layers of DeepSeek-V4-Pro, as its file has it, with the rates that follow from it.
+    "deepseek-v4-ratios": {
+        **{name: value for name, value in DEEPSEEK_V4.items() if name not in ("layer_types", "num_hash_layers")},
+        "num_hidden_layers": 7,
+        "compress_ratios": [128, 128, 4, 128, 4, 128, 4, 0],
+    },
     "glm-5.2": {
         **DEEPSEEK_V32,
         "architectures": ["GlmMoeDsaForCausalLM"],
