@@ -27,5 +27,4 @@ def drop_empty_ops(module: ModuleOp) -> None:
         else:
             continue
         if all(result.first_use is None for result in op.results):
-            op.detach()
-            op.erase()
+            Rewriter.erase_op(op)

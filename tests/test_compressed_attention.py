@@ -109,7 +109,7 @@ def test_older_fields_say_what_layers_attend_to(fields: dict[str, object], kinds
 
 
 def test_the_cache_of_a_million_tokens_is_the_published_one() -> None:
-    """9.62 GiB a sequence in BF16 (vLLM's notes on DeepSeek-V4-Pro); of CSA 640 numbers for 4 tokens, of HCA 512 for 128."""
+    """9.62 GiB a sequence in BF16 (vLLM's notes on DeepSeek-V4-Pro): of CSA 640 numbers for 4 tokens, of HCA 512 for 128."""
     module = import_hf(PUBLISHED_CONFIGS["deepseek-ai/DeepSeek-V4-Pro"], "v4", "v4")
     per_token = cache_bytes(module).per_token
     assert per_token == 2 * (30 * 640 / 4 + 31 * 512 / 128)
@@ -156,8 +156,18 @@ def test_before_the_first_entry_attention_ends_with_the_window() -> None:
     assert paths(module, layer.TopkSelectOp) == [] == paths(module, layer.GatherRowsOp)
 
 
-LENGTHS = [(1, 3), (1, 8), *(pytest.param(*lengths, marks=pytest.mark.long) for lengths in ((1, 1), (6, 6), (5, 24)))]
-"""Before the first entry of HCA, a step in which all close, before all entries, and prefill of one part and of two."""
+@pytest.mark.parametrize(("q_len", "kv_len"), [(1, 1), (1, 3), (1, 7), (1, 8), (3, 7)])
+def test_what_binding_leaves_out_does_nothing(q_len: int, kv_len: int) -> None:
+    bindings = {"batch": 3, "q_len": q_len, "kv_len": kv_len}
+    environment = seeded_model_environment(import_hf(CONFIG, "tiny", "tiny"), bindings, 2)
+    plain, short = run_layer(expanded(), environment), run_layer(bound(q_len, kv_len), environment)
+    np.testing.assert_allclose(short.outputs[0], plain.outputs[0], atol=1e-12)
+    for path, values in plain.states.items():
+        np.testing.assert_allclose(short.states[path], values, atol=1e-12)
+
+
+LENGTHS = [(1, 8), *(pytest.param(*lengths, marks=pytest.mark.long) for lengths in ((1, 1), (1, 3), (6, 6), (5, 24)))]
+"""A step in which all entries close; before all of them and before that of HCA, prefill of one part and of two."""
 
 
 @pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)

@@ -54,7 +54,12 @@ def expand_compressed_attention(
             [build.tensor_type(TOKENS, width, element_type=Float32Type()) for width in widths],
             of_window,
         )
-        of_entries = {"ratio": op.compress_ratio, "sequence_q_len": Q_LEN, "sequence_kv_len": KV_LEN, "causal": False}
+        of_entries: dict[str, PropertyValue] = {
+            "ratio": op.compress_ratio,
+            "sequence_q_len": Q_LEN,
+            "sequence_kv_len": KV_LEN,
+            "causal": False,
+        }
         y = build.op(
             layer.CompressedAttentionOp, [[q], [entries], entries, *state], "attention", result, properties | of_entries
         )

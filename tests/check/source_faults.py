@@ -19,12 +19,15 @@ from typing import Any
 from pmc.compiler.check import CheckResult, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.dialects.errors import PmcError
+from tests.reference.configs import CONFIGS
 
 MODELS = {
     "llama": ("llama-3.1-8b", "llama-8b-decode"),
     "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
     "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
+    "compressed": ("deepseek-v4", "decode-moe"),
 }
+"""Presets or tiny configs, and deployments."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def forget() -> None:
 def checked(fault: Fault) -> str | None:
     """What `pmc check` with its default options says of the planted fault; None if nothing."""
     model, deployment = MODELS[fault.model]
-    config, source = load_model_config(model)
+    config, source = (CONFIGS[model], model) if model in CONFIGS else load_model_config(model)
     target = load_deployment(deployment, fault.options)
     chip, topology = load_chip("sg2262"), load_topology("p1-r1-b4-c32")
     with planted(fault):

@@ -83,7 +83,6 @@ MIMO = {
 }
 
 
-
 def deepseek_v4(hidden: int, layers: int, heads: int, experts: int, inner: int, first: int, **more: int) -> Any:
     return {
         **sizes("DeepseekV4ForCausalLM", hidden, layers, heads, 1, 129280),
