@@ -56,7 +56,12 @@ def _in_execution_order(values: Mapping[ValueKey, Sequence[Array]]) -> Iterator[
 
 
 def error_of(before: Array, after: Array | None) -> float:
-    """The largest difference, relative to the largest value (at least 1); infinite where shapes differ."""
+    """The largest difference, relative to the largest value (at least 1); infinite where shapes differ.
+
+    An array of no elements, as a cache of entries before the first one, may be missing.
+    """
+    if after is None and before.size == 0:
+        return 0.0
     if after is None or before.shape != after.shape:
         return np.inf
     if before.size == 0 or before.dtype.kind in "iu":

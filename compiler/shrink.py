@@ -167,6 +167,24 @@ def _dsa(op: model.DsaOp, d: Deployment) -> Properties:
     return found if op.chosen is not None else {**found, "index_n_heads": 3 * d.tp, "index_head_dim": 10}
 
 
+def _compressed_attention(op: model.CompressedAttentionOp, d: Deployment) -> Properties:
+    """Groups of heads that tp divides; entries of few tokens, of which some close in a step and some do not."""
+    found: Properties = {
+        "num_attention_heads": 4 * d.tp,
+        "q_lora_rank": QUERY_RANK,
+        "head_dim": HEAD_DIM + 2,
+        "qk_rope_head_dim": ROPE_DIM,
+        "window": WINDOW,
+        "o_groups": 2 * d.tp,
+        "o_lora_rank": V_DIM,
+    }
+    if op.compress_ratio is not None:
+        found["compress_ratio"] = 2 if op.has_indexer else 4
+    if op.has_indexer:
+        found |= {"index_n_heads": 3 * d.tp, "index_head_dim": 10, "index_topk": 7}
+    return found
+
+
 def _selected_keys(d: Deployment) -> int:
     return 13 if d.phase == "decode" else 37
 
@@ -217,6 +235,7 @@ SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.GqaOp: _gqa,
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
+    model.CompressedAttentionOp: _compressed_attention,
     model.GatedDeltaNetOp: _gated_delta_net,
     model.KimiDeltaOp: _kimi_delta,
     model.Mamba2Op: _mamba2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from xdsl.dialects.builtin import AnyFloat, ArrayAttr, BoolAttr, FloatAttr, IntegerAttr, IntegerType
@@ -144,6 +145,11 @@ class FlashAttentionOp(MatrixOp):
         return tensor(self.v).dims[2].constant // self.v_dim.value.data
 
     @property
+    def state_before(self) -> Sequence[SSAValue]:
+        """The running state that the op goes on from: accumulator, maximum and sum; none where it starts one."""
+        return ()
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of running state that a row (a query of one head) reads and writes in DRAM."""
         return 0
@@ -266,13 +272,14 @@ class AttentionOp(FlashAttentionOp):
 
 @irdl_op_definition
 class AttentionStepOp(FlashAttentionOp):
-    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023).
+    """Attention over one block of the keys, a step of ring attention (Liu et al., 2023), or the first of two kinds.
 
     The state of the online softmax (Milakov and Gimelshein, 2018) goes from step to step in FP32: the sum of
     exp(score - row_max) * v as `acc` [T, heads*v_dim], and of every head the largest score and the sum of the
     exponentials, both [T, heads].  The first step has no `state` to go on from; it is the one that counts the `sinks`.
     `hidden` keys fewer are visible than
     causality over the positions of this rank says: 1 where the block of a striped sequence is that of a later rank.
+    The step over the window that `layer.compressed_attention` goes on from has a `window`, and is the first.
     """
 
     name = "layer.attention_step"
@@ -298,12 +305,19 @@ class AttentionStepOp(FlashAttentionOp):
         self.fail_unless(self.sinks is None or not types, "only the first step has sinks: they are counted once")
         self.fail_unless(bool(self.causal) or self.hidden.data == 0, "hidden needs causal")
         kind = "" if self.reach is None else self.reach.kind
-        self.fail_unless(not kind, f"a step of a ring has no {kind}: its keys are every n-th of a sequence")
+        self.fail_unless(
+            not (kind and (self.state or self.hidden.data != 0)),
+            f"a step of a ring has no {kind}: its keys are every n-th of a sequence",
+        )
         self.fail_unless(self.alibi_heads is None, "a step of a ring has no bias by distance: its keys are every n-th")
 
     @property
     def sink_logits(self) -> SSAValue | None:
         return self.sinks
+
+    @property
+    def state_before(self) -> Sequence[SSAValue]:
+        return self.state
 
     def in_place_pairs(self) -> list[tuple[SSAValue, SSAValue]]:
         """The state before and after the step."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import irdl_op_definition, operand_def, result_def
 
 from pmc.dialects.expr import Expr, expr
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, ShardingRule, Unit, Work
 from pmc.dialects.layer_op import HEAD, StateUpdateOp
+from pmc.dialects.state_roles import OPEN_ENTRY
 from pmc.dialects.tensor import TensorType, tensor
 
 
@@ -40,6 +42,13 @@ class KvAppendOp(StateUpdateOp):
             tensor(self.new).element_type == tensor(self.cache).element_type,
             "new rows need the type of the cache",
         )
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether the cache is one of keys or values, and not of tokens that a compressor has not pooled yet."""
+        source = self.cache.owner
+        role = source.properties.get("role") if isinstance(source, Operation) else None
+        return role != StringAttr(OPEN_ENTRY)
 
     @property
     def updated(self) -> tuple[SSAValue, SSAValue]:

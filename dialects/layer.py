@@ -21,6 +21,7 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     NoneAttr,
     StringAttr,
+    UnitAttr,
     i64,
 )
 from xdsl.ir import Dialect, SSAValue
@@ -35,6 +36,8 @@ from xdsl.irdl import (
 
 from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
+from pmc.dialects.compressed_attention import CompressedAttentionOp as CompressedAttentionOp
+from pmc.dialects.compressed_attention import CompressOp as CompressOp
 from pmc.dialects.effects import READS, Effects
 from pmc.dialects.elementwise import ActivationOp as ActivationOp
 from pmc.dialects.elementwise import AddBiasOp as AddBiasOp
@@ -396,7 +399,8 @@ class RopeOp(RowOp):
     Face `rope_scaling` (yarn, llama3) that change the frequencies.
 
     With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
-    (`partial_rotary_factor` and `rotary_dim` of Hugging Face).
+    (`partial_rotary_factor` and `rotary_dim` of Hugging Face); with `trailing` the last ones.  `inverse` turns by
+    minus the angles, so that what has been rotated comes back (DeepSeek-V4).
     """
 
     name = "layer.rope"
@@ -410,6 +414,8 @@ class RopeOp(RowOp):
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     scaling = opt_prop_def(DictionaryAttr)
     rotary_dim = opt_prop_def(IntegerAttr)
+    trailing = opt_prop_def(UnitAttr)
+    inverse = opt_prop_def(UnitAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
@@ -420,6 +426,7 @@ class RopeOp(RowOp):
         head_dim = self.head_dim.value.data
         if self.rotary_dim is None:
             self.fail_unless(head_dim % 2 == 0, f"head_dim {head_dim} is odd")
+            self.fail_unless(self.trailing is None, "trailing needs rotary_dim: without it all columns are rotated")
         else:
             rotary = self.rotary_dim.value.data
             self.fail_unless(
@@ -440,7 +447,7 @@ class RopeOp(RowOp):
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
         optional = self.scaling or NoneAttr(), self.rotary_dim or NoneAttr()
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional, self.trailing, self.inverse)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
@@ -729,6 +736,8 @@ Layer = Dialect(
         TopkSelectOp,
         GatherRowsOp,
         SparseAttentionOp,
+        CompressOp,
+        CompressedAttentionOp,
         EmbeddingOp,
         PositionEmbeddingOp,
         RmsNormOp,

@@ -40,6 +40,7 @@ from pmc.dialects.model_block import BlockOp as BlockOp
 from pmc.dialects.model_block import CacheSpec as CacheSpec
 from pmc.dialects.model_block import StateSpec as StateSpec
 from pmc.dialects.model_block import WeightSpec as WeightSpec
+from pmc.dialects.model_compressed_attention import CompressedAttentionOp as CompressedAttentionOp
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
 from pmc.dialects.model_feed_forward import MoeOp as MoeOp
@@ -226,6 +227,7 @@ Model = Dialect(
         GqaOp,
         MlaOp,
         DsaOp,
+        CompressedAttentionOp,
         GatedDeltaNetOp,
         KimiDeltaOp,
         Mamba2Op,

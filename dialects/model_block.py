@@ -14,6 +14,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.effects import HasEffects, StatedEffects
+from pmc.dialects.expr import Expr, floordiv, min_of
+from pmc.dialects.state_roles import ENTRY_AXIS
 from pmc.dialects.tensor import TensorType, tensor
 
 
@@ -43,7 +45,8 @@ class WeightSpec:
 class CacheSpec:
     """A cache [batch, kv_len, width] of a block: its name below the block's path, the axis of its columns, its role.
 
-    One with a window holds the min(kv_len, window + q_len - 1) newest rows: all that any query of a step sees.
+    One with a window holds the min(kv_len, window + q_len - 1) newest rows: all that any query of a step sees.  One
+    with a ratio holds a row for every so many tokens: floor(kv_len / ratio).
     """
 
     name: str
@@ -53,6 +56,19 @@ class CacheSpec:
     """What a row holds, as in `layer.state`."""
     window: int | None = None
     """The tokens that a query sees, where that is not all: older ones are not kept."""
+    ratio: int = 1
+    """The tokens that a row stands for."""
+
+    @property
+    def row_axis(self) -> str:
+        """The logical axis of the rows."""
+        return "position" if self.ratio == 1 else ENTRY_AXIS
+
+    def rows(self, q_len: Expr, kv_len: Expr) -> Expr:
+        """The rows of a sequence in a step of `q_len` tokens, the last of `kv_len`."""
+        if self.window is not None:
+            return min_of(kv_len, q_len + (self.window - 1))
+        return floordiv(kv_len, self.ratio)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from xdsl.irdl import (
     AttrSizedOperandSegments,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     var_operand_def,
 )
 
 from pmc.dialects.accesses import BANDWIDTH_DOMAINS
-from pmc.dialects.expr import Expr, ExprAttr, expr, min_of, mod
+from pmc.dialects.expr import Expr, ExprAttr, expr, floordiv, min_of, mod
 from pmc.dialects.flash_attention import FlashAttentionOp
 from pmc.dialects.interfaces import ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
 from pmc.dialects.layer_op import HEAD, LayerOp, MatrixOp
@@ -112,6 +113,9 @@ class TopkSelectOp(LayerOp):
     scores the first wins.  A query that sees fewer keys than are selected gets those, then the ones behind them, which
     `layer.sparse_attention` masks.  Query i stands at `stride` * i + `first` of the queries: 1 and 0, but for a rank of
     cp, whose queries are every n-th of a sequence, from its own number on; it scores all keys.
+
+    With a `ratio` the keys are entries of so many tokens (`layer.compress`): query i of a sequence of `tokens` tokens
+    sees those up to number floor((tokens - q_len + i + 1) / ratio) - 1.
     """
 
     name = "layer.topk_select"
@@ -120,6 +124,8 @@ class TopkSelectOp(LayerOp):
     q_len = prop_def(ExprAttr)
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
+    ratio = opt_prop_def(IntegerAttr)
+    tokens = opt_prop_def(ExprAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
@@ -129,13 +135,24 @@ class TopkSelectOp(LayerOp):
         self.fail_unless(top_k > 0, f"top_k is {top_k}, must be at least 1")
         self.require_shape(self.y, (scores[0], min_of(scores[1], top_k)), "y")
         self.fail_unless(tensor(self.y).element_type == i32, f"positions are {tensor(self.y).element_type}, not i32")
+        self.fail_unless((self.ratio is None) == (self.tokens is None), "ratio and tokens need each other")
+        if self.ratio is not None and self.tokens is not None:
+            ratio, tokens = self.ratio.value.data, self.tokens.data
+            self.fail_unless(ratio > 1, f"ratio is {ratio}, must be at least 2")
+            self.fail_unless(
+                floordiv(tokens, ratio) == scores[1],
+                f"{tokens} tokens have {floordiv(tokens, ratio)} entries of {ratio}, not {scores[1]}",
+            )
         integers = isinstance(tensor(self.scores).element_type, IntegerType)
         self.fail_unless(
             not integers, f"scores are {tensor(self.scores).element_type}, must be numbers with a fraction"
         )
 
     def position(self, token: Expr) -> Expr:
-        """The last key that a token may see."""
+        """The last key that a token may see; -1 where it sees none."""
+        if self.ratio is not None and self.tokens is not None:
+            at = _position(self.tokens.data, self.q_len.data, token, self.stride.value.data, self.first)
+            return floordiv(at + 1, self.ratio.value.data) - 1
         return _position(tensor(self.scores).dims[1], self.q_len.data, token, self.stride.value.data, self.first)
 
     def flops(self) -> Expr:

@@ -27,6 +27,8 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.irdl import irdl_attr_definition
 
+from pmc.dialects.compression_kinds import PoolFinishAttr as PoolFinishAttr
+from pmc.dialects.compression_kinds import PoolStepAttr as PoolStepAttr
 from pmc.dialects.expr import Expr, ExprAttr
 from pmc.dialects.hyper_connection_kinds import CollapseStreamsAttr as CollapseStreamsAttr
 from pmc.dialects.hyper_connection_kinds import CopyStreamsAttr as CopyStreamsAttr
@@ -244,7 +246,8 @@ class RopeAttr(VectorKindAttr):
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
 
     With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
-    add are then counted for these columns of a row, the conversion for all.
+    add are then counted for these columns of a row, the conversion for all.  `trailing` rotates the last columns and
+    not the first; `inverse` turns the other way.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -257,6 +260,23 @@ class RopeAttr(VectorKindAttr):
     position: ExprAttr
     scaling: DictionaryAttr | NoneAttr
     rotary_dim: IntegerAttr | NoneAttr
+    trailing: UnitAttr | NoneAttr
+    inverse: UnitAttr | NoneAttr
+
+    def __init__(
+        self,
+        theta: FloatAttr,
+        interleaved: BoolAttr,
+        position: ExprAttr,
+        scaling: DictionaryAttr | NoneAttr,
+        rotary_dim: IntegerAttr | NoneAttr,
+        trailing: UnitAttr | NoneAttr | None = None,
+        inverse: UnitAttr | NoneAttr | None = None,
+    ) -> None:
+        """Rotates the first columns, forwards, unless told otherwise."""
+        super().__init__(
+            theta, interleaved, position, scaling, rotary_dim, trailing or NoneAttr(), inverse or NoneAttr()
+        )
 
     @property
     def flops_per_element(self) -> int:
@@ -757,5 +777,7 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     MixStreamsAttr,
     RouterWeightsAttr,
     ExpertScaleAttr,
+    PoolStepAttr,
+    PoolFinishAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -18,6 +18,7 @@ from pmc.dialects.dist import CONTEXT, PIPELINE, REPLICAS, Axis, Mesh, MeshAttr,
 from pmc.dialects.expr import ExprAttr, ceildiv, expr, max_of, product, rank_symbol
 from pmc.dialects.interfaces import POSITIONS, ROWS, SEQUENCES, WHOLE, ShardingRule
 from pmc.dialects.levels import MESH, Level
+from pmc.dialects.state_roles import ENTRY_AXIS
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.passes.base import PassError, PmcPass
 
@@ -212,6 +213,7 @@ class _Sharder:
             "": (),
             "batch": self.dp,
             "position": self.cp,
+            ENTRY_AXIS: (),
             "heads": self.tp,
             KEY_HEADS: self.tp,
             **{f"{KEY_HEADS} of {heads}": axes for heads, axes in kv.items()},

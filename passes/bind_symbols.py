@@ -16,6 +16,7 @@ from pmc.dialects.expr import ExprAttr, is_rank_symbol
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.tensor import TensorType
 from pmc.passes.base import PassError, PmcPass
+from pmc.passes.empty_ops import drop_empty_ops
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class BindSymbolsPass(PmcPass):
 
     `kv_len` counts the current queries, so it is at least `q_len`.  Every symbol that the module uses must be
     given; one that it does not use may be left out.  Lengths must be multiples of cp, where a mesh has it.  The number
-    of a rank or of a step of a ring, such as `cp.rank`, stays a symbol: it differs within the program.
+    of a rank or of a step of a ring, such as `cp.rank`, stays a symbol: it differs within the program.  Ops on tensors
+    without elements go: nothing closes an entry of a compressor in most steps.
     """
 
     name = "bind-symbols"
@@ -66,6 +68,7 @@ class BindSymbolsPass(PmcPass):
         for op in module.walk():
             binder.where = op.path.data if isinstance(op, PmcOp) else op.name
             binder.bind_op(op)
+        drop_empty_ops(module)
 
 
 class _Binder:

@@ -96,7 +96,7 @@ class QuantizePass(PmcPass):
         converter = _Converter()
         if cache is not None:
             for append in ops:
-                if isinstance(append, layer.KvAppendOp) and _is_longer(append.cache, cache):
+                if isinstance(append, layer.KvAppendOp) and append.holds_keys and _is_longer(append.cache, cache):
                     _retype(append.cache, cache)
                     converter.convert_operand(append, append.new, cache)
                     _retype(append.y, cache)

@@ -24,6 +24,7 @@ from pmc.backends.cost.model import (
 )
 from pmc.backends.cost.network import Network, Transfer, network_of, transfer_of
 from pmc.dialects.analyses.expert_slots import ExpertSlots
+from pmc.dialects.analyses.idle_ops import is_idle
 from pmc.dialects.analyses.padding import unpadded_share
 from pmc.dialects.analyses.work import work_of
 from pmc.dialects.arch import DTYPE_BITS, LinkLevel
@@ -89,6 +90,8 @@ class ChipCostModel(CostModel):
             return None
         path = op.path.data if isinstance(op, PmcOp) else ""
         try:
+            if is_idle(op, bindings):
+                return None
             flops, read, written = (number(e, bindings) for e in (work.flops, work.bytes_read, work.bytes_written))
             transfer = transfer_of(op, self.target)
             link_bytes = 0.0 if transfer is None else number(transfer.link_bytes, bindings)

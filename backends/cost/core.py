@@ -172,7 +172,7 @@ class CoreCostModel(CostModel):
         rows = ceil_div(q_len * w.group, cube.m) * cube.m
         # A core has whole blocks of rows x keys; a part of the keys is whole blocks of both matmuls.
         step = float(np.lcm(cube.n, depth))
-        parts = 1.0 if w.state_bytes else ceil_div(keys, step)
+        parts = 1.0 if w.state_bytes and not w.out_bits else np.maximum(ceil_div(keys, step), 1)
         blocks = sequences * w.kv_heads * rows / cube.m * parts
         own = keys / parts
         widths = sum(round_up(d, depth) for d in w.qk_dims) + round_up(w.v_dim, cube.n)

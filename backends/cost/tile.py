@@ -18,6 +18,7 @@ from pmc.dialects import layer
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.analyses import attention_tiling as attentions
 from pmc.dialects.analyses import (
+    compress_tiling,
     conv_tiling,
     embedding_tiling,
     gather_tiling,
@@ -93,6 +94,8 @@ class TileCostModel(CoreCostModel):
         def dims(value: SSAValue) -> tuple[int, ...]:
             return tuple(single(d, bindings) for d in tensor(value).dims)
 
+        if isinstance(op, layer.CompressedAttentionOp) and 0 in dims(op.v):
+            return None
         if isinstance(op, RowOp | layer.LastTokenOp | layer.KvAppendOp | layer.PositionEmbeddingOp):
             if isinstance(op, layer.PositionEmbeddingOp):
                 rows = row_tiling.positioned_rows(op, single(op.q_len.data, bindings), dims)
@@ -134,6 +137,12 @@ class TileCostModel(CoreCostModel):
             _refuse(conv_tiling.plan_fault(conv, plan, chip))
             r = conv_tiling.resources(conv, plan, chip)
             return PlannedOp(plan, r, search.times.of(r, conv.dtype), conv.dtype, conv.text)
+        if isinstance(op, layer.CompressOp):
+            work = compress_tiling.compression_of(op, dims, single(op.first_entry, bindings))
+            plan = given or compress_tiling.plan_compression(work, chip)
+            _refuse(compress_tiling.plan_fault(work, plan, chip))
+            r, dtype = compress_tiling.resources(work, plan, chip), compress_tiling.DTYPE
+            return PlannedOp(plan, r, search.times.of(r, dtype), dtype, work.text)
         if isinstance(op, layer.RecurrenceOp):
             recurrence = recurrence_tiling.recurrence_of(op, dims)
             plan = given or recurrence_tiling.plan_recurrence(recurrence, chip)

@@ -285,7 +285,12 @@ class DistMachine:
         for rank, values in ranked.items():
             if values.shape != expected:
                 raise NumericError(f"{where(op)}: rank {rank} holds {list(values.shape)}, must be {list(expected)}")
-        return {r: self.precision.store(v, tensor(op.result).element_type) for r, v in ranked.items()}
+        held = {r: self.precision.store(v, tensor(op.result).element_type) for r, v in ranked.items()}
+        if isinstance(op, layer.StateOp):
+            # In memory it is as its type holds it, even if the step changes nothing of it.
+            for rank, values in held.items():
+                self.states[path][rank][self.place] = values
+        return held
 
     def state(self, op: layer.SourceOp, sharding: Sharding) -> dict[int, Array]:
         """The shards of a cache; all layers of the current ranks are kept from the first use on."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.dialects.expr import Expr, UnboundSymbolError
-from pmc.dialects.state_roles import FIXED_SIZE_ROLES
+from pmc.dialects.state_roles import ENTRY_AXIS, FIXED_SIZE_ROLES
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols that every program depends on; `kv_len` counts the current queries too."""
@@ -51,7 +51,12 @@ class Source:
     @property
     def counts_positions(self) -> bool:
         """Whether it is a cache with a row for every position of a sequence."""
-        return self.kind == "state" and self.role not in FIXED_SIZE_ROLES
+        return self.kind == "state" and self.role not in FIXED_SIZE_ROLES and not self.counts_entries
+
+    @property
+    def counts_entries(self) -> bool:
+        """Whether it is a cache with a row for every entry that tokens have been compressed to, from the first on."""
+        return ENTRY_AXIS in self.axes
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,18 @@ class Environment:
         return replace(self, bindings=bindings, tokens=tokens, states=grown)
 
     def newest(self, sources: Iterable[Source]) -> Environment:
-        """The same with the newest positions of caches that the `sources` of a program have fewer positions of."""
+        """The same with the newest positions of caches that the `sources` of a program have fewer positions of.
+
+        A cache of entries has as many as the program says, from the first on; those that it lacks are zeros.
+        """
         states = dict(self.states)
         for source in sources:
             if source.path in states and source.counts_positions:
                 values = states[source.path]
                 states[source.path] = values[..., max(0, values.shape[-2] - source.shape[-2]) :, :]
+            elif source.path in states and source.counts_entries:
+                values, rows = states[source.path], source.shape[-2]
+                states[source.path] = _with_room(values, max(0, rows - values.shape[-2]))[..., :rows, :]
         return replace(self, states=states)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any, cast
@@ -18,6 +18,7 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
+from pmc.backends.numeric import model_compressed
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
@@ -56,11 +57,12 @@ def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
             if w.transpose_of is None:
                 found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role, w.below))
         for cache in op.caches():
-            rows = bindings["kv_len"]
-            if cache.window is not None:
-                rows = min(rows, cache.window + bindings["q_len"] - 1)
-            shape = (*layers, bindings["batch"], rows, cache.width)
-            found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, ("batch", "position", cache.axis)))
+            if cache.window is None:
+                rows = bindings["kv_len"] // cache.ratio
+            else:
+                rows = min(bindings["kv_len"], cache.window + bindings["q_len"] - 1)
+            shape, axes = (*layers, bindings["batch"], rows, cache.width), ("batch", cache.row_axis, cache.axis)
+            found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, axes))
         for state in op.states():
             shape, axes = (*layers, bindings["batch"], *state.dims), ("batch", *state.axes)
             found.append(Source(f"{op.path.data}.{state.name}", "state", shape, axes, state.role))
@@ -183,6 +185,8 @@ class Rotary:
     theta: float
     scaling: dict[str, float | str]
     interleaved: bool
+    forwards: int = 1
+    """-1 turns the other way."""
 
     def rotate(self, x: Array, first_position: int) -> Array:
         """x [positions, d] with column pair j of position p turned by p * frequency j."""
@@ -191,7 +195,7 @@ class Rotary:
         for j in range(half):
             a, b = (2 * j, 2 * j + 1) if self.interleaved else (j, j + half)
             angles = np.arange(first_position, first_position + len(x)) * self.frequency(j, x.shape[1])
-            turned = (x[:, a] + 1j * x[:, b]) * np.exp(1j * angles) * self.amplitude()
+            turned = (x[:, a] + 1j * x[:, b]) * np.exp(1j * self.forwards * angles) * self.amplitude()
             y[:, a], y[:, b] = turned.real, turned.imag
         return y
 
@@ -319,6 +323,7 @@ class ModelMachine:
             model.GqaOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
+            model.CompressedAttentionOp: self.compressed_attention,
             model.GatedDeltaNetOp: self.gated_delta_net,
             model.KimiDeltaOp: self.kimi_delta,
             model.Mamba2Op: self.mamba2,
@@ -549,6 +554,26 @@ class ModelMachine:
             best = sorted((-score, s) for s, score in enumerate(scores))
             chosen.append(sorted(s for _, s in best[: block.index_topk.value.data]))
         return chosen
+
+    def compressed_attention(self, block: model.CompressedAttentionOp, x: Array) -> Array:
+        """See `model_compressed`."""
+        turns = self.rotary(block, True)
+        back = replace(turns, forwards=-1)
+        outputs: list[Array] = []
+        for b, h in enumerate(self.sequences(x)):
+
+            def state(name: str, sequence: int = b) -> Array:
+                held: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+                return held
+
+            def cached(name: str, new: Array, sequence: int = b) -> Array:
+                return self.cached(block, name, sequence, new)
+
+            weights = partial(self.weight, block)
+            outputs.append(
+                model_compressed.attention(block, h, self.kv_len, weights, state, cached, turns, back, rms_norm)
+            )
+        return np.concatenate(outputs)
 
     def stream_weights(self, block: model.StreamWeightsOp, x: Array) -> Array:
         """See `model_hyper_connections`."""

@@ -68,7 +68,7 @@ class _Machine(LayerMachine):
             weights, activations = self.types_of(parameter)
             if weights != UNCONVERTED:
                 operands[0] = self.shorter(op.x, operands[0], activations)
-        elif isinstance(op, layer.KvAppendOp):
+        elif isinstance(op, layer.KvAppendOp) and op.holds_keys:
             operands = [self.shorter(v, x, cache) for v, x in zip(op.operands, operands, strict=True)]
             own = self.format(op.cache)
             self.formats[op.y] = own if cache == UNCONVERTED else min((own, cache), key=_bits)
@@ -85,7 +85,7 @@ class _Machine(LayerMachine):
                 for v, x in zip(op.operands, operands, strict=True)
             ]
         results = super().run_op(op, operands)
-        if isinstance(op, layer.KvAppendOp):
+        if isinstance(op, layer.KvAppendOp) and op.holds_keys:
             results = (_rounded(results[0], self.formats[op.y], self.precision),)
         return results
 

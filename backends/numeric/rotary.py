@@ -21,23 +21,28 @@ def rope(
     positions: Array,
     scaling: Scaling | None = None,
     rotary_dim: int | None = None,
+    trailing: bool = False,
+    inverse: bool = False,
 ) -> Array:
     """x [batch*q_len, heads*head_dim] with every head rotated; row b*q_len + i stands at positions[i].
 
     Pairs are columns (2j, 2j+1) when `interleaved`, else (j, j + head_dim/2); a pair turns by position *
     frequency j (Su et al., RoFormer, equation 34).  With `rotary_dim` that is so of a head of the first columns, and
-    the others stay.
+    the others stay; `trailing` means the last columns.  `inverse` turns by minus the angles.
     """
     rotated = rotary_dim or head_dim
     frequencies, factor = rope_frequencies(rotated, theta, scaling)
-    angles = np.tile(positions, x.shape[0] // len(positions))[:, None, None] * frequencies
+    turns = np.resize(-positions if inverse else positions, x.shape[0])
+    angles = turns[:, None, None] * frequencies
     cos, sin = (np.asarray(f(angles) * factor, x.dtype) for f in (np.cos, np.sin))
-    heads = x.reshape(x.shape[0], -1, head_dim)
+    heads = x.reshape(x.shape[0], x.shape[1] // head_dim, head_dim)
     half = rotated // 2
     first, second = (slice(0, rotated, 2), slice(1, rotated, 2)) if interleaved else (slice(half), slice(half, rotated))
     y = heads.copy()
-    y[..., first] = heads[..., first] * cos - heads[..., second] * sin
-    y[..., second] = heads[..., second] * cos + heads[..., first] * sin
+    part = y[..., head_dim - rotated :] if trailing else y[..., :rotated]
+    before = part.copy()
+    part[..., first] = before[..., first] * cos - before[..., second] * sin
+    part[..., second] = before[..., second] * cos + before[..., first] * sin
     return y.reshape(x.shape)
 
 

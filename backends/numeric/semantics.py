@@ -141,7 +141,7 @@ def attention_step(scores: Array, v: Array, v_dim: int, state: State | None, sin
             row_max[...] = sinks[:, None, None]
     else:
         acc, row_max, row_sum = (part.reshape(batch, q_len, heads, -1).transpose(0, 2, 1, 3) for part in state)
-    new_max = np.maximum(row_max, scores.max(axis=-1, keepdims=True))
+    new_max = np.maximum(row_max, scores.max(axis=-1, keepdims=True, initial=-np.inf))
     shift = np.where(np.isfinite(new_max), new_max, scalar_like(0.0, scores))
     p, kept = np.exp(scores - shift), np.exp(row_max - shift)
     added = np.matmul(p, _heads(v, v_dim, heads).transpose(0, 2, 1, 3))
@@ -169,7 +169,7 @@ def scalar_like(value: float, like: Array) -> Array:
 
 def _heads(cache: Array, dim: int, heads: int) -> Array:
     """cache [batch, kv_len, kv_heads*dim] as [batch, kv_len, heads, dim], key heads repeated."""
-    split = cache.reshape(*cache.shape[:2], -1, dim)
+    split = cache.reshape(*cache.shape[:2], cache.shape[2] // dim, dim)
     return np.repeat(split, heads // split.shape[2], axis=2)
 
 
@@ -182,7 +182,7 @@ def softmax(x: Array) -> Array:
 
 def rms_norm(x: Array, w: Array, eps: float, group: int) -> Array:
     """x / sqrt(mean(x^2) + eps) * w over each `group` columns of a row (Zhang and Sennrich, equation 4)."""
-    rows = x.reshape(*x.shape[:-1], -1, group)
+    rows = x.reshape(*x.shape[:-1], x.shape[-1] // group, group)
     mean = np.mean(rows * rows, axis=-1, keepdims=True)
     result: Array = (rows / np.sqrt(mean + scalar_like(eps, x)) * w).reshape(x.shape)
     return result

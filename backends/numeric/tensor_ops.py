@@ -18,7 +18,15 @@ import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
-from pmc.backends.numeric import elementwise, hyper_connections, recurrence, routing, semantics, sparse_attention
+from pmc.backends.numeric import (
+    compression,
+    elementwise,
+    hyper_connections,
+    recurrence,
+    routing,
+    semantics,
+    sparse_attention,
+)
 from pmc.backends.numeric.environment import evaluate_dims
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.precision import Precision
@@ -159,7 +167,7 @@ def attention_of(op: layer.AttentionOp, operands: Operands, bindings: Mapping[st
     )
 
 
-def _slopes(op: layer.AttentionOp, heads: int, bindings: Mapping[str, int]) -> Array | None:
+def _slopes(op: layer.FlashAttentionOp, heads: int, bindings: Mapping[str, int]) -> Array | None:
     """The slopes of the heads that a rank has, where scores have a bias by distance."""
     if op.alibi_heads is None:
         return None
@@ -167,7 +175,7 @@ def _slopes(op: layer.AttentionOp, heads: int, bindings: Mapping[str, int]) -> A
     return semantics.alibi_slopes(op.alibi_heads.value.data)[first : first + heads]
 
 
-def first_keys(op: layer.AttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:
+def first_keys(op: layer.FlashAttentionOp, operands: Operands, bindings: Mapping[str, int]) -> Array | None:
     """The first row of the keys that each query of a sequence sees, [q_len]; None for all."""
     batch, rows = operands[len(op.q)].shape[:2]
     q_len = len(operands[0]) // batch
@@ -192,7 +200,8 @@ def _attention_step(op: layer.AttentionStepOp, operands: Operands, context: Cont
         op.scale.value.data,
         bool(op.causal),
         context.integer(op.hidden.data, op),
-        soft_cap=op.largest_score,
+        first_keys(op, operands, context.bindings),
+        op.largest_score,
     )
     before = (state[0], state[1], state[2]) if state else None
     sinks = operands[-1] if op.sinks is not None else None
@@ -228,6 +237,24 @@ def _sparse_attention(op: layer.SparseAttentionOp, operands: Operands, context: 
     q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
     last = _of_tokens(op.last_slot, q[0], context, op)
     return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.scale.value.data, last),)
+
+
+@implements(layer.CompressOp)
+def _compress(op: layer.CompressOp, operands: Operands, context: Context) -> Results:
+    kv, gate, bias = operands
+    first, tokens = context.integer(op.first_entry, op), context.integer(op.kv_len.data, op)
+    return (compression.compress(kv, gate, bias, op.series, first, tokens),)
+
+
+@implements(layer.CompressedAttentionOp)
+def _compressed_attention(op: layer.CompressedAttentionOp, operands: Operands, context: Context) -> Results:
+    pieces = len(op.q)
+    last = _of_tokens(op.last_entry, operands[0], context, op)
+    acc, row_max, row_sum = operands[2 * pieces + 1 :]
+    q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
+    scores = compression.entry_scores(q, k, op.piece_dims(), op.scale.value.data, last)
+    after = semantics.attention_step(scores, v, op.v_dim.value.data, (acc, row_max, row_sum))
+    return (semantics.attention_finish(after[0], after[2]),)
 
 
 def _of_tokens(value: Callable[[Expr], Expr], rows: Array, context: Context, op: Operation) -> Array:
@@ -302,6 +329,8 @@ def _layer_norm(op: layer.LayerNormOp, operands: Operands, context: Context) -> 
 def _positions(op: layer.RopeOp | layer.TemperatureOp, rows: int, context: Context) -> Array:
     """Where the queries of a sequence stand."""
     q_len = context.integer(op.q_len.data, op)
+    if q_len == rows == 0:
+        return np.zeros(0, np.int64)
     if q_len < 1 or rows % q_len:
         raise NumericError(f"{where(op)}: {rows} rows are not whole sequences of q_len {q_len}")
     found: Array = np.arange(q_len) * op.stride.value.data + context.integer(op.position(expr(0)), op)
@@ -326,6 +355,8 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         positions,
         None if op.scaling is None else scaling_fields(op.scaling),
         None if op.rotary_dim is None else op.rotary_dim.value.data,
+        op.trailing is not None,
+        op.inverse is not None,
     )
     return (y,)
 

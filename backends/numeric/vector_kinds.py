@@ -132,20 +132,22 @@ def _(kind: kinds.AddRmsNormAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.RopeAttr, tiles: Tiles) -> Sequence[Array]:
     (row,) = tiles.ins
     width = row.shape[-1] if isinstance(kind.rotary_dim, NoneAttr) else kind.rotary_dim.value.data
-    x, rest = row[..., :width], row[..., width:]
+    start = row.shape[-1] - width if isinstance(kind.trailing, UnitAttr) else 0
+    x = row[..., start : start + width]
     scaling = plain_params(kind.scaling.data) if isinstance(kind.scaling, DictionaryAttr) else None
     frequencies, factor = rope_frequencies(x.shape[-1], kind.theta.value.data, scaling)
     position = np.asarray(tiles.values["position"], np.float64)
     position = np.broadcast_to(position, (*position.shape[: max(0, position.ndim - 1)], x.shape[-2]))
     angles = position[..., None] * frequencies
     cos, sin = (np.asarray(f(angles) * factor, x.dtype) for f in (np.cos, np.sin))
+    sin = -sin if isinstance(kind.inverse, UnitAttr) else sin
     half = x.shape[-1] // 2
     pairs = (slice(0, None, 2), slice(1, None, 2)) if bool(kind.interleaved) else (slice(half), slice(half, None))
     first, second = x[..., pairs[0]], x[..., pairs[1]]
     y = np.empty_like(x)
     y[..., pairs[0]] = first * cos - second * sin
     y[..., pairs[1]] = second * cos + first * sin
-    return [np.concatenate([y, rest], axis=-1)]
+    return [np.concatenate([row[..., :start], y, row[..., start + width :]], axis=-1)]
 
 
 @computes(kinds.SoftmaxStepAttr)
@@ -458,6 +460,23 @@ def _(kind: kinds.CausalConvAttr, tiles: Tiles) -> Sequence[Array]:
     if kind.activation.data == "silu":
         total = total / (1 + np.exp(-total))
     return [total, seen[..., rows:, :]]
+
+
+@computes(kinds.PoolStepAttr)
+def _(kind: kinds.PoolStepAttr, tiles: Tiles) -> Sequence[Array]:
+    kv, gate, bias = tiles.ins
+    peak, total, pooled = tiles.updates
+    scores = gate + bias
+    new_peak = np.maximum(peak, scores.max(axis=-2, keepdims=True))
+    p, rescale = np.exp(scores - new_peak), np.exp(peak - new_peak)
+    added = (p * kv).sum(axis=-2, keepdims=True)
+    return [new_peak, total * rescale + p.sum(axis=-2, keepdims=True), pooled * rescale + added]
+
+
+@computes(kinds.PoolFinishAttr)
+def _(kind: kinds.PoolFinishAttr, tiles: Tiles) -> Sequence[Array]:
+    pooled, total = tiles.ins
+    return [pooled / total]
 
 
 @computes(kinds.SsmStepAttr)

@@ -132,7 +132,7 @@ def _read_other_layers(fields: Fields, family: Family) -> None:
     kinds = family.kinds(fields)
     for kind in set(kinds) - set(family.order(fields)):
         blocks = [inner for block in kinds[kind] for inner in (block, *block.beside)]
-        for reading in (reading for block in blocks for reading in block.rows.values()):
+        for reading in (reading for block in blocks for reading in (*block.rows.values(), block.rope)):
             with suppress(ConfigError):
                 reading(fields)
 

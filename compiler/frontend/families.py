@@ -49,6 +49,7 @@ from pmc.compiler.frontend.blocks import (
     positions,
     scaled,
 )
+from pmc.compiler.frontend.deepseek_v4 import DEEPSEEK_V4
 from pmc.compiler.frontend.family import WINDOWS, Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.hybrid_families import HYBRID_FAMILIES, HYBRID_WRAPPERS
@@ -326,6 +327,7 @@ FAMILIES: Mapping[str, Family] = {
         {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM},
         lists=SPARSE_ATTENTION,
     ),
+    "DeepseekV4ForCausalLM": DEEPSEEK_V4,
     "GlmMoeDsaForCausalLM": Family(
         glm5_layers,
         lambda fields: [_segment_name(segment) for segment in _glm5_segments(fields)],

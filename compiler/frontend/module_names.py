@@ -43,6 +43,20 @@ def _experts(parent: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{parent}{one}.{name}" for one in (".0", "") for name in names)
 
 
+WINDOW: Mapping[str, Sequence[str]] = {
+    "q_a_proj": ("q_a_proj", "wq_a"),
+    "q_b_proj": ("q_b_proj", "wq_b"),
+    "kv_proj": ("kv_proj", "wkv"),
+    "o_a_proj": ("o_a_proj", "wo_a"),
+    "o_b_proj": ("o_b_proj", "wo_b"),
+}
+COMPRESSED: Mapping[str, Sequence[str]] = {
+    **WINDOW,
+    "compressor.kv_proj": ("compressor.kv_proj", "compressor.wkv"),
+    "compressor.gate_proj": ("compressor.gate_proj", "compressor.wgate"),
+}
+
+
 MODULES: Mapping[str, Modules] = {
     "gqa": _inside(
         ATTENTION,
@@ -63,6 +77,18 @@ MODULES: Mapping[str, Modules] = {
             "indexer.wq_b": ("indexer.wq_b",),
             "indexer.wk": ("indexer.wk",),
             "indexer.weights_proj": ("indexer.weights_proj", "indexers_proj"),
+        },
+    ),
+    "window": _inside(ATTENTION, WINDOW),
+    "hca": _inside(ATTENTION, COMPRESSED),
+    "csa": _inside(
+        ATTENTION,
+        {
+            **COMPRESSED,
+            "indexer.kv_proj": ("compressor.indexer.kv_proj", "indexer.compressor.wkv"),
+            "indexer.gate_proj": ("compressor.indexer.gate_proj", "indexer.compressor.wgate"),
+            "indexer.q_b_proj": ("compressor.indexer.q_b_proj", "indexer.wq_b"),
+            "indexer.weights_proj": ("compressor.indexer.scorer.weights_proj", "indexer.weights_proj"),
         },
     ),
     "gated_delta_net": _inside(
@@ -115,15 +141,22 @@ MODULES: Mapping[str, Modules] = {
 }
 """Of every block that multiplies with weights."""
 
+OTHER_NAMES = {"hash_moe": "moe"}
+"""Blocks whose weights are those of another one."""
+
 LM_HEAD = ("lm_head", "head", "output")
 """What checkpoints call the head; the IR has it at `lm_head.proj.weight`."""
 
 UNQUANTIZED = frozenset(
-    {("moe", "router"), ("moe", "shared_gate"), ("dsa", "indexer.weights_proj"), ("gqa", "head_gate")}
+    {("moe", "router"), ("hash_moe", "router"), ("moe", "shared_gate"), ("gqa", "head_gate")}
+    | {("dsa", "indexer.weights_proj"), ("csa", "indexer.weights_proj")}
+    | {(kind, f"compressor.{leaf}") for kind in ("csa", "hca") for leaf in ("kv_proj", "gate_proj")}
+    | {("csa", "indexer.kv_proj"), ("csa", "indexer.gate_proj")}
     | {("gated_delta_net", "a_proj"), ("gated_delta_net", "b_proj"), ("kda", "b_proj")}
 )
 """Weights that are stored in the type of the model unless a checkpoint names them: parameters that are no linear layer
-in the published code, or so narrow that no block of a scale fits."""
+in the published code, or so narrow that no block of a scale fits.  Those of the compressors of DeepSeek-V4 are FP32 in
+its published inference code (from memory: no source was at hand)."""
 
 PREFIXES = ("model", "language_model", "backbone", "transformer")
 """What may stand before `layers`."""
@@ -131,7 +164,7 @@ PREFIXES = ("model", "language_model", "backbone", "transformer")
 
 def base_of(name: str) -> tuple[str, int]:
     """The block of MODULES that a block of a layer is, and its layer among those of its kind, from 0."""
-    if name in MODULES:
+    if name in MODULES or name in OTHER_NAMES:
         return name, 0
     base = name.rstrip("0123456789")
     return base, int(name.removeprefix(base) or 1) - 1
@@ -157,7 +190,7 @@ def modules_of(blocks: Sequence[Block], first: int) -> Mapping[Weight, list[str]
     for block in blocks:
         for each in (block, *block.beside):
             base, behind = base_of(each.name)
-            for leaf, names in MODULES.get(base, {}).items():
+            for leaf, names in MODULES.get(OTHER_NAMES.get(base, base), {}).items():
                 own = names if each is block else tuple(dict.fromkeys(name.partition(".")[2] for name in names))
                 found[each.name, leaf] = [f"layers.{first + behind}.{name}" for name in own]
     return found

@@ -110,6 +110,12 @@ def read_rope(fields: Fields, theta: float | None = None, partial: bool = False)
     return found
 
 
+def read_scaling(fields: Fields) -> Values | None:
+    """The checked fields of `rope_scaling` alone; None without."""
+    block = fields.block("rope_scaling")
+    return None if block is None else _scaling(block, ())
+
+
 def rope_of_kind(fields: Fields, kind: str) -> Rope | None:
     """The rotary embedding of layers of type `kind`, where `rope_parameters` holds one for each; None without."""
     inner = rope_block(fields, kind)

@@ -124,7 +124,9 @@ class StoredLayers:
             for weight in op.weights()
         }
         own = {weight: stored for weight, stored in self.found.items() if weight[1:] in exist}
-        rules = [*_shortest(own, most, self.kinds)]
+        # Hyper-connections are parameters, not linear layers; a rule for the block in whose path they are comes behind.
+        streams = [_rule("*streams.weights.fn.weight", None)] if ("weights", "fn") in exist and most else []
+        rules = [*streams, *_shortest(own, most, self.kinds)]
         head = self.types.finder()(LM_HEAD, False)
         if head != most and ("lm_head", "proj") in exist:
             rules.append(_rule("lm_head.proj.weight", head))
@@ -181,9 +183,9 @@ def _module_types(fields: Fields) -> ModuleTypes | None:
     name = "compression_config" if fields.present("compression_config") else "quantization_config"
     block, beside = fields.block(name), fields.block(MODELOPT_FILE)
     own = None if block is None else _types_of(block)
-    if own is not None and fields.present("expert_dtype"):
-        # DeepSeek-V4: experts in MXFP4, all else as `quantization_config` says.
-        fields.unsupported_unless("expert_dtype", "fp4")
+    # DeepSeek-V4: experts in MXFP4, all else as `quantization_config` says.
+    experts = fields.choice("expert_dtype", {"fp4": (), "fp8": ()}) if fields.present("expert_dtype") else None
+    if own is not None and experts == "fp4":
         own.named.append((("*.experts.*",), Stored("mxfp4", None if own.most is None else own.most.activations)))
     if beside is None:
         return own

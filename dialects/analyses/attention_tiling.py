@@ -14,6 +14,9 @@ A sliding window, or chunks of a sequence, move the first key of a unit as causa
 their places, and a unit begins with the tile that holds the first key of its first query (`n_block_min` of
 FlashAttention-2).  Cores that read together begin where the first of them does.
 
+Keys that stand for several positions each (`layer.compressed_attention`) move the last key of a unit more slowly: the
+queries up to position p see floor((p + 1) / ratio) of them, and the first units may see none.
+
 All counts are exact, edges included: they are those of the loops that `lower-to-tiles` writes.
 """
 
@@ -25,6 +28,7 @@ from functools import lru_cache
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from pmc.dialects.analyses.matmul_tiling import DRAM, NONE, SDMA, cube_k, merge_needed
 from pmc.dialects.analyses.resources import ACCUMULATOR_BITS, Ints, Resources, bytes_of, ceil_div, padded, round_up
@@ -78,6 +82,10 @@ class AttentionShape:
     """Whether scores have a soft cap, which is more work for the vector unit."""
     biased: bool = False
     """Whether scores have a bias by distance (ALiBi), which is too."""
+    ratio: int = 1
+    """The positions that a key stands for, where later queries see more keys."""
+    all_positions: int | None = None
+    """Those up to the last query, where keys stand for several; None where there are as many as keys."""
 
     @property
     def problems(self) -> int:
@@ -88,6 +96,19 @@ class AttentionShape:
     def state_results(self) -> bool:
         """Whether the op leaves its running state instead of a result."""
         return self.out_bits == 0
+
+    @property
+    def positions(self) -> int:
+        """Those of a sequence, up to its last query."""
+        return self.kv_len if self.all_positions is None else self.all_positions
+
+    def seen_before(self, query: IntArray) -> IntArray:
+        """The keys that causal queries up to number `query` see, that one not included."""
+        return np.asarray((self.positions - self.q_len + query) // self.ratio, np.int64)
+
+    def may_see_none(self, tile_q: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a unit of `tile_q` queries may see no key at all, so that its loop over keys may not run."""
+        return np.asarray(self.causal and self.ratio > 1 and np.less(tile_q, self.q_len), bool)
 
 
 @dataclass(frozen=True)
@@ -222,7 +243,7 @@ def lmem_bytes(shape: AttentionShape, tilings: AttentionTilings, chip: Chip) -> 
 
     many_units = grid.problems * grid.units > 1
     unit_slots: IntArray = np.where(many_units, t.slots, 1)
-    many_keys = (t.tile_s < np.minimum(grid.keys, s.kv_len)) | (s.causal & (grid.parts[2] > 1))
+    many_keys = (t.tile_s < np.minimum(grid.keys, s.kv_len)) | (s.causal & (grid.parts[2] > 1)) | s.may_see_none(tile_q)
     key_slots: IntArray = np.where(many_units | many_keys, t.slots, 1)
     state = size(rows, s.v_dim, ACCUMULATOR_BITS) + STATE_COLUMNS * size(rows, 1, ACCUMULATOR_BITS)
     need = state + size(rows, t.tile_s, ACCUMULATOR_BITS) + size(rows, t.tile_s, s.p_bits)
@@ -313,18 +334,19 @@ def _ranges(begin: IntArray, seen: IntArray, start: Ints, size: Ints, tile_s: in
 @lru_cache(maxsize=65536)
 def _problem(
     q_len: int, kv_len: int, causal: bool, reach: Reach | None, group: int, tile: tuple[int, int, int], cores_u: int,
-    part: int, together: bool, cube: tuple[int, int, int], weights: _Weights,
+    part: int, together: bool, cube: tuple[int, int, int], weights: _Weights, positions: int, ratio: int,
 ) -> _Problem:  # fmt: skip
     """`part` is the keys of a core, `cube` is m, n and the k of the type of the arithmetic.
 
-    `together` says that cores along u begin with the same tile of keys, as they read them together.
+    `positions` are those up to the last query, `ratio` of them to a key.  `together` says that cores along u begin
+    with the same tile of keys, as they read them together.
     """
     tile_q, tile_g, tile_s = tile
     blocks_g = group // tile_g
     block = np.arange(-(-q_len // tile_q) * blocks_g) // blocks_g
     last = np.minimum((block + 1) * tile_q, q_len)
     rows = (last - block * tile_q) * tile_g
-    seen = kv_len - q_len + last if causal else np.full(block.shape, kv_len)
+    seen = (positions - q_len + last) // ratio if causal else np.full(block.shape, kv_len)
     trips = -(-len(block) // cores_u)
     first_of_trip = np.arange(trips) * cores_u
     # The first query of a unit has the first key: of the unit, or of those that the cores have in a trip.
@@ -392,6 +414,8 @@ def _sums(
             s.reach is not None and bool(multicast),
             cube,
             weights[int(merge)],
+            s.positions,
+            s.ratio,
         )
         for q, g, keys, u, part, multicast, merge in columns
     ]
@@ -456,7 +480,7 @@ class _Groups:
         self.rows = (np.minimum((most + 1) * tile_q, s.q_len) - most * tile_q) * t.tile_g[:, None]
         least = block(end - 1)
         past = s.kv_len - s.q_len
-        seen, more = (past + np.minimum((b + 1) * tile_q, s.q_len) for b in (least, most))
+        seen, more = (s.seen_before(np.minimum((b + 1) * tile_q, s.q_len)) for b in (least, most))
         if s.reach is not None:
             # From block to block they are more until the window begins to move; the last block can be short.
             begin, later = (s.reach.first_of(past + b * tile_q) for b in (least, most))
@@ -545,7 +569,7 @@ def resources(
     if s.shared_piece is None or v_apart:
         key_bits += s.v_dim * s.v_bits
     state_bits, state_commands = (s.v_dim + STATE_COLUMNS) * ACCUMULATOR_BITS, 1 + STATE_COLUMNS
-    in_bits = sum(s.qk_dims) * s.q_bits + state_bits * s.state_reads
+    in_bits = sum(s.qk_dims) * s.q_bits
     in_commands = len(s.qk_dims) + state_commands * s.state_reads + (s.sink_bits > 0)
     out_bits = state_bits if s.state_results else s.v_dim * s.out_bits
     out_commands = state_commands if s.state_results else 1
@@ -555,7 +579,7 @@ def resources(
             pv=int(ceil_div(s.v_dim, cube.n)),
             per_score=softmax[0],
             per_row=softmax[1],
-            row_bits=in_bits + left_bits,
+            row_bits=in_bits + state_bits * s.state_reads + left_bits,
             head_bits=s.sink_bits,
             key_bits=key_bits,
             unit_commands=in_commands + left_commands,
@@ -574,8 +598,9 @@ def resources(
     scratch = np.where(through_dram, bytes_of(parts_s * all_rows, state_bits), 0)
     # Besides the softmax: the state is filled before the first key and divided by its sum after the last.
     ends = 0 * t.tile_q
-    if not s.state_reads:
-        ends = ends + command_steps(FillAttr, 1, s.v_dim, chip) + STATE_COLUMNS * command_steps(FillAttr, 1, 1, chip)
+    filled = command_steps(FillAttr, 1, s.v_dim, chip) + STATE_COLUMNS * command_steps(FillAttr, 1, 1, chip)
+    # Where cores share the keys, only the first part begins with the state that there is.
+    ends = ends + np.where(merges, filled, 0) if s.state_reads else ends + filled
     if not s.state_results:
         ends = ends + np.where(merges, 0, command_steps(SoftmaxFinishAttr, 1, s.v_dim, chip))
     active = grid.parts[0] * grid.parts[1] * parts_s
@@ -606,6 +631,7 @@ def resources(
         gdma_commands=problems * of["gdma_commands"],
         dram_read=bytes_of(keys_read, key_bits)
         + bytes_of(all_rows * readers, in_bits)
+        + bytes_of(np.full(len(t), all_rows), state_bits * s.state_reads)
         + bytes_of(sinks_read, s.sink_bits),
         dram_written=bytes_of(np.full(len(t), all_rows), out_bits),
         macs=s.problems * of["pairs"] * (sum(s.qk_dims) + s.v_dim),

@@ -55,21 +55,25 @@ class ShardedModel:
                 for dim in _dims_of(op, key_heads)
             ),
             next(
-                ((op.path.data, kind) for op in ops if isinstance(op, layer.AttentionOp) and (kind := _local_kind(op))),
+                (
+                    (op.path.data, kind)
+                    for op in ops
+                    if isinstance(op, layer.FlashAttentionOp) and (kind := _local_kind(op))
+                ),
                 None,
             ),
             next((f"{op.name} at '{op.path.data}'" for op in ops if isinstance(op, _RECURRENCES)), None),
         )
 
 
-def _local_kind(op: layer.AttentionOp) -> str | None:
+def _local_kind(op: layer.FlashAttentionOp) -> str | None:
     """What makes keys of a query count by where they stand."""
     if op.alibi_heads is not None:
         return "bias by distance (ALiBi)"
     return None if op.reach is None else op.reach.kind
 
 
-_WITH_HEADS = (layer.FlashAttentionOp, layer.RecurrenceOp)
+_WITH_HEADS = (layer.FlashAttentionOp, layer.HeadMatmulOp, layer.RecurrenceOp)
 _RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 
@@ -92,7 +96,10 @@ def _firsts(dims: Iterable[DividedDim]) -> tuple[DividedDim, ...]:
     return tuple(found.values())
 
 
-def _heads_of(op: layer.FlashAttentionOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+def _heads_of(op: layer.FlashAttentionOp | layer.HeadMatmulOp | layer.RecurrenceOp) -> Iterator[DividedDim]:
+    if isinstance(op, layer.HeadMatmulOp):
+        yield DividedDim("groups", tensor(op.w).dims[1].constant // op.group.value.data, op.path.data)
+        return
     if isinstance(op, layer.RecurrenceOp):
         yield DividedDim("heads", op.heads, op.path.data)
         if op.groups > 1:

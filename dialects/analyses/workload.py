@@ -27,7 +27,7 @@ from pmc.dialects.interfaces import IntArray
 from pmc.dialects.key_reach import Reach
 from pmc.dialects.layer_op import RowOp
 from pmc.dialects.tensor import ScaledType, element_bits, element_name, number_type, tensor
-from pmc.dialects.vector_kinds import ROW, TopkSelectAttr
+from pmc.dialects.vector_kinds import ROW, PoolStepAttr, TopkSelectAttr
 from pmc.dialects.vector_steps import VectorSteps
 
 
@@ -100,6 +100,10 @@ class AttentionWorkload:
     """Whether scores have a soft cap."""
     biased: bool
     """Whether scores have a bias by distance (ALiBi)."""
+    ratio: int
+    """The positions that a key stands for."""
+    positions: Expr
+    """Those of a sequence, up to its last query."""
 
     @property
     def v_is_key(self) -> bool:
@@ -111,10 +115,11 @@ class AttentionWorkload:
         sequences, q_len, kv_len = (single(e, bindings) for e in (self.sequences, self.q_len, self.kv_len))
         causal = self.causal and (q_len > 1 or self.hides)
         reach = None if self.reach is None or self.reach.keys >= kv_len else self.reach
+        entries = (self.ratio, single(self.positions, bindings)) if causal and self.ratio > 1 else ()
         return AttentionShape(
             sequences, self.kv_heads, self.group, q_len, kv_len, self.qk_dims, self.v_dim, self.shared_piece, causal,
             self.q_bits, self.k_bits, self.v_bits, self.p_bits, self.out_bits, self.state_reads, self.dtype, reach,
-            self.sink_bits, self.capped, self.biased,
+            self.sink_bits, self.capped, self.biased, *entries,
         )  # fmt: skip
 
 
@@ -251,6 +256,7 @@ def _(op: layer.HeadMatmulOp) -> Workload:
 
 @describes(layer.AttentionStepOp)
 @describes(layer.SparseAttentionOp)
+@describes(layer.CompressedAttentionOp)
 @describes(layer.AttentionOp)
 def _(op: layer.FlashAttentionOp) -> Workload:
     dims, v_dim = op.piece_dims(), op.v_dim.value.data
@@ -260,6 +266,7 @@ def _(op: layer.FlashAttentionOp) -> Workload:
     kv_heads = max(*(op.kv_heads(i) for i in pieces), v_heads)
     shared = next((i for i in pieces if op.k[i] is op.v and dims[i] == v_dim and op.kv_heads(i) == v_heads), None)
     q_type, v_type = op.arithmetic_type, tensor(op.v).element_type
+    ratio = op.visible_entries if isinstance(op, layer.CompressedAttentionOp) else None
     k_types = [tensor(k).element_type for k in op.k]
     return AttentionWorkload(
         sequences=sequences,
@@ -271,20 +278,23 @@ def _(op: layer.FlashAttentionOp) -> Workload:
         qk_dims=dims,
         v_dim=v_dim,
         shared_piece=shared,
-        causal=bool(op.causal),
+        causal=bool(op.causal) or ratio is not None,
         reach=op.reach,
-        hides=isinstance(op, layer.AttentionStepOp),
+        # A step with a window is the first of two attentions, not one of a ring.
+        hides=isinstance(op, layer.AttentionStepOp) and op.reach is None,
         q_bits=element_bits(q_type),
         k_bits=tuple(element_bits(t) for t in k_types),
         v_bits=element_bits(v_type),
         p_bits=element_bits(q_type),
         out_bits=0 if isinstance(op, layer.AttentionStepOp) else element_bits(tensor(op.results[0]).element_type),
-        state_reads=int(isinstance(op, layer.AttentionStepOp) and bool(op.state)),
+        state_reads=int(bool(op.state_before)),
         state_bytes=op.state_bytes,
         dtype=op.compute_dtype(),
         sink_bits=0 if op.sink_logits is None else element_bits(tensor(op.sink_logits).element_type),
         capped=op.soft_cap is not None,
         biased=op.alibi_heads is not None,
+        ratio=ratio or 1,
+        positions=op.sequence_kv_len.data if isinstance(op, layer.CompressedAttentionOp) else op.keys_seen,
     )
 
 
@@ -340,6 +350,14 @@ def _(op: layer.CausalConvOp) -> Workload:
     """Tokens of a channel are independent once their inputs are known; the state only moves."""
     (rows, channels), kind = tensor(op.x).dims, op.vector_kind()
     return VectorWorkload(rows, channels, kind.steps_per_element, kind.steps_per_row, op.compute_dtype())
+
+
+@describes(layer.CompressOp)
+def _(op: layer.CompressOp) -> Workload:
+    """A step of the running softmax for every token and column; the division of an entry is not counted."""
+    tokens = tensor(op.kv).dims[0] * op.pooled_tokens
+    kind = PoolStepAttr
+    return VectorWorkload(tokens, expr(op.columns), kind.ELEMENT_STEPS, kind.ROW_STEPS, op.compute_dtype())
 
 
 @describes(layer.SsmScanOp)

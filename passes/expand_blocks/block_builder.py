@@ -9,7 +9,7 @@ from xdsl.ir import Attribute, Block, SSAValue
 
 from pmc.dialects import layer, model
 from pmc.dialects.assembly import PmcOp, PropertyValue
-from pmc.dialects.expr import Expr, expr, min_of
+from pmc.dialects.expr import Expr, expr
 from pmc.dialects.tensor import TensorType, tensor
 
 BATCH, Q_LEN, KV_LEN = expr("batch"), expr("q_len"), expr("kv_len")
@@ -83,11 +83,11 @@ class BlockBuilder:
         return self.op(layer.StateOp, [], name, result, properties)
 
     def appended(self, name: str, new: SSAValue) -> SSAValue:
-        """The cache [batch, kv_len, width] called `name` with the current rows appended, or the rows of its window."""
+        """The cache [batch, rows, width] called `name` with new rows appended; rows follow from its spec."""
         spec = self.caches[f"{name}_cache"]
-        positions = KV_LEN if spec.window is None else min_of(KV_LEN, Q_LEN + (spec.window - 1))
+        positions = spec.rows(Q_LEN, KV_LEN)
         cache_type = self.tensor_type(BATCH, positions, spec.width)
-        properties: dict[str, PropertyValue] = {"axes": _axes(("batch", "position", spec.axis)), "role": spec.role}
+        properties: dict[str, PropertyValue] = {"axes": _axes(("batch", spec.row_axis, spec.axis)), "role": spec.role}
         cache = self.op(layer.StateOp, [], spec.name, cache_type, properties)
         return self.op(layer.KvAppendOp, [cache, new], f"{name}_append", cache_type)
 
@@ -142,8 +142,9 @@ class BlockBuilder:
         scaling: DictionaryAttr | None,
         interleaved: bool,
         rotary_dim: Attribute | None = None,
+        **changes: PropertyValue,
     ) -> SSAValue:
-        """Rotary embedding of every head, or of its first `rotary_dim` columns."""
+        """Rotary embedding of every head, or of its first `rotary_dim` columns; `changes` are other properties."""
         assert theta is not None, "verified: who is rotated has a base"
         properties: dict[str, PropertyValue] = {
             "head_dim": head_dim,
@@ -153,6 +154,7 @@ class BlockBuilder:
             "kv_len": KV_LEN,
             "scaling": scaling,
             "rotary_dim": rotary_dim,
+            **changes,
         }
         return self.op(layer.RopeOp, [x], name, x.type, properties)
 

@@ -13,6 +13,7 @@ from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.compressed_attention import expand_compressed_attention
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 from pmc.passes.expand_blocks.hyper_connections import expand_stream_weights
 from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_kimi_delta, expand_mamba2
@@ -113,6 +114,8 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
             return expand_gqa(build, x, op)
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
+        case model.CompressedAttentionOp():
+            return expand_compressed_attention(build, x, op, step.phase)
         case model.GatedDeltaNetOp():
             return expand_gated_delta_net(build, x, op)
         case model.KimiDeltaOp():

@@ -39,7 +39,7 @@ def expand_dsa(
     w_k, w_v = absorbed_weights(build, op)
     q_latent = absorbed_queries(build, found.q_nope, w_k, op)
     latents, rotary_keys = (
-        _gathered(build, cache, selected, name, phase)
+        gathered(build, cache, selected, name, phase)
         for cache, name in ((found.latents, "gather_c_kv"), (found.rotary_keys, "gather_k_rope"))
     )
     attended = build.op(
@@ -110,7 +110,8 @@ def _selected(build: BlockBuilder, x: SSAValue, query_latent: SSAValue, op: mode
     )
 
 
-def _gathered(build: BlockBuilder, cache: SSAValue, selected: SSAValue, name: str, phase: str) -> SSAValue:
+def gathered(build: BlockBuilder, cache: SSAValue, selected: SSAValue, name: str, phase: str) -> SSAValue:
+    """The `selected` rows of a cache, of every token by themselves."""
     rows, width = tensor(selected).dims, tensor(cache).dims[2]
     result = build.tensor_type(*rows, width, element_type=tensor(cache).element_type)
     given: dict[str, PropertyValue] = {"q_len": Q_LEN, "bandwidth_domain": DOMAINS[phase]}

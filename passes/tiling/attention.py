@@ -37,7 +37,7 @@ from pmc.passes.tiling.kernels import Arrays
 
 
 class AttentionFamily:
-    """`layer.attention`, `layer.sparse_attention`, and `layer.attention_step` with its state in DRAM between steps."""
+    """Attention over all keys, selected ones or compressed entries, and its steps with their state in DRAM between."""
 
     def plan(self, op: Operation, chip: Chip, planner: TilePlanner) -> PlanAttr:
         """The fastest plan."""
@@ -103,8 +103,8 @@ class _Kernel:
         self.results = [
             arrays.result(r, s.sequences, s.q_len, heads, w) for r, w in zip(op.results, self.widths, strict=False)
         ]
-        state = op.state if isinstance(op, layer.AttentionStepOp) else ()
-        self.state = [arrays.array(v, s.sequences, s.q_len, heads, w) for v, w in zip(state, self.widths, strict=False)]
+        before = zip(op.state_before, self.widths, strict=False)
+        self.state = [arrays.array(v, s.sequences, s.q_len, heads, w) for v, w in before]
         self.hidden = op.hidden.data if isinstance(op, layer.AttentionStepOp) else expr(0)
         sinks = op.sink_logits
         self.sinks = None if sinks is None else arrays.array(sinks, heads, 1)
@@ -155,21 +155,24 @@ class _Kernel:
             code.load(array, buffer, at, (*size, d), serves)
         running = tuple(code.alloc(self.capacity, w, f32, slots=1) for w in self.widths)
         acc, row_max, row_sum = running
-        for array, buffer, width in zip(self.state, running, self.widths, strict=False):
-            code.load(array, buffer, at, (*size, width))
+        if self.state and not self.merges:
+            self.load_state(running, at, size)
         if self.sinks is not None:
             # exp(sink - maximum) is 1 at first; cores that share the keys have equal parts of it.
             sinks = code.alloc(self.tile_g, 1, self.sinks.element_type)
             code.load(self.sinks, sinks, (unit.head, 0), (self.tile_g, 1), serves)
             code.vector(RepeatRowsAttr(IntegerAttr(self.tile_g, i64)), rows, 1, [sinks], [row_max])
             code.vector(FillAttr.of(1 / self.keys.parts), rows, 1, outs=[row_sum])
-        elif not self.state:
+        elif not self.state or self.merges:
             code.vector(FillAttr.of(float("-inf")), rows, 1, outs=[row_max])
             code.vector(FillAttr.of(0.0), rows, 1, outs=[row_sum])
-        if not self.state:
+        if not self.state or self.merges:
             code.vector(FillAttr.of(0.0), rows, s.v_dim, outs=[acc])
-        # A causal block needs the keys up to its last query; all before the first query are cached.
-        seen = s.kv_len - s.q_len + unit.query + unit.queries if s.causal else expr(s.kv_len)
+        if self.state and self.merges:
+            # Of the cores that share the keys the first goes on from the state, the others start from nothing.
+            with code.loop("z", max_of(1 - self.core_s, 0)):
+                self.load_state(running, at, size)
+        seen = self.keys_before(unit)
         first = self.keys.start(self.core_s, expr(0))
         mine = min_of(self.keys.length(self.core_s), seen - first) if s.causal else self.keys.length(self.core_s)
         skipped = self.skipped_tiles(unit)
@@ -187,6 +190,20 @@ class _Kernel:
             code.store(array, buffer, at, (*size, width))
         return running
 
+    def load_state(
+        self, running: tuple[SSAValue, ...], at: tuple[Expr | int, ...], size: tuple[Expr | int, ...]
+    ) -> None:
+        """The state that the op goes on from."""
+        for array, buffer, width in zip(self.state, running, self.widths, strict=True):
+            self.code.load(array, buffer, at, (*size, width))
+
+    def keys_before(self, unit: _Unit) -> Expr:
+        """The keys that a unit needs: up to its last query where that is causal, as all before the first are cached."""
+        s = self.shape
+        if not s.causal or (s.ratio > 1 and not s.may_see_none(self.tile_q)):
+            return expr(s.kv_len)
+        return floordiv(s.positions - s.q_len + unit.query + unit.queries, s.ratio)
+
     def skipped_tiles(self, unit: _Unit) -> Expr:
         """Key tiles of the part of a core that lie out of reach of the unit, or of those that read with it."""
         s = self.shape
@@ -199,7 +216,7 @@ class _Kernel:
     def key_trips(self, mine: Expr, skipped: Expr) -> Expr:
         """Key tiles of a core that sees `mine` keys of its part, but those of the `skipped` tiles."""
         if self.keys.max_trips == 1 and not (self.merges and self.shape.causal):
-            return expr(1)
+            return min_of(mine, 1) if self.shape.may_see_none(self.tile_q) else expr(1)
         if not (self.merges and self.shape.causal):
             return ceildiv(mine, self.tile_s) - skipped
         trips = ceildiv(max_of(mine, 0), self.tile_s)
@@ -252,6 +269,11 @@ class _Kernel:
         s = self.shape
         if isinstance(self.op, layer.SparseAttentionOp):
             return self.op.hides, self.op.last_slot(unit.sequence)
+        if isinstance(self.op, layer.CompressedAttentionOp):
+            query = unit.query + floordiv(expr(ROW), self.tile_g)
+            gathered = self.op.gathered
+            last = self.op.last_entry(unit.sequence) if gathered else self.op.last_of_query(query)
+            return (self.op.hides if gathered else s.causal), last
         return s.causal, s.kv_len - s.q_len + unit.query + floordiv(expr(ROW), self.tile_g) - self.hidden
 
     # -- the merge ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pmc.dialects import layer
 from pmc.dialects.layer_op import RowOp
 from pmc.passes.tiling.attention import AttentionFamily
 from pmc.passes.tiling.causal_conv import CausalConvFamily
+from pmc.passes.tiling.compress import CompressFamily
 from pmc.passes.tiling.embedding import EmbeddingFamily
 from pmc.passes.tiling.gather import GatherFamily
 from pmc.passes.tiling.index_scores import IndexScoresFamily
@@ -20,13 +21,17 @@ from pmc.passes.tiling.topk import TopkFamily
 FAMILIES: dict[type[Operation], Family] = {
     **dict.fromkeys((layer.MatmulOp, layer.GroupedMatmulOp, layer.GatedMatmulOp, layer.HeadMatmulOp), MatmulFamily()),
     **dict.fromkeys((layer.LastTokenOp, layer.KvAppendOp), CopyFamily()),
-    **dict.fromkeys((layer.AttentionOp, layer.AttentionStepOp, layer.SparseAttentionOp), AttentionFamily()),
+    **dict.fromkeys(
+        (layer.AttentionOp, layer.AttentionStepOp, layer.SparseAttentionOp, layer.CompressedAttentionOp),
+        AttentionFamily(),
+    ),
     layer.IndexScoresOp: IndexScoresFamily(),
     layer.TopkSelectOp: TopkFamily(),
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),
     layer.PositionEmbeddingOp: PositionFamily(),
     layer.CausalConvOp: CausalConvFamily(),
+    layer.CompressOp: CompressFamily(),
     **dict.fromkeys((layer.SsmScanOp, layer.GatedDeltaOp), RecurrenceFamily()),
 }
 """The family of every tensor op that becomes a kernel, but for row-wise ones."""

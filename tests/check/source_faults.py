@@ -19,6 +19,7 @@ from typing import Any
 from pmc.compiler.check import CheckResult, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.dialects.errors import PmcError
+from tests.reference.configs import CONFIGS
 from tests.reference.recurrent_configs import KIMI_LINEAR, NEMOTRON_H, QWEN3_5
 
 RECURRENT_MODELS: Mapping[str, dict[str, Any]] = {
@@ -37,7 +38,9 @@ MODELS = {
     "llama": ("llama-3.1-8b", "llama-8b-decode"),
     "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
     "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
+    "compressed": ("deepseek-v4", "decode-moe"),
 }
+"""Presets or tiny configs, and deployments."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def forget() -> None:
 def checked(fault: Fault) -> str | None:
     """What `pmc check` with its default options says of the planted fault; None if nothing."""
     model, deployment = MODELS[fault.model]
-    config, source = (model, fault.model) if isinstance(model, dict) else load_model_config(model)
+    given = model if isinstance(model, dict) else CONFIGS.get(model)
+    config, source = load_model_config(model) if given is None else (given, fault.model)
     # The presets of recurrent models are small: fewer tokens than a deployment begins with, on two ranks.
     small = {"kv_len": 41, "tp": 2} if isinstance(model, dict) else {}
     target = load_deployment(deployment, {**small, **fault.options})

@@ -109,6 +109,17 @@ def bloom(hidden: int, layers: int, heads: int) -> dict[str, object]:
     return {**base, "n_embed": hidden, "n_layer": layers, "num_attention_heads": heads, "layer_norm_epsilon": 1e-5}
 
 
+def deepseek_v4(hidden: int, layers: int, heads: int, experts: int, inner: int, first: int, **more: int) -> Any:
+    return {
+        **sizes("DeepseekV4ForCausalLM", hidden, layers, heads, 1, 129280),
+        **{"head_dim": 512, "qk_rope_head_dim": 64, "o_lora_rank": 1024, "sliding_window": 128},
+        **{"index_n_heads": 64, "index_head_dim": 128, "n_routed_experts": experts, "n_shared_experts": 1},
+        **{"num_experts_per_tok": 6, "moe_intermediate_size": inner, "num_hash_layers": 3, "hc_mult": 4},
+        "compress_ratios": [first] * 2 + [4, 128] * (layers // 2),
+        **more,
+    }
+
+
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "meta-llama/Meta-Llama-3.1-8B": load_model_config("llama-3.1-8b")[0],
     "meta-llama/Meta-Llama-3.1-70B": LLAMA,
@@ -126,6 +137,12 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "deepseek-ai/DeepSeek-V3": DEEPSEEK,
     "deepseek-ai/DeepSeek-V2": DEEPSEEK_V2,
     "deepseek-ai/DeepSeek-V2-Lite": DEEPSEEK_V2_LITE,
+    "deepseek-ai/DeepSeek-V4-Flash": deepseek_v4(
+        4096, 43, 64, 256, 2048, 0, q_lora_rank=1024, o_groups=8, index_topk=512
+    ),
+    "deepseek-ai/DeepSeek-V4-Pro": deepseek_v4(
+        7168, 61, 128, 384, 3072, 128, q_lora_rank=1536, o_groups=16, index_topk=1024
+    ),
     "moonshotai/Kimi-K2-Instruct": KIMI,
     "zai-org/GLM-5": GLM5,
     "MiniMaxAI/MiniMax-M2.5": MINIMAX,
@@ -191,12 +208,39 @@ def bloom_by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
     return outer + c["vocab_size"] * h, outer + h + c["vocab_size"] * h
 
 
+def compressed_attention(c: Mapping[str, Any], ratio: int) -> int:
+    """Of a layer of DeepSeek-V4 whose entries have `ratio` tokens; 0 for none."""
+    h, heads, d, q, o = c["hidden_size"], c["num_attention_heads"], c["head_dim"], c["q_lora_rank"], c["o_lora_rank"]
+    found = h * q + q + q * heads * d + h * d + d + heads + heads * d * o + c["o_groups"] * o * h
+    n, narrow = c["index_n_heads"], c["index_head_dim"]
+    if ratio == 4:  # two series of the compressor, and of that of the indexer
+        found += sum(2 * h * 2 * width + 4 * 2 * width + width for width in (d, narrow)) + q * n * narrow + h * n
+    return int(found + (2 * h * d + ratio * d + d if ratio == 128 else 0))
+
+
+def deepseek_v4_by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
+    """Total and active; every block has streams, which are collapsed once more before the head."""
+    h, layers, vocab, streams = c["hidden_size"], c["num_hidden_layers"], c["vocab_size"], c["hc_mult"]
+    mixing = streams * (2 + streams)
+    each = layers * (2 * h + 2 * (streams * h * mixing + mixing + 3)) + h + streams * h * streams + streams + 1
+    each += sum(compressed_attention(c, ratio) for ratio in c["compress_ratios"][:layers])
+    experts, k, by_id = c["n_routed_experts"], c["num_experts_per_tok"], c["num_hash_layers"]
+    expert = 3 * h * c["moe_intermediate_size"]
+    each += layers * (h * experts + expert) + (layers - by_id) * experts
+    return (
+        each + 2 * vocab * h + layers * experts * expert + by_id * vocab * k,
+        each + h + vocab * h + layers * k * expert + by_id * k,
+    )
+
+
 def by_hand(c: Mapping[str, Any]) -> tuple[int, int]:
     """Total and active."""
     if c["architectures"] == ["BloomForCausalLM"]:
         return bloom_by_hand(c)
     if c["architectures"] == ["Gemma4ForCausalLM"]:
         return gemma4(c)
+    if c["architectures"] == ["DeepseekV4ForCausalLM"]:
+        return deepseek_v4_by_hand(c)
     h, layers, vocab = c["hidden_size"], c["num_hidden_layers"], c["vocab_size"]
     experts = c.get("n_routed_experts", c.get("num_experts", c.get("num_local_experts", 0)))
     dense = layers if not experts else c.get("first_k_dense_replace", 0)
@@ -276,6 +320,8 @@ DIFFERENT: Mapping[str, tuple[float | None, float | None]] = {
     "moonshotai/Kimi-K2-Instruct": (1026.408, 31.687),
     # 2.451: the source cuts where it should round.
     "deepseek-ai/DeepSeek-V2-Lite": (None, 2.451),
+    # 1.6 trillion on the card, which has no more digits.
+    "deepseek-ai/DeepSeek-V4-Pro": (1573.000, None),
     # With the table 3.353: the source cuts where it should round, or leaves something out.
     "Qwen/Qwen3-30B-A3B": (None, 3.042),
 }

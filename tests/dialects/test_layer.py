@@ -27,7 +27,7 @@ from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, expr, min_of
+from pmc.dialects.expr import Expr, expr, floordiv, min_of
 from pmc.dialects.interfaces import Work
 from pmc.dialects.tensor import TensorType
 
@@ -107,6 +107,28 @@ def sparse_attention(**changes: Any) -> layer.SparseAttentionOp:
     found: layer.SparseAttentionOp = op(
         layer.SparseAttentionOp, [[value(TOKENS, 32)], [rows], rows], value(TOKENS, 32), **properties
     )
+    return found
+
+
+def compressed_attention(gathered: bool = False) -> layer.CompressedAttentionOp:
+    """4 query heads of width 8 over entries of 4 tokens, all of them or 2 for every token."""
+    entries = value(TOKENS, 2, 8) if gathered else value(BATCH, floordiv(KV, 4), 8)
+    state = [value(TOKENS, n, element=f32) for n in (32, 4, 4)]
+    found: layer.CompressedAttentionOp = op(
+        layer.CompressedAttentionOp, [[value(TOKENS, 32)], [entries], entries, *state], value(TOKENS, 32),
+        qk_dims=ints(8), v_dim=8, q_len=expr(1) if gathered else Q, scale=0.5, causal=False, ratio=4,
+        sequence_q_len=Q, sequence_kv_len=KV,
+    )  # fmt: skip
+    return found
+
+
+def compress() -> layer.CompressOp:
+    """Overlapping entries of 5 tokens, 6 columns wide."""
+    tokens, closing = value(BATCH, KV, 12), floordiv(KV, 5) - floordiv(KV - Q, 5)
+    found: layer.CompressOp = op(
+        layer.CompressOp, [tokens, tokens, value(5, 12)], value(BATCH * closing, 6), ratio=5, overlapping=True,
+        q_len=Q, kv_len=KV,
+    )  # fmt: skip
     return found
 
 
@@ -457,6 +479,14 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         op(layer.L2NormOp, [value(TOKENS, 16)], value(TOKENS, 16), eps=1e-6, group=8),
         (3 * 96, 96 * 2, 96 * 2, "vector", "bf16"),
     ),
+    # Entry 1 closes: 5 tokens of its own and the 5 before, 7 operations each per column and a division per column.
+    (compress(), (3 * (10 * 7 + 1) * 6, 2 * 3 * 10 * 6 * 2 + 5 * 12 * 2, 3 * 6 * 2, "vector", "f32")),
+    # Both queries see both entries; the running state is read in FP32.
+    (compressed_attention(), (2 * 3 * 4 * 4 * 16, (6 * 32 + 3 * 2 * 8) * 2 + 6 * 40 * 4, 6 * 32 * 2, "cube", "bf16")),
+    (
+        compressed_attention(gathered=True),
+        (2 * 6 * 2 * 4 * 16, (6 * 32 + 6 * 2 * 8) * 2 + 6 * 40 * 4, 6 * 32 * 2, "cube", "bf16"),
+    ),
     (gated_rms_norm(), (9 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
     (gated_rms_norm(activation="sigmoid"), (8 * 96, (2 * 96 + 16) * 2, 96 * 2, "vector", "bf16")),
     (op(layer.WeightOp, [], value(16, 16), axes=names("", "ffn")), (0, 0, 0, "none", "bf16")),
@@ -504,7 +534,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("window and chunk", attention(True, window=3, chunk=3, kv_len=KV), "a window and a chunk exclude each other"),
     ("chunk of what", attention(True, chunk=3), "a chunk needs kv_len, and only a chunk"),
     ("chunk", attention(True, chunk=0, kv_len=KV), "chunk is 0, must be at least 1"),
-    ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16), []],
+    ("step window", op(layer.AttentionStepOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
+     [value(TOKENS, n, element=f32) for n in (32, 4, 4)]],
      *[value(TOKENS, n, element=f32) for n in (32, 4, 4)], qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True,
      window=3), "a step of a ring has no window: its keys are every n-th of a sequence"),
     ("step hidden", attention_step(False, hidden=1, causal=False), "hidden needs causal"),

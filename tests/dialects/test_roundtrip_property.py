@@ -301,6 +301,19 @@ def dsa(b: Blocks) -> None:
     b.x = b.make.add(model.DsaOp, [first.y, first.selected], [b.x.type], **latent).y
 
 
+def compressed_attention(b: Blocks) -> None:
+    size, rope, groups = b.make.size, 2 * b.make.size(), b.make.size()
+    ratio = b.make.size() + 1 if b.make.flag() else None
+    indexer: dict[str, Any] = {}
+    if ratio is not None and b.make.flag():
+        indexer = {"index_n_heads": size(), "index_head_dim": rope + size(), "index_topk": size()}
+    b.block(
+        model.CompressedAttentionOp, num_attention_heads=groups * size(), q_lora_rank=size(), head_dim=rope + size(),
+        qk_rope_head_dim=rope, window=size(), o_groups=groups, o_lora_rank=size(), norm_eps=1e-6, rope_theta=1e4,
+        rope_scaling=scaling(b.make) if b.make.flag() else None, compress_ratio=ratio, **indexer,
+    )  # fmt: skip
+
+
 def network(make: Maker) -> dict[str, Any]:
     gated = make.flag()
     clamped = {"activation": "clamped_swiglu", "activation_limit": 7.0, "activation_alpha": 1.702}
@@ -427,6 +440,7 @@ def model_repeat(b: Blocks) -> None:
 BLOCKS = {
     model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
     model.GatedDeltaNetOp: gated_delta_net, model.KimiDeltaOp: kda, model.Mamba2Op: mamba2,
+    model.CompressedAttentionOp: compressed_attention,
     model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row,
     model.LearnedScaleOp: learned_scale, model.SoftCapOp: soft_cap_row,
     model.PositionEmbeddingOp: positions, model.RepeatOp: model_repeat,
@@ -572,6 +586,34 @@ def indexer(make: Maker) -> None:
     )  # fmt: skip
 
 
+def compression(make: Maker) -> None:
+    """Entries of a cache of tokens, a selection of them, and attention over entries."""
+    heads, width, ratio, series = make.size(), make.size(), make.size() + 1, make.rng.randint(1, 2)
+    q_len, batch, kv_len = make.dims(3)
+    kv = make.source([batch, q_len + kv_len, series * width])
+    gate = make.source(tensor(kv).dims, tensor(kv).element_type)
+    closing = floordiv(q_len + kv_len, ratio) - floordiv(kv_len, ratio)
+    make.add(
+        layer.CompressOp, [kv, gate, make.source([ratio, series * width])], [make.type([batch * closing, width])],
+        ratio=ratio, overlapping=series == 2, q_len=q_len, kv_len=q_len + kv_len,
+    )  # fmt: skip
+    count = floordiv(q_len + kv_len, ratio)
+    scores, top_k = make.source([batch * q_len, count], f32), make.size()
+    make.add(
+        layer.TopkSelectOp, [scores], [make.type([batch * q_len, min_of(count, top_k)], i32)], top_k=top_k, q_len=q_len,
+        ratio=ratio, tokens=q_len + kv_len,
+    )  # fmt: skip
+    gathered, (stored, arithmetic) = make.flag(), make.rng.choice(ATTENTION_TYPES)
+    t, own = batch * q_len, expr(1) if gathered else q_len
+    entries = make.source([t if gathered else batch, count, width], stored)
+    state = [make.source([t, n], f32) for n in (heads * width, heads, heads)]
+    make.add(
+        layer.CompressedAttentionOp, [[make.source([t, heads * width], arithmetic)], [entries], entries, *state],
+        [make.type([t, heads * width])], qk_dims=ints([width]), v_dim=width, q_len=own, scale=make.rng.uniform(0, 1),
+        causal=False, ratio=ratio, sequence_q_len=q_len, sequence_kv_len=q_len + kv_len,
+    )  # fmt: skip
+
+
 def layer_norm(make: Maker) -> None:
     t, width = make.dims(1)[0], make.size()
     operands = [make.source([t, width]), *(make.source([width]) for _ in range(make.rng.randint(1, 2)))]
@@ -617,12 +659,14 @@ def add_rms_norm(make: Maker) -> None:
 def rope(make: Maker) -> None:
     head_dim = 2 * make.size()
     dims = make.dims(1)[0], expr(head_dim * make.size())
+    partial = head_dim > 2 and make.flag()
     make.add(
         layer.RopeOp, [make.source(dims)], [make.type(dims)], head_dim=head_dim, theta=make.rng.uniform(1, 1e6),
         interleaved=make.flag(), q_len=dims[0], kv_len=make.dims(1)[0], stride=make.rng.randint(1, 2),
         first=make.rng.choice([expr(0), expr("cp.rank")]),
         scaling=make.params() if make.flag() else None,
-        rotary_dim=make.rng.randrange(2, head_dim, 2) if head_dim > 2 and make.flag() else None,
+        **({"rotary_dim": make.rng.randrange(2, head_dim, 2), "trailing": unit(make)} if partial else {}),
+        inverse=unit(make),
     )  # fmt: skip
 
 
@@ -856,6 +900,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     layer.PositionEmbeddingOp: position_embedding,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
+    **dict.fromkeys((layer.CompressOp, layer.CompressedAttentionOp), compression),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
     layer.AddRmsNormOp: add_rms_norm,
     layer.SiluMulOp: binary(layer.SiluMulOp), layer.ActivationOp: activation,
@@ -1143,7 +1188,7 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
-        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
+        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(), unit(make), unit(make),
     ),
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),

@@ -70,6 +70,14 @@ LLAMA4: Mapping[str, str] = {
 
 STEP: Mapping[str, str] = {"self_attn.g_proj": "{attention}.head_gate"}
 
+DEEPSEEK_V4: Mapping[str, str] = {
+    "attn_hc": "{attention}.streams.weights",
+    "ffn_hc": "{mlp}.streams.weights",
+    "self_attn.compressor.indexer.scorer": "{attention}.indexer",
+    "self_attn.compressor.indexer": "{attention}.indexer",
+    "mlp.gate.tid2eid": "{mlp}.router.table",
+}
+
 GEMMA4: Mapping[str, str] = {**GEMMA, "layer_scalar": "{layer}.layer_scale"}
 
 GEMMA4_MOE: Mapping[str, str] = {
@@ -97,11 +105,17 @@ OUTSIDE: Mapping[str, str] = {
     "ln_f.bias": "lm_head.norm.bias",
     "final_layer_norm.weight": "lm_head.norm.weight",
     "final_layer_norm.bias": "lm_head.norm.bias",
+    "hc_head.hc_fn": "lm_head.streams.weights.fn.weight",
+    "hc_head.hc_base": "lm_head.streams.weights.base",
+    "hc_head.hc_scale": "lm_head.streams.weights.scale",
     **recurrent_checkpoints.OUTSIDE,
 }
 """Parameters outside of layers."""
 
-ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "kda", "mamba2")
+AS_STORED = (".bias", "position_bias", ".table")
+"""Ends of the paths of parameters that are no linear layers."""
+
+ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "kda", "mamba2", "window", "csa", "hca")
 
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:
@@ -119,7 +133,7 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
     # Layers that share keys are one body: its blocks are numbered.  A layer of Nemotron-H is one block.
     attention, mlp = (
         [name for name in names if re.fullmatch(rf"({'|'.join(kinds)})\d*", name.rpartition(".")[2])]
-        for kinds in (ATTENTION, ("ffn", "moe"))
+        for kinds in (ATTENTION, ("ffn", "moe", "hash_moe"))
     )
     if attention and len(mlp) == 2 * len(attention):  # experts beside the dense network
         mlp = [name for name in mlp if not name.endswith("moe")]
@@ -142,6 +156,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "Llama4ForCausalLM": LLAMA4,
     "Gemma4ForCausalLM": GEMMA4,
     "Step3p7FlashForCausalLM": STEP,
+    "DeepseekV4ForCausalLM": DEEPSEEK_V4,
     **recurrent_checkpoints.TABLES,
 }
 """The names of a family that differ from those of most."""
@@ -159,7 +174,8 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
     """
     inside = name.removeprefix("model.").removeprefix("transformer.").removeprefix("decoder.")
     if inside in OUTSIDE:
-        return weights[OUTSIDE[inside]]
+        found = weights[OUTSIDE[inside]]
+        return found.T if inside == "hc_head.hc_fn" else found
     if inside == "lm_head.weight":
         return weights["lm_head.proj.weight"].T if "lm_head.proj.weight" in weights else weights["embed.weight"]
     _, number, inner = inside.split(".", 2)
@@ -191,7 +207,7 @@ def parameter(name: str, module: ModuleOp, weights: Mapping[str, Array], config:
                 else _transposed(np.concatenate(arrays, axis=-1))
             )
     array = weights[path if path in weights else f"{path}.weight"][place]
-    return array if as_stored or path.endswith(".bias") else _transposed(array)
+    return array if as_stored or path.endswith(AS_STORED) else _transposed(array)
 
 
 def _transposed(array: Array) -> Array:

@@ -49,6 +49,36 @@ DEEPSEEK: dict[str, object] = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 2.5,
 }
+DEEPSEEK_V4: dict[str, object] = {
+    **{name: value for name, value in COMMON.items() if name != "intermediate_size"},
+    "architectures": ["DeepseekV4ForCausalLM"],
+    "num_key_value_heads": 1,
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+    "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
+    "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "compress_rope_theta": 160000.0,
+    "head_dim": 16,
+    "qk_rope_head_dim": 4,
+    "q_lora_rank": 24,
+    "sliding_window": 5,
+    "o_groups": 2,
+    "o_lora_rank": 6,
+    # Many heads: scores of few are often all cut off at 0, and which of equal scores is best is left open.
+    "index_n_heads": 24,
+    "index_head_dim": 12,
+    "index_topk": 3,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "routed_scaling_factor": 1.5,
+    "scoring_func": "sqrtsoftplus",
+    "num_hash_layers": 1,
+    "swiglu_limit": 0.5,
+    "hc_mult": 2,
+    "hc_sinkhorn_iters": 3,
+    "hc_eps": 1e-6,
+}
 DEEPSEEK_YARN = {**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.0}
 DEEPSEEK_V2: dict[str, object] = {
     **DEEPSEEK,
@@ -305,6 +335,13 @@ CONFIGS: dict[str, dict[str, object]] = {
         "moe_router_scaling_factor": 1.5,
     },
     "deepseek-v3.2": DEEPSEEK_V32,
+    "deepseek-v4": DEEPSEEK_V4,
+    # The order of layers of DeepSeek-V4-Pro, as its file has it, with the rates that follow from it.
+    "deepseek-v4-ratios": {
+        **{name: value for name, value in DEEPSEEK_V4.items() if name not in ("layer_types", "num_hash_layers")},
+        "num_hidden_layers": 7,
+        "compress_ratios": [128, 128, 4, 128, 4, 128, 4, 0],
+    },
     "glm-5.2": {
         **DEEPSEEK_V32,
         "architectures": ["GlmMoeDsaForCausalLM"],

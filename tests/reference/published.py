@@ -22,6 +22,7 @@ LLAMA = "The Llama 3 Herd of Models, arXiv:2407.21783; model cards of Llama 3.1"
 QWEN = "model card: Number of Parameters, .. in total and .. activated; arXiv:2505.09388, tables 1 and 2"
 MIXTRAL = "Mixtral of Experts, arXiv:2401.04088, section 2, and https://mistral.ai/news/mixtral-of-experts"
 DEEPSEEK = "DeepSeek-V3 Technical Report, arXiv:2412.19437, abstract"
+DEEPSEEK_V4 = "model cards of DeepSeek-V4-Pro and DeepSeek-V4-Flash, deepseek-ai on Hugging Face"
 KIMI = "Kimi K2, arXiv:2507.20534, table 2"
 GLM = "GLM-5, arXiv:2602.15763, table 1"
 GPT_OSS = "gpt-oss model card, arXiv:2508.10925, table 1"
@@ -41,6 +42,8 @@ PUBLISHED: Mapping[str, Published] = {
     "mistralai/Mixtral-8x7B-v0.1": Published("46.7", "12.9", MIXTRAL),
     "mistralai/Mixtral-8x22B-v0.1": Published("141", "39", "https://mistral.ai/news/mixtral-8x22b"),
     "deepseek-ai/DeepSeek-V3": Published("671", "37", DEEPSEEK),
+    "deepseek-ai/DeepSeek-V4-Flash": Published("284", "13", DEEPSEEK_V4),
+    "deepseek-ai/DeepSeek-V4-Pro": Published("1600", "49", DEEPSEEK_V4),
     "deepseek-ai/DeepSeek-R1": Published("671", "37", "model card"),
     "deepseek-ai/DeepSeek-V2": Published("236", "21", "DeepSeek-V2, arXiv:2405.04434, abstract"),
     "deepseek-ai/DeepSeek-V2-Lite": Published("15.7", "2.4", "DeepSeek-V2, arXiv:2405.04434, appendix B"),
