@@ -152,7 +152,7 @@ def check_model(
 
     A module in which a pass changed nothing that is executed is not run again, and addresses run with the commands.
     """
-    bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
+    bindings = deployment.symbols
     environment = seeded_model_environment(model, bindings, seed)
     if proof.in_types:
         environment = in_format(environment, _own_format(model))

@@ -69,7 +69,7 @@ def simulated_by(module: ModuleOp) -> Simulated:
             lowered.attributes[TOPOLOGY] = TopologyAttr(target.topology)
         deployment = lowered.attributes.get(DEPLOYMENT)
         if isinstance(deployment, DeploymentAttr):
-            lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.model_copy(update=dict(bindings)))
+            lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.at(bindings))
         return simulate_parts(resume(lowered, LEVELS[-1]))
 
     return run

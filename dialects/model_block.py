@@ -30,6 +30,13 @@ class WeightSpec:
     """The path of the parameter that is the transpose of this one (tied embeddings): stored once."""
     role: str | None = None
     """What the parameter is, as in `layer.weight`."""
+    shared: str | None = None
+    """The path of the parameter of another block that this one is: stored once."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is stored for this block, and not the parameter of another one, or its transpose."""
+        return self.transpose_of is None and self.shared is None
 
     @property
     def elements(self) -> int:
@@ -87,6 +94,10 @@ class BlockOp(PmcOp, HasEffects):
     def states(self) -> list[StateSpec]:
         """The states of a fixed size, in the order in which the block replaces them."""
         return []
+
+    def path_of(self, weight: WeightSpec) -> str:
+        """Where a parameter of the block is stored."""
+        return weight.shared or f"{self.path.data}.{weight.name}"
 
     def active_parameters(self) -> int:
         """The parameters that one token is multiplied with."""

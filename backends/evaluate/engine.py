@@ -204,8 +204,7 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     deployment = module.attributes.get("arch.deployment")
     known: dict[str, int] = {}
     if isinstance(deployment, DeploymentAttr):
-        data = deployment.data
-        known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
+        known = deployment.data.symbols
     # Products of lengths may exceed 64 bits, which integer arrays do not say.
     given = {name: _as_floats(value) for name, value in bindings.items()}
     values = {**known, **given}

@@ -90,7 +90,10 @@ QWEN3_MOE = Family(
     unused=WINDOW_SWITCHED_OFF,
 )
 DEEPSEEK_V3 = Family(
-    {"dense": (MLA, FFN), "moe": (MLA, DEEPSEEK_MOE)}, first_dense, {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM}
+    {"dense": (MLA, FFN), "moe": (MLA, DEEPSEEK_MOE)},
+    first_dense,
+    {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM},
+    drafts=True,
 )
 
 
@@ -260,7 +263,9 @@ FAMILIES: Mapping[str, Family] = {
         embedding=(positions(2),),
         tied=True,
     ),
-    "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense),
+    "Glm4MoeForCausalLM": Family(
+        {"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense, drafts=True
+    ),
     "MiniMaxM2ForCausalLM": Family(
         {"moe": (MINIMAX_GQA, MINIMAX_MOE)},
         every("moe"),
@@ -284,6 +289,7 @@ FAMILIES: Mapping[str, Family] = {
         first_dense,
         {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM},
         lists=SPARSE_ATTENTION,
+        drafts=True,
     ),
     "GlmMoeDsaForCausalLM": Family(
         glm5_layers,

@@ -71,7 +71,9 @@ class BlockBuilder:
                 "transpose_of": spec.transpose_of,
             }
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
-            self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
+            op = layer.WeightOp.make([], [result], self.source.path_of(spec), properties, like=self.source)
+            self.block.add_op(op)
+            self.weights[name] = op.result
         return self.weights[name]
 
     def state(self, name: str) -> SSAValue:
