@@ -153,7 +153,7 @@ def check_model(
     A module in which a pass changed nothing that is executed is not run again, and addresses run with the commands.
     """
     bindings = deployment.symbols
-    environment = seeded_model_environment(model, bindings, seed)
+    environment = seeded_model_environment(model, bindings, seed, deployment.draft_tokens)
     if proof.in_types:
         environment = in_format(environment, _own_format(model))
     reference = run_model(model, environment)
@@ -162,7 +162,7 @@ def check_model(
         logits = logits[deployment.q_len - 1 :: deployment.q_len]  # a prefill gives those of the last tokens
     set_target(model, chip, topology, deployment, accounting)
     checks: list[PassCheck] = []
-    runner = _Runner(environment, deployment, Expected(logits, reference.states, {}), proof.in_types)
+    runner = _Runner(environment, deployment, Expected((logits, *reference.drafted), reference.states, {}), proof.in_types)
     context = make_context()
     # The two runs of a phase draw different plans.
     specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, 2 * seed + proof.in_types)
@@ -246,7 +246,9 @@ def check_small(
         return small_model(config, source, small, layers, dtype)
 
     for phase in ("prefill", "decode"):
-        typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
+        # A prefill drafts nothing, nor does the step behind one: what it would read of the draft's cache nobody wrote.
+        own = deployment if phase == "decode" else without_drafts(deployment)
+        typed = shrink_deployment(own.model_copy(update={"phase": phase}))
         plain = shrink_deployment(typed, quantization=FP32)
         reached: Level = emit if in_commands(typed.quantization) else "dist"
         typed_chip = chip if reached == "dist" else chip_for(model(typed, None), chip, topology, typed)
@@ -264,7 +266,7 @@ def check_small(
             if not results[-1].passed:
                 return tuple(results)
     if emit == "commands":
-        small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
+        small = shrink_deployment(without_drafts(deployment).model_copy(update={"phase": "prefill"}), quantization=FP32)
         past = -(-11 // small.cp) * small.cp
         small = small.model_copy(update={"q_len": past, "kv_len": past})
         make = partial(model, small, "float32")
@@ -278,6 +280,11 @@ def in_commands(quantization: Quantization) -> bool:
     """Whether commands exist for the element types: whole bytes without scales."""
     formats = [element_format(name) for name in (quantization.weights, quantization.activations, quantization.kv_cache)]
     return all(found.scales is None and found.bits % 8 == 0 for found in formats)
+
+
+def without_drafts(deployment: Deployment) -> Deployment:
+    """The deployment without speculation."""
+    return deployment.model_copy(update={"draft_tokens": 0, "accepted_length": None})
 
 
 def _check_sequence(
@@ -315,7 +322,7 @@ def _check_sequence(
             run = run_commands(module, step)
         assert run is not None
         logits = expected.logits.reshape(small.batch, past + new, -1)[:, past:].reshape(small.batch * new, -1)
-        difference, error = compare(Expected(logits, expected.states, {}), run, COMMAND_TOLERANCE)
+        difference, error = compare(Expected((logits,), expected.states, {}), run, COMMAND_TOLERANCE)
     except PmcError as fault:
         failure = " ".join(str(fault).split())
     check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference, failure)
@@ -386,7 +393,7 @@ class _Runner:
         else:
             assert self.kernels is not None
             difference, error = compare(
-                Expected(self.kernels.outputs[0], self.kernels.states, {}), found, COMMAND_TOLERANCE
+                Expected(self.kernels.outputs, self.kernels.states, {}), found, COMMAND_TOLERANCE
             )
         if difference is None and self.in_types and level == "layer":
             difference = self.formats(name, module)
@@ -413,7 +420,7 @@ class _Runner:
             return None
         assert self.in_formats is not None
         found = run_layer(module, self.environment, EMULATED)
-        return compare(Expected(self.in_formats.outputs[0], self.in_formats.states, {}), found, TOLERANCE)[0]
+        return compare(Expected(self.in_formats.outputs, self.in_formats.states, {}), found, TOLERANCE)[0]
 
     def kernels_against_ops(self, run: LayerRun) -> tuple[Difference | None, float]:
         """The first kernel that stored something else than its op computes from the same operands."""
@@ -423,7 +430,7 @@ class _Runner:
             return Difference(deviation.path, deviation.what, deviation.error), deviation.error
         self.kernels = run
         # What no kernel wrote alone, the caches and what collectives left, has come the same way.
-        return compare(Expected(beside.outputs[0], beside.states, {}), run, COMMAND_TOLERANCE)
+        return compare(Expected(beside.outputs, beside.states, {}), run, COMMAND_TOLERANCE)
 
 
 def _executed(module: ModuleOp) -> Iterator[object]:
