@@ -497,6 +497,35 @@ class LastTokenOp(LayerOp):
         return ShardingRule(((ROWS, "n"),), ((ROWS, "n"),))
 
 
+@irdl_op_definition
+class SampledTokensOp(LayerOp):
+    """Token ids that were sampled from logits [T, vocabulary]: those that the program is given, no data moves.
+
+    How a token is chosen and a draft accepted is up to the host and not modelled; that nothing can be done with the
+    tokens before there are logits is.
+    """
+
+    name = "layer.sampled_tokens"
+    UNIT: ClassVar[Unit] = "none"
+    tokens = operand_def(TensorType)
+    logits = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """A token for every row of logits."""
+        self.fail_unless(len(tensor(self.logits).dims) == 2, "logits must be [T, vocabulary]")
+        self.require_shape(self.tokens, tensor(self.logits).dims[:1], "tokens")
+        self.fail_unless(self.y.type == self.tokens.type, "the result must have the type of the tokens")
+
+    def work(self) -> Work:
+        """The tokens are there."""
+        return Work(expr(0), expr(0), expr(0), "none", self.compute_dtype())
+
+    def sharding_rule(self) -> ShardingRule:
+        """A sampler sees the whole vocabulary of a row."""
+        return ShardingRule(((TOKEN,), (TOKEN, WHOLE)), ((TOKEN,),))
+
+
 # -- mixture of experts -----------------------------------------------------------------------------------------
 
 
@@ -654,6 +683,7 @@ Layer = Dialect(
         AddRmsNormOp,
         QuantizeOp,
         SliceOp,
+        SampledTokensOp,
         LastTokenOp,
         KvAppendOp,
         CausalConvOp,

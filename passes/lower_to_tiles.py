@@ -135,6 +135,8 @@ class _Lowering:
                     self._source(op)
                 case layer.SliceOp():
                     self.arrays[op.y] = self._slice(op)
+                case layer.SampledTokensOp():
+                    self.arrays[op.y] = self._located(op.tokens)
                 case layer.RepeatOp():
                     self._repeat(op)
                 case dist.StageOp():

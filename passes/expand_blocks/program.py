@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from xdsl.dialects.builtin import StringAttr, UnitAttr
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, OpResult, Region, SSAValue
 
 from pmc.dialects import layer, model
 from pmc.dialects.assembly import PmcOp, PropertyValue
-from pmc.dialects.drafting import application
+from pmc.dialects.drafting import DRAFT, application
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
@@ -57,30 +58,33 @@ def expand_llm(llm: model.LlmOp, step: Step, draft: model.DraftOp | None = None)
         cut = Cut(head[0], head[-1])
     results = _expand_into(block, source, step, values, cut)
     if draft is not None:
-        results += expand_drafts(block, draft, values[head[-1].x], step)
+        results += expand_drafts(block, draft, results[0], values[head[-1].x], step)
     block.add_op(layer.ReturnOp.make([results], [], path, like=llm))
     properties: dict[str, PropertyValue] = {"sym_name": llm.sym_name, "phase": step.phase}
     return layer.ProgramOp.make([], [], path, properties, [Region(block)], like=llm)
 
 
-def expand_drafts(block: Block, draft: model.DraftOp, hidden: SSAValue, step: Step) -> list[SSAValue]:
+def expand_drafts(
+    block: Block, draft: model.DraftOp, verified: SSAValue, hidden: SSAValue, step: Step
+) -> list[SSAValue]:
     """The applications of a draft layer behind the model; the logits of each, one row per sequence.
 
-    The first runs over all rows that were verified, since its cache must have them, and keeps the last row of each
-    sequence; every other runs over the row of the one before, at the next position.
+    Each takes the tokens that were sampled from the logits before it, the first those `verified` by the model.  That runs over all rows of the model, since its cache must have them, and keeps the last row of each sequence; every
+    other runs over the row of the one before, at the next position.
     """
     source = draft.body.block
     (head,) = (op for op in source.ops if isinstance(op, model.LmHeadOp))
     last = source.last_op
     assert isinstance(last, model.YieldOp) and isinstance(last.values[1].owner, Operation), "verified"
-    logits: list[SSAValue] = []
+    logits = [verified]
     for number in range(step.draft_tokens):
         before = block.last_op
         tokens = block.insert_arg(source.args[0].type, len(block.args))
-        values = dict(zip(source.args, (tokens, hidden), strict=True))
+        sampled = layer.SampledTokensOp.make([tokens, logits[-1]], [tokens.type], f"{DRAFT}.tokens", like=draft)
+        block.add_op(sampled)
+        values = dict(zip(source.args, (sampled.y, hidden), strict=True))
         cut = Cut(last.values[1].owner, head) if number == 0 else None
-        row, hidden = _expand_into(block, source, step, values, cut)
-        logits.append(row)
+        found = [cast(OpResult, value) for value in _expand_into(block, source, step, values, cut)]
         if number:
             at = SymbolSubstitution({"q_len": 1, "kv_len": KV_LEN + number})
             at.in_value(tokens)
@@ -88,7 +92,10 @@ def expand_drafts(block: Block, draft: model.DraftOp, hidden: SSAValue, step: St
                 at.in_op(op)
                 if isinstance(op, PmcOp) and not isinstance(op, layer.SourceOp):
                     op.path = StringAttr(application(op.path.data, number))
-    return logits
+        # A value that gets another type is another value.
+        row, hidden = (value.op.results[value.index] for value in found)
+        logits.append(row)
+    return logits[1:]
 
 
 def _behind(block: Block, before: Operation | None) -> Iterator[Operation]:
