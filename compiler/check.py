@@ -246,9 +246,7 @@ def check_small(
         return small_model(config, source, small, layers, dtype)
 
     for phase in ("prefill", "decode"):
-        # A prefill drafts nothing, nor does the step behind one: what it would read of the draft's cache nobody wrote.
-        own = deployment if phase == "decode" else without_drafts(deployment)
-        typed = shrink_deployment(own.model_copy(update={"phase": phase}))
+        typed = shrink_deployment(_in_phase(deployment, phase))
         plain = shrink_deployment(typed, quantization=FP32)
         reached: Level = emit if in_commands(typed.quantization) else "dist"
         typed_chip = chip if reached == "dist" else chip_for(model(typed, None), chip, topology, typed)
@@ -266,7 +264,8 @@ def check_small(
             if not results[-1].passed:
                 return tuple(results)
     if emit == "commands":
-        small = shrink_deployment(without_drafts(deployment).model_copy(update={"phase": "prefill"}), quantization=FP32)
+        small = _in_phase(deployment, "prefill").model_copy(update={"draft_tokens": 0, "accepted_length": None})
+        small = shrink_deployment(small, quantization=FP32)
         past = -(-11 // small.cp) * small.cp
         small = small.model_copy(update={"q_len": past, "kv_len": past})
         make = partial(model, small, "float32")
@@ -282,9 +281,9 @@ def in_commands(quantization: Quantization) -> bool:
     return all(found.scales is None and found.bits % 8 == 0 for found in formats)
 
 
-def without_drafts(deployment: Deployment) -> Deployment:
-    """The deployment without speculation."""
-    return deployment.model_copy(update={"draft_tokens": 0, "accepted_length": None})
+def _in_phase(deployment: Deployment, phase: str) -> Deployment:
+    """The deployment in a phase, of which `shrink_deployment` chooses the lengths."""
+    return deployment.model_copy(update={"phase": phase, "q_len": 1})
 
 
 def _check_sequence(

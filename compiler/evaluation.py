@@ -146,5 +146,7 @@ def request_deployments(deployment: Deployment, isl: int, osl: int) -> tuple[Dep
         )
     return (
         deployment.model_copy(update={"phase": "prefill", "q_len": isl, "kv_len": isl}),
-        deployment.model_copy(update={"phase": "decode", "q_len": 1, "kv_len": isl + osl - 1}),
+        deployment.model_copy(
+            update={"phase": "decode", "q_len": 1, "kv_len": isl + osl - 1 + deployment.draft_tokens}
+        ),
     )

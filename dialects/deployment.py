@@ -160,10 +160,10 @@ class Deployment(Schema, frozen=True):
         description="Tokens a sequence attends to, the new ones included"
     )
     draft_tokens: Annotated[Drafts, WORKLOAD, PassOption("expand-blocks")] = Field(
-        description="Tokens that the MTP layer drafts in a decode step and the next one verifies; 0: no speculation"
+        description="Tokens that the MTP layer drafts in a step and the next decode step verifies; 0: no speculation"
     )
     accepted_length: Annotated[AcceptedLength, WORKLOAD] = Field(
-        description="Mean tokens that a step with drafts produces, from 1 to draft_tokens + 1; null without drafts"
+        description="Mean tokens that a decode step writes, from 1 to draft_tokens + 1; null without drafts"
     )
     longer_context: Annotated[bool, WORKLOAD] = Field(
         description="Run lengths beyond those that the model is made for, which results then say; else they are errors"
@@ -229,13 +229,11 @@ class Deployment(Schema, frozen=True):
         drafts, accepted = self.draft_tokens, self.accepted_length
         if drafts == 0:
             return None if accepted is None else f"accepted_length ({accepted:g}) needs draft_tokens > 0: nothing is drafted"
-        if self.phase == "prefill":
-            return f"draft_tokens ({drafts}) is for decode: a prefill step verifies no drafts"
         if accepted is None:
             return f"draft_tokens ({drafts}) needs accepted_length, the mean tokens of a step, from 1 to {drafts + 1}"
         if accepted > drafts + 1:
             return f"accepted_length ({accepted:g}) must be from 1 to draft_tokens + 1 = {drafts + 1}"
-        if self.q_len != 1:
+        if self.phase == "decode" and self.q_len != 1:
             return f"q_len ({self.q_len}) must be 1 with draft_tokens > 0: a step verifies the drafts after one new token"
         if self.cp > 1:
             return f"draft_tokens ({drafts}) needs cp = 1: a draft is one token of a sequence, which cp cannot deal out"
@@ -250,8 +248,8 @@ class Deployment(Schema, frozen=True):
 
     @property
     def queries(self) -> int:
-        """Rows of a sequence in a step of the model: its new tokens, and the drafts that are verified with them."""
-        return self.q_len + self.draft_tokens
+        """Rows of a sequence in a step: its new tokens, and in decode the drafts that are verified with them."""
+        return self.q_len + self._verified
 
     @property
     def symbols(self) -> dict[str, int]:
@@ -259,15 +257,14 @@ class Deployment(Schema, frozen=True):
         return {"batch": self.batch, "q_len": self.queries, "kv_len": self.kv_len}
 
     @property
-    def tokens_per_step(self) -> float:
-        """Tokens of a sequence that a step reads (prefill) or writes (decode)."""
-        return self.q_len if self.accepted_length is None else self.accepted_length
+    def _verified(self) -> int:
+        return self.draft_tokens if self.phase == "decode" else 0
 
     def at(self, symbols: Mapping[str, int]) -> Deployment:
         """The same deployment where symbols of its program have these values.  Raises SchemaError."""
         given = dict(symbols)
         if "q_len" in given:
-            given["q_len"] -= self.draft_tokens
+            given["q_len"] -= self._verified
         return self.model_copy(update=given)
 
 

@@ -499,7 +499,7 @@ class LastTokenOp(LayerOp):
 
 @irdl_op_definition
 class SampledTokensOp(LayerOp):
-    """Token ids that were sampled from logits [T, vocabulary]: those that the program is given, no data moves.
+    """Token ids, of which the last ones were sampled from logits: those that the program is given, no data moves.
 
     How a token is chosen and a draft accepted is up to the host and not modelled; that nothing can be done with the
     tokens before there are logits is.
@@ -512,9 +512,11 @@ class SampledTokensOp(LayerOp):
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """A token for every row of logits."""
-        self.fail_unless(len(tensor(self.logits).dims) == 2, "logits must be [T, vocabulary]")
-        self.require_shape(self.tokens, tensor(self.logits).dims[:1], "tokens")
+        """At least a token for every row of logits."""
+        tokens, logits = tensor(self.tokens).dims, tensor(self.logits).dims
+        self.fail_unless(len(tokens) == 1 and len(logits) == 2, "tokens must be [T], logits [rows, vocabulary]")
+        if tokens[0].is_constant and logits[0].is_constant:
+            self.fail_unless(tokens[0].constant >= logits[0].constant, "there are more logits than tokens")
         self.fail_unless(self.y.type == self.tokens.type, "the result must have the type of the tokens")
 
     def work(self) -> Work:
@@ -523,7 +525,7 @@ class SampledTokensOp(LayerOp):
 
     def sharding_rule(self) -> ShardingRule:
         """A sampler sees the whole vocabulary of a row."""
-        return ShardingRule(((TOKEN,), (TOKEN, WHOLE)), ((TOKEN,),))
+        return ShardingRule(((ROWS,), (ROWS, WHOLE)), ((ROWS,),))
 
 
 # -- mixture of experts -----------------------------------------------------------------------------------------

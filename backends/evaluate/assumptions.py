@@ -31,10 +31,11 @@ def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tup
     kv_len, longest = bindings.get("kv_len"), checkpoint.longest_context
     if kv_len is not None and longest is not None and kv_len > longest:
         found.append(f"kv_len {kv_len} is longer than the model is made for, which is {longest} tokens")
-    if checkpoint.mtp_layers:
+    deployment = module.attributes.get("arch.deployment")
+    drafts = isinstance(deployment, DeploymentAttr) and deployment.data.draft_tokens > 0
+    if checkpoint.mtp_layers and not drafts:
         layers = "layer" if checkpoint.mtp_layers == 1 else "layers"
         found.append(f"{checkpoint.mtp_layers} multi-token-prediction {layers} of the checkpoint not counted")
-    deployment = module.attributes.get("arch.deployment")
     stored = checkpoint.stored_weights
     if isinstance(deployment, DeploymentAttr) and stored is not None:
         run = deployment.data.quantization.weights

@@ -205,6 +205,13 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     known: dict[str, int] = {}
     if isinstance(deployment, DeploymentAttr):
         known = deployment.data.symbols
+        if deployment.data.draft_tokens and deployment.data.phase == "decode":
+            given_rows, rows = bindings.get("q_len", known["q_len"]), known["q_len"]
+            if np.any(np.asarray(given_rows) != rows):
+                raise PmcError(
+                    f"symbol 'q_len' is {np.min(given_rows)}, must be {rows} in a step that verifies "
+                    f"{deployment.data.draft_tokens} drafted tokens"
+                )
     # Products of lengths may exceed 64 bits, which integer arrays do not say.
     given = {name: _as_floats(value) for name, value in bindings.items()}
     values = {**known, **given}

@@ -35,9 +35,9 @@ class ExpandBlocksPass(PmcPass):
     `phase`: prefill computes the logits of the last token of each sequence and expands the KV latent of MLA;
     decode computes the logits of all tokens and, with `absorb-mla`, attends over the latent itself.  Sparse attention
     is over the latent in both: every token gathers its own keys, which would be expanded once per token.
-    With `draft-tokens` a decode step also drafts so many: behind the model come as many applications of its draft
-    layer (`model.draft`), whose tokens are further arguments of the program, and its logits further results.  Without,
-    the draft layer is left out.
+    With `draft-tokens` a step also drafts so many: behind the model come as many applications of its draft layer
+    (`model.draft`), whose tokens are further arguments of the program, and its logits further results.  Without, the
+    draft layer is left out.
     `capacity` sizes the expert buffers: `balanced` for their mean load (cost models), `worst` so that no
     token is dropped (numerics).
     """
@@ -58,10 +58,8 @@ class ExpandBlocksPass(PmcPass):
         ):
             if value not in allowed:
                 raise PassError(f"{self.name}: {option} is '{value}', must be {' or '.join(allowed)}")
-        if self.draft_tokens < 0 or (self.draft_tokens and self.phase != "decode"):
-            raise PassError(
-                f"{self.name}: draft-tokens is {self.draft_tokens}, must be 0, or more for phase decode"
-            )
+        if self.draft_tokens < 0:
+            raise PassError(f"{self.name}: draft-tokens is {self.draft_tokens}, must be at least 0")
 
     def run(self, module: ModuleOp) -> None:
         """Replace each `model.llm` by a `layer.program`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from xdsl.dialects.builtin import StringAttr, UnitAttr
@@ -55,7 +55,7 @@ def expand_llm(llm: model.LlmOp, step: Step, draft: model.DraftOp | None = None)
     values: dict[SSAValue, SSAValue] = dict(zip(source.args, block.args, strict=True))
     cut, head = None, _head(source)
     if head and step.phase == "prefill":
-        cut = Cut(head[0], head[-1])
+        cut = Cut(head[0 if draft is None else -1], head[-1])  # a draft layer reads the normed rows of all tokens
     results = _expand_into(block, source, step, values, cut)
     if draft is not None:
         results += expand_drafts(block, draft, results[0], values[head[-1].x], step)
@@ -84,7 +84,8 @@ def expand_drafts(
         block.add_op(sampled)
         values = dict(zip(source.args, (sampled.y, hidden), strict=True))
         cut = Cut(last.values[1].owner, head) if number == 0 else None
-        found = [cast(OpResult, value) for value in _expand_into(block, source, step, values, cut)]
+        one = step if number == 0 else replace(step, phase="decode")
+        found = [cast(OpResult, value) for value in _expand_into(block, source, one, values, cut)]
         if number:
             at = SymbolSubstitution({"q_len": 1, "kv_len": KV_LEN + number})
             at.in_value(tokens)
