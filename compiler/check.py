@@ -162,7 +162,9 @@ def check_model(
         logits = logits[deployment.q_len - 1 :: deployment.q_len]  # a prefill gives those of the last tokens
     set_target(model, chip, topology, deployment, accounting)
     checks: list[PassCheck] = []
-    runner = _Runner(environment, deployment, Expected((logits, *reference.drafted), reference.states, {}), proof.in_types)
+    runner = _Runner(
+        environment, deployment, Expected((logits, *reference.drafted), reference.states, {}), proof.in_types
+    )
     context = make_context()
     # The two runs of a phase draw different plans.
     specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, 2 * seed + proof.in_types)

@@ -228,17 +228,23 @@ class Deployment(Schema, frozen=True):
         """What is wrong with the fields of speculative decoding."""
         drafts, accepted = self.draft_tokens, self.accepted_length
         if drafts == 0:
-            return None if accepted is None else f"accepted_length ({accepted:g}) needs draft_tokens > 0: nothing is drafted"
+            return (
+                None
+                if accepted is None
+                else f"accepted_length ({accepted:g}) needs draft_tokens > 0: nothing is drafted"
+            )
         if accepted is None:
             return f"draft_tokens ({drafts}) needs accepted_length, the mean tokens of a step, from 1 to {drafts + 1}"
         if accepted > drafts + 1:
             return f"accepted_length ({accepted:g}) must be from 1 to draft_tokens + 1 = {drafts + 1}"
         if self.phase == "decode" and self.q_len != 1:
-            return f"q_len ({self.q_len}) must be 1 with draft_tokens > 0: a step verifies the drafts after one new token"
+            return (
+                f"q_len ({self.q_len}) must be 1 with draft_tokens > 0: a step verifies the drafts after one new token"
+            )
         if self.cp > 1:
             return f"draft_tokens ({drafts}) needs cp = 1: a draft is one token of a sequence, which cp cannot deal out"
         if self.queries > self.kv_len:
-            return f"kv_len ({self.kv_len}) must be at least {self.queries}: keys include the new token and {drafts} drafts"
+            return f"kv_len ({self.kv_len}) must be at least {self.queries}: keys include those of the {drafts} drafts"
         return None
 
     @property

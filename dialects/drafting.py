@@ -14,7 +14,7 @@ IntT = TypeVar("IntT")
 
 
 def application(path: str, number: int) -> str:
-    """The path of an op of the draft layer in application `number` of a step, from 0 on: `mtp2.eh_proj` in the second."""
+    """The path of an op of the draft layer in application `number` of a step, from 0 on; `mtp2.embed` in the second."""
     return path if number == 0 else f"{DRAFT}{number + 1}{path.removeprefix(DRAFT)}"
 
 

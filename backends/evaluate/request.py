@@ -76,8 +76,8 @@ class RequestResult(Tabular):
 
     `ttft_us` is the time of prefill, which gives the first token (Tier6-Model).  `tpot_us` is the mean time of the
     other tokens, decode time / (osl - 1); Tier6-Model divides by osl, which counts the first token twice.  `itl_*_us`
-    are single gaps between tokens; with drafts that of a step over its accepted length.  They are None for a single token.  `tps_per_user` = 1 / TPOT; `tps_per_chip` is all
-    tokens written over the whole time, per chip.
+    are single gaps between tokens; with drafts that of a step over its accepted length.  They are None for a single
+    token.  `tps_per_user` = 1 / TPOT; `tps_per_chip` is all tokens written over the whole time, per chip.
     """
 
     model: str
@@ -183,10 +183,11 @@ def evaluate_request(
     """Prefill of `isl` tokens and `osl` tokens of output of `batch` sequences (over all ranks).
 
     Both programs are of one deployment.  The first token comes out of prefill; token i > 1 takes a decode step in which
-    isl + i - 1 tokens are attended to; with drafts see `lengths_of_steps`.  Prompts are prefilled in chunks, see `PrefillChunks`, of the size that the
-    deployment of the program says (without one, all at once); every chunk is a micro-batch of the pipeline.  Decode
-    splits the batch into `micro_batches`, by default one per stage; they differ by a sequence where they do not divide
-    it.  Raises PmcError for lengths below 1, more micro-batches than sequences, or programs of other phases.
+    isl + i - 1 tokens are attended to; with drafts see `lengths_of_steps`.  Prompts are prefilled in chunks, see
+    `PrefillChunks`, of the size that the deployment of the program says (without one, all at once); every chunk is a
+    micro-batch of the pipeline.  Decode splits the batch into `micro_batches`, by default one per stage; they differ by
+    a sequence where they do not divide it.  Raises PmcError for lengths below 1, more micro-batches than
+    sequences, or programs of other phases.
     """
     for name, value in (("batch", batch), ("isl", isl), ("osl", osl)):
         if value < 1:

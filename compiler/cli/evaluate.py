@@ -174,7 +174,10 @@ def _step(
     from pmc.compiler.cli.request_table import step_lines
     from pmc.compiler.cli.table import result_table
 
-    lines = [*([] if parameters is None else [str(parameters)]), *step_lines(found.step, found.figures, found.speculation)]
+    lines = [
+        *([] if parameters is None else [str(parameters)]),
+        *step_lines(found.step, found.figures, found.speculation),
+    ]
     return result_table(found.step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
 
 

@@ -35,6 +35,7 @@ from pmc.compiler.frontend.readings import properties
 from pmc.compiler.frontend.stored_types import stored_type
 from pmc.compiler.frontend.wrapper import language_model
 from pmc.dialects import model
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr
 from pmc.dialects.drafting import DRAFT
 from pmc.dialects.expr import expr
@@ -213,7 +214,7 @@ class _Import:
         """The layer that drafts tokens (DeepSeek-V3 report, section 2.2; deepseek_mtp.py of vLLM)."""
         rows = self.rows(self.hidden)
         body = Block(arg_types=[TensorType.of([self.tokens], i32), rows])
-        given = {"vocab_size": self.vocab, "shared": "embed.weight"}
+        given: dict[str, PropertyValue] = {"vocab_size": self.vocab, "shared": "embed.weight"}
         e: SSAValue = self.add(body, model.EmbeddingOp.make([body.args[0]], [rows], f"{DRAFT}.embed", given)).results[0]
         e = self.norm(body, self.rows_of(body, e, self.family.embedding, f"{DRAFT}.embed"), f"{DRAFT}.enorm")
         h = self.norm(body, body.args[1], f"{DRAFT}.hnorm")

@@ -263,9 +263,7 @@ FAMILIES: Mapping[str, Family] = {
         embedding=(positions(2),),
         tied=True,
     ),
-    "Glm4MoeForCausalLM": Family(
-        {"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense, drafts=True
-    ),
+    "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense, drafts=True),
     "MiniMaxM2ForCausalLM": Family(
         {"moe": (MINIMAX_GQA, MINIMAX_MOE)},
         every("moe"),

@@ -72,7 +72,7 @@ class ExpandBlocksPass(PmcPass):
                 Rewriter.erase_op(op)
 
     def _draft(self, module: ModuleOp) -> model.DraftOp:
-        """The draft layer of the model.  Raises PassError without one that is known, and for caches that do not grow."""
+        """The draft layer of the model.  Raises PassError without a known one, and for caches that do not grow."""
         found, checkpoint = model.draft_of(module), checkpoint_of(module)
         if found is None:
             named = ", ".join(op.architecture.data for op in module.ops if isinstance(op, model.LlmOp))
@@ -87,7 +87,7 @@ class ExpandBlocksPass(PmcPass):
         for op in found.walk():
             if isinstance(op, model.BlockOp) and (op.states() or any(c.window is not None for c in op.caches())):
                 raise PassError(
-                    f"{self.name}: '{op.path.data}' does not keep all tokens: what a rejected draft has replaced in its "
-                    "cache cannot be had back"
+                    f"{self.name}: '{op.path.data}' does not keep all tokens: what a rejected draft has replaced in "
+                    "its cache cannot be had back"
                 )
         return found

@@ -69,7 +69,8 @@ def expand_drafts(
 ) -> list[SSAValue]:
     """The applications of a draft layer behind the model; the logits of each, one row per sequence.
 
-    Each takes the tokens that were sampled from the logits before it, the first those `verified` by the model.  That runs over all rows of the model, since its cache must have them, and keeps the last row of each sequence; every
+    Each takes the tokens that were sampled from the logits before it, the first those `verified` by the model.  That
+    one runs over all rows of the model, since its cache must have them, and keeps the last row of each sequence; every
     other runs over the row of the one before, at the next position.
     """
     source = draft.body.block
@@ -82,9 +83,9 @@ def expand_drafts(
         tokens = block.insert_arg(source.args[0].type, len(block.args))
         sampled = layer.SampledTokensOp.make([tokens, logits[-1]], [tokens.type], f"{DRAFT}.tokens", like=draft)
         block.add_op(sampled)
-        values = dict(zip(source.args, (sampled.y, hidden), strict=True))
+        values: dict[SSAValue, SSAValue] = dict(zip(source.args, (sampled.y, hidden), strict=True))
         cut = Cut(last.values[1].owner, head) if number == 0 else None
-        one = step if number == 0 else replace(step, phase="decode")
+        one = replace(step, phase="decode") if number else step  # one row of each sequence, also behind a prompt
         found = [cast(OpResult, value) for value in _expand_into(block, source, one, values, cut)]
         if number:
             at = SymbolSubstitution({"q_len": 1, "kv_len": KV_LEN + number})

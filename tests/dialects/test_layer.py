@@ -323,6 +323,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         (0, 3 * 16 * 2, 3 * 16 * 2, "none", "bf16"),
     ),
     (
+        op(layer.SampledTokensOp, [value(TOKENS, element=i32), value(TOKENS, 1000)], value(TOKENS, element=i32)),
+        (0, 0, 0, "none", "i32"),
+    ),
+    (
         op(layer.RouterTopkOp, [value(TOKENS, 10, element=f32), []], value(TOKENS, 2, element=f32),
            value(TOKENS, 2, element=i32), **ROUTER),
         (60 * 7, 60 * 4, 6 * 2 * 4 * 2, "vector", "f32"),
