@@ -183,7 +183,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": Family({"dense": (MISTRAL_GQA, FFN)}, every("dense")),
     "MixtralForCausalLM": Family({"moe": (GQA.with_rows(window=window()), MIXTRAL_MOE)}, every("moe")),
     "Qwen2ForCausalLM": QWEN2,
-    "MiMoForCausalLM": replace(QWEN2, only={**QWEN2.only, "attention_bias": True}),
+    "MiMoForCausalLM": replace(QWEN2, only={**QWEN2.only, "attention_bias": True}, drafts=True),
     "SeedOssForCausalLM": replace(dense(SEED_GQA, LLAMA_FFN), unused=("residual_dropout",)),
     "Olmo2ForCausalLM": replace(dense(OLMO2_GQA, FFN), norms="behind"),
     "Phi3ForCausalLM": Family(
