@@ -266,7 +266,7 @@ def check_small(
             if not results[-1].passed:
                 return tuple(results)
     if emit == "commands":
-        small = _in_phase(deployment, "prefill").model_copy(update={"draft_tokens": 0, "accepted_length": None})
+        small = _in_phase(deployment, "prefill").model_copy(update={"draft_tokens": 0, "accepted_length": "none"})
         small = shrink_deployment(small, quantization=FP32)
         past = -(-11 // small.cp) * small.cp
         small = small.model_copy(update={"q_len": past, "kv_len": past})

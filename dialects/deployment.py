@@ -114,7 +114,12 @@ the tokens of all, computes its part of the logits, and those are gathered."""
 
 
 Drafts: TypeAlias = Annotated[int, Field(ge=0, le=64, json_schema_extra={"unit": "tokens"})]
-AcceptedLength: TypeAlias = Annotated[Number, Field(ge=1, json_schema_extra={"unit": "tokens"})] | None
+
+AcceptedLength: TypeAlias = Literal["none"] | Annotated[Number, Field(ge=1, json_schema_extra={"unit": "tokens"})]
+
+
+def _accepted_length(text: str) -> object:
+    return text if text == "none" else float(text)
 
 
 class Deployment(Schema, frozen=True):
@@ -162,9 +167,9 @@ class Deployment(Schema, frozen=True):
     draft_tokens: Annotated[Drafts, WORKLOAD, PassOption("expand-blocks")] = Field(
         description="Tokens that the MTP layer drafts in a step and the next decode step verifies; 0: no speculation"
     )
-    accepted_length: Annotated[AcceptedLength, WORKLOAD] = Field(
-        description="Mean tokens that a decode step writes, from 1 to draft_tokens + 1; null without drafts"
-    )
+    accepted_length: Annotated[
+        AcceptedLength, WORKLOAD, TextForm("a number from 1 to draft_tokens + 1, or none", _accepted_length)
+    ] = Field(description="Mean tokens of a sequence that a decode step with drafts writes; none without drafts")
     longer_context: Annotated[bool, WORKLOAD] = Field(
         description="Run lengths beyond those that the model is made for, which results then say; else they are errors"
     )
@@ -226,7 +231,7 @@ class Deployment(Schema, frozen=True):
 
     def _wrong_drafts(self) -> str | None:
         """What is wrong with the fields of speculative decoding."""
-        drafts, accepted = self.draft_tokens, self.accepted_length
+        drafts, accepted = self.draft_tokens, self.accepted
         if drafts == 0:
             return (
                 None
@@ -261,6 +266,11 @@ class Deployment(Schema, frozen=True):
     def symbols(self) -> dict[str, int]:
         """The values of the symbols of its program."""
         return {"batch": self.batch, "q_len": self.queries, "kv_len": self.kv_len}
+
+    @property
+    def accepted(self) -> float | None:
+        """The accepted length, None without drafts."""
+        return None if self.accepted_length == "none" else self.accepted_length
 
     @property
     def _verified(self) -> int:

@@ -1,4 +1,4 @@
-"""Steps that draft tokens: counts by hand, laws of times, proof by execution of a small DeepSeek-V3, what is refused."""
+"""Steps that draft tokens: counts by hand, laws of times, execution of a small DeepSeek-V3, what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIZES: Mapping[str, object] = {"dp": 4, "ep": 4, "batch": 32, "kv_len": 1000}
 
 
 def deployment(drafts: int, accepted: float | None = None, **changes: object) -> Deployment:
-    length = float(drafts + 1) if drafts and accepted is None else accepted
+    length = accepted or (float(drafts + 1) if drafts else "none")
     fields = {**SIZES, "draft_tokens": drafts, "accepted_length": length, **changes}
     return load_deployment("dsv3-decode-ep32", fields)
 
@@ -88,7 +88,7 @@ def test_without_drafts_the_programs_are_those_of_a_model_without_the_layer() ->
 
 
 def test_embedding_and_head_are_stored_once() -> None:
-    """The draft adds its own parameters and one layer's cache, a position longer for every application but the first."""
+    """The draft adds its own parameters and the cache of one layer, with room for all applications."""
     sizes: list[dict[str, int]] = []
     for drafts in (0, 3):
         (program,) = (op for op in compiled(deployment(drafts, dp=1, ep=1), "layer").ops)
@@ -232,7 +232,12 @@ def test_inputs_are_the_same_at_every_level_and_dumps_resume() -> None:
 
 def test_paths_of_applications() -> None:
     assert [application("mtp.mla.o_proj", number) for number in (0, 1)] == ["mtp.mla.o_proj", "mtp2.mla.o_proj"]
-    assert [is_drafting(path) for path in ("mtp", "mtp12.embed", "mtpx.embed", "blocks.mtp")] == [True, True, False, False]
+    assert [is_drafting(path) for path in ("mtp", "mtp12.embed", "mtpx.embed", "blocks.mtp")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert [queries(path, 4) for path in ("blocks.moe", "mtp.moe", "mtp2.moe")] == [4, 4, 1]
 
 
@@ -244,7 +249,7 @@ def test_paths_of_applications() -> None:
     [
         ({"draft_tokens": 1}, "draft_tokens (1) needs accepted_length, the mean tokens of a step, from 1 to 2"),
         ({"draft_tokens": 1, "accepted_length": 2.5}, "accepted_length (2.5) must be from 1 to draft_tokens + 1 = 2"),
-        ({"draft_tokens": 1, "accepted_length": 0.5}, "accepted_length: expected"),
+        ({"draft_tokens": 1, "accepted_length": 0.5}, "accepted_length: expected 'none' or number >= 1 in tokens"),
         ({"accepted_length": 1.5}, "accepted_length (1.5) needs draft_tokens > 0: nothing is drafted"),
         ({"draft_tokens": 1, "accepted_length": 1.5, "q_len": 2}, "q_len (2) must be 1 with draft_tokens > 0"),
         ({"draft_tokens": 1, "accepted_length": 1.5, "kv_len": 1}, "kv_len (1) must be at least 2"),
@@ -261,7 +266,11 @@ def test_deployments_that_do_not_fit_together_are_refused(fields: dict[str, obje
     ("name", "changes", "message"),
     [
         ("llama-3.1-8b", {}, "but LlamaForCausalLM has no layer of multi-token prediction"),
-        ("deepseek-v3", {"num_nextn_predict_layers": 2}, "has 2 of multi-token prediction, of a form that is not known"),
+        (
+            "deepseek-v3",
+            {"num_nextn_predict_layers": 2},
+            "has 2 of multi-token prediction, of a form that is not known",
+        ),
     ],
 )
 def test_models_that_cannot_draft_are_refused(name: str, changes: dict[str, object], message: str) -> None:

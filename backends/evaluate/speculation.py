@@ -73,7 +73,7 @@ def tokens_of_step(module: ModuleOp, symbols: Mapping[str, int]) -> int | float:
 def accepted_length(module: ModuleOp) -> float | None:
     """Mean tokens of a sequence that a decode step with drafts writes; None for other steps."""
     deployment = drafting(module)
-    return None if deployment is None or deployment.phase != "decode" else deployment.accepted_length
+    return None if deployment is None or deployment.phase != "decode" else deployment.accepted
 
 
 def lengths_of_steps(module: ModuleOp, isl: int, osl: int) -> IntArray:

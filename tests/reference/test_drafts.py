@@ -1,8 +1,8 @@
-"""Draft layers against the modeling code of `transformers`, which has none: a layer of its model between published parts.
+"""Draft layers against a layer of `transformers`, which has no code for them, between published parts.
 
 A model of one layer, given rows in place of embedded tokens, is the layer, norm and head of multi-token prediction
-(DeepSeek-V3 report, section 2.2); what is in front of it is written here.  No cache is kept: the second application runs
-over all rows of the first again, with its own behind them.
+(DeepSeek-V3 report, section 2.2); what is in front of it is written here.  No cache is kept: the second application
+runs over all rows of the first again, with its own behind them.
 """
 
 from __future__ import annotations
