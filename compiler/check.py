@@ -154,8 +154,8 @@ def check_model(
 
     A module in which a pass changed nothing that is executed is not run again, and addresses run with the commands.
     """
-    bindings = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
-    environment = seeded_model_environment(model, bindings, seed)
+    bindings = deployment.symbols
+    environment = seeded_model_environment(model, bindings, seed, deployment.draft_tokens)
     if proof.in_types:
         environment = in_format(environment, _own_format(model))
     reference = run_model(model, environment)
@@ -164,7 +164,9 @@ def check_model(
         logits = logits[deployment.q_len - 1 :: deployment.q_len]  # a prefill gives those of the last tokens
     set_target(model, chip, topology, deployment, accounting)
     checks: list[PassCheck] = []
-    runner = _Runner(environment, deployment, Expected(logits, reference.states, {}), proof.in_types)
+    runner = _Runner(
+        environment, deployment, Expected((logits, *reference.drafted), reference.states, {}), proof.in_types
+    )
     context = make_context()
     # The two runs of a phase draw different plans.
     specs = with_plans(default_pipeline(deployment, proof.emit), proof.plans, 2 * seed + proof.in_types)
@@ -248,7 +250,7 @@ def check_small(
         return small_model(config, source, small, layers, dtype)
 
     for phase in ("prefill", "decode"):
-        typed = shrink_deployment(deployment.model_copy(update={"phase": phase}))
+        typed = shrink_deployment(_in_phase(deployment, phase))
         plain = shrink_deployment(typed, quantization=FP32)
         held = typed.quantization.held(stored_types(model(typed, None)))
         reached: Level = emit if in_commands(held) else "dist"
@@ -267,7 +269,8 @@ def check_small(
             if not results[-1].passed:
                 return tuple(results)
     if emit == "commands":
-        small = shrink_deployment(deployment.model_copy(update={"phase": "prefill"}), quantization=FP32)
+        small = _in_phase(deployment, "prefill").model_copy(update={"draft_tokens": 0, "accepted_length": "none"})
+        small = shrink_deployment(small, quantization=FP32)
         past = -(-11 // small.cp) * small.cp
         small = small.model_copy(update={"q_len": past, "kv_len": past})
         make = partial(model, small, "float32")
@@ -281,6 +284,11 @@ def in_commands(held: HeldTypes) -> bool:
     """Whether commands exist for the element types: whole bytes without scales."""
     formats = [element_format(name) for name in held.formats]
     return all(found.scales is None and found.bits % 8 == 0 for found in formats)
+
+
+def _in_phase(deployment: Deployment, phase: str) -> Deployment:
+    """The deployment in a phase, of which `shrink_deployment` chooses the lengths."""
+    return deployment.model_copy(update={"phase": phase, "q_len": 1})
 
 
 def _check_sequence(
@@ -321,7 +329,7 @@ def _check_sequence(
         assert run is not None
         kept = replace(step, states=expected.states).newest(model_sources(reference, dict(step.bindings))).states
         logits = expected.logits.reshape(small.batch, past + new, -1)[:, past:].reshape(small.batch * new, -1)
-        difference, error = compare(Expected(logits, kept, {}), run, COMMAND_TOLERANCE)
+        difference, error = compare(Expected((logits,), kept, {}), run, COMMAND_TOLERANCE)
     except PmcError as fault:
         failure = " ".join(str(fault).split())
     check = PassCheck("prefill-then-decode", "commands", error, perf_counter() - start, difference, failure)
@@ -392,7 +400,7 @@ class _Runner:
         else:
             assert self.kernels is not None
             difference, error = compare(
-                Expected(self.kernels.outputs[0], self.kernels.states, {}), found, COMMAND_TOLERANCE
+                Expected(self.kernels.outputs, self.kernels.states, {}), found, COMMAND_TOLERANCE
             )
         if difference is None and self.in_types and level == "layer":
             difference = self.formats(name, module)
@@ -419,7 +427,7 @@ class _Runner:
             return None
         assert self.in_formats is not None
         found = run_layer(module, self.environment, EMULATED)
-        return compare(Expected(self.in_formats.outputs[0], self.in_formats.states, {}), found, TOLERANCE)[0]
+        return compare(Expected(self.in_formats.outputs, self.in_formats.states, {}), found, TOLERANCE)[0]
 
     def kernels_against_ops(self, run: LayerRun) -> tuple[Difference | None, float]:
         """The first kernel that stored something else than its op computes from the same operands."""
@@ -429,7 +437,7 @@ class _Runner:
             return Difference(deviation.path, deviation.what, deviation.error), deviation.error
         self.kernels = run
         # What no kernel wrote alone, the caches and what collectives left, has come the same way.
-        return compare(Expected(beside.outputs[0], beside.states, {}), run, COMMAND_TOLERANCE)
+        return compare(Expected(beside.outputs, beside.states, {}), run, COMMAND_TOLERANCE)
 
 
 def _executed(module: ModuleOp) -> Iterator[object]:

@@ -45,7 +45,7 @@ class HeatJob:
     model: str
     points: StepPoints
     arch: StackedArch
-    tokens: int
+    tokens: int | float
     """Written, or read in prefill, by all ranks in a step."""
     window_ns: int
     windows: int

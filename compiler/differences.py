@@ -10,6 +10,7 @@ import numpy as np
 
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.layer import LayerRun, ValueKey
+from pmc.dialects.drafting import DRAFT, application
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,28 @@ class Difference:
 class Expected:
     """What must come out, and what the last good level recorded on the way."""
 
-    logits: Array
+    outputs: Sequence[Array]
+    """The logits of the model, then those of every application of a draft layer."""
     states: Mapping[str, Array]
     values: Mapping[ValueKey, Sequence[Array]]
 
 
 def compare(expected: Expected, run: LayerRun, tolerance: float) -> tuple[Difference | None, float]:
     """The first value that differs, by execution order if it was recorded; and the largest error of the results."""
-    results = [("logits", expected.logits, run.outputs[0] if run.outputs else None)]
+    names = ["logits", *(f"{application(DRAFT, number)}.head" for number in range(len(expected.outputs) - 1))]
+    found = [*run.outputs, *[None] * (len(names) - len(run.outputs))]
+    results: list[tuple[str, Array, Array | None]] = list(zip(names, expected.outputs, found, strict=True))
     results += [(path, values, run.states.get(path)) for path, values in expected.states.items()]
     worst = max(error_of(before, after) for _, before, after in results)
     if worst <= tolerance:
         return None, worst
     for key, execution in _in_execution_order(expected.values):
-        before, found = expected.values[key][execution], run.values.get(key, ())
-        after = found[execution] if execution < len(found) else None
+        before, again = expected.values[key][execution], run.values.get(key, ())
+        after = again[execution] if execution < len(again) else None
         if after is not None and before.shape == after.shape and error_of(before, after) > tolerance:
             return Difference(key.path, f"{key.op} result {key.result}", error_of(before, after)), worst
     name, error = next((name, error_of(a, b)) for name, a, b in results if error_of(a, b) > tolerance)
-    what = "logits" if name == "logits" else "the cache after the step"
+    what = "logits" if name in names else "the cache after the step"
     return Difference("" if name == "logits" else name, what, error), worst
 
 

@@ -69,7 +69,7 @@ def simulated_by(module: ModuleOp) -> Simulated:
             lowered.attributes[TOPOLOGY] = TopologyAttr(target.topology)
         deployment = lowered.attributes.get(DEPLOYMENT)
         if isinstance(deployment, DeploymentAttr):
-            lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.model_copy(update=dict(bindings)))
+            lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.at(bindings))
         return simulate_parts(resume(lowered, LEVELS[-1]))
 
     return run
@@ -146,5 +146,7 @@ def request_deployments(deployment: Deployment, isl: int, osl: int) -> tuple[Dep
         )
     return (
         deployment.model_copy(update={"phase": "prefill", "q_len": isl, "kv_len": isl}),
-        deployment.model_copy(update={"phase": "decode", "q_len": 1, "kv_len": isl + osl - 1}),
+        deployment.model_copy(
+            update={"phase": "decode", "q_len": 1, "kv_len": isl + osl - 1 + deployment.draft_tokens}
+        ),
     )

@@ -93,7 +93,7 @@ def option_readers() -> Mapping[str, OptionReader]:
 def _reader(fields: Sequence[DeploymentField]) -> OptionReader:
     marks = [(field, field.pass_option) for field in fields]
     options = tuple(mark.option or field.name for field, mark in marks if mark is not None)
-    values_of = attrgetter(*(field.path for field in fields))
+    values_of = attrgetter(*(mark.value or field.path for field, mark in marks if mark is not None))
     return options, values_of if len(fields) > 1 else lambda deployment: (values_of(deployment),)
 
 

@@ -42,13 +42,15 @@ def shrink_model(module: ModuleOp, deployment: Deployment, layers: int, dtype: s
     Every kind of layer stays, so there may be more than `layers`.  Without `dtype` the model keeps its own.
     """
     (llm,) = (op for op in module.ops if isinstance(op, model.LlmOp))
-    small = _Shrunk(llm, deployment, layers, None if dtype is None else DTYPES[dtype]).llm()
+    shrunk = _Shrunk(llm, deployment, layers, None if dtype is None else DTYPES[dtype])
+    draft = model.draft_of(module)
+    small = [shrunk.llm(), *([] if draft is None else [shrunk.draft(draft)])]
     attributes = dict(module.attributes)
     checkpoint = checkpoint_of(module)
     if checkpoint is not None and checkpoint.stored is not None:
         stored = _small_groups(checkpoint.stored)
         attributes[CHECKPOINT] = CheckpointAttr(checkpoint.model_copy(update={"stored": stored}))
-    found = ModuleOp([small], attributes)
+    found = ModuleOp(small, attributes)
     found.verify()
     return found
 
@@ -71,6 +73,14 @@ class _Shrunk:
         self.copy(old.body.block, body, _layer_counts(old.body.block, self.layers))
         sizes: Properties = {"hidden_size": HIDDEN, "vocab_size": self.vocabulary, "dtype": self.dtype}
         return model.LlmOp.make([], [], old.path.data, {**old.properties, **sizes}, [Region(body)], like=old)
+
+    def draft(self, old: model.DraftOp) -> model.DraftOp:
+        tokens, rows = (a.type for a in old.body.block.args)
+        assert isinstance(rows, TensorType)
+        body = Block(arg_types=[tokens, TensorType.of([rows.dims[0], HIDDEN], self.dtype)])
+        self.values.update(zip(old.body.block.args, body.args, strict=True))
+        self.copy(old.body.block, body, {})
+        return model.DraftOp.make([], [], old.path.data, {}, [Region(body)], like=old)
 
     def copy(self, old: Block, new: Block, counts: Mapping[model.RepeatOp, int]) -> None:
         for op in old.ops:
@@ -253,7 +263,7 @@ def shrink_deployment(deployment: Deployment, **changes: object) -> Deployment:
     """
     d = deployment
     fewer = _fewer_ranks(d)
-    queries = (7 if d.cp == 1 else 2 * d.cp) if d.phase == "prefill" else d.cp
+    queries = (7 if d.cp == 1 else 2 * d.cp) if d.phase == "prefill" else d.cp  # beside those that are drafted
     small = {
         "dp": d.dp // fewer,
         "ep": d.ep // fewer if d.ep > 1 else 1,

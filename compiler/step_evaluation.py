@@ -14,6 +14,7 @@ from pmc.backends.evaluate.metrics import Cell
 from pmc.backends.evaluate.notebook import Tabular
 from pmc.backends.evaluate.overlap import StepResult
 from pmc.backends.evaluate.request import PhaseAggregates, aggregate_step
+from pmc.backends.evaluate.speculation import Speculation
 from pmc.compiler.evaluation import EvaluationOptions
 
 
@@ -27,6 +28,8 @@ class StepEvaluation(Tabular):
     """MFU, MBU, throughput and sums, of one chip."""
     memory: Feasibility | None
     """Whether it fits the DRAM of a chip; None below the dist level."""
+    speculation: Speculation | None = None
+    """Its parts, and the time per token, where tokens are drafted."""
 
     @property
     def total_us(self) -> float:
@@ -58,6 +61,7 @@ class StepEvaluation(Tabular):
             "schedule": self.step.schedule_dict(),
             "aggregates": self.figures.to_dict(),
             "memory": None if self.memory is None else self.memory.to_dict(),
+            **({} if self.speculation is None else {"speculation": self.speculation.to_dict()}),
         }
 
     def to_json(self) -> str:
@@ -84,4 +88,9 @@ def evaluate_dist(
     step = evaluator.step(bindings)
     if plans:
         step = evaluator.with_plans(step, bindings)
-    return StepEvaluation(step, aggregate_step(evaluator, step), step_feasibility(module, bindings))
+    return StepEvaluation(
+        step,
+        aggregate_step(evaluator, step),
+        step_feasibility(module, bindings),
+        Speculation.of(module, step.ops, step.total_us),
+    )

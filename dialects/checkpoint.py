@@ -64,11 +64,10 @@ class Checkpoint(Schema, frozen=True):
     )
     stored: StoredTypes | None = Field(description="Element types of a quantized checkpoint; null for no such")
 
-    @property
-    def left_out(self) -> list[str]:
-        """What is in the checkpoint and in no count."""
+    def left_out(self, drafts: bool = False) -> list[str]:
+        """What is in the checkpoint and in no count; layers that draft tokens are counted."""
         layers = "layer" if self.mtp_layers == 1 else "layers"
-        found = [f"{self.mtp_layers} multi-token-prediction {layers}"] if self.mtp_layers else []
+        found = [f"{self.mtp_layers} multi-token-prediction {layers}"] if self.mtp_layers and not drafts else []
         return found + [f"the {name} encoder" for name in self.encoders]
 
 

@@ -9,7 +9,7 @@ The module imports no dialect: every call of the command line reads it for its o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Annotated, Literal, TypeAlias, get_origin
@@ -54,6 +54,8 @@ class PassOption:
 
     pass_name: str
     option: str | None = None
+    value: str | None = None
+    """The property of the deployment that is the value, where that is not the field itself."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,15 @@ VocabularySplit: TypeAlias = Literal["tp", "stage", "replicated"]
 the tokens of all, computes its part of the logits, and those are gathered."""
 
 
+Drafts: TypeAlias = Annotated[int, Field(ge=0, le=64, json_schema_extra={"unit": "tokens"})]
+
+AcceptedLength: TypeAlias = Literal["none"] | Annotated[Number, Field(ge=1, json_schema_extra={"unit": "tokens"})]
+
+
+def _accepted_length(text: str) -> object:
+    return text if text == "none" else float(text)
+
+
 class Deployment(Schema, frozen=True):
     """One way to run a model: parallelism, workload, element types and the assumptions on routing."""
 
@@ -172,12 +183,18 @@ class Deployment(Schema, frozen=True):
     batch: Annotated[Sequences, WORKLOAD, PassOption("bind-symbols")] = Field(
         description="Sequences in flight over all ranks"
     )
-    q_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols")] = Field(
-        description="New tokens per sequence and step"
+    q_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols", value="queries")] = Field(
+        description="New tokens per sequence and step, drafted ones not included"
     )
     kv_len: Annotated[Tokens, WORKLOAD, PassOption("bind-symbols")] = Field(
         description="Tokens a sequence attends to, the new ones included"
     )
+    draft_tokens: Annotated[Drafts, WORKLOAD, PassOption("expand-blocks")] = Field(
+        description="Tokens that the MTP layer drafts in a step and the next decode step verifies; 0: no speculation"
+    )
+    accepted_length: Annotated[
+        AcceptedLength, WORKLOAD, TextForm("a number from 1 to draft_tokens + 1, or none", _accepted_length)
+    ] = Field(description="Mean tokens of a sequence that a decode step with drafts writes; none without drafts")
     longer_context: Annotated[bool, WORKLOAD] = Field(
         description="Run lengths beyond those that the model is made for, which results then say; else they are errors"
     )
@@ -233,12 +250,63 @@ class Deployment(Schema, frozen=True):
                 raise ValueError(f"{name} ({length}) must be a multiple of cp ({self.cp}), which deals out its tokens")
         if self.sp and self.tp == 1:
             raise ValueError("sp needs tp > 1: there is no tensor-parallel group to split the sequence over")
+        if (problem := self._wrong_drafts()) is not None:
+            raise ValueError(problem)
         return self
+
+    def _wrong_drafts(self) -> str | None:
+        """What is wrong with the fields of speculative decoding."""
+        drafts, accepted = self.draft_tokens, self.accepted
+        if drafts == 0:
+            return (
+                None
+                if accepted is None
+                else f"accepted_length ({accepted:g}) needs draft_tokens > 0: nothing is drafted"
+            )
+        if accepted is None:
+            return f"draft_tokens ({drafts}) needs accepted_length, the mean tokens of a step, from 1 to {drafts + 1}"
+        if accepted > drafts + 1:
+            return f"accepted_length ({accepted:g}) must be from 1 to draft_tokens + 1 = {drafts + 1}"
+        if self.phase == "decode" and self.q_len != 1:
+            return (
+                f"q_len ({self.q_len}) must be 1 with draft_tokens > 0: a step verifies the drafts after one new token"
+            )
+        if self.cp > 1:
+            return f"draft_tokens ({drafts}) needs cp = 1: a draft is one token of a sequence, which cp cannot deal out"
+        if self.queries > self.kv_len:
+            return f"kv_len ({self.kv_len}) must be at least {self.queries}: keys include those of the {drafts} drafts"
+        return None
 
     @property
     def ranks(self) -> int:
         """Chips this deployment uses: tp * cp * dp * pp."""
         return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def queries(self) -> int:
+        """Rows of a sequence in a step: its new tokens, and in decode the drafts that are verified with them."""
+        return self.q_len + self._verified
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """The values of the symbols of its program."""
+        return {"batch": self.batch, "q_len": self.queries, "kv_len": self.kv_len}
+
+    @property
+    def accepted(self) -> float | None:
+        """The accepted length, None without drafts."""
+        return None if self.accepted_length == "none" else self.accepted_length
+
+    @property
+    def _verified(self) -> int:
+        return self.draft_tokens if self.phase == "decode" else 0
+
+    def at(self, symbols: Mapping[str, int]) -> Deployment:
+        """The same deployment where symbols of its program have these values.  Raises SchemaError."""
+        given = dict(symbols)
+        if "q_len" in given:
+            given["q_len"] -= self._verified
+        return self.model_copy(update=given)
 
 
 @dataclass(frozen=True)

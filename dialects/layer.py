@@ -517,6 +517,37 @@ class LastTokenOp(LayerOp):
         return ShardingRule(((ROWS, "n"),), ((ROWS, "n"),))
 
 
+@irdl_op_definition
+class SampledTokensOp(LayerOp):
+    """Token ids, of which the last ones were sampled from logits: those that the program is given, no data moves.
+
+    How a token is chosen and a draft accepted is up to the host and not modelled; that nothing can be done with the
+    tokens before there are logits is.
+    """
+
+    name = "layer.sampled_tokens"
+    UNIT: ClassVar[Unit] = "none"
+    tokens = operand_def(TensorType)
+    logits = operand_def(TensorType)
+    y = result_def(TensorType)
+
+    def verify_(self) -> None:
+        """At least a token for every row of logits."""
+        tokens, logits = tensor(self.tokens).dims, tensor(self.logits).dims
+        self.fail_unless(len(tokens) == 1 and len(logits) == 2, "tokens must be [T], logits [rows, vocabulary]")
+        if tokens[0].is_constant and logits[0].is_constant:
+            self.fail_unless(tokens[0].constant >= logits[0].constant, "there are more logits than tokens")
+        self.fail_unless(self.y.type == self.tokens.type, "the result must have the type of the tokens")
+
+    def work(self) -> Work:
+        """The tokens are there."""
+        return Work(expr(0), expr(0), expr(0), "none", self.compute_dtype())
+
+    def sharding_rule(self) -> ShardingRule:
+        """A sampler sees the whole vocabulary of a row."""
+        return ShardingRule(((ROWS,), (ROWS, WHOLE)), ((ROWS,),))
+
+
 # -- mixture of experts -----------------------------------------------------------------------------------------
 
 
@@ -762,6 +793,7 @@ Layer = Dialect(
         CollapseStreamsOp,
         MixStreamsOp,
         SliceOp,
+        SampledTokensOp,
         LastTokenOp,
         KvAppendOp,
         CausalConvOp,

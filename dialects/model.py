@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, SymbolNameC
 from xdsl.ir import Block, Dialect, SSAValue, TypeAttribute
 from xdsl.irdl import (
     irdl_op_definition,
+    operand_def,
     opt_prop_def,
     prop_def,
     region_def,
@@ -142,20 +143,46 @@ class RepeatOp(PmcOp):
         return self.count.value.data
 
 
+@irdl_op_definition
+class DraftOp(PmcOp):
+    """A layer of multi-token prediction: a function from token ids and rows of the model to logits and new rows.
+
+    Row i of the second argument is that of position i as the head of the model reads it, token i of the first argument
+    the one behind it; logits i are those of the second token behind it (DeepSeek-V3 report, section 2.2).  Applied to
+    its own rows and the token that it drafted, it drafts one more.  Its caches are its own; parameters that it shares
+    with the model say so.  `expand-blocks` puts it behind the model in a decode step with drafts.
+    """
+
+    name = "model.draft"
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove())
+
+    def verify_(self) -> None:
+        """The body takes tokens and rows, and yields logits and rows of the same width."""
+        where, block = f"model.draft at '{self.path.data}'", self.body.block
+        last = block.last_op
+        if len(block.args) != 2 or not isinstance(last, YieldOp) or len(last.values) != 2:
+            raise VerifyException(f"{where}: the body must take tokens and rows, and yield logits and rows")
+        if last.values[1].type != block.args[1].type:
+            raise VerifyException(f"{where}: the rows are {last.values[1].type}, must be {block.args[1].type}")
+
+
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
 @irdl_op_definition
 class EmbeddingOp(BlockOp):
-    """Token ids [T] to rows of the embedding table [T, hidden_size]."""
+    """Token ids [T] to rows of the embedding table [T, hidden_size], of the parameter at `shared` if given."""
 
     name = "model.embedding"
     POSITIVE: ClassVar[tuple[str, ...]] = ("vocab_size",)
     vocab_size = prop_def(IntegerAttr)
+    shared = opt_prop_def(StringAttr)
 
     def weights(self) -> list[WeightSpec]:
         """The table."""
-        return [WeightSpec("weight", (self.vocab_size.value.data, self.width), ("vocab", ""))]
+        shared = None if self.shared is None else self.shared.data
+        return [WeightSpec("weight", (self.vocab_size.value.data, self.width), ("vocab", ""), shared=shared)]
 
     def active_parameters(self) -> int:
         """One row of the table: a token looks up, it does not multiply."""
@@ -164,16 +191,43 @@ class EmbeddingOp(BlockOp):
 
 @irdl_op_definition
 class LmHeadOp(BlockOp):
-    """Projection to the vocabulary, by the transpose of the parameter at `tied` if given."""
+    """Projection to the vocabulary, by the transpose of the parameter at `tied` or by that at `shared` if given."""
 
     name = "model.lm_head"
     tied = opt_prop_def(StringAttr)
+    shared = opt_prop_def(StringAttr)
+
+    def verify_(self) -> None:
+        """One parameter."""
+        super().verify_()
+        self.require(self.tied is None or self.shared is None, "tied and shared exclude each other")
 
     def weights(self) -> list[WeightSpec]:
         """The projection."""
         hidden = tensor(self.x).dims[-1].constant
-        tied = None if self.tied is None else self.tied.data
-        return [WeightSpec("proj.weight", (hidden, self.width), ("", "vocab"), transpose_of=tied)]
+        tied, shared = (None if path is None else path.data for path in (self.tied, self.shared))
+        return [WeightSpec("proj.weight", (hidden, self.width), ("", "vocab"), transpose_of=tied, shared=shared)]
+
+
+@irdl_op_definition
+class EhProjOp(BlockOp):
+    """Rows of an embedding and of hidden states, beside each other, times one matrix (DeepSeek-V3's `eh_proj`).
+
+    [x, hidden] W is x W_e + hidden W_h with the halves of W, so that no rows need to be put beside each other.
+    """
+
+    name = "model.eh_proj"
+    hidden = operand_def(TensorType)
+
+    def verify_(self) -> None:
+        """All three have one type."""
+        super().verify_()
+        self.require_same_type()
+        self.require(self.hidden.type == self.y.type, f"hidden is {self.hidden.type}, must be {self.y.type}")
+
+    def weights(self) -> list[WeightSpec]:
+        """The half for the embedding, the half for the hidden states."""
+        return [WeightSpec(f"{half}.weight", (self.width, self.width), ("", "")) for half in ("embedding", "hidden")]
 
 
 # -- counts --------------------------------------------------------------------------------------------------
@@ -181,10 +235,23 @@ class LmHeadOp(BlockOp):
 
 def parameter_count(module: ModuleOp) -> int:
     """The parameters of all layers of the model; tied embeddings count once, the MTP layers do not count."""
-    return sum(
-        count * sum(w.elements for w in block.weights() if w.transpose_of is None)
-        for block, count in model_blocks(module)
-    )
+    return sum(count * own_parameters(block) for block, count in model_blocks(module))
+
+
+def own_parameters(block: BlockOp) -> int:
+    """The parameters that are stored for a block."""
+    return sum(w.elements for w in block.weights() if w.is_own)
+
+
+def draft_parameter_count(module: ModuleOp) -> int:
+    """The parameters that the draft layer of the model has beside those that it shares; 0 without one."""
+    draft = draft_of(module)
+    return 0 if draft is None else sum(n * own_parameters(block) for block, n in _blocks_in(draft.body.block, 1))
+
+
+def draft_of(module: ModuleOp) -> DraftOp | None:
+    """The draft layer of a module of the model level."""
+    return next((op for op in module.ops if isinstance(op, DraftOp)), None)
 
 
 def active_parameter_count(module: ModuleOp) -> int:
@@ -211,6 +278,7 @@ Model = Dialect(
     "model",
     [
         LlmOp,
+        DraftOp,
         YieldOp,
         RepeatOp,
         EmbeddingOp,
@@ -234,6 +302,7 @@ Model = Dialect(
         FfnOp,
         MoeOp,
         LmHeadOp,
+        EhProjOp,
     ],
     [CheckpointAttr],
 )

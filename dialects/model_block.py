@@ -34,6 +34,13 @@ class WeightSpec:
     """What the parameter is, as in `layer.weight`."""
     below: int | None = None
     """What all entries of a table of integers are below, as in `layer.weight`."""
+    shared: str | None = None
+    """The path of the parameter of another block that this one is: stored once."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is stored for this block, and not the parameter of another one, or its transpose."""
+        return self.transpose_of is None and self.shared is None
 
     @property
     def elements(self) -> int:
@@ -105,6 +112,10 @@ class BlockOp(PmcOp, HasEffects):
     def states(self) -> list[StateSpec]:
         """The states of a fixed size, in the order in which the block replaces them."""
         return []
+
+    def path_of(self, weight: WeightSpec) -> str:
+        """Where a parameter of the block is stored."""
+        return weight.shared or f"{self.path.data}.{weight.name}"
 
     def active_parameters(self) -> int:
         """The parameters that one token is multiplied with."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp
-from xdsl.ir import Attribute, Operation, SSAValue
-from xdsl.rewriter import Rewriter
+from xdsl.dialects.builtin import ModuleOp
 
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import MeshAttr, is_step_symbol, uneven_lengths
-from pmc.dialects.expr import ExprAttr, is_rank_symbol
+from pmc.dialects.expr import is_rank_symbol
 from pmc.dialects.levels import MESH, Level
-from pmc.dialects.tensor import TensorType
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.empty_ops import drop_empty_ops
+from pmc.passes.symbol_substitution import SymbolSubstitution
 
 
 @dataclass(frozen=True)
@@ -67,57 +64,18 @@ class BindSymbolsPass(PmcPass):
         binder = _Binder(self.bindings())
         for op in module.walk():
             binder.where = op.path.data if isinstance(op, PmcOp) else op.name
-            binder.bind_op(op)
+            binder.in_op(op)
         drop_empty_ops(module)
 
 
-class _Binder:
-    """Substitutes in attributes, each distinct one once."""
+class _Binder(SymbolSubstitution):
+    """Leaves no symbol but those that differ within a program."""
 
-    def __init__(self, bindings: Mapping[str, int]) -> None:
-        self.bindings = bindings
-        self.bound: dict[Attribute, Attribute] = {}
-        self.where = ""
+    where = ""
+    """The op at hand, for errors."""
 
-    def bind_op(self, op: Operation) -> None:
-        for value in op.results:
-            self.bind_value(value)
-        for region in op.regions:
-            for block in region.blocks:
-                for argument in block.args:
-                    self.bind_value(argument)
-        for container in (op.properties, op.attributes):
-            for name, attribute in list(container.items()):
-                container[name] = self.bind(attribute)
-
-    def bind_value(self, value: SSAValue) -> None:
-        bound = self.bind(value.type)
-        if bound != value.type:
-            Rewriter.replace_value_with_new_type(value, bound)
-
-    def bind(self, attribute: Attribute) -> Attribute:
-        if attribute not in self.bound:
-            self.bound[attribute] = self._substitute(attribute)
-        return self.bound[attribute]
-
-    def _substitute(self, attribute: Attribute) -> Attribute:
-        match attribute:
-            case ExprAttr():
-                bound = ExprAttr(attribute.data.substitute(self.bindings))
-                self._require_bound(bound.data.symbols)
-                return bound
-            case TensorType():
-                dims = [d.substitute(self.bindings) for d in attribute.dims]
-                self._require_bound(frozenset(symbol for d in dims for symbol in d.symbols))
-                return attribute.with_dims(dims)
-            case ArrayAttr():
-                return ArrayAttr([self.bind(a) for a in attribute.data])
-            case DictionaryAttr():
-                return DictionaryAttr({name: self.bind(a) for name, a in attribute.data.items()})
-            case _:
-                return attribute
-
-    def _require_bound(self, left: frozenset[str]) -> None:
+    def check(self, left: frozenset[str]) -> None:
+        """Raises PassError for a symbol without a value."""
         unbound = {symbol for symbol in left if not is_rank_symbol(symbol) and not is_step_symbol(symbol)}
         if unbound:
             options = ", ".join(f"{symbol.replace('_', '-')}=.." for symbol in sorted(unbound))

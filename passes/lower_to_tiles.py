@@ -135,6 +135,8 @@ class _Lowering:
                     self._source(op)
                 case layer.SliceOp():
                     self.arrays[op.y] = self._slice(op)
+                case layer.SampledTokensOp():
+                    self.arrays[op.y] = self._located(op.tokens)
                 case layer.RepeatOp():
                     self._repeat(op)
                 case dist.StageOp():
@@ -238,6 +240,8 @@ class _Lowering:
         base = self.sources[stored.key]
         index = None if self.layer is None or not stored.layer_counts else self.layer - stored.layers.start
         array = Array.of_global(base, index)
+        if isinstance(op, layer.StateOp):  # of a cache that several ops append to, each sees what is there by then
+            array = array.rows_from(1, 0, ints(op.result)[1])
         transposed = isinstance(op, layer.WeightOp) and op.transpose_of is not None
         self.arrays[op.result] = array.transposed() if transposed else array
 

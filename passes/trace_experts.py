@@ -83,7 +83,9 @@ class TraceExpertsPass(PmcPass):
         deployment = self.checked_deployment(module)
         program = next(op for op in module.ops if isinstance(op, layer.ProgramOp))
         mesh = module.attributes.get(MESH)
-        sizes = {"batch": deployment.batch, "q_len": deployment.q_len, "kv_len": deployment.kv_len}
+        if deployment.draft_tokens:
+            raise PassError(f"{self.name}: the experts of a draft layer are not traced: draft_tokens must be 0")
+        sizes = deployment.symbols
         layers = moe_layers(program, mesh.data if isinstance(mesh, MeshAttr) else None, sizes)
         if not layers:
             raise PassError(f"{self.name}: '{program.path.data}' has no layer with experts")

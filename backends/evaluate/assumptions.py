@@ -34,8 +34,9 @@ def checkpoint_assumptions(module: ModuleOp, bindings: Mapping[str, int]) -> tup
     kv_len, longest = bindings.get("kv_len"), checkpoint.longest_context
     if kv_len is not None and longest is not None and kv_len > longest:
         found.append(f"kv_len {kv_len} is longer than the model is made for, which is {longest} tokens")
-    found += [f"{part} of the checkpoint not counted" for part in checkpoint.left_out]
     deployment = module.attributes.get("arch.deployment")
+    drafts = isinstance(deployment, DeploymentAttr) and deployment.data.draft_tokens > 0
+    found += [f"{part} of the checkpoint not counted" for part in checkpoint.left_out(drafts)]
     if isinstance(deployment, DeploymentAttr) and checkpoint.stored is not None:
         found += _types(checkpoint.stored, deployment.data.quantization)
     return tuple(found)

@@ -24,6 +24,7 @@ from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.overlap import StepEvaluator
 from pmc.backends.evaluate.request import PhaseAggregates, Run, aggregates_of
 from pmc.backends.evaluate.schedule import exposed_of
+from pmc.backends.evaluate.speculation import tokens_of_step
 from pmc.backends.evaluate.stage_shapes import StageShape, Structure
 from pmc.backends.evaluate.streams import Stream, stream_of
 from pmc.dialects import dist, layer
@@ -117,7 +118,7 @@ class DealtProgram:
             for index, stage in enumerate(stages or ())
         ]
         totals = _summed(self._runs(model, values, stages, handed))
-        tokens = values.get("batch", 1) * values.get("q_len", 1)
+        tokens = tokens_of_step(evaluator.module, values)
         figures = aggregates_of(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
         return figures, self._memory(model, values, stages, handed)
 

@@ -204,8 +204,14 @@ def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int 
     deployment = module.attributes.get("arch.deployment")
     known: dict[str, int] = {}
     if isinstance(deployment, DeploymentAttr):
-        data = deployment.data
-        known = {"batch": data.batch, "q_len": data.q_len, "kv_len": data.kv_len}
+        known = deployment.data.symbols
+        if deployment.data.draft_tokens and deployment.data.phase == "decode":
+            given_rows, rows = bindings.get("q_len", known["q_len"]), known["q_len"]
+            if np.any(np.asarray(given_rows) != rows):
+                raise PmcError(
+                    f"symbol 'q_len' is {np.min(given_rows)}, must be {rows} in a step that verifies "
+                    f"{deployment.data.draft_tokens} drafted tokens"
+                )
     # Products of lengths may exceed 64 bits, which integer arrays do not say.
     given = {name: _as_floats(value) for name, value in bindings.items()}
     values = {**known, **given}

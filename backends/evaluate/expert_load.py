@@ -14,6 +14,7 @@ from pmc.backends.evaluate.routing import ExpertLoad, Routing
 from pmc.dialects import deployment, dist, layer
 from pmc.dialects.analyses.expert_slots import Dispatch, ExpertSlots, Routed
 from pmc.dialects.analyses.work import work_of
+from pmc.dialects.drafting import queries
 from pmc.dialects.expr import expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType, tensor
@@ -177,7 +178,8 @@ class _Slots:
     @classmethod
     def of(cls, dispatch: Dispatch, target: Target, routing: deployment.Routing, bindings: Bindings) -> _Slots:
         routed = Routed.of(dispatch, target.mesh)
-        tokens = np.asarray(bindings["batch"], np.int64) * np.asarray(bindings["q_len"], np.int64)
+        rows = queries(dispatch.path.data, bindings["q_len"])
+        tokens = np.asarray(bindings["batch"], np.int64) * np.asarray(rows, np.int64)
         tokens = -(-tokens // routed.replicas)
         worst = dispatch.capacity.data == "worst"
         mean = tokens * routed.top_k / routed.experts

@@ -15,6 +15,7 @@ from pmc.backends.evaluate.engine import program_of, symbol_values
 from pmc.backends.evaluate.footprint import Feasibility, MemoryOptions
 from pmc.backends.evaluate.memory import FootprintPlan
 from pmc.backends.evaluate.pipeline import PrefillChunks, micro_batches_of
+from pmc.backends.evaluate.speculation import queries_of
 from pmc.dialects import layer
 
 Point = tuple[FootprintPlan, Mapping[str, int]]
@@ -59,7 +60,7 @@ def request_feasibility(
         ),
         (
             FootprintPlan.of(decode, unreserved(micro_batches or chunks.stages)),
-            {"batch": batch, "q_len": 1, "kv_len": isl + osl - 1},
+            {"batch": batch, "q_len": queries_of(decode), "kv_len": isl + osl - 2 + queries_of(decode)},
         ),
     ]
     fullest = max((_at(plan, values) for plan, values in points), key=lambda found: found.total_bytes)

@@ -21,6 +21,7 @@ from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.notebook import Tabular
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
 from pmc.backends.evaluate.pipeline import PrefillChunks, decode_us, micro_batches_of, parts_of, stream_us
+from pmc.backends.evaluate.speculation import accepted_length, lengths_of_steps, queries_of, tokens_of_step
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.interfaces import FloatArray
@@ -75,8 +76,8 @@ class RequestResult(Tabular):
 
     `ttft_us` is the time of prefill, which gives the first token (Tier6-Model).  `tpot_us` is the mean time of the
     other tokens, decode time / (osl - 1); Tier6-Model divides by osl, which counts the first token twice.  `itl_*_us`
-    are single gaps between tokens.  They are None for a single token.  `tps_per_user` = 1 / TPOT; `tps_per_chip` is all
-    tokens written over the whole time, per chip.
+    are single gaps between tokens; with drafts that of a step over its accepted length.  They are None for a single
+    token.  `tps_per_user` = 1 / TPOT; `tps_per_chip` is all tokens written over the whole time, per chip.
     """
 
     model: str
@@ -182,10 +183,11 @@ def evaluate_request(
     """Prefill of `isl` tokens and `osl` tokens of output of `batch` sequences (over all ranks).
 
     Both programs are of one deployment.  The first token comes out of prefill; token i > 1 takes a decode step in which
-    isl + i - 1 tokens are attended to.  Prompts are prefilled in chunks, see `PrefillChunks`, of the size that the
-    deployment of the program says (without one, all at once); every chunk is a micro-batch of the pipeline.  Decode
-    splits the batch into `micro_batches`, by default one per stage; they differ by a sequence where they do not divide
-    it.  Raises PmcError for lengths below 1, more micro-batches than sequences, or programs of other phases.
+    isl + i - 1 tokens are attended to; with drafts see `lengths_of_steps`.  Prompts are prefilled in chunks, see
+    `PrefillChunks`, of the size that the deployment of the program says (without one, all at once); every chunk is a
+    micro-batch of the pipeline.  Decode splits the batch into `micro_batches`, by default one per stage; they differ by
+    a sequence where they do not divide it.  Raises PmcError for lengths below 1, more micro-batches than
+    sequences, or programs of other phases.
     """
     for name, value in (("batch", batch), ("isl", isl), ("osl", osl)):
         if value < 1:
@@ -204,9 +206,10 @@ def evaluate_request(
     gaps = np.zeros(0)
     unvalidated = prefill.model.unvalidated()
     if osl > 1:
-        lengths = np.arange(isl + 1, isl + osl, dtype=np.int64)
+        lengths = lengths_of_steps(decode.module, isl, osl)
+        step = {"q_len": queries_of(decode.module), "kv_len": int(lengths[0])}
         written = [
-            Run(totals_over(decode, {"batch": size, "q_len": 1, "kv_len": isl + 1}, lengths), times)
+            Run(totals_over(decode, {"batch": size, **step}, lengths), times)
             for size, times in parts_of(batch, micro_batches_of(batch, prefill.stages, prefill.replicas, micro_batches))
         ]
         gaps = decode_us([(run.totals.pipeline, run.times) for run in written])
@@ -214,7 +217,8 @@ def evaluate_request(
         unvalidated = (*unvalidated, *(p for p in decode.model.unvalidated() if p not in unvalidated))
     e2e_us = ttft_us + float(gaps.sum())
     ranks, target = ranks_of(prefill.target), prefill.target
-    tpot_us = float(gaps.mean()) if len(gaps) else None
+    tpot_us = float(gaps.sum()) / (osl - 1) if len(gaps) else None
+    at_once = accepted_length(decode.module) or 1.0
     memory = request_feasibility(prefill.module, decode.module, batch, chunks, osl, micro_batches)
     return RequestResult(
         model=prefill.program.sym_name.data,
@@ -229,8 +233,8 @@ def evaluate_request(
         osl=osl,
         ttft_us=ttft_us,
         tpot_us=tpot_us,
-        itl_first_us=float(gaps[0]) if len(gaps) else None,
-        itl_last_us=float(gaps[-1]) if len(gaps) else None,
+        itl_first_us=float(gaps[0]) / at_once if len(gaps) else None,
+        itl_last_us=float(gaps[-1]) / at_once if len(gaps) else None,
         e2e_us=e2e_us,
         tps_per_user=1e6 / tpot_us if tpot_us else None,
         tps_per_chip=batch * osl / (e2e_us * 1e-6) / ranks,
@@ -282,13 +286,12 @@ def _prompts(evaluator: StepEvaluator, sequences: int, chunks: PrefillChunks) ->
 def aggregate_step(evaluator: StepEvaluator, step: StepResult) -> PhaseAggregates:
     """The figures of one step of one micro-batch; its tokens are those that it reads (prefill) or writes (decode)."""
     totals = totals_of(step)
-    bindings = step.ops.bindings
-    tokens = bindings.get("batch", 1) * bindings.get("q_len", 1)
+    tokens = tokens_of_step(evaluator.module, step.ops.bindings)
     return aggregates_of(evaluator, [Run(totals, 1)], 1, totals.pipeline.once_us, tokens)
 
 
 def aggregates_of(
-    evaluator: StepEvaluator, runs: Sequence[Run], micro_batches: int, step_us: FloatArray, tokens: int
+    evaluator: StepEvaluator, runs: Sequence[Run], micro_batches: int, step_us: FloatArray, tokens: float
 ) -> PhaseAggregates:
     """The figures of a phase whose steps take `step_us` each, with the micro-batches of all runs."""
     stages = len(runs[0].totals.stage_us)

@@ -18,6 +18,7 @@ from pmc.backends.evaluate.engine import sites, symbol_values
 from pmc.backends.evaluate.feasibility import unreserved
 from pmc.backends.evaluate.memory import FootprintPlan
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
+from pmc.backends.evaluate.speculation import accepted_length
 from pmc.backends.evaluate.streams import Stream
 from pmc.dialects import layer
 from pmc.dialects.interfaces import FloatArray, IntArray
@@ -112,7 +113,8 @@ def steps_over(evaluator: StepEvaluator, bindings: Mapping[str, int | IntArray])
     if memory is None or not np.all(time > 0.0) or max(map(np.max, (flops, dram, link))) > EXACT:
         return None
     exposed = time - compute
-    tokens = np.asarray(values.get("batch", 1)) * np.asarray(values.get("q_len", 1))
+    of_sequence = accepted_length(evaluator.module) or np.asarray(values.get("q_len", 1))
+    tokens = np.asarray(values.get("batch", 1)) * of_sequence
     stacked = np.stack(np.broadcast_arrays(*by_tag))
     first, second = stacked.max(axis=0), np.partition(stacked, -2, axis=0)[-2]
     return StepsOver(

@@ -139,15 +139,21 @@ class DistMachine:
         program = the_program(self.module)
         block = program.body.block
         attribute = program.attributes.get(ARGUMENTS)
-        argument = tensor(block.args[0])
-        sharding = argument.encoding if isinstance(argument.encoding, ShardingAttr) else None
-        if isa(attribute, ArrayAttr[ShardingAttr]):
-            sharding = attribute.data[0]
-        if sharding is None:
-            raise NumericError(f"{where(program)}: the tokens have no sharding")
-        self.values[block.args[0]] = {
-            rank: shards.cut_tokens(self.environment, sharding.data, self.mesh, rank) for rank in self.ranks
-        }
+        if len(block.args) != len(self.environment.inputs):
+            raise NumericError(
+                f"{where(program)}: the body takes {len(block.args)} values, there are {len(self.environment.inputs)}"
+            )
+        for index, (argument, tokens) in enumerate(zip(block.args, self.environment.inputs, strict=True)):
+            encoding = tensor(argument).encoding
+            sharding = encoding if isinstance(encoding, ShardingAttr) else None
+            if isa(attribute, ArrayAttr[ShardingAttr]):
+                sharding = attribute.data[index]
+            if sharding is None:
+                raise NumericError(f"{where(program)}: the tokens have no sharding")
+            self.values[argument] = {
+                rank: shards.cut_tokens(tokens, self.environment.bindings, sharding.data, self.mesh, rank)
+                for rank in self.ranks
+            }
         returned = self.run_block(block)
         if returned is None:
             raise NumericError(f"{where(program)}: the program does not return")
@@ -287,9 +293,9 @@ class DistMachine:
                 raise NumericError(f"{where(op)}: rank {rank} holds {list(values.shape)}, must be {list(expected)}")
         held = {r: self.precision.store(v, tensor(op.result).element_type) for r, v in ranked.items()}
         if isinstance(op, layer.StateOp):
-            # In memory it is as its type holds it, even if the step changes nothing of it.
+            # In memory it is as its type holds it, even if the step changes nothing of it; later drafts add rows to it.
             for rank, values in held.items():
-                self.states[path][rank][self.place] = values
+                self.states[path][rank][self.place][:, : values.shape[1]] = values
         return held
 
     def state(self, op: layer.SourceOp, sharding: Sharding) -> dict[int, Array]:
@@ -305,8 +311,9 @@ class DistMachine:
         if missing:
             values = np.array(stacked, self.precision.compute)
             held.update({rank: v.copy() for rank, v in self.distribute(values, full).items() if rank in missing})
+        rows = self.local_shape(tensor(op.result), where(op))[1]
         # Copies: a value keeps its content when a later op writes to the cache.
-        return {rank: held[rank][self.place].copy() for rank in self.ranks}
+        return {rank: held[rank][self.place][:, :rows].copy() for rank in self.ranks}
 
     def write_cache(self, op: layer.StateUpdateOp) -> None:
         """Keep the new content of the cache that `op` changes."""
@@ -316,7 +323,8 @@ class DistMachine:
             raise NumericError(f"{where(op)}: {NO_CACHE}")
         self.cache_of[after] = path
         for rank in self.ranks:
-            self.states[path][rank][self.place] = self.values[after][rank]
+            cache = self.values[after][rank]
+            self.states[path][rank][self.place][:, : cache.shape[1]] = cache
 
     def whole_state(self, path: str) -> Array:
         """A cache after the step."""

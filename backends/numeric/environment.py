@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.dialects.drafting import DRAFT, application, is_drafting
 from pmc.dialects.expr import Expr, UnboundSymbolError
 from pmc.dialects.state_roles import ENTRY_AXIS, FIXED_SIZE_ROLES
 
@@ -69,6 +70,8 @@ class Environment:
     states: Mapping[str, Array] = field(default_factory=dict[str, Array])
     fixed: frozenset[str] = frozenset()
     """The states that have no row for every position, by path: they stay as large as they are."""
+    drafted: tuple[Array, ...] = ()
+    """The tokens of every application of a draft layer: flat [batch*q_len] for the first, [batch] for the others."""
 
     def __post_init__(self) -> None:
         """Every symbol has a usable value and there is one token per query."""
@@ -79,6 +82,18 @@ class Environment:
                 f"tokens are {self.tokens.dtype}{list(self.tokens.shape)}, "
                 f"must be integers [{batch * q_len}] (batch {batch} * q_len {q_len})"
             )
+        for number, tokens in enumerate(self.drafted):
+            rows = batch if number else batch * q_len
+            if tokens.shape != (rows,) or tokens.dtype.kind not in "iu":
+                raise NumericError(
+                    f"the tokens of '{application(DRAFT, number)}' are {tokens.dtype}{list(tokens.shape)}, "
+                    f"must be integers [{rows}]"
+                )
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """The arguments of the program: its tokens, then those of the applications of a draft layer."""
+        return (self.tokens, *self.drafted)
 
     def check(self, sources: Iterable[Source]) -> None:
         """Raise unless every source has an array of its shape with finite elements."""
@@ -147,12 +162,13 @@ def evaluate_dims(dims: Iterable[Expr], bindings: Mapping[str, int], where: str)
 
 
 def seeded_environment(
-    sources: Iterable[Source], vocabulary: int, bindings: Mapping[str, int], seed: int
+    sources: Iterable[Source], vocabulary: int, bindings: Mapping[str, int], seed: int, drafts: int = 0
 ) -> Environment:
     """Deterministic inputs in float64; see `seeded_array` for their distribution.
 
     Tokens are uniform over `vocabulary`.  The last q_len positions of caches, those of the tokens, hold zeros; states
-    of a fixed size hold values everywhere.
+    of a fixed size hold values everywhere.  `drafts` is how often a draft layer is applied: its caches have a position
+    more for every application behind the first.
     """
     check_bindings(bindings)
     sources = list(sources)
@@ -166,13 +182,19 @@ def seeded_environment(
     for source in sources:
         values = seeded_array(source, seed)
         if source.counts_positions:
-            past = source.shape[source.stacked + _CACHE_POSITION] - bindings["q_len"]
+            new = bindings["q_len"] + (drafts - 1 if is_drafting(source.path) else 0)
+            past = source.shape[source.stacked + _CACHE_POSITION] - new
             values[(slice(None),) * (source.stacked + _CACHE_POSITION) + (slice(past, None),)] = 0.0
         arrays[source.kind][source.path] = values
     count = bindings["batch"] * bindings["q_len"]
     tokens = _generator(seed, "tokens").integers(0, vocabulary, count)
     fixed = frozenset(s.path for s in sources if s.kind == "state" and not s.counts_positions)
-    return Environment(dict(bindings), tokens, arrays["weight"], arrays["state"], fixed)
+    rows = [bindings["batch"] if number else count for number in range(drafts)]
+    drafted = tuple(
+        _generator(seed, f"{application(DRAFT, number)}.tokens").integers(0, vocabulary, size)
+        for number, size in enumerate(rows)
+    )
+    return Environment(dict(bindings), tokens, arrays["weight"], arrays["state"], fixed, drafted)
 
 
 def seeded_array(source: Source, seed: int) -> Array:

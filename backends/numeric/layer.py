@@ -75,7 +75,8 @@ def seeded_layer_environment(module: ModuleOp, bindings: dict[str, int], seed: i
     for op in program.walk():
         if isinstance(op, layer.EmbeddingOp):
             vocabulary = evaluate_dims(tensor(op.table).dims, bindings, where(op))[0]
-            return seeded_environment(layer_sources(program, bindings), vocabulary, bindings, seed)
+            drafts = len(program.body.block.args) - 1
+            return seeded_environment(layer_sources(program, bindings), vocabulary, bindings, seed, drafts)
     raise NumericError(f"{where(program)}: no layer.embedding, so the range of token ids is unknown")
 
 
@@ -115,16 +116,17 @@ class LayerMachine:
 
     def run(self, program: layer.ProgramOp) -> LayerRun:
         """Bind the tokens and run the body."""
-        block = program.body.block
-        if len(block.args) != 1:
-            raise NumericError(f"{where(program)}: the body takes {len(block.args)} values, must be the token ids")
-        shape = evaluate_dims(tensor(block.args[0]).dims, self.environment.bindings, where(program))
-        if self.environment.tokens.shape != shape:
+        block, inputs = program.body.block, self.environment.inputs
+        if len(block.args) != len(inputs):
             raise NumericError(
-                f"{where(program)}: tokens are {list(self.environment.tokens.shape)}, must be {list(shape)}"
+                f"{where(program)}: the body takes {len(block.args)} values, must be the token ids: "
+                f"one array, and one for every application of a draft layer, of which there are {len(inputs) - 1}"
             )
-        outputs = self.run_block(block, (self.environment.tokens,))
-        return LayerRun(outputs, self.states, self.recorded)
+        for argument, tokens in zip(block.args, inputs, strict=True):
+            shape = evaluate_dims(tensor(argument).dims, self.environment.bindings, where(program))
+            if tokens.shape != shape:
+                raise NumericError(f"{where(program)}: tokens are {list(tokens.shape)}, must be {list(shape)}")
+        return LayerRun(self.run_block(block, inputs), self.states, self.recorded)
 
     def run_block(self, block: Block, arguments: tuple[Array, ...]) -> tuple[Array, ...]:
         """Run all ops of a block; gives the values of its terminator."""
@@ -175,7 +177,8 @@ class LayerMachine:
             return stored(op, 0, values, self.context)
         self.cache_of[op.result] = path
         # A copy: a value keeps its content when a later op writes to the cache.
-        return stored(op, 0, self.states[path][self.place].copy(), self.context)
+        rows = evaluate_dims(tensor(op.result).dims[1:2], self.environment.bindings, where(op))[0]
+        return stored(op, 0, self.states[path][self.place][:, :rows].copy(), self.context)
 
     def write_cache(self, op: layer.StateUpdateOp, cache: Array) -> None:
         """Keep the new content of the cache that `op` changes."""
@@ -184,4 +187,4 @@ class LayerMachine:
         if path is None:
             raise NumericError(f"{where(op)}: {NO_CACHE}")
         self.cache_of[after] = path
-        self.states[path][self.place] = cache
+        self.states[path][self.place][:, : cache.shape[1]] = cache

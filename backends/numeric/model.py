@@ -24,6 +24,7 @@ from pmc.backends.numeric.errors import Array, NumericError, require_finite
 from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
 from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, kimi_delta, mamba2
 from pmc.dialects import model
+from pmc.dialects.drafting import is_drafting
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ModelRun:
     """Every cache after the step, by path, with a leading layer dim."""
     values: dict[str, list[Array]]
     """The rows after every block, by block path, one array per layer."""
+    drafted: tuple[Array, ...] = ()
+    """The logits of every application of the draft layer: [batch, vocabulary]."""
 
 
 def the_llm(module: ModuleOp) -> model.LlmOp:
@@ -46,21 +49,22 @@ def the_llm(module: ModuleOp) -> model.LlmOp:
     return found[0]
 
 
-def model_sources(module: ModuleOp, bindings: dict[str, int]) -> list[Source]:
-    """All weights and caches of the model, in the order of its blocks."""
+def model_sources(module: ModuleOp, bindings: dict[str, int], drafts: int = 0) -> list[Source]:
+    """All weights and caches of the model, in the order of its blocks; those of a draft layer that is applied too."""
     found: list[Source] = []
-    for op in the_llm(module).walk():
+    drafting = [model.draft_of(module)] if drafts else []
+    for op in (block for part in (the_llm(module), *drafting) if part is not None for block in part.walk()):
         if not isinstance(op, model.BlockOp):
             continue
         layers = _layers_around(op)
         for w in op.weights():
-            if w.transpose_of is None:
+            if w.is_own:
                 found.append(Source(f"{op.path.data}.{w.name}", "weight", (*layers, *w.dims), w.axes, w.role, w.below))
         for cache in op.caches():
-            if cache.window is None:
-                rows = bindings["kv_len"] // cache.ratio
-            else:
-                rows = min(bindings["kv_len"], cache.window + bindings["q_len"] - 1)
+            positions = bindings["kv_len"] + (drafts - 1 if is_drafting(op.path.data) else 0)
+            rows = positions // cache.ratio
+            if cache.window is not None:
+                rows = min(positions, cache.window + bindings["q_len"] - 1)
             shape, axes = (*layers, bindings["batch"], rows, cache.width), ("batch", cache.row_axis, cache.axis)
             found.append(Source(f"{op.path.data}.{cache.name}", "state", shape, axes))
         for state in op.states():
@@ -77,19 +81,21 @@ def _layers_around(op: Operation) -> tuple[int, ...]:
     return (prod((*outer, parent.trip_count)),) if isinstance(parent, model.RepeatOp) else outer
 
 
-def seeded_model_environment(module: ModuleOp, bindings: dict[str, int], seed: int) -> Environment:
-    """Deterministic inputs for the model; the same arrays as for its layer program."""
+def seeded_model_environment(module: ModuleOp, bindings: dict[str, int], seed: int, drafts: int = 0) -> Environment:
+    """Deterministic inputs for the model and `drafts` applications of its draft layer, as for its layer program."""
     vocabulary = the_llm(module).vocab_size.value.data
-    return seeded_environment(model_sources(module, bindings), vocabulary, bindings, seed)
+    return seeded_environment(model_sources(module, bindings, drafts), vocabulary, bindings, seed, drafts)
 
 
 def run_model(module: ModuleOp, environment: Environment, compute: Any = np.float64) -> ModelRun:
     """Run the one model of `module` with numpy type `compute`; storage types are ignored.
 
+    Its draft layer is applied to the tokens that the environment has for it.
     Errors (NumericError, one line): inputs that are missing, misshapen or not finite, and unknown ops.
     """
-    environment.check(model_sources(module, dict(environment.bindings)))
-    return ModelMachine(environment, compute).run(the_llm(module))
+    drafts = len(environment.drafted)
+    environment.check(model_sources(module, dict(environment.bindings), drafts))
+    return ModelMachine(environment, compute).run(the_llm(module), model.draft_of(module) if drafts else None)
 
 
 # -- equations ----------------------------------------------------------------------------------------------
@@ -302,6 +308,8 @@ class ModelMachine:
     states: dict[str, Array] = field(default_factory=dict[str, Array])
     values: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
+    read_by_head: Any = None
+    """The rows that the last head has read."""
     selected: Any = None
     """The keys that the last sparse attention selected: of every sequence and query a list of positions."""
 
@@ -330,11 +338,24 @@ class ModelMachine:
             model.FfnOp: self.ffn,
             model.MoeOp: self.moe,
             model.LmHeadOp: self.lm_head,
+            model.EhProjOp: self.eh_proj,
         }
 
-    def run(self, llm: model.LlmOp) -> ModelRun:
+    def run(self, llm: model.LlmOp, draft: model.DraftOp | None) -> ModelRun:
         (logits,) = self.run_block(llm.body.block, [self.environment.tokens])
-        return ModelRun(logits, self.states, self.values)
+        drafted = () if draft is None else tuple(self.drafts(draft))
+        return ModelRun(logits, self.states, self.values, drafted)
+
+    def drafts(self, draft: model.DraftOp) -> list[Array]:
+        """Token by token (DeepSeek-V3 report, equations 21 to 23): all drafts of the step before were accepted."""
+        hidden, found = self.read_by_head, list[Array]()
+        for number, tokens in enumerate(self.environment.drafted):
+            if number:
+                self.q_len, self.kv_len = 1, self.kv_len + 1
+            logits, rows = self.run_block(draft.body.block, [tokens, hidden])
+            found.append(logits[self.q_len - 1 :: self.q_len])
+            hidden = rows[self.q_len - 1 :: self.q_len]
+        return found
 
     def run_block(self, block: Block, arguments: list[Array]) -> list[Array]:
         values: dict[SSAValue, Array] = dict(zip(block.args, arguments, strict=True))
@@ -363,12 +384,14 @@ class ModelMachine:
 
     def weight(self, block: model.BlockOp, name: str) -> Array:
         """A parameter of the current layer."""
-        values: Array = self.environment.weights[f"{block.path.data}.{name}"][self.layer]
+        spec = next((w for w in block.weights() if w.name == name), None)
+        path = f"{block.path.data}.{name}" if spec is None else block.path_of(spec)
+        values: Array = self.environment.weights[path][self.layer]
         return values.astype(self.compute)
 
     def cached(self, block: model.BlockOp, name: str, sequence: int, new: Array) -> Array:
         """All rows of a sequence's cache after `new` [q_len, width] is written to its end."""
-        cache: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence]
+        cache: Array = self.states[f"{block.path.data}.{name}"][self.layer][sequence][: self.kv_len]
         cache[len(cache) - self.q_len :] = new
         return cache
 
@@ -606,6 +629,12 @@ class ModelMachine:
     def ffn(self, block: model.FfnOp, x: Array) -> Array:
         return self.network(block, x, "")
 
+    def eh_proj(self, block: model.EhProjOp, embedding: Array, hidden: Array) -> Array:
+        """[embedding; hidden] M, as one matrix (DeepSeek-V3 report, equation 21)."""
+        matrix = np.vstack([self.weight(block, "embedding.weight"), self.weight(block, "hidden.weight")])
+        y: Array = np.hstack([embedding, hidden]) @ matrix
+        return y
+
     def linear(self, block: model.BlockOp, name: str, x: Array, bias: bool, expert: int | None = None) -> Array:
         """x W + b, with the parameters of one expert if given."""
         at = ... if expert is None else expert
@@ -669,6 +698,7 @@ class ModelMachine:
 
     def lm_head(self, block: model.LmHeadOp, x: Array) -> Array:
         """The logits of every token."""
+        self.read_by_head = x
         if block.tied is None:
             projection = self.weight(block, "proj.weight")
         else:

@@ -39,7 +39,7 @@ def _run_level(module: ModuleOp, environment: Environment, precision: Precision)
     match level_of(module):
         case "model":
             run = run_model(module, environment, precision.compute)
-            return LayerRun((run.logits,), run.states, {})
+            return LayerRun((run.logits, *run.drafted), run.states, {})
         case "layer":
             return run_layer(module, environment, precision)
         case "dist":
@@ -57,8 +57,7 @@ def bindings_of(module: ModuleOp, given: Mapping[str, int]) -> dict[str, int]:
     deployment = module.attributes.get("arch.deployment")
     known: dict[str, int] = {}
     if isinstance(deployment, DeploymentAttr):
-        d = deployment.data
-        known = {"batch": d.batch, "q_len": d.q_len, "kv_len": d.kv_len}
+        known = deployment.data.symbols
     bindings = {**known, **given}
     missing = [symbol for symbol in SYMBOLS if symbol not in bindings]
     if missing:
@@ -70,7 +69,9 @@ def seeded_inputs(module: ModuleOp, bindings: Mapping[str, int], seed: int) -> E
     """Deterministic inputs of the whole model for a module of any level; the same at every level of one model."""
     match level_of(module):
         case "model":
-            return seeded_model_environment(module, dict(bindings), seed)
+            deployment = module.attributes.get("arch.deployment")
+            drafts = deployment.data.draft_tokens if isinstance(deployment, DeploymentAttr) else 0
+            return seeded_model_environment(module, dict(bindings), seed, drafts)
         case "layer":
             return seeded_layer_environment(module, dict(bindings), seed)
         case "empty":
@@ -80,7 +81,7 @@ def seeded_inputs(module: ModuleOp, bindings: Mapping[str, int], seed: int) -> E
     vocabularies = [s.shape[s.stacked] for s in sources if s.axes[:1] == ("vocab",)]
     if not vocabularies:
         raise NumericError("no weight with a vocabulary dim, so the range of token ids is unknown")
-    return seeded_environment(sources, vocabularies[0], bindings, seed)
+    return seeded_environment(sources, vocabularies[0], bindings, seed, _arguments(module) - 1)
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,30 @@ def _stored(op: tile.GlobalOp | g5.ArrayOp) -> _Local:
     return _Local(op.path.data, kind, dims[:layers], dims[layers:], axes, role, below, sharding)
 
 
+def _arguments(module: ModuleOp) -> int:
+    """The arrays of token ids that the program of a module takes."""
+    for program in module.ops:
+        match program:
+            case layer.ProgramOp():
+                return len(program.body.block.args)
+            case tile.ProgramOp() | g5.StreamOp():
+                arrays = (op for op in program.walk() if isinstance(op, tile.GlobalOp | g5.ArrayOp))
+                return sum(op.kind.data == "input" for op in arrays)
+            case _:
+                pass
+    raise NumericError("the module holds no program")
+
+
 # -- files ------------------------------------------------------------------------------------------------------
 
-TOKENS, WEIGHTS, STATES = "tokens", "weights/", "states/"
+TOKENS, DRAFTED, WEIGHTS, STATES = "tokens", "drafted/", "weights/", "states/"
 
 
 def load_inputs(path: Path, bindings: Mapping[str, int]) -> Environment:
-    """Inputs from an `.npz` file: `tokens`, `weights/PATH`, `states/PATH`.  Raises NumericError."""
+    """Inputs from an `.npz` file: `tokens`, `weights/PATH`, `states/PATH`, `drafted/0` and on where tokens are drafted.
+
+    Raises NumericError.
+    """
     try:
         with np.load(path) as file:
             arrays: dict[str, Array] = {name: file[name] for name in file.files}
@@ -165,18 +183,23 @@ def load_inputs(path: Path, bindings: Mapping[str, int]) -> Environment:
         prefix: {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
         for prefix in (WEIGHTS, STATES)
     }
-    return Environment(dict(bindings), arrays[TOKENS], groups[WEIGHTS], groups[STATES])
+    drafted: list[Array] = []
+    while (name := f"{DRAFTED}{len(drafted)}") in arrays:
+        drafted.append(arrays[name])
+    return Environment(dict(bindings), arrays[TOKENS], groups[WEIGHTS], groups[STATES], drafted=tuple(drafted))
 
 
 def input_arrays(environment: Environment) -> dict[str, Array]:
     """The arrays of an environment by the names that `load_inputs` reads."""
     return {
         TOKENS: environment.tokens,
+        **{f"{DRAFTED}{number}": values for number, values in enumerate(environment.drafted)},
         **{WEIGHTS + path: values for path, values in environment.weights.items()},
         **{STATES + path: values for path, values in environment.states.items()},
     }
 
 
 def result_arrays(run: LayerRun) -> dict[str, Array]:
-    """The arrays of a run: `logits` and `states/PATH`."""
-    return {"logits": run.outputs[0], **{STATES + path: values for path, values in run.states.items()}}
+    """The arrays of a run: `logits`, `drafted/0` and on for those of a draft layer, and `states/PATH`."""
+    drafted = {f"{DRAFTED}{number}": values for number, values in enumerate(run.outputs[1:])}
+    return {"logits": run.outputs[0], **drafted, **{STATES + path: values for path, values in run.states.items()}}

@@ -46,9 +46,9 @@ def cut(values: Array, sharding: Sharding, mesh: Mesh, rank: int, unit: int = 1)
     return values
 
 
-def cut_tokens(environment: Environment, sharding: Sharding, mesh: Mesh, rank: int) -> Array:
+def cut_tokens(tokens: Array, bindings: Mapping[str, int], sharding: Sharding, mesh: Mesh, rank: int) -> Array:
     """The token ids of the sequences of a rank."""
-    return cut(environment.tokens, sharding, mesh, rank, environment.bindings["q_len"])
+    return cut(tokens, sharding, mesh, rank, len(tokens) // bindings["batch"])
 
 
 def whole_state(before: Array, held: Ranked, sharding: Sharding, mesh: Mesh) -> Array:
@@ -104,12 +104,20 @@ class Placed:
 
 
 def local_arrays(placed: Sequence[Placed], environment: Environment, mesh: Mesh) -> dict[str, Array]:
-    """The inputs of all ranks by path, [ranks, *dims].  Raises NumericError for a missing or misshapen array."""
+    """The inputs of all ranks by path, [ranks, *dims], the token ids in the order in which `placed` has them.
+
+    Raises NumericError for a missing or misshapen array.
+    """
     arrays: dict[str, Array] = {}
+    inputs = [array for array in placed if array.kind == "input"]
+    if len(inputs) != len(environment.inputs):
+        raise NumericError(f"the program has {len(inputs)} inputs, there are {len(environment.inputs)}")
+    given = dict(zip(inputs, environment.inputs, strict=True))
     for array in placed:
         sharding = array.full_sharding()
         if array.kind == "input":
-            parts = [cut_tokens(environment, sharding, mesh, rank) for rank in range(mesh.ranks)]
+            tokens, bindings = given[array], environment.bindings
+            parts = [cut_tokens(tokens, bindings, sharding, mesh, rank) for rank in range(mesh.ranks)]
         else:
             held = environment.weights if array.kind == "weight" else environment.states
             if array.path not in held:

@@ -483,6 +483,12 @@ def _quantize(op: layer.QuantizeOp, operands: Operands, context: Context) -> Res
 # -- views and state ----------------------------------------------------------------------------------------
 
 
+@implements(layer.SampledTokensOp)
+def _sampled_tokens(op: layer.SampledTokensOp, operands: Operands, context: Context) -> Results:
+    """Those that are given: the inputs of a program hold them all."""
+    return (operands[0],)
+
+
 @implements(layer.SliceOp)
 def _slice(op: layer.SliceOp, operands: Operands, context: Context) -> Results:
     group, offset, size = (p.value.data for p in (op.group, op.offset, op.size))

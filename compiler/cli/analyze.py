@@ -202,13 +202,14 @@ def _cost(options: dict[str, Any], module: ModuleOp, bindings: dict[str, int]) -
     """One step after the other, with one batch in flight: the stages of a pipeline wait for each other."""
     from pmc.backends.evaluate.analyses.cost_per_token import CostOptions, cost_per_token
     from pmc.backends.evaluate.feasibility import step_feasibility
+    from pmc.backends.evaluate.speculation import tokens_of_step
 
     prices = CostOptions(*(options[name] for name in ("dollars_per_chip_hour", "watts_per_chip", "dollars_per_kwh")))
     result = _evaluated(options, module, bindings)
     absent = [name for name in ("batch", "q_len") if name not in result.bindings]
     if absent:
         raise PmcError(f"the tokens of a step are batch*q_len, and {', '.join(absent)} has no value")
-    tokens = result.bindings["batch"] * result.bindings["q_len"]
+    tokens = tokens_of_step(module, result.bindings)
     name = f"{result.program} {result.phase}, granularity {result.granularity.value}"
     trust = (result.unvalidated, result.assumptions, result.lower_bound, step_feasibility(module, bindings))
     return cost_per_token(name, result.total_us, tokens, result.ranks, prices, *trust)

@@ -62,7 +62,7 @@ def deployment_of(module: ModuleOp, bindings: dict[str, int]) -> Deployment:
 
     attribute = module.attributes[DEPLOYMENT]
     assert isinstance(attribute, DeploymentAttr)
-    return attribute.data.model_copy(update=bindings)
+    return attribute.data.at(bindings)
 
 
 def to_compile(model: str, target: TargetOptions, shrink: bool) -> tuple[ModuleOp, Chip, Topology, Deployment]:

@@ -174,7 +174,10 @@ def _step(
     from pmc.compiler.cli.request_table import step_lines
     from pmc.compiler.cli.table import result_table
 
-    lines = [*([] if parameters is None else [str(parameters)]), *step_lines(found.step, found.figures)]
+    lines = [
+        *([] if parameters is None else [str(parameters)]),
+        *step_lines(found.step, found.figures, found.speculation),
+    ]
     return result_table(found.step.ops, form.width) + form.lines(lines) + form.notes(deployment, said), memory
 
 
@@ -219,7 +222,8 @@ def _request(
     )
     if form.format is TableFormat.CSV:
         return result.to_csv(), result.memory
-    deployment = deployment.model_copy(update={"q_len": isl, "kv_len": isl + osl - 1})
+    shown = "prefill" if deployment.draft_tokens else deployment.phase  # a decode step with drafts has one new token
+    deployment = deployment.model_copy(update={"phase": shown, "q_len": isl, "kv_len": isl + osl - 1})
     said = hints(module, deployment, ("prefill", "decode") if osl > 1 else ("prefill",))
     parameters = parameters_of(model)
     if form.format is TableFormat.JSON:

@@ -9,9 +9,10 @@ from pmc.backends.evaluate.assumptions import honesty_notes
 if TYPE_CHECKING:
     from pmc.backends.evaluate.overlap import StepResult
     from pmc.backends.evaluate.request import PhaseAggregates, RequestResult
+    from pmc.backends.evaluate.speculation import Speculation
 
 
-def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:
+def step_lines(step: StepResult, figures: PhaseAggregates, speculation: Speculation | None) -> list[str]:
     """What a step takes under its schedule, and how well it uses the chip."""
     lines = [
         f"MFU {figures.mfu:.3f}, MBU {figures.mbu:.3f}, {figures.tps_per_chip:.1f} tokens/s per chip, "
@@ -25,7 +26,7 @@ def step_lines(step: StepResult, figures: PhaseAggregates) -> list[str]:
             f"{saved_us:.3f} us less than one op after the other; "
             f"the cores wait {step.wait_us:.3f} us for transfers",
         )
-    return lines
+    return lines if speculation is None else [str(speculation), *lines]
 
 
 def request_table(result: RequestResult) -> list[str]:

@@ -89,8 +89,8 @@ def _facts(summary: ModelSummary) -> list[tuple[str, str]]:
     ]
     if checkpoint is not None and checkpoint.stored is not None:
         rows.append(("checkpoint", stored_words(checkpoint.stored)))
-    if checkpoint is not None and checkpoint.left_out:
-        rows.append(("not counted", ", ".join(checkpoint.left_out)))
+    if checkpoint is not None and checkpoint.left_out():
+        rows.append(("not counted", ", ".join(checkpoint.left_out())))
     return rows
 
 

@@ -71,6 +71,7 @@ def run_model(asked: ModelRun) -> None:
 def _job(asked: ModelRun) -> HeatJob:
     """Loads, compiles and simulates at full speed."""
     from pmc.backends.cost.model import Target
+    from pmc.backends.evaluate.speculation import tokens_of_step
     from pmc.backends.g5.operating_point import StepPoints
     from pmc.backends.thermal.step_heat import require_stack_of
     from pmc.compiler.chip_heat import HeatJob
@@ -89,7 +90,7 @@ def _job(asked: ModelRun) -> HeatJob:
         require_stack_of(arch, Target.of(module).chip)
         points = StepPoints.of(module)
     deployment = deployment_of(module, {})
-    tokens, window_ns = deployment.batch * deployment.q_len, round(asked.window_us * 1e3)
+    tokens, window_ns = tokens_of_step(module, deployment.symbols), round(asked.window_us * 1e3)
     return HeatJob(asked.model, points, arch, tokens, window_ns, asked.windows, asked.out, asked.engine, asked.program)
 
 

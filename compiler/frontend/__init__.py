@@ -35,7 +35,9 @@ from pmc.compiler.frontend.readings import Properties, properties
 from pmc.compiler.frontend.stored_types import StoredLayers, stored_layers
 from pmc.compiler.frontend.wrapper import encoders, language_model
 from pmc.dialects import model
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr, StoredTypes
+from pmc.dialects.drafting import DRAFT
 from pmc.dialects.expr import expr
 from pmc.dialects.schema import did_you_mean
 from pmc.dialects.tensor import TensorType
@@ -121,10 +123,15 @@ def _checkpoint(fields: Fields, family: Family, beside: tuple[str, ...], stored:
     positions = fields.integer("max_position_embeddings") if fields.present("max_position_embeddings") else None
     return Checkpoint(
         longest_context=family.full_rope(fields).longest_context(positions),
-        mtp_layers=fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0,
+        mtp_layers=_mtp_layers(fields, family),
         encoders=beside,
         stored=stored,
     )
+
+
+def _mtp_layers(fields: Fields, family: Family) -> int:
+    """The layers of multi-token prediction that the file counts."""
+    return fields.integer(family.mtp_layers, 0) if fields.present(family.mtp_layers) else 0
 
 
 def _read_other_layers(fields: Fields, family: Family) -> None:
@@ -215,7 +222,29 @@ class _Import:
             [Region(body)],
         )
         llm.location = self.location
-        return ModuleOp([llm])
+        drafts = family.drafts and _mtp_layers(fields, family) == 1
+        return ModuleOp([llm, self.draft(tied)] if drafts else [llm])
+
+    def draft(self, tied: bool) -> model.DraftOp:
+        """The layer that drafts tokens (DeepSeek-V3 report, section 2.2; deepseek_mtp.py of vLLM)."""
+        rows = self.rows(self.hidden)
+        body = Block(arg_types=[TensorType.of([self.tokens], i32), rows])
+        given: dict[str, PropertyValue] = {"vocab_size": self.vocab, "shared": "embed.weight"}
+        e: SSAValue = self.add(body, model.EmbeddingOp.make([body.args[0]], [rows], f"{DRAFT}.embed", given)).results[0]
+        e = self.norm(body, self.rows_of(body, e, self.family.embedding, f"{DRAFT}.embed"), f"{DRAFT}.enorm")
+        h = self.norm(body, body.args[1], f"{DRAFT}.hnorm")
+        x: SSAValue = self.add(body, model.EhProjOp.make([e, h], [rows], f"{DRAFT}.eh_proj")).results[0]
+        self.selected = None
+        for block in self.layers.kinds[self.layers.order[-1]]:
+            x = self.sublayer(body, x, block, f"{DRAFT}.{block.name}")
+        x = self.norm(body, self.rows_of(body, x, self.family.behind_layer, DRAFT), f"{DRAFT}.head.norm")
+        shared = {"tied": "embed.weight"} if tied else {"shared": "lm_head.proj.weight"}
+        head = model.LmHeadOp.make([x], [self.rows(self.vocab)], f"{DRAFT}.head", shared)
+        logits = self.rows_of(body, self.add(body, head).results[0], self.family.logits, f"{DRAFT}.head")
+        self.add(body, model.YieldOp.make([[logits, x]], [], DRAFT))
+        op = model.DraftOp.make([], [], DRAFT, {}, [Region(body)])
+        op.location = self.location
+        return op
 
     def rows_of(self, body: Block, x: SSAValue, blocks: tuple[parts.Block, ...], path: str) -> SSAValue:
         """One op on rows after the other; a factor of 1 is none."""

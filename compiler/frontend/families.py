@@ -98,7 +98,10 @@ QWEN3_MOE = Family(
     unused=WINDOW_SWITCHED_OFF,
 )
 DEEPSEEK_V3 = Family(
-    {"dense": (MLA, FFN), "moe": (MLA, DEEPSEEK_MOE)}, first_dense, {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM}
+    {"dense": (MLA, FFN), "moe": (MLA, DEEPSEEK_MOE)},
+    first_dense,
+    {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM},
+    drafts=True,
 )
 
 
@@ -191,7 +194,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": Family({"dense": (MISTRAL_GQA, FFN)}, every("dense")),
     "MixtralForCausalLM": Family({"moe": (GQA.with_rows(window=window()), MIXTRAL_MOE)}, every("moe")),
     "Qwen2ForCausalLM": QWEN2,
-    "MiMoForCausalLM": replace(QWEN2, only={**QWEN2.only, "attention_bias": True}),
+    "MiMoForCausalLM": replace(QWEN2, only={**QWEN2.only, "attention_bias": True}, drafts=True),
     "SeedOssForCausalLM": replace(dense(SEED_GQA, LLAMA_FFN), unused=("residual_dropout",)),
     "Olmo2ForCausalLM": replace(dense(OLMO2_GQA, FFN), norms="behind"),
     "Phi3ForCausalLM": Family(
@@ -292,7 +295,7 @@ FAMILIES: Mapping[str, Family] = {
         tied=True,
         names=BLOOM_NAMES,
     ),
-    "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense),
+    "Glm4MoeForCausalLM": Family({"dense": (GLM4_GQA, FFN), "moe": (GLM4_GQA, DEEPSEEK_MOE)}, first_dense, drafts=True),
     "MiniMaxM2ForCausalLM": Family(
         {"moe": (MINIMAX_GQA, MINIMAX_MOE)},
         every("moe"),
@@ -326,6 +329,7 @@ FAMILIES: Mapping[str, Family] = {
         first_dense,
         {**DEEPSEEK_ONLY, **ROTARY_HEAD_DIM},
         lists=SPARSE_ATTENTION,
+        drafts=True,
     ),
     "DeepseekV4ForCausalLM": DEEPSEEK_V4,
     "GlmMoeDsaForCausalLM": Family(

@@ -94,6 +94,9 @@ class Family:
     """Fields of features that the model dialect does not have, of later models with the same name."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
+    drafts: bool = False
+    """Whether such a layer is published in the form of DeepSeek-V3: norms of embedding and hidden rows, `eh_proj`, a
+    layer of the last kind, a norm of its own, embedding and head those of the model."""
     full_rope: Callable[[Fields], Rope] = lambda fields: read_rope(fields, theta=1.0, partial=True)
     """The rotary embedding of the layers that see all tokens."""
     dtype: str | None = None

@@ -23,6 +23,7 @@ from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.module_names import LM_HEAD, PREFIXES, UNQUANTIZED, base_of, layer_numbers_of, modules_of
 from pmc.dialects import model
 from pmc.dialects.checkpoint import StoredTypes
+from pmc.dialects.drafting import DRAFT, is_drafting
 from pmc.dialects.element_formats import canonical_format, element_format
 from pmc.dialects.type_rules import UNCONVERTED, TypeRule
 
@@ -111,6 +112,8 @@ class StoredLayers:
     types: ModuleTypes | None
     """None where the checkpoint is not quantized."""
     found: Mapping[Weight, Stored | None]
+    draft: Mapping[tuple[str, str], Stored | None]
+    """By block and leaf those of the layer behind the last one, which drafts tokens."""
 
     def stored(self, module: ModuleOp) -> StoredTypes | None:
         """The types of the weights that the module has; None where the checkpoint is not quantized."""
@@ -126,7 +129,7 @@ class StoredLayers:
         own = {weight: stored for weight, stored in self.found.items() if weight[1:] in exist}
         # Hyper-connections are parameters, not linear layers; a rule for the block in whose path they are comes behind.
         streams = [_rule("*streams.weights.fn.weight", None)] if ("weights", "fn") in exist and most else []
-        rules = [*streams, *_shortest(own, most, self.kinds)]
+        rules = [*streams, *self._of_draft(blocks, exist), *_shortest(own, most, self.kinds)]
         head = self.types.finder()(LM_HEAD, False)
         if head != most and ("lm_head", "proj") in exist:
             rules.append(_rule("lm_head.proj.weight", head))
@@ -136,6 +139,15 @@ class StoredLayers:
             kv_cache=self.types.kv_cache,
             types=tuple(map(str, rules)),
         )
+
+    def _of_draft(self, blocks: Iterable[model.BlockOp], exist: Collection[tuple[str, str]]) -> Iterable[TypeRule]:
+        """Of a model that drafts: its projection, which engines do not quantize, and what is stored otherwise."""
+        if not any(is_drafting(op.path.data) for op in blocks):
+            return
+        yield _rule(f"{DRAFT}.eh_proj.*", None)
+        for (block, leaf), stored in self.draft.items():
+            if (block, leaf) in exist and stored != self.found[self.order[-1], block, leaf]:
+                yield _rule(f"{DRAFT}.{block}.{leaf}.weight", stored)
 
 
 def stored_layers(fields: Fields, family: Family) -> StoredLayers:
@@ -147,7 +159,7 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
     """
     types, kinds, order = _module_types(fields), family.kinds(fields), family.order(fields)
     if types is None:
-        return StoredLayers(kinds, order, None, {})
+        return StoredLayers(kinds, order, None, {}, {})
     find = types.finder()
     of_layers: list[tuple[str, LayerTypes]] = []
     known: dict[object, tuple[str, LayerTypes]] = {}
@@ -167,7 +179,9 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
         )
     found = {(names[layer], *weight): stored for layer in names for weight, stored in layer[1]}
     own = {name: kinds[layer[0]] for layer, name in names.items()}
-    return StoredLayers({**kinds, **own}, [names[layer] for layer in of_layers], types, found)
+    behind = modules_of(kinds[order[-1]], layer_numbers_of(kinds, order)[-1].stop)
+    draft = {weight: find(modules, _is_linear(*weight)) for weight, modules in behind.items()}
+    return StoredLayers({**kinds, **own}, [names[layer] for layer in of_layers], types, found, draft)
 
 
 def _is_linear(block: str, leaf: str) -> bool:

@@ -183,7 +183,9 @@ class Sweep:
             deployment = point.target.deployment
             if deployment.pp > 1:
                 continue
-            q_len = bindings.get("q_len", np.asarray(deployment.q_len))
+            if deployment.draft_tokens and "q_len" in bindings:
+                continue  # a step verifies one new token and its drafts
+            q_len = bindings.get("q_len", np.asarray(deployment.queries))
             kv_len = bindings.get("kv_len", np.asarray(deployment.kv_len))
             wanted &= (q_len <= kv_len) & (q_len % deployment.cp == 0) & (kv_len % deployment.cp == 0)
             lengths: list[int] = np.unique(kv_len).tolist()

@@ -2,7 +2,8 @@
 
 An op `layer.weight` or `layer.state` names an array by its path.  Inside a repeat it means the part of one layer; the
 array has all layers.  Ops of one path on different shardings name different arrays, and a transposed weight is the
-array that it is the transpose of.  A pipeline stage stores the layers that it runs.
+array that it is the transpose of.  A pipeline stage stores the layers that it runs.  Applications of a draft layer one
+after the other see a longer part of its cache each.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def stored_arrays(scope: Operation) -> dict[ArrayKey, StoredArray]:
             if known is None:
                 found[named.key] = named
                 continue
-            _require_same_array(op, known, named)
+            known = _together(op, known, named)
             layers = range(min(known.layers.start, named.layers.start), max(known.layers.stop, named.layers.stop))
             found[named.key] = replace(known, layers=layers, grows=known.grows or named.grows)
     return found
@@ -131,12 +132,20 @@ def stored_type(op: layer.SourceOp) -> TensorType:
     return type_.with_dims(type_.dims[::-1]) if _is_transposed(op) else type_
 
 
-def _require_same_array(op: layer.SourceOp, known: StoredArray, named: StoredArray) -> None:
-    if (known.kind, known.layer_counts, known.type.dims) != (named.kind, named.layer_counts, named.type.dims):
-        raise PmcError(
-            f"{op.name} at '{op.path.data}' needs {_described(named)}, another op needs {_described(known)}; "
-            "one array has one shape"
-        )
+def _together(op: layer.SourceOp, known: StoredArray, named: StoredArray) -> StoredArray:
+    """The array that is both: of a cache with tokens added to it, of which ops see a beginning, the longest."""
+    if (known.kind, known.layer_counts) == (named.kind, named.layer_counts):
+        mine, other = known.type.dims, named.type.dims
+        if mine == other:
+            return known
+        if known.grows and named.grows and len(mine) == len(other) and mine[::2] == other[::2]:
+            longer = other[1] - mine[1]
+            if longer.is_constant:
+                return known if longer.constant < 0 else replace(known, type=named.type)
+    raise PmcError(
+        f"{op.name} at '{op.path.data}' needs {_described(named)}, another op needs {_described(known)}; "
+        "one array has one shape"
+    )
 
 
 def _described(array: StoredArray) -> str:

@@ -156,6 +156,8 @@ class _Assignment:
                 case layer.SliceOp():
                     array_of[op.y] = array_of[op.x]
                     self.views.add(op.y)
+                case layer.SampledTokensOp():
+                    array_of[op.y] = array_of[op.tokens]
                 case layer.RepeatOp():
                     self._repeat(op)
                 case layer.YieldOp():

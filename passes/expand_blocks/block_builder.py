@@ -72,7 +72,9 @@ class BlockBuilder:
                 "below": spec.below,
             }
             result = self.tensor_type(*spec.dims, element_type=spec.element_type)
-            self.weights[name] = self.op(layer.WeightOp, [], name, result, properties)
+            op = layer.WeightOp.make([], [result], self.source.path_of(spec), properties, like=self.source)
+            self.block.add_op(op)
+            self.weights[name] = op.result
         return self.weights[name]
 
     def state(self, name: str) -> SSAValue:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
 
-from xdsl.dialects.builtin import UnitAttr
-from xdsl.ir import Block, Region, SSAValue
+from xdsl.dialects.builtin import StringAttr, UnitAttr
+from xdsl.ir import Block, Operation, OpResult, Region, SSAValue
 
 from pmc.dialects import layer, model
-from pmc.dialects.assembly import PropertyValue
+from pmc.dialects.assembly import PmcOp, PropertyValue
+from pmc.dialects.drafting import DRAFT, application
 from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
@@ -18,6 +21,7 @@ from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 from pmc.passes.expand_blocks.hyper_connections import expand_stream_weights
 from pmc.passes.expand_blocks.recurrent import expand_gated_delta_net, expand_kimi_delta, expand_mamba2
 from pmc.passes.expand_blocks.sparse_attention import expand_dsa
+from pmc.passes.symbol_substitution import SymbolSubstitution
 
 PHASES = ("prefill", "decode")
 CAPACITIES = ("balanced", "worst")
@@ -30,6 +34,7 @@ class Step:
     phase: str
     absorb_mla: bool
     capacity: str
+    draft_tokens: int = 0
 
     @property
     def absorbed(self) -> bool:
@@ -37,24 +42,85 @@ class Step:
         return self.phase == "decode" and self.absorb_mla
 
 
-def expand_llm(llm: model.LlmOp, step: Step) -> layer.ProgramOp:
-    """The `layer.program` of one phase."""
+@dataclass(frozen=True)
+class Cut:
+    """Before `op` only the last row of each sequence is kept, named after `head`: nobody needs other logits."""
+
+    op: Operation
+    head: model.BlockOp
+
+
+def expand_llm(llm: model.LlmOp, step: Step, draft: model.DraftOp | None = None) -> layer.ProgramOp:
+    """The `layer.program` of one phase; with `draft` a step that also drafts `step.draft_tokens` tokens."""
     path, source = llm.path.data, llm.body.block
     block = Block(arg_types=[a.type for a in source.args])
-    results = _expand_into(block, source, step)
+    values: dict[SSAValue, SSAValue] = dict(zip(source.args, block.args, strict=True))
+    cut, head = None, _head(source)
+    if head and step.phase == "prefill":
+        cut = Cut(head[0 if draft is None else -1], head[-1])  # a draft layer reads the normed rows of all tokens
+    results = _expand_into(block, source, step, values, cut)
+    if draft is not None:
+        results += expand_drafts(block, draft, results[0], values[head[-1].x], step)
     block.add_op(layer.ReturnOp.make([results], [], path, like=llm))
     properties: dict[str, PropertyValue] = {"sym_name": llm.sym_name, "phase": step.phase}
     return layer.ProgramOp.make([], [], path, properties, [Region(block)], like=llm)
 
 
-def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
-    """Expand the ops of `source` at the end of `block`; the values that its terminator hands on."""
-    values: dict[SSAValue, SSAValue] = dict(zip(source.args, block.args, strict=True))
-    head = _head(source)
+def expand_drafts(
+    block: Block, draft: model.DraftOp, verified: SSAValue, hidden: SSAValue, step: Step
+) -> list[SSAValue]:
+    """The applications of a draft layer behind the model; the logits of each, one row per sequence.
+
+    Each takes the tokens that were sampled from the logits before it, the first those `verified` by the model.  That
+    one runs over all rows of the model, since its cache must have them, and keeps the last row of each sequence; every
+    other runs over the row of the one before, at the next position.
+    """
+    source = draft.body.block
+    (head,) = (op for op in source.ops if isinstance(op, model.LmHeadOp))
+    last = source.last_op
+    assert isinstance(last, model.YieldOp) and isinstance(last.values[1].owner, Operation), "verified"
+    logits = [verified]
+    for number in range(step.draft_tokens):
+        before = block.last_op
+        tokens = block.insert_arg(source.args[0].type, len(block.args))
+        sampled = layer.SampledTokensOp.make([tokens, logits[-1]], [tokens.type], f"{DRAFT}.tokens", like=draft)
+        block.add_op(sampled)
+        values: dict[SSAValue, SSAValue] = dict(zip(source.args, (sampled.y, hidden), strict=True))
+        cut = Cut(last.values[1].owner, head) if number == 0 else None
+        one = replace(step, phase="decode") if number else step  # one row of each sequence, also behind a prompt
+        found = [cast(OpResult, value) for value in _expand_into(block, source, one, values, cut)]
+        if number:
+            at = SymbolSubstitution({"q_len": 1, "kv_len": KV_LEN + number})
+            at.in_value(tokens)
+            for op in _behind(block, before):
+                at.in_op(op)
+                if isinstance(op, PmcOp) and not isinstance(op, layer.SourceOp):
+                    op.path = StringAttr(application(op.path.data, number))
+        # A value that gets another type is another value.
+        row, hidden = (value.op.results[value.index] for value in found)
+        logits.append(row)
+    return logits[1:]
+
+
+def _behind(block: Block, before: Operation | None) -> Iterator[Operation]:
+    """The ops of a block behind one of them."""
+    op = block.first_op if before is None else before.next_op
+    while op is not None:
+        yield op
+        op = op.next_op
+
+
+def _expand_into(
+    block: Block, source: Block, step: Step, values: dict[SSAValue, SSAValue], cut: Cut | None = None
+) -> list[SSAValue]:
+    """Expand the ops of `source` at the end of `block`; the values that its terminator hands on.
+
+    `values` has what the arguments of `source` are, and gets the results of its ops.
+    """
     for op in source.ops:
         operands = [values[v] for v in op.operands]
-        if head and op is head[0] and step.phase == "prefill":
-            operands = [_last_token(BlockBuilder(block, head[-1]), operands[0])]
+        if cut is not None and op is cut.op:
+            operands = [_last_token(BlockBuilder(block, cut.head), operands[0])]
         if isinstance(op, model.YieldOp):
             return operands
         if isinstance(op, model.RepeatOp):
@@ -75,7 +141,7 @@ def _expand_into(block: Block, source: Block, step: Step) -> list[SSAValue]:
 def _expand_repeat(block: Block, op: model.RepeatOp, inits: list[SSAValue], step: Step) -> list[SSAValue]:
     path = op.path.data
     body = Block(arg_types=[v.type for v in inits])
-    yielded = _expand_into(body, op.body.block, step)
+    yielded = _expand_into(body, op.body.block, step, dict(zip(op.body.block.args, body.args, strict=True)))
     body.add_op(layer.YieldOp.make([yielded], [], path, like=op))
     repeat = layer.RepeatOp.build_with(op.trip_count, inits, Region(body), path)
     repeat.location = op.location
@@ -128,6 +194,8 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
             return expand_moe(build, x, op, step.capacity, *operands[1:])
         case model.LmHeadOp():
             return build.matmul(x, "proj")
+        case model.EhProjOp():
+            return build.add(build.matmul(x, "embedding"), build.matmul(operands[1], "hidden"), "")
         case _:
             raise PassError(f"expand-blocks: {op.name} at '{op.path.data}' has no expansion")
 

@@ -241,8 +241,8 @@ _SHARD = [
         "bind_symbols.py", '"q_len": self.q_len, "kv_len": self.kv_len}', '"q_len": self.q_len, "kv_len": self.q_len}'
     ),
     Fault(
-        "bind_symbols.py",
-        "DictionaryAttr({name: self.bind(a) for",
+        "symbol_substitution.py",
+        "DictionaryAttr({name: self.of(a) for",
         "DictionaryAttr({name: a for",
         equivalent="dictionaries of these models hold numbers only",
     ),

@@ -169,7 +169,7 @@ def test_options_alone_make_a_deployment(pmc: Pmc, tiny: Path) -> None:
         --weights bf16 --activations bf16 --kv-cache bf16 --attention bf16 --expert-capacity balanced
         --dispatch direct --prefill-chunk 8192 --no-fuse-rows --no-fuse-gates --no-pipeline-loops
         --no-prefetch-weights --late-stores --routing zipf:0.8 --ring-exchange expanded --no-absorb-mla
-        --no-longer-context"""
+        --draft-tokens 0 --accepted-length none --no-longer-context"""
     options = text.split()
     out = pmc.ok("compile", tiny, *TARGET[:4], *options, "--emit", "dist")
     assert "sp = true" in out and "routing = {zipf = 0.8}" in out and "dist.reduce_scatter" in out

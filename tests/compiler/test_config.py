@@ -142,7 +142,7 @@ def test_bad_overrides(overrides: dict[str, object], parts: list[str]) -> None:
 def test_a_deployment_without_preset_needs_every_field() -> None:
     message = refused(load_deployment, None, {"tp": 8})
     assert message.startswith("deployment: missing field phase: expected 'prefill' or 'decode'")
-    assert message.endswith("26 more fields are missing")
+    assert message.endswith("28 more fields are missing")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,15 @@ def test_modules_of_kimi_linear(kept: str, rules: set[str]) -> None:
     assert ("*.kda.b_proj.weight=none" in found) == ("*.kda.*=none" not in found)
 
 
+def test_the_layer_that_drafts_tokens_is_stored_like_the_last_one_or_otherwise() -> None:
+    config = {**DEEPSEEK, "num_nextn_predict_layers": 1}
+    alike = stored(quantized(config, BLOCKS)).types
+    assert [rule for rule in alike if rule.startswith("mtp")] == ["mtp.eh_proj.*=none"]
+    kept = stored(quantized(config, {**BLOCKS, "modules_to_not_convert": ["model.layers.3*"]})).types
+    assert "mtp.mla.o_proj.weight=none" in kept and "mtp.moe.experts.up_proj.weight=none" in kept
+    assert not any("mla" in rule for rule in kept if not rule.startswith("mtp"))
+
+
 def test_experts_beside_a_network_are_found() -> None:
     kept = [f"model.language_model.layers.{n}.{module}*" for n in range(4) for module in ("mlp", "self_attn")]
     found = stored(quantized(CONFIGS["gemma4-moe"], {"quant_algo": "NVFP4", "exclude_modules": kept}))
@@ -293,8 +302,8 @@ def test_every_weight_that_is_multiplied_has_a_name_in_checkpoints(name: str) ->
             block, _, leaf = weight.removesuffix(".weight").removeprefix("blocks.").partition(".")[2].partition(".")
             while leaf and OTHER_NAMES.get(block, base_of(block)[0]) not in MODULES:
                 block, _, leaf = leaf.partition(".")
-            if weight.endswith("streams.weights.fn.weight"):
-                continue  # no linear layer: a rule of its own
+            if weight.endswith("streams.weights.fn.weight") or weight.startswith("mtp.eh_proj"):
+                continue  # no linear layers: rules of their own
             known = weight == "lm_head.proj.weight" or leaf in MODULES.get(
                 OTHER_NAMES.get(block, base_of(block)[0]), {}
             )

@@ -393,6 +393,10 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         (12, 12 * 4 * 2 + 10 * 2, 12 * 4, "vector", "f32"),
     ),
     (
+        op(layer.SampledTokensOp, [value(TOKENS, element=i32), value(TOKENS, 1000)], value(TOKENS, element=i32)),
+        (0, 0, 0, "none", "i32"),
+    ),
+    (
         op(layer.RouterTopkOp, [value(TOKENS, 10, element=f32), []], value(TOKENS, 2, element=f32),
            value(TOKENS, 2, element=i32), **ROUTER),
         (60 * 7, 60 * 4, 6 * 2 * 4 * 2, "vector", "f32"),

@@ -476,8 +476,28 @@ def llm(make: Maker) -> None:
     )  # fmt: skip
 
 
+def draft(make: Maker) -> None:
+    (tokens,) = make.dims(1)
+    hidden, vocabulary = make.size(), make.size()
+    element = make.element()
+    rows = TensorType.of([tokens, hidden], element)
+    block = Block(arg_types=[TensorType.of([tokens], i32), rows])
+
+    def body(inner: Maker) -> None:
+        b = Blocks(inner, block.args[0])
+        b.block(model.EmbeddingOp, rows, vocab_size=vocabulary, shared="embed.weight")
+        b.x = inner.add(model.EhProjOp, [b.x, block.args[1]], [rows]).y
+        given = b.x
+        b.block(model.LmHeadOp, TensorType.of([tokens, vocabulary], element), shared="lm_head.proj.weight")
+        inner.add(model.YieldOp, [[b.x, given]], [])
+
+    block.add_ops(make.nested(body))
+    make.add(model.DraftOp, [], [], regions=[Region(block)])
+
+
 MODEL: dict[type[Operation], Any] = {
     **BLOCKS, model.LlmOp: llm, model.YieldOp: llm, model.EmbeddingOp: llm, model.LmHeadOp: llm,
+    model.DraftOp: draft, model.EhProjOp: draft,
 }  # fmt: skip
 
 
@@ -789,6 +809,12 @@ def last_token(make: Maker) -> None:
     make.add(layer.LastTokenOp, [make.source([batch * q_len, n])], [make.type([batch, n])], q_len=q_len)
 
 
+def sampled_tokens(make: Maker) -> None:
+    (rows,) = make.dims(1)
+    tokens = make.source([rows], i32)
+    make.add(layer.SampledTokensOp, [tokens, make.source([rows, 5])], [make.type([rows], i32)])
+
+
 def kv_append(make: Maker) -> None:
     batch, kv, queries, width = make.dims(4)
     cache = make.source([batch, kv, width])
@@ -912,6 +938,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     ),
     **dict.fromkeys((layer.RouterWeightsOp, layer.ExpertScaleOp), experts),
     layer.AddOp: binary(layer.AddOp), layer.QuantizeOp: quantize, layer.SliceOp: slice_,
+    layer.SampledTokensOp: sampled_tokens,
     layer.LastTokenOp: last_token, layer.KvAppendOp: kv_append, layer.RouterTopkOp: router,
     layer.CausalConvOp: causal_conv, layer.SsmScanOp: recurrence(layer.SsmScanOp),
     layer.GatedDeltaOp: recurrence(layer.GatedDeltaOp), layer.SoftplusOp: per_head, layer.DecayOp: per_head,

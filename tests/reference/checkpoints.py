@@ -123,7 +123,7 @@ def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]
 
     A layer of one block has it under both names.
     """
-    (llm,) = module.ops
+    (llm,) = (op for op in module.ops if isinstance(op, model.LlmOp))
     assert isinstance(llm, model.LlmOp)
     return list(_layers_in(llm.body.block, 0))
 

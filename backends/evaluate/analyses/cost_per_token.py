@@ -51,7 +51,7 @@ class TokenCost(Analysis):
     name: str
     """What is priced."""
     step_us: float
-    tokens_per_step: int
+    tokens_per_step: int | float
     chips: int
     options: CostOptions
     unvalidated: tuple[str, ...]
@@ -125,7 +125,7 @@ class TokenCost(Analysis):
 def cost_per_token(
     name: str,
     step_us: float,
-    tokens_per_step: int,
+    tokens_per_step: int | float,
     chips: int,
     options: CostOptions,
     unvalidated: tuple[str, ...] = (),
