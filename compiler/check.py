@@ -288,7 +288,8 @@ def in_commands(held: HeldTypes) -> bool:
 
 def _in_phase(deployment: Deployment, phase: str) -> Deployment:
     """The deployment in a phase, of which `shrink_deployment` chooses the lengths."""
-    return deployment.model_copy(update={"phase": phase, "q_len": 1})
+    one = {"q_len": 1} if deployment.draft_tokens else {}  # a prompt may be longer, a decode step with drafts not
+    return deployment.model_copy(update={"phase": phase, **one})
 
 
 def _check_sequence(
