@@ -230,7 +230,7 @@ GPT2_FFN = Block(
     "ffn",
     {
         # Absent or null = 4 * hidden_size.
-        "intermediate_size": integer("intermediate_size", absent=lambda fields: 4 * fields.integer("hidden_size")),
+        "intermediate_size": integer("n_inner", absent=lambda fields: 4 * fields.integer("hidden_size")),
         "activation": activation("activation_function", absent="gelu_tanh"),
         "gated": constant(False),
         "bias": constant(True),

@@ -115,7 +115,6 @@ GPT2_NAMES = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
     "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner",
     "max_position_embeddings": "n_positions",
 }
 

@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import FileLineColLoc, StringAttr
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend import import_hf
 from pmc.dialects import model
+from tests.reference.configs import CONFIGS
 
 COMMON: dict[str, Any] = {
     "hidden_size": 64,
@@ -256,3 +257,19 @@ def test_bad_fields_are_one_line_with_file_and_field(
     with pytest.raises(ConfigError) as error:
         import_hf(changed, "tiny.json", "tiny")
     assert str(error.value) == f"tiny.json: {message}"
+
+
+def test_a_field_is_read_under_either_name_of_an_attribute_map() -> None:
+    gpt2 = CONFIGS["gpt2"]
+    plain = import_hf(gpt2, "config.json", "tiny")
+    assert str(import_hf({**gpt2, "hidden_size": gpt2["n_embd"]}, "config.json", "tiny")) == str(plain)
+    newer = {"hidden_size" if name == "n_embd" else name: value for name, value in gpt2.items()}
+    assert str(import_hf(newer, "config.json", "tiny")) == str(plain)
+    for changes, message in (
+        ({"hidden_size": 7}, "config.json: n_embd: 32 is not what hidden_size says, 7; leave one out"),
+        # No name of n_inner for the code of GPT-2.
+        ({"intermediate_size": 7}, "config.json: intermediate_size: not a field that pmc reads of GPT2LMHeadModel"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            import_hf({**gpt2, **changes}, "config.json", "tiny")
+        assert str(error.value).startswith(message)
