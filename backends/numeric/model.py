@@ -655,7 +655,7 @@ class ModelMachine:
             hidden = ACTIVATIONS[name](up)
         return self.linear(block, f"{prefix}down_proj", hidden, bias, expert)
 
-    def moe(self, block: model.MoeOp, x: Array, tokens: Any = None) -> Array:
+    def moe(self, block: model.MoeOp, x: Array, tokens: Array | None = None) -> Array:
         """Routed experts one token at a time, shared ones on all tokens (DeepSeekMoE, equations 9 to 11).
 
         With `tokens` the experts of a token stand in a table of its id, and only their weights depend on the row.
@@ -677,7 +677,7 @@ class ModelMachine:
             if block.router_bias:
                 logits = logits + self.weight(block, "router.linear_bias")
             scores = SCORES[block.scoring.data](logits)
-            if table is None:
+            if table is None or tokens is None:
                 chosen = choose_experts(scores, bias, block.top_k, groups, top_groups, best)
             else:
                 chosen = [int(e) for e in table[tokens[t]]]

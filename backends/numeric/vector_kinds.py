@@ -159,8 +159,9 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
         scaled = np.tanh(scaled / cap) * cap
     if isinstance(kind.alibi, IntegerAttr):
         slopes = _slope(np.asarray(tiles.values["head"]), kind.alibi.value.data)
-        keys = np.asarray(tiles.values["key"])[..., None] + np.arange(scores.shape[-1])
-        distance = keys - np.asarray(tiles.values["position"])[..., None]
+        steps: Array = np.arange(int(scores.shape[-1]))
+        keys: Array = np.asarray(tiles.values["key"])[..., None] + steps
+        distance: Array = keys - np.asarray(tiles.values["position"])[..., None]
         scaled = scaled + np.asarray(slopes[..., None] * distance, scores.dtype)
     if bool(kind.causal):
         key, columns = np.asarray(tiles.values["key"]), scores.shape[-1]
@@ -180,8 +181,10 @@ def _(kind: kinds.SoftmaxStepAttr, tiles: Tiles) -> Sequence[Array]:
 def _slope(head: Array, heads: int) -> Array:
     """The slope of ALiBi of head number `head` of so many."""
     whole = 2 ** int(math.log2(heads))
-    exponent = np.where(head < whole, (head + 1) / whole, (2 * (head - whole) + 1) / (2 * whole))
-    return np.asarray(2.0 ** (-8 * exponent))
+    number: Array = np.asarray(head, np.float64)
+    own: Array = 2.0 ** (-8 * (number + 1) / whole)
+    between: Array = 2.0 ** (-4 * (2 * (number - whole) + 1) / whole)
+    return np.asarray(np.where(np.less(number, whole), own, between))
 
 
 def _visible(key: Array, position: Array, columns: int) -> npt.NDArray[np.bool_]:

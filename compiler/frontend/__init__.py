@@ -298,7 +298,8 @@ class _Import:
         """A repeat whose body is built on the rows of an iteration, and takes the ids of the tokens along."""
         carried = [x, *(self.tokens_here if reads_tokens else ())]
         inner = Block(arg_types=[value.type for value in carried])
-        outside, self.tokens_here = self.tokens_here, list(inner.args[1:])
+        outside = self.tokens_here
+        self.tokens_here = [*inner.args[1:]]
         yielded = [build(inner, inner.args[0]), *self.tokens_here]
         self.tokens_here = outside
         self.add(inner, model.YieldOp.make([yielded], [], path))

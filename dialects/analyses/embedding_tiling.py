@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType
+from xdsl.dialects.builtin import i32
 
 from pmc.dialects import layer
 from pmc.dialects.analyses.resources import Resources, bytes_of, padded, round_up
@@ -47,7 +47,7 @@ def lookup_of(op: layer.EmbeddingOp, dims: Dims = ints) -> Lookup:
     tokens, width = dims(op.y)
     table, ids, y = (tensor(v).element_type for v in (op.table, op.tokens, op.y))
     id_bits, stored_bits, out_bits = (element_bits(t) for t in (ids, table, y))
-    stored = "f32" if isinstance(table, IntegerType) and table == y else element_name(table)
+    stored = "f32" if table == y == i32 else element_name(table)
     return Lookup(tokens, width, id_bits, stored_bits, out_bits, table != y, stored)
 
 

@@ -41,7 +41,7 @@ def array(value: Any) -> Array:
 
 
 def logits(streams: Array, fn: Any, eps: float) -> Array:
-    width = streams.shape[1]
+    width = int(streams.shape[1])
     found: Array = rms_norm(streams, np.ones(width), eps, width) @ array(fn).T
     return found
 
