@@ -46,7 +46,7 @@ class ShardedModel:
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             _fewest_kv_heads(ops),
             any(op.capacity.data == "worst" for op in dispatches),
-            _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
+            _firsts(dim for kinds in _WITH_HEADS for op in ops if isinstance(op, kinds) for dim in _heads_of(op)),
             _firsts(dim for op in ops if isinstance(op, layer.SourceOp | layer.DispatchOp) for dim in _dims_of(op)),
             next(
                 ((op.path.data, op.reach.kind) for op in ops if isinstance(op, layer.FlashAttentionOp) and op.reach),
@@ -56,7 +56,8 @@ class ShardedModel:
         )
 
 
-_WITH_HEADS = (layer.FlashAttentionOp, layer.HeadMatmulOp, layer.RecurrenceOp)
+_WITH_HEADS = ((layer.FlashAttentionOp, layer.RecurrenceOp), layer.HeadMatmulOp)
+"""Those whose heads others follow, then matmuls, whose groups may be other ones (DeepSeek-V4)."""
 _RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 
