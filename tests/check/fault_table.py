@@ -265,13 +265,13 @@ _TILES = [
     ),
     Fault(
         _ATTENTION,
-        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
-        "unit.query + unit.queries if s.causal",
+        "s.positions - s.q_len + unit.query + unit.queries",
+        "unit.query + unit.queries",
     ),
     Fault(
         _ATTENTION,
-        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
-        "s.kv_len - s.q_len + unit.query + 1 if s.causal",
+        "s.positions - s.q_len + unit.query + unit.queries",
+        "s.positions - s.q_len + unit.query + 1",
     ),
     Fault(_ATTENTION, "accumulate=int(piece > 0)", "accumulate=0", "deepseek"),
     Fault(
