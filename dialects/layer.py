@@ -446,8 +446,8 @@ class RopeOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
-        optional = self.scaling or NoneAttr(), self.rotary_dim or NoneAttr()
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional, self.trailing, self.inverse)
+        optional = (given or NoneAttr() for given in (self.scaling, self.rotary_dim, self.trailing, self.inverse))
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""

@@ -245,9 +245,8 @@ class RopeAttr(VectorKindAttr):
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + columns/2).  `scaling` holds the fields of the Hugging
     Face `rope_scaling` that change the frequencies.  Steps: two mul, add, convert.
 
-    With `rotary_dim` the first columns are rotated, as a row of so many, and the rest is copied: the two mul and the
-    add are then counted for these columns of a row, the conversion for all.  `trailing` rotates the last columns and
-    not the first; `inverse` turns the other way.
+    With `rotary_dim` the first columns are rotated (the last, if `trailing`), as a row of so many, and the rest is
+    copied: the two mul and the add are counted for these columns, the conversion for all.  `inverse` turns back.
     """
 
     name: ClassVar[str] = "tile.rope"
@@ -262,21 +261,6 @@ class RopeAttr(VectorKindAttr):
     rotary_dim: IntegerAttr | NoneAttr
     trailing: UnitAttr | NoneAttr
     inverse: UnitAttr | NoneAttr
-
-    def __init__(
-        self,
-        theta: FloatAttr,
-        interleaved: BoolAttr,
-        position: ExprAttr,
-        scaling: DictionaryAttr | NoneAttr,
-        rotary_dim: IntegerAttr | NoneAttr,
-        trailing: UnitAttr | NoneAttr | None = None,
-        inverse: UnitAttr | NoneAttr | None = None,
-    ) -> None:
-        """Rotates the first columns, forwards, unless told otherwise."""
-        super().__init__(
-            theta, interleaved, position, scaling, rotary_dim, trailing or NoneAttr(), inverse or NoneAttr()
-        )
 
     @property
     def flops_per_element(self) -> int:

@@ -109,7 +109,7 @@ def test_older_fields_say_what_layers_attend_to(fields: dict[str, object], kinds
 
 
 def test_the_cache_of_a_million_tokens_is_the_published_one() -> None:
-    """9.62 GiB a sequence in BF16 (vLLM's notes on DeepSeek-V4-Pro): 640 numbers for 4 tokens in CSA, 512 for 128."""
+    """9.62 GiB in BF16, as reported of DeepSeek-V4-Pro: 640 numbers for 4 tokens of CSA, 512 for 128 of HCA."""
     module = import_hf(PUBLISHED_CONFIGS["deepseek-ai/DeepSeek-V4-Pro"], "v4", "v4")
     per_token = cache_bytes(module).per_token
     assert per_token == 2 * (30 * 640 / 4 + 31 * 512 / 128)

@@ -47,7 +47,7 @@ class ShardedModel:
             any(isinstance(op, layer.WeightOp) and op.transpose_of is not None for op in ops),
             key_heads,
             any(op.capacity.data == "worst" for op in dispatches),
-            _firsts(dim for op in ops if isinstance(op, _WITH_HEADS) for dim in _heads_of(op)),
+            _firsts(dim for kinds in _WITH_HEADS for op in ops if isinstance(op, kinds) for dim in _heads_of(op)),
             _firsts(
                 dim
                 for op in ops
@@ -73,7 +73,8 @@ def _local_kind(op: layer.FlashAttentionOp) -> str | None:
     return None if op.reach is None else op.reach.kind
 
 
-_WITH_HEADS = (layer.FlashAttentionOp, layer.HeadMatmulOp, layer.RecurrenceOp)
+_WITH_HEADS = ((layer.FlashAttentionOp, layer.RecurrenceOp), layer.HeadMatmulOp)
+"""Those whose heads others follow, then matmuls, whose groups may be other ones (DeepSeek-V4)."""
 _RECURRENCES = (layer.CausalConvOp, layer.RecurrenceOp)
 
 

@@ -443,9 +443,8 @@ def test_a_rope_of_some_columns_is_that_of_a_narrow_head_beside_a_copy(interleav
     expected = np.concatenate([narrow, parts[..., 6:]], axis=-1)
     y = rope(x, 10, 100.0, interleaved, positions, rotary_dim=6)
     np.testing.assert_array_equal(y.reshape(3, 2, 10), expected)
-    kind = RopeAttr(
-        FloatAttr(100.0, 64), BoolAttr.from_bool(interleaved), ExprAttr.of("row"), NoneAttr(), IntegerAttr(6, 64)
-    )
+    given = FloatAttr(100.0, 64), BoolAttr.from_bool(interleaved), ExprAttr.of("row"), NoneAttr(), IntegerAttr(6, 64)
+    kind = RopeAttr(*given, NoneAttr(), NoneAttr())
     (tiled,) = run_kind(kind, Tiles([parts[:, 1]], [], (3, 10), {"position": positions}))
     np.testing.assert_allclose(tiled, expected[:, 1], rtol=1e-12, atol=1e-14)
 

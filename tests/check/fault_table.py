@@ -265,13 +265,13 @@ _TILES = [
     ),
     Fault(
         _ATTENTION,
-        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
-        "unit.query + unit.queries if s.causal",
+        "s.positions - s.q_len + unit.query + unit.queries",
+        "unit.query + unit.queries",
     ),
     Fault(
         _ATTENTION,
-        "s.kv_len - s.q_len + unit.query + unit.queries if s.causal",
-        "s.kv_len - s.q_len + unit.query + 1 if s.causal",
+        "s.positions - s.q_len + unit.query + unit.queries",
+        "s.positions - s.q_len + unit.query + 1",
     ),
     Fault(_ATTENTION, "accumulate=int(piece > 0)", "accumulate=0", "deepseek"),
     Fault(
@@ -742,7 +742,6 @@ _COMPRESSED = [
     Fault("tiling/compress.py", "column + series * work.columns), (work.ratio", "column), (work.ratio", "compressed",
           SHORT),
     Fault("tiling/attention.py", "unit.query + unit.queries, s.ratio)", "unit.query, s.ratio)", "compressed", SHORT),
-    Fault("tiling/attention.py", "max_of(1 - self.core_s, 0)", "1", "compressed", SHORT),
 ]  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (

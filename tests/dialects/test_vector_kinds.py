@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, i64
+from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i64
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError
 
@@ -48,6 +48,15 @@ def number(value: float) -> FloatAttr:
     return FloatAttr(value, 64)
 
 
+FIRST_FORWARDS = NoneAttr(), NoneAttr()
+"""A rotation of the first columns, by the angles and not by minus them."""
+
+
+def partial_rope(trailing: UnitAttr | NoneAttr, inverse: UnitAttr | NoneAttr) -> RopeAttr:
+    columns = IntegerAttr(4, i64)
+    return RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), columns, trailing, inverse)
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
@@ -72,14 +81,16 @@ def number(value: float) -> FloatAttr:
                 ExprAttr.of("row"),
                 DictionaryAttr({"factor": number(8.0)}),
                 NoneAttr(),
+                *FIRST_FORWARDS,
             ),
             ROPE,
         ),
         (
-            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr(), NoneAttr()),
+            RopeAttr(number(1e4), BoolAttr.from_bool(False), ExprAttr.of(7), NoneAttr(), NoneAttr(), *FIRST_FORWARDS),
             "#tile.rope<theta = 10000.0, interleaved = false, position = 7>",
         ),
-        (RopeAttr(number(1e4), BoolAttr.from_bool(True), ExprAttr.of(7), NoneAttr(), IntegerAttr(4, i64)), PARTIAL),
+        (partial_rope(*FIRST_FORWARDS), PARTIAL),
+        (partial_rope(UnitAttr(), UnitAttr()), PARTIAL.replace(">", ", trailing = unit, inverse = unit>")),
         (ActivationAttr(StringAttr("gelu")), GELU),
         (AddBiasAttr(NoneAttr()), "#tile.add_bias"),
         (AddBiasAttr(ExprAttr(1 - expr("tp.rank"))), "#tile.add_bias<share = -tp.rank + 1>"),

@@ -461,7 +461,7 @@ def test_an_unknown_logical_axis_names_the_known_ones() -> None:
     weight = next(op for op in module.walk() if isinstance(op, layer.WeightOp))
     weight.properties["axes"] = type(weight.axes)([type(weight.axes.data[0])(a) for a in ("vocabulary", "")])
     with pytest.raises(
-        PassError, match=r"'embed.weight' has the unknown axis 'vocabulary' \(known: batch, position, heads"
+        PassError, match=r"'embed.weight' has the unknown axis 'vocabulary' \(known: batch, position, entry, heads"
     ):
         AnnotateShardingsPass(tp=2).apply(CONTEXT, module)
 
