@@ -446,8 +446,8 @@ class RopeOp(RowOp):
 
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
-        optional = (given or NoneAttr() for given in (self.scaling, self.rotary_dim, self.trailing, self.inverse))
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), *optional)
+        columns = self.rotary_dim or NoneAttr(), self.trailing or NoneAttr(), self.inverse or NoneAttr()
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr(), *columns)
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
