@@ -6,6 +6,7 @@ Both sides read one Hugging Face config; the seeded weights of pmc are copied in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -68,7 +69,7 @@ def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[st
     config_class = getattr(transformers, CONFIG_CLASSES.get(stem, f"{stem}Config"))
     attention = {"attn_implementation": "eager"}
     text_model = getattr(transformers, TEXT_MODELS.get(architecture, architecture))
-    found = text_model._from_config(config_class(**config), **attention)
+    found = text_model._from_config(config_class(**deepcopy(config)), **attention)
     found = (WithHead(found, config) if architecture in TEXT_MODELS else found).float().eval()
     values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
     state = {name: torch.tensor(np.ascontiguousarray(v), dtype=torch.float32) for name, v in values.items()}
