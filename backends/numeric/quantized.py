@@ -11,8 +11,10 @@ last bit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import translate
 from math import floor, log2
 
 import numpy as np
@@ -97,10 +99,15 @@ class _Machine(LayerMachine):
         return self.shorter(op.result, values, self.types_of(op)[0])
 
     def types_of(self, parameter: layer.WeightOp) -> tuple[str, str]:
-        """In which formats products take a weight and its activation: tied ones stay."""
-        assert self.held is not None
-        tied = parameter.transpose_of is not None
-        return (UNCONVERTED, UNCONVERTED) if tied else self.held.of(parameter.path.data)
+        """The formats of a weight and of its activation: tied ones stay, of several rules the first holds."""
+        held = self.held
+        assert held is not None
+        weights, activations = held.weights, held.activations
+        for rule in reversed(held.rules):
+            if re.fullmatch(translate(rule.pattern), parameter.path.data):
+                weights, activations = rule.weights, rule.activations or held.activations
+        kept = parameter.transpose_of is not None or weights == UNCONVERTED
+        return (UNCONVERTED, UNCONVERTED) if kept else (weights, activations)
 
     def format(self, value: SSAValue) -> str:
         """The format that a value is held in."""

@@ -32,11 +32,11 @@ _QUANTIZE = [
         "deepseek",
         {"quantization.activations": "bf16"},
     ),
-    Fault("quantize.py", "            if activations is not None:", "            if activations is None:", "deepseek"),
+    Fault("quantize.py", "if weights is not None and activations is not None:", "if activations is None:", "deepseek"),
     Fault(
         "quantize.py",
-        "_convert_activations(products, activations, converter)",
-        "_convert_activations(products, weights, converter)",
+        "wanted[product] = activations",
+        "wanted[product] = weights",
         "deepseek",
         {"quantization.activations": "f8E5M2"},
     ),
@@ -48,11 +48,18 @@ _QUANTIZE = [
         "deepseek",
     ),
     Fault(
-        "quantize.py",
-        "return not any(fnmatch.fnmatchcase(",
-        "return not all(fnmatch.fnmatchcase(",
+        "dialects/type_rules.py",
+        "for rule in self.rules:\n            if",
+        "for rule in self.rules[:-1]:\n            if",
         "deepseek",
         {"quantization.keep": ["*.o_proj.weight", "*.router.weight"]},
+    ),
+    Fault(
+        "dialects/type_rules.py",
+        "return rule.weights, self.activations if rule.activations is None else rule.activations",
+        "return rule.weights, self.activations",
+        "deepseek",
+        {"quantization.types": ["*.experts.*=f8E5M2+bf16"]},
     ),
     Fault(
         "quantize.py",
@@ -732,16 +739,16 @@ _RECURRENT = [
     Fault("dialects/analyses/conv_tiling.py", "for bits in (conv.x_bits, conv.y_bits))", "for bits in (conv.x_bits,))",
           "mamba"),
 ]  # fmt: skip
-SHORT = {"kv_len": 41}
+ONE_RANK = {"tp": 1}
 _COMPRESSED = [
-    Fault("expand_blocks/compressed_attention.py", '"stride": ratio}', '"stride": 1}', "compressed", SHORT),
-    Fault("expand_blocks/compressed_attention.py", ", inverse=UnitAttr())", ")", "compressed", SHORT),
+    Fault("expand_blocks/compressed_attention.py", '"stride": ratio}', '"stride": 1}', "compressed", ONE_RANK),
+    Fault("expand_blocks/compressed_attention.py", ", inverse=UnitAttr())", ")", "compressed", ONE_RANK),
     Fault("expand_blocks/compressed_attention.py", '"tokens": KV_LEN}', '"tokens": KV_LEN - Q_LEN + 1}', "compressed",
-          SHORT),
-    Fault("tiling/compress.py", "(first_row - back * work.ratio)", "first_row", "compressed", SHORT),
+          ONE_RANK),
+    Fault("tiling/compress.py", "(first_row - back * work.ratio)", "first_row", "compressed", ONE_RANK),
     Fault("tiling/compress.py", "column + series * work.columns), (work.ratio", "column), (work.ratio", "compressed",
-          SHORT),
-    Fault("tiling/attention.py", "unit.query + unit.queries, s.ratio)", "unit.query, s.ratio)", "compressed", SHORT),
+          ONE_RANK),
+    Fault("tiling/attention.py", "unit.query + unit.queries, s.ratio)", "unit.query, s.ratio)", "compressed", ONE_RANK),
 ]  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (

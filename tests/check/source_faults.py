@@ -38,7 +38,7 @@ MODELS = {
     "llama": ("llama-3.1-8b", "llama-8b-decode"),
     "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
     "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
-    "compressed": ("deepseek-v4", "decode-moe"),
+    "compressed": (CONFIGS["deepseek-v4"], "decode-moe"),
 }
 """Presets or tiny configs, and deployments."""
 
@@ -116,8 +116,7 @@ def forget() -> None:
 def checked(fault: Fault) -> str | None:
     """What `pmc check` with its default options says of the planted fault; None if nothing."""
     model, deployment = MODELS[fault.model]
-    given = model if isinstance(model, dict) else CONFIGS.get(model)
-    config, source = load_model_config(model) if given is None else (given, fault.model)
+    config, source = (model, fault.model) if isinstance(model, dict) else load_model_config(model)
     # The presets of recurrent models are small: fewer tokens than a deployment begins with, on two ranks.
     small = {"kv_len": 41, "tp": 2} if isinstance(model, dict) else {}
     target = load_deployment(deployment, {**small, **fault.options})
