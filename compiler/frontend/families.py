@@ -365,3 +365,12 @@ WRAPPERS: Mapping[str, str] = {
     **ATTENTION_WRAPPERS,
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""
+
+BLOCKS_OF_KEYS = (
+    "its queries attend to blocks of keys, which an indexer picks for each key head (sparse_attention_config)"
+)
+NOT_SUPPORTED: Mapping[str, str] = {
+    "MiniMaxM3ForCausalLM": BLOCKS_OF_KEYS,
+    "MiniMaxM3SparseForConditionalGeneration": BLOCKS_OF_KEYS,
+}
+"""Architectures of which the model dialect lacks a part, and which."""

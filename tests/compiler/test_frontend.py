@@ -245,6 +245,11 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         ),
         (
             LLAMA,
+            {"architectures": ["MiniMaxM3ForCausalLM"]},
+            "architectures: 'MiniMaxM3ForCausalLM' is not supported: its queries attend to blocks of keys, ",
+        ),
+        (
+            LLAMA,
             {"architectures": ...},
             "architectures: expected a list of one of those that `pmc list architectures` shows, found None",
         ),
