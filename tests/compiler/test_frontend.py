@@ -246,7 +246,8 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         (
             LLAMA,
             {"architectures": ["MiniMaxM3ForCausalLM"]},
-            "architectures: 'MiniMaxM3ForCausalLM' is not supported: its queries attend to blocks of keys, ",
+            "architectures: 'MiniMaxM3ForCausalLM' is not supported: its queries attend to blocks of keys, which "
+            "an indexer picks for each key head (sparse_attention_config)",
         ),
         (
             LLAMA,
