@@ -140,7 +140,7 @@ def add_mixer(up: layer.MatmulOp, groups: int, decays: int) -> None:
         user.operands[list(user.operands).index(up.y)] = y
 
 
-EXACT = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
+EXACT: dict[str, Any] = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 
 def mixed_model(

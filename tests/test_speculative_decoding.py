@@ -186,14 +186,14 @@ def test_a_request_with_drafts_is_its_prefill_and_its_steps() -> None:
 
 # -- execution --------------------------------------------------------------------------------------------------
 
-FP32: Mapping[str, object] = {
+FP32: Mapping[str, Any] = {
     f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")
 }
 
 
-def small(drafts: int, **changes: object) -> tuple[ModuleOp, Deployment]:
+def small(drafts: int, **changes: Any) -> tuple[ModuleOp, Deployment]:
     """A DeepSeek-V3 of two layers and the one that drafts, on few ranks."""
-    lengths = {"batch": changes.get("batch", 3)} if changes.get("dp", 1) == 1 else {}
+    lengths: dict[str, Any] = {"batch": changes.get("batch", 3)} if changes.get("dp", 1) == 1 else {}
     asked = shrink_deployment(deployment(drafts, **{**FP32, "dp": 1, "ep": 1, **changes}), **lengths)
     return shrink_model(DEEPSEEK, asked, 2), asked
 

@@ -247,7 +247,8 @@ def test_a_token_of_the_gated_delta_rule_worked_by_hand() -> None:
 
 
 def test_a_token_of_kimi_delta_attention_worked_by_hand() -> None:
-    recurrence = {**RECURRENT["kimi-linear"]["linear_attn_config"], "num_heads": 1, "head_dim": 2}  # type: ignore[dict-item]
+    given = cast("dict[str, Any]", RECURRENT["kimi-linear"]["linear_attn_config"])
+    recurrence = {**given, "num_heads": 1, "head_dim": 2}
     block = only(
         import_hf({**RECURRENT["kimi-linear"], "linear_attn_config": recurrence}, "x", "small"), model.KimiDeltaOp
     )
@@ -268,7 +269,7 @@ def test_a_token_of_kimi_delta_attention_worked_by_hand() -> None:
     y = kimi_delta(block, np.array([[2.0]]), weights.__getitem__, states.__getitem__)
     v = np.array([silu(2.0), silu(4.0)])
     kept = np.array([4.0, 2.0])
-    np.testing.assert_allclose(held, [kept + (v - kept) / 2, [4, 3]], rtol=1e-5)
+    np.testing.assert_allclose(held, np.array([kept + (v - kept) / 2, [4.0, 3.0]]), rtol=1e-5)
     read = np.array([4, 3]) / np.sqrt(2)
     np.testing.assert_allclose(y[0], read / np.sqrt((read**2).mean()) * [0.5, 5 * 0.75], rtol=1e-4)
 

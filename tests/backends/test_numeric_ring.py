@@ -14,6 +14,7 @@ from pmc.backends.numeric import collectives, semantics
 from pmc.backends.numeric.dist import run_dist
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
+from pmc.backends.numeric.padding import NONE
 from pmc.backends.numeric.rotary import rope
 from pmc.backends.numeric.semantics import State
 from pmc.compiler.context import make_context
@@ -52,7 +53,7 @@ def test_sequences_are_split_alike_behind_dp() -> None:
     mesh = Mesh(4, (Axis("cp", 2, 1), Axis("dp", 2, 2)))
     tokens = np.array([10 * b + i for b in range(3) for i in range(4)])
     parts = [list(collectives.dim_shard(tokens, 0, ("dp", "cp"), mesh, rank, unit=4)) for rank in range(4)]
-    none = collectives.NONE
+    none = NONE
     assert parts == [[0, 2, 10, 12], [1, 3, 11, 13], [20, 22, none, none], [21, 23, none, none]]
 
 

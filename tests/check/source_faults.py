@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 from pmc.compiler.check import CheckResult, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
@@ -22,11 +22,13 @@ from pmc.dialects.errors import PmcError
 from tests.reference.configs import CONFIGS
 from tests.reference.recurrent_configs import KIMI_LINEAR, NEMOTRON_H, QWEN3_5
 
+KDA = cast("dict[str, Any]", KIMI_LINEAR["linear_attn_config"])
+
 RECURRENT_MODELS: Mapping[str, dict[str, Any]] = {
     "kda": {
         **KIMI_LINEAR,
         "num_hidden_layers": 1,
-        "linear_attn_config": {**KIMI_LINEAR["linear_attn_config"], "kda_layers": [1], "full_attn_layers": []},
+        "linear_attn_config": {**KDA, "kda_layers": [1], "full_attn_layers": []},
     },
     "gated_delta": {**QWEN3_5, "num_hidden_layers": 1, "full_attention_interval": 2},
     "mamba": {**NEMOTRON_H, "hybrid_override_pattern": "M"},

@@ -279,10 +279,11 @@ def gqa(b: Blocks) -> None:
 
 def mla(b: Blocks) -> None:
     size = b.make.size
+    rope: dict[str, Any] = {"rope_interleave": b.make.flag(), "rope_theta": 1e4} if b.make.flag() else {}
     b.block(
         model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
         qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(),
-        **({"rope_interleave": b.make.flag(), "rope_theta": 1e4} if b.make.flag() else {}),
+        **rope,
     )  # fmt: skip
 
 
@@ -1215,7 +1216,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     RopeAttr: lambda make: RopeAttr(
         FloatAttr(1e4, 64), BoolAttr.from_bool(make.flag()), make.row_expr(),
         DictionaryAttr({"factor": FloatAttr(8.0, 64)}) if make.flag() else NoneAttr(),
-        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(), unit(make), unit(make),
+        IntegerAttr(make.rng.choice([2, 4, 6]), i64) if make.flag() else NoneAttr(),
+        unit(make) or NoneAttr(), unit(make) or NoneAttr(),
     ),
     SoftmaxStepAttr: lambda make: make.rng.choice([
         SoftmaxStepAttr(make.number(), BoolAttr.from_bool(make.flag()), make.row_expr(), make.expr_attr()),
@@ -1234,7 +1236,8 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
     ),
     SsmStepAttr: lambda make: SsmStepAttr(*(IntegerAttr(make.size(), i64) for _ in range(3))),
     GatedDeltaStepAttr: lambda make: GatedDeltaStepAttr(
-        *(IntegerAttr(make.size(), i64) for _ in range(3)), IntegerAttr(1, i64), make.number()
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64),
+        IntegerAttr(1, i64), make.number(),
     ),
     DecayAttr: lambda make: DecayAttr(IntegerAttr(make.rng.choice([1, 2, 8]), i64)),
     SoftplusAttr: lambda make: SoftplusAttr(FloatAttr(0.0, 64), FloatAttr(make.rng.choice([0.5, inf]), 64)),
