@@ -55,6 +55,7 @@ def small(deployment: str, model: str, level: Level = "dist", **changes: Any) ->
         "kv_cache": "bf16",
         "attention": "bf16",
         "keep": [],
+        "types": [],
     }
     shrunk = Deployment.model_validate({**shrunk.model_dump(), "quantization": quantization})
     module = shrink_model(import_hf(config, source, model), shrunk, layers=4)
@@ -341,6 +342,7 @@ def test_two_stages_hold_llama_70b_where_one_chip_does_not() -> None:
         "kv_cache": "bf16",
         "attention": "bf16",
         "keep": [],
+        "types": [],
     }
     changes: dict[str, Any] = {"tp": 1, "pp": 2, "pp_layers": "40,40", "batch": 8, "quantization": bf16}
     estimate = memory_footprint(compiled("llama-3.1-70b", "llama-70b-decode-tp8", **changes), PLAIN)
