@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmc.backends.silicon.columns import Floats, Ints
-from pmc.backends.silicon.residual import neighbourhood
+from pmc.backends.silicon.residual import krige
 
 CLASSES = 5
 ROWS = 400
@@ -43,11 +43,11 @@ def learn_bands(features: Floats, residual: Floats, shape: Ints, seed: int) -> B
     """Bands of rows with these features [rows, features], residuals [rows] and shapes [rows] (a number for each)."""
     count = len(residual)
     chosen = np.random.default_rng(seed).permutation(count)[:ROWS]
-    alone = neighbourhood(features, features[chosen], chosen, np.arange(count))
+    alone = krige(features, residual, features[chosen], chosen, np.arange(count))
     kinds = [alone]
     if len(np.unique(shape)) > 1:
-        kinds.append(neighbourhood(features, features[chosen], shape[chosen], shape))
-    error = np.concatenate([residual[chosen] - near.mean(residual) for near in kinds])
+        kinds.append(krige(features, residual, features[chosen], shape[chosen], shape))
+    error = np.concatenate([residual[chosen] - near.residual for near in kinds])
     variance = np.concatenate([near.variance for near in kinds])
     order = np.argsort(variance, kind="stable")
     groups = [g for g in np.array_split(order, CLASSES) if g.size]

@@ -11,7 +11,7 @@ from pmc.backends.silicon.bands import Bands, learn_bands
 from pmc.backends.silicon.columns import Floats, Ints
 from pmc.backends.silicon.fit import points_of
 from pmc.backends.silicon.physical import Fit
-from pmc.backends.silicon.residual import Bools, neighbourhood
+from pmc.backends.silicon.residual import Bools, krige
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import Rows
 from pmc.backends.silicon.work import Points, Workload
@@ -49,13 +49,15 @@ class Predictor:
     def predict(self, points: Points) -> Predictions:
         """Every point.  Raises PmcError for what `Workload.work` refuses."""
         features = self.workload.features(points)
-        near = neighbourhood(self._features, features)
-        log_ms = np.log(self.fit.predict_ms(self.workload, points, self.system)) + near.mean(self._residual)
+        near = krige(self._features, self._residual, features)
+        log_ms = np.log(self.fit.predict_ms(self.workload, points, self.system)) + near.residual
         low, high = self._bands.at(near.variance)
         lowest, highest = self._features.min(axis=0), self._features.max(axis=0)
         inside = np.all((features >= lowest) & (features <= highest), axis=1) & (near.distance <= NEAR)
         within = np.all((features >= lowest - REACH) & (features <= highest + REACH), axis=1)
-        power = None if self.rows.power_w is None else np.maximum(near.mean(self.rows.power_w), 0.0)
+        power = self.rows.power_w
+        if power is not None:
+            power = np.maximum(np.sum(near.weights * power[near.rows], axis=1), 0.0)
         return Predictions(np.exp(log_ms), np.exp(log_ms + low), np.exp(log_ms + high), inside, within, power)
 
     @cached_property

@@ -114,10 +114,15 @@ def _module(name: str, axes: str = _MLA, *more: str, unread: tuple[str, ...] = (
     return TableKind(name, _axes(axes), (*_MODULE, *more), unread=unread)
 
 
+def _wide_ep_mla(name: str) -> TableKind:
+    """Files of older engines do not say the model: all of them are of DeepSeek-V3."""
+    unsaid = MappingProxyType({word: "" for word in ("model", "architecture", "gemm_type")})
+    return TableKind(name, _axes(_MLA), _MODULE, category_defaults=unsaid, unread=("tp_size",))
+
+
 def _state_space(name: str, axes: str) -> TableKind:
     """One row per kernel of a layer: `kernel_source` says which, so it is a category, and there are no lanes."""
-    categories = ("phase", "kernel_source", "model_name")
-    return TableKind(name, _axes(axes), categories, lanes=(), unread=("num_tokens",))
+    return TableKind(name, _axes(axes), ("phase", "kernel_source"), lanes=(), unread=("num_tokens", "model_name"))
 
 
 _KINDS = (
@@ -148,9 +153,16 @@ _KINDS = (
     _module("glm5_topk_module", _COMPRESSED, "score_mode"),
     _module("glm5_mqa_logits_module", _COMPRESSED),
     _module("glm5_dsa_attn_module", _COMPRESSED),
+    _wide_ep_mla("wideep_context_mla"),
+    _wide_ep_mla("wideep_generation_mla"),
     TableKind("moe", _axes(_MOE), ("moe_dtype", "distribution")),
     TableKind("wideep_context_moe", _axes(_MOE), ("moe_dtype", "distribution")),
     TableKind("wideep_generation_moe", _axes(_MOE), ("moe_dtype", "distribution")),
+    TableKind(
+        "wideep_moe",
+        _axes(f"{_MOE}, dp_num_tokens: tokens, rank0_num_tokens: tokens, num_slots: experts"),
+        ("moe_dtype", "moe_kernel", "distribution", "simulation_mode"),
+    ),
     TableKind("nccl", _axes("num_gpus: ranks, message_size: elements"), ("op_name", "nccl_dtype")),
     TableKind("oneccl", _axes("num_gpus: ranks, message_size: elements"), ("op_name", "nccl_dtype")),
     TableKind(

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from pmc.backends.silicon.attention import ContextAttention, GenerationAttention
+from pmc.backends.silicon.collectives import CustomAllReduce, Nccl
 from pmc.backends.silicon.gemm import Gemm
+from pmc.backends.silicon.mla import ContextMla, GenerationMla, MlaBmm
+from pmc.backends.silicon.moe import Moe
 from pmc.backends.silicon.work import Workload
 
-_WORKLOADS: tuple[type[Workload], ...] = (Gemm,)
+_WORKLOADS: tuple[type[Workload], ...] = (
+    Gemm, ContextAttention, GenerationAttention, ContextMla, GenerationMla, MlaBmm, Moe, Nccl, CustomAllReduce,
+)  # fmt: skip
 
 WORKLOADS: Mapping[str, type[Workload]] = MappingProxyType({w.KIND: w for w in _WORKLOADS})
 """By kind of table."""
