@@ -21,8 +21,8 @@ PARTS: Mapping[str, float] = MappingProxyType(
 )
 """Messages that a rank sends per (n - 1) / n of its own: the bus bandwidth of nccl-tests, doc/PERFORMANCE.md."""
 
-_NO_TILES = 1e12
-"""Links, and not processors, are what a collective fills."""
+_TILES = 1.0
+"""Links, and not processors, are what a collective fills: the same for all."""
 
 
 def _ring_s(points: Points, parts: float, element_bytes: float, system: System) -> Floats:
@@ -53,7 +53,7 @@ class _Collective(Workload):
     def tiling(cls, points: Points, tile: tuple[int, ...]) -> Tiling:
         """A step per other rank."""
         ranks = points["num_gpus"]
-        return Tiling(np.ones_like(ranks), np.full_like(ranks, _NO_TILES), ranks - 1)
+        return Tiling(np.ones_like(ranks), np.full_like(ranks, _TILES), ranks - 1)
 
     @classmethod
     def features(cls, points: Points) -> Floats:

@@ -1,14 +1,15 @@
 """The physical model of a kernel: a few parameters, the same formula for every kind.
 
-    t = t0 + ((C / e_c)^p + (M / e_m)^p + (s t_s)^p)^(1/p)
+    t = t0 + ((C / e_c)^p + (M / e_m)^p + (s t_s)^p + (T t_t)^p)^(1/p)
     C = compute time x padding of tiles x waves^a         waves = ceil(tiles / processors) processors / tiles
     M = memory time x max(1, processors / tiles)^b        too few tiles ask for too little at once
 
 t0 is the launch and all else that does not grow, e_c and e_m the parts of the peak rates that are reached, p how well
-computing hides behind memory (1: not at all), t_s the time of a step that waits for the one before, a and b how much of
-an idle processor is lost (0: split keys fill it).  Tiles and steps are those of `Workload.tiling`.  The form is that of
-a roofline with a smooth corner (Williams et al., 2009) under wave quantisation (NVIDIA, Matrix multiplication
-background, 2023); the parameters are fitted, see `fit`.
+computing hides behind memory (1: not at all), t_s the time of a step that waits for the one before, t_t what a
+processor takes to begin and end a tile, of which it gets T = tiles / processors, a and b how much of an idle processor
+is lost (0: split keys fill it).  Tiles and steps are those of `Workload.tiling`.  The form is that of a roofline with a
+smooth corner (Williams et al., 2009) under wave quantisation (NVIDIA, Matrix multiplication background, 2023); the
+parameters are fitted, see `fit`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Parameters:
     memory_efficiency: float
     overlap_power: float
     step_us: float
+    tile_us: float
     wave_loss: float
     idle_loss: float
 
@@ -122,6 +124,8 @@ class Terms:
     compute_us: Floats
     memory_us: Floats
     steps: Floats
+    tiles: Floats
+    """Of a processor."""
     log_waves: Floats
     log_idle: Floats
 
@@ -131,13 +135,16 @@ class Terms:
         work, cut = workload.work(points, system), workload.tiling(points, tile)
         waves = np.ceil(cut.tiles / system.processors) * system.processors / cut.tiles
         idle = np.maximum(1, system.processors / cut.tiles)
-        return cls(1e6 * work.compute_s * cut.padded, 1e6 * work.memory_s, cut.steps, np.log(waves), np.log(idle))
+        tiles = cut.tiles / system.processors
+        compute, memory = 1e6 * work.compute_s * cut.padded, 1e6 * work.memory_s
+        return cls(compute, memory, cut.steps, tiles, np.log(waves), np.log(idle))
 
     def log_us(self, parameters: Parameters) -> Floats:
         """log of the microseconds."""
         compute = self.compute_us * np.exp(parameters.wave_loss * self.log_waves) / parameters.compute_efficiency
         memory = self.memory_us * np.exp(parameters.idle_loss * self.log_idle) / parameters.memory_efficiency
-        terms = np.stack([compute, memory, self.steps * parameters.step_us])
+        starts = self.tiles * parameters.tile_us
+        terms = np.stack([compute, memory, self.steps * parameters.step_us, starts])
         largest = np.maximum(terms.max(axis=0), 1e-12)
         # Over the largest one, so that no power overflows.
         p = parameters.overlap_power
