@@ -29,7 +29,8 @@ def _ring_s(points: Points, parts: float, element_bytes: float, system: System) 
     """Seconds in which the messages cross the links of a rank."""
     ranks = points["num_gpus"]
     links = np.array([system.link_bytes_per_second(int(n)) for n in ranks])
-    return parts * element_bytes * points["message_size"] * (ranks - 1) / ranks / links
+    seconds: Floats = parts * element_bytes * points["message_size"] * (ranks - 1) / ranks / links
+    return seconds
 
 
 @dataclass(frozen=True)

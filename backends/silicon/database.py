@@ -14,7 +14,7 @@ from pmc.backends.silicon.physical import Fit
 from pmc.backends.silicon.predictor import Predictor
 from pmc.backends.silicon.schema import TableKind
 from pmc.backends.silicon.system import System
-from pmc.backends.silicon.table import Rows, Table
+from pmc.backends.silicon.table import NotMeasuredError, Rows, Table
 from pmc.backends.silicon.work import Workload
 from pmc.dialects.errors import PmcError
 
@@ -98,13 +98,14 @@ class PerfDatabase:
         """The tables of a system; without a library those of the extra, without a version the current one.
 
         Raises PmcError, with the nearest names, for a system, backend or version that has no tables.  Fits of other
-        systems and backends are left aside.
+        systems, backends and versions are left aside.
         """
         library = library or Library.installed()
         spec = library.system(system)
         name = spec.name
         known = library.current(name, backend) if version is None else library.check_version(name, backend, version)
-        own = {_key(f.kind, f.categories): f for f in fits if (f.system, f.backend) == (name, backend)}
+        meant = (name, backend, known)
+        own = {_key(f.kind, f.categories): f for f in fits if (f.system, f.backend, f.version) == meant}
         return cls(library, spec, backend, known, mode, own)
 
     def query(self, workload: Workload, mode: DatabaseMode | None = None) -> PerformanceResult:
@@ -124,7 +125,7 @@ class PerfDatabase:
             case DatabaseMode.HYBRID:
                 try:
                     self.rows(workload)
-                except PmcError:
+                except NotMeasuredError:
                     if _key(workload.KIND, workload.categories) not in self.fits:
                         raise
                     return self._modelled(workload)

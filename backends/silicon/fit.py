@@ -43,8 +43,9 @@ def points_of(rows: Rows, chosen: Ints | slice = slice(None)) -> Points:
 def fit_rows(workload: type[Workload], rows: Rows, system: System, backend: str, version: str, seed: int = SEED) -> Fit:
     """Fit the physical model to rows, with every tiling of the workload; the best one stays.
 
-    Of more than 2 x `ROWS` rows, a random half as large as that is used: one part to fit, one for the band of 80%.
-    Raises PmcError for too few rows, and where SciPy is not installed.
+    At most `ROWS` rows and at most half of all, drawn with the seed, are fitted, and as many others give the band of
+    80%; of fewer than 2 x `LEAST_ROWS` rows that many are fitted, and what is left, or else the same, gives the band.
+    Raises PmcError for fewer than `LEAST_ROWS`, and where SciPy is not installed.
     """
     least_squares = require_least_squares()
     if len(rows) < LEAST_ROWS:

@@ -23,12 +23,14 @@ import yaml
 from pmc.backends.silicon.columns import INSTALL, SUFFIXES
 from pmc.backends.silicon.schema import TableKind
 from pmc.backends.silicon.system import System, read_system
-from pmc.backends.silicon.table import Table
+from pmc.backends.silicon.table import NotMeasuredError, Table
 from pmc.dialects.errors import PmcError, excerpt
 from pmc.dialects.schema import did_you_mean
 
 WHEEL = "aiconfigurator_core"
 VERSIONS = "query_versions.yaml"
+UNVERSIONED = "unversioned"
+"""The version of tables that lie in no folder of one."""
 _DATA_DIR = re.compile(r"^data_dir:", re.MULTILINE)
 
 OF_LIBRARIES = {"nccl": "nccl", "oneccl": "oneccl"}
@@ -91,6 +93,8 @@ class Library:
 
     def current(self, system: str, backend: str) -> str:
         """The version that is meant where none is said.  Raises PmcError for a backend without any."""
+        if self._is_flat:
+            return UNVERSIONED
         known = self.versions(system, backend)
         path = self.root / VERSIONS
         if not path.exists():
@@ -103,6 +107,8 @@ class Library:
 
     def check_version(self, system: str, backend: str, version: str) -> str:
         """The version.  Raises PmcError, with the nearest one, where it has no tables."""
+        if self._is_flat:
+            return version
         known = self.versions(system, backend)
         if version not in known:
             raise PmcError(
@@ -114,7 +120,7 @@ class Library:
     def table_path(self, kind: TableKind, system: str, backend: str, version: str) -> Path:
         """The file of a version, or of the newest older one that has such a table.
 
-        Raises PmcError where there is none, with the versions that have one.
+        Raises NotMeasuredError where there is none, with the versions that have one.
         """
         own = self._files(self.root, kind)
         if own:
@@ -124,7 +130,7 @@ class Library:
         usable = [v for v in sorted(having, key=_version_order) if _version_order(v) <= _version_order(version)]
         if not usable:
             newer = f"; newer versions have one: {', '.join(sorted(having, key=_version_order))}" if having else ""
-            raise PmcError(f"{system} has no {kind.name} table of {backend} {version}{newer}")
+            raise NotMeasuredError(f"{system} has no {kind.name} table of {backend} {version}{newer}")
         return having[usable[-1]]
 
     def table(self, kind: TableKind, system: str, backend: str, version: str) -> Table:
@@ -136,6 +142,11 @@ class Library:
         data = self.root / self.system(system).spec.data_dir
         folders = {p.parent for pattern in ("*/*/*_perf.*", "*/*/*/*_perf.*") for p in data.glob(pattern)}
         return sorted(f for f in folders if f.is_dir())
+
+    @cached_property
+    def _is_flat(self) -> bool:
+        """Whether tables lie in the root itself: they are meant for every system, engine and version."""
+        return any(True for _ in self.root.glob("*_perf.*"))
 
     def _files(self, folder: Path, kind: TableKind) -> list[Path]:
         found = [folder / f"{kind.name}_perf{suffix}" for suffix in SUFFIXES]

@@ -64,12 +64,11 @@ class Moe(Workload):
 
     @classmethod
     def features(cls, points: Points) -> Floats:
-        """Rows, active experts, the weight of an expert, and the experts that a rank holds."""
-        columns = (
-            np.log2(_rows(points)), np.log2(active_experts(points)), np.log2(points["hidden_size"]) / 2,
-            np.log2(points["inter_size"] / points["moe_tp_size"]) / 2,
-            np.log2(points["num_experts"] / points["moe_ep_size"]) / 2, np.log2(points["topk"]) / 2,
-        )  # fmt: skip
+        """Rows, active experts, both sizes of an expert, the experts of a rank, and how many a token takes."""
+        rows, active = np.log2(_rows(points)) / 2, np.log2(active_experts(points)) / 2
+        inner, held = points["inter_size"] / points["moe_tp_size"], points["num_experts"] / points["moe_ep_size"]
+        layer = (0.75 * np.log2(size) for size in (points["hidden_size"], inner, held, points["topk"]))
+        columns = (rows, active, *layer)
         return np.stack(columns, axis=1)
 
     @classmethod
@@ -87,4 +86,5 @@ def active_experts(points: Points) -> Floats:
     """Experts of a rank that get a token: (E / ep) (1 - (1 - topk / E)^tokens), where tokens draw evenly."""
     experts = points["num_experts"]
     missed = np.exp(points["num_tokens"] * np.log1p(-np.minimum(points["topk"] / experts, 1 - 1e-12)))
-    return np.maximum(experts / points["moe_ep_size"] * (1 - missed), 1e-3)
+    active: Floats = np.maximum(experts / points["moe_ep_size"] * (1 - missed), 1e-3)
+    return active

@@ -15,13 +15,14 @@ from pmc.dialects.schema import Schema, explain
 
 PROCESSORS: Mapping[str, int] = MappingProxyType(
     {
-        "a100_pcie": 108, "a100_sxm": 108, "a30": 56, "b200_sxm": 148, "b300_sxm": 148, "b60": 20, "gb200": 148,
-        "gb300": 148, "h100_pcie": 114, "h100_sxm": 132, "h200_sxm": 132, "l4": 58, "l40s": 142,
+        "a100_pcie": 108, "a100_sxm": 108, "a30": 56, "b200_sxm": 148, "b300_sxm": 148, "b60": 20, "gb200": 152,
+        "gb300": 152, "h100_pcie": 114, "h100_sxm": 132, "h200_sxm": 132, "l4": 58, "l40s": 142,
         "rtx_pro_6000_server": 188,
     }
 )  # fmt: skip
 """Streaming multiprocessors of a GPU (B60: Xe cores), which the files do not say.  NVIDIA: the architecture papers of
-Ampere, Hopper and Ada, and `multiProcessorCount` of the Blackwell parts.  Only the model of waves reads them."""
+Ampere, Hopper and Ada, and what Blackwell parts report as `multiProcessorCount` (of B300, GB200 and GB300 not
+confirmed here).  Only the model reads them, for waves, and its parameters are fitted with them."""
 
 
 class Gpu(Schema, frozen=True):

@@ -21,6 +21,10 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import did_you_mean
 
 
+class NotMeasuredError(PmcError):
+    """There is no row of this kind and these categories."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Measurements of one set of categories; all arrays have one length."""
@@ -94,20 +98,20 @@ class Table:
         )
 
     def rows(self, categories: Mapping[str, str]) -> Rows:
-        """The rows of one set of categories.  Raises PmcError, with what there is, where there are none."""
+        """The rows of one set of categories.  Raises NotMeasuredError, with what there is, where there are none."""
         chosen = self.kept
         for name in self.kind.categories:
             column, wanted = self.columns.words[name], categories[name]
             if wanted not in column.words:
                 known = sorted(column.words)
-                raise PmcError(
+                raise NotMeasuredError(
                     f"{self.source}: no rows with {name} '{wanted}'{did_you_mean(wanted, known)}; "
                     f"it has {', '.join(known)}"
                 )
             chosen = chosen[column.codes[chosen] == column.words.index(wanted)]
         if not chosen.size:
             words = ", ".join(f"{name} '{categories[name]}'" for name in self.kind.categories)
-            raise PmcError(f"{self.source}: no rows with {words} together")
+            raise NotMeasuredError(f"{self.source}: no rows with {words} together")
         lanes = [self.columns.words[n] for n in self.kind.lanes]
         named = tuple(" ".join(w.words[w.codes[i]] for w in lanes if w.words[w.codes[i]]) for i in chosen)
         return Rows(

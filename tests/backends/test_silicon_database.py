@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pmc.backends.silicon.columns import Floats
 from pmc.backends.silicon.database import DatabaseMode, PerfDatabase, PerformanceResult, Source
 from pmc.backends.silicon.fit import fit_rows
 from pmc.backends.silicon.gemm import Gemm
+from pmc.backends.silicon.library import Library
 from pmc.backends.silicon.mla import MlaBmm
 from pmc.backends.silicon.physical import Fit, Parameters, read_fits, write_fits
-from pmc.backends.silicon.predictor import Predictor
 from pmc.backends.silicon.residual import krige
 from pmc.dialects.errors import PmcError
 
@@ -23,6 +24,12 @@ from .silicon_library import LAW, gemm_grid, gemm_points, gemm_text, law_ms, tab
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> PerfDatabase:
     return PerfDatabase.open("toy", "vllm", library=toy_library(tmp_path_factory.mktemp("library")))
+
+
+def shapes(draw: np.random.Generator, count: int, m: tuple[float, float], weight: tuple[float, float]) -> Floats:
+    """[count, (m, n, k)] with logs to base 2 in these ranges."""
+    columns = [draw.uniform(*m, count), draw.uniform(*weight, count), draw.uniform(*weight, count)]
+    return np.round(2 ** np.stack(columns, axis=1))
 
 
 def test_a_measured_row_comes_back_untouched(database: PerfDatabase) -> None:
@@ -38,9 +45,7 @@ def test_a_measured_row_comes_back_untouched(database: PerfDatabase) -> None:
 def test_between_rows_the_law_is_found_again(database: PerfDatabase) -> None:
     """Shapes that were never measured, within 3% at the median: the noise of 2% and what is between the rows."""
     draw = np.random.default_rng(5)
-    points = np.round(
-        2 ** np.stack([draw.uniform(lo, hi, 40) for lo, hi in ((1, 12), (9.5, 12.5), (9.5, 12.5))], axis=1)
-    )
+    points = shapes(draw, 40, (1, 12), (9.5, 12.5))
     truth = law_ms(database.system, points, seed=0, noise=0.0)
     errors = []
     for (m, n, k), true in zip(points, truth, strict=True):
@@ -87,7 +92,9 @@ def test_what_has_neither_table_nor_fit_is_refused_in_every_mode(database: PerfD
 
 def test_a_fit_answers_without_the_table(database: PerfDatabase, tmp_path: Path) -> None:
     fit = database.predictor(Gemm(1, 1, 1, "bfloat16")).fit
-    write_fits(tmp_path / "fits.json", [fit, replace(fit, system="other")])
+    write_fits(
+        tmp_path / "fits.json", [fit, *(replace(fit, **{f: "other"}, rows=1) for f in ("system", "backend", "version"))]
+    )
     fits = read_fits(tmp_path / "fits.json")
     assert fits[0] == fit
     toy_system(tmp_path)
@@ -100,6 +107,10 @@ def test_a_fit_answers_without_the_table(database: PerfDatabase, tmp_path: Path)
         assert (found, found.error_band, found.source) == (expected, expected.error_band, Source.ANALYTIC)
     with pytest.raises(PmcError, match="no gemm table"):
         alone.query(workload, DatabaseMode.SILICON)
+    # A damaged table is no missing one.
+    table(tmp_path, "gemm", "m,n\n1,2\n")
+    with pytest.raises(PmcError, match="needs the column 'k'"):
+        alone.query(workload, DatabaseMode.HYBRID)
 
 
 def test_files_that_are_no_fits(tmp_path: Path, database: PerfDatabase) -> None:
@@ -108,7 +119,7 @@ def test_files_that_are_no_fits(tmp_path: Path, database: PerfDatabase) -> None:
         (tmp_path / "fits.json").write_text(text)
         with pytest.raises(PmcError, match=r"fits\.json"):
             read_fits(tmp_path / "fits.json")
-    with pytest.raises(PmcError, match="overlap_power is 0.5, expected a number from 1"):
+    with pytest.raises(PmcError, match=r"overlap_power is 0\.5, expected a number from 1"):
         replace(LAW, overlap_power=0.5)
 
 
@@ -116,17 +127,11 @@ def test_energy_is_power_times_time(tmp_path: Path) -> None:
     toy_system(tmp_path)
     rows = gemm_text([(m, n, 512, m * n / 1e5, 200 + m) for n in (64, 128) for m in range(1, 20)])
     table(tmp_path, "gemm", rows.replace("latency", "latency,power"))
-    database = PerfDatabase.open("toy", "vllm", library=replace_root(tmp_path))
+    database = PerfDatabase.open("toy", "vllm", library=Library.folder(tmp_path))
     measured = database.query(Gemm(10, 64, 512, "bfloat16"))
     assert measured.energy == pytest.approx(210 * 10 * 64 / 1e5)
     between = database.query(Gemm(10, 100, 512, "bfloat16"))
     assert between.energy is not None and between.energy / between == pytest.approx(210, rel=0.03)
-
-
-def replace_root(root: Path):  # type: ignore[no-untyped-def]
-    from pmc.backends.silicon.library import Library
-
-    return Library.folder(root)
 
 
 def test_a_result_is_a_float_of_positive_milliseconds() -> None:
@@ -140,7 +145,7 @@ def test_a_result_is_a_float_of_positive_milliseconds() -> None:
 def test_bands_cover_what_was_not_seen(database: PerfDatabase) -> None:
     """Of other draws of the same law, at other shapes: 80% are to be within, and 70 to 92% of 300 are."""
     draw = np.random.default_rng(9)
-    points = np.round(2 ** np.stack([draw.uniform(lo, hi, 300) for lo, hi in ((0, 12), (9, 13), (9, 13))], axis=1))
+    points = shapes(draw, 300, (0, 12), (9, 13))
     truth = law_ms(database.system, points, seed=3)
     found = database.predictor(Gemm(1, 1, 1, "bfloat16")).predict(gemm_points(points))
     inside = np.mean((found.low_ms <= truth) & (truth <= found.high_ms))
@@ -174,4 +179,3 @@ def test_rows_that_are_left_out_do_not_count() -> None:
     values = np.where(owner == 1, 100.0, 1.0)
     found = krige(grid, values, grid[4:5], np.array([1]), owner)
     assert found.residual == pytest.approx(1.0) and found.distance == pytest.approx(2.0)
-    assert isinstance(Predictor, type)

@@ -27,9 +27,8 @@ def library(tmp_path: Path) -> Library:
     toy_system(tmp_path)
     for version, ms in (("0.9.2", 1.0), ("0.10.0rc2", 2.0), ("0.10.0", 3.0)):
         table(tmp_path, "gemm", gemm_text([(1, 2, 3, ms)]), version=version)
-    table(
-        tmp_path, "mla_bmm", "op_name,bmm_dtype,num_tokens,num_heads,latency\nmla_gen_pre,fp8,1,2,3\n", version="0.11.0"
-    )
+    bmm = "op_name,bmm_dtype,num_tokens,num_heads,latency\nmla_gen_pre,fp8,1,2,3\n"
+    table(tmp_path, "mla_bmm", bmm, version="0.11.0")
     return Library.folder(tmp_path)
 
 
@@ -66,12 +65,21 @@ def test_unknown_names_get_the_nearest(
     assert message in str(error.value)
 
 
-def test_a_folder_of_tables_alone_is_meant_for_every_version(library: Library, tmp_path: Path) -> None:
+def test_a_folder_of_tables_alone_is_meant_for_every_version(tmp_path: Path) -> None:
+    toy_system(tmp_path)
     (tmp_path / "gemm_perf.csv").write_text(gemm_text([(1, 2, 3, 9.0)]))
-    assert PerfDatabase.open("toy", "vllm", library=library).query(Gemm(1, 2, 3, "bfloat16")) == 9.0
+    library = Library.folder(tmp_path)
+    for version in (None, "1.2.3"):
+        assert PerfDatabase.open("toy", "mine", version, library=library).query(Gemm(1, 2, 3, "bfloat16")) == 9.0
     (tmp_path / "gemm_perf.txt").write_text(gemm_text([(1, 2, 3, 9.0)]))
-    with pytest.raises(PmcError, match=r"gemm_perf.csv and gemm_perf.txt are the same table"):
+    with pytest.raises(PmcError, match=r"gemm_perf\.csv and gemm_perf\.txt are the same table"):
         library.table_path(GEMM, "toy", "vllm", "0.10.0")
+
+
+def test_a_system_that_was_never_measured_says_so(tmp_path: Path) -> None:
+    toy_system(tmp_path)
+    with pytest.raises(PmcError, match="toy has a specification and no measurements"):
+        PerfDatabase.open("toy", "vllm", library=Library.folder(tmp_path))
 
 
 def test_a_missing_extra_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

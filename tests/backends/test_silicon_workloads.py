@@ -70,7 +70,7 @@ CASES: list[tuple[Workload, float, float]] = [
     (Nccl(4, 1000, "all_gather", "half"), 0, 2 * 1000 * 3 / 4 / 4e11),
     (Nccl(16, 1000, "all_reduce", "int8"), 0, 2 * 1000 * 15 / 16 / 5e10),
     (CustomAllReduce(2, 1000, "bfloat16"), 0, 2 * 2 * 1000 / 2 / 4e11),
-    # The convolution of 2 x 256 + 512 = 1024 channels keeps 3 tokens; the recurrence a state of 4 x 128 x 128 in float32.
+    # The convolution of 2 x 256 + 512 = 1024 channels keeps 3 tokens, the recurrence 4 x 128 x 128 numbers of float32.
     (
         GatedDeltaNet(2, 8, num_k_heads=2, head_k_dim=128, num_v_heads=4, head_v_dim=128, phase="context",
                       kernel_source="causal_conv1d_fn", **LAYER),  # type: ignore[arg-type]
