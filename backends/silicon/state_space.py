@@ -29,6 +29,8 @@ class Layout:
 
     channels: Floats
     """Of the convolution: queries, keys and values of the recurrence."""
+    results: Floats
+    """Of the recurrence."""
     heads: Floats
     state: Floats
     """Elements of the state of a sequence."""
@@ -56,10 +58,10 @@ class _StateSpace(Workload):
         layout, sequences = cls.layout(points), points["batch_size"]
         tokens = sequences * points["seq_len"]
         if _is_convolution(points):
-            state = (points["d_conv"] - 1) * layout.channels * ELEMENT_BYTES
+            state, results = (points["d_conv"] - 1) * layout.channels * ELEMENT_BYTES, layout.channels
         else:
-            state = layout.state * STATE_BYTES
-        moved = 2 * ELEMENT_BYTES * tokens * layout.channels + 2 * sequences * state
+            state, results = layout.state * STATE_BYTES, layout.results
+        moved = ELEMENT_BYTES * tokens * (layout.channels + results) + 2 * sequences * state
         return Work(np.zeros_like(moved), moved / system.bytes_per_second)
 
     @classmethod
@@ -110,7 +112,7 @@ class Mamba2(_StateSpace):
         """Channels are x, B and C."""
         inner = points["nheads"] * points["head_dim"]
         channels = inner + 2 * points["n_groups"] * points["d_state"]
-        return Layout(channels, points["nheads"], inner * points["d_state"], points["chunk_size"])
+        return Layout(channels, inner, points["nheads"], inner * points["d_state"], points["chunk_size"])
 
     @classmethod
     def shape_axes(cls) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ class _DeltaRule(_StateSpace):
         """Channels are q, k and v."""
         keys, values = points["num_k_heads"] * points["head_k_dim"], points["num_v_heads"] * points["head_v_dim"]
         state = points["num_v_heads"] * points["head_k_dim"] * points["head_v_dim"]
-        return Layout(2 * keys + values, points["num_v_heads"], state, np.full_like(keys, CHUNK))
+        return Layout(2 * keys + values, values, points["num_v_heads"], state, np.full_like(keys, CHUNK))
 
     @classmethod
     def shape_axes(cls) -> tuple[str, ...]:

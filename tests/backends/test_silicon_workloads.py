@@ -79,7 +79,7 @@ CASES: list[tuple[Workload, float, float]] = [
     (
         GatedDeltaNet(2, 8, num_k_heads=2, head_k_dim=128, num_v_heads=4, head_v_dim=128, phase="context",
                       kernel_source="chunk_gated_delta_rule", **LAYER),  # type: ignore[arg-type]
-        0, (2 * 2 * 16 * 1024 + 2 * 2 * 4 * 128 * 128 * 4) / 1e12,
+        0, (2 * 16 * (1024 + 512) + 2 * 2 * 4 * 128 * 128 * 4) / 1e12,
     ),
 ]  # fmt: skip
 
