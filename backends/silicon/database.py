@@ -80,10 +80,10 @@ class PerfDatabase:
     backend: str
     version: str
     mode: DatabaseMode = DatabaseMode.SILICON
-    fits: Mapping[_Key, Fit] = field(default_factory=dict)
-    _tables: dict[str, Table] = field(default_factory=dict, repr=False, compare=False)
-    _predictors: dict[_Key, Predictor] = field(default_factory=dict, repr=False, compare=False)
-    _rows: dict[_Key, Rows] = field(default_factory=dict, repr=False, compare=False)
+    fits: Mapping[_Key, Fit] = field(default_factory=dict[_Key, Fit])
+    _tables: dict[str, Table] = field(default_factory=dict[str, Table], repr=False, compare=False)
+    _predictors: dict[_Key, Predictor] = field(default_factory=dict[_Key, Predictor], repr=False, compare=False)
+    _rows: dict[_Key, Rows] = field(default_factory=dict[_Key, Rows], repr=False, compare=False)
 
     @classmethod
     def open(

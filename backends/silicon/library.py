@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -165,9 +165,9 @@ def _version_order(version: str) -> tuple[tuple[int, int, str], ...]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PmcError(f"{path}: no readable YAML: {excerpt(' '.join(str(error).split()))}") from None
     if not isinstance(fields, dict):
         raise PmcError(f"{path}: expected blocks 'defaults' and 'overrides'")
-    return fields
+    return cast("dict[str, Any]", fields)

@@ -14,26 +14,25 @@ parameters are fitted, see `fit`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pmc.backends.silicon.columns import Floats
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.work import Points, Workload
 from pmc.dialects.errors import PmcError, excerpt
 
-FORMAT = "pmc silicon fit 1"
-
 
 @dataclass(frozen=True)
 class Parameters:
     """Of the formula above."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     fixed_us: float
     compute_efficiency: float
     memory_efficiency: float
@@ -56,6 +55,7 @@ class Parameters:
 class Fit:
     """Fitted parameters, and where they are from."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     kind: str
     system: str
     backend: str
@@ -73,41 +73,37 @@ class Fit:
 
     def predict_ms(self, workload: type[Workload], points: Points, system: System) -> Floats:
         """Milliseconds of every point.  Raises PmcError for what `Workload.work` refuses."""
-        return np.exp(log_us(workload, points, system, self.tile, self.parameters)) / 1e3
+        milliseconds: Floats = np.exp(log_us(workload, points, system, self.tile, self.parameters)) / 1e3
+        return milliseconds
 
-    def to_json(self) -> str:
-        """The text of the artefact."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Fit:
-        """The fit of an artefact.  Raises PmcError, naming `source`, for a text that is none."""
-        try:
-            data: Any = json.loads(text)
-            if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-                raise PmcError(f"{source}: no artefact '{FORMAT}'")
-            low, high = data["band_80"]
-            parameters = Parameters(**data["parameters"])
-            tile = tuple(int(size) for size in data["tile"])
-            return cls(**{**data, "parameters": parameters, "tile": tile, "band_80": (float(low), float(high))})
-        except (KeyError, TypeError, ValueError) as error:
-            raise PmcError(f"{source}: no artefact '{FORMAT}': {excerpt(str(error))}") from None
+@dataclass(frozen=True)
+class _Artefact:
+    """A file of fits."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    format: Literal["pmc silicon fits 1"]
+    fits: list[Fit]
+
+
+_ARTEFACT = TypeAdapter(_Artefact)
 
 
 def write_fits(path: Path, fits: list[Fit]) -> None:
-    """One artefact a line of a list."""
-    path.write_text("[\n" + ",\n".join(fit.to_json().strip() for fit in fits) + "\n]\n", encoding="utf-8")
+    """A JSON file with parameters and provenance of every fit."""
+    path.write_bytes(_ARTEFACT.dump_json(_Artefact("pmc silicon fits 1", fits), indent=1) + b"\n")
 
 
 def read_fits(path: Path) -> list[Fit]:
-    """What `write_fits` wrote.  Raises PmcError for other files."""
+    """What `write_fits` wrote.  Raises PmcError, naming the file and the field, for other files."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return _ARTEFACT.validate_json(path.read_bytes()).fits
+    except OSError as error:
         raise PmcError(f"{path}: no readable fits: {excerpt(str(error))}") from None
-    if not isinstance(data, list):
-        raise PmcError(f"{path}: expected a list of artefacts '{FORMAT}'")
-    return [Fit.from_json(json.dumps(one), f"{path}: fit {place}") for place, one in enumerate(data, 1)]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PmcError(f"{path}: no artefact of fits: {where or 'the file'}: {excerpt(first['msg'])}") from None
 
 
 def log_us(

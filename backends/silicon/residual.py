@@ -86,26 +86,28 @@ def _krige_chunk(
     shared = np.where(used[:, :, None] & used[:, None, :], _correlation(between), 0.0)
     to_point = np.where(used, _correlation(np.where(used, distance, 0.0)), 0.0)
     ones, values = used.astype(np.float64), np.where(used, residual[near], 0.0)
-    diagonal = np.arange(count)
-    noise = np.full(near.shape, NOISE)
-    for round_ in range(ROUNDS + 1):
-        matrix = shared.copy()
-        matrix[:, diagonal, diagonal] = 1 + noise
-        inverse = np.linalg.inv(matrix)
-        of_ones = np.einsum("pij,pj->pi", inverse, ones)
-        total = np.sum(of_ones * ones, axis=1)
-        if round_ == ROUNDS:
-            break
+    diagonal = np.arange(count, dtype=np.intp)
+    inverse, of_ones, total = _inverse(shared, np.full(near.shape, NOISE), ones)
+    for _ in range(ROUNDS):
         mean = np.sum(of_ones * values, axis=1) / total
         error = np.einsum("pij,pj->pi", inverse, (values - mean[:, None]) * ones) / inverse[:, diagonal, diagonal]
         scale = 1.48 * np.nanmedian(np.where(used, np.abs(error), np.nan), axis=1)[:, None] + 1e-4
         excess = np.maximum(0.0, np.square(error / scale / OUTLIER) - 1)
-        noise = NOISE * (1 + OUTLIER_NOISE * excess)
+        inverse, of_ones, total = _inverse(shared, NOISE * (1 + OUTLIER_NOISE * excess), ones)
     direct = np.einsum("pij,pj->pi", inverse, to_point)
     multiplier = (1 - np.sum(direct * ones, axis=1)) / total
     weights = direct * ones + multiplier[:, None] * of_ones * ones
     variance = 1 - np.sum(weights * to_point, axis=1) + multiplier
     return Kriged(np.sum(weights * values, axis=1), np.maximum(variance, 0.0), distance[:, 0], near, weights)
+
+
+def _inverse(shared: Floats, noise: Floats, ones: Floats) -> tuple[Floats, Floats, Floats]:
+    """The inverse of the covariance of the neighbours, its product with ones, and the sum of that."""
+    matrix, diagonal = shared.copy(), np.arange(shared.shape[1], dtype=np.intp)
+    matrix[:, diagonal, diagonal] = 1 + noise
+    inverse: Floats = np.linalg.inv(matrix).astype(np.float64)
+    of_ones: Floats = np.einsum("pij,pj->pi", inverse, ones)
+    return inverse, of_ones, np.sum(of_ones * ones, axis=1)
 
 
 def _nearest(measured: Floats, points: Floats, left_out: Ints | None, owner: Ints | None) -> tuple[Ints, Floats]:

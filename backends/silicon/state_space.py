@@ -6,6 +6,7 @@ short convolution over the channels, all others the recurrence: over chunks of t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,9 +46,9 @@ class _StateSpace(Workload):
     seq_len: int
 
     @classmethod
+    @abstractmethod
     def layout(cls, points: Points) -> Layout:
         """The sizes of a layer."""
-        raise NotImplementedError
 
     @classmethod
     def work(cls, points: Points, system: System) -> Work:

@@ -61,7 +61,7 @@ class Rows:
             self.coordinates[chosen],
             self.latency_ms[chosen],
             None if self.power_w is None else self.power_w[chosen],
-            tuple(self.lanes[i] for i in chosen),
+            tuple(self.lanes[int(i)] for i in chosen),
         )
 
     @cached_property
@@ -92,10 +92,8 @@ class Table:
         """Every combination of categories that has rows."""
         names = self.kind.categories
         codes = np.stack([self.columns.words[n].codes[self.kept] for n in names], axis=1)
-        return tuple(
-            {n: self.columns.words[n].words[code] for n, code in zip(names, row, strict=True)}
-            for row in np.unique(codes, axis=0)
-        )
+        sets: list[list[int]] = np.unique(codes, axis=0).tolist()
+        return tuple({n: self.columns.words[n].words[c] for n, c in zip(names, row, strict=True)} for row in sets)
 
     def rows(self, categories: Mapping[str, str]) -> Rows:
         """The rows of one set of categories.  Raises NotMeasuredError, with what there is, where there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -58,7 +59,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(ABC):
     """One kernel: a subclass has a field for every coordinate and category of its kind, with their names."""
 
     KIND: ClassVar[str]
@@ -92,30 +93,30 @@ class Workload:
         return Points(kind, self.categories, np.array([[float(getattr(self, axis)) for axis in kind.axes]]))
 
     @classmethod
+    @abstractmethod
     def work(cls, points: Points, system: System) -> Work:
         """The least work of every point.  Raises PmcError for formats and shapes that are not covered."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def tilings(cls) -> tuple[tuple[int, ...], ...]:
         """Sizes of tiles that a fit tries."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def tiling(cls, points: Points, tile: tuple[int, ...]) -> Tiling:
         """How every point is cut into tiles of this size."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def features(cls, points: Points) -> Floats:
         """[points, features]: where a point lies among the measurements, in octaves, scaled so that measurements one
         apart resemble each other to the same degree along every feature."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def shape_axes(cls) -> tuple[str, ...]:
         """The coordinates that a model and its deployment fix; along the others a shape is measured in a sweep."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """All fields on one line."""

@@ -47,7 +47,7 @@ def test_between_rows_the_law_is_found_again(database: PerfDatabase) -> None:
     draw = np.random.default_rng(5)
     points = shapes(draw, 40, (1, 12), (9.5, 12.5))
     truth = law_ms(database.system, points, seed=0, noise=0.0)
-    errors = []
+    errors: list[float] = []
     for (m, n, k), true in zip(points, truth, strict=True):
         found = database.query(Gemm(int(m), int(n), int(k), "bfloat16"))
         assert found.source is Source.INTERPOLATED and found.error_band is not None
@@ -115,10 +115,19 @@ def test_a_fit_answers_without_the_table(database: PerfDatabase, tmp_path: Path)
 
 def test_files_that_are_no_fits(tmp_path: Path, database: PerfDatabase) -> None:
     fit = database.predictor(Gemm(1, 1, 1, "bfloat16")).fit
-    for text in ("{}", "[1]", "[{}]", "nothing", f"[{fit.to_json().replace('step_us', 'steps')}]"):
+    write_fits(tmp_path / "good.json", [fit])
+    good = (tmp_path / "good.json").read_text()
+    broken = [
+        good.replace("step_us", "steps"),
+        good.replace('"rows":', '"rows": "many", "r":'),
+        good.replace(' 1"', ' 2"'),
+    ]
+    for text in ("{}", "[1]", "nothing", *broken):
         (tmp_path / "fits.json").write_text(text)
-        with pytest.raises(PmcError, match=r"fits\.json"):
+        with pytest.raises(PmcError, match=r"fits\.json: no artefact of fits"):
             read_fits(tmp_path / "fits.json")
+    with pytest.raises(PmcError, match="no readable fits"):
+        read_fits(tmp_path / "gone.json")
     with pytest.raises(PmcError, match=r"overlap_power is 0\.5, expected a number from 1"):
         replace(LAW, overlap_power=0.5)
 

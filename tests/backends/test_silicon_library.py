@@ -83,7 +83,7 @@ def test_a_system_that_was_never_measured_says_so(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(library_module, "WHEEL", "no_such_package_of_tables")
     with pytest.raises(PmcError, match=r"pip install 'pmc\[silicon\]'"):
         Library.installed()
     with pytest.raises(PmcError, match="no folder of tables"):
