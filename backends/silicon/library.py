@@ -99,10 +99,15 @@ class Library:
         path = self.root / VERSIONS
         if not path.exists():
             return known[-1]
-        slots: Any = _yaml(path)
-        for block in (slots.get("overrides", {}).get(system, {}), slots.get("defaults", {})):
-            if backend in block:
-                return str(block[backend]["current"])
+        try:
+            slots: Any = _yaml(path)
+            for block in ((slots.get("overrides") or {}).get(system) or {}, slots.get("defaults") or {}):
+                if backend in block:
+                    return str(block[backend]["current"])
+        except (AttributeError, KeyError, TypeError):
+            raise PmcError(
+                f"{path}: expected {{defaults: {{{backend}: {{current: VERSION}}}}, overrides: ..}}"
+            ) from None
         return known[-1]
 
     def check_version(self, system: str, backend: str, version: str) -> str:

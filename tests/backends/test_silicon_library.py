@@ -40,6 +40,10 @@ def test_versions_are_ordered_by_number_and_candidates_come_first(library: Libra
     )
     assert library.current("toy", "vllm") == "0.9.2"
     assert library.systems == ("toy",)
+    for text in ("defaults: {vllm: new}", "defaults: {vllm: {}}", "overrides: [toy]", "[]"):
+        (library.root / "query_versions.yaml").write_text(text)
+        with pytest.raises(PmcError, match=r"query_versions\.yaml: expected"):
+            library.current("toy", "vllm")
 
 
 def test_a_version_without_a_table_has_that_of_the_newest_older_one(library: Library) -> None:
