@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
 
 import yaml
+from pydantic import Field, ValidationError
 
 from pmc.backends.silicon.columns import INSTALL, SUFFIXES
 from pmc.backends.silicon.schema import TableKind
 from pmc.backends.silicon.system import System, read_system
 from pmc.backends.silicon.table import NotMeasuredError, Table
 from pmc.dialects.errors import PmcError, excerpt
-from pmc.dialects.schema import did_you_mean
+from pmc.dialects.schema import Schema, did_you_mean, explain
 
 WHEEL = "aiconfigurator_core"
 VERSIONS = "query_versions.yaml"
@@ -35,6 +35,21 @@ _DATA_DIR = re.compile(r"^data_dir:", re.MULTILINE)
 
 OF_LIBRARIES = {"nccl": "nccl", "oneccl": "oneccl"}
 """Kinds whose tables belong to a communication library, which every serving engine calls, by its folder."""
+
+
+class Slot(Schema, frozen=True):
+    """The versions of one engine."""
+
+    current: str
+    previous: str | None = None
+
+
+class Slots(Schema, frozen=True):
+    """The file of versions: by engine, and by system and engine."""
+
+    schema_version: int = 1
+    defaults: dict[str, Slot] = Field(default_factory=dict[str, Slot])
+    overrides: dict[str, dict[str, Slot]] = Field(default_factory=dict[str, dict[str, Slot]])
 
 
 @dataclass(frozen=True)
@@ -99,15 +114,10 @@ class Library:
         path = self.root / VERSIONS
         if not path.exists():
             return known[-1]
-        try:
-            slots: Any = _yaml(path)
-            for block in ((slots.get("overrides") or {}).get(system) or {}, slots.get("defaults") or {}):
-                if backend in block:
-                    return str(block[backend]["current"])
-        except (AttributeError, KeyError, TypeError):
-            raise PmcError(
-                f"{path}: expected {{defaults: {{{backend}: {{current: VERSION}}}}, overrides: ..}}"
-            ) from None
+        slots = _read_slots(path)
+        for block in (slots.overrides.get(system, {}), slots.defaults):
+            if backend in block:
+                return block[backend].current
         return known[-1]
 
     def check_version(self, system: str, backend: str, version: str) -> str:
@@ -168,11 +178,10 @@ def _version_order(version: str) -> tuple[tuple[int, int, str], ...]:
     return (*order, (0, 0, ""))
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _read_slots(path: Path) -> Slots:
     try:
-        fields: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Slots.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PmcError(f"{path}: no readable YAML: {excerpt(' '.join(str(error).split()))}") from None
-    if not isinstance(fields, dict):
-        raise PmcError(f"{path}: expected blocks 'defaults' and 'overrides'")
-    return cast("dict[str, Any]", fields)
+    except ValidationError as error:
+        raise PmcError(f"{path}: {explain(error, Slots)[1]}") from None

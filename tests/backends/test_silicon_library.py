@@ -42,7 +42,7 @@ def test_versions_are_ordered_by_number_and_candidates_come_first(library: Libra
     assert library.systems == ("toy",)
     for text in ("defaults: {vllm: new}", "defaults: {vllm: {}}", "overrides: [toy]", "[]"):
         (library.root / "query_versions.yaml").write_text(text)
-        with pytest.raises(PmcError, match=r"query_versions\.yaml: expected"):
+        with pytest.raises(PmcError, match=r"query_versions\.yaml: "):
             library.current("toy", "vllm")
 
 
