@@ -1,0 +1,1 @@
+"""Measured operator tables of real GPUs and physical models fitted to them; `database.PerfDatabase` answers queries."""
