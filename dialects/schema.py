@@ -277,7 +277,8 @@ def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, typ
             continue
         models = models_in(field)
         owner = next((m for m in models if part in m.model_fields), None)
-        if owner is None and (not models or part.startswith("literal[") or part in {m.__name__ for m in models}):
+        plain = not models and get_origin(_bare(field)) in (Union, UnionType)
+        if owner is None and (plain or part.startswith("literal[") or part in {m.__name__ for m in models}):
             continue  # pydantic's name for the member of a union, not a field
         model = owner or next(iter(models), None)
         path += f".{part}" if path else part

@@ -85,7 +85,9 @@ def test_the_screen_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     # A latent of 512 columns and 64 rotated ones in BF16.
     assert f"cache         {61 * (512 + 64) * 2:,} bytes per token, in the types of the model" in lines
     stored = "weights are stored as f8E4M3FN/128x128:f32, for activations in f8E4M3FN"
-    assert f"checkpoint    {stored}, but *.moe.router.weight=none, lm_head.proj.weight=none" in lines
+    assert (
+        f"checkpoint    {stored}, but mtp.eh_proj.*=none, *.moe.router.weight=none, lm_head.proj.weight=none" in lines
+    )
     assert "not counted   1 multi-token-prediction layer" in lines
     assert "model.ffn     intermediate_size 18432, activation silu, gated (in dense)" in lines
     assert [line.split()[0] for line in lines if line.startswith("blocks.dense")] == [

@@ -229,7 +229,7 @@ def test_n22_the_module_holds_context_and_mtp_layers_at_every_level() -> None:
         "weights": "fp8-block",
         "activations": "fp8",
         "kv_cache": None,
-        "types": ("*.moe.router.weight=none", "lm_head.proj.weight=none"),
+        "types": ("mtp.eh_proj.*=none", "*.moe.router.weight=none", "lm_head.proj.weight=none"),
     }
     assert checkpoint(preset("deepseek-v3")) == Checkpoint.model_validate(
         {"longest_context": 163840, "mtp_layers": 1, "encoders": (), "stored": stored}
