@@ -64,7 +64,7 @@ def test_sums_in_any_order_are_within_the_bound_and_shorter_ones_are_not(element
 def tiles_of(quantization: Mapping[str, Any]) -> tuple[ModuleOp, Environment, Mapping[ValueKey, Any]]:
     """The tensor program of a small Llama, its inputs, and what its kernels left."""
     config, source = load_model_config("llama-3.1-8b")
-    types = {**quantization, "keep": [], "types": []}
+    types: dict[str, Any] = {**quantization, "keep": [], "types": []}
     small = shrink_deployment(load_deployment("llama-8b-decode", {"quantization": types}))
     module = shrink_model(import_hf(config, source, "small"), small, 1, None)
     symbols = {"batch": small.batch, "q_len": small.q_len, "kv_len": small.kv_len}
