@@ -8,16 +8,16 @@ differs from what the levels above computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Block, SSAValue
 from xdsl.utils.arg_spec import ArgSpec, ParameterListType
 from xdsl.utils.exceptions import VerifyException
 
@@ -49,7 +49,9 @@ from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level, level_of
 from pmc.dialects.model import EmbeddingOp
 from pmc.dialects.tensor import element_name, tensor
+from pmc.dialects.tile_plan import PLAN
 from pmc.dialects.type_rules import HeldTypes
+from pmc.passes.base import HISTORY
 
 Plans = Literal["chosen", "random"]
 """Where plans come from: the best that the search finds, or any that fits, drawn by the seed."""
@@ -179,12 +181,16 @@ def check_model(
         try:
             with coverage.tracing() if coverage is not None else nullcontext():
                 module_pass.apply(context, model)
-            model.verify()
+            changed = runner.look(model)
+            if changed:
+                model.verify()
             if mutate is not None:
                 mutate(module_pass.name, model)
                 model.verify()
+                changed = runner.look(model) or changed
             difference, error_size = runner.run(module_pass.name, model)
-            failure = runner.invariants.broken(module_pass.name, model) if difference is None else None
+            if difference is None:
+                failure = runner.invariants.broken(module_pass.name, model, changed)
         except (PmcError, VerifyException) as error:
             failure = " ".join(str(error).split())
         except Exception as error:  # whatever a pass stumbles over is its fault, and the others were right
@@ -353,6 +359,8 @@ class _Runner:
     """The last tensor program, which kernels are held against."""
     kernels: LayerRun | None = None
     """What the kernels computed in their types."""
+    seen: _Text | None = None
+    """The module as it was looked at last."""
     executed: list[object] | None = None
     """What a run of the last module depended on."""
     addressed: ModuleOp | None = None
@@ -362,12 +370,18 @@ class _Runner:
     def __post_init__(self) -> None:
         self.invariants = Invariants(self.deployment)
 
+    def look(self, module: ModuleOp) -> bool:
+        """Look at a module that is to be run; whether it is another one than when this was last called."""
+        before, self.seen = self.seen, _Text.of(module)
+        return before != self.seen
+
     def run(self, name: str, module: ModuleOp) -> tuple[Difference | None, float]:
         """The first value that differs and the largest error of the results."""
+        assert self.seen is not None
         level = level_of(module)
         if self.in_types and name == "select-tiles":
             self.program = module.clone()
-        before, self.executed = self.executed, list(_executed(module))
+        before, self.executed = self.executed, self.seen.executed
         if before == self.executed:
             return None, self.error
         if name == ADDRESSES:
@@ -441,16 +455,44 @@ class _Runner:
         return compare(Expected(beside.outputs, beside.states, {}), run, COMMAND_TOLERANCE)
 
 
-def _executed(module: ModuleOp) -> Iterator[object]:
-    """All that the values of a run depend on: without plans, and without addresses in LMEM above the commands."""
-    numbers: dict[SSAValue, int] = {}
-    for op in module.walk():
-        for value in (*op.results, *(a for region in op.regions for block in region.blocks for a in block.args)):
-            numbers[value] = len(numbers)
-        ignored = ("address",) if isinstance(op, tile.AllocOp) else ()
-        yield op.name
-        yield [numbers[v] for v in op.operands]
-        yield [v.type for v in op.results]
-        yield {name: value for name, value in op.properties.items() if name not in ignored}
-        if not isinstance(op, ModuleOp):
-            yield {name: value for name, value in op.attributes.items() if name != "tile.plan"}
+UNDEFINED = -1
+"""The number of a value, or of a block, that stands before its definition: a verifier will say so."""
+
+
+@dataclass
+class _Text:
+    """All that a module says, but for the passes that it has been through."""
+
+    executed: list[object]
+    """What the values of a run depend on: without plans, and without addresses in LMEM above the commands."""
+    rest: list[object]
+
+    @classmethod
+    def of(cls, module: ModuleOp) -> Self:
+        """What `module` says."""
+        found = cls([], [{name: value for name, value in module.attributes.items() if name != HISTORY}])
+        values: dict[SSAValue, int] = {}
+        blocks: dict[Block | None, int] = {None: UNDEFINED}
+        for op in module.walk():
+            for value in op.results:
+                values[value] = len(values)
+            for region in op.regions:
+                for block in region.blocks:
+                    blocks[block] = len(blocks)
+                    found.executed.append([argument.type for argument in block.args])
+                    for argument in block.args:
+                        values[argument] = len(values)
+            found.executed += (
+                op.name,
+                blocks.get(op.parent, UNDEFINED),
+                [values.get(v, UNDEFINED) for v in op.operands],
+                [v.type for v in op.results],
+            )
+            properties, attributes = op.properties, {} if op is module else op.attributes
+            if isinstance(op, tile.AllocOp):
+                properties = dict(properties)
+                found.rest.append(properties.pop("address", None))
+            attributes = dict(attributes)
+            found.rest.append(attributes.pop(PLAN, None))
+            found.executed += (dict(properties), attributes)
+        return found

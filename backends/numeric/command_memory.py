@@ -40,9 +40,15 @@ def unwritten(shape: tuple[int, ...], what: str) -> Bytes:
 
 
 @cache
+def _name(element_type: Attribute) -> str:
+    """The text of a type, which is printed once."""
+    return str(element_type)
+
+
+@cache
 def storage_type(element_type: Attribute) -> np.dtype[Any]:
     """The numpy type that holds one element; raises NumericError for a type without one."""
-    name = str(element_type)
+    name = _name(element_type)
     if name in STORAGE:
         dtype: np.dtype[Any] = np.dtype(STORAGE[name])
         return dtype
@@ -80,7 +86,7 @@ def encode(values: Array, element_type: Attribute) -> Array:
         info = np.iinfo(dtype)
         rounded = values if values.dtype.kind in "iu" else np.rint(values)
         return np.clip(rounded, info.min, info.max).astype(dtype)
-    return round_to(values, str(element_type))
+    return round_to(values, _name(element_type))
 
 
 class Lmem:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ class Access:
     width: int
     write: bool
 
-    @property
+    @cached_property
     def stop(self) -> int:
         """The end of the last piece."""
         return self.start + self.width + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
@@ -90,18 +91,18 @@ class CoreOrder:
         return self.segments[bisect_left(self.bounds, access.start) : bisect_left(self.bounds, access.stop)]
 
     def _access(self, access: Access, engine: int, number: int, clock: list[int]) -> str | None:
-        verb = "writes" if access.write else "reads"
-        where = f"LMEM {access.start}..{access.stop - 1}"
         if not access.write and not access.of(self.written).all():
-            return f"reads {where}, of which no command wrote all"
+            return f"reads {_where(access)}, of which no command wrote all"
         for segment in self._segments(access):
             if segment.writer != engine and segment.writer_id > clock[segment.writer]:
                 writer = f"{ENGINES[segment.writer]} {segment.writer_id}"
-                return f"{verb} {where} without waiting for {writer}, which writes it"
+                verb = "writes" if access.write else "reads"
+                return f"{verb} {_where(access)} without waiting for {writer}, which writes it"
             if access.write:
                 for reader, reader_id in enumerate(segment.readers):
                     if reader != engine and reader_id > clock[reader]:
-                        return f"writes {where} without waiting for {ENGINES[reader]} {reader_id}, which reads it"
+                        late = f"{ENGINES[reader]} {reader_id}"
+                        return f"writes {_where(access)} without waiting for {late}, which reads it"
         return None
 
     def _note(self, access: Access, engine: int, number: int) -> None:
@@ -113,3 +114,7 @@ class CoreOrder:
                 segment.readers = [0] * len(ENGINES)
             else:
                 segment.readers[engine] = number
+
+
+def _where(access: Access) -> str:
+    return f"LMEM {access.start}..{access.stop - 1}"

@@ -221,8 +221,8 @@ class ProgramRun:
             adjacent = int(cores[-1]) - int(cores[0]) + 1 == count
             here: CoreSet = slice(int(cores[0]), int(cores[-1]) + 1) if adjacent else cores
             readers = self.dram.readers(start, core_step, count, place.shape, steps)
-            low = int(starts[first : first + count].min())
-            high = int(starts[first : first + count].max()) + reach + dtype.itemsize
+            last = start + (count - 1) * core_step
+            low, high = min(start, last), max(start, last) + reach + dtype.itemsize
             if op.is_load:
                 wrong = (owners != Dram.SETTLED) & (owners != own)
                 if wrong.any():
@@ -233,8 +233,8 @@ class ProgramRun:
                 wrong = (readers != 0) & (readers != own)
                 if wrong.any():
                     raise self._overwritten(batch, readers, wrong, cores)
-                if ((owners >= Dram.CORES) & (owners != own)).any():
-                    wrong = (owners >= Dram.CORES) & (owners != own)
+                wrong = (owners >= Dram.CORES) & (owners != own)
+                if wrong.any():
                     raise self._dram_fault(batch, owners, wrong, cores, "writes")
                 there[...] = view[here]
                 owners[...] = own
@@ -361,14 +361,14 @@ def _batches(runs: Runs) -> Iterator[Batch]:
     if not runs.count:
         return
     phase, order, core, operands = runs.phase, runs.order, runs.core, runs.op.accesses()
+    if runs.count == 1:
+        yield Batch(runs, np.zeros(1, np.int64), core, int(phase[0]), int(order[0]), operands)
+        return
     keys = [phase, order]
     for value in _uniform(operands):
         column = runs.value(value)
         if (column != column[0]).any():
             keys.append(column)
-    if runs.count == 1:
-        yield Batch(runs, np.zeros(1, np.int64), core, int(phase[0]), int(order[0]), operands)
-        return
     by_key = np.lexsort([core, *reversed(keys)])
     table = np.stack(keys, axis=1)[by_key]
     starts = np.flatnonzero(np.concatenate([[True], (table[1:] != table[:-1]).any(axis=1)])).tolist()
@@ -418,7 +418,7 @@ def _places(batch: Batch) -> tuple[dict[str, Place], list[Access]]:
 
 def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
     """Cut addresses into (first, count, step) of equal steps."""
-    steps = np.diff(starts)
+    steps = starts[1:] - starts[:-1]
     first = 0
     while first < len(starts):
         if first == len(starts) - 1:
@@ -520,6 +520,7 @@ def _check_order(
     for mark, batch in zip(marks, batches, strict=True):
         sums[batch.cores] += mark
     bounds = {b for batch in batches for a in batch.accesses for b in (a.start, a.stop)}
+    runs = [dict(zip(batch.cores.tolist(), batch.index.tolist(), strict=True)) for batch in batches]
     written = np.zeros((cores, lmem_bytes), np.bool_)
     for core in sorted(np.unique(sums, return_index=True)[1].tolist()):
         alike = np.flatnonzero(sums == sums[core])
@@ -529,14 +530,13 @@ def _check_order(
             left = held.written[alike].all(axis=0) if alike[-1] < len(held.written) else False
             order.written[span.bytes.start : span.bytes.stop] = left
         phase = 0
-        for batch in batches:
+        for batch, run_of in zip(batches, runs, strict=True):
             if batch.phase > phase:
                 order.barrier()
                 phase = batch.phase
-            position = np.flatnonzero(batch.cores == core)
-            if not len(position):
+            run = run_of.get(core)
+            if run is None:
                 continue
-            run = batch.index[position[0]]
             waits = batch.runs.dependencies[run].tolist()
             wrong = order.command(ENGINE_NUMBER[batch.runs.op.ENGINE], waits, batch.accesses)
             if wrong is not None:

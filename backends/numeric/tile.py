@@ -6,12 +6,14 @@ there to be relied upon.  DRAM arrays hold their storage types; arithmetic is FP
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
@@ -47,7 +49,7 @@ def run_tiles(
     for op in held:
         if isinstance(op, tile.GlobalOp) and op.kind.data in RESULT_KINDS:
             ranks = run.stage_ranks(op.parent_op(), list(range(mesh.ranks)))
-            values = run.memory[op.result][ranks].reshape(len(ranks), *op.memref.dims)
+            values = run.memory[op.result].elements[ranks].reshape(len(ranks), *op.memref.dims)
             collect(results[op.kind.data], op, values, ranks, arrays, mesh)
     return StreamResult(results["output"], results["state"], run.commands, run.written)
 
@@ -73,22 +75,44 @@ def _dram(held: Iterable[Operation], mesh: Mesh) -> Array:
 
 
 @dataclass
+class _Elements:
+    """An array, or a view of one, and where its elements are."""
+
+    elements: Array
+    """[ranks, elements] of the whole array."""
+    plain: Array
+    """The same as integers of the same size: numpy makes no strided arrays of f8E5M2."""
+    dims: tuple[int, ...]
+    steps: tuple[int, ...]
+    byte_steps: tuple[int, ...]
+    """From rank to rank, and along every dim."""
+    offset: Expr
+
+    @classmethod
+    def of(cls, type_: tile.MemRefType, base: Array) -> Self:
+        """That of a type in the elements `base`."""
+        steps = type_.steps
+        byte_steps = (base.strides[0], *(s * base.itemsize for s in steps))
+        return cls(base, base.view(f"u{base.itemsize}"), type_.dims, steps, byte_steps, type_.offset.data)
+
+
+@dataclass
 class _Ranks:
-    """The DRAM of all ranks: for every global, and every view of it, its elements as [ranks, elements]."""
+    """The DRAM of all ranks: for every global, and every view of it, its elements."""
 
     mesh: Mesh
     arrays: Mapping[str, Array]
     record: bool
     dram: Array
     """The bytes of all ranks, which arrays with an address share."""
-    memory: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
+    memory: dict[SSAValue, _Elements] = field(default_factory=dict[SSAValue, "_Elements"])
     held: dict[SSAValue, dict[int, Array]] = field(default_factory=dict[SSAValue, dict[int, Array]])
     """Of every buffer that outlives a kernel what each core has in it."""
     channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     commands: int = 0
-    known: dict[tile.CommandOp, tuple[TileAccess, ...]] = field(
-        default_factory=dict[tile.CommandOp, tuple[TileAccess, ...]]
-    )
+    known: dict[tile.CommandOp, list[_Part]] = field(default_factory=dict[tile.CommandOp, "list[_Part]"])
+    slots: dict[tuple[SSAValue, int], Array] = field(default_factory=dict[tuple[SSAValue, int], Array])
+    """Slots of buffers for so many ranks that nobody writes."""
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
 
     def steps(self, block: Block, symbols: Mapping[str, int], ranks: list[int]) -> None:
@@ -96,9 +120,10 @@ class _Ranks:
         for op in block.ops:
             match op:
                 case tile.GlobalOp():
-                    self.memory[op.result] = self.hold(op, ranks)
+                    self.memory[op.result] = _Elements.of(op.memref, self.hold(op, ranks))
                 case tile.ViewOp():
-                    self.memory[op.result] = self.memory[op.source]
+                    source = self.memory[op.source]
+                    self.memory[op.result] = _Elements.of(tile.memref_type(op.result), source.elements)
                 case tile.AllocOp():
                     self.held[op.result] = {}
                 case tile.RepeatOp():
@@ -124,7 +149,7 @@ class _Ranks:
             cores.append(_Core(self, ranks, {**symbols, tile.CORE: core}, cores))
             for value in held:
                 if core not in self.held[value]:
-                    self.held[value][core] = _unwritten(value, len(ranks), op.path.data)
+                    self.held[value][core] = self.unwritten(value, len(ranks), op.path.data)
                 cores[-1].buffers[value] = self.held[value][core]
         running = [core.body(op.body.block) for core in cores]
         while True:
@@ -136,12 +161,19 @@ class _Ranks:
                 other = next(core for core, barrier in enumerate(waiting) if barrier is not first)
                 raise NumericError(f"{first.name} at '{first.path.data}': core {other} misses the barrier")
 
-    def accesses(self, op: tile.CommandOp) -> tuple[TileAccess, ...]:
+    def parts(self, op: tile.CommandOp) -> list[_Part]:
         """What an op reads and writes."""
         found = self.known.get(op)
         if found is None:
-            found = self.known[op] = op.accesses()
+            found = self.known[op] = [_Part.of(access) for access in op.accesses()]
         return found
+
+    def unwritten(self, buffer: SSAValue, ranks: int, path: str) -> Array:
+        """A new slot of a buffer, of so many ranks."""
+        slot = self.slots.get((buffer, ranks))
+        if slot is None:
+            slot = self.slots[buffer, ranks] = _slot(buffer, ranks, path)
+        return slot.copy()
 
     def stage_ranks(self, stage: Operation | None, ranks: list[int]) -> list[int]:
         """Those of `ranks` that run a stage; all of them for another op."""
@@ -162,7 +194,7 @@ class _Ranks:
         results = (memref for memref in dict.fromkeys(op.memref for op in stores) if not _is_scratch(memref))
         for result, memref in enumerate(results):
             dims = tile.memref_type(memref).dims
-            values = decode(self.block(memref, (0,) * len(dims), dims, symbols, kernel.name), np.float64)
+            values = decode(self.block(memref, (0,) * len(dims), dims, symbols, lambda: kernel.name), np.float64)
             key = ValueKey(kernel.path.data, kernel.op_name.data, result)
             self.written.setdefault(key, []).append({rank: values[rank] for rank in ranks})
 
@@ -184,24 +216,30 @@ class _Ranks:
         return held
 
     def block(
-        self, memref: SSAValue, offsets: Sequence[int], sizes: Sequence[int], symbols: Mapping[str, int], where: str
+        self,
+        memref: SSAValue,
+        offsets: Sequence[int],
+        sizes: Sequence[int],
+        symbols: Mapping[str, int],
+        where: Callable[[], str],
     ) -> Array:
-        """[all ranks, *sizes] elements of an array from `offsets`; writing to it writes DRAM."""
-        type_, base = tile.memref_type(memref), self.memory[memref]
-        if any(o < 0 or s < 0 or o + s > d for o, s, d in zip(offsets, sizes, type_.dims, strict=True)):
-            raise NumericError(f"{where}: block {list(sizes)} at {list(offsets)} leaves the array {list(type_.dims)}")
-        first = int(type_.offset.data.evaluate(symbols)) + sum(o * s for o, s in zip(offsets, type_.steps, strict=True))
-        last = first + sum((n - 1) * s for n, s in zip(sizes, type_.steps, strict=True))
+        """[all ranks, *sizes] elements of an array from `offsets`; writing to it writes DRAM.
+
+        `where` opens the error for a block that is not all in the array.
+        """
+        array = self.memory[memref]
+        base, dims, steps = array.plain, array.dims, array.steps
+        if any(o < 0 or s < 0 or o + s > d for o, s, d in zip(offsets, sizes, dims, strict=True)):
+            raise NumericError(f"{where()}: block {list(sizes)} at {list(offsets)} leaves the array {list(dims)}")
+        first = int(array.offset.evaluate(symbols)) + sum(o * s for o, s in zip(offsets, steps, strict=True))
+        last = first + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
         if prod(sizes) and not 0 <= first <= last < base.shape[1]:
-            raise NumericError(f"{where}: elements {first}..{last} of an array of {base.shape[1]}")
-        steps = (base.strides[0], *(s * base.itemsize for s in type_.steps))
-        # As integers of the same size: numpy makes no strided arrays of f8E5M2.
-        plain = base.view(f"u{base.itemsize}")[:, first:]
-        return np.lib.stride_tricks.as_strided(plain, (base.shape[0], *sizes), steps).view(base.dtype)
+            raise NumericError(f"{where()}: elements {first}..{last} of an array of {base.shape[1]}")
+        return as_strided(base[:, first:], (base.shape[0], *sizes), array.byte_steps).view(array.elements.dtype)
 
     def collective(self, op: tile.CollectiveOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """A movement of the chip, on whole arrays."""
-        where = f"{op.name} at '{op.path.data}'"
+        where = partial(_where, op)
 
         def whole(value: SSAValue) -> Array:
             dims = tile.memref_type(value).dims
@@ -215,7 +253,7 @@ class _Ranks:
         for value, target, result in zip(op.outs, targets, results, strict=True):
             for rank in ranks:
                 if result[rank].shape != target.shape[1:]:
-                    raise NumericError(f"{where}: gives {list(result[rank].shape)} for {list(target.shape[1:])}")
+                    raise NumericError(f"{where()}: gives {list(result[rank].shape)} for {list(target.shape[1:])}")
                 target[rank] = encode(result[rank], tile.memref_type(value).element_type)
 
 
@@ -227,10 +265,32 @@ def _is_scratch(memref: SSAValue) -> bool:
     return isinstance(owner, tile.GlobalOp) and owner.kind.data == "scratch"
 
 
-def _unwritten(buffer: SSAValue, ranks: int, path: str) -> Array:
+def _slot(buffer: SSAValue, ranks: int, path: str) -> Array:
     """A slot of a buffer that nobody has written, of so many ranks."""
     type_ = tile.buffer_type(buffer)
     return poison((ranks, *type_.dims), storage_type(type_.element_type), f"{path}: the buffer")
+
+
+@dataclass
+class _Part:
+    """An operand of an op, and its shape and place where these are the same in every iteration."""
+
+    access: TileAccess
+    shape: tuple[int, ...] | None
+    offsets: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, access: TileAccess) -> Self:
+        """The operand `access`."""
+        return cls(access, _constants(access.shape), _constants(access.offsets))
+
+
+def _constants(values: Sequence[Expr]) -> tuple[int, ...] | None:
+    return tuple(value.constant for value in values) if all(value.is_constant for value in values) else None
+
+
+def _where(op: tile.CommandOp | tile.CollectiveOp) -> str:
+    return f"{op.name} at '{op.path.data}'"
 
 
 class _Core:
@@ -253,6 +313,10 @@ class _Core:
         """The value of an expression in this iteration."""
         return expression.constant if expression.is_constant else int(expression.evaluate(self.symbols))
 
+    def values(self, expressions: Sequence[Expr]) -> tuple[int, ...]:
+        """Their values in this iteration."""
+        return tuple([self.value(expression) for expression in expressions])
+
     def body(self, block: Block) -> Iterator[tile.BarrierOp]:
         """Run the ops of a kernel or of one iteration of a loop; stops at barriers until it is asked to go on."""
         for op in block.ops:
@@ -269,7 +333,7 @@ class _Core:
                 case tile.AllocOp():
                     if op.result in self.buffers:
                         self.before[op.result] = self.buffers[op.result]
-                    self.buffers[op.result] = _unwritten(op.result, len(self.ranks), op.path.data)
+                    self.buffers[op.result] = self.dram.unwritten(op.result, len(self.ranks), op.path.data)
                 case tile.HandedOverOp():
                     self.buffers[op.result] = self.buffers[op.own if self.value(op.later.data) else op.held]
                 case tile.PreviousOp():
@@ -288,7 +352,7 @@ class _Core:
 
     def command(self, op: tile.CommandOp) -> None:
         """Run one op on the parts of its operands."""
-        parts = {access.role: self.part(access, op) for access in self.dram.accesses(op)}
+        parts = {part.access.role: self.part(part, op) for part in self.dram.parts(op)}
         match op:
             case tile.LoadOp():
                 rows = parts["lmem"]
@@ -323,24 +387,26 @@ class _Core:
             self.late[op] = (dict(self.symbols), self.buffers[op.buffer])
         self.dram.commands += len(self.ranks)
 
-    def part(self, access: TileAccess, op: tile.CommandOp) -> Array:
+    def part(self, part: _Part, op: tile.CommandOp) -> Array:
         """What an op uses: [all ranks, *shape] of an array, [ranks, rows, columns] of a buffer of the running ones."""
-        shape, at = ([self.value(e) for e in values] for values in (access.shape, access.offsets))
-        where = f"{op.name} at '{op.path.data}'"
+        access = part.access
+        shape = self.values(access.shape) if part.shape is None else part.shape
+        at = self.values(access.offsets) if part.offsets is None else part.offsets
         if access.memory == "dram":
             if access.indexed:
-                shape[-2] = tile.memref_type(access.value).dims[-2]
-            return self.dram.block(access.value, at, shape, self.symbols, where)
-        owner = self if access.core is None else self.core(self.value(access.core), where)
+                shape = (*shape[:-2], tile.memref_type(access.value).dims[-2], shape[-1])
+            return self.dram.block(access.value, at, shape, self.symbols, partial(_where, op))
+        owner = self if access.core is None else self.core(self.value(access.core), op)
         held = owner.buffers[access.value]
-        if any(o < 0 or o + n > size for o, n, size in zip(at, shape, held.shape[1:], strict=True)):
-            raise NumericError(f"{where}: {shape} at {at} leaves the buffer {list(held.shape[1:])}")
-        return held[:, at[0] : at[0] + shape[0], at[1] : at[1] + shape[1]]
+        (rows, columns), (row, column), (_, most_rows, most_columns) = shape, at, held.shape
+        if min(rows, columns, row, column) < 0 or row + rows > most_rows or column + columns > most_columns:
+            raise NumericError(f"{_where(op)}: {list(shape)} at {list(at)} leaves the buffer {list(held.shape[1:])}")
+        return held[:, row : row + rows, column : column + columns]
 
-    def core(self, number: int, where: str) -> _Core:
-        """Another core of the kernel."""
+    def core(self, number: int, op: tile.CommandOp) -> _Core:
+        """Another core of the kernel, in whose LMEM `op` reads."""
         if not 0 <= number < len(self.cores):
-            raise NumericError(f"{where}: there is no core {number}, the kernel has 0..{len(self.cores) - 1}")
+            raise NumericError(f"{_where(op)}: there is no core {number}, the kernel has 0..{len(self.cores) - 1}")
         return self.cores[number]
 
     def gather(self, op: tile.GatherOp, parts: Mapping[str, Array]) -> None:

@@ -91,8 +91,11 @@ class Runs:
         """The value of an expression for every run."""
         known = self._values.get(expression)
         if known is None:
-            value = expression.evaluate_int64(self.symbols)
-            known = self._values[expression] = np.broadcast_to(value, (self.count,))
+            known = expression.evaluate_int64(self.symbols)
+            if known.shape != (self.count,):
+                # As `broadcast_to` does, which takes most of the time of short programs.
+                known = np.ndarray((self.count,), np.int64, known.reshape(()), 0, (0,))
+            self._values[expression] = known
         return known
 
 

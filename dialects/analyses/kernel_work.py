@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Attribute, Block, Operation
 
 from pmc.dialects.accesses import TileAccess
 from pmc.dialects.expr import Expr, expr
@@ -32,11 +32,16 @@ class Iterations:
 
     def at(self, value: Expr) -> IntArray:
         """The value in every entry."""
-        return np.broadcast_to(value.evaluate_int64(self.symbols), self.times.shape)
+        found = value.evaluate_int64(self.symbols)
+        return found if found.shape == self.times.shape else np.broadcast_to(found, self.times.shape)
 
 
 def iterations(op: Operation, values: Sequence[Expr]) -> Iterations:
     """The iterations of `op` in its kernel, told apart by what `values` and the trip counts depend on."""
+    return _Known().iterations(op, values)
+
+
+def _iterations(op: Operation, wanted: frozenset[str]) -> Iterations:
     loops: list[ForOp] = []
     outer: dict[str, int] = {}
     kernel: KernelOp | None = None
@@ -50,7 +55,7 @@ def iterations(op: Operation, values: Sequence[Expr]) -> Iterations:
             outer[parent.symbol.data] = parent.first.value.data
         parent = parent.parent_op()
     assert kernel is not None, "a command stands in a kernel"
-    needed = {name for value in values for name in value.symbols}
+    needed = set(wanted)
     for loop in loops:  # from the inside out: a needed loop needs the symbols of its trip count
         needed |= loop.count.data.symbols if loop.symbol.data in needed else set()
     cores = np.arange(kernel.cores.value.data, dtype=np.int64)
@@ -84,6 +89,22 @@ def _needed_inside(loop: ForOp, op: Operation) -> bool:
     return False
 
 
+class _Known:
+    """The iterations of the commands of one kernel: those of a block that depend on the same symbols have the same."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[tuple[Block | None, frozenset[str]], Iterations] = {}
+
+    def iterations(self, op: Operation, values: Sequence[Expr]) -> Iterations:
+        """As the function `iterations`."""
+        wanted: frozenset[str] = frozenset().union(*(value.symbols for value in values))
+        key = op.parent_block(), wanted
+        found = self._by_place.get(key)
+        if found is None:
+            found = self._by_place[key] = _iterations(op, wanted)
+        return found
+
+
 def kernel_work(kernel: KernelOp) -> Work:
     """FLOPs of the matrix commands (of the vector commands in a kernel without any) and DRAM traffic.
 
@@ -91,37 +112,38 @@ def kernel_work(kernel: KernelOp) -> Work:
     """
     flops: dict[Unit, int] = {"cube": 0, "vector": 0}
     types: dict[Unit, str] = {}
+    known = _Known()
     bytes_read = bytes_written = 0
     for op in kernel.walk():
         if not isinstance(op, CommandOp):
             continue
         if op.UNIT != "none":
             work = op.flops()
-            flops[op.UNIT] += 0 if work == 0 else iterations(op, [work]).sum(work)
+            flops[op.UNIT] += 0 if work == 0 else known.iterations(op, [work]).sum(work)
         if isinstance(op, MmaOp):
             types["cube"] = op.matrix_type
         for access in op.accesses():
             if access.memory == "lmem" and access.may_read and op.UNIT != "none":
                 types.setdefault(op.UNIT, element_name(access.element_type))
             elif access.memory == "dram" and access.writes:
-                bytes_written += _moved_bytes(op, access)
+                bytes_written += _moved_bytes(op, access, known)
             elif access.memory == "dram" and not access.held:
-                bytes_read += _moved_bytes(op, access)
+                bytes_read += _moved_bytes(op, access, known)
                 types.setdefault("none", element_name(access.element_type))
     unit: Unit = "cube" if flops["cube"] else "vector" if flops["vector"] else "none"
     dtype = types.get("cube") or types.get("vector") or types.get("none") or ""
     return Work(expr(flops["cube"] or flops["vector"]), expr(bytes_read), expr(bytes_written), unit, dtype)
 
 
-def _moved_bytes(op: CommandOp, access: TileAccess) -> int:
+def _moved_bytes(op: CommandOp, access: TileAccess, known: _Known) -> int:
     """The bytes of a DRAM access over all cores and iterations."""
     sizes, elements = access.shape, access.elements
     if not isinstance(op, LoadOp) or op.serves is None:
-        return packed_bytes(iterations(op, sizes).sum(elements), access.element_type)
+        return packed_bytes(known.iterations(op, sizes).sum(elements), access.element_type)
     kernel = next(parent for parent in _around(op) if isinstance(parent, KernelOp))
     # All loops are told apart: cores come together only in the same iteration.
     loops = [expr(parent.symbol.data) for parent in _around(op) if isinstance(parent, ForOp)]
-    points = iterations(op, [*loops, *sizes])
+    points = known.iterations(op, [*loops, *sizes])
     leaders = op.serves.leaders(kernel.cores.value.data)
     keys = np.stack([leaders[points.symbols[CORE]], *(points.at(loop) for loop in loops)])
     _, first = np.unique(keys, axis=1, return_index=True)
