@@ -72,7 +72,7 @@ def refuse_mistakes(
 
 
 def chip_for(model: ModuleOp, chip: Chip, topology: Topology, small: Deployment) -> Chip:
-    """A small chip with hardly more LMEM than the smallest tiles of a small model need; lowers the model that it is given."""
+    """A small chip with hardly more LMEM than the smallest tiles of a small model need, which is lowered to find it."""
     budget = LEAST_BUDGET
     found = chip if chip.command_level is None else shrink_chip(chip, budget)
     specs = default_pipeline(small, "tile")
