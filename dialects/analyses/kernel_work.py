@@ -97,7 +97,7 @@ class _Known:
 
     def iterations(self, op: Operation, values: Sequence[Expr]) -> Iterations:
         """As the function `iterations`."""
-        wanted: frozenset[str] = frozenset().union(*(value.symbols for value in values))
+        wanted = frozenset(symbol for value in values for symbol in value.symbols)
         key = op.parent_block(), wanted
         found = self._by_place.get(key)
         if found is None:
