@@ -57,6 +57,23 @@ COMPRESSED: Mapping[str, Sequence[str]] = {
 }
 
 
+MOE = _inside(
+    FEED_FORWARD,
+    {
+        "router": ("gate", "router", "router.gate"),
+        "shared_gate": ("shared_expert_gate",),
+        "latent_down_proj": ("fc1_latent_proj",),
+        "latent_up_proj": ("fc2_latent_proj",),
+        **{f"experts.{leaf}": _experts("experts", names) for leaf, names in NETWORK.items()},
+        **{
+            f"shared.{leaf}": tuple(
+                f"{parent}.{name}" for parent in ("shared_experts", "shared_expert", "share_expert") for name in names
+            )
+            for leaf, names in NETWORK.items()
+        },
+    },
+)
+
 MODULES: Mapping[str, Modules] = {
     "gqa": _inside(
         ATTENTION,
@@ -120,29 +137,10 @@ MODULES: Mapping[str, Modules] = {
         },
     ),
     "ffn": _inside(FEED_FORWARD, NETWORK),
-    "moe": _inside(
-        FEED_FORWARD,
-        {
-            "router": ("gate", "router", "router.gate"),
-            "shared_gate": ("shared_expert_gate",),
-            "latent_down_proj": ("fc1_latent_proj",),
-            "latent_up_proj": ("fc2_latent_proj",),
-            **{f"experts.{leaf}": _experts("experts", names) for leaf, names in NETWORK.items()},
-            **{
-                f"shared.{leaf}": tuple(
-                    f"{parent}.{name}"
-                    for parent in ("shared_experts", "shared_expert", "share_expert")
-                    for name in names
-                )
-                for leaf, names in NETWORK.items()
-            },
-        },
-    ),
+    "moe": MOE,
+    "hash_moe": MOE,
 }
 """Of every block that multiplies with weights."""
-
-OTHER_NAMES = {"hash_moe": "moe"}
-"""Blocks whose weights are those of another one."""
 
 LM_HEAD = ("lm_head", "head", "output")
 """What checkpoints call the head; the IR has it at `lm_head.proj.weight`."""
@@ -164,7 +162,7 @@ PREFIXES = ("model", "language_model", "backbone", "transformer")
 
 def base_of(name: str) -> tuple[str, int]:
     """The block of MODULES that a block of a layer is, and its layer among those of its kind, from 0."""
-    if name in MODULES or name in OTHER_NAMES:
+    if name in MODULES:
         return name, 0
     base = name.rstrip("0123456789")
     return base, int(name.removeprefix(base) or 1) - 1
@@ -190,7 +188,7 @@ def modules_of(blocks: Sequence[Block], first: int) -> Mapping[Weight, list[str]
     for block in blocks:
         for each in (block, *block.beside):
             base, behind = base_of(each.name)
-            for leaf, names in MODULES.get(OTHER_NAMES.get(base, base), {}).items():
+            for leaf, names in MODULES.get(base, {}).items():
                 own = names if each is block else tuple(dict.fromkeys(name.partition(".")[2] for name in names))
                 found[each.name, leaf] = [f"layers.{first + behind}.{name}" for name in own]
     return found

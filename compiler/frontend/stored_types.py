@@ -114,6 +114,7 @@ class StoredLayers:
     found: Mapping[Weight, Stored | None]
     draft: Mapping[tuple[str, str], Stored | None]
     """By block and leaf those of the layer behind the last one, which drafts tokens."""
+    head: Stored | None
 
     def stored(self, module: ModuleOp) -> StoredTypes | None:
         """The types of the weights that the module has; None where the checkpoint is not quantized."""
@@ -130,9 +131,8 @@ class StoredLayers:
         # Hyper-connections are parameters, not linear layers; a rule for the block in whose path they are comes behind.
         streams = [_rule("*streams.weights.fn.weight", None)] if ("weights", "fn") in exist and most else []
         rules = [*streams, *self._of_draft(blocks, exist), *_shortest(own, most, self.kinds)]
-        head = self.types.finder()(LM_HEAD, False)
-        if head != most and ("lm_head", "proj") in exist:
-            rules.append(_rule("lm_head.proj.weight", head))
+        if self.head != most and ("lm_head", "proj") in exist:
+            rules.append(_rule("lm_head.proj.weight", self.head))
         return StoredTypes(
             weights=None if most is None else canonical_format(most.weights),
             activations=None if most is None else most.activations,
@@ -159,7 +159,7 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
     """
     types, kinds, order = _module_types(fields), family.kinds(fields), family.order(fields)
     if types is None:
-        return StoredLayers(kinds, order, None, {}, {})
+        return StoredLayers(kinds, order, None, {}, {}, None)
     find = types.finder()
     of_layers: list[tuple[str, LayerTypes]] = []
     known: dict[object, tuple[str, LayerTypes]] = {}
@@ -181,7 +181,8 @@ def stored_layers(fields: Fields, family: Family) -> StoredLayers:
     own = {name: kinds[layer[0]] for layer, name in names.items()}
     behind = modules_of(kinds[order[-1]], layer_numbers_of(kinds, order)[-1].stop)
     draft = {weight: find(modules, _is_linear(*weight)) for weight, modules in behind.items()}
-    return StoredLayers({**kinds, **own}, [names[layer] for layer in of_layers], types, found, draft)
+    head = find(LM_HEAD, False)
+    return StoredLayers({**kinds, **own}, [names[layer] for layer in of_layers], types, found, draft, head)
 
 
 def _is_linear(block: str, leaf: str) -> bool:

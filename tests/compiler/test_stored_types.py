@@ -14,7 +14,7 @@ from pmc.compiler.driver import compile_model
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.frontend.families import FAMILIES
 from pmc.compiler.frontend.fields import Fields
-from pmc.compiler.frontend.module_names import MODULES, OTHER_NAMES, base_of, modules_of
+from pmc.compiler.frontend.module_names import MODULES, base_of, modules_of
 from pmc.compiler.frontend.stored_types import stored_layers
 from pmc.dialects import layer, model
 from pmc.dialects.checkpoint import StoredTypes, checkpoint_of, stored_types
@@ -300,11 +300,9 @@ def test_every_weight_that_is_multiplied_has_a_name_in_checkpoints(name: str) ->
         if isinstance(op, layer.MatmulOp | layer.GroupedMatmulOp) and isinstance(op.w.owner, layer.WeightOp):
             weight = op.w.owner.path.data
             block, _, leaf = weight.removesuffix(".weight").removeprefix("blocks.").partition(".")[2].partition(".")
-            while leaf and OTHER_NAMES.get(block, base_of(block)[0]) not in MODULES:
+            while leaf and base_of(block)[0] not in MODULES:
                 block, _, leaf = leaf.partition(".")
             if weight.endswith("streams.weights.fn.weight") or weight.startswith("mtp.eh_proj"):
                 continue  # no linear layers: rules of their own
-            known = weight == "lm_head.proj.weight" or leaf in MODULES.get(
-                OTHER_NAMES.get(block, base_of(block)[0]), {}
-            )
+            known = weight == "lm_head.proj.weight" or leaf in MODULES.get(base_of(block)[0], {})
             assert known, f"{weight}: a row in compiler/frontend/module_names.py says what checkpoints call it"
