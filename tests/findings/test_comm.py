@@ -26,6 +26,7 @@ from pmc.dialects.tensor import TensorType
 
 RACK = load_topology("p1-r1-b4-c32")
 NVLINK = load_topology("nvlink-8")
+NODES = load_topology("nvlink-8-ib-4")
 PHYSICAL = load_accounting("physical")
 KINDS = (dist.AllReduceOp, dist.ReduceScatterOp, dist.AllGatherOp)
 
@@ -81,16 +82,29 @@ def test_issue9_1_an_all_reduce_is_never_longer_than_its_halves(topology: Topolo
 
 
 @pytest.mark.parametrize(
-    ("topology", "sizes"), [(NVLINK, range(2, 9)), (RACK, (2, 4, 8, 16, 24, 32))], ids=["nvlink-8", "rack"]
+    ("topology", "sizes"),
+    [(NVLINK, range(2, 9)), (RACK, (*range(2, 9), 16, 24, 32)), (NODES, (*range(2, 9), 16, 24, 32))],
+    ids=["nvlink-8", "rack", "nvlink-8-ib-4"],
 )
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_issue9_1_time_never_falls_with_the_size_of_the_group(
     topology: Topology, sizes: Sequence[int], value: int, kind: type[dist.CollectiveOp]
 ) -> None:
-    """Any size on one board; whole boards, which alone can reduce on a board first, across them."""
+    """Any size on one board, and whole boards: a board that is not full has fewer links out (the next test)."""
     times = [seconds(kind, value // size * size, size, topology)[0] for size in sizes]
     assert all(b >= a * (1 - 1e-3) for a, b in pairwise(times)), times
+
+
+def test_issue9_1_a_rank_alone_on_its_node_makes_a_group_slower_than_two_full_nodes() -> None:
+    """Of every element either its term leaves the lone rank and the sum comes in, or the terms come in and the sum leaves.
+
+    D each way over its one link of 50 GB/s takes longer than all that 16 ranks do: 2 x 7/8 D at 450 GB/s and 2 x 1/2 of
+    D/8 at 50 GB/s.  So time cannot rise with the size of a group where boards are not alike, by any algorithm.
+    """
+    value = 9 * 16 * 7 * 2**16
+    alone, full = (seconds(dist.AllReduceOp, value, size, NODES)[0] for size in (9, 16))
+    assert alone > value / 50e9 > full
 
 
 @pytest.mark.parametrize("wiring", ["switch", "ring", "full_mesh"])
