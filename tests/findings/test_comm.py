@@ -97,7 +97,7 @@ def test_issue9_1_time_never_falls_with_the_size_of_the_group(
 
 
 def test_issue9_1_a_rank_alone_on_its_node_makes_a_group_slower_than_two_full_nodes() -> None:
-    """Of every element either its term leaves the lone rank and the sum comes in, or the terms come in and the sum leaves.
+    """Of an element its term leaves the lone rank and the sum comes in, or the other terms come in and the sum leaves.
 
     D each way over its one link of 50 GB/s takes longer than all that 16 ranks do: 2 x 7/8 D at 450 GB/s and 2 x 1/2 of
     D/8 at 50 GB/s.  So time cannot rise with the size of a group where boards are not alike, by any algorithm.
