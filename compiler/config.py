@@ -8,7 +8,7 @@ deployment may name a preset or file that it ``extends``: fields that it does no
 import json
 import math
 from collections.abc import Callable, Hashable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -139,12 +139,13 @@ def load_schema(schema: type[SchemaT], kind: str, name_or_path: str | Path, over
 def _with_overrides(schema: type[SchemaT], content: dict[str, Any], source: str, overrides: Overrides) -> SchemaT:
     if not overrides:
         return _validate(schema, content, source, {})
+    given, overrides = overrides, {**schema.following(overrides, partial(_at, content)), **overrides}
     if "unvalidated" in schema.model_fields and "unvalidated" not in overrides:
         listed = content.get("unvalidated")
         if isinstance(listed, list):
             new = [path for path, value in overrides.items() if path != "name" and _at(content, path) != value]
             content["unvalidated"] = [*cast(list[object], listed), *(path for path in new if path not in listed)]
-    return _validate(schema, _override(content, overrides), source, overrides)
+    return _validate(schema, _override(content, overrides), source, given)
 
 
 def _at(content: dict[str, Any], path: str) -> object:

@@ -9,7 +9,7 @@ Parsing validates with the same schema that configuration files go through.
 GB is 1e9 bytes, GiB is 2**30 bytes, one multiply-accumulate (MAC) is 2 FLOP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, model_validator
@@ -173,6 +173,10 @@ class Dma(Schema, frozen=True):
     efficiency: Ratio = Field(description="Part of the peak that long transfers reach; measured")
 
 
+MOST_CDMA_ENGINES = 4096
+"""Of a chip: each of them is simulated."""
+
+
 class Cdma(Schema, frozen=True):
     """The engines that send and receive between chips."""
 
@@ -317,9 +321,25 @@ class Chip(Schema, frozen=True):
                 raise ValueError(f"command_level.noc: {noc.mesh_columns} x {noc.mesh_rows} is not {self.cores} cores")
             if noc.mesh_columns % noc.cluster_columns or noc.mesh_rows % noc.cluster_rows:
                 raise ValueError("command_level.noc: clusters must tile the mesh")
+            engines = self.dies * self.command_level.cdma.engines_per_die
+            if engines > MOST_CDMA_ENGINES:
+                raise ValueError(
+                    f"the CDMA engines (dies x command_level.cdma.engines_per_die) must be at most {MOST_CDMA_ENGINES}, "
+                    f"found {engines}"
+                )
             if self.dram.command_latency_ns is None or self.dram.page_hit_latency_ns is None:
                 raise ValueError("dram: command_latency_ns and page_hit_latency_ns are needed with command_level")
         return self
+
+    @classmethod
+    def following(cls, given: Mapping[str, object], value_at: Callable[[str], object]) -> Mapping[str, object]:
+        """Other cores are other rows of the mesh, where its columns and clusters allow them and it is not given too."""
+        sizes = (given.get("cores"), *(value_at(f"command_level.noc.{name}") for name in ("mesh_columns", "cluster_rows")))
+        if any(path.startswith("command_level") for path in given) or not all(isinstance(n, int) and n > 0 for n in sizes):
+            return {}
+        cores, columns, cluster_rows = cast(tuple[int, int, int], sizes)
+        rows = cores // columns
+        return {"command_level.noc.mesh_rows": rows} if rows * columns == cores and rows % cluster_rows == 0 else {}
 
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense matrix peak at ``clocks.tiu_ghz``, FLOP/s: MACs x 2 x lanes x cores x clock.

@@ -92,6 +92,14 @@ class Schema(BaseModel, frozen=True):
         except ValidationError as error:
             raise SchemaError(f"{type(self).__name__.lower()}: {explain(error, type(self))[1]}") from None
 
+    @classmethod
+    def following(cls, given: Mapping[str, object], value_at: Callable[[str], object]) -> Mapping[str, object]:
+        """What other fields become where some are `given` anew, by dotted path; `value_at` a path is what a file says.
+
+        Nothing follows but where a schema says so.  No value has been validated yet.
+        """
+        return {}
+
     def __repr__(self) -> str:
         """The name, where it has one, else the values that are no blocks, without flags that are off."""
         values = {name: getattr(self, name) for name in type(self).model_fields}

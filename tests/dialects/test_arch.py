@@ -213,6 +213,16 @@ def test_channels_of_dram_are_few_enough_to_count(field: str, most: int) -> None
         DramChannels.model_validate(edited(channels, **{field: most + 1}))
 
 
+def test_cdma_engines_are_few_enough_to_simulate() -> None:
+    chip = load_chip("sg2262")
+    content = chip.model_dump(mode="json")
+    content["command_level"]["cdma"]["engines_per_die"] = 2048
+    assert Chip.model_validate(content).dies == 2
+    content["command_level"]["cdma"]["engines_per_die"] = 2049
+    with pytest.raises(ValidationError, match=r"the CDMA engines \(.*\) must be at most 4096, found 4098"):
+        Chip.model_validate(content)
+
+
 def test_schemas_have_no_defaults_and_no_mutation() -> None:
     for schema in (Chip, CommandLevel, Topology, Deployment):
         assert [n for n, f in schema.model_fields.items() if not f.is_required()] == []

@@ -63,6 +63,20 @@ def test_issue9_8_a_setting_names_a_field_and_converts_its_unit(text: str, name:
     assert type(setting.value) is type(value)
 
 
+def test_issue9_9_cores_bring_their_rows_of_the_mesh_along() -> None:
+    """8 columns in clusters of 2 rows: multiples of 16; a chip without a mesh has any number."""
+    for cores in range(16, 144, 16):
+        chip = load_chip("sg2262", {"cores": cores})
+        noc = chip.commands.noc
+        assert (noc.mesh_columns, noc.mesh_rows) == (8, cores // 8)
+        assert ("command_level.noc.mesh_rows" in chip.unvalidated) == (cores != 64)
+    with pytest.raises(ConfigError, match=r"chip preset sg2262 with cores given: .* 8 x 8 is not 24 cores"):
+        load_chip("sg2262", {"cores": 24})
+    with pytest.raises(ConfigError, match="8 x 8 is not 128 cores"):
+        load_chip("sg2262", {"cores": 128, "command_level.noc.mesh_rows": 8})
+    assert load_chip("h100-sxm", {"cores": 24}).cores == 24
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -106,8 +120,10 @@ def test_issue9_8_a_changed_field_is_validated_and_marked_as_never_validated_on_
     assert chip.dram.bandwidth_gb_per_s == 4300.8
     assert chip.is_unvalidated("dram.bandwidth_gb_per_s")
     assert isinstance(chip, Chip) and load_chip("sg2262", {"dram.bandwidth_gb_per_s": 8601.6}) == load_chip("sg2262")
-    with pytest.raises(ConfigError, match=r"chip preset sg2262 with cores given: command_level.noc: 8 x 8 is not 128"):
-        load_chip("sg2262", {"cores": 128})
+    with pytest.raises(
+        ConfigError, match=r"chip preset sg2262 with cores given: command_level.noc: 8 x 8 is not 72 cores"
+    ):
+        load_chip("sg2262", {"cores": 72})
     with pytest.raises(ConfigError, match="option: cores: expected integer > 0"):
         changed(chip, {"cores": -5})
 
