@@ -103,7 +103,7 @@ def _wrong_carried(programs: Sequence[HandedOver], carried: HandedOver) -> str |
         givers = [place for place, program in enumerate(programs) if span in program.gives]
         if not takers or not givers or takers[0] >= givers[-1]:
             return (
-                f"the runs of '{carried.path}' hand over LMEM {span.bytes.start}.., which a program of it must take and "
-                "a later one hand over"
+                f"the runs of '{carried.path}' hand over LMEM {span.bytes.start}.., which a program of it must take "
+                "and a later one hand over"
             )
     return None

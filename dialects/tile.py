@@ -319,13 +319,13 @@ def wrong_hand_over(block: Block) -> str | None:
         where = f"the buffer that is handed over to '{alloc.path.data}'"
         if alloc.slots.value.data != 1:
             return f"{where} has {alloc.slots.value.data} slots, must have 1"
-        repeat = ops[last] if isinstance(ops[last], RepeatOp) else None
-        if first == last or not _loaded_and_read(alloc, ops[first], ops[last]):
+        user = ops[last]
+        if first == last or not _loaded_and_read(alloc, ops[first], user):
             return (
                 f"{where} must be loaded by one kernel and read by a later one of the same body"
-                if repeat is None
-                else f"{where} must be loaded by one kernel before the repeat at '{repeat.path.data}', and in it be read "
-                "by one kernel and then loaded by a later one"
+                if not isinstance(user, RepeatOp)
+                else f"{where} must be loaded by one kernel before the repeat at '{user.path.data}', and in it be "
+                "read by one kernel and then loaded by a later one"
             )
         for use in alloc.result.uses:
             loads = isinstance(use.operation, LoadOp)

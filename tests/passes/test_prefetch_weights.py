@@ -415,7 +415,9 @@ def layers(before: list[tuple[str, str]], body: list[tuple[str, str]], carries: 
         )
         for names, found in (("a", before), ("bcd", body))
     ]
-    return Parser(make_context(), LAYERS.format(before=texts[0], body=texts[1], carries=carries, after=loads(512))).parse_module()
+    return Parser(
+        make_context(), LAYERS.format(before=texts[0], body=texts[1], carries=carries, after=loads(512))
+    ).parse_module()
 
 
 FIRST, STORE_LAYER = loads(512), STORES.replace("<64>", "<layer*64 + 192>")
