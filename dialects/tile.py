@@ -19,7 +19,9 @@ that loads of one iteration may run while the previous iteration computes.  `til
 before, for the part of a body that `pipeline-loops` runs one iteration later.
 
 A `tile.alloc` outside of kernels outlives them: one kernel loads it for a later one (`prefetch-weights`), which has it
-in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.
+in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.  In
+front of a repeat, a kernel loads it for the first run of the body; in the body one kernel reads it and a later one
+loads it for the next run.
 """
 
 from __future__ import annotations
