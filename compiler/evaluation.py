@@ -21,14 +21,13 @@ from pmc.backends.cost.model import Granularity, Target
 from pmc.backends.evaluate.overlap import Overlap, StepEvaluator
 from pmc.backends.evaluate.request import RequestResult
 from pmc.backends.evaluate.request import evaluate_request as evaluate_programs
-from pmc.compiler.driver import CHIP, TOPOLOGY, compile_model, resume
+from pmc.compiler.driver import CHIP, TOPOLOGY, compile_model
 from pmc.compiler.pipelines import DEPLOYMENT
 from pmc.dialects.accounting import Accounting
 from pmc.dialects.arch import Chip, ChipAttr, DeploymentAttr, Topology, TopologyAttr
 from pmc.dialects.calibration import Calibration, CalibrationAttr
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
-from pmc.dialects.levels import LEVELS
 from pmc.passes.partition_stages import BALANCED, lengths_of
 
 if TYPE_CHECKING:
@@ -59,8 +58,12 @@ class EvaluationOptions:
 
 
 def simulated_by(module: ModuleOp) -> Simulated:
-    """What lowers copies of `module` to commands, for targets and values of its symbols, and runs them."""
-    from pmc.backends.g5.stream import Part, simulate_parts
+    """What lowers copies of `module` to commands, for targets and values of its symbols, and runs them.
+
+    Of ranks whose experts have unequal rows it is the slowest.
+    """
+    from pmc.backends.g5.stream import Part
+    from pmc.compiler.rank_programs import slowest_parts
 
     def run(target: Target, bindings: Mapping[str, int]) -> tuple[Part, ...]:
         lowered = module.clone()
@@ -70,7 +73,7 @@ def simulated_by(module: ModuleOp) -> Simulated:
         deployment = lowered.attributes.get(DEPLOYMENT)
         if isinstance(deployment, DeploymentAttr):
             lowered.attributes[DEPLOYMENT] = DeploymentAttr(deployment.data.at(bindings))
-        return simulate_parts(resume(lowered, LEVELS[-1]))
+        return slowest_parts(lowered)
 
     return run
 

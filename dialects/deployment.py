@@ -236,7 +236,7 @@ class Deployment(Schema, frozen=True):
         description="Attention multiplies the next scores while the softmax of the last ones runs, where LMEM has room"
     )
     prefetch_weights: Annotated[bool, KERNELS, PassOption("prefetch-weights", "enabled")] = Field(
-        description="A kernel of products loads the first weights of the next one, where LMEM has room"
+        description="A kernel of products loads the first weights of a later one or the next layer, where LMEM has room"
     )
 
     @model_validator(mode="after")

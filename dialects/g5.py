@@ -216,8 +216,10 @@ class StreamOp(AnyProgramOp):
         """Expressions use only the symbols of the bodies around them; arrays are aligned and inside the chip."""
         _check_symbols(self.body.block, frozenset())
         for scope in (self.body.block, *(op.body.block for op in self.walk() if isinstance(op, RepeatOp | StageOp))):
-            found = [op for op in scope.ops if isinstance(op, ProgramOp | RepeatOp | StageOp)]
-            wrong = wrong_spans([op.handed_over if isinstance(op, ProgramOp) else None for op in found])
+            around = scope.parent_op()
+            carried = around.handed_over if isinstance(around, RepeatOp) else None
+            found = [op.handed_over for op in scope.ops if isinstance(op, ProgramOp | RepeatOp | StageOp)]
+            wrong = wrong_spans(found, carried)
             if wrong is not None:
                 raise VerifyException(f"g5.stream '{self.sym_name.data}': {wrong}")
         block, chip = self.body.block, chip_around(self)
@@ -261,6 +263,11 @@ class StageOp(BodyOp, AnyStageOp):
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
 
+    @property
+    def handed_over(self) -> HandedOver:
+        """No LMEM outlives what stands before a stage."""
+        return HandedOver.of(self.path.data, None, None, is_body=True)
+
 
 @irdl_op_definition
 class RepeatOp(BodyOp, AnyRepeatOp):
@@ -270,8 +277,16 @@ class RepeatOp(BodyOp, AnyRepeatOp):
     symbol = prop_def(StringAttr)
     count = prop_def(IntegerAttr)
     first = prop_def(IntegerAttr)
+    carries = opt_prop_def(ArrayAttr[SpanAttr])
+    """The LMEM that a program before it has loaded for its first run, and each run for the next; what the last one
+    loads is for nobody."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
+
+    @property
+    def handed_over(self) -> HandedOver:
+        """What it takes of LMEM that outlives a program."""
+        return HandedOver.of(self.path.data, None, self.carries, is_body=True)
 
     def defined_symbols(self) -> tuple[str, ...]:
         """The layer number."""

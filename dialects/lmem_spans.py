@@ -58,21 +58,33 @@ class HandedOver:
     path: str
     gives: tuple[SpanAttr, ...]
     takes: tuple[SpanAttr, ...]
+    is_body: bool = False
+    """Whether it is a body of programs in place of a program."""
 
     @classmethod
-    def of(cls, path: str, gives: ArrayAttr[SpanAttr] | None, takes: ArrayAttr[SpanAttr] | None) -> Self:
+    def of(
+        cls, path: str, gives: ArrayAttr[SpanAttr] | None, takes: ArrayAttr[SpanAttr] | None, is_body: bool = False
+    ) -> Self:
         """From the properties of the program, which are left out where there is nothing to say."""
-        return cls(path, () if gives is None else tuple(gives.data), () if takes is None else tuple(takes.data))
+        given, taken = (() if spans is None else tuple(spans.data) for spans in (gives, takes))
+        return cls(path, given, taken, is_body)
 
 
-def wrong_spans(programs: Sequence[HandedOver | None]) -> str | None:
-    """What does not fit together in programs that run one after the other; None stands for a body among them."""
+def wrong_spans(programs: Sequence[HandedOver], carried: HandedOver | None = None) -> str | None:
+    """What does not fit together in programs that run one after the other.
+
+    What they have `carried` over from their run before, as a body takes it, they load for the next one.
+    """
     held: dict[SpanAttr, str] = {}
+    if carried is not None:
+        wrong = _wrong_carried(programs, carried)
+        if wrong is not None:
+            return wrong
+        held = dict.fromkeys(carried.takes, carried.path)
     for program in programs:
-        if program is None:
-            if held:
-                return f"LMEM that '{next(iter(held.values()))}' hands over would have to outlive a body"
-            continue
+        kept = [path for span, path in held.items() if span not in program.takes]
+        if program.is_body and kept:
+            return f"LMEM that '{kept[0]}' hands over would have to outlive a body"
         for span in program.gives:
             for other, path in held.items():
                 if span.bytes.start < other.bytes.stop and other.bytes.start < span.bytes.stop:
@@ -81,4 +93,17 @@ def wrong_spans(programs: Sequence[HandedOver | None]) -> str | None:
             if held.pop(span, None) is None:
                 return f"'{program.path}' takes LMEM {span.bytes.start}.. that no program before it hands over"
         held |= dict.fromkeys(program.gives, program.path)
-    return None if not held else f"no program takes what '{next(iter(held.values()))}' hands over"
+    left = [path for span, path in held.items() if carried is None or span not in carried.takes]
+    return None if not left else f"no program takes what '{left[0]}' hands over"
+
+
+def _wrong_carried(programs: Sequence[HandedOver], carried: HandedOver) -> str | None:
+    for span in carried.takes:
+        takers = [place for place, program in enumerate(programs) if span in program.takes]
+        givers = [place for place, program in enumerate(programs) if span in program.gives]
+        if not takers or not givers or takers[0] >= givers[-1]:
+            return (
+                f"the runs of '{carried.path}' hand over LMEM {span.bytes.start}.., which a program of it must take "
+                "and a later one hand over"
+            )
+    return None

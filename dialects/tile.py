@@ -19,7 +19,9 @@ that loads of one iteration may run while the previous iteration computes.  `til
 before, for the part of a body that `pipeline-loops` runs one iteration later.
 
 A `tile.alloc` outside of kernels outlives them: one kernel loads it for a later one (`prefetch-weights`), which has it
-in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.
+in its first iteration by `tile.handed_over`.  No kernel from the one to the other has buffers in its bytes.  In
+front of a repeat, a kernel loads it for the first run of the body; in the body one kernel reads it and a later one
+loads it for the next run.
 """
 
 from __future__ import annotations
@@ -227,7 +229,7 @@ class KernelOp(BodyOp):
     name = "tile.kernel"
     cores = prop_def(IntegerAttr)
     op_name = prop_def(StringAttr)
-    """The tensor op that the kernel computes, `layer.matmul`; `copy` moves an array."""
+    """The tensor op that the kernel computes, `layer.matmul`; `copy` moves an array, or the first block of one."""
     traits = traits_def(NoTerminator())
     body = region_def("single_block")
 
@@ -319,11 +321,16 @@ def wrong_hand_over(block: Block) -> str | None:
         where = f"the buffer that is handed over to '{alloc.path.data}'"
         if alloc.slots.value.data != 1:
             return f"{where} has {alloc.slots.value.data} slots, must have 1"
+        user = ops[last]
+        if first == last or not _loaded_and_read(alloc, ops[first], user):
+            return (
+                f"{where} must be loaded by one kernel and read by a later one of the same body"
+                if not isinstance(user, RepeatOp)
+                else f"{where} must be loaded by one kernel before the repeat at '{user.path.data}', and in it be "
+                "read by one kernel and then loaded by a later one"
+            )
         for use in alloc.result.uses:
-            user = block.find_ancestor_op_in_block(use.operation)
             loads = isinstance(use.operation, LoadOp)
-            if not isinstance(user, KernelOp) or first == last or user is not ops[first if loads else last]:
-                return f"{where} must be loaded by one kernel and read by a later one of the same body"
             if isinstance(use.operation, CommandOp) and not loads and alloc.result in use.operation.writes():
                 return f"{where} is overwritten by the kernel that reads it"
         if alloc.address is None:
@@ -334,6 +341,32 @@ def wrong_hand_over(block: Block) -> str | None:
             if other.address is not None and _overlap(alloc, other):
                 return f"{where} at {_span(alloc)} overlaps one of '{other.path.data}' at {_span(other)}"
     return None
+
+
+def _loaded_and_read(alloc: AllocOp, first: Operation, last: Operation) -> bool:
+    """Whether a buffer is loaded by the first of its users and read by the last one.
+
+    Where the last one is a repeat, a kernel of its body reads what the run before has left, and a later one loads.
+    """
+    uses = [use.operation for use in alloc.result.uses]
+    early = [op for op in uses if first.is_ancestor(op)]
+    late = [op for op in uses if last.is_ancestor(op)]
+    if not isinstance(first, KernelOp) or len(early) + len(late) != len(uses):
+        return False
+    if not all(isinstance(op, LoadOp) for op in early):
+        return False
+    if not isinstance(last, RepeatOp):
+        return isinstance(last, KernelOp) and not any(isinstance(op, LoadOp) for op in late)
+    body = last.body.block
+    kernels = {op: body.find_ancestor_op_in_block(op) for op in late}
+    readers = {kernels[op] for op in late if not isinstance(op, LoadOp)}
+    loaders = {kernels[op] for op in late if isinstance(op, LoadOp)}
+    if len(readers) != 1 or len(loaders) != 1:
+        return False
+    (reader,), (loader,) = readers, loaders
+    if not isinstance(reader, KernelOp) or not isinstance(loader, KernelOp):
+        return False
+    return body.get_operation_index(reader) < body.get_operation_index(loader)
 
 
 def _overlap(one: AllocOp, other: AllocOp) -> bool:

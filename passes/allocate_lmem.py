@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects.analyses.split import round_up
 from pmc.dialects.arch import Chip
@@ -53,12 +53,15 @@ def lmem_bank(address: int, chip: Chip) -> int:
 
 def _free_bytes(kernel: KernelOp, chip: Chip) -> int:
     """Where the LMEM of a kernel ends: below the buffers that are handed over while it runs."""
-    block = kernel.parent
-    assert block is not None
-    live = handed_over(block)
-    here = block.get_operation_index(kernel) if live else 0
-    starts = [op.byte_range.start for op, (first, last) in live.items() if first <= here <= last]
-    return min([chip.commands.lmem.bytes_per_core, *starts])
+    starts = [chip.commands.lmem.bytes_per_core]
+    inside: Operation | None = kernel
+    while inside is not None and inside.parent is not None:
+        block = inside.parent
+        live = handed_over(block)
+        here = block.get_operation_index(inside) if live else 0
+        starts += [op.byte_range.start for op, (first, last) in live.items() if first <= here <= last]
+        inside = inside.parent_op()
+    return min(starts)
 
 
 def _allocate(kernel: KernelOp, chip: Chip, free: int) -> None:

@@ -17,7 +17,7 @@ every program ends with a barrier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar
@@ -86,21 +86,31 @@ class _Stream:
                 case tile.CollectiveOp():
                     out.append(self.collective(op))
                 case tile.RepeatOp():
-                    out.append(self.nested(g5.RepeatOp, op, op.body.block, ("symbol", "count", "first")))
+                    names = {name: op.properties[name] for name in ("symbol", "count", "first")}
+                    out.append(self.nested(g5.RepeatOp, op, op.body.block, {**names, "carries": self.carries(op)}))
                 case tile.StageOp():
-                    out.append(self.nested(g5.StageOp, op, op.body.block, ("index",)))
+                    out.append(self.nested(g5.StageOp, op, op.body.block, {"index": op.index}))
                 case _:
                     raise PassError(f"emit-g5: {op.name} cannot stand outside a tile.kernel")
         return out
 
     def nested(
-        self, kind: type[g5.RepeatOp | g5.StageOp], op: tile.BodyOp, body: Block, names: Sequence[str]
+        self,
+        kind: type[g5.RepeatOp | g5.StageOp],
+        op: tile.BodyOp,
+        body: Block,
+        properties: Mapping[str, PropertyValue],
     ) -> Operation:
         """A repeat or a stage with its body."""
         block = Block()
         block.add_ops(self.steps(body))
-        properties = {name: op.properties[name] for name in names}
         return kind.make([], [], op.path.data, properties, [Region(block)], like=op)
+
+    def carries(self, op: tile.RepeatOp) -> ArrayAttr[g5.SpanAttr] | None:
+        """The LMEM from before the repeat that its runs use."""
+        used = {value for user in op.walk() for value in user.operands}
+        own = [a.buffer for value, a in self.held.items() if value in used]
+        return ArrayAttr([g5.SpanAttr.of(b.start, b.stop - b.start) for b in own]) if own else None
 
     def array(self, op: tile.GlobalOp) -> g5.ArrayOp:
         """The array at its address."""

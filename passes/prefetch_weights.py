@@ -24,10 +24,24 @@ becomes
       tile.store(..)
 
 The load stands behind the last products of the earlier kernel and before its last stores, which wait for the products.
-The earlier kernel is the nearest one whose last products take as long as the load; what runs between the two goes on
-as it is, beside the held bytes.  Those lie at the end of the LMEM, in what plans leave free (`tile_budget_fraction`).
-Weights are handed over inside one body, one block for a kernel.  Where it does not fit, where loops run differently
-often on different cores, or where the block stays for several products, nothing changes.
+The earlier kernel is the nearest one whose last products take as long as the load, else the nearest one whose products
+hide a part of it; what runs between the two goes on as it is, beside the held bytes.  Those lie at the end of the LMEM,
+in what plans leave free (`tile_budget_fraction`).  One block is handed over to a kernel.  Where it does not fit, where
+loops run differently often on different cores, or where the block stays for several products, nothing changes.
+
+For a kernel that finds nobody before it in the body of a repeat, one behind it loads for the next run of the body:
+
+    %held = tile.alloc() {slots = 1, address = 2031616} at "q" : ..
+    tile.kernel() {cores = 64, op_name = "copy"} at "q" {
+      tile.load(%w, %held) {offsets = [<0>, <0>, <0>], ..}        the block for the first run
+    }
+    tile.repeat() {symbol = "layer", count = 4, first = 0} .. {
+      tile.kernel() .. at "q" { .. %now = tile.handed_over(%held, %b) .. }
+      tile.kernel() .. at "down" { .. tile.load(%w, %held) {offsets = [<min(layer + 1, 3)>, <0>, <0>], ..} .. }
+    }
+
+The last run loads its own block once more, for nobody, so that all runs are alike.  Weights go from one repeat to the
+next one neither way.
 """
 
 from __future__ import annotations
@@ -49,6 +63,7 @@ from pmc.dialects.tile import (
     CORE,
     AllocOp,
     BarrierOp,
+    CollectiveOp,
     CommandOp,
     ForOp,
     GlobalOp,
@@ -62,6 +77,7 @@ from pmc.dialects.tile import (
     StoreOp,
     ViewOp,
     buffer_type,
+    memref_type,
 )
 from pmc.passes.base import PassError, PmcPass
 from pmc.passes.tiling.substitution import substitute
@@ -69,6 +85,9 @@ from pmc.passes.tiling.target import chip_of
 
 DRAWN = 0.7
 """The part of all hand-overs that run where they are drawn."""
+
+LEAST = 0.1
+"""The part of a load that a kernel must hide at least: with less, it would only pass the wait on."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +125,23 @@ class PrefetchWeightsPass(PmcPass):
                 if isinstance(op, KernelOp):
                     run.append(op)
                 elif op is None or isinstance(op, RepeatOp | StageOp):
-                    _Run(run, chip, random).hand_over()
+                    _Run(run, chip, random, _repeated(body)).hand_over()
                     run = []
+
+
+def _repeated(body: Operation) -> RepeatOp | None:
+    """The repeat whose runs can hand weights over to each other.
+
+    It holds no other repeat, and a kernel or a collective stands before it, to which the first load can be charged.
+    """
+    if not isinstance(body, RepeatOp) or body.count.value.data < 2 or body.parent is None:
+        return None
+    if any(isinstance(op, RepeatOp) for op in body.body.block.ops):
+        return None
+    before = body.prev_op
+    while before is not None and not isinstance(before, KernelOp | CollectiveOp):
+        before = before.prev_op
+    return body if before is not None else None
 
 
 @dataclass(frozen=True)
@@ -121,35 +155,51 @@ class _Held:
 class _Run:
     """The kernels of a body that run one after the other, collectives between them left out."""
 
-    def __init__(self, kernels: Sequence[KernelOp], chip: Chip, random: np.random.Generator | None) -> None:
-        self.kernels, self.chip, self.random = kernels, chip, random
+    def __init__(
+        self, kernels: Sequence[KernelOp], chip: Chip, random: np.random.Generator | None, repeat: RepeatOp | None
+    ) -> None:
+        """`repeat` is the one that runs them again and again, where one run can load for the next."""
+        self.kernels, self.chip, self.random, self.repeat = kernels, chip, random, repeat
         self.places = {index: place for index, kernel in enumerate(kernels) if (place := _place(kernel)) is not None}
         self.left_s = {index: _hidden_s(place, chip) for index, place in self.places.items()}
         """How much longer DMA may load behind the last loads of a kernel without keeping anybody waiting."""
         self.held: list[_Held] = []
 
     def hand_over(self) -> None:
-        """Find for every kernel the nearest one before it that can load for it."""
-        for taker in self.places:
-            for giver in range(taker - 1, -1, -1):
-                if giver in self.places and self.hand(giver, taker):
-                    break
+        """Find for every kernel the nearest one that can load for it: before it, else behind it in the run before."""
+        without, count = list(self.places), len(self.kernels)
+        for around in (False, True) if self.repeat is not None else (False,):
+            for whole in (True, False):
+                for taker in without.copy():
+                    givers = range(count - 1, taker, -1) if around else range(taker - 1, -1, -1)
+                    if any(giver in self.places and self.hand(giver, taker, whole) for giver in givers):
+                        without.remove(taker)
 
-    def hand(self, giver: int, taker: int) -> bool:
-        """Let one kernel load for another if it has the time and the LMEM; whether it has."""
+    def hand(self, giver: int, taker: int, whole: bool) -> bool:
+        """Let one kernel load for another if it has the time and the LMEM; whether it has.
+
+        `whole` asks for the time of the whole load, else the part `LEAST` is enough.
+        """
         chip, one, other = self.chip, self.kernels[giver], self.kernels[taker]
+        repeat = self.repeat if giver > taker else None
         load = _first_weights(other, one)
-        if load is None:
+        if load is None or (repeat is not None and repeat.symbol.data in _symbols_of_place(load)):
             return False
-        seconds, span = _load_s(load, other.cores.value.data, chip), self.room(load, range(giver, taker + 1))
-        if span is None or not self.hides(seconds, giver):
+        kernels = range(giver, taker + 1) if repeat is None else range(len(self.kernels))
+        seconds, span = _load_s(load, other.cores.value.data, chip), self.room(load, kernels)
+        if span is None or not self.hides(seconds if whole else LEAST * seconds, giver):
             return False
         properties: dict[str, PropertyValue] = {"slots": 1, "address": span.start}
         alloc = AllocOp.make([], [load.buffer.type], other.path.data, properties, like=load)
-        _before(alloc, one)
-        _insert(_handed_over(load, alloc.result, one), self.places[giver], one, other)
+        _before(alloc, one if repeat is None else repeat)
+        early = _handed_over(load, alloc.result, one)
+        if repeat is not None:
+            _load_for_first_run(early, repeat, other)
+            last = repeat.first.value.data + repeat.count.value.data - 1
+            substitute(early, {repeat.symbol.data: min_of(expr(repeat.symbol.data) + 1, last)})
+        _insert(early, self.places[giver], one, other)
         self.left_s[giver] -= seconds
-        self.held.append(_Held(range(giver, taker + 1), span))
+        self.held.append(_Held(kernels, span))
         return True
 
     def hides(self, seconds: float, giver: int) -> bool:
@@ -335,6 +385,28 @@ def _handed_over(load: LoadOp, held: SSAValue, giver: KernelOp) -> Operation:
         block.erase_op(load)
         block.erase_op(alloc)
     return early
+
+
+def _symbols_of_place(load: LoadOp) -> frozenset[str]:
+    """The symbols that say where the array of a load is, besides its offsets in it."""
+    type_ = memref_type(load.memref)
+    return type_.offset.data.symbols.union(*(step.symbols for step in type_.strides.data))
+
+
+def _load_for_first_run(early: Operation, repeat: RepeatOp, taker: KernelOp) -> None:
+    """Let a kernel before a repeat do the load that in the repeat one run does for the next."""
+    views: list[ViewOp] = []
+    source = early.operands[0]
+    while isinstance(source.owner, ViewOp) and source.owner.parent is repeat.body.block:
+        views.insert(0, source.owner)
+        source = source.owner.source
+    mapper: dict[SSAValue, SSAValue] = {}
+    for view in views:
+        _before(view.clone(mapper), repeat)
+    first = early.clone(mapper)
+    substitute(first, {repeat.symbol.data: expr(repeat.first.value.data)})
+    properties: dict[str, PropertyValue] = {"cores": taker.cores, "op_name": "copy"}
+    _before(KernelOp.make([], [], taker.path.data, properties, [Region(Block([first]))], like=taker), repeat)
 
 
 def _define_before(view: ViewOp, kernel: KernelOp) -> None:

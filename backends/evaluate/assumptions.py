@@ -18,6 +18,9 @@ from pmc.dialects.type_rules import CHECKPOINT_TYPES
 MEAN_LOAD = "experts carry the load that their slots were lowered for, not that of the busiest rank"
 """Said of a program with plans, and of tiles or commands: its kernels have fixed sizes."""
 
+OWN_LOAD = "kernels of experts have the rows of the slowest rank, shared evenly by its experts"
+"""Said where a histogram of the routing says which rank that is, and its program was lowered for it."""
+
 PADDING = "FLOPs count the sequences that a batch was padded with when its shapes became numbers"
 """Said of such a program where dp does not divide the batch."""
 

@@ -14,13 +14,14 @@ from xdsl.ir import Block, Operation
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
-from pmc.backends.evaluate.assumptions import MEAN_LOAD, PADDING, checkpoint_assumptions, held_rows
+from pmc.backends.evaluate.assumptions import MEAN_LOAD, OWN_LOAD, PADDING, checkpoint_assumptions, held_rows
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
 from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
 from pmc.backends.evaluate.streams import Stream, stream_of_collective
 from pmc.dialects import dist, layer
 from pmc.dialects.accounting import Accounting, accounting_of
+from pmc.dialects.analyses.expert_slots import unequal_ranks
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.checkpoint import too_long
@@ -108,8 +109,9 @@ class CostedProgram:
         mesh = self.model.target.mesh
         replicas = 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == dist.DATA), 1)
         padded = "batch" in self.bindings and self.bindings["batch"] % replicas != 0
-        said = {MEAN_LOAD: lowered and experts, PADDING: lowered and padded}
         module = self.program.parent_op()
+        own = commands and isinstance(module, ModuleOp) and unequal_ranks(module) is not None
+        said = {MEAN_LOAD: lowered and experts and not own, OWN_LOAD: experts and own, PADDING: lowered and padded}
         left_out = checkpoint_assumptions(module, self.bindings) if isinstance(module, ModuleOp) else ()
         held = held_rows(self.program, self.bindings, self.model.target.chip)
         return (*(text for text, holds in said.items() if holds), *held, *left_out)

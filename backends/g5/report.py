@@ -60,6 +60,8 @@ class StepReport(Analysis):
             "program": self.name,
             "chip": self.step.chip.name,
             "stage": self.step.stage,
+            "expert_ranks": list(self.step.expert_ranks),
+            "expert_load": self.step.expert_load,
             "total_us": self.step.total_us,
             "commands": self.step.commands,
             "critical_us": self.critical_us,
@@ -79,6 +81,9 @@ class StepReport(Analysis):
         if energy is not None:
             classes = ", ".join(f"{name} {uj:.3f} uJ" for name, uj in energy.items())
             told.append(f"energy of one rank, without idle power: {sum(energy.values()):.3f} uJ; {classes}")
+        if self.step.expert_ranks:
+            ranks, load = ", ".join(map(str, self.step.expert_ranks)), self.step.expert_load
+            told.append(f"the slowest ranks of the experts: {ranks}, with {load:.3f} of the mean rows")
         return [
             f"total {self.step.total_us:.3f} us; critical path: {spent}",
             *told,

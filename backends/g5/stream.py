@@ -8,7 +8,7 @@ addresses of the first.  A movement between chips takes what the communication p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -111,6 +111,10 @@ class StepTimes:
     parts: tuple[Part, ...]
     stage: int | None = None
     """The pipeline stage whose rank this is, the slowest one; None without stages."""
+    expert_ranks: tuple[int, ...] = ()
+    """The ranks along the axis of experts whose step this is, the slowest ones; empty where all are alike."""
+    expert_load: float = 1.0
+    """The rows of their experts over the mean of all ranks."""
 
     @property
     def total_ps(self) -> int:
@@ -164,9 +168,14 @@ def simulate(module: ModuleOp) -> StepTimes:
     Of pipeline stages the slowest is kept.  Raises PmcError for a module above the commands level or without a chip,
     and for commands that wait for what never happens.
     """
-    target, parts = Target.of(module), simulate_parts(module)
+    return step_of(module, simulate_parts(module))
+
+
+def step_of(module: ModuleOp, parts: Sequence[Part]) -> StepTimes:
+    """The step of the slowest pipeline stage, from the parts of all."""
+    chip = Target.of(module).chip
     stages: list[int | None] = [*{part.stage for part in parts if part.stage is not None}] or [None]
-    steps = [StepTimes(target.chip, tuple(p for p in parts if p.stage in (None, stage)), stage) for stage in stages]
+    steps = [StepTimes(chip, tuple(p for p in parts if p.stage in (None, stage)), stage) for stage in stages]
     return max(steps, key=lambda step: step.total_ps)
 
 

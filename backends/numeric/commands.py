@@ -146,6 +146,11 @@ class ProgramRun:
         for path in self.running:
             raise NumericError(f"{where} comes after the program at '{path}', which ends without a g5.barrier")
 
+    def release(self, spans: Iterable[g5.SpanAttr]) -> None:
+        """Forget what programs have loaded for runs of a body that do not come."""
+        for span in spans:
+            self.held.pop(span, None)
+
     def _take(self, program: g5.ProgramOp, batches: Sequence[Batch]) -> dict[g5.SpanAttr, _Held]:
         """What earlier programs have loaded for this one; it leaves alone what they have loaded for others."""
         taken: dict[g5.SpanAttr, _Held] = {}

@@ -173,6 +173,8 @@ def _steps(
             case g5.RepeatOp():
                 for layer in range(op.first.value.data, op.first.value.data + op.count.value.data):
                     _steps(op.body.block, {**symbols, op.symbol.data: layer}, running, stages, stepping)
+                for stage in running:
+                    stage.run.release(op.handed_over.takes)
             case g5.ChipCommandOp():
                 for stage in running:
                     stage.run.require_barrier(f"{op.name} at '{op.path.data}'")

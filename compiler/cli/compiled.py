@@ -104,17 +104,24 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
 
 def commands_of(model: str, target: TargetOptions) -> ModuleOp:
     """The module at the commands level, of a model or of what is left to do on a dump; options as in `rank_program`."""
-    from pmc.compiler.driver import compile_model, load_model, resume
-    from pmc.compiler.pipelines import DEPLOYMENT
+    from pmc.compiler.driver import resume
     from pmc.dialects.levels import LEVELS
+
+    return resume(to_lower(model, target), LEVELS[-1])
+
+
+def to_lower(model: str, target: TargetOptions) -> ModuleOp:
+    """What `commands_of` goes on from: a model at the dist level, or a dump as it is."""
+    from pmc.compiler.driver import compile_model, load_model
+    from pmc.compiler.pipelines import DEPLOYMENT
 
     module = load_model(model)
     if DEPLOYMENT not in module.attributes:
-        return compile_model(module, *target.load(), LEVELS[-1], accounting=target.load_accounting())
+        return compile_model(module, *target.load(), "dist", accounting=target.load_accounting())
     bindings = _taken_by_dump(model, module, target)
     if bindings:
         raise PmcError(f"{model}: {', '.join(map(flag, bindings))} cannot be changed: compile the model with them")
-    return resume(module, LEVELS[-1])
+    return module
 
 
 def _taken_by_dump(model: str, module: ModuleOp, target: TargetOptions) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmc.compiler.cli.analysis_output import analysis_text
-from pmc.compiler.cli.compiled import commands_of
+from pmc.compiler.cli.compiled import to_lower
 from pmc.compiler.cli.output import TableFormat, deliver, progress
 from pmc.compiler.cli.target import Output, TargetOptions
 from pmc.compiler.files import check_writable_file, write_file
@@ -56,9 +56,9 @@ def simulate_command(
     chosen = _chosen(commands)
     with progress(f"simulating {model}"):
         from pmc.backends.g5.report import CommandList, StepReport
-        from pmc.backends.g5.stream import simulate
+        from pmc.compiler.rank_programs import simulate_ranks
 
-        step = simulate(commands_of(model, target))
+        step = simulate_ranks(to_lower(model, target))
         cores = None if chosen is None or chosen[0] is None else _core(chosen[0], step)
         report = StepReport(model, step) if chosen is None else CommandList(model, step, cores, chosen[1])
     if trace is not None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from pmc.dialects import dist, layer
+from pmc.dialects.accounting import ACCOUNTING, AccountingAttr
 from pmc.dialects.analyses.token_copies import RouterChoice
+from pmc.dialects.arch import DeploymentAttr
+from pmc.dialects.deployment import Histogram
 from pmc.dialects.dist import REPLICAS, Mesh
 from pmc.dialects.tensor import tensor
+from pmc.dialects.tile_plan import PLAN
 
 Dispatch = layer.DispatchOp | dist.DispatchOp
 COMBINES = (layer.CombineOp, dist.CombineOp)
@@ -54,6 +59,21 @@ class ExpertSlots:
             return 1.0
         routed = Routed.of(dispatch, mesh)
         return routed.top_k / routed.experts
+
+
+def unequal_ranks(module: ModuleOp) -> Histogram | None:
+    """What the routing says of ranks whose experts have unequal rows, while the kernels of a program can follow it.
+
+    None without a histogram, under an accounting that charges the mean rank, and once plans are chosen.
+    """
+    deployment, accounting = module.attributes.get("arch.deployment"), module.attributes.get(ACCOUNTING)
+    if not isinstance(deployment, DeploymentAttr) or not isinstance(accounting, AccountingAttr):
+        return None
+    routing = deployment.data.routing
+    if accounting.data.expert_load != "busiest" or not isinstance(routing, Histogram):
+        return None
+    is_open = any(isinstance(op, layer.ProgramOp) for op in module.ops)
+    return routing if is_open and not any(PLAN in op.attributes for op in module.walk()) else None
 
 
 def router_of(indices: SSAValue) -> layer.RouterTopkOp | None:
