@@ -121,7 +121,7 @@ def run() -> NoReturn:
     have no say in what a configuration may be.  Only what runs programs multiplies matrices, for which numpy would
     start a thread per core.
     """
-    gc.set_threshold(300_000)
+    gc.set_threshold(1_000_000)
     if not {"run", "check"}.intersection(sys.argv):
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

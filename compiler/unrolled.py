@@ -107,16 +107,19 @@ def _wrong_queues(all_runs: list[Runs], whole: Mapping[str, g5.QueueOp], core: i
 
 
 def _wrong_column(table: Table, rows: Ints, name: str, values: Ints | int | str) -> str | None:
-    column = next((column for column in table.schema.columns if column.name == name), None)
-    if column is None:
+    if name not in table.schema.places:
         return f"the table has no column '{name}'"
     found = table.ints(name)[rows]
-    names = column.names if isinstance(column, EnumColumn) else ()
-    wanted = names.index(values) if isinstance(values, str) else values
-    different = np.flatnonzero(found != wanted)
-    if not len(different):
+    wanted: Ints | int
+    if isinstance(values, str):
+        column = table.schema.columns[table.schema.places[name]]
+        wanted = column.names.index(values) if isinstance(column, EnumColumn) and values in column.names else -1
+    else:
+        wanted = values
+    different = found != wanted
+    if not np.count_nonzero(different):
         return None
-    first = int(different[0])
+    first = int(np.argmax(different))
     right = values if isinstance(values, str | int) else int(values[first])
     return f"'{name}' of command {int(rows[first]) + 1} is {int(found[first])}, the loops have {right}"
 

@@ -8,6 +8,7 @@ A column `name:enum` holds numbers that the text spells as the names of `ENUMS[e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 from xdsl.irdl import irdl_attr_definition
@@ -38,6 +39,11 @@ def command_schema(heads: Sequence[str]) -> TableSchema:
     """The schema of a table with such columns, which differ from engine to engine.  Raises ValueError."""
     if not heads:
         raise ValueError("a table of commands has columns")
+    return _schema(tuple(heads))
+
+
+@cache
+def _schema(heads: tuple[str, ...]) -> TableSchema:
     return TableSchema(tuple(map(_column, heads)))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -49,15 +49,20 @@ class TableSchema:
     columns: tuple[Column, ...]
     kind: str = ""
 
-    @property
+    @cached_property
     def heads(self) -> tuple[str, ...]:
         """The columns as the text of the table calls them."""
         return tuple(column.head for column in self.columns)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Where each column stands, by its name."""
+        return {name: place for place, name in enumerate(self.names)}
 
 
 class Table:
@@ -108,7 +113,7 @@ class Table:
 
     def values(self, name: str) -> Values:
         """The values of a column, named with or without its enum."""
-        return self.columns[self.schema.names.index(name.partition(":")[0])]
+        return self.columns[self.schema.places[name.partition(":")[0]]]
 
     def ints(self, name: str) -> IntArray:
         """The values of a column of integers, or the codes of an enum."""

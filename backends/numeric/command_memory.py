@@ -164,12 +164,14 @@ class Dram:
         strides = (size * core_step, *(size * s for s in steps))
         return np.ndarray((cores, *shape), np.int16, marks.data, size * start, strides)
 
-    def read(self, readers: npt.NDArray[np.int16], own: npt.NDArray[np.int64], first: int, stop: int) -> None:
+    def read(self, readers: npt.NDArray[np.int16], own: npt.NDArray[np.int16], first: int, stop: int) -> None:
         """Note that the cores `own` (2 + core) read the blocks `readers`, which lie in bytes `first` to `stop`."""
         several = (readers != self.UNWRITTEN) & (readers != own)
         readers[...] = own
-        several |= readers != own  # the last of the cores that share an element has marked it
-        readers[several] = self.SEVERAL
+        if len(readers) > 1:
+            several |= readers != own  # the last of the cores that share an element has marked it
+        if np.count_nonzero(several):
+            readers[several] = self.SEVERAL
         self.seen.append((first, stop))
 
     def write(self, start: int, values: Array) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from pmc.backends.numeric.padding import padding_of
 from pmc.backends.numeric.vector_kinds import Tiles, run_kind
 from pmc.dialects import g5
 from pmc.dialects.accesses import CommandAccess
-from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand
+from pmc.dialects.analyses.expand import ENGINE_NUMBER, Ints, Runs, expand, loops_and_commands
 from pmc.dialects.expr import Expr, rank_symbol
 from pmc.dialects.tile import CORE, is_running_count
 from pmc.dialects.vector_kinds import ROLES, ROW
@@ -33,19 +33,78 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Elements in LMEM: byte address, shape, distances in bytes, type."""
+    """Elements in LMEM: byte address, shape, distances in bytes, type, and the numpy type that holds one."""
 
     start: int
     shape: Shape
     steps: Shape
     element_type: Attribute
+    dtype: np.dtype[Any]
+
+    @property
+    def stop(self) -> int:
+        """The end of the last element."""
+        return self.start + self.dtype.itemsize + sum((n - 1) * s for n, s in zip(self.shape, self.steps, strict=True))
 
     def access(self, write: bool) -> Access:
         """The bytes for the check of the waits; elements of the last dim are adjacent."""
-        size = storage_type(self.element_type).itemsize
+        size = self.dtype.itemsize
         if self.steps[-1] == size:
             return Access(self.start, self.shape[:-1], self.steps[:-1], size * self.shape[-1], write)
         return Access(self.start, self.shape, self.steps, size, write)
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """An operand in LMEM; what is the same in every run is a number."""
+
+    access: CommandAccess
+    dtype: np.dtype[Any]
+    shape: tuple[Expr | int, ...]
+    strides: tuple[Expr | int, ...]
+    address: Expr | int
+    reads: Expr | int
+
+    @classmethod
+    def of(cls, access: CommandAccess) -> Self:
+        """The operand `access`."""
+        return cls(
+            access,
+            storage_type(access.element_type),
+            tuple(map(_constant, access.shape)),
+            tuple(map(_constant, access.strides)),
+            _constant(access.address),
+            _constant(access.reads),
+        )
+
+
+def _constant(value: Expr) -> Expr | int:
+    return value.constant if value.is_constant else value
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """What a command uses."""
+
+    in_lmem: tuple[_Operand, ...]
+    uniform: tuple[Expr, ...]
+    """The expressions that must have one value in a batch: all but where a block is in DRAM."""
+    symbols: frozenset[str]
+    """What these depend on, and the core in whose LMEM an operand is."""
+
+    @classmethod
+    def of(cls, op: g5.CommandOp) -> Self:
+        """What `op` uses."""
+        accesses = op.accesses()
+        values = dict.fromkeys(
+            value
+            for a in accesses
+            for value in (*a.shape, *a.strides, a.reads, *([a.address] if a.memory == "lmem" else []))
+            if not value.is_constant
+        )
+        cores = [a.core for a in accesses if a.core is not None]
+        symbols = frozenset[str]().union(*(value.symbols for value in (*values, *cores)))
+        return cls(tuple(_Operand.of(a) for a in accesses if a.memory == "lmem"), tuple(values), symbols)
 
 
 @dataclass
@@ -59,7 +118,7 @@ class Batch:
     phase: int
     """Barriers before it."""
     order: int
-    operands: Sequence[CommandAccess]
+    operands: _Operands
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     """The operands in LMEM, by role."""
     accesses: list[Access] = field(default_factory=list[Access])
@@ -99,20 +158,17 @@ class ProgramRun:
         """The programs since the last barrier, by path, and the LMEM that their commands may still use."""
         self.held: dict[g5.SpanAttr, _Held] = {}
         """The LMEM that programs have loaded for later ones."""
+        self.operands: dict[g5.CommandOp, _Operands] = {}
+        self.prepared: dict[g5.ProgramOp, list[Batch]] = {}
+        """Of programs in which every layer does the same, but for DRAM addresses, the batches; their order is right."""
 
     def run(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> None:
         """Run all commands; `symbols` are the layer numbers around the program."""
         cores = program.cores.value.data
         ranks = len(self.dram.bytes)
-        batches = sorted(
-            (b for runs in expand(program, range(cores), symbols) for b in _batches(runs)),
-            key=lambda b: (b.phase, b.order),
-        )
-        used = 0
-        for batch in batches:
-            batch.places, batch.accesses = _places(batch)
-            used = max([used, *(a.stop for a in batch.accesses)])
-            self._check_places(batch)
+        before = self.prepared.get(program)
+        batches = self._batches(program, symbols) if before is None else _moved(before, symbols)
+        used = max((a.stop for b in batches for a in b.accesses), default=0)
         first = min((a.start for b in batches for a in b.accesses), default=0)
         for path, other in self.running.items():
             if first < other.stop and other.start < used:
@@ -122,13 +178,16 @@ class ProgramRun:
                 )
         self.running[program.path.data] = range(first, used)
         taken = self._take(program, batches)
-        if self.check_order:
-            given = program.handed_over.gives
+        given = program.handed_over.gives
+        if self.check_order and before is None:
             size = max([used, *(span.bytes.stop for span in (*taken, *given))])
             written = _check_order(batches, cores, size, taken)
             for span in given:
                 self.held[span] = _Held(program.path.data, written[:, span.bytes.start : span.bytes.stop])
-        check_fetches(batches)
+        if before is None:
+            check_fetches(batches)
+            if not (taken or given or self._symbols(program) & symbols.keys()):
+                self.prepared[program] = batches
         check_multicasts(program, batches)
         phase = 0
         for batch in batches:
@@ -150,6 +209,26 @@ class ProgramRun:
         """Forget what programs have loaded for runs of a body that do not come."""
         for span in spans:
             self.held.pop(span, None)
+    def _batches(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> list[Batch]:
+        """The batches of a program in an order in which they can run, with their places in LMEM."""
+        batches: list[Batch] = []
+        for runs in expand(program, range(program.cores.value.data), symbols):
+            operands = self.operands.get(runs.op)
+            if operands is None:
+                operands = self.operands[runs.op] = _Operands.of(runs.op)
+            batches.extend(_batches(runs, operands))
+        batches.sort(key=lambda b: (b.phase, b.order))
+        for batch in batches:
+            batch.places, batch.accesses = _places(batch)
+            self._check_places(batch)
+        return batches
+
+    def _symbols(self, program: g5.ProgramOp) -> frozenset[str]:
+        """What the trip counts of a program, its places in LMEM and its extents depend on."""
+        found: set[str] = set()
+        for op in loops_and_commands(program.body.block):
+            found |= op.count.data.symbols if isinstance(op, g5.LoopOp) else self.operands[op].symbols
+        return frozenset(found)
 
     def _take(self, program: g5.ProgramOp, batches: Sequence[Batch]) -> dict[g5.SpanAttr, _Held]:
         """What earlier programs have loaded for this one; it leaves alone what they have loaded for others."""
@@ -184,7 +263,7 @@ class ProgramRun:
         for place in batch.places.values():
             if min(place.shape) < 1:
                 raise fault(batch, f"extents must be positive, found {list(place.shape)}")
-            step, stop = storage_type(place.element_type).itemsize, place.access(write=False).stop
+            step, stop = place.dtype.itemsize, place.stop
             if place.start % step:
                 raise fault(batch, f"LMEM address {place.start} is no multiple of {step}")
             if place.start < 0 or stop > self.lmem_bytes:
@@ -211,8 +290,8 @@ class ProgramRun:
         place = batch.places["lmem"]
         if 0 in place.shape:
             return
-        dtype = storage_type(place.element_type)
-        steps = tuple(_one(batch, s.data) * dtype.itemsize for s in op.dram_strides.data)
+        dtype = place.dtype
+        steps = tuple([_one(batch, _constant(s.data)) * dtype.itemsize for s in op.dram_strides.data])
         starts = batch.runs.value(op.dram.data)[batch.index]
         reach = sum((n - 1) * s for n, s in zip(place.shape, steps, strict=True))
         self._check_dram(batch, starts, reach, dtype.itemsize)
@@ -222,29 +301,32 @@ class ProgramRun:
             cores = batch.cores[first : first + count]
             there = self.dram.across(start, core_step, count, place.shape, steps, dtype)
             owners = self.dram.owners(start, core_step, count, place.shape, steps)
-            own = (cores + Dram.CORES).reshape(-1, *[1] * len(place.shape))
+            own = (cores + Dram.CORES).astype(np.int16).reshape(-1, *[1] * len(place.shape))
             adjacent = int(cores[-1]) - int(cores[0]) + 1 == count
             here: CoreSet = slice(int(cores[0]), int(cores[-1]) + 1) if adjacent else cores
             readers = self.dram.readers(start, core_step, count, place.shape, steps)
             last = start + (count - 1) * core_step
             low, high = min(start, last), max(start, last) + reach + dtype.itemsize
             if op.is_load:
-                wrong = (owners != Dram.SETTLED) & (owners != own)
-                if wrong.any():
-                    raise self._dram_fault(batch, owners, wrong, cores, "reads")
+                wrong = owners != Dram.SETTLED
+                if np.count_nonzero(wrong):
+                    wrong &= owners != own
+                    if wrong.any():
+                        raise self._dram_fault(batch, owners, wrong, cores, "reads")
                 view[here] = there
                 self.dram.read(readers, own, low, high)
             else:
-                wrong = (readers != 0) & (readers != own)
-                if wrong.any():
+                wrong = (readers != Dram.UNWRITTEN) & (readers != own)
+                if np.count_nonzero(wrong):
                     raise self._overwritten(batch, readers, wrong, cores)
                 wrong = (owners >= Dram.CORES) & (owners != own)
-                if wrong.any():
+                if np.count_nonzero(wrong):
                     raise self._dram_fault(batch, owners, wrong, cores, "writes")
                 there[...] = view[here]
                 owners[...] = own
-                if (owners != own).any():
-                    raise self._dram_fault(batch, owners, owners != own, cores, "writes")
+                wrong = owners != own
+                if np.count_nonzero(wrong):
+                    raise self._dram_fault(batch, owners, wrong, cores, "writes")
                 self.dram.fresh.append((low, high))
 
     def _dram_fault(
@@ -267,24 +349,23 @@ class ProgramRun:
         return fault(batch, text, int(cores[position[0]]))
 
     def _check_dram(self, batch: Batch, starts: Ints, reach: int, size: int) -> None:
+        most = self.dram.size - reach - size
         for core, start in zip(batch.cores.tolist(), starts.tolist(), strict=True):
-            if start < 0 or start + reach + size > self.dram.size:
+            if not 0 <= start <= most:
                 raise fault(batch, f"DRAM {start}..{start + reach + size - 1} is outside 0..{self.dram.size - 1}", core)
             if start % size:
                 raise fault(batch, f"DRAM address {start} is no multiple of {size}", core)
 
     def _gather(self, op: g5.GatherOp | g5.GatherRowsOp, batch: Batch, lmem: Lmem) -> None:
         index_place, target = batch.places["index"], batch.places["lmem"]
-        dtype = storage_type(target.element_type)
+        dtype = target.dtype
         rows = op.rows.value.data
         axis = None if isinstance(op, g5.GatherRowsOp) or op.base_axis is None else op.base_axis.data
         if axis is not None and axis not in self.coordinates:
             raise fault(batch, f"the mesh has no axis '{axis}', it has {', '.join(self.coordinates)}")
         ranks = len(self.dram.bytes)
         bases = np.zeros(ranks, np.int64) if axis is None else np.asarray(self.coordinates[axis]) * rows
-        index = lmem.view(
-            index_place.start, index_place.shape, index_place.steps, storage_type(index_place.element_type)
-        )
+        index = lmem.view(index_place.start, index_place.shape, index_place.steps, index_place.dtype)
         row_of = index[batch.core_set][:, :, 0, :].astype(np.int64) - bases[:, None]
         held = (row_of >= 0) & (row_of < rows)
         if isinstance(op, g5.GatherRowsOp) and not held.all():
@@ -300,7 +381,7 @@ class ProgramRun:
             if (self.dram.owners(start, 0, 1, (rows, columns), (step, dtype.itemsize)) != Dram.SETTLED).any():
                 raise fault(batch, "gathers from rows of DRAM that no earlier program wrote", core)
             readers = self.dram.readers(start, 0, 1, (rows, columns), (step, dtype.itemsize))
-            own = np.full((1, 1, 1), core + Dram.CORES)
+            own = np.full((1, 1, 1), core + Dram.CORES, np.int16)
             self.dram.read(readers, own, start, start + (rows - 1) * step + columns * dtype.itemsize)
             for rank in range(ranks):
                 inside = held[position, rank]
@@ -316,14 +397,14 @@ class ProgramRun:
         if op.transpose_b.value.data:
             right = right.swapaxes(-1, -2)
         product = np.matmul(left, right)
-        if _one(batch, op.accumulate.data):
+        if _one(batch, _constant(op.accumulate.data)):
             product += _read(lmem, acc, cores, compute)
         _write(lmem, acc, cores, product)
 
     def _fetch(self, op: g5.FetchOp, batch: Batch, lmem: Lmem) -> None:
         """A block of the LMEM of another core."""
         target, source = batch.places["target"], batch.places["source"]
-        dtype = storage_type(source.element_type)
+        dtype = source.dtype
         view = lmem.view(source.start, source.shape, source.steps, dtype)
         found = view[batch.runs.value(op.core.data)[batch.index]]
         lmem.view(target.start, target.shape, target.steps, dtype)[batch.core_set] = found
@@ -361,18 +442,18 @@ class ProgramRun:
 # -- batches ----------------------------------------------------------------------------------------------------
 
 
-def _batches(runs: Runs) -> Iterator[Batch]:
+def _batches(runs: Runs, operands: _Operands) -> Iterator[Batch]:
     """The runs of one command, grouped by place in the program, LMEM addresses and sizes."""
     if not runs.count:
         return
-    phase, order, core, operands = runs.phase, runs.order, runs.core, runs.op.accesses()
+    phase, order, core = runs.phase, runs.order, runs.core
     if runs.count == 1:
         yield Batch(runs, np.zeros(1, np.int64), core, int(phase[0]), int(order[0]), operands)
         return
     keys = [phase, order]
-    for value in _uniform(operands):
+    for value in operands.uniform:
         column = runs.value(value)
-        if (column != column[0]).any():
+        if np.count_nonzero(column != column[0]):
             keys.append(column)
     by_key = np.lexsort([core, *reversed(keys)])
     table = np.stack(keys, axis=1)[by_key]
@@ -382,39 +463,38 @@ def _batches(runs: Runs) -> Iterator[Batch]:
         yield Batch(runs, index, core[index], int(table[start, 0]), int(table[start, 1]), operands)
 
 
-def _uniform(operands: Sequence[CommandAccess]) -> Iterator[Expr]:
-    """The expressions that must have one value in a batch: all but where a block is in DRAM."""
-    values = dict.fromkeys(
-        value
-        for a in operands
-        for value in (*a.shape, *a.strides, a.reads, *([a.address] if a.memory == "lmem" else []))
-    )
-    yield from (value for value in values if not value.is_constant)
+def _moved(batches: list[Batch], symbols: Mapping[str, int]) -> list[Batch]:
+    """The batches of a program in another layer, where only DRAM addresses and parameters of kinds are others."""
+    runs: dict[g5.CommandOp, Runs] = {}
+    for batch in batches:
+        op, old = batch.runs.op, batch.runs
+        if op not in runs:
+            runs[op] = Runs(op, {**old.symbols, **symbols}, old.issued, old.seen)
+        batch.runs = runs[op]
+    return batches
 
 
-def _one(batch: Batch, expression: Any) -> int:
+def _one(batch: Batch, value: Expr | int) -> int:
     """The value of an expression that all cores of a batch share."""
-    return int(batch.runs.value(expression)[batch.index[0]])
+    return value if isinstance(value, int) else int(batch.runs.value(value)[batch.index[0]])
 
 
 def _places(batch: Batch) -> tuple[dict[str, Place], list[Access]]:
     """The operands in LMEM by role, and the bytes that the command writes and reads there."""
     places: dict[str, Place] = {}
     accesses: list[Access] = []
-    for operand in batch.operands:
-        if operand.memory != "lmem":
-            continue
-        size = storage_type(operand.element_type).itemsize
-        shape, steps = (tuple(_one(batch, e) for e in values) for values in (operand.shape, operand.strides))
+    for operand in batch.operands.in_lmem:
+        access, size = operand.access, operand.dtype.itemsize
+        shape, steps = (tuple([_one(batch, e) for e in values]) for values in (operand.shape, operand.strides))
         if min(steps, default=0) < 0:
             raise fault(batch, f"goes backwards in LMEM, by {min(steps)} elements")
         if len(shape) == 2 and shape[1] > steps[0]:
             raise fault(batch, f"uses {shape[1]} columns of rows of {steps[0]}")
-        place = Place(_one(batch, operand.address), shape, tuple(s * size for s in steps), operand.element_type)
-        places[operand.role] = place
-        if operand.core is not None:
+        start, byte_steps = _one(batch, operand.address), tuple([s * size for s in steps])
+        place = places[access.role] = Place(start, shape, byte_steps, access.element_type, operand.dtype)
+        if access.core is not None:
             continue  # `check_fetches` looks after what is in the LMEM of another core
-        if operand.writes:
+        if access.writes:
             accesses.append(place.access(write=True))
         if _one(batch, operand.reads):
             accesses.append(place.access(write=False))
@@ -437,17 +517,15 @@ def _progressions(starts: Ints) -> Iterator[tuple[int, int, int]]:
 
 
 def _compute_type(places: Iterable[Place]) -> type[np.float32] | type[np.float64]:
-    return compute_type(storage_type(place.element_type) for place in places)
+    return compute_type(place.dtype for place in places)
 
 
 def _read(lmem: Lmem, place: Place, cores: CoreSet, compute: Any) -> Array:
-    dtype = storage_type(place.element_type)
-    return decode(lmem.view(place.start, place.shape, place.steps, dtype)[cores], compute)
+    return decode(lmem.view(place.start, place.shape, place.steps, place.dtype)[cores], compute)
 
 
 def _write(lmem: Lmem, place: Place, cores: CoreSet, values: Array) -> None:
-    dtype = storage_type(place.element_type)
-    lmem.view(place.start, place.shape, place.steps, dtype)[cores] = encode(values, place.element_type)
+    lmem.view(place.start, place.shape, place.steps, place.dtype)[cores] = encode(values, place.element_type)
 
 
 def _ends_with_barrier(program: g5.ProgramOp) -> bool:

@@ -13,7 +13,6 @@ from math import prod
 from typing import Any, Self
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric.collectives import Movement, Ranked, run_collective
@@ -78,10 +77,12 @@ def _dram(held: Iterable[Operation], mesh: Mesh) -> Array:
 class _Elements:
     """An array, or a view of one, and where its elements are."""
 
+    memory: Array
+    """[ranks, bytes] in one piece, of which the array is a part."""
+    start: int
+    """Its first byte on every rank."""
     elements: Array
     """[ranks, elements] of the whole array."""
-    plain: Array
-    """The same as integers of the same size: numpy makes no strided arrays of f8E5M2."""
     dims: tuple[int, ...]
     steps: tuple[int, ...]
     byte_steps: tuple[int, ...]
@@ -89,11 +90,15 @@ class _Elements:
     offset: Expr
 
     @classmethod
-    def of(cls, type_: tile.MemRefType, base: Array) -> Self:
-        """That of a type in the elements `base`."""
+    def of(cls, type_: tile.MemRefType, memory: Array, start: int, elements: Array) -> Self:
+        """That of a type in the `elements` of an array, which lie in `memory` from byte `start`."""
         steps = type_.steps
-        byte_steps = (base.strides[0], *(s * base.itemsize for s in steps))
-        return cls(base, base.view(f"u{base.itemsize}"), type_.dims, steps, byte_steps, type_.offset.data)
+        byte_steps = (memory.strides[0], *(s * elements.itemsize for s in steps))
+        return cls(memory, start, elements, type_.dims, steps, byte_steps, type_.offset.data)
+
+    def seen_as(self, type_: tile.MemRefType) -> Self:
+        """A view of it."""
+        return self.of(type_, self.memory, self.start, self.elements)
 
 
 @dataclass
@@ -110,7 +115,12 @@ class _Ranks:
     """Of every buffer that outlives a kernel what each core has in it."""
     channels: dict[int, Ranked] = field(default_factory=dict[int, Ranked])
     commands: int = 0
-    known: dict[tile.CommandOp, list[_Part]] = field(default_factory=dict[tile.CommandOp, "list[_Part]"])
+    bodies: dict[Block, list[tuple[Operation, _Step | None]]] = field(
+        default_factory=dict[Block, "list[tuple[Operation, _Step | None]]"]
+    )
+    known: dict[tile.CommandOp, tuple[_Command, list[_Part]]] = field(
+        default_factory=dict[tile.CommandOp, "tuple[_Command, list[_Part]]"]
+    )
     slots: dict[tuple[SSAValue, int], Array] = field(default_factory=dict[tuple[SSAValue, int], Array])
     """Slots of buffers for so many ranks that nobody writes."""
     written: dict[ValueKey, list[dict[int, Array]]] = field(default_factory=dict[ValueKey, list[dict[int, Array]]])
@@ -120,10 +130,9 @@ class _Ranks:
         for op in block.ops:
             match op:
                 case tile.GlobalOp():
-                    self.memory[op.result] = _Elements.of(op.memref, self.hold(op, ranks))
+                    self.memory[op.result] = self.hold(op, ranks)
                 case tile.ViewOp():
-                    source = self.memory[op.source]
-                    self.memory[op.result] = _Elements.of(tile.memref_type(op.result), source.elements)
+                    self.memory[op.result] = self.memory[op.source].seen_as(tile.memref_type(op.result))
                 case tile.AllocOp():
                     self.held[op.result] = {}
                 case tile.RepeatOp():
@@ -161,11 +170,20 @@ class _Ranks:
                 other = next(core for core, barrier in enumerate(waiting) if barrier is not first)
                 raise NumericError(f"{first.name} at '{first.path.data}': core {other} misses the barrier")
 
-    def parts(self, op: tile.CommandOp) -> list[_Part]:
-        """What an op reads and writes."""
+    def steps_of(self, block: Block) -> list[tuple[Operation, _Step | None]]:
+        """The ops of a body in a kernel with what each does; None for what can stop at a barrier."""
+        found = self.bodies.get(block)
+        if found is None:
+            found = self.bodies[block] = [(op, _step_of(op)) for op in block.ops]
+        return found
+
+    def command(self, op: tile.CommandOp) -> tuple[_Command, list[_Part]]:
+        """What an op does, and what it reads and writes."""
         found = self.known.get(op)
         if found is None:
-            found = self.known[op] = [_Part.of(access) for access in op.accesses()]
+            if type(op) not in COMMANDS:
+                raise NumericError(f"{_where(op)} has no numeric semantics in a kernel")
+            found = self.known[op] = COMMANDS[type(op)], [_Part.of(access, op) for access in op.accesses()]
         return found
 
     def unwritten(self, buffer: SSAValue, ranks: int, path: str) -> Array:
@@ -198,22 +216,23 @@ class _Ranks:
             key = ValueKey(kernel.path.data, kernel.op_name.data, result)
             self.written.setdefault(key, []).append({rank: values[rank] for rank in ranks})
 
-    def hold(self, op: tile.GlobalOp, ranks: list[int]) -> Array:
-        """The elements of a global [all ranks, elements]: memory of its own until allocate-dram gives it an address.
+    def hold(self, op: tile.GlobalOp, ranks: list[int]) -> _Elements:
+        """The elements of a global on all ranks: memory of its own until allocate-dram gives it an address.
 
         Only `ranks` have the array; what other ranks store at its address is left alone.
         """
         type_ = op.memref
         dtype, size = storage_type(type_.element_type), prod(type_.dims)
+        start, memory = 0, self.dram
         if op.address is None:
-            held = poison((self.mesh.ranks, size), dtype, f"{op.path.data}: the array")
+            memory = unwritten((self.mesh.ranks, size * dtype.itemsize), f"{op.path.data}: the array")
         else:
             start = op.address.value.data
-            held = self.dram[:, start : start + size * dtype.itemsize].view(dtype)
+        held = memory[:, start : start + size * dtype.itemsize].view(dtype)
         if op.kind.data in HOST_KINDS:
             values = host_array(op, self.arrays, self.mesh)
             held[ranks] = values[ranks].reshape(len(ranks), size)
-        return held
+        return _Elements.of(type_, memory, start, held)
 
     def block(
         self,
@@ -228,14 +247,20 @@ class _Ranks:
         `where` opens the error for a block that is not all in the array.
         """
         array = self.memory[memref]
-        base, dims, steps = array.plain, array.dims, array.steps
-        if any(o < 0 or s < 0 or o + s > d for o, s, d in zip(offsets, sizes, dims, strict=True)):
-            raise NumericError(f"{where()}: block {list(sizes)} at {list(offsets)} leaves the array {list(dims)}")
-        first = int(array.offset.evaluate(symbols)) + sum(o * s for o, s in zip(offsets, steps, strict=True))
-        last = first + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
-        if prod(sizes) and not 0 <= first <= last < base.shape[1]:
-            raise NumericError(f"{where()}: elements {first}..{last} of an array of {base.shape[1]}")
-        return as_strided(base[:, first:], (base.shape[0], *sizes), array.byte_steps).view(array.elements.dtype)
+        elements, dims = array.elements, array.dims
+        reach, first = 0, array.offset.integer(symbols)
+        for o, s, d, step in zip(offsets, sizes, dims, array.steps, strict=True):
+            if o < 0 or s < 0 or o + s > d:
+                raise NumericError(f"{where()}: block {list(sizes)} at {list(offsets)} leaves the array {list(dims)}")
+            first += o * step
+            reach += (s - 1) * step
+        ranks, count = elements.shape
+        if 0 in sizes:
+            return np.empty((ranks, *sizes), elements.dtype)
+        if not 0 <= first <= first + reach < count:
+            raise NumericError(f"{where()}: elements {first}..{first + reach} of an array of {count}")
+        at = array.start + first * elements.itemsize
+        return np.ndarray((ranks, *sizes), elements.dtype, array.memory.data, at, array.byte_steps)
 
     def collective(self, op: tile.CollectiveOp, symbols: Mapping[str, int], ranks: list[int]) -> None:
         """A movement of the chip, on whole arrays."""
@@ -276,13 +301,19 @@ class _Part:
     """An operand of an op, and its shape and place where these are the same in every iteration."""
 
     access: TileAccess
+    role: str
+    in_dram: bool
+    value: SSAValue
     shape: tuple[int, ...] | None
     offsets: tuple[int, ...] | None
+    where: Callable[[], str]
+    """Opens an error."""
 
     @classmethod
-    def of(cls, access: TileAccess) -> Self:
-        """The operand `access`."""
-        return cls(access, _constants(access.shape), _constants(access.offsets))
+    def of(cls, access: TileAccess, op: tile.CommandOp) -> Self:
+        """The operand `access` of `op`."""
+        constants = _constants(access.shape), _constants(access.offsets)
+        return cls(access, access.role, access.memory == "dram", access.value, *constants, partial(_where, op))
 
 
 def _constants(values: Sequence[Expr]) -> tuple[int, ...] | None:
@@ -304,6 +335,8 @@ class _Core:
         self.late: dict[tile.StoreOp, tuple[dict[str, int], Array]] = {}
         """Late stores that have not been done: the symbols of their iteration and the slot of their buffer."""
         self.ranks = ranks
+        self.places: slice | list[int] = slice(None) if len(ranks) == dram.mesh.ranks else ranks
+        """The ranks as an index, which copies nothing where it is all of them."""
         self.symbols = symbols
         self.buffers: dict[SSAValue, Array] = {}
         self.before: dict[SSAValue, Array] = {}
@@ -311,78 +344,95 @@ class _Core:
 
     def value(self, expression: Expr) -> int:
         """The value of an expression in this iteration."""
-        return expression.constant if expression.is_constant else int(expression.evaluate(self.symbols))
+        return expression.integer(self.symbols)
 
     def values(self, expressions: Sequence[Expr]) -> tuple[int, ...]:
         """Their values in this iteration."""
-        return tuple([self.value(expression) for expression in expressions])
+        symbols = self.symbols
+        return tuple([expression.integer(symbols) for expression in expressions])
 
     def body(self, block: Block) -> Iterator[tile.BarrierOp]:
         """Run the ops of a kernel or of one iteration of a loop; stops at barriers until it is asked to go on."""
-        for op in block.ops:
-            match op:
-                case tile.ForOp():
-                    symbol, running = op.symbol.data, tile.running_count(op.symbol.data)
-                    self.symbols.setdefault(running, 0)
-                    count = self.value(op.count.data)
-                    for iteration in range(count):
-                        self.symbols[symbol] = iteration
-                        self.last[op] = iteration == count - 1
-                        yield from self.body(op.body.block)
-                        self.symbols[running] += 1
-                case tile.AllocOp():
-                    if op.result in self.buffers:
-                        self.before[op.result] = self.buffers[op.result]
-                    self.buffers[op.result] = self.dram.unwritten(op.result, len(self.ranks), op.path.data)
-                case tile.HandedOverOp():
-                    self.buffers[op.result] = self.buffers[op.own if self.value(op.later.data) else op.held]
-                case tile.PreviousOp():
-                    if op.source not in self.before:
-                        raise NumericError(f"{op.name} at '{op.path.data}': no iteration came before")
-                    self.buffers[op.result] = self.before[op.source]
-                case tile.BarrierOp():
-                    yield op
-                case tile.StoreOp() if op.late is not None:
-                    self.store_late(op)
-                case tile.CommandOp():
-                    self.command(op)
-                    self.dram.commands += len(self.ranks)
-                case _:
-                    raise NumericError(f"{op.name} has no numeric semantics in a kernel")
+        for op, step in self.dram.steps_of(block):
+            if step is not None:
+                step(self, op)
+            elif isinstance(op, tile.ForOp):
+                for _ in self.iterations(op):
+                    yield from self.body(op.body.block)
+            else:
+                assert isinstance(op, tile.BarrierOp)
+                yield op
+
+    def iterations(self, loop: tile.ForOp) -> Iterator[None]:
+        """Bind the symbols of a loop for one iteration after the other."""
+        symbol, running = loop.symbol.data, tile.running_count(loop.symbol.data)
+        self.symbols.setdefault(running, 0)
+        count = self.value(loop.count.data)
+        for iteration in range(count):
+            self.symbols[symbol] = iteration
+            self.last[loop] = iteration == count - 1
+            yield
+            self.symbols[running] += 1
+
+    def loop(self, op: tile.ForOp) -> None:
+        """A loop without barriers."""
+        steps = self.dram.steps_of(op.body.block)
+        for _ in self.iterations(op):
+            for inner, step in steps:
+                assert step is not None
+                step(self, inner)
+
+    def allocate(self, op: tile.AllocOp) -> None:
+        """A slot that nobody has written."""
+        buffer = op.result
+        if buffer in self.buffers:
+            self.before[buffer] = self.buffers[buffer]
+        self.buffers[buffer] = self.dram.unwritten(buffer, len(self.ranks), op.path.data)
+
+    def hand_over(self, op: tile.HandedOverOp) -> None:
+        """The buffer that an earlier kernel has loaded, or the kernel's own."""
+        self.buffers[op.result] = self.buffers[op.own if self.value(op.later.data) else op.held]
+
+    def previous(self, op: tile.PreviousOp) -> None:
+        """The slot of the iteration before."""
+        if op.source not in self.before:
+            raise NumericError(f"{op.name} at '{op.path.data}': no iteration came before")
+        self.buffers[op.result] = self.before[op.source]
 
     def command(self, op: tile.CommandOp) -> None:
         """Run one op on the parts of its operands."""
-        parts = {part.access.role: self.part(part, op) for part in self.dram.parts(op)}
-        match op:
-            case tile.LoadOp():
-                rows = parts["lmem"]
-                rows[...] = parts["dram"][self.ranks].reshape(rows.shape)
-            case tile.StoreOp():
-                memory = parts["dram"]
-                memory[self.ranks] = parts["lmem"].reshape(len(self.ranks), *memory.shape[1:])
-            case tile.GatherOp():
-                self.gather(op, parts)
-            case tile.GatherRowsOp():
-                self.gather_rows(op, parts)
-            case tile.MmaOp():
-                self.mma(op, parts)
-            case tile.VectorOp():
-                self.vector(op, parts)
-            case tile.FetchOp():
-                parts["target"][...] = parts["source"]
-            case _:
-                raise NumericError(f"{op.name} at '{op.path.data}' has no numeric semantics in a kernel")
+        self.execute(op)
+        self.dram.commands += len(self.ranks)
+
+    def execute(self, op: tile.CommandOp) -> None:
+        """The same without counting it."""
+        run, parts = self.dram.command(op)
+        run(self, op, {part.role: self.part(part, op) for part in parts})
+
+    def load(self, _op: tile.LoadOp, parts: Mapping[str, Array]) -> None:
+        """A block of DRAM to rows of a buffer."""
+        rows = parts["lmem"]
+        rows[...] = parts["dram"][self.places].reshape(rows.shape)
+
+    def store(self, _op: tile.StoreOp, parts: Mapping[str, Array]) -> None:
+        """Rows of a buffer to a block of DRAM."""
+        memory = parts["dram"]
+        memory[self.places] = parts["lmem"].reshape(len(self.ranks), *memory.shape[1:])
+
+    def fetch(self, _op: tile.FetchOp, parts: Mapping[str, Array]) -> None:
+        """A part of a buffer of another core."""
+        parts["target"][...] = parts["source"]
 
     def store_late(self, op: tile.StoreOp) -> None:
         """The store of the iteration before, and in the last iteration also its own."""
         if op in self.late:
             now, slot = self.symbols, self.buffers[op.buffer]
             self.symbols, self.buffers[op.buffer] = self.late.pop(op)
-            self.command(op)
+            self.execute(op)
             self.symbols, self.buffers[op.buffer] = now, slot
         loop = op.parent_op()
         if loop is not None and self.last[loop]:
-            self.command(op)
+            self.execute(op)
         else:
             self.late[op] = (dict(self.symbols), self.buffers[op.buffer])
         self.dram.commands += len(self.ranks)
@@ -392,15 +442,15 @@ class _Core:
         access = part.access
         shape = self.values(access.shape) if part.shape is None else part.shape
         at = self.values(access.offsets) if part.offsets is None else part.offsets
-        if access.memory == "dram":
+        if part.in_dram:
             if access.indexed:
                 shape = (*shape[:-2], tile.memref_type(access.value).dims[-2], shape[-1])
-            return self.dram.block(access.value, at, shape, self.symbols, partial(_where, op))
+            return self.dram.block(part.value, at, shape, self.symbols, part.where)
         owner = self if access.core is None else self.core(self.value(access.core), op)
-        held = owner.buffers[access.value]
+        held = owner.buffers[part.value]
         (rows, columns), (row, column), (_, most_rows, most_columns) = shape, at, held.shape
         if min(rows, columns, row, column) < 0 or row + rows > most_rows or column + columns > most_columns:
-            raise NumericError(f"{_where(op)}: {list(shape)} at {list(at)} leaves the buffer {list(held.shape[1:])}")
+            raise NumericError(f"{part.where()}: {list(shape)} at {list(at)} leaves the buffer {list(held.shape[1:])}")
         return held[:, row : row + rows, column : column + columns]
 
     def core(self, number: int, op: tile.CommandOp) -> _Core:
@@ -446,8 +496,11 @@ class _Core:
     def vector(self, op: tile.VectorOp, parts: Mapping[str, Array]) -> None:
         """A vector kind on parts of the buffers."""
         ins, outs, updates = ([parts[m.name] for m in op.kind.operands(role)] for role in ROLES)
-        symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(self.value(op.rows.data))}
-        values = {name: np.asarray(value.evaluate(symbols)) for name, value in op.kind.expressions().items()}
+        values: dict[str, Array] = {}
+        expressions = op.kind.expressions()
+        if expressions:
+            symbols = {**self.symbols, **self.dram.coordinates(self.ranks), ROW: np.arange(self.value(op.rows.data))}
+            values = {name: np.asarray(value.evaluate(symbols)) for name, value in expressions.items()}
         compute = compute_type([part.dtype for part in parts.values()])
         tiles = Tiles(
             [decode(part, compute) for part in ins],
@@ -458,3 +511,39 @@ class _Core:
         written = zip([*op.outs, *op.updates], [*outs, *updates], run_kind(op.kind, tiles), strict=True)
         for value, part, result in written:
             part[...] = encode(result, tile.buffer_type(value).element_type)
+
+
+_Step = Callable[[_Core, Any], None]
+_Command = Callable[[_Core, Any, Mapping[str, Array]], None]
+
+COMMANDS: Mapping[type[tile.CommandOp], _Command] = {
+    tile.LoadOp: _Core.load,
+    tile.StoreOp: _Core.store,
+    tile.GatherOp: _Core.gather,
+    tile.GatherRowsOp: _Core.gather_rows,
+    tile.MmaOp: _Core.mma,
+    tile.VectorOp: _Core.vector,
+    tile.FetchOp: _Core.fetch,
+}
+"""What the commands of a core do with the parts of their operands."""
+
+
+def _step_of(op: Operation) -> _Step | None:
+    """What an op in a kernel does; None for a barrier, and for a loop with barriers."""
+    match op:
+        case tile.BarrierOp():
+            return None
+        case tile.ForOp():
+            return None if any(isinstance(inner, tile.BarrierOp) for inner in op.walk()) else _Core.loop
+        case tile.AllocOp():
+            return _Core.allocate
+        case tile.HandedOverOp():
+            return _Core.hand_over
+        case tile.PreviousOp():
+            return _Core.previous
+        case tile.StoreOp() if op.late is not None:
+            return _Core.store_late
+        case tile.CommandOp():
+            return _Core.command
+        case _:
+            raise NumericError(f"{op.name} has no numeric semantics in a kernel")
