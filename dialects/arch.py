@@ -334,8 +334,13 @@ class Chip(Schema, frozen=True):
     @classmethod
     def following(cls, given: Mapping[str, object], value_at: Callable[[str], object]) -> Mapping[str, object]:
         """Other cores are other rows of the mesh, where its columns and clusters allow them and it is not given too."""
-        sizes = (given.get("cores"), *(value_at(f"command_level.noc.{name}") for name in ("mesh_columns", "cluster_rows")))
-        if any(path.startswith("command_level") for path in given) or not all(isinstance(n, int) and n > 0 for n in sizes):
+        sizes = (
+            given.get("cores"),
+            *(value_at(f"command_level.noc.{name}") for name in ("mesh_columns", "cluster_rows")),
+        )
+        if any(path.startswith("command_level") for path in given) or not all(
+            isinstance(n, int) and n > 0 for n in sizes
+        ):
             return {}
         cores, columns, cluster_rows = cast(tuple[int, int, int], sizes)
         rows = cores // columns

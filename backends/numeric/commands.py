@@ -209,6 +209,7 @@ class ProgramRun:
         """Forget what programs have loaded for runs of a body that do not come."""
         for span in spans:
             self.held.pop(span, None)
+
     def _batches(self, program: g5.ProgramOp, symbols: Mapping[str, int]) -> list[Batch]:
         """The batches of a program in an order in which they can run, with their places in LMEM."""
         batches: list[Batch] = []
