@@ -72,6 +72,8 @@ class _Picture:
         top = self.y
         layers = any(isinstance(inner, model.RepeatOp) for inner in op.body.block.ops)
         label = f"{op.trip_count} x" if layers else f"{op.trip_count} x {self.names.name(op)}"
+        if op.share_counts is not None:
+            label = f"{label} in turn: {' '.join(map(str, op.share_counts))}"
         self.y += 4
         self.text(inset + INSET, label, bold=True, anchor="start")
         self.stack(op.body.block, inset + INSET)

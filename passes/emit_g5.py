@@ -86,7 +86,7 @@ class _Stream:
                 case tile.CollectiveOp():
                     out.append(self.collective(op))
                 case tile.RepeatOp():
-                    out.append(self.nested(g5.RepeatOp, op, op.body.block, ("symbol", "count", "first")))
+                    out.append(self.nested(g5.RepeatOp, op, op.body.block, ("symbol", "count", "first", "shares")))
                 case tile.StageOp():
                     out.append(self.nested(g5.StageOp, op, op.body.block, ("index",)))
                 case _:
@@ -99,7 +99,7 @@ class _Stream:
         """A repeat or a stage with its body."""
         block = Block()
         block.add_ops(self.steps(body))
-        properties = {name: op.properties[name] for name in names}
+        properties = {name: op.properties[name] for name in names if name in op.properties}
         return kind.make([], [], op.path.data, properties, [Region(block)], like=op)
 
     def array(self, op: tile.GlobalOp) -> g5.ArrayOp:

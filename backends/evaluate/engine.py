@@ -182,7 +182,7 @@ def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
     for op in block.ops:
         match op:
             case AnyRepeatOp():
-                yield from _sites(op.body.block, stage, count * op.count.value.data)
+                yield from _sites(op.body.block, stage, op.runs(count))
             case AnyStageOp():
                 yield from _sites(op.body.block, op.index.value.data, count)
             case _:

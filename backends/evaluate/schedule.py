@@ -21,7 +21,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from pmc.backends.cost.model import OpCost
 from pmc.backends.evaluate.engine import CostedProgram, Site
 from pmc.backends.evaluate.max_plus import NEVER, applied, latest, orbit, power, product, unit
-from pmc.backends.evaluate.stream_orders import Entry, Order, stream_orders
+from pmc.backends.evaluate.stream_orders import Entry, Order, has_shares, stream_orders
 from pmc.backends.evaluate.streams import Stream, is_send, stream_of
 from pmc.dialects import dist, layer
 from pmc.dialects.collective import SendAttr
@@ -304,13 +304,16 @@ class _Frame:
         self.inner: list[tuple[_Frame, FloatArray, FloatArray, int]] = []
         """Iterations of a repeat: the rows with which the first of them begins, those after one, and their number."""
 
-    def run(self, block: Block, first: bool = False) -> None:
-        """Start the ops of a block in their order; in the first iteration none is left over from the one before."""
+    def run(self, block: Block, first: bool = False, around: int | None = None) -> None:
+        """Start the ops of a block in their order; in the first iteration none is left over from the one before.
+
+        `around` is the number of the iteration whose body the block is, where iterations are not alike.
+        """
         for entry in self.order[block]:
             if entry.late and first:
                 continue
             if isinstance(entry.op, layer.RepeatOp):
-                self._repeat(entry.op)
+                self._layers(entry.op, around)
             else:
                 self._start(entry)
 
@@ -338,7 +341,35 @@ class _Frame:
         self.free[stream] = end = start + time_us
         values.update({(copy, result): end for result in op.results})
 
-    def _repeat(self, repeat: layer.RepeatOp) -> None:
+    def _layers(self, repeat: layer.RepeatOp, around: int | None) -> None:
+        """A repeat: iterations that are alike at once, those with shares of others one by one."""
+        body = repeat.body.block
+        own = repeat.iterations(around)
+        if not own:
+            for copy in range(len(self.times)):
+                for result, init in zip(repeat.results, repeat.inits, strict=True):
+                    self._set(copy, result, self._there(copy, init))
+            for result in repeat.results:
+                self.yielded.pop(result, None)
+        elif has_shares(repeat):
+            last = body.last_op
+            assert last is not None
+            values = repeat.operands
+            for index in own:
+                for copy in range(len(self.times)):
+                    rows = [self._there(copy, value) for value in values]
+                    for argument, row in zip(body.args, rows, strict=True):
+                        self._set(copy, argument, row)
+                self.run(body, first=True, around=index)
+                values = last.operands
+            self.yielded.update(zip(repeat.results, values, strict=True))
+        else:
+            for result in repeat.results:
+                for copy in range(len(self.times)):
+                    self._set(copy, result, None)
+            self._repeat(repeat, len(own))
+
+    def _repeat(self, repeat: layer.RepeatOp, times: int) -> None:
         """The first iteration, and those that are alike; what the last one leaves over stands behind the repeat."""
         body, copies = repeat.body.block, range(len(self.times))
         last = body.last_op
@@ -355,12 +386,12 @@ class _Frame:
         ]
         around = set(self.facts.around[body])
         passed = [key for key in dict.fromkeys(passed) if key not in made_late and key[1] not in around]
-        if repeat.trip_count > 1:
-            self._alike(repeat, passed)
+        if times > 1:
+            self._alike(repeat, times - 1, passed)
         self.yielded.update(zip(repeat.results, last.operands, strict=True))
 
-    def _alike(self, repeat: layer.RepeatOp, passed: Sequence[_Key]) -> None:
-        """All iterations behind the first, which pass on when the values `passed` are there."""
+    def _alike(self, repeat: layer.RepeatOp, times: int, passed: Sequence[_Key]) -> None:
+        """All `times` iterations behind the first, which pass on when the values `passed` are there."""
         body = repeat.body.block
         last = body.last_op
         assert last is not None
@@ -381,8 +412,8 @@ class _Frame:
         nothing = np.full(len(entry), NEVER)
         found = [nothing if (row := inner._there(*key)) is None else row for key in passed]
         step = np.stack([*inner.free, *found, *rows[first + len(passed) :]])
-        self.inner.append((inner, entry, step, repeat.trip_count - 1))
-        after = product(power(step, repeat.trip_count - 1), entry)
+        self.inner.append((inner, entry, step, times))
+        after = product(power(step, times), entry)
         self.free = list(after[:first])
         self.ready.update(zip(passed, after[first:], strict=False))
 
