@@ -69,7 +69,7 @@ class AnyRepeatOp(PmcOp):
             return
         where = f"{self.name} at '{self.path.data}'"
         if around is not None and (not isinstance(around, AnyRepeatOp) or len(counts) != around.trip_count):
-            raise VerifyException(f"{where}: it has shares for {len(counts)} iterations, must stand in a repeat of those")
+            raise VerifyException(f"{where}: its {len(counts)} shares must be those of a repeat around")
         if isinstance(around, AnyRepeatOp) and around.shares is not None:
             raise VerifyException(f"{where}: it has shares and so has the repeat around")
         if min(counts, default=0) < 0 or sum(counts) != self.trip_count:

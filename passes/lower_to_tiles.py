@@ -189,8 +189,8 @@ class _Lowering:
             if symbol == PERIOD and layer_around is not None:
                 raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}': layers are nested three deep")
             index = expr(symbol)
-            numbered = layer_around is None or op.shares is not None
-            self.layer = index if numbered else layer_around * op.total.value.data + index
+            outer = None if op.shares is not None else layer_around
+            self.layer = index if outer is None else outer * op.total.value.data + index
         outside, self.ops = self.ops, []
         self.views.append({})
         self._block(op.body.block)

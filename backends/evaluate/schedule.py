@@ -21,7 +21,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from pmc.backends.cost.model import OpCost
 from pmc.backends.evaluate.engine import CostedProgram, Site
 from pmc.backends.evaluate.max_plus import NEVER, applied, latest, orbit, power, product, unit
-from pmc.backends.evaluate.stream_orders import Entry, Order, has_shares, stream_orders
+from pmc.backends.evaluate.stream_orders import Entry, Order, stream_orders
 from pmc.backends.evaluate.streams import Stream, is_send, stream_of
 from pmc.dialects import dist, layer
 from pmc.dialects.collective import SendAttr
@@ -225,6 +225,11 @@ class Facts:
         self.around = {op.body.block: _taken(op.body.block) for op in repeats}
 
 
+def _takes_turns(block: Block) -> bool:
+    """Whether the iterations of a block differ in how many layers they run of each kind."""
+    return any(isinstance(op, layer.RepeatOp) and op.shares is not None for op in block.ops)
+
+
 def _taken(block: Block) -> list[SSAValue]:
     """The values that the ops of a block, and of repeats in it, take from around it."""
     own = set[SSAValue](block.args)
@@ -299,6 +304,8 @@ class _Frame:
         """The arguments of an iteration, and what the iteration before yields for them."""
         self.yielded: dict[SSAValue, SSAValue] = {}
         """The results of repeats, and what the last iteration yields for them."""
+        self.idle = set[Block]()
+        """The bodies of repeats that have nothing to do in this turn, and so leave nothing over."""
         self.begun: list[tuple[int, Operation, FloatArray, FloatArray]] = []
         """Micro-batch and op, when it starts, and when its stream was free."""
         self.inner: list[tuple[_Frame, FloatArray, FloatArray, int]] = []
@@ -310,7 +317,7 @@ class _Frame:
         `around` is the number of the iteration whose body the block is, where iterations are not alike.
         """
         for entry in self.order[block]:
-            if entry.late and first:
+            if (entry.late and first) or entry.op.parent in self.idle:
                 continue
             if isinstance(entry.op, layer.RepeatOp):
                 self._layers(entry.op, around)
@@ -351,7 +358,8 @@ class _Frame:
                     self._set(copy, result, self._there(copy, init))
             for result in repeat.results:
                 self.yielded.pop(result, None)
-        elif has_shares(repeat):
+            self.idle.add(body)
+        elif _takes_turns(body):
             last = body.last_op
             assert last is not None
             values = repeat.operands
@@ -364,6 +372,7 @@ class _Frame:
                 values = last.operands
             self.yielded.update(zip(repeat.results, values, strict=True))
         else:
+            self.idle.discard(body)
             for result in repeat.results:
                 for copy in range(len(self.times)):
                     self._set(copy, result, None)

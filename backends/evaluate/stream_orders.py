@@ -47,13 +47,9 @@ iteration stand behind the repeat.
 
 
 def stream_orders(block: Block, copies: int) -> list[Order]:
-    """Different orders for so many micro-batches that run the same block; at least one.
-
-    Where kinds of layers take turns, nothing is left over to an iteration, which may have no layer of its kind.
-    """
+    """Different orders for so many micro-batches that run the same block; at least one."""
     found: dict[object, Order] = {}
-    alike = not any(isinstance(op, layer.RepeatOp) and has_shares(op) for op in block.ops)
-    for late in LATE_TRANSFERS if copies > 1 and alike else (0,):
+    for late in LATE_TRANSFERS if copies > 1 else (0,):
         left = {inner: _left_over(inner, late if of_layers else 0) for of_layers, inner in _blocks(block, False)}
         bodies = [_Body(inner, copies, left) for inner in left]
         for transfer in NOMINAL_TRANSFERS:
@@ -61,11 +57,6 @@ def stream_orders(block: Block, copies: int) -> list[Order]:
             key = tuple((e.copy, e.late, id(e.op)) for entries in order.values() for e in entries)
             found.setdefault(key, order)
     return list(found.values())
-
-
-def has_shares(repeat: layer.RepeatOp) -> bool:
-    """Whether kinds of layers take turns in a repeat, so that its iterations are not alike."""
-    return any(isinstance(op, layer.RepeatOp) and op.shares is not None for op in repeat.body.block.ops)
 
 
 def _blocks(block: Block, of_layers: bool) -> Iterator[tuple[bool, Block]]:

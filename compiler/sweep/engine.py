@@ -293,12 +293,11 @@ def _row(modules: Sequence[ModuleOp | PmcError], point: Point, memo: CostMemo) -
 def _can_be_dealt(point: Point, module: ModuleOp) -> bool:
     """Whether a point is a step whose figures follow from the program before `partition-stages`.
 
-    That pass takes groups of layers apart, for which kinds that take turns have no number of layers in each of them.
+    For several stages that pass takes groups of layers apart.
     """
     options = point.options
-    repeats = [op for op in module.walk() if isinstance(op, model.RepeatOp)]
-    inner = [op for op in repeats if isinstance(op.parent_op(), model.RepeatOp)]
-    if inner and (point.target.deployment.pp > 1 or any(op.shares is not None for op in inner)):
+    groups = (isinstance(op, model.RepeatOp) and isinstance(op.parent_op(), model.RepeatOp) for op in module.walk())
+    if point.target.deployment.pp > 1 and any(groups):
         return False
     return point.request is None and options.overlap is Overlap.NONE and options.granularity in ("chip", "core")
 

@@ -20,20 +20,11 @@ from pmc.compiler.check import FP32
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, module_text, parse_module
 from pmc.compiler.frontend import import_hf
-from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
+from pmc.compiler.frontend.layer_groups import Group, Period, Run, Turns, in_order, layer_groups, recurring
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import dist, layer
 from pmc.dialects.levels import Level
 from tests.reference.configs import CONFIGS
-
-
-def spelled(groups: list[Run | Period]) -> list[str]:
-    """The kind of every layer, one by one."""
-    order: list[str] = []
-    for group in groups:
-        runs = group.runs * group.count if isinstance(group, Period) else (group,)
-        order += [run.kind for run in runs for _ in range(run.count)]
-    return order
 
 
 @pytest.mark.parametrize(
@@ -53,13 +44,13 @@ def spelled(groups: list[Run | Period]) -> list[str]:
     ],
 )
 def test_the_fewest_runs_are_found(order: str, groups: list[Run | Period]) -> None:
-    assert layer_groups(order) == groups
+    assert recurring(order) == groups
 
 
 @given(st.text("abc", min_size=1, max_size=24))
 def test_groups_say_the_order_and_no_more_runs_than_without_them(order: str) -> None:
-    groups = layer_groups(order)
-    assert spelled(groups) == list(order)
+    groups = recurring(order)
+    assert in_order(groups) == list(order)
     written = sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)
     assert written <= 1 + sum(a != b for a, b in pairwise(order))
 
@@ -84,9 +75,43 @@ def ways_to_repeat(part: str) -> list[int]:
 
 @given(st.text("ab", min_size=1, max_size=14))
 def test_no_other_groups_have_fewer_runs(order: str) -> None:
-    groups = layer_groups(order)
+    groups = recurring(order)
     written = sum(len(group.runs) if isinstance(group, Period) else 1 for group in groups)
     assert written == fewest(order, {})
+
+
+@pytest.mark.parametrize(
+    ("order", "groups"),
+    [
+        # As many bodies as kinds: nothing is gained.
+        ("d" + "lg" * 4, recurring("d" + "lg" * 4)),
+        # Two that are left over of a group.
+        ("lllg" * 2 + "ll", [Turns(("l", "g"), ((3, 3, 2), (1, 1, 0)))]),
+        # The head of Nemotron-H: mixers, networks, and attention in some places of a mixer.
+        (
+            "memem*emem*e",
+            [Turns(("m", "e", "*"), ((1, 1, 1, 0, 1, 1, 0), (1, 1, 0, 1, 1, 0, 1), (0, 0, 1, 0, 0, 1, 0)))],
+        ),
+    ],
+)
+def test_kinds_take_turns_where_that_is_a_body_for_each(order: str, groups: list[Group]) -> None:
+    assert layer_groups(order) == groups
+
+
+@given(st.text("abcd", min_size=1, max_size=24))
+def test_there_is_one_body_for_each_kind(order: str) -> None:
+    groups = layer_groups(order)
+    assert in_order(groups) == list(order)
+    bodies = [
+        kind
+        for group in groups
+        for kind in (
+            group.kinds
+            if isinstance(group, Turns)
+            else [run.kind for run in (group.runs if isinstance(group, Period) else (group,))]
+        )
+    ]
+    assert sorted(bodies) == sorted(set(order))
 
 
 NESTED = {**CONFIGS["gpt-oss"], "torch_dtype": "bfloat16"}

@@ -69,7 +69,7 @@ def test_issue9_9_every_row_is_that_of_the_program_with_its_stages(monkeypatch: 
     quick = swept("deepseek-v3", base(*DEEPSEEK), *axes)
     assert {OK, INFEASIBLE} <= set(quick.columns["status"])
 
-    def never(point: object) -> bool:
+    def never(point: object, module: object) -> bool:
         return False
 
     monkeypatch.setattr(engine, "_can_be_dealt", never)
