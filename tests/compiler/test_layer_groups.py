@@ -156,26 +156,28 @@ def test_stages_cut_a_period_anywhere_and_count_true_layers() -> None:
 EQUAL_LAYERS = {**CONFIGS["llama"], "torch_dtype": "bfloat16", "num_hidden_layers": 6}
 
 
-def nested_text() -> tuple[str, str]:
-    """Six equal layers as one repeat, and as three times two of them."""
+def same_layers() -> list[str]:
+    """Six equal layers as one repeat, as three times two of them, and in turns of 2, none, 3 and 1."""
     flat = module_text(import_hf(EQUAL_LAYERS, "config.json", "tiny"))
     rows = "!layer.tensor<[batch*q_len, 32], bf16>"
     opening = f'model.repeat([%1]) {{count = 6}} at "blocks.dense" : {rows} {{'
     assert opening in flat
-    inner = f'%91 = model.repeat([%90]) {{count = 2}} at "blocks.dense" : {rows} {{'
-    nested = flat.replace(
-        opening, f'model.repeat([%1]) {{count = 3}} at "blocks.period" : {rows} {{ ^bb9(%90: {rows}): {inner}'
-    )
     end = 'at "blocks.dense"\n    }'
-    assert nested.count(end) == 1
-    return flat, nested.replace(end, f'{end}\n model.yield([%91]) at "blocks.period" }}')
+    assert flat.count(end) == 1
+    closed = flat.replace(end, f'{end}\n model.yield([%91]) at "blocks.group" }}')
+    found = [flat]
+    for times, inside in ((3, "count = 2"), (4, "count = 6, shares = [2, 0, 3, 1]")):
+        around = f'model.repeat([%1]) {{count = {times}}} at "blocks.group" : {rows} {{ ^bb9(%90: {rows}):'
+        inner = f'%91 = model.repeat([%90]) {{{inside}}} at "blocks.dense" : {rows} {{'
+        found.append(closed.replace(opening, f"{around} {inner}"))
+    return found
 
 
 @pytest.mark.parametrize("granularity", ["chip", "core", "tile", "commands"])
 @pytest.mark.parametrize("pp", [1, 3])
 def test_nested_layers_take_as_long_as_flat_ones(granularity: str, pp: int, tmp_path: Path) -> None:
     times: list[float] = []
-    for name, text in zip(("flat", "nested"), nested_text(), strict=True):
+    for name, text in zip(("flat", "nested", "turns"), same_layers(), strict=True):
         path = tmp_path / f"{name}.mlir"
         path.write_text(text)
         overrides = {"deployment.batch": 8, "deployment.kv_len": 64, "deployment.pp": pp}
@@ -183,14 +185,14 @@ def test_nested_layers_take_as_long_as_flat_ones(granularity: str, pp: int, tmp_
             str(path), "sg2262", "p1-r1-b1-c8", "llama-8b-decode", granularity=granularity, overrides=overrides
         )
         times.append(found.total_us)
-    assert times[0] == pytest.approx(times[1], rel=1e-12)
+    assert times == pytest.approx(times[:1] * 3, rel=1e-12)
 
 
 def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
     bindings = {"batch": 2, "q_len": 1, "kv_len": 9}
     deployment = load_deployment("decode", {**bindings, **{f"quantization.{k}": t for k, t in FP32.items()}})
     runs: list[Array] = []
-    for text in nested_text():
+    for text in same_layers():
         module = parse_module(text.replace("bf16", "f32"), "tiny.mlir")
         environment = seeded_model_environment(module, bindings, 3)
         expected = run_model(module, environment)
@@ -200,3 +202,4 @@ def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
         np.testing.assert_allclose(found.outputs[0], expected.logits, atol=1e-4)
         runs.append(found.outputs[0])
     assert np.array_equal(runs[0], runs[1])
+    assert np.array_equal(runs[0], runs[2])
