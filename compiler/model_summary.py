@@ -106,11 +106,9 @@ class LayerNames:
         runs = [op for op in block.ops if isinstance(op, model.RepeatOp)]
         return ", ".join(self._run(run, times) for run in runs)
 
-    def _turns(self, body: Block) -> str:
-        """The order of kinds that take turns."""
+    def turns(self, body: Block) -> str:
+        """The order of the kinds that take turns in a body."""
         runs = [op for op in body.ops if isinstance(op, model.RepeatOp)]
-        for run in runs:
-            self.layers += run.trip_count * _layers(run)
         shares = tuple(run.share_counts or () for run in runs)
         order = in_order([Turns(tuple(map(self.name, runs)), shares)])
         return ", ".join(map(_text, recurring(order)))
@@ -119,7 +117,8 @@ class LayerNames:
         body = run.body.block
         inner = [op for op in body.ops if isinstance(op, model.RepeatOp)]
         if any(op.shares is not None for op in inner):
-            return self._turns(body)
+            self.layers += sum(op.trip_count * _layers(op) for op in inner)
+            return self.turns(body)
         if inner:
             return f"{run.trip_count} x ({self.order(body, times * run.trip_count)})"
         self.layers += times * run.trip_count * _layers(run)
