@@ -72,7 +72,9 @@ class AnyRepeatOp(PmcOp):
             raise VerifyException(f"{where}: its {len(counts)} shares must be those of a repeat around")
         if isinstance(around, AnyRepeatOp) and around.shares is not None:
             raise VerifyException(f"{where}: it has shares and so has the repeat around")
-        if min(counts, default=0) < 0 or sum(counts) != self.trip_count:
+        if min(counts, default=0) < 0:
+            raise VerifyException(f"{where}: a share is {min(counts)}, must be at least 0")
+        if sum(counts) != self.trip_count:
             raise VerifyException(f"{where}: the shares add up to {sum(counts)}, the count is {self.trip_count}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 
 import pmc
+from pmc.backends.g5.step_work import step_work
 from pmc.backends.numeric.errors import Array
 from pmc.backends.numeric.model import run_model, seeded_model_environment
 from pmc.backends.numeric.rank_programs import run_commands
@@ -23,6 +24,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.frontend.layer_groups import Group, Period, Run, Turns, in_order, layer_groups, recurring
 from pmc.compiler.shrink import with_fp32
 from pmc.dialects import dist, layer
+from pmc.dialects.errors import PmcError
 from pmc.dialects.levels import Level
 from tests.reference.configs import CONFIGS
 
@@ -203,3 +205,66 @@ def test_nested_layers_compute_what_flat_ones_do_down_to_commands() -> None:
         runs.append(found.outputs[0])
     assert np.array_equal(runs[0], runs[1])
     assert np.array_equal(runs[0], runs[2])
+
+
+def test_layers_in_turns_hide_transfers_as_in_one_repeat(tmp_path: Path) -> None:
+    times: list[float] = []
+    for number, text in enumerate(same_layers()):
+        path = tmp_path / f"{number}.mlir"
+        path.write_text(text)
+        overrides = {"deployment.batch": 8, "deployment.kv_len": 64, "deployment.tp": 2}
+        one = (str(path), "sg2262", "p1-r1-b1-c8", "llama-8b-decode")
+        times.append(pmc.evaluate(*one, granularity="chip", overlap="streams", overrides=overrides).total_us)
+    assert times == pytest.approx(times[:1] * 3, rel=1e-12)
+
+
+def test_a_turn_without_layers_leaves_nothing_over_to_the_next(tmp_path: Path) -> None:
+    times: list[float] = []
+    turns = same_layers()[2]
+    for number, (shares, count) in enumerate((("2, 0, 3, 1", 4), ("2, 3, 1", 3))):
+        path = tmp_path / f"{number}.mlir"
+        path.write_text(turns.replace("2, 0, 3, 1", shares).replace("{count = 4}", f"{{count = {count}}}"))
+        overrides = {"deployment.batch": 8, "deployment.kv_len": 64, "deployment.tp": 2}
+        one = (str(path), "sg2262", "p1-r1-b1-c8", "llama-8b-decode")
+        times.append(pmc.evaluate(*one, granularity="chip", overlap="two-batch", overrides=overrides).total_us)
+    assert times[0] == pytest.approx(times[1], rel=1e-12)
+
+
+def test_the_parts_of_a_step_run_as_often_in_turns_and_in_the_same_order() -> None:
+    deployment = load_deployment("decode", {"batch": 4, "kv_len": 32})
+    chip, topology = load_chip("sg2262"), load_topology("p1-r1-b1-c8")
+    orders = [
+        step_work(compile_model(parse_module(text, "tiny.mlir"), chip, topology, deployment, "commands"), None).order
+        for text in same_layers()
+    ]
+    durations = np.arange(1, len(orders[0].runs) + 1)
+    step_ps = int(orders[0].runs @ durations)
+    for order in orders[1:]:
+        assert np.array_equal(order.runs, orders[0].runs)
+        for time_ps in range(0, step_ps, 7):
+            found, wanted = (one.place(durations, time_ps).runs for one in (order, orders[0]))
+            np.testing.assert_allclose(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ("2, 0, 3", "model.repeat at 'blocks.dense': its 3 shares must be those of a repeat around"),
+        ("2, 0, 3, 2", "model.repeat at 'blocks.dense': the shares add up to 7, the count is 6"),
+        ("3, -1, 3, 1", "model.repeat at 'blocks.dense': a share is -1, must be at least 0"),
+    ],
+)
+def test_shares_are_those_of_all_iterations_around(shares: str, message: str) -> None:
+    with pytest.raises(PmcError) as error:
+        parse_module(same_layers()[2].replace("2, 0, 3, 1", shares), "tiny.mlir")
+    assert str(error.value) == f"tiny.mlir: {message}"
+
+
+def test_shares_are_written_and_read_at_every_level() -> None:
+    deployment = load_deployment("decode", {"batch": 4, "kv_len": 32})
+    for level in ("layer", "dist", "tile", "commands"):
+        module = parse_module(same_layers()[2], "tiny.mlir")
+        compile_model(module, load_chip("sg2262"), load_topology("p1-r1-b1-c8"), deployment, cast(Level, level))
+        text = module_text(module)
+        assert "shares" in text
+        assert module_text(parse_module(text, "tiny.mlir")) == text
