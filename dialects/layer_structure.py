@@ -100,7 +100,9 @@ class RepeatOp(AnyRepeatOp):
                 f"layer.repeat at '{self.path.data}': iterations {first}..{first + count} of {total} stored layers"
             )
         self.verify_shares()
-        if self.shares is not None and (self.symbol is not None or count != total):
+        around = self.parent_op()
+        of_steps = self.symbol is not None or (isinstance(around, RepeatOp) and not around.is_layers)
+        if self.shares is not None and (of_steps or count != total):
             raise VerifyException(f"layer.repeat at '{self.path.data}': only layers have shares, and all of them")
         last = block.last_op
         if not isinstance(last, YieldOp):

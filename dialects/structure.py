@@ -72,6 +72,8 @@ class AnyRepeatOp(PmcOp):
             raise VerifyException(f"{where}: its {len(counts)} shares must be those of a repeat around")
         if isinstance(around, AnyRepeatOp) and around.shares is not None:
             raise VerifyException(f"{where}: it has shares and so has the repeat around")
+        if isinstance(around, AnyRepeatOp) and around.iterations(None).start:
+            raise VerifyException(f"{where}: it has shares, and the repeat around does not begin at iteration 0")
         if min(counts, default=0) < 0:
             raise VerifyException(f"{where}: a share is {min(counts)}, must be at least 0")
         if sum(counts) != self.trip_count:

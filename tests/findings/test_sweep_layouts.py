@@ -37,6 +37,10 @@ DENSE = (
 )  # fmt: skip
 
 
+def never(point: object, module: object) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("name", "start", "axes", "points"),
     [
@@ -70,9 +74,6 @@ def test_issue9_9_every_row_is_that_of_the_program_with_its_stages(monkeypatch: 
     quick = swept("deepseek-v3", base(*DEEPSEEK), *axes)
     assert {OK, INFEASIBLE} <= set(quick.columns["status"])
 
-    def never(point: object, module: object) -> bool:
-        return False
-
     monkeypatch.setattr(engine, "_can_be_dealt", never)
     assert quick.to_csv() == swept("deepseek-v3", base(*DEEPSEEK), *axes).to_csv()
 
@@ -89,7 +90,7 @@ def test_groups_of_layers_are_dealt_layer_by_layer_and_turns_counted_in_all(
         axes = ("deployment.pp=1,2,3", "deployment.batch=1,16")
         with monkeypatch.context() as patched:
             quick = swept(name, base(*LLAMA), *axes)
-            patched.setattr(engine, "_can_be_dealt", lambda point, module: False)
+            patched.setattr(engine, "_can_be_dealt", never)
             assert quick.to_csv() == swept(name, base(*LLAMA), *axes).to_csv()
         assert set(quick.columns["status"]) == {OK}
 
