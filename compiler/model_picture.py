@@ -70,10 +70,13 @@ class _Picture:
     def repeat(self, op: model.RepeatOp, inset: int) -> None:
         """A frame around the layers, which says how often they come."""
         top = self.y
-        layers = any(isinstance(inner, model.RepeatOp) for inner in op.body.block.ops)
+        layers = [inner for inner in op.body.block.ops if isinstance(inner, model.RepeatOp)]
         label = f"{op.trip_count} x" if layers else f"{op.trip_count} x {self.names.name(op)}"
+        if any(inner.shares is not None for inner in layers):
+            label = self.names.turns(op.body.block)
         self.y += 4
-        self.text(inset + INSET, label, bold=True, anchor="start")
+        for line in textwrap.wrap(label, int((WIDTH - 2 * inset - 2 * INSET) / CHARACTER)):
+            self.text(inset + INSET, line, bold=True, anchor="start")
         self.stack(op.body.block, inset + INSET)
         self.y += GAP
         self.frame(top, inset, 2, 10)

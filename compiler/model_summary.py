@@ -10,6 +10,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, i1
 from xdsl.ir import Attribute, Block
 
+from pmc.compiler.frontend.layer_groups import Period, Run, Turns, in_order, recurring
 from pmc.dialects import model
 from pmc.dialects.analyses.stored_arrays import stored_arrays
 from pmc.dialects.checkpoint import Checkpoint, checkpoint_of
@@ -105,13 +106,22 @@ class LayerNames:
         runs = [op for op in block.ops if isinstance(op, model.RepeatOp)]
         return ", ".join(self._run(run, times) for run in runs)
 
+    def turns(self, body: Block) -> str:
+        """The order of the kinds that take turns in a body."""
+        runs = [op for op in body.ops if isinstance(op, model.RepeatOp)]
+        shares = tuple(run.share_counts or () for run in runs)
+        order = in_order([Turns(tuple(map(self.name, runs)), shares)])
+        return ", ".join(map(_text, recurring(order)))
+
     def _run(self, run: model.RepeatOp, times: int) -> str:
         body = run.body.block
-        if any(isinstance(op, model.RepeatOp) for op in body.ops):
+        inner = [op for op in body.ops if isinstance(op, model.RepeatOp)]
+        if any(op.shares is not None for op in inner):
+            self.layers += sum(op.trip_count * _layers(op) for op in inner)
+            return self.turns(body)
+        if inner:
             return f"{run.trip_count} x ({self.order(body, times * run.trip_count)})"
-        # Layers that share something are one body: each of them has a feed-forward block.
-        layers = sum(isinstance(op, model.NetworkOp) for op in body.ops)
-        self.layers += times * run.trip_count * max(1, layers)
+        self.layers += times * run.trip_count * _layers(run)
         return f"{run.trip_count} {self.name(run)}"
 
     def name(self, run: model.RepeatOp) -> str:
@@ -128,6 +138,17 @@ class LayerNames:
     def blocks(self) -> tuple[BlockKind, ...]:
         """Every kind of block of the layers seen so far."""
         return tuple(BlockKind(name, dict(sizes), tuple(used)) for (name, sizes), used in self.kinds.items())
+
+
+def _layers(run: model.RepeatOp) -> int:
+    """The layers in a body: those that share something are one, and each of them has a feed-forward block."""
+    return max(1, sum(isinstance(op, model.NetworkOp) for op in run.body.block.ops))
+
+
+def _text(group: Run | Period) -> str:
+    if isinstance(group, Run):
+        return f"{group.count} {group.kind}"
+    return f"{group.count} x ({', '.join(map(_text, group.runs))})"
 
 
 def block_rows(module: ModuleOp) -> list[BlockRow]:

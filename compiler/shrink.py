@@ -22,6 +22,7 @@ from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.checkpoint import CHECKPOINT, CheckpointAttr, StoredTypes, checkpoint_of
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
+from pmc.dialects.structure import shares_attr
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.type_rules import CHECKPOINT_TYPES, UNCONVERTED, parse_rule
 
@@ -70,7 +71,7 @@ class _Shrunk:
         old = self.source
         body = Block(arg_types=[a.type for a in old.body.block.args])
         self.values.update(zip(old.body.block.args, body.args, strict=True))
-        self.copy(old.body.block, body, _layer_counts(old.body.block, self.layers))
+        self.copy(old.body.block, body, _layer_counts(old.body.block, self.layers), {})
         sizes: Properties = {"hidden_size": HIDDEN, "vocab_size": self.vocabulary, "dtype": self.dtype}
         return model.LlmOp.make([], [], old.path.data, {**old.properties, **sizes}, [Region(body)], like=old)
 
@@ -79,10 +80,16 @@ class _Shrunk:
         assert isinstance(rows, TensorType)
         body = Block(arg_types=[tokens, TensorType.of([rows.dims[0], HIDDEN], self.dtype)])
         self.values.update(zip(old.body.block.args, body.args, strict=True))
-        self.copy(old.body.block, body, {})
+        self.copy(old.body.block, body, {}, {})
         return model.DraftOp.make([], [], old.path.data, {}, [Region(body)], like=old)
 
-    def copy(self, old: Block, new: Block, counts: Mapping[model.RepeatOp, int]) -> None:
+    def copy(
+        self,
+        old: Block,
+        new: Block,
+        counts: Mapping[model.RepeatOp, int],
+        shares: Mapping[model.RepeatOp, Sequence[int]],
+    ) -> None:
         for op in old.ops:
             assert isinstance(op, model.BlockOp | model.RepeatOp | model.YieldOp)
             operands = [self.values[value] for value in op.operands]
@@ -91,11 +98,15 @@ class _Shrunk:
             results = [self.type_of(result, op, operands) for result in op.results]
             if isinstance(op, model.RepeatOp):
                 results = [tensor(value) for value in operands]
-                given["count"] = counts[op]
+                inside = _shares(op.body.block)
+                turns = len(next(iter(inside.values()), ()))
+                given["count"] = turns or counts[op]
+                if op in shares:
+                    given |= {"count": sum(shares[op]), "shares": shares_attr(shares[op])}
                 inner = Block(arg_types=[value.type for value in operands])
                 self.values.update(zip(op.body.block.args, inner.args, strict=True))
                 # In a group that recurs, one layer of each kind.
-                self.copy(op.body.block, inner, _layer_counts(op.body.block, 1))
+                self.copy(op.body.block, inner, _layer_counts(op.body.block, 1), inside)
                 regions.append(Region(inner))
             elif (shrink := SHRUNK.get(type(op))) is not None:
                 given |= shrink(op, self.deployment)
@@ -130,6 +141,14 @@ def _layer_counts(body: Block, layers: int) -> dict[model.RepeatOp, int]:
                 counts[run] += 1
                 left -= 1
     return counts
+
+
+def _shares(body: Block) -> dict[model.RepeatOp, list[int]]:
+    """The shares of kinds that take turns, in the first turns that have all of them; two layers of a kind in a turn."""
+    runs = [op for op in body.ops if isinstance(op, model.RepeatOp) and op.shares is not None]
+    counts = {run: run.share_counts or () for run in runs}
+    chosen = sorted({next(turn for turn, count in enumerate(counts[run]) if count) for run in runs})
+    return {run: [min(counts[run][turn], 2) for turn in chosen] for run in runs}
 
 
 def _vocabulary(size: int, d: Deployment) -> int:

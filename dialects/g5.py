@@ -271,7 +271,10 @@ class StageOp(BodyOp, AnyStageOp):
 
 @irdl_op_definition
 class RepeatOp(BodyOp, AnyRepeatOp):
-    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
+    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1.
+
+    With `shares` iteration i of the repeat around, whose symbol is `period`, runs the next shares[i] of these.
+    """
 
     name = "g5.repeat"
     symbol = prop_def(StringAttr)
@@ -291,6 +294,10 @@ class RepeatOp(BodyOp, AnyRepeatOp):
     def defined_symbols(self) -> tuple[str, ...]:
         """The layer number."""
         return (self.symbol.data,)
+
+    def verify_(self) -> None:
+        """The shares are those of the repeat around."""
+        self.verify_shares()
 
 
 @irdl_op_definition

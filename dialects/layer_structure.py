@@ -23,7 +23,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.assembly import PmcOp, parse_text, parse_value_use
 from pmc.dialects.mesh_rules import verify_on_mesh
-from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp
+from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, shares_attr
 from pmc.dialects.tensor import TensorType, verify_carried
 
 
@@ -70,7 +70,9 @@ class RepeatOp(AnyRepeatOp):
     %y = layer.repeat 58 from 3 of 61 (%h = %x) at "blocks.moe" : !layer.tensor<..> { .. layer.yield(%z) }
 
     Layers may be nested: the layers of a path are numbered through, so that iteration i of 5 in iteration p of the
-    repeat around it is layer 5 p + i.
+    repeat around it is layer 5 p + i.  With `shares` iteration p runs the next shares[p] layers:
+
+    %y = layer.repeat 5 from 0 of 5 shares [2, 0, 2, 1] (%h = %x) at "blocks.attention" : !layer.tensor<..> { .. }
 
     With a `symbol` the iterations are no layers but equal steps, and expressions in the body know their number by it:
 
@@ -97,6 +99,11 @@ class RepeatOp(AnyRepeatOp):
             raise VerifyException(
                 f"layer.repeat at '{self.path.data}': iterations {first}..{first + count} of {total} stored layers"
             )
+        self.verify_shares()
+        around = self.parent_op()
+        of_steps = self.symbol is not None or (isinstance(around, RepeatOp) and not around.is_layers)
+        if self.shares is not None and (of_steps or count != total):
+            raise VerifyException(f"layer.repeat at '{self.path.data}': only layers have shares, and all of them")
         last = block.last_op
         if not isinstance(last, YieldOp):
             raise VerifyException(f"layer.repeat at '{self.path.data}': the body must end in layer.yield")
@@ -108,11 +115,6 @@ class RepeatOp(AnyRepeatOp):
             results=list(self.result_types),
         )
 
-    @property
-    def trip_count(self) -> int:
-        """How often the body runs."""
-        return self.count.value.data
-
     @classmethod
     def build_with(
         cls,
@@ -123,19 +125,26 @@ class RepeatOp(AnyRepeatOp):
         first: int = 0,
         total: int | None = None,
         symbol: str | None = None,
+        shares: Sequence[int] | None = None,
     ) -> Self:
         """Repeat `body`, whose block takes and yields values of the types of `inits`."""
         return cls.make(
             [inits],
             [v.type for v in inits],
             path,
-            {"count": count, "first": first, "total": count if total is None else total, "symbol": symbol},
+            {
+                "count": count,
+                "first": first,
+                "total": count if total is None else total,
+                "symbol": symbol,
+                "shares": shares_attr(shares),
+            },
             [body],
         )
 
     def layer_after(self, outer: int | None, index: int) -> int:
         """The number of the layer of iteration `index`, where `outer` is that of the repeat around, if there is one."""
-        return index if outer is None else outer * self.total.value.data + index
+        return index if outer is None or self.shares is not None else outer * self.total.value.data + index
 
     @property
     def is_layers(self) -> bool:
@@ -143,12 +152,14 @@ class RepeatOp(AnyRepeatOp):
         return self.symbol is None
 
     def print(self, printer: Printer) -> None:
-        """Print `58 from 0 of 58 (as "symbol")? (%h = %x) at "path" : types { .. }`."""
+        """Print `58 from 0 of 58 (as "symbol")? (shares [..])? (%h = %x) at "path" : types { .. }`."""
         printer.print_string(f" {self.trip_count} from {self.first.value.data} of {self.total.value.data} ")
         if self.symbol is not None:
             printer.print_string("as ")
             printer.print_string_literal(self.symbol.data)
             printer.print_string(" ")
+        if self.share_counts is not None:
+            printer.print_string(f"shares {list(self.share_counts)} ")
         block = self.body.block
         with printer.in_parens():
             for index, (argument, init) in enumerate(zip(block.args, self.inits, strict=True)):
@@ -174,6 +185,9 @@ class RepeatOp(AnyRepeatOp):
         parser.parse_keyword("of")
         total = parser.parse_integer()
         symbol = parse_text(parser) if parser.parse_optional_keyword("as") is not None else None
+        shares: list[int] | None = None
+        if parser.parse_optional_keyword("shares") is not None:
+            shares = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
         names: list[Parser.UnresolvedArgument] = []
         inits: list[SSAValue] = []
 
@@ -193,7 +207,7 @@ class RepeatOp(AnyRepeatOp):
             types = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_type)
         arguments = [n.resolve(v.type) for n, v in zip(names, inits, strict=True)]
         body = parser.parse_region(arguments)
-        op = cls.build_with(count, inits, body, path, first, total, symbol)
+        op = cls.build_with(count, inits, body, path, first, total, symbol, shares)
         op.attributes.update(attributes)
         if list(op.result_types) != types:
             parser.raise_error("the result types of layer.repeat must be those of its initial values")

@@ -50,10 +50,20 @@ class Access:
 
 @dataclass(frozen=True)
 class Loop:
-    """What runs `count` times."""
+    """What runs `count` times, or so often in each iteration of the loop around as `shares` says."""
 
     count: int
     items: Sequence[Access | Loop]
+    shares: Sequence[int] | None = None
+
+    def times(self, around: int) -> int:
+        """How often it runs in iteration `around` of the loop around."""
+        return self.count if self.shares is None else self.shares[around]
+
+    @property
+    def alike(self) -> bool:
+        """Whether all iterations do the same."""
+        return all(isinstance(item, Access) or item.shares is None for item in self.items)
 
 
 def chip_around(op: Operation) -> Chip | None:
@@ -88,7 +98,7 @@ def reuse_fault(arrays: Sequence[PlacedArray], items: Sequence[Access | Loop]) -
     """The first access to an array that another one has overwritten, or None.
 
     Two iterations of a loop show what any number of them would: each access makes some arrays whole and spoils others,
-    whatever was before, so that a third iteration starts as the second does.
+    whatever was before, so that a third iteration starts as the second does.  Iterations that differ all run.
     """
     run = _Run(arrays)
     fault = run.items(items)
@@ -110,12 +120,13 @@ class _Run:
         shared = [number for number, array in enumerate(arrays) if array.is_shared]
         self.neighbours = {i: [j for j in shared if j != i and arrays[i].overlaps(arrays[j])] for i in shared}
 
-    def items(self, items: Sequence[Access | Loop]) -> str | None:
+    def items(self, items: Sequence[Access | Loop], around: int = 0) -> str | None:
         for item in items:
             if isinstance(item, Access):
                 fault = self.access(item)
             else:
-                fault = next((f for _ in range(min(item.count, 2)) if (f := self.items(item.items))), None)
+                times = min(item.times(around), 2) if item.alike else item.times(around)
+                fault = next((f for number in range(times) if (f := self.items(item.items, number))), None)
             if fault is not None:
                 return fault
         return None

@@ -61,6 +61,7 @@ from pmc.dialects.model_rows import NormOp as NormOp
 from pmc.dialects.model_rows import PositionEmbeddingOp as PositionEmbeddingOp
 from pmc.dialects.model_rows import ScaleOp as ScaleOp
 from pmc.dialects.model_rows import SoftCapOp as SoftCapOp
+from pmc.dialects.structure import AnyRepeatOp
 from pmc.dialects.tensor import TensorType, tensor, verify_carried
 
 # -- structure -----------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def block_of(value: SSAValue) -> Block | None:
 
 
 @irdl_op_definition
-class RepeatOp(PmcOp):
+class RepeatOp(AnyRepeatOp):
     """`count` equal layers: block arguments are the values of the iteration, the first ones are `inits`."""
 
     name = "model.repeat"
@@ -120,6 +121,7 @@ class RepeatOp(PmcOp):
         where = f"model.repeat at '{self.path.data}'"
         if self.trip_count < 1:
             raise VerifyException(f"{where}: count is {self.trip_count}, must be at least 1")
+        self.verify_shares()
         block = self.body.block
         last = block.last_op
         if not isinstance(last, YieldOp):
@@ -136,11 +138,6 @@ class RepeatOp(PmcOp):
                 raise VerifyException(
                     f"{where}: {op.name} uses a value from outside of the body, which must be one of the inits"
                 )
-
-    @property
-    def trip_count(self) -> int:
-        """How many layers there are."""
-        return self.count.value.data
 
 
 @irdl_op_definition
@@ -269,7 +266,7 @@ def model_blocks(module: ModuleOp) -> Iterator[tuple[BlockOp, int]]:
 def _blocks_in(block: Block, count: int) -> Iterator[tuple[BlockOp, int]]:
     for op in block.ops:
         if isinstance(op, RepeatOp):
-            yield from _blocks_in(op.body.block, count * op.trip_count)
+            yield from _blocks_in(op.body.block, op.runs(count))
         elif isinstance(op, BlockOp):
             yield op, count
 

@@ -127,7 +127,7 @@ def _memory_accesses(block: Block, number: dict[SSAValue, int]) -> list[Access |
             case ViewOp() if op.source in number:
                 number[op.result] = number[op.source]
             case RepeatOp():
-                found.append(Loop(op.count.value.data, _memory_accesses(op.body.block, number)))
+                found.append(Loop(op.trip_count, _memory_accesses(op.body.block, number), op.share_counts))
             case KernelOp() | CollectiveOp():
                 commands = [c for c in op.walk() if isinstance(c, CommandOp)]
                 reads, writes = (
@@ -198,7 +198,10 @@ class BodyOp(PmcOp):
 
 @irdl_op_definition
 class RepeatOp(BodyOp, AnyRepeatOp):
-    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1."""
+    """Equal layers: the body runs for `symbol` = first, first+1, .., first+count-1.
+
+    With `shares` iteration i of the repeat around, whose symbol is `period`, runs the next shares[i] of these.
+    """
 
     name = "tile.repeat"
     symbol = prop_def(StringAttr)
@@ -210,6 +213,10 @@ class RepeatOp(BodyOp, AnyRepeatOp):
     def defined_symbols(self) -> tuple[str, ...]:
         """The layer number."""
         return (self.symbol.data,)
+
+    def verify_(self) -> None:
+        """The shares are those of the repeat around."""
+        self.verify_shares()
 
 
 @irdl_op_definition

@@ -326,7 +326,14 @@ class _Sharder:
         body, self.block, self.resharded = Region(self.block), outer, outer_cache
         symbol = None if op.symbol is None else op.symbol.data
         new = layer.RepeatOp.build_with(
-            op.trip_count, inits, body, op.path.data, op.first.value.data, op.total.value.data, symbol
+            op.trip_count,
+            inits,
+            body,
+            op.path.data,
+            op.first.value.data,
+            op.total.value.data,
+            symbol,
+            op.share_counts,
         )
         self._add(op, new)
 

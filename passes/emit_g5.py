@@ -86,8 +86,9 @@ class _Stream:
                 case tile.CollectiveOp():
                     out.append(self.collective(op))
                 case tile.RepeatOp():
-                    names = {name: op.properties[name] for name in ("symbol", "count", "first")}
-                    out.append(self.nested(g5.RepeatOp, op, op.body.block, {**names, "carries": self.carries(op)}))
+                    names = ("symbol", "count", "first", "shares")
+                    properties = {name: op.properties[name] for name in names if name in op.properties}
+                    out.append(self.nested(g5.RepeatOp, op, op.body.block, {**properties, "carries": self.carries(op)}))
                 case tile.StageOp():
                     out.append(self.nested(g5.StageOp, op, op.body.block, {"index": op.index}))
                 case _:

@@ -189,7 +189,8 @@ class _Lowering:
             if symbol == PERIOD and layer_around is not None:
                 raise PassError(f"lower-to-tiles: layer.repeat at '{op.path.data}': layers are nested three deep")
             index = expr(symbol)
-            self.layer = index if layer_around is None else layer_around * op.total.value.data + index
+            outer = None if op.shares is not None else layer_around
+            self.layer = index if outer is None else outer * op.total.value.data + index
         outside, self.ops = self.ops, []
         self.views.append({})
         self._block(op.body.block)
@@ -197,7 +198,7 @@ class _Lowering:
         self.views.pop()
         inside, self.ops = self.ops, outside
         self.layer = layer_around
-        properties: Properties = {"symbol": symbol, "count": op.count, "first": op.first}
+        properties: Properties = {"symbol": symbol, "count": op.count, "first": op.first, "shares": op.shares}
         self.ops.append(RepeatOp.make([], [], op.path.data, properties, [Region(Block(inside))], like=op))
 
     def _return(self, op: layer.ReturnOp) -> None:

@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, Region
 
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.op_times import OP_TIMES
 from pmc.dialects.analyses.pipeline_stages import built, dealt
+from pmc.dialects.analyses.unnested import unnest
 from pmc.dialects.dist import MeshAttr
 from pmc.dialects.levels import MESH, Level
 from pmc.passes.base import PassError, PmcPass
@@ -54,7 +55,7 @@ class PartitionStagesPass(PmcPass):
         """Partition every program."""
         if _stages(module) > 1:
             for program in (op for op in module.ops if isinstance(op, layer.ProgramOp)):
-                _unnest(program.body.block)
+                unnest(program.body.block)
         for program, lengths in self.lengths(module).items():
             if len(lengths) > 1:
                 _partition(program, lengths)
@@ -113,36 +114,6 @@ def _partition(program: layer.ProgramOp, lengths: Sequence[int]) -> None:
     old = program.detach_region(program.body)
     program.add_region(Region(new))
     old.drop_all_references()
-
-
-def _unnest(block: Block) -> None:
-    """Put the repeats inside of a repeat one after the other, as parts of the same stored layers."""
-    for op in list(block.ops):
-        if not isinstance(op, layer.RepeatOp) or not any(_is_layers(inner) for inner in op.body.block.ops):
-            continue
-        values, total = list(op.inits), op.total.value.data
-        for iteration in range(op.first.value.data, op.first.value.data + op.trip_count):
-            body = op.body.clone().block
-            for argument, value in zip(body.args, values, strict=True):
-                argument.replace_all_uses_with(value)
-            for inner in list(body.ops):
-                body.detach_op(inner)
-                if isinstance(inner, layer.YieldOp):
-                    values = list(inner.values)
-                    inner.drop_all_references()
-                    break
-                if isinstance(inner, layer.RepeatOp) and _is_layers(inner):
-                    stored = inner.total.value.data
-                    inner.properties["first"] = IntegerAttr(iteration * stored + inner.first.value.data, i64)
-                    inner.properties["total"] = IntegerAttr(total * stored, i64)
-                block.insert_op_before(inner, op)
-        for result, value in zip(op.results, values, strict=True):
-            result.replace_all_uses_with(value)
-        block.erase_op(op)
-
-
-def _is_layers(op: Operation) -> bool:
-    return isinstance(op, layer.RepeatOp) and op.is_layers
 
 
 def layers_of(block: Block) -> int:

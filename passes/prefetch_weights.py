@@ -132,9 +132,9 @@ class PrefetchWeightsPass(PmcPass):
 def _repeated(body: Operation) -> RepeatOp | None:
     """The repeat whose runs can hand weights over to each other.
 
-    It holds no other repeat, and a kernel or a collective stands before it, to which the first load can be charged.
+    It holds no other repeat and takes no turns with others in one around, and a kernel or a collective stands before it, to which the first load can be charged.
     """
-    if not isinstance(body, RepeatOp) or body.count.value.data < 2 or body.parent is None:
+    if not isinstance(body, RepeatOp) or body.trip_count < 2 or body.shares is not None or body.parent is None:
         return None
     if any(isinstance(op, RepeatOp) for op in body.body.block.ops):
         return None

@@ -19,7 +19,7 @@ from xdsl.ir import Block, Operation, Region
 from pmc.backends.cost.memo import CostMemo, MemoCostModel
 from pmc.backends.cost.model import BottleneckTag, OpCost
 from pmc.backends.evaluate.aggregate import StepTotals
-from pmc.backends.evaluate.engine import Site, program_of, sites
+from pmc.backends.evaluate.engine import Site, program_of, sites_of
 from pmc.backends.evaluate.footprint import Feasibility
 from pmc.backends.evaluate.overlap import StepEvaluator
 from pmc.backends.evaluate.request import PhaseAggregates, Run, aggregates_of
@@ -84,14 +84,13 @@ class DealtProgram:
         self.program = program
         self.memo = memo
         self.sites: list[Site] = []
-        """The ops that may cost anything; how often each runs in one execution of the op of the program it is in."""
+        """The ops that may cost anything, and how often each runs in the program."""
         self.spans: dict[Operation, range] = {}
         """The places in `sites` of every op of the program and of the ops in it."""
         for op in program.body.block.ops:
             first = len(self.sites)
             if not isinstance(op, layer.SourceOp):
-                inside = sites(op) if isinstance(op, layer.RepeatOp) else [Site(op, 0, 1)]
-                self.sites += (site for site in inside if not isinstance(site.op, layer.SourceOp))
+                self.sites += (site for site in sites_of(op) if not isinstance(site.op, layer.SourceOp))
             self.spans[op] = range(first, len(self.sites))
         self.exchanges = [place for place, site in enumerate(self.sites) if isinstance(site.op, ExchangeInterface)]
         self.computes = [site.stream is Stream.COMPUTE for site in self.sites]
@@ -126,8 +125,8 @@ class DealtProgram:
         """What all executions of every op take in one step of all layers.  Raises PmcError as `model` does."""
         own = self._figures(model, values)
         return {
-            self.sites[place].op: figures.time_s * (_times(op, None) * self.sites[place].count)
-            for op, span in self.spans.items()
+            self.sites[place].op: figures.time_s * self.sites[place].count
+            for span in self.spans.values()
             for place in span
             if (figures := own[place]) is not None
         }
@@ -144,20 +143,23 @@ class DealtProgram:
         """What the ops of every stage cost, in order."""
         own = self._figures(model, values)
 
-        def runs(op: Operation, times: int) -> Iterator[tuple[_Figures, int]]:
+        def runs(op: Operation, layers: int | None) -> Iterator[tuple[_Figures, int]]:
+            """With `layers` those of so many layers of a repeat, whose layers are alike."""
             for place in self.spans[op]:
-                figures = own[place]
+                figures, count = own[place], self.sites[place].count
+                if figures is not None and layers is not None and isinstance(op, layer.RepeatOp):
+                    count = count // op.trip_count * layers
                 if figures is not None:
-                    yield figures, times * self.sites[place].count
+                    yield figures, count
 
         if stages is None:
-            return [[run for op in self.spans for run in runs(op, _times(op, None))]]
+            return [[run for op in self.spans for run in runs(op, None)]]
         found: list[_Runs] = []
         for stage, between in zip(stages, handed, strict=True):
             of_stage: list[tuple[_Figures, int]] = []
             for item in stage:
                 if not isinstance(item, Handover):
-                    of_stage += runs(item.op, _times(item.op, item.count))
+                    of_stage += runs(item.op, item.count)
                 elif (figures := between[item].figures) is not None:
                     of_stage.append((figures, 1))
             found.append(of_stage)
@@ -267,13 +269,6 @@ def _buffer_bytes(op: Operation, values: Mapping[str, int]) -> int:
         return 0
     exchange = op.exchange()
     return int(exchange.buffer_bytes.evaluate(values)) if exchange.collective.leaves_chip else 0
-
-
-def _times(op: Operation, count: int | None) -> int:
-    """How often an op of the program, or `count` layers of it, runs what is in it."""
-    if count is not None:
-        return count
-    return op.trip_count if isinstance(op, layer.RepeatOp) else 1
 
 
 def _figures(cost: OpCost, computes: bool) -> _Figures:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation
+from xdsl.ir import Operation
 
 from pmc.backends.cost.chip import ChipCostModel
 from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
@@ -177,18 +177,23 @@ class Site:
 
 def sites(program: Operation) -> Iterator[Site]:
     """All ops of a program that are not containers, in program order."""
-    yield from _sites(program.regions[0].block, 0, 1)
+    for op in program.regions[0].block.ops:
+        yield from sites_of(op)
 
 
-def _sites(block: Block, stage: int, count: int) -> Iterator[Site]:
-    for op in block.ops:
-        match op:
-            case AnyRepeatOp():
-                yield from _sites(op.body.block, stage, count * op.count.value.data)
-            case AnyStageOp():
-                yield from _sites(op.body.block, op.index.value.data, count)
-            case _:
-                yield Site(op, stage, count)
+def sites_of(op: Operation, stage: int = 0, count: int = 1) -> Iterator[Site]:
+    """An op in a stage, or all in it that are no containers; what is around it runs `count` times."""
+    match op:
+        case AnyRepeatOp():
+            inside = (stage, op.runs(count), op.body.block)
+        case AnyStageOp():
+            inside = (op.index.value.data, count, op.body.block)
+        case _:
+            yield Site(op, stage, count)
+            return
+    stage, count, block = inside
+    for inner in block.ops:
+        yield from sites_of(inner, stage, count)
 
 
 def symbol_values(module: ModuleOp, bindings: Mapping[str, V]) -> dict[str, int | V]:

@@ -225,6 +225,11 @@ class Facts:
         self.around = {op.body.block: _taken(op.body.block) for op in repeats}
 
 
+def _takes_turns(block: Block) -> bool:
+    """Whether the iterations of a block differ in how many layers they run of each kind."""
+    return any(isinstance(op, layer.RepeatOp) and op.shares is not None for op in block.ops)
+
+
 def _taken(block: Block) -> list[SSAValue]:
     """The values that the ops of a block, and of repeats in it, take from around it."""
     own = set[SSAValue](block.args)
@@ -299,18 +304,23 @@ class _Frame:
         """The arguments of an iteration, and what the iteration before yields for them."""
         self.yielded: dict[SSAValue, SSAValue] = {}
         """The results of repeats, and what the last iteration yields for them."""
+        self.idle = set[Block]()
+        """The bodies of repeats that have nothing to do in this turn, and so leave nothing over."""
         self.begun: list[tuple[int, Operation, FloatArray, FloatArray]] = []
         """Micro-batch and op, when it starts, and when its stream was free."""
         self.inner: list[tuple[_Frame, FloatArray, FloatArray, int]] = []
         """Iterations of a repeat: the rows with which the first of them begins, those after one, and their number."""
 
-    def run(self, block: Block, first: bool = False) -> None:
-        """Start the ops of a block in their order; in the first iteration none is left over from the one before."""
+    def run(self, block: Block, first: bool = False, around: int | None = None) -> None:
+        """Start the ops of a block in their order; in the first iteration none is left over from the one before.
+
+        `around` is the number of the iteration whose body the block is, where iterations are not alike.
+        """
         for entry in self.order[block]:
-            if entry.late and first:
+            if (entry.late and first) or entry.op.parent in self.idle:
                 continue
             if isinstance(entry.op, layer.RepeatOp):
-                self._repeat(entry.op)
+                self._layers(entry.op, around)
             else:
                 self._start(entry)
 
@@ -338,7 +348,37 @@ class _Frame:
         self.free[stream] = end = start + time_us
         values.update({(copy, result): end for result in op.results})
 
-    def _repeat(self, repeat: layer.RepeatOp) -> None:
+    def _layers(self, repeat: layer.RepeatOp, around: int | None) -> None:
+        """A repeat: iterations that are alike at once, those with shares of others one by one."""
+        body = repeat.body.block
+        own = repeat.iterations(around)
+        if not own:
+            for copy in range(len(self.times)):
+                for result, init in zip(repeat.results, repeat.inits, strict=True):
+                    self._set(copy, result, self._there(copy, init))
+            for result in repeat.results:
+                self.yielded.pop(result, None)
+            self.idle.add(body)
+        elif _takes_turns(body):
+            last = body.last_op
+            assert last is not None
+            values = repeat.operands
+            for index in own:
+                for copy in range(len(self.times)):
+                    rows = [self._there(copy, value) for value in values]
+                    for argument, row in zip(body.args, rows, strict=True):
+                        self._set(copy, argument, row)
+                self.run(body, first=True, around=index)
+                values = last.operands
+            self.yielded.update(zip(repeat.results, values, strict=True))
+        else:
+            self.idle.discard(body)
+            for result in repeat.results:
+                for copy in range(len(self.times)):
+                    self._set(copy, result, None)
+            self._repeat(repeat, len(own))
+
+    def _repeat(self, repeat: layer.RepeatOp, times: int) -> None:
         """The first iteration, and those that are alike; what the last one leaves over stands behind the repeat."""
         body, copies = repeat.body.block, range(len(self.times))
         last = body.last_op
@@ -355,12 +395,12 @@ class _Frame:
         ]
         around = set(self.facts.around[body])
         passed = [key for key in dict.fromkeys(passed) if key not in made_late and key[1] not in around]
-        if repeat.trip_count > 1:
-            self._alike(repeat, passed)
+        if times > 1:
+            self._alike(repeat, times - 1, passed)
         self.yielded.update(zip(repeat.results, last.operands, strict=True))
 
-    def _alike(self, repeat: layer.RepeatOp, passed: Sequence[_Key]) -> None:
-        """All iterations behind the first, which pass on when the values `passed` are there."""
+    def _alike(self, repeat: layer.RepeatOp, times: int, passed: Sequence[_Key]) -> None:
+        """All `times` iterations behind the first, which pass on when the values `passed` are there."""
         body = repeat.body.block
         last = body.last_op
         assert last is not None
@@ -381,8 +421,8 @@ class _Frame:
         nothing = np.full(len(entry), NEVER)
         found = [nothing if (row := inner._there(*key)) is None else row for key in passed]
         step = np.stack([*inner.free, *found, *rows[first + len(passed) :]])
-        self.inner.append((inner, entry, step, repeat.trip_count - 1))
-        after = product(power(step, repeat.trip_count - 1), entry)
+        self.inner.append((inner, entry, step, times))
+        after = product(power(step, times), entry)
         self.free = list(after[:first])
         self.ready.update(zip(passed, after[first:], strict=False))
 

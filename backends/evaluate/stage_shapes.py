@@ -55,7 +55,8 @@ class Structure:
                 self.sources.append(op)
                 key.append(self._arrays.setdefault(array_key(op), len(self._arrays)))
             elif isinstance(op, layer.RepeatOp):
-                key += op.is_layers, op.first.value.data, op.trip_count, op.total.value.data, self._of(op.body.block)
+                key += op.is_layers, op.first.value.data, op.trip_count, op.total.value.data, op.share_counts
+                key.append(self._of(op.body.block))
             elif isinstance(op, layer.LayerOp):
                 self._ops.append((op, len(self._ops)))
         return tuple(key)

@@ -5,8 +5,10 @@ Work is counted, as `program_resources` does it, once for a layer of a repeat an
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -21,6 +23,8 @@ from pmc.dialects.analyses.program_resources import program_resources
 from pmc.dialects.analyses.program_work import layer_symbols
 from pmc.dialects.g5 import ChipCommandOp, ProgramOp, RepeatOp, SdmaOp, StageOp
 from pmc.dialects.interfaces import IntArray
+
+OpT = TypeVar("OpT", ProgramOp, ChipCommandOp)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def step_work(module: ModuleOp, stage: int | None) -> StepWork:
 
     Raises PmcError for a module above the commands level, or whose loops were unrolled into tables.
     """
-    walk = _Walk(Target.of(module), stage, [], [], {})
+    walk = _Walk(Target.of(module), stage, [], [], {}, {})
     items = walk.items(stream_of(module).body.block)
     return StepWork(StepOrder(_sized(1, items, len(walk.parts))), tuple(walk.paths), tuple(walk.parts))
 
@@ -84,27 +88,39 @@ class _Walk:
     paths: list[str]
     parts: list[PartWork]
     known: dict[Hashable, PartWork]
+    numbers: dict[ProgramOp | ChipCommandOp, int]
 
-    def items(self, block: Block) -> _Items:
+    def items(self, block: Block, around: int | None = None) -> _Items:
         found: _Items = []
         for op in block.ops:
             match op:
                 case ProgramOp():
-                    found.append(self.add(op.path.data, self.program(op)))
+                    found.append(self.add(op, self.program))
                 case ChipCommandOp():
-                    found.append(self.add(op.path.data, self.movement(op)))
+                    found.append(self.add(op, self.movement))
                 case RepeatOp():
-                    found.append((op.count.value.data, self.items(op.body.block)))
+                    found += self.repeat(op, around)
                 case StageOp() if op.index.value.data == self.stage:
                     found += self.items(op.body.block)
                 case _:
                     pass
         return found
 
-    def add(self, path: str, work: PartWork) -> int:
-        self.paths.append(path)
-        self.parts.append(work)
-        return len(self.parts) - 1
+    def repeat(self, op: RepeatOp, around: int | None) -> _Items:
+        """Its iterations, those that differ in the shares of repeats inside apart."""
+        own = op.iterations(around)
+        repeats = [other for other in op.body.block.ops if isinstance(other, RepeatOp)]
+        inner = [counts for repeat in repeats if (counts := repeat.share_counts)]
+        alike = [list(found) for _, found in groupby(own, lambda index: [counts[index] for counts in inner])]
+        return [(len(found), self.items(op.body.block, found[0])) for found in alike]
+
+    def add(self, op: OpT, work: Callable[[OpT], PartWork]) -> int:
+        """The number of the part that an op is, wherever it runs."""
+        if op not in self.numbers:
+            self.numbers[op] = len(self.parts)
+            self.paths.append(op.path.data)
+            self.parts.append(work(op))
+        return self.numbers[op]
 
     def program(self, op: ProgramOp) -> PartWork:
         chip = self.target.chip

@@ -194,7 +194,7 @@ class _Simulation:
                     energy = program_energy_pj(op, self.target.chip)
                     yield Part(op.path.data, op.op_name.data, count, times.duration_ps, times, None, energy, stage)
                 case RepeatOp():
-                    yield from self.parts(op.body.block, count * op.count.value.data, stage)
+                    yield from self.parts(op.body.block, op.runs(count), stage)
                 case StageOp():
                     yield from self.parts(op.body.block, count, op.index.value.data)
                 case ChipCommandOp():

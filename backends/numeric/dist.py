@@ -185,8 +185,8 @@ class DistMachine:
     def repeat(self, op: layer.RepeatOp) -> None:
         """Run the body once per stored layer, each on what the one before yielded."""
         carried = [self.values[v] for v in op.inits]
-        outer, first = self.iteration, op.first.value.data
-        for index in range(first, first + op.trip_count):
+        outer = self.iteration
+        for index in op.iterations(outer):
             if op.symbol is None:
                 self.iteration = op.layer_after(outer, index)
             else:

@@ -155,9 +155,8 @@ class LayerMachine:
 
     def repeat(self, op: layer.RepeatOp, carried: tuple[Array, ...]) -> tuple[Array, ...]:
         """Run the body once per stored layer, each on what the one before yielded."""
-        first = op.first.value.data
         outer = self.iteration
-        for index in range(first, first + op.trip_count):
+        for index in op.iterations(outer):
             self.iteration = op.layer_after(outer, index)
             carried = self.run_block(op.body.block, carried)
         self.iteration = outer

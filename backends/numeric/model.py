@@ -79,7 +79,7 @@ def _layers_around(op: Operation) -> tuple[int, ...]:
     if parent is None:
         return ()
     outer = _layers_around(parent)
-    return (prod((*outer, parent.trip_count)),) if isinstance(parent, model.RepeatOp) else outer
+    return (parent.runs(prod(outer)),) if isinstance(parent, model.RepeatOp) else outer
 
 
 def seeded_model_environment(module: ModuleOp, bindings: dict[str, int], seed: int, drafts: int = 0) -> Environment:
@@ -280,8 +280,8 @@ class ModelMachine:
                 return operands
             if isinstance(op, model.RepeatOp):
                 outer = self.layer
-                for index in range(op.trip_count):
-                    self.layer = (sum(outer) * op.trip_count + index,)
+                for index in op.iterations(sum(outer)):
+                    self.layer = (index if op.shares is not None else sum(outer) * op.trip_count + index,)
                     operands = self.run_block(op.body.block, operands)
                 self.layer = outer
                 values.update(zip(op.results, operands, strict=True))

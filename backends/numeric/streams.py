@@ -171,7 +171,7 @@ def _steps(
             case g5.StageOp():
                 _steps(op.body.block, symbols, [stages[op.index.value.data]], stages, stepping)
             case g5.RepeatOp():
-                for layer in range(op.first.value.data, op.first.value.data + op.count.value.data):
+                for layer in op.iterations(symbols.get(tile.PERIOD)):
                     _steps(op.body.block, {**symbols, op.symbol.data: layer}, running, stages, stepping)
                 for stage in running:
                     stage.run.release(op.handed_over.takes)

@@ -136,8 +136,7 @@ class _Ranks:
                 case tile.AllocOp():
                     self.held[op.result] = {}
                 case tile.RepeatOp():
-                    first = op.first.value.data
-                    for layer in range(first, first + op.count.value.data):
+                    for layer in op.iterations(symbols.get(tile.PERIOD)):
                         self.steps(op.body.block, {**symbols, op.symbol.data: layer}, ranks)
                 case tile.StageOp():
                     self.steps(op.body.block, symbols, self.stage_ranks(op, ranks))

@@ -7,7 +7,7 @@ one that nothing here reads and that is not known to be harmless (`fields.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePath
 from typing import cast
@@ -30,7 +30,7 @@ from pmc.compiler.frontend import family as parts
 from pmc.compiler.frontend.families import FAMILIES, NOT_SUPPORTED, WRAPPERS
 from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
-from pmc.compiler.frontend.layer_groups import Period, Run, layer_groups
+from pmc.compiler.frontend.layer_groups import Group, Period, Run, Turns, layer_groups
 from pmc.compiler.frontend.readings import Properties, properties
 from pmc.compiler.frontend.stored_types import StoredLayers, stored_layers
 from pmc.compiler.frontend.wrapper import encoders, language_model
@@ -40,6 +40,7 @@ from pmc.dialects.checkpoint import CHECKPOINT, Checkpoint, CheckpointAttr, Stor
 from pmc.dialects.drafting import DRAFT
 from pmc.dialects.expr import expr
 from pmc.dialects.schema import did_you_mean
+from pmc.dialects.structure import shares_attr
 from pmc.dialects.tensor import TensorType
 
 DTYPES: dict[str, Attribute] = {
@@ -202,7 +203,7 @@ class _Import:
         if family.streams:
             x = self.streams(body, model.CopyStreamsOp, [x], "embed.streams")
         for group in layer_groups(self.layers.order):
-            x = self.run(body, x, group) if isinstance(group, Run) else self.period(body, x, group)
+            x = self.group(body, x, group)
         tied = fields.boolean("tie_word_embeddings") if fields.present("tie_word_embeddings") else family.tied
         if family.streams:
             x, _ = self.collapsed(body, x, "lm_head.streams", before_head=True)
@@ -256,7 +257,17 @@ class _Import:
                 x = self.add(body, block.op.make([x], [x.type], f"{path}.{block.name}", given)).results[0]
         return x
 
-    def run(self, body: Block, x: SSAValue, run: Run) -> SSAValue:
+    def group(self, body: Block, x: SSAValue, group: Group) -> SSAValue:
+        """Layers as they are grouped."""
+        match group:
+            case Run():
+                return self.run(body, x, group)
+            case Period():
+                return self.period(body, x, group)
+            case Turns():
+                return self.turns(body, x, group)
+
+    def run(self, body: Block, x: SSAValue, run: Run, shares: Sequence[int] | None = None) -> SSAValue:
         """Layers of one kind, each of which maps rows of the hidden size to the same."""
         path = self.path(run.kind)
 
@@ -266,7 +277,7 @@ class _Import:
                 value = self.sublayer(inner, value, block, f"{path}.{block.name}")
             return self.rows_of(inner, value, self.family.behind_layer, path)
 
-        return self.repeat(body, x, path, run.count, layer, self.reads_tokens(run.kind))
+        return self.repeat(body, x, path, run.count, layer, self.reads_tokens(run.kind), shares)
 
     def period(self, body: Block, x: SSAValue, period: Period) -> SSAValue:
         """A group of layers that recurs."""
@@ -278,6 +289,17 @@ class _Import:
 
         reads_tokens = any(self.reads_tokens(run.kind) for run in period.runs)
         return self.repeat(body, x, self.path("period"), period.count, group, reads_tokens)
+
+    def turns(self, body: Block, x: SSAValue, turns: Turns) -> SSAValue:
+        """Kinds of layers that take turns."""
+
+        def turn(inner: Block, value: SSAValue) -> SSAValue:
+            for kind, shares in zip(turns.kinds, turns.shares, strict=True):
+                value = self.run(inner, value, Run(kind, sum(shares)), shares)
+            return value
+
+        reads_tokens = any(self.reads_tokens(kind) for kind in turns.kinds)
+        return self.repeat(body, x, self.path("turns"), turns.count, turn, reads_tokens)
 
     def reads_tokens(self, kind: str) -> bool:
         """Whether a block of layers of a kind takes the ids of the tokens."""
@@ -296,6 +318,7 @@ class _Import:
         count: int,
         build: Callable[[Block, SSAValue], SSAValue],
         reads_tokens: bool,
+        shares: Sequence[int] | None = None,
     ) -> SSAValue:
         """A repeat whose body is built on the rows of an iteration, and takes the ids of the tokens along."""
         carried = [x, *(self.tokens_here if reads_tokens else ())]
@@ -305,7 +328,8 @@ class _Import:
         yielded = [build(inner, inner.args[0]), *self.tokens_here]
         self.tokens_here = outside
         self.add(inner, model.YieldOp.make([yielded], [], path))
-        op = model.RepeatOp.make([carried], [v.type for v in carried], path, {"count": count}, [Region(inner)])
+        properties: dict[str, PropertyValue] = {"count": count, "shares": shares_attr(shares)}
+        op = model.RepeatOp.make([carried], [v.type for v in carried], path, properties, [Region(inner)])
         return self.add(body, op).results[0]
 
     def sublayer(self, block: Block, x: SSAValue, part: parts.Block, path: str) -> SSAValue:

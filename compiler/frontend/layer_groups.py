@@ -1,4 +1,6 @@
-"""Layers in the order of a model, as repeats: equal ones that follow each other, and groups of them that recur."""
+"""Layers in the order of a model, as repeats: equal ones that follow each other, groups of them that recur, and kinds
+that take turns in no order of their own.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,60 @@ class Period:
     count: int
 
 
-def layer_groups(order: Sequence[str]) -> list[Run | Period]:
+@dataclass(frozen=True)
+class Turns:
+    """Layers of several kinds: in each turn of each kind, in this order, so many as `shares` has for it."""
+
+    kinds: tuple[str, ...]
+    shares: tuple[tuple[int, ...], ...]
+    """Of each kind the number of layers in every turn, which may be none."""
+
+    @property
+    def count(self) -> int:
+        """How many turns there are."""
+        return len(self.shares[0])
+
+
+Group = Run | Period | Turns
+
+
+def layer_groups(order: Sequence[str]) -> list[Group]:
+    """The fewest bodies that say `order`: groups where they recur, else all kinds in turns, one body for each."""
+    groups = recurring(order)
+    bodies = sum(1 if isinstance(group, Run) else len(group.runs) for group in groups)
+    return [*groups] if bodies == len(set(order)) else [turns(order)]
+
+
+def turns(order: Sequence[str]) -> Turns:
+    """Every kind once, in the order in which they first come; a turn ends where an earlier kind follows."""
+    kinds = list(dict.fromkeys(order))
+    found: list[dict[str, int]] = []
+    last = len(kinds)
+    for run in runs(order):
+        place = kinds.index(run.kind)
+        if place <= last:
+            found.append({})
+        found[-1][run.kind] = run.count
+        last = place
+    return Turns(tuple(kinds), tuple(tuple(turn.get(kind, 0) for turn in found) for kind in kinds))
+
+
+def in_order(groups: Sequence[Group]) -> list[str]:
+    """The kind of every layer."""
+    found: list[str] = []
+    for group in groups:
+        match group:
+            case Run():
+                found += [group.kind] * group.count
+            case Period():
+                found += in_order(group.runs) * group.count
+            case Turns():
+                for turn in zip(*group.shares, strict=True):
+                    found += (kind for kind, count in zip(group.kinds, turn, strict=True) for _ in range(count))
+    return found
+
+
+def recurring(order: Sequence[str]) -> list[Run | Period]:
     """The fewest runs that say `order`; of equally few, the fewest repeats.
 
     Groups are of runs, not of groups.  Found from left to right: the best way to say the layers up to each one is that

@@ -29,6 +29,7 @@ from pmc.compiler.sweep.programs import Pipeline, SharedCompiler, Target, neighb
 from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, REQUEST_COLUMNS, STEP_COLUMNS, SweepResult
 from pmc.compiler.sweep.resume import conditions_of
 from pmc.compiler.sweep.wide import FEWEST, Block, agrees, blocks, families, symbol_of
+from pmc.dialects import model
 from pmc.dialects.checkpoint import too_long
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
@@ -117,7 +118,7 @@ class Sweep:
                 targets = _programs_of(point)
                 for target in targets:
                     check_deployment(self.model, target.chip, target.topology, target.deployment)
-                dealt = _can_be_dealt(point)
+                dealt = _can_be_dealt(point, self.model)
                 pipelines = tuple(run.compiler.pipeline(target, not dealt) for target in targets)
             except PmcError as error:
                 run.result.put(index, {"status": INFEASIBLE, "reason": str(error)})
@@ -289,9 +290,15 @@ def _row(modules: Sequence[ModuleOp | PmcError], point: Point, memo: CostMemo) -
         return {"status": INFEASIBLE, "reason": str(error)}
 
 
-def _can_be_dealt(point: Point) -> bool:
-    """Whether a point is a step whose figures follow from the program before `partition-stages`."""
+def _can_be_dealt(point: Point, module: ModuleOp) -> bool:
+    """Whether a point is a step whose figures follow from the program before `partition-stages`.
+
+    For several stages that pass takes groups of layers apart.
+    """
     options = point.options
+    groups = (isinstance(op, model.RepeatOp) and isinstance(op.parent_op(), model.RepeatOp) for op in module.walk())
+    if point.target.deployment.pp > 1 and any(groups):
+        return False
     return point.request is None and options.overlap is Overlap.NONE and options.granularity in ("chip", "core")
 
 

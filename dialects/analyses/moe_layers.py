@@ -69,7 +69,7 @@ class _Walk:
         for op in block.ops:
             match op:
                 case layer.RepeatOp() if op.is_layers:
-                    self.block(op.body.block, times * op.trip_count)
+                    self.block(op.body.block, op.runs(times))
                 case FlashAttentionOp():
                     self.attention = op
                     self.layers += times

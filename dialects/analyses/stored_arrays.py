@@ -108,6 +108,8 @@ def _named_by(op: layer.SourceOp) -> StoredArray:
     repeats = _layer_repeats(op)
     first: int | None = None
     last: int | None = None
+    if repeats and repeats[-1].shares is not None:
+        repeats = repeats[-1:]  # its layers are numbered through
     for repeat in repeats:
         begin = repeat.first.value.data
         first = repeat.layer_after(first, begin)

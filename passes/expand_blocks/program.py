@@ -143,7 +143,7 @@ def _expand_repeat(block: Block, op: model.RepeatOp, inits: list[SSAValue], step
     body = Block(arg_types=[v.type for v in inits])
     yielded = _expand_into(body, op.body.block, step, dict(zip(op.body.block.args, body.args, strict=True)))
     body.add_op(layer.YieldOp.make([yielded], [], path, like=op))
-    repeat = layer.RepeatOp.build_with(op.trip_count, inits, Region(body), path)
+    repeat = layer.RepeatOp.build_with(op.trip_count, inits, Region(body), path, shares=op.share_counts)
     repeat.location = op.location
     block.add_op(repeat)
     return list(repeat.results)

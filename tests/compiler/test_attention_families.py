@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from xdsl.ir import Block
 
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend import import_hf
@@ -56,10 +59,19 @@ GEMMA4: dict[str, object] = {
 
 
 def blocks(config: dict[str, object], **changes: object) -> list[model.BlockOp]:
-    """The attention and feed-forward blocks of all layers."""
-    module = import_hf({**config, **changes}, "config.json", "tiny")
+    """The attention and feed-forward blocks of all layers, in order."""
     kinds = (model.GqaOp, model.FfnOp, model.MoeOp)
-    return [op for op, count in model.model_blocks(module) for _ in range(count) if isinstance(op, kinds)]
+
+    def inside(body: Block, around: int) -> Iterator[model.BlockOp]:
+        for op in body.ops:
+            if isinstance(op, model.RepeatOp):
+                for index in op.iterations(around):
+                    yield from inside(op.body.block, index)
+            elif isinstance(op, kinds):
+                yield op
+
+    (llm,) = import_hf({**config, **changes}, "config.json", "tiny").ops
+    return list(inside(llm.regions[0].block, 0))
 
 
 def attentions(config: dict[str, object], **changes: object) -> list[model.GqaOp]:

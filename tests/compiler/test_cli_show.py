@@ -117,10 +117,14 @@ def test_the_picture_has_a_frame_for_every_repeat_and_a_box_for_every_block(hybr
     picture = ElementTree.fromstring(model_svg(hybrid, "a <hybrid> & more"))
     texts = [text.text for text in picture.iter(f"{SVG}text")]
     assert texts[:4] == ["HybridForCausalLM", "a <hybrid> & more", "embedding", "vocab_size 61"]
-    assert [text for text in texts if text and " x" in text] == ["3 x", "5 x local", "1 x global", "2 x local"]
+    assert [text for text in texts if text and " x" in text] == [
+        "3 x (5 local, 1 global), 2 local",
+        "17 x local",
+        "3 x global",
+    ]
     frames = [rect for rect in picture.iter(f"{SVG}rect") if rect.get("fill") == "none"]
-    # Four repeats; in three kinds of layers two blocks and four norms; embedding, last norm and head.
-    assert len(frames) == 4 + 3 * 6 + 3
+    # Three repeats; in two kinds of layers two blocks and four norms; embedding, last norm and head.
+    assert len(frames) == 3 + 2 * 6 + 3
     height = int(picture.get("height", 0))
     assert max(int(rect.get("y", 0)) + int(rect.get("height", 0)) for rect in frames) < height
 

@@ -40,17 +40,18 @@ def blocks(config: dict[str, Any]) -> dict[str, Any]:
 def layers(config: dict[str, Any]) -> list[str]:
     """The blocks of all layers in order, without norms and sums."""
 
-    def inside(body: Any) -> list[str]:
+    def inside(body: Any, around: int) -> list[str]:
         found: list[str] = []
         for op in body.ops:
             if isinstance(op, model.RepeatOp):
-                found += inside(op.body.block) * op.trip_count
+                for index in op.iterations(around):
+                    found += inside(op.body.block, index)
             elif isinstance(op, model.BlockOp) and not isinstance(op, model.NormOp | model.AddOp):
                 found.append(op.name.removeprefix("model."))
         return found
 
     (llm,) = read(config).ops
-    return inside(llm.body.block)[1:-1]
+    return inside(llm.body.block, 0)[1:-1]
 
 
 def refused(config: dict[str, Any]) -> str:

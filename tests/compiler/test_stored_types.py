@@ -121,7 +121,7 @@ def test_layers_of_a_kind_that_are_stored_otherwise_are_a_kind_of_their_own() ->
     module = import_hf(quantized(NEMOTRON_H, block), "config.json", "tiny")
     plain = import_hf(NEMOTRON_H, "config.json", "tiny")
     kinds = {op.path.data.split(".")[-2] for op in module.walk() if isinstance(op, model.Mamba2Op)}
-    assert kinds == {"mamba", "mamba2", "mamba_stored_otherwise"}  # mamba2: the second run of mamba
+    assert kinds == {"mamba", "mamba_stored_otherwise"}
     assert model.parameter_count(module) == model.parameter_count(plain)
     layer_types = weight_types(module, weights="checkpoint")
     of_mambas = {path: kind for path, kind in layer_types.items() if path.endswith("mamba2.x_proj.weight")}

@@ -98,6 +98,15 @@ def test_a_value_is_read_before_it_is_overwritten(program: str, fault: str | Non
     assert reuse_fault([A, B], steps(program)) == fault
 
 
+def test_iterations_that_differ_are_all_looked_at() -> None:
+    arrays = [array("a", 0), array("b", 0)]
+    inner = Loop(1, [Access("y", [], [1])], (0, 0, 1))
+    wrong = [Access("x", [], [0]), Loop(3, [inner, Access("z", [0], [])])]
+    fault = "'z' reads activation 'a' at 0..31, which activation 'b' at 0..31 has overwritten"
+    assert reuse_fault(arrays, wrong) == fault
+    assert reuse_fault(arrays, [Access("x", [], [0]), Loop(3, [Access("z", [0], [])]), inner]) is None
+
+
 def test_an_output_lasts_and_scratch_does_not() -> None:
     output = array("a", 0, kind="output")
     assert reuse_fault([output, B], steps("> b | > a")) is None

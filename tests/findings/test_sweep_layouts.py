@@ -14,6 +14,7 @@ from pmc.compiler.sweep.result import DOES_NOT_FIT, INFEASIBLE, OK, SweepResult
 from tests.compiler.tiny import LLAMA as LLAMA_CONFIG
 from tests.compiler.tiny import write_config
 from tests.findings.test_sweep import DEEPSEEK, LLAMA, alone, base, model, swept, values_at
+from tests.reference.configs import CONFIGS
 
 Start = tuple[str, str, str]
 
@@ -34,6 +35,10 @@ DENSE = (
     "deployment.embedding=tp,replicated", "deployment.lm_head=tp,stage,replicated", "granularity=chip,core",
     "calibration=ideal,assumed-losses", "chip=sg2262,h100-sxm",
 )  # fmt: skip
+
+
+def never(point: object, module: object) -> bool:
+    return False
 
 
 @pytest.mark.parametrize(
@@ -69,11 +74,25 @@ def test_issue9_9_every_row_is_that_of_the_program_with_its_stages(monkeypatch: 
     quick = swept("deepseek-v3", base(*DEEPSEEK), *axes)
     assert {OK, INFEASIBLE} <= set(quick.columns["status"])
 
-    def never(point: object) -> bool:
-        return False
-
     monkeypatch.setattr(engine, "_can_be_dealt", never)
     assert quick.to_csv() == swept("deepseek-v3", base(*DEEPSEEK), *axes).to_csv()
+
+
+def test_groups_of_layers_are_dealt_layer_by_layer_and_turns_counted_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five local layers and a global one recur; with two layers less the kinds take turns."""
+    for layers in (12, 10):
+        kinds = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
+        config = {**CONFIGS["gemma3"], "torch_dtype": "bfloat16", "num_hidden_layers": layers, "layer_types": kinds}
+        config["max_position_embeddings"] = 8192
+        name = str(write_config(tmp_path, config))
+        axes = ("deployment.pp=1,2,3", "deployment.batch=1,16")
+        with monkeypatch.context() as patched:
+            quick = swept(name, base(*LLAMA), *axes)
+            patched.setattr(engine, "_can_be_dealt", never)
+            assert quick.to_csv() == swept(name, base(*LLAMA), *axes).to_csv()
+        assert set(quick.columns["status"]) == {OK}
 
 
 def test_issue9_9_stages_of_one_layer_and_too_few_layers(tmp_path: Path) -> None:

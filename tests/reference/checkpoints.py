@@ -141,8 +141,9 @@ def _layers_in(block: Block, outer: int) -> Iterator[tuple[dict[str, str], tuple
         yield {"attention": pair[0], "mlp": pair[1], "layer": pair[0].rpartition(".")[0]}, (outer,)
     for op in block.ops:
         if isinstance(op, model.RepeatOp):
-            for index in range(op.trip_count):
-                yield from _layers_in(op.body.block, outer * op.trip_count + index)
+            for index in op.iterations(outer):
+                number = index if op.shares is not None else outer * op.trip_count + index
+                yield from _layers_in(op.body.block, number)
 
 
 TABLES: Mapping[str, Mapping[str, str]] = {
