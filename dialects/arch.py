@@ -324,8 +324,8 @@ class Chip(Schema, frozen=True):
             engines = self.dies * self.command_level.cdma.engines_per_die
             if engines > MOST_CDMA_ENGINES:
                 raise ValueError(
-                    f"the CDMA engines (dies x command_level.cdma.engines_per_die) must be at most {MOST_CDMA_ENGINES}, "
-                    f"found {engines}"
+                    "the CDMA engines (dies x command_level.cdma.engines_per_die) must be at most "
+                    f"{MOST_CDMA_ENGINES}, found {engines}"
                 )
             if self.dram.command_latency_ns is None or self.dram.page_hit_latency_ns is None:
                 raise ValueError("dram: command_latency_ns and page_hit_latency_ns are needed with command_level")

@@ -132,7 +132,8 @@ class PrefetchWeightsPass(PmcPass):
 def _repeated(body: Operation) -> RepeatOp | None:
     """The repeat whose runs can hand weights over to each other.
 
-    It holds no other repeat and takes no turns with others in one around, and a kernel or a collective stands before it, to which the first load can be charged.
+    It holds no other repeat and takes no turns with others, and a kernel or a collective stands before it, to which the
+    first load can be charged.
     """
     if not isinstance(body, RepeatOp) or body.trip_count < 2 or body.shares is not None or body.parent is None:
         return None
