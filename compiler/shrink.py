@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, lcm
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.compiler.frontend import DTYPES
@@ -22,6 +22,7 @@ from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.checkpoint import CHECKPOINT, CheckpointAttr, StoredTypes, checkpoint_of
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
+from pmc.dialects.rope_scaling import BY_LENGTH, is_longrope
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.type_rules import CHECKPOINT_TYPES, UNCONVERTED, parse_rule
 
@@ -32,6 +33,8 @@ KEY_DIM = 5
 QUERY_RANK, LATENT_RANK = 20, 11
 WINDOW = 13
 """Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
+ORIGINAL_LENGTH = 23
+"""Tokens of a sequence up to which a rotary embedding is as it was trained first."""
 
 Properties = dict[str, PropertyValue]
 
@@ -151,12 +154,23 @@ def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
     found: Properties = {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
     if op.rotary_dim is not None:
         found["rotary_dim"] = ROPE_DIM
+    if op.rope_scaling is not None:
+        found["rope_scaling"] = _small_scaling(op.rope_scaling, HEAD_DIM if op.rotary_dim is None else ROPE_DIM)
     for reach in ("window", "chunk", "temperature_floor"):
         if reach in op.properties:
             found[reach] = WINDOW
     if op.v_head_dim is not None:
         found["v_head_dim"] = V_DIM
     return found
+
+
+def _small_scaling(scaling: DictionaryAttr, columns: int) -> DictionaryAttr:
+    """With numbers for the pairs that are left, the first of all, and sequences that are longer than the original."""
+    if not is_longrope(scaling):
+        return scaling
+    lists = {name: ArrayAttr([*cast("ArrayAttr[Attribute]", scaling.data[name])][: columns // 2]) for name in BY_LENGTH}
+    original = {"original_max_position_embeddings": IntegerAttr(ORIGINAL_LENGTH, i64)}
+    return DictionaryAttr({**scaling.data, **original, **lists})
 
 
 def _latent(op: model.LatentAttentionOp, d: Deployment) -> Properties:

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any, cast
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric import model_compressed
@@ -355,15 +355,17 @@ class ModelMachine:
         return np.stack([table[t] for t in tokens])
 
     def rotary(self, block: model.AttentionBlockOp, interleaved: bool) -> Rotary:
-        fields: dict[str, float | str] = {}
+        fields: dict[str, float | str | list[float]] = {}
         if isinstance(block.rope_scaling, DictionaryAttr):
             for name, value in block.rope_scaling.data.items():
                 if isinstance(value, StringAttr):
                     fields[name] = value.data
                 elif isinstance(value, IntegerAttr | FloatAttr):
                     fields[name] = float(cast(Any, value).value.data)
+                elif isinstance(value, ArrayAttr):
+                    fields[name] = [cast(FloatAttr, each).value.data for each in value]
         assert block.rope_theta is not None, "verified"
-        return Rotary(block.rope_theta.value.data, fields, interleaved)
+        return Rotary(block.rope_theta.value.data, fields, interleaved, self.kv_len)
 
     def gqa(self, block: model.GqaOp, x: Array) -> Array:
         """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
 from pmc.backends.numeric import (
@@ -34,6 +34,7 @@ from pmc.backends.numeric.rotary import Scaling, rope
 from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import Expr, expr
+from pmc.dialects.rope_scaling import of_length
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.vector_kinds import BEST_OF_GROUP
 
@@ -353,7 +354,7 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         op.theta.value.data,
         bool(op.interleaved),
         positions,
-        None if op.scaling is None else scaling_fields(op.scaling),
+        None if op.scaling is None else scaling_fields(of_length(op.scaling, context.integer(op.sequence_length, op))),
         None if op.rotary_dim is None else op.rotary_dim.value.data,
         op.trailing is not None,
         op.inverse is not None,
@@ -366,7 +367,7 @@ def scaling_fields(scaling: DictionaryAttr) -> Scaling:
     return {name: _field(name, value) for name, value in scaling.data.items()}
 
 
-def _field(name: str, value: Attribute) -> float | int | str | bool:
+def _field(name: str, value: Attribute) -> float | int | str | bool | list[float]:
     match value:
         case StringAttr():
             return value.data
@@ -375,8 +376,10 @@ def _field(name: str, value: Attribute) -> float | int | str | bool:
             return bool(integer.value.data) if integer.type == IntegerType(1) else integer.value.data
         case FloatAttr():
             return value.value.data
+        case ArrayAttr() if all(isinstance(each, FloatAttr) for each in value):
+            return [each.value.data for each in value if isinstance(each, FloatAttr)]
         case _:
-            raise NumericError(f"rope scaling field '{name}' is {value}, must be a number, a string or a boolean")
+            raise NumericError(f"rope scaling field '{name}' is {value}, must be a number, a string, a boolean or a list")
 
 
 @implements(layer.SiluMulOp)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -280,6 +280,8 @@ def _plain(value: Attribute) -> Any:
             return value.data
         case DictionaryAttr():
             return plain_params(value.data)
+        case ArrayAttr():
+            return [_plain(each) for each in value]
         case _:
             return value
 

@@ -199,8 +199,15 @@ FAMILIES: Mapping[str, Family] = {
     "Phi3ForCausalLM": Family(
         {"dense": (PHI3_GQA, FFN)},
         every("dense"),
-        # The second is read by a scaling of the rotary embedding, which is refused.
-        unused=("resid_pdrop", "embd_pdrop", "original_max_position_embeddings"),
+        {"lm_head_bias": False},
+        # The third is read by a scaling of the rotary embedding only; the last two are of later versions of its authors.
+        unused=(
+            "resid_pdrop",
+            "embd_pdrop",
+            "original_max_position_embeddings",
+            "full_attn_mod",
+            "interpolate_factor",
+        ),
     ),
     "GptOssForCausalLM": Family(
         {

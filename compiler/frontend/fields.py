@@ -108,6 +108,15 @@ class Fields:
             raise self.fail(name, f"expected a positive number, found {value!r}")
         return float(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of positive numbers."""
+        value = self._get(name, "a list of positive numbers")
+        found = cast(list[object], value) if isinstance(value, list) else [value]
+        numbers = [float(v) for v in found if isinstance(v, int | float) and not isinstance(v, bool)]
+        if not isinstance(value, list) or len(numbers) < len(found) or not all(0 < v < float("inf") for v in numbers):
+            raise self.fail(name, f"expected a list of positive numbers, found {value!r}")
+        return tuple(numbers)
+
     def boolean(self, name: str) -> bool:
         """A truth value."""
         value = self._get(name, "true or false")

@@ -193,10 +193,10 @@ def test_equations_on_numbers_worked_by_hand() -> None:
 
 def test_rotation_by_a_quarter_turn() -> None:
     # theta chosen so that pair 1 of 2 turns pi/2 per position: theta**(-1/2) = pi/2.
-    rotary = Rotary((2 / np.pi) ** 2, {}, interleaved=True)
+    rotary = Rotary((2 / np.pi) ** 2, {}, interleaved=True, tokens=1)
     x = np.array([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]])
     close(rotary.rotate(x, 0), np.array([[0, 0, 1, 2], [0, 0, -2, 1]]))
-    halves = Rotary((2 / np.pi) ** 2, {}, interleaved=False)
+    halves = Rotary((2 / np.pi) ** 2, {}, interleaved=False, tokens=1)
     close(halves.rotate(np.array([[0.0, 1.0, 0.0, 2.0]]), 1), np.array([[0, -2, 0, 1]]))
 
 

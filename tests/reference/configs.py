@@ -30,6 +30,17 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
 }
 YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+PHI3_LONGROPE: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Phi3ForCausalLM"],
+    "partial_rotary_factor": 0.75,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+    "sliding_window": 262144,
+    "original_max_position_embeddings": 8,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.5, 3.0, 7.0]},
+}
+"""As Phi-4-mini; a prefill of the test is longer than the original length."""
 DEEPSEEK: dict[str, object] = {
     **COMMON,
     "architectures": ["DeepseekV3ForCausalLM"],
@@ -210,6 +221,8 @@ CONFIGS: dict[str, dict[str, object]] = {
     "seed-oss": {**COMMON, "architectures": ["SeedOssForCausalLM"], "head_dim": 16},
     "olmo2": {**COMMON, "architectures": ["Olmo2ForCausalLM"]},
     "phi3": {**COMMON, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
+    "phi3-longrope": PHI3_LONGROPE,
+    "phi3-longrope-short": {**PHI3_LONGROPE, "original_max_position_embeddings": 32},
     "glm4-moe": GLM4_MOE,
     "glm4-moe-qk-norm": {**GLM4_MOE, "use_qk_norm": True, "attention_bias": True},
     "minimax-m2": {
