@@ -141,7 +141,7 @@ def _vocabulary(size: int, d: Deployment) -> int:
     return 19 * ranks - (1 if size % ranks else 0)
 
 
-def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
+def _gqa(op: model.GroupedAttentionOp, d: Deployment) -> Properties:
     """Query heads that tp divides; key heads as many, two a rank shared by two, or fewer than tp, as in the model."""
     heads, kv_heads, tp = op.heads, op.kv_heads, d.tp
     if kv_heads == heads:
@@ -162,6 +162,12 @@ def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
     if op.v_head_dim is not None:
         found["v_head_dim"] = V_DIM
     return found
+
+
+def _block_sparse_attention(op: model.BlockSparseAttentionOp, d: Deployment) -> Properties:
+    """Blocks of few keys, of which there are more than are selected, and a part of one."""
+    sizes: Properties = {"index_head_dim": 10, "index_block_size": 4, "index_topk_blocks": 3}
+    return {**_gqa(op, d), **sizes, "index_local_blocks": min(op.index_local_blocks.value.data, 2)}
 
 
 def _small_scaling(scaling: DictionaryAttr, columns: int) -> DictionaryAttr:
@@ -257,6 +263,7 @@ def _mamba2(op: model.Mamba2Op, d: Deployment) -> Properties:
 
 SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.GqaOp: _gqa,
+    model.BlockSparseAttentionOp: _block_sparse_attention,
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
     model.CompressedAttentionOp: _compressed_attention,

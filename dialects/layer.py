@@ -34,6 +34,7 @@ from xdsl.irdl import (
     result_def,
 )
 
+from pmc.dialects.block_sparse_attention import BlockScoresOp as BlockScoresOp
 from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
 from pmc.dialects.compressed_attention import CompressedAttentionOp as CompressedAttentionOp
@@ -776,6 +777,7 @@ Layer = Dialect(
         IndexScoresOp,
         TopkSelectOp,
         GatherRowsOp,
+        BlockScoresOp,
         SparseAttentionOp,
         CompressOp,
         CompressedAttentionOp,

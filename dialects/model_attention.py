@@ -70,11 +70,9 @@ class AttentionBlockOp(BlockOp):
         return self.num_attention_heads.value.data
 
 
-@irdl_op_definition
-class GqaOp(AttentionBlockOp):
-    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+class GroupedAttentionOp(AttentionBlockOp):
+    """What attention with key heads has that query heads share, whichever keys a query sees."""
 
-    name = "model.gqa"
     POSITIVE: ClassVar[tuple[str, ...]] = (
         "num_attention_heads",
         "num_key_value_heads",
@@ -200,6 +198,13 @@ class GqaOp(AttentionBlockOp):
         window = None if reach is None else reach.value.data
         widths = {"k_cache": self.kv_heads * self.head_dim.value.data, "v_cache": self.kv_heads * self.v_dim}
         return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name, width in widths.items()]
+
+
+@irdl_op_definition
+class GqaOp(GroupedAttentionOp):
+    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+
+    name = "model.gqa"
 
 
 class LatentAttentionOp(AttentionBlockOp):

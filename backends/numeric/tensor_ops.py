@@ -224,11 +224,22 @@ def _index_scores(op: layer.IndexScoresOp, operands: Operands, context: Context)
 @implements(layer.TopkSelectOp)
 def _topk_select(op: layer.TopkSelectOp, operands: Operands, context: Context) -> Results:
     (scores,) = operands
-    return (sparse_attention.topk_select(scores, op.top_k.value.data, _of_tokens(op.position, scores, context, op)),)
+    rows = scores.reshape(-1, scores.shape[-1])
+    positions, always = _of_tokens(op.position_of_row, rows, context, op), 0 if op.always is None else op.always.value.data
+    found = sparse_attention.topk_select(rows, op.top_k.value.data, positions, always)
+    return (found.reshape(*scores.shape[:-1], -1),)
+
+
+@implements(layer.BlockScoresOp)
+def _block_scores(op: layer.BlockScoresOp, operands: Operands, context: Context) -> Results:
+    q, k = operands
+    return (sparse_attention.block_scores(q, k, op.block.value.data),)
 
 
 @implements(layer.GatherRowsOp)
 def _gather_rows(op: layer.GatherRowsOp, operands: Operands, context: Context) -> Results:
+    if op.block is not None:
+        return (sparse_attention.gather_blocks(*operands, op.block.value.data),)
     return (sparse_attention.gather_rows(*operands),)
 
 
@@ -237,7 +248,7 @@ def _sparse_attention(op: layer.SparseAttentionOp, operands: Operands, context: 
     pieces = len(op.q)
     q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
     last = _of_tokens(op.last_slot, q[0], context, op)
-    return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.scale.value.data, last),)
+    return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.v_dim.value.data, op.scale.value.data, last),)
 
 
 @implements(layer.CompressOp)

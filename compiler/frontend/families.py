@@ -53,6 +53,7 @@ from pmc.compiler.frontend.deepseek_v4 import DEEPSEEK_V4
 from pmc.compiler.frontend.family import WINDOWS, Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.hybrid_families import HYBRID_FAMILIES, HYBRID_WRAPPERS
+from pmc.compiler.frontend.minimax_m3 import MINIMAX_M3
 from pmc.compiler.frontend.readings import (
     Constant,
     Reading,
@@ -317,6 +318,7 @@ FAMILIES: Mapping[str, Family] = {
         mtp_layers="num_mtp_modules",
         dtype="bfloat16",
     ),
+    "MiniMaxM3ForCausalLM": MINIMAX_M3,
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "DeepseekV3ForCausalLM": DEEPSEEK_V3,
@@ -366,6 +368,7 @@ FAMILIES: Mapping[str, Family] = {
 WRAPPERS: Mapping[str, str] = {
     "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "MiniMaxM3SparseForConditionalGeneration": "MiniMaxM3ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
     **HYBRID_WRAPPERS,
@@ -373,11 +376,5 @@ WRAPPERS: Mapping[str, str] = {
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""
 
-BLOCKS_OF_KEYS = (
-    "its queries attend to blocks of keys, which an indexer picks for each key head (sparse_attention_config)"
-)
-NOT_SUPPORTED: Mapping[str, str] = {
-    "MiniMaxM3ForCausalLM": BLOCKS_OF_KEYS,
-    "MiniMaxM3SparseForConditionalGeneration": BLOCKS_OF_KEYS,
-}
+NOT_SUPPORTED: Mapping[str, str] = {}
 """Architectures of which the model dialect lacks a part, and which."""

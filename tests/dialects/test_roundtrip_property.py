@@ -99,6 +99,8 @@ from pmc.dialects.vector_kinds import (
     L2NormAttr,
     LayerNormAttr,
     MixStreamsAttr,
+    BlockMaxAttr,
+    BlockRowsAttr,
     ReluWeightedSumAttr,
     RepeatRowsAttr,
     RmsNormalizeAttr,
@@ -1205,7 +1207,12 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
     ),
     TopkSelectAttr: lambda make: TopkSelectAttr(
-        IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
+        IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr(),
+        IntegerAttr(make.size(), i64) if make.flag() else NoneAttr(),
+    ),
+    BlockMaxAttr: lambda make: BlockMaxAttr(IntegerAttr(make.size(), i64)),
+    BlockRowsAttr: lambda make: BlockRowsAttr(
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.expr_attr(), make.expr_attr()
     ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),

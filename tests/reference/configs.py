@@ -30,6 +30,35 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
 }
 YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+MINIMAX_M3_INDEXER: dict[str, object] = {
+    "use_sparse_attention": True,
+    "sparse_num_index_heads": 2,
+    "sparse_index_dim": 12,
+    "sparse_block_size": 3,
+    "sparse_topk_blocks": 3,
+    "sparse_local_block": 1,
+    "sparse_init_block": 0,
+    "sparse_score_type": "max",
+    "sparse_attention_freq": [0, 1, 1],
+    "sparse_disable_index_value": [0, 1, 1],
+}
+MINIMAX_M3: dict[str, object] = {
+    **COMMON,
+    "architectures": ["MiniMaxM3ForCausalLM"],
+    "hidden_act": "swigluoai",
+    "head_dim": 16,
+    "partial_rotary_factor": 0.5,
+    "rotary_dim": 8,
+    "intermediate_size": 20,
+    "dense_intermediate_size": 48,
+    "shared_intermediate_size": 28,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "routed_scaling_factor": 2.0,
+    "swiglu_limit": 1.5,
+    "moe_layer_freq": [0, 1, 1],
+    "sparse_attention_config": MINIMAX_M3_INDEXER,
+}
 PHI3_LONGROPE: dict[str, object] = {
     **COMMON,
     "architectures": ["Phi3ForCausalLM"],
@@ -232,6 +261,12 @@ CONFIGS: dict[str, dict[str, object]] = {
         "rotary_dim": 8,
         "num_local_experts": 6,
         "num_experts_per_tok": 2,
+    },
+    "minimax-m3": MINIMAX_M3,
+    "minimax-m3-two-local-blocks": {
+        **MINIMAX_M3,
+        "num_key_value_heads": 1,
+        "sparse_attention_config": {**MINIMAX_M3_INDEXER, "sparse_num_index_heads": 1, "sparse_local_block": 2},
     },
     "gpt-oss": {
         **COMMON,
