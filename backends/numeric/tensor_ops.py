@@ -224,8 +224,9 @@ def _index_scores(op: layer.IndexScoresOp, operands: Operands, context: Context)
 @implements(layer.TopkSelectOp)
 def _topk_select(op: layer.TopkSelectOp, operands: Operands, context: Context) -> Results:
     (scores,) = operands
-    rows = scores.reshape(-1, scores.shape[-1])
-    positions, always = _of_tokens(op.position_of_row, rows, context, op), 0 if op.always is None else op.always.value.data
+    rows, always = scores.reshape(-1, scores.shape[-1]), 0 if op.always is None else op.always.value.data
+    # The heads of this rank, which the type of the op does not say before it is local.
+    positions = np.repeat(_of_tokens(op.position, scores, context, op), len(rows) // len(scores))
     found = sparse_attention.topk_select(rows, op.top_k.value.data, positions, always)
     return (found.reshape(*scores.shape[:-1], -1),)
 
