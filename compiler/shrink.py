@@ -231,8 +231,8 @@ def _moe(op: model.MoeOp, d: Deployment) -> Properties:
         "n_routed_experts": max(2 * lcm(d.ep, op.n_group.value.data), 4),
         "num_experts_per_tok": min(op.top_k, 3),
         "moe_intermediate_size": 10 * d.moe_tp,
-        # As many shared experts side by side as there are.
-        "shared_intermediate_size": 10 * d.moe_tp * shared,
+        # As many shared experts side by side as there are, which tp divides.
+        "shared_intermediate_size": lcm(10 * d.moe_tp * shared, d.tp),
         "moe_latent_size": None if op.moe_latent_size is None else LATENT_RANK,
     }
 

@@ -340,7 +340,7 @@ def _(kind: kinds.BlockMaxAttr, tiles: Tiles) -> Sequence[Array]:
 def _(kind: kinds.BlockRowsAttr, tiles: Tiles) -> Sequence[Array]:
     (numbers,) = tiles.ins
     block, stride = kind.block.value.data, kind.stride.value.data
-    last, offset = (np.asarray(tiles.values[name])[..., None, None] for name in ("last", "offset"))
+    last, offset = (np.asarray(tiles.values[name])[..., None] for name in ("last", "offset"))
     rows: Array = (numbers[..., None] * block + np.arange(block)).reshape(*numbers.shape[:-1], -1)
     found: Array = np.minimum(rows, last) * stride + offset
     return [found.astype(numbers.dtype)]
