@@ -375,6 +375,3 @@ WRAPPERS: Mapping[str, str] = {
     **ATTENTION_WRAPPERS,
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""
-
-NOT_SUPPORTED: Mapping[str, str] = {}
-"""Architectures of which the model dialect lacks a part, and which."""

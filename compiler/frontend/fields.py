@@ -155,20 +155,22 @@ class Fields:
         if value is not None and value != allowed:
             raise self.fail(name, f"{value!r} is not supported, only {allowed!r} is")
 
-    def refuse(self, names: Collection[str]) -> None:
-        """Raise ConfigError that names those of the fields that are given: neither null nor false.
+    def refuse(self, parts: Mapping[str, str]) -> None:
+        """Raise ConfigError that names those of the fields that are given, neither null nor false, and their parts.
 
         Fields of a block are `block.field`.
         """
         given: list[str] = []
-        for name in names:
+        for name in parts:
             block, _, inner = name.rpartition(".")
             held = self.config.get(block) if block else self.config
             value = cast(Mapping[str, object], held).get(inner) if isinstance(held, Mapping) else None
             if value is not None and value is not False:
-                given.append(f"{self.prefix}{name}")
+                given.append(name)
         if given:
-            raise ConfigError(self.source, f"{', '.join(given)}: not supported, the model dialect has no such parts")
+            fields = ", ".join(f"{self.prefix}{name}" for name in given)
+            lacking = "; ".join(dict.fromkeys(parts[name] for name in given))
+            raise ConfigError(self.source, f"{fields}: not supported, the model dialect has no such parts: {lacking}")
 
     def refuse_unread(self, reader: str) -> None:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""
