@@ -23,7 +23,7 @@ from pmc.dialects.tensor import TensorType, TypeMismatchError, element_name, ten
 
 @irdl_op_definition
 class BlockScoresOp(MatrixOp):
-    """y[t, h, w] = max over keys s of block w of q[t, h] . k[b, s], in FP32; token t belongs to sequence b = t // q_len.
+    """y[t, h, w] = max over keys s of block w of q[t, h] . k[b, s], in FP32; token t is one of sequence b = t // q_len.
 
     q [T, heads*d], k [batch, kv_len, d] -> [T, heads, ceildiv(kv_len, block)]: all heads share one key.  Block w holds
     keys w*block .. w*block + block - 1, the last one may be shorter.  Every query is scored against every key.  That is

@@ -398,8 +398,8 @@ class RopeOp(RowOp):
 
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
-    Face `rope_scaling` (yarn, llama3) that change the frequencies; those that follow from the length of a sequence stand
-    for both lengths (`rope_scaling.py`).
+    Face `rope_scaling` (yarn, llama3) that change the frequencies; what follows from the length of a sequence stands
+    there for both lengths (`rope_scaling.py`).
 
     With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
     (`partial_rotary_factor` and `rotary_dim` of Hugging Face); with `trailing` the last ones.  `inverse` turns by

@@ -1,4 +1,4 @@
-"""The attention block of MiniMax-M3 in the `model` dialect: every key head selects the blocks of keys that it is read in."""
+"""The attention block of MiniMax-M3 in the `model` dialect: every key head is read in the blocks that it selects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class BlockSparseAttentionOp(GroupedAttentionOp):
     """Grouped-query attention to blocks of keys (MiniMaxM3VLAttention of transformers).
 
     An indexer has one query head of `index_head_dim` columns for every key head, and one key that all of them share.
-    The score of a block of `index_block_size` keys is the largest product of the index query with those of its keys that
-    the query sees.  A key head is read in the `index_topk_blocks` blocks with the largest scores; the block of the query
-    and the ones before it, `index_local_blocks` in all, are among them whatever their scores are.
+    The score of a block of `index_block_size` keys is the largest product of the index query with those of its keys
+    that the query sees.  A key head is read in the `index_topk_blocks` blocks with the largest scores; the block of the
+    query and the ones before it, `index_local_blocks` in all, are among them whatever their scores are.
 
     Index queries and keys are normalised and rotated as those of attention are, the rotation in as many columns.
     """

@@ -1,4 +1,4 @@
-"""The scaling of a rotary embedding whose frequencies follow from the length of a sequence (LongRoPE, arXiv 2402.13753).
+"""The scaling of a rotary embedding whose frequencies follow from the length of a sequence (LongRoPE, 2402.13753).
 
     rope_scaling = {rope_type = "longrope", original_max_position_embeddings = 4096, attention_factor = 1.19,
                     short_factor = [1.0, ..], long_factor = [1.0, ..]}

@@ -146,7 +146,8 @@ class TopkSelectOp(LayerOp):
         self.fail_unless(tensor(self.y).element_type == i32, f"positions are {tensor(self.y).element_type}, not i32")
         self.fail_unless(self.ratio is None or self.block is None, "keys are entries or blocks, not both")
         given = self.ratio is not None or self.block is not None
-        self.fail_unless(given == (self.tokens is not None), "ratio or block and tokens need each other")
+        name = "ratio" if self.block is None else "block"
+        self.fail_unless(given == (self.tokens is not None), f"{name} and tokens need each other")
         self.fail_unless((self.block is None) == (self.always is None), "block and always need each other")
         if self.block is not None and self.tokens is not None and self.always is not None:
             block, tokens, always = self.block.value.data, self.tokens.data, self.always.value.data
@@ -277,9 +278,9 @@ class SparseAttentionOp(FlashAttentionOp):
     keys, from the first on, as there are keys up to its position: sequence_kv_len - sequence_q_len + i + 1.  `stride`
     and `first` are those of `layer.topk_select`.
 
-    With a `block` the keys are those of the blocks that every key head has selected, at most `top_k` of them, ascending.
-    The last block that a query at position p sees is its own, number floor(p / block), so of min(floor(p / block) + 1,
-    top_k) blocks it sees the last up to its own key and the others whole.
+    With a `block` the keys are those of the blocks that every key head has selected, at most `top_k` of them,
+    ascending.  The last block that a query at position p sees is its own, number floor(p / block), so of min(floor(p /
+    block) + 1, top_k) blocks it sees the last up to its own key and the others whole.
     """
 
     name = "layer.sparse_attention"

@@ -21,9 +21,9 @@ from xdsl.ir import Block, Operation, SSAValue
 from pmc.backends.numeric import model_compressed
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.model_block_sparse import chosen_keys
 from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
 from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, kimi_delta, mamba2
-from pmc.backends.numeric.model_block_sparse import chosen_keys
 from pmc.backends.numeric.model_rotary import Rotary
 from pmc.dialects import model
 from pmc.dialects.drafting import is_drafting

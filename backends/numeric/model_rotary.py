@@ -79,7 +79,9 @@ class Rotary:
                 assert isinstance(factors, list)
                 return base / factors[j]
             case unknown:
-                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be linear, llama3, yarn or longrope")
+                raise NumericError(
+                    f"rope_scaling type {unknown!r} is unknown, must be linear, llama3, yarn or longrope"
+                )
 
     def amplitude(self) -> float:
         """The factor that yarn and longrope put on queries and keys alike."""

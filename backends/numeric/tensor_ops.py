@@ -10,6 +10,7 @@ The interpreters of whole programs and of one rank's program both run ops throug
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -224,11 +225,12 @@ def _index_scores(op: layer.IndexScoresOp, operands: Operands, context: Context)
 @implements(layer.TopkSelectOp)
 def _topk_select(op: layer.TopkSelectOp, operands: Operands, context: Context) -> Results:
     (scores,) = operands
-    rows, always = scores.reshape(-1, scores.shape[-1]), 0 if op.always is None else op.always.value.data
+    rows = scores.reshape(math.prod(scores.shape[:-1]), scores.shape[-1])
+    always = 0 if op.always is None else op.always.value.data
     # The heads of this rank, which the type of the op does not say before it is local.
     positions = np.repeat(_of_tokens(op.position, scores, context, op), len(rows) // len(scores))
     found = sparse_attention.topk_select(rows, op.top_k.value.data, positions, always)
-    return (found.reshape(*scores.shape[:-1], -1),)
+    return (found.reshape(*scores.shape[:-1], found.shape[-1]),)
 
 
 @implements(layer.BlockScoresOp)
@@ -249,7 +251,9 @@ def _sparse_attention(op: layer.SparseAttentionOp, operands: Operands, context: 
     pieces = len(op.q)
     q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
     last = _of_tokens(op.last_slot, q[0], context, op)
-    return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.v_dim.value.data, op.scale.value.data, last),)
+    return (
+        sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.v_dim.value.data, op.scale.value.data, last),
+    )
 
 
 @implements(layer.CompressOp)
@@ -391,7 +395,9 @@ def _field(name: str, value: Attribute) -> float | int | str | bool | list[float
         case ArrayAttr() if all(isinstance(each, FloatAttr) for each in value):
             return [each.value.data for each in value if isinstance(each, FloatAttr)]
         case _:
-            raise NumericError(f"rope scaling field '{name}' is {value}, must be a number, a string, a boolean or a list")
+            raise NumericError(
+                f"rope scaling field '{name}' is {value}, must be a number, a string, a boolean or a list"
+            )
 
 
 @implements(layer.SiluMulOp)

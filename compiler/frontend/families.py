@@ -201,7 +201,7 @@ FAMILIES: Mapping[str, Family] = {
         {"dense": (PHI3_GQA, FFN)},
         every("dense"),
         {"lm_head_bias": False},
-        # The third is read by a scaling of the rotary embedding only; the last two are of later versions of its authors.
+        # The third is read by a scaling of the rotary embedding only; the last two the published code does not read.
         unused=(
             "resid_pdrop",
             "embd_pdrop",

@@ -107,7 +107,9 @@ def read_rope(fields: Fields, theta: float | None = None, partial: bool = False)
     own = block if block.present("rope_theta") else fields
     found = Rope(_theta(own, theta), _scaling(block, BESIDE_SCALING, fields))
     beside = fields.block("rope_scaling")
-    given = Rope(_theta(fields, found.theta), found.scaling if beside is None else _scaling(beside, ("rope_theta",), fields))
+    given = Rope(
+        _theta(fields, found.theta), found.scaling if beside is None else _scaling(beside, ("rope_theta",), fields)
+    )
     if given != found:
         raise fields.fail("rope_parameters", "says something else than rope_theta and rope_scaling; leave one form out")
     return found

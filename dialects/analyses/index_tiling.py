@@ -216,9 +216,7 @@ def resources(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Resources:
         tiu_commands=np.array([units * tiles * pieces]),
         vec_steps=np.array([queries * columns * steps]),
         vec_commands=np.array([units * tiles]),
-        gdma_bytes=bytes_of(
-            np.array([queries * (query_bits + own_scores) + units * own_keys * key_bits]), 1
-        ),
+        gdma_bytes=bytes_of(np.array([queries * (query_bits + own_scores) + units * own_keys * key_bits]), 1),
         gdma_commands=np.array([units * (loads + tiles * (pieces + 1))]),
         dram_read=bytes_of(np.array([parts_s * all_queries * query_bits + all_units * s.kv_len * key_bits]), 1),
         dram_written=bytes_of(np.array([all_queries * all_scores]), 1),

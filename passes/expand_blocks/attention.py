@@ -54,17 +54,13 @@ def normalised(build: BlockBuilder, rows: SSAValue, name: str, op: model.Grouped
     return build.rms_norm(rows, name, f"{name}.weight", op.qk_norm_eps, bool(op.qk_norm_zero_centered))
 
 
-def rotated(
-    build: BlockBuilder, rows: SSAValue, name: str, width: int, op: model.GroupedAttentionOp
-) -> SSAValue:
+def rotated(build: BlockBuilder, rows: SSAValue, name: str, width: int, op: model.GroupedAttentionOp) -> SSAValue:
     """Heads of `width` columns, of which as many are rotated as of those of attention."""
     part = None if op.rotated_columns == width else op.rotated_columns
     return build.rope(rows, name, width, op.rope_theta, op.rope_scaling, bool(op.rope_interleave), part)
 
 
-def grouped_result(
-    build: BlockBuilder, x: SSAValue, attended: SSAValue, op: model.GroupedAttentionOp
-) -> SSAValue:
+def grouped_result(build: BlockBuilder, x: SSAValue, attended: SSAValue, op: model.GroupedAttentionOp) -> SSAValue:
     """What was attended to, under gates if there are some, through the output projection."""
     if op.head_gate:
         gate = build.matmul(x, "head_gate")

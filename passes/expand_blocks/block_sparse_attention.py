@@ -15,6 +15,9 @@ from pmc.passes.expand_blocks.attention import grouped_result, grouped_values, n
 from pmc.passes.expand_blocks.block_builder import KV_LEN, Q_LEN, TOKENS, BlockBuilder
 from pmc.passes.expand_blocks.sparse_attention import DOMAINS
 
+INDEX = ("indexer.q", "indexer.k")
+"""What the projections and norms of the indexer are called."""
+
 
 def expand_block_sparse_attention(
     build: BlockBuilder, x: SSAValue, op: model.BlockSparseAttentionOp, phase: str
@@ -51,10 +54,7 @@ def expand_block_sparse_attention(
 def _selected(build: BlockBuilder, x: SSAValue, op: model.BlockSparseAttentionOp) -> SSAValue:
     """The numbers of the blocks that every key head selects for every token."""
     width, block, top_k, local = op.index_sizes
-    q, k = (
-        rotated(build, normalised(build, build.matmul(x, f"indexer.{n}_proj"), f"indexer.{n}_norm", op), f"indexer.{n}_rope", width, op)
-        for n in ("q", "k")
-    )  # fmt: skip
+    q, k = (_normalised_and_rotated(build, build.matmul(x, f"{name}_proj"), name, width, op) for name in INDEX)
     heads, blocks = op.kv_heads, ceildiv(KV_LEN, block)
     scores = build.op(
         layer.BlockScoresOp,
@@ -72,9 +72,14 @@ def _selected(build: BlockBuilder, x: SSAValue, op: model.BlockSparseAttentionOp
     )
 
 
-def _gathered(
-    build: BlockBuilder, cache: SSAValue, selected: SSAValue, name: str, block: int, phase: str
+def _normalised_and_rotated(
+    build: BlockBuilder, rows: SSAValue, name: str, width: int, op: model.BlockSparseAttentionOp
 ) -> SSAValue:
+    """Index queries or keys, as those of attention are."""
+    return rotated(build, normalised(build, rows, f"{name}_norm", op), f"{name}_rope", width, op)
+
+
+def _gathered(build: BlockBuilder, cache: SSAValue, selected: SSAValue, name: str, block: int, phase: str) -> SSAValue:
     """The rows of the `selected` blocks of a cache, of every token by themselves."""
     (tokens, _, count), width = tensor(selected).dims, tensor(cache).dims[2]
     result = build.tensor_type(tokens, count * block, width, element_type=tensor(cache).element_type)

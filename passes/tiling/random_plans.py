@@ -16,11 +16,11 @@ from pmc.dialects.analyses.matmul_tiling import ORDERS, chunks, tiling_of
 from pmc.dialects.analyses.workload import attention_shape, matmul_shape
 from pmc.dialects.arch import Chip
 from pmc.dialects.layer import (
+    BlockScoresOp,
     FlashAttentionOp,
     GatedMatmulOp,
     GroupedMatmulOp,
     HeadMatmulOp,
-    BlockScoresOp,
     IndexScoresOp,
     MatmulOp,
     MatrixOp,

@@ -104,6 +104,20 @@ def torch_logits(config: dict[str, object], module: ModuleOp, environment: Envir
     return found
 
 
+@pytest.mark.parametrize("length", [15, 16])
+def test_a_sequence_of_its_original_length_is_short_and_one_more_token_makes_it_long(length: int) -> None:
+    """Of LongRoPE: both sides take the factors by the tokens of the whole sequence."""
+    config = {**CONFIGS["phi3-longrope"], "original_max_position_embeddings": 15}
+    module = import_hf(config, "phi3", "tiny")
+    whole = seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7)
+    logits = torch_logits(config, module, whole)
+    np.testing.assert_allclose(
+        run_model(module, whole, np.float32).logits.reshape(logits.shape), logits, atol=TOLERANCE
+    )
+    run = run_layer(expanded(module, "prefill"), whole, EXACT32)
+    np.testing.assert_allclose(run.outputs[0], logits[:, -1], atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_of_prefill_and_of_eight_decode_steps_agree_with_transformers(name: str) -> None:
     config = CONFIGS[name]
