@@ -18,8 +18,8 @@ ENCODERS = (
     "video_placeholder", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
     "ignore_index", "boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id",
     "language_model_only", "video_token_index", "img_token_compression_config", "image_grid_pinpoints",
-    "image_seq_length", "multimodal_projector_bias", "process_image_mode", "projector_hidden_act", "projector_hidden_size",
-    "vision_feature_layer", "vision_feature_select_strategy",
+    "image_seq_length", "multimodal_projector_bias", "process_image_mode", "projector_hidden_act",
+    "projector_hidden_size", "vision_feature_layer", "vision_feature_select_strategy",
 )  # fmt: skip
 """Fields of what stands beside the language model, and of the tokens in which they meet.  Their work is not costed."""
 
