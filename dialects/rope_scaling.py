@@ -14,6 +14,7 @@ from __future__ import annotations
 from math import inf
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr
+from xdsl.utils.hints import isa
 
 LONGROPE = "longrope"
 BY_LENGTH = ("short_factor", "long_factor")
@@ -28,16 +29,16 @@ def wrong_longrope(scaling: DictionaryAttr, columns: int) -> str | None:
     """What is wrong with a scaling of type `longrope` of so many rotated columns; None if nothing is."""
     for name in BY_LENGTH:
         factors = scaling.data.get(name)
-        if not isinstance(factors, ArrayAttr) or not all(isinstance(factor, FloatAttr) for factor in factors):
+        if not isa(factors, ArrayAttr[FloatAttr]):
             return f"'{name}' of rope_scaling must be a list of numbers"
         if len(factors) != columns // 2:
             return (
                 f"'{name}' of rope_scaling has {len(factors)} numbers, must have {columns // 2}, one for every pair "
                 f"of the {columns} columns that are rotated"
             )
-        wrong = next((f for f in factors if isinstance(f, FloatAttr) and not 0 < f.value.data < inf), None)
+        wrong = next((f.value.data for f in factors if not 0 < f.value.data < inf), None)
         if wrong is not None:
-            return f"'{name}' of rope_scaling has {wrong.value.data}, must be numbers greater than 0"
+            return f"'{name}' of rope_scaling has {wrong}, must be numbers greater than 0"
     for name, kind in (("original_max_position_embeddings", IntegerAttr), ("attention_factor", FloatAttr)):
         if not isinstance(scaling.data.get(name), kind):
             return f"rope_scaling of type 'longrope' needs '{name}'"

@@ -18,6 +18,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import with_fp32
 from pmc.compiler.small import small_target
 from pmc.dialects import dist, layer, model
+from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import expr
 from pmc.dialects.tensor import tensor
 from pmc.passes.expand_blocks import ExpandBlocksPass
@@ -82,7 +83,7 @@ def expanded(phase: str = "decode") -> ModuleOp:
 
 
 def one(module: ModuleOp, kind: type[Any], path: str = "") -> Any:
-    found = (op for op in module.walk() if isinstance(op, kind))
+    found = (op for op in module.walk() if isinstance(op, PmcOp) and isinstance(op, kind))
     return next(op for op in found if "block_sparse" in op.path.data and op.path.data.endswith(path))
 
 

@@ -58,7 +58,8 @@ def block_scores(q: Array, k: Array, block: int) -> Array:
     products = attention_scores([q], [k], [int(k.shape[-1])], 1.0, False)
     batch, heads, q_len, kv_len = products.shape
     by_token = products.transpose(0, 2, 1, 3).reshape(batch * q_len, heads, kv_len)
-    return np.asarray(np.maximum.reduceat(by_token, np.arange(0, kv_len, block), axis=-1))
+    starts: Array = np.arange(0, int(kv_len), block)
+    return np.asarray(np.maximum.reduceat(by_token, starts, axis=-1))
 
 
 def gather_blocks(cache: Array, blocks: Array, block: int) -> Array:
@@ -69,7 +70,8 @@ def gather_blocks(cache: Array, blocks: Array, block: int) -> Array:
     tokens, heads, count = blocks.shape
     batch, kv_len, width = cache.shape
     rows = (blocks.astype(np.int64)[..., None] * block + np.arange(block)).reshape(tokens, heads, count * block)
-    sequence = np.arange(tokens) // (tokens // batch)
+    numbers: Array = np.arange(int(tokens))
+    sequence = numbers // (tokens // batch)
     of_heads = cache.reshape(batch, kv_len, heads, width // heads)
     places = np.minimum(rows, kv_len - 1)
     found = of_heads[sequence[:, None, None], places, np.arange(heads)[:, None]]

@@ -241,9 +241,10 @@ def _block_scores(op: layer.BlockScoresOp, operands: Operands, context: Context)
 
 @implements(layer.GatherRowsOp)
 def _gather_rows(op: layer.GatherRowsOp, operands: Operands, context: Context) -> Results:
+    cache, indices = operands
     if op.block is not None:
-        return (sparse_attention.gather_blocks(*operands, op.block.value.data),)
-    return (sparse_attention.gather_rows(*operands),)
+        return (sparse_attention.gather_blocks(cache, indices, op.block.value.data),)
+    return (sparse_attention.gather_rows(cache, indices),)
 
 
 @implements(layer.SparseAttentionOp)

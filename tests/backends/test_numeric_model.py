@@ -425,4 +425,5 @@ def test_gated_delta_nets_obey_the_bias_of_their_convolutions() -> None:
         ExpandBlocksPass("prefill", capacity="worst").apply(Context(), lowered)
         logits.append(run_model(module, environment).logits.reshape(4, -1)[-1])
         np.testing.assert_allclose(run_layer(lowered, environment).outputs[0][0], logits[-1], atol=1e-9)
-    assert not np.allclose(*logits)
+    without, biased = logits
+    assert not np.allclose(without, biased)

@@ -13,6 +13,7 @@ from pmc.compiler.frontend import import_hf
 from pmc.dialects import layer, model
 from pmc.dialects.expr import expr
 from pmc.dialects.tensor import TensorType
+from pmc.dialects.vector_kinds import RopeAttr
 from tests.reference.configs import CONFIGS
 
 COMMON: dict[str, Any] = {
@@ -300,7 +301,7 @@ PHI4_MINI: dict[str, Any] = {
 def scaling_of(config: Mapping[str, object]) -> dict[str, Any]:
     gqa = next(op for op in import_hf(config, "phi", "phi").walk() if isinstance(op, model.GqaOp))
     assert gqa.rope_scaling is not None
-    return scaling_fields(gqa.rope_scaling)
+    return dict(scaling_fields(gqa.rope_scaling))
 
 
 def test_longrope_keeps_the_factors_of_both_lengths() -> None:
@@ -342,7 +343,7 @@ def test_a_command_rotates_by_the_factors_of_the_length_of_the_whole_sequence(
     properties = {**given, "stride": stride, "scaling": scaling}
     op = layer.RopeOp.make([create_ssa_value(type_)], [type_], "rope", properties)
     kind = op.vector_kind(expr(0))
-    assert isinstance(kind.scaling, DictionaryAttr)
+    assert isinstance(kind, RopeAttr) and isinstance(kind.scaling, DictionaryAttr)
     assert scaling_fields(kind.scaling) == {
         "rope_type": "longrope",
         "attention_factor": 1.25,
