@@ -116,7 +116,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sparse_num_index_heads": 4}, "sparse_num_index_heads: 4, must be num_key_value_heads, which is 2"),
+        ({"sparse_num_index_heads": 2}, "sparse_num_index_heads: 2, must be num_key_value_heads, which is 4"),
         ({"sparse_init_block": 1}, "sparse_init_block: 1 is not supported, only 0 is"),
         ({"sparse_score_type": "mean"}, "sparse_score_type: 'mean' is not supported, only 'max' is"),
         ({"use_sparse_attention": False}, "use_sparse_attention: False is not supported, only True is"),

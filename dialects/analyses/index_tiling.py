@@ -105,10 +105,11 @@ class Cuts:
 
 
 def cuts_of(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Cuts:
-    """The cuts of a plan; where cores share the keys, each has whole blocks of the matrix and the vector unit."""
+    """The cuts of a plan; where cores share the keys, each has whole blocks of the units, and of keys."""
     (cores_u, cores_s), (tile_q, tile_s) = plan.core_counts, plan.tile_sizes
     blocks = -(-shape.q_len // tile_q)
-    granule = int(np.lcm.reduce([chip.cube.m, chip.cube.n, shape.block])) if cores_s > 1 else 1
+    granule = int(np.lcm(chip.cube.m, chip.cube.n)) if cores_s > 1 else 1
+    granule = int(np.lcm(granule, shape.block))
     return Cuts(
         blocks,
         Split.over(shape.sequences * blocks, cores_u, 1),

@@ -17,7 +17,7 @@ from pmc.dialects.analyses.planner import TilePlanner
 from pmc.dialects.analyses.split import core_coordinates
 from pmc.dialects.arch import Chip
 from pmc.dialects.block_kinds import BlockRowsAttr
-from pmc.dialects.expr import ExprAttr, floordiv, mod
+from pmc.dialects.expr import Expr, ExprAttr, floordiv, mod
 from pmc.dialects.tensor import ints
 from pmc.dialects.tile import KernelOp
 from pmc.dialects.tile_plan import PlanAttr
@@ -65,6 +65,6 @@ class GatherFamily:
                 buffer = code.alloc(tile, gather.width, cache.element_type)
                 sequence = floordiv(token, op.q_len.data)
                 code.gather_rows(cache, index, buffer, (sequence,), count, op.bandwidth_domain)
-                at = (token, row, *(head for _ in of_heads), 0)
+                at: list[Expr | int] = [token, row, *(head for _ in of_heads), 0]
                 code.store(y, buffer, at, (1, count, *(1 for _ in of_heads), gather.width))
         return code.kernel(tokens.parts * rows.parts)

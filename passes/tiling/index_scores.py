@@ -21,7 +21,7 @@ from pmc.dialects.analyses.index_tiling import cuts_of, index_shape, plan_fault,
 from pmc.dialects.analyses.planner import TilePlanner
 from pmc.dialects.analyses.split import core_coordinates
 from pmc.dialects.arch import Chip
-from pmc.dialects.expr import ceildiv, expr, floordiv, min_of, mod
+from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of, mod
 from pmc.dialects.tile import KernelOp
 from pmc.dialects.tile_plan import PlanAttr
 from pmc.passes.tiling.kernels import Arrays
@@ -76,6 +76,6 @@ class IndexScoresFamily:
                     code.mma(products, a, b, (rows, keys, d), accumulate=int(piece > 0), transpose_b=True)
                 scores = code.alloc(tile_q * s.scores, -(-tile_s // s.block), f32)
                 code.vector(s.kind, queries * s.scores, keys, [products, *w_tiles], [scores])
-                at = (sequence, query, *(0 for _ in of_heads), floordiv(key, s.block))
+                at: list[Expr | int] = [sequence, query, *(0 for _ in of_heads), floordiv(key, s.block)]
                 code.store(y, scores, at, (1, queries, *of_heads, ceildiv(keys, s.block)))
         return code.kernel(prod(cuts.parts))

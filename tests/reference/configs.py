@@ -32,7 +32,7 @@ LLAMA3_SCALING = {
 YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 MINIMAX_M3_INDEXER: dict[str, object] = {
     "use_sparse_attention": True,
-    "sparse_num_index_heads": 2,
+    "sparse_num_index_heads": 4,
     "sparse_index_dim": 12,
     "sparse_block_size": 3,
     "sparse_topk_blocks": 3,
@@ -45,6 +45,8 @@ MINIMAX_M3_INDEXER: dict[str, object] = {
 MINIMAX_M3: dict[str, object] = {
     **COMMON,
     "architectures": ["MiniMaxM3ForCausalLM"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
     "hidden_act": "swigluoai",
     "head_dim": 16,
     "partial_rotary_factor": 0.5,
