@@ -70,6 +70,8 @@ class ModelSummary:
     blocks: tuple[BlockKind, ...]
     norms: str
     caches: CacheBytes
+    draft_parameters: int
+    """Those of the layer that drafts tokens, beside what it shares with the model; 0 where none is read."""
     checkpoint: Checkpoint | None
 
 
@@ -89,6 +91,7 @@ def summary_of(module: ModuleOp) -> ModelSummary:
         names.blocks(),
         _norms(module),
         cache_bytes(module),
+        model.draft_parameter_count(module),
         checkpoint_of(module),
     )
 

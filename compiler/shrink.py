@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, lcm
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from pmc.compiler.frontend import DTYPES
@@ -22,6 +22,7 @@ from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.checkpoint import CHECKPOINT, CheckpointAttr, StoredTypes, checkpoint_of
 from pmc.dialects.deployment import Deployment, Quantization
 from pmc.dialects.element_formats import ElementFormat, Scales, element_format
+from pmc.dialects.rope_scaling import BY_LENGTH, is_longrope
 from pmc.dialects.structure import shares_attr
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.type_rules import CHECKPOINT_TYPES, UNCONVERTED, parse_rule
@@ -33,6 +34,8 @@ KEY_DIM = 5
 QUERY_RANK, LATENT_RANK = 20, 11
 WINDOW = 13
 """Tokens that a query sees of the 41 of a small deployment, or of the 7 new ones and those before."""
+ORIGINAL_LENGTH = 23
+"""Tokens of a sequence up to which a rotary embedding is as it was trained first."""
 
 Properties = dict[str, PropertyValue]
 
@@ -157,7 +160,7 @@ def _vocabulary(size: int, d: Deployment) -> int:
     return 19 * ranks - (1 if size % ranks else 0)
 
 
-def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
+def _gqa(op: model.GroupedAttentionOp, d: Deployment) -> Properties:
     """Query heads that tp divides; key heads as many, two a rank shared by two, or fewer than tp, as in the model."""
     heads, kv_heads, tp = op.heads, op.kv_heads, d.tp
     if kv_heads == heads:
@@ -170,12 +173,29 @@ def _gqa(op: model.GqaOp, d: Deployment) -> Properties:
     found: Properties = {"num_attention_heads": small[0], "num_key_value_heads": small[1], "head_dim": HEAD_DIM}
     if op.rotary_dim is not None:
         found["rotary_dim"] = ROPE_DIM
+    if op.rope_scaling is not None:
+        found["rope_scaling"] = _small_scaling(op.rope_scaling, HEAD_DIM if op.rotary_dim is None else ROPE_DIM)
     for reach in ("window", "chunk", "temperature_floor"):
         if reach in op.properties:
             found[reach] = WINDOW
     if op.v_head_dim is not None:
         found["v_head_dim"] = V_DIM
     return found
+
+
+def _block_sparse_attention(op: model.BlockSparseAttentionOp, d: Deployment) -> Properties:
+    """Blocks of few keys, of which there are more than are selected, and a part of one."""
+    sizes: Properties = {"index_head_dim": 10, "index_block_size": 4, "index_topk_blocks": 3}
+    return {**_gqa(op, d), **sizes, "index_local_blocks": min(op.index_local_blocks.value.data, 2)}
+
+
+def _small_scaling(scaling: DictionaryAttr, columns: int) -> DictionaryAttr:
+    """With numbers for the pairs that are left, the first of all, and sequences that are longer than the original."""
+    if not is_longrope(scaling):
+        return scaling
+    lists = {name: ArrayAttr([*cast("ArrayAttr[Attribute]", scaling.data[name])][: columns // 2]) for name in BY_LENGTH}
+    original = {"original_max_position_embeddings": IntegerAttr(ORIGINAL_LENGTH, i64)}
+    return DictionaryAttr({**scaling.data, **original, **lists})
 
 
 def _latent(op: model.LatentAttentionOp, d: Deployment) -> Properties:
@@ -230,8 +250,8 @@ def _moe(op: model.MoeOp, d: Deployment) -> Properties:
         "n_routed_experts": max(2 * lcm(d.ep, op.n_group.value.data), 4),
         "num_experts_per_tok": min(op.top_k, 3),
         "moe_intermediate_size": 10 * d.moe_tp,
-        # As many shared experts side by side as there are.
-        "shared_intermediate_size": 10 * d.moe_tp * shared,
+        # As many shared experts side by side as there are, which tp divides.
+        "shared_intermediate_size": lcm(10 * d.moe_tp * shared, d.tp),
         "moe_latent_size": None if op.moe_latent_size is None else LATENT_RANK,
     }
 
@@ -262,6 +282,7 @@ def _mamba2(op: model.Mamba2Op, d: Deployment) -> Properties:
 
 SHRUNK: Mapping[type[Operation], Callable[[Any, Deployment], Properties]] = {
     model.GqaOp: _gqa,
+    model.BlockSparseAttentionOp: _block_sparse_attention,
     model.MlaOp: _latent,
     model.DsaOp: _dsa,
     model.CompressedAttentionOp: _compressed_attention,

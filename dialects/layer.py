@@ -34,6 +34,7 @@ from xdsl.irdl import (
     result_def,
 )
 
+from pmc.dialects.block_sparse_attention import BlockScoresOp as BlockScoresOp
 from pmc.dialects.causal_conv import CausalConvOp as CausalConvOp
 from pmc.dialects.collective import CollectiveAttr, CombineAttr, DispatchAttr
 from pmc.dialects.compressed_attention import CompressedAttentionOp as CompressedAttentionOp
@@ -81,6 +82,7 @@ from pmc.dialects.recurrence_rows import DecayOp as DecayOp
 from pmc.dialects.recurrence_rows import GatedRmsNormOp as GatedRmsNormOp
 from pmc.dialects.recurrence_rows import L2NormOp as L2NormOp
 from pmc.dialects.recurrence_rows import SoftplusOp as SoftplusOp
+from pmc.dialects.rope_scaling import of_length
 from pmc.dialects.sparse_attention import GatherRowsOp as GatherRowsOp
 from pmc.dialects.sparse_attention import IndexScoresOp as IndexScoresOp
 from pmc.dialects.sparse_attention import SparseAttentionOp as SparseAttentionOp
@@ -396,7 +398,8 @@ class RopeOp(RowOp):
 
     Query i of a sequence stands at `stride` * (kv_len - q_len + i) + `first`: 1 and 0, but for a rank of cp.
     `interleaved` pairs columns (2j, 2j+1), otherwise (j, j + head_dim/2).  `scaling` holds the fields of the Hugging
-    Face `rope_scaling` (yarn, llama3) that change the frequencies.
+    Face `rope_scaling` (yarn, llama3) that change the frequencies; what follows from the length of a sequence stands
+    there for both lengths (`rope_scaling.py`).
 
     With `rotary_dim` only the first columns of a head are rotated, as a head of that width, and the rest is copied
     (`partial_rotary_factor` and `rotary_dim` of Hugging Face); with `trailing` the last ones.  `inverse` turns by
@@ -447,7 +450,15 @@ class RopeOp(RowOp):
     def vector_kind(self, token: Expr) -> VectorKindAttr:
         position = self.position(mod(token, self.q_len.data))
         columns = self.rotary_dim or NoneAttr(), self.trailing or NoneAttr(), self.inverse or NoneAttr()
-        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), self.scaling or NoneAttr(), *columns)
+        scaling, tokens = self.scaling, self.sequence_length
+        if scaling is not None and tokens.is_constant:
+            scaling = of_length(scaling, tokens.constant)
+        return RopeAttr(self.theta, self.interleaved, ExprAttr(position), scaling or NoneAttr(), *columns)
+
+    @property
+    def sequence_length(self) -> Expr:
+        """The tokens of a whole sequence."""
+        return self.stride.value.data * self.kv_len.data
 
     def sharding_rule(self) -> ShardingRule:
         """Heads may be sharded, the columns of one head not."""
@@ -766,6 +777,7 @@ Layer = Dialect(
         IndexScoresOp,
         TopkSelectOp,
         GatherRowsOp,
+        BlockScoresOp,
         SparseAttentionOp,
         CompressOp,
         CompressedAttentionOp,

@@ -35,12 +35,14 @@ from pmc.dialects.model_attention import LATENT_NORM_EPS as LATENT_NORM_EPS
 from pmc.dialects.model_attention import AttentionBlockOp as AttentionBlockOp
 from pmc.dialects.model_attention import DsaOp as DsaOp
 from pmc.dialects.model_attention import GqaOp as GqaOp
+from pmc.dialects.model_attention import GroupedAttentionOp as GroupedAttentionOp
 from pmc.dialects.model_attention import LatentAttentionOp as LatentAttentionOp
 from pmc.dialects.model_attention import MlaOp as MlaOp
 from pmc.dialects.model_block import BlockOp as BlockOp
 from pmc.dialects.model_block import CacheSpec as CacheSpec
 from pmc.dialects.model_block import StateSpec as StateSpec
 from pmc.dialects.model_block import WeightSpec as WeightSpec
+from pmc.dialects.model_block_sparse_attention import BlockSparseAttentionOp as BlockSparseAttentionOp
 from pmc.dialects.model_compressed_attention import CompressedAttentionOp as CompressedAttentionOp
 from pmc.dialects.model_feed_forward import SCORINGS as SCORINGS
 from pmc.dialects.model_feed_forward import FfnOp as FfnOp
@@ -293,6 +295,7 @@ Model = Dialect(
         MlaOp,
         DsaOp,
         CompressedAttentionOp,
+        BlockSparseAttentionOp,
         GatedDeltaNetOp,
         KimiDeltaOp,
         Mamba2Op,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import ClassVar, cast
 
 from xdsl.dialects.builtin import BoolAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr, i1, i32
@@ -20,6 +21,7 @@ from xdsl.utils.hints import isa
 from pmc.dialects.effects import UPDATES, Effects
 from pmc.dialects.expr import Expr, expr, min_of
 from pmc.dialects.model_block import BlockOp, CacheSpec, WeightSpec
+from pmc.dialects.rope_scaling import is_longrope, wrong_longrope
 from pmc.dialects.tensor import TensorType, tensor
 
 LATENT_NORM_EPS = 1e-6
@@ -37,7 +39,7 @@ class AttentionBlockOp(BlockOp):
     rope_theta = opt_prop_def(FloatAttr)
     """The base of the rotary embedding; absent = none (NoPE)."""
     rope_scaling = opt_prop_def(DictionaryAttr)
-    """The Hugging Face `rope_scaling` with its type under `rope_type`: `yarn` or `llama3`."""
+    """The Hugging Face `rope_scaling` with its type under `rope_type`, such as `yarn`, `llama3` or `longrope`."""
 
     def verify_(self) -> None:
         """Rotations turn the slower the further right a pair stands; what stretches them is positive."""
@@ -53,6 +55,14 @@ class AttentionBlockOp(BlockOp):
                 number = cast(FloatAttr, value).value.data
                 allowed = 0 < number < math.inf or (number == 0 and name.startswith("mscale"))
                 self.require(allowed, f"'{name}' of rope_scaling is {number}, must be a number greater than 0")
+        if self.rope_scaling is not None and is_longrope(self.rope_scaling):
+            wrong = wrong_longrope(self.rope_scaling, self.rotated_columns)
+            self.require(wrong is None, wrong or "")
+
+    @property
+    @abstractmethod
+    def rotated_columns(self) -> int:
+        """The columns of a head that are rotated."""
 
     @property
     def heads(self) -> int:
@@ -60,11 +70,9 @@ class AttentionBlockOp(BlockOp):
         return self.num_attention_heads.value.data
 
 
-@irdl_op_definition
-class GqaOp(AttentionBlockOp):
-    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+class GroupedAttentionOp(AttentionBlockOp):
+    """What attention with key heads has that query heads share, whichever keys a query sees."""
 
-    name = "model.gqa"
     POSITIVE: ClassVar[tuple[str, ...]] = (
         "num_attention_heads",
         "num_key_value_heads",
@@ -116,6 +124,10 @@ class GqaOp(AttentionBlockOp):
     """Whether the score of a key falls with its distance, for every head with its own slope (BLOOM)."""
     softmax_scale = opt_prop_def(FloatAttr)
     """The factor of the scores; absent = head_dim**-0.5."""
+
+    @property
+    def rotated_columns(self) -> int:
+        return (self.rotary_dim or self.head_dim).value.data
 
     @property
     def kv_heads(self) -> int:
@@ -188,6 +200,13 @@ class GqaOp(AttentionBlockOp):
         return [CacheSpec(name, width, "kv_heads", "key_value_heads", window) for name, width in widths.items()]
 
 
+@irdl_op_definition
+class GqaOp(GroupedAttentionOp):
+    """Grouped-query attention (MHA when every query head has its own key head, MQA when there is one)."""
+
+    name = "model.gqa"
+
+
 class LatentAttentionOp(AttentionBlockOp):
     """Attention over one cached latent per token (DeepSeek-V2 report, section 2.1): what MLA and DSA share."""
 
@@ -217,6 +236,10 @@ class LatentAttentionOp(AttentionBlockOp):
         self.require(rotates == (self.rope_interleave is not None), "rope_theta and rope_interleave need each other")
         rope = self.qk_rope_head_dim.value.data
         self.require(rope % 2 == 0 or not rotates, f"qk_rope_head_dim {rope} is odd")
+
+    @property
+    def rotated_columns(self) -> int:
+        return self.qk_rope_head_dim.value.data
 
     @property
     def head_dims(self) -> tuple[int, int, int]:

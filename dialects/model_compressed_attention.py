@@ -74,6 +74,10 @@ class CompressedAttentionOp(AttentionBlockOp):
             self.require(rope < width, f"index_head_dim {width} must be more than the rotated qk_rope_head_dim {rope}")
 
     @property
+    def rotated_columns(self) -> int:
+        return self.qk_rope_head_dim.value.data
+
+    @property
     def has_indexer(self) -> bool:
         """Whether a query attends to the entries that an indexer selects, and entries overlap."""
         return self.index_topk is not None

@@ -25,7 +25,7 @@ from xdsl.irdl import (
 )
 
 from pmc.dialects.accesses import BANDWIDTH_DOMAINS
-from pmc.dialects.expr import Expr, ExprAttr, expr, floordiv, min_of, mod
+from pmc.dialects.expr import Expr, ExprAttr, ceildiv, expr, floordiv, min_of, mod
 from pmc.dialects.flash_attention import FlashAttentionOp
 from pmc.dialects.interfaces import ROWS, SEQUENCES, WHOLE, ShardingRule, Unit, Work
 from pmc.dialects.layer_op import HEAD, LayerOp, MatrixOp
@@ -116,6 +116,10 @@ class TopkSelectOp(LayerOp):
 
     With a `ratio` the keys are entries of so many tokens (`layer.compress`): query i of a sequence of `tokens` tokens
     sees those up to number floor((tokens - q_len + i + 1) / ratio) - 1.
+
+    With a `block` they are blocks of so many keys (`layer.block_scores`), and every head of a query selects for itself:
+    scores [T, heads, blocks] -> [T, heads, min(blocks, top_k)].  Query i sees those that have begun, up to number
+    floor((tokens - q_len + i) / block); the last `always` of these are selected whatever their scores are.
     """
 
     name = "layer.topk_select"
@@ -125,17 +129,35 @@ class TopkSelectOp(LayerOp):
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
     ratio = opt_prop_def(IntegerAttr)
+    block = opt_prop_def(IntegerAttr)
+    always = opt_prop_def(IntegerAttr)
     tokens = opt_prop_def(ExprAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
-        """Scores [T, kv_len], positions [T, min(kv_len, top_k)] as i32."""
+        """Scores [T, kv_len], positions [T, min(kv_len, top_k)] as i32; of blocks with a dim of heads."""
         scores, top_k = tensor(self.scores).dims, self.top_k.value.data
-        self.fail_unless(len(scores) == 2, "scores must be [T, kv_len]")
+        if self.block is None:
+            self.fail_unless(len(scores) == 2, "scores must be [T, kv_len]")
+        else:
+            self.fail_unless(len(scores) == 3, "scores of blocks must be [T, heads, blocks]")
         self.fail_unless(top_k > 0, f"top_k is {top_k}, must be at least 1")
-        self.require_shape(self.y, (scores[0], min_of(scores[1], top_k)), "y")
+        self.require_shape(self.y, (*scores[:-1], min_of(scores[-1], top_k)), "y")
         self.fail_unless(tensor(self.y).element_type == i32, f"positions are {tensor(self.y).element_type}, not i32")
-        self.fail_unless((self.ratio is None) == (self.tokens is None), "ratio and tokens need each other")
+        self.fail_unless(self.ratio is None or self.block is None, "keys are entries or blocks, not both")
+        given = self.ratio is not None or self.block is not None
+        name = "ratio" if self.block is None else "block"
+        self.fail_unless(given == (self.tokens is not None), f"{name} and tokens need each other")
+        self.fail_unless((self.block is None) == (self.always is None), "block and always need each other")
+        if self.block is not None and self.tokens is not None and self.always is not None:
+            block, tokens, always = self.block.value.data, self.tokens.data, self.always.value.data
+            self.fail_unless(block > 1, f"block is {block}, must be at least 2")
+            # Attention counts on the block of the query being the last one that is selected.
+            self.fail_unless(1 <= always <= top_k, f"always is {always}, must be 1 to top_k, which is {top_k}")
+            self.fail_unless(
+                ceildiv(tokens, block) == scores[-1],
+                f"{tokens} tokens have {ceildiv(tokens, block)} blocks of {block}, not {scores[-1]}",
+            )
         if self.ratio is not None and self.tokens is not None:
             ratio, tokens = self.ratio.value.data, self.tokens.data
             self.fail_unless(ratio > 1, f"ratio is {ratio}, must be at least 2")
@@ -150,18 +172,29 @@ class TopkSelectOp(LayerOp):
 
     def position(self, token: Expr) -> Expr:
         """The last key that a token may see; -1 where it sees none."""
-        if self.ratio is not None and self.tokens is not None:
-            at = _position(self.tokens.data, self.q_len.data, token, self.stride.value.data, self.first)
+        tokens = tensor(self.scores).dims[-1] if self.tokens is None else self.tokens.data
+        at = _position(tokens, self.q_len.data, token, self.stride.value.data, self.first)
+        if self.ratio is not None:
             return floordiv(at + 1, self.ratio.value.data) - 1
-        return _position(tensor(self.scores).dims[1], self.q_len.data, token, self.stride.value.data, self.first)
+        return at if self.block is None else floordiv(at, self.block.value.data)
+
+    @property
+    def heads(self) -> int | None:
+        """The heads on this rank that select for themselves; None where a query selects once."""
+        return None if self.block is None else tensor(self.scores).dims[1].constant
+
+    def position_of_row(self, row: Expr) -> Expr:
+        """`position` for a row of scores: a token, or one of its heads."""
+        return self.position(row if self.heads is None else floordiv(row, self.heads))
 
     def flops(self) -> Expr:
         """A comparison per score: every key is looked at, however few are selected."""
         return tensor(self.scores).elements * TopkSelectAttr.FLOPS
 
     def sharding_rule(self) -> ShardingRule:
-        """Queries are independent, keys are compared whole."""
-        return ShardingRule(((ROWS, WHOLE),), ((ROWS, WHOLE),))
+        """Queries and their heads are independent, keys are compared whole."""
+        dims = (ROWS, WHOLE) if self.block is None else (ROWS, HEAD, WHOLE)
+        return ShardingRule((dims,), (dims,))
 
 
 @irdl_op_definition
@@ -171,6 +204,10 @@ class GatherRowsOp(LayerOp):
     cache [batch, kv_len, W], indices [T, k] -> [T, k, W].  With the bandwidth domain `dram` every row comes from DRAM;
     with `on_chip` the cores hold the cache among them, as in a prefill that has just computed it, and the rows go from
     core to core.  The result is a buffer in DRAM: what reads it does not read the cache again.
+
+    With a `block` the indices [T, heads, k] are numbers of blocks of so many rows, and every key head has its own: the
+    columns of head h of row j are those of row indices[t, h, j // block]*block + j % block, of the last row of the
+    cache where that would be behind it.  cache [batch, kv_len, heads*W] -> [T, k*block, heads*W].
     """
 
     name = "layer.gather_rows"
@@ -179,17 +216,26 @@ class GatherRowsOp(LayerOp):
     indices = operand_def(TensorType)
     q_len = prop_def(ExprAttr)
     bandwidth_domain = prop_def(StringAttr)
+    block = opt_prop_def(IntegerAttr)
     y = result_def(TensorType)
 
     def verify_(self) -> None:
         """Shapes as above, a known domain; the rows keep their type."""
         cache, indices = tensor(self.cache).dims, tensor(self.indices).dims
+        wanted = "[T, k]" if self.block is None else "[T, heads, k]"
         self.fail_unless(
-            len(cache) == 3 and len(indices) == 2, "the cache must be [batch, kv_len, width] and indices [T, k]"
+            len(cache) == 3 and len(indices) == (2 if self.block is None else 3),
+            f"the cache must be [batch, kv_len, width] and indices {wanted}",
         )
         if not self.is_sharded:
-            self.require_shape(self.indices, (cache[0] * self.q_len.data, indices[1]), "indices")
-        self.require_shape(self.y, (*indices, cache[2]), "y")
+            self.require_shape(self.indices, (cache[0] * self.q_len.data, *indices[1:]), "indices")
+        if self.block is None:
+            self.require_shape(self.y, (*indices, cache[2]), "y")
+        else:
+            block, heads, width = self.block.value.data, indices[1].constant, cache[2].constant
+            self.fail_unless(block > 1, f"block is {block}, must be at least 2")
+            self.fail_unless(width % heads == 0, f"a cache of {width} columns is not of {heads} key heads")
+            self.require_shape(self.y, (indices[0], indices[2] * block, cache[2]), "y")
         self.fail_unless(
             tensor(self.y).element_type == tensor(self.cache).element_type, "gathered rows have the type of the cache"
         )
@@ -217,9 +263,11 @@ class GatherRowsOp(LayerOp):
 
     def sharding_rule(self) -> ShardingRule:
         """Queries are where their sequences are."""
-        return ShardingRule(
-            ((SEQUENCES, WHOLE, WHOLE), (ROWS, WHOLE)), ((ROWS, WHOLE, WHOLE),), stationary=frozenset({0})
-        )
+        stationary = frozenset({0})
+        if self.block is not None:
+            rule = ((SEQUENCES, WHOLE, HEAD), (ROWS, HEAD, WHOLE))
+            return ShardingRule(rule, ((ROWS, WHOLE, HEAD),), stationary=stationary)
+        return ShardingRule(((SEQUENCES, WHOLE, WHOLE), (ROWS, WHOLE)), ((ROWS, WHOLE, WHOLE),), stationary=stationary)
 
 
 @irdl_op_definition
@@ -229,6 +277,10 @@ class SparseAttentionOp(FlashAttentionOp):
     Each token is a sequence of one query (`q_len` = 1).  Query i of the `sequence_q_len` queries sees as many of its k
     keys, from the first on, as there are keys up to its position: sequence_kv_len - sequence_q_len + i + 1.  `stride`
     and `first` are those of `layer.topk_select`.
+
+    With a `block` the keys are those of the blocks that every key head has selected, at most `top_k` of them,
+    ascending.  The last block that a query at position p sees is its own, number floor(p / block), so of min(floor(p /
+    block) + 1, top_k) blocks it sees the last up to its own key and the others whole.
     """
 
     name = "layer.sparse_attention"
@@ -236,12 +288,17 @@ class SparseAttentionOp(FlashAttentionOp):
     sequence_kv_len = prop_def(ExprAttr)
     stride = prop_def(IntegerAttr, default_value=IntegerAttr(1, i64))
     first = prop_def(ExprAttr, default_value=ExprAttr.of(0))
+    block = opt_prop_def(IntegerAttr)
+    top_k = opt_prop_def(IntegerAttr)
     y = result_def(TensorType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     def verify_(self) -> None:
         """One query per set of keys."""
         super().verify_()
+        self.fail_unless((self.block is None) == (self.top_k is None), "block and top_k need each other")
+        for name, value in (("block", self.block), ("top_k", self.top_k)):
+            self.fail_unless(value is None or value.value.data > 0, f"{name} must be at least 1")
         self.fail_unless(self.q_len.data == 1, f"q_len is {self.q_len.data}, must be 1: every token has its own keys")
         self.fail_unless(not bool(self.causal), "causal must be false: positions are those of the whole sequence")
         self.fail_unless(self.soft_cap is None, "the scores of sparse attention have no soft_cap")
@@ -250,20 +307,26 @@ class SparseAttentionOp(FlashAttentionOp):
     @property
     def hides(self) -> bool:
         """Whether a token may see fewer keys than were gathered: one that is not the last of its sequence."""
-        return self.sequence_q_len.data != 1 or self.stride.value.data != 1
+        # The block of the last query too has keys behind it, those that do not exist yet.
+        return self.sequence_q_len.data != 1 or self.stride.value.data != 1 or self.block is not None
 
     def last_slot(self, token: Expr) -> Expr:
         """The last of its keys that a token sees, where there are so many."""
-        return _position(self.sequence_kv_len.data, self.sequence_q_len.data, token, self.stride.value.data, self.first)
+        kv_len, q_len = self.sequence_kv_len.data, self.sequence_q_len.data
+        at = _position(kv_len, q_len, token, self.stride.value.data, self.first)
+        if self.block is None or self.top_k is None:
+            return at
+        block = self.block.value.data
+        return min_of(floordiv(at, block), self.top_k.value.data - 1) * block + mod(at, block)
 
     def factors(self) -> tuple[tuple[str, ...], ...]:
-        """Of q, k and v: keys go with their token; one key head serves all query heads."""
+        """Of q, k and v: keys go with their token; key heads are split as their cache is, one serves all heads."""
         q = tuple((ROWS, HEAD) for _ in self.q)
-        return (*q, *((ROWS, WHOLE, WHOLE) for _ in (*self.k, self.v)))
+        return (*q, *((ROWS, WHOLE, "g" if self._follows_heads(v, d) else WHOLE) for v, d in self._keyed()))
 
     def sharding_rule(self) -> ShardingRule:
-        """Query heads may be split, every rank then has all keys."""
-        return ShardingRule(self.factors(), ((ROWS, HEAD),))
+        """Query heads may be split; every rank has the keys of its key heads."""
+        return ShardingRule(self.factors(), ((ROWS, HEAD),), aligned=frozenset({"g"}))
 
 
 def _position(kv_len: Expr, q_len: Expr, token: Expr, stride: int, first: ExprAttr) -> Expr:

@@ -27,6 +27,8 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.irdl import irdl_attr_definition
 
+from pmc.dialects.block_kinds import BlockMaxAttr as BlockMaxAttr
+from pmc.dialects.block_kinds import BlockRowsAttr as BlockRowsAttr
 from pmc.dialects.compression_kinds import PoolFinishAttr as PoolFinishAttr
 from pmc.dialects.compression_kinds import PoolStepAttr as PoolStepAttr
 from pmc.dialects.expr import Expr, ExprAttr
@@ -472,6 +474,7 @@ class TopkSelectAttr(VectorKindAttr):
     Column c is key `key` + c, all keys before `key` have been seen; keys beyond `position` of the row count as -inf.
     Of equal scores the first key wins.  Kept keys stand in the order of their positions, at the end of the row: the
     first top_k - key entries hold no key yet and are not looked at, so nothing need be there before the first keys.
+    The last `always` keys up to `position` count as +inf.
 
     Steps of a score, whatever `top_k` is: a radix selection of 32-bit numbers looks at every key five times, four
     times to take 8 more bits and to count them, and once to compare with the threshold and to copy.  It belongs to no
@@ -490,15 +493,18 @@ class TopkSelectAttr(VectorKindAttr):
     top_k: IntegerAttr
     position: ExprAttr
     key: ExprAttr
+    always: IntegerAttr | NoneAttr
 
     def reads(self, matrix: Matrix) -> Expr:
         """What was kept is read from the second tile of keys on."""
         return self.key.data if matrix.role == "update" else super().reads(matrix)
 
     def wrong_parameter(self, columns: Expr) -> str | None:
-        """At least one key is kept."""
-        top_k = self.top_k.value.data
-        return None if top_k >= 1 else f"top_k is {top_k}, must be at least 1"
+        """At least one key is kept, or always so."""
+        for name, value in (("top_k", self.top_k), ("always", self.always)):
+            if isinstance(value, IntegerAttr) and value.value.data < 1:
+                return f"{name} is {value.value.data}, must be at least 1"
+        return None
 
 
 @irdl_attr_definition
@@ -763,5 +769,7 @@ VECTOR_KINDS: tuple[type[VectorKindAttr], ...] = (
     ExpertScaleAttr,
     PoolStepAttr,
     PoolFinishAttr,
+    BlockMaxAttr,
+    BlockRowsAttr,
 )
 """Every kind; the order is that of their codes in command tables."""

@@ -304,6 +304,7 @@ class _Sharder:
             layer.TemperatureOp: self._rope,
             layer.PositionEmbeddingOp: self._positions,
             layer.IndexScoresOp: self._sparse,
+            layer.BlockScoresOp: self._sparse,
             layer.TopkSelectOp: self._sparse,
             layer.GatherRowsOp: self._sparse,
             layer.SparseAttentionOp: self._sparse,

@@ -106,6 +106,8 @@ class QuantizePass(PmcPass):
                 elif isinstance(op, layer.IndexScoresOp):
                     for query, key in zip(op.q, op.k, strict=True):
                         converter.convert_operand(op, query, tensor(key).element_type)
+                elif isinstance(op, layer.BlockScoresOp):
+                    converter.convert_operand(op, op.q, tensor(op.k).element_type)
         wanted: dict[_Product, Attribute] = {}
         for product in (op for op in ops if isinstance(op, _PRODUCTS)):
             weights, activations = _types_of(product, held)

@@ -23,6 +23,7 @@ from pmc.backends.numeric.rotary import rope
 from pmc.compiler.check import FP32, Proof, check_model
 from pmc.compiler.config import ConfigError, load_accounting, load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model
+from pmc.compiler.evaluation import EvaluationOptions
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.model_summary import cache_bytes
 from pmc.compiler.shrink import with_fp32
@@ -346,6 +347,17 @@ def test_an_entry_takes_time_in_the_step_in_which_it_closes() -> None:
             times = [costs.cost(op, bindings) for op in pools]
             assert [found is not None for found in times] == [kv_len % op.ratio.value.data == 0 for op in pools]
             assert all(found is None or found.time_s > 0 for found in times)
+
+
+def test_a_step_before_the_first_entry_has_a_time_at_granularity_commands() -> None:
+    """What `bind-symbols` leaves of attention over no entries takes the time of that attention."""
+    deployment = load_deployment("decode", {"batch": 2, "dp": 2, "ep": 2, "kv_len": 1})
+    config = {**CONFIG, "num_hidden_layers": 1, "layer_types": ["heavily_compressed_attention"], "num_hash_layers": 0}
+    module = compile_model(import_hf(config, "tiny", "tiny"), load_chip("sg2262"), TOPOLOGY, deployment, "dist")
+    step = EvaluationOptions("commands").evaluator(module).step()
+    times = {s.path.split(".", 2)[2]: s.time_us for s in step.ops.steps if s.op == "layer.compressed_attention"}
+    assert list(times) == ["hca.attention"]
+    assert all(time > 0 for time in times.values())
 
 
 def test_states_of_a_step_are_as_large_as_the_model_says() -> None:

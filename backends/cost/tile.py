@@ -114,7 +114,7 @@ class TileCostModel(CoreCostModel):
             r = embedding_tiling.resources(lookup, plan, chip)
             dtype, text = lookup.stored_dtype, f"{lookup.tokens} rows of {lookup.width}"
             return PlannedOp(plan, r, search.times.of(r, dtype), dtype, text)
-        if isinstance(op, layer.IndexScoresOp):
+        if isinstance(op, layer.IndexScoresOp | layer.BlockScoresOp):
             scores = index_tiling.index_shape(op, dims)
             plan = given or search.index_scores(scores)
             _refuse(index_tiling.plan_fault(scores, plan, chip))

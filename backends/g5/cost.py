@@ -21,6 +21,7 @@ from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.evaluate.engine import Site, sites
 from pmc.backends.g5 import stream
 from pmc.backends.g5.critical_path import BARRIERS
+from pmc.dialects.analyses.idle_ops import LEFT_OF
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
 from pmc.dialects.structure import AnyProgramOp
@@ -131,6 +132,8 @@ def _by_op(program: Operation, parts: tuple[stream.Part, ...]) -> dict[Operation
     for part in parts:
         stage = part.stage or 0
         key = stage, part.path, part.op
+        if key not in named:
+            key = stage, part.path, LEFT_OF.get(part.op, part.op)
         if key in named:
             if not ops[key]:
                 raise PmcError(f"{part.op} at '{part.path}' has more programs of commands than ops")

@@ -15,12 +15,13 @@ from math import prod
 from typing import Any, cast
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from pmc.backends.numeric import model_compressed
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
 from pmc.backends.numeric.errors import Array, NumericError, require_finite
+from pmc.backends.numeric.model_block_sparse import chosen_keys
 from pmc.backends.numeric.model_hyper_connections import collapse_streams, copy_streams, mix_streams, stream_weights
 from pmc.backends.numeric.model_recurrent import States, Weights, gated_delta_net, kimi_delta, mamba2
 from pmc.backends.numeric.model_rotary import Rotary
@@ -244,6 +245,7 @@ class ModelMachine:
             model.CollapseStreamsOp: collapse_streams,
             model.MixStreamsOp: mix_streams,
             model.GqaOp: self.gqa,
+            model.BlockSparseAttentionOp: self.gqa,
             model.MlaOp: self.latent_attention,
             model.DsaOp: self.latent_attention,
             model.CompressedAttentionOp: self.compressed_attention,
@@ -355,18 +357,23 @@ class ModelMachine:
         return np.stack([table[t] for t in tokens])
 
     def rotary(self, block: model.AttentionBlockOp, interleaved: bool) -> Rotary:
-        fields: dict[str, float | str] = {}
+        fields: dict[str, float | str | list[float]] = {}
         if isinstance(block.rope_scaling, DictionaryAttr):
             for name, value in block.rope_scaling.data.items():
                 if isinstance(value, StringAttr):
                     fields[name] = value.data
                 elif isinstance(value, IntegerAttr | FloatAttr):
                     fields[name] = float(cast(Any, value).value.data)
+                elif isinstance(value, ArrayAttr):
+                    fields[name] = [cast(FloatAttr, each).value.data for each in value]
         assert block.rope_theta is not None, "verified"
-        return Rotary(block.rope_theta.value.data, fields, interleaved)
+        return Rotary(block.rope_theta.value.data, fields, interleaved, self.kv_len)
 
-    def gqa(self, block: model.GqaOp, x: Array) -> Array:
-        """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads."""
+    def gqa(self, block: model.GroupedAttentionOp, x: Array) -> Array:
+        """Grouped-query attention (Ainslie et al. 2023): a key head serves heads / kv_heads query heads.
+
+        With an indexer a key head is read in the keys that its index head has chosen.
+        """
         d, heads, kv_heads = block.head_dim.value.data, block.heads, block.kv_heads
         past = self.kv_len - self.q_len
         turned = d if block.rotary_dim is None else block.rotary_dim.value.data
@@ -380,7 +387,7 @@ class ModelMachine:
 
         def head_rows(h: Array, name: str, count: int) -> list[Array]:
             """The heads of queries or keys: projected, normalised, rotated."""
-            rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias))
+            rows = self.linear(block, f"{name}_proj", h, bool(block.qkv_bias) and not name.startswith("indexer."))
             split = [rows] if block.qk_norm is not None and block.qk_norm.data == "row" else np.split(rows, count, 1)
             if eps is not None and not behind:
                 gain = self.weight(block, f"{name}_norm.weight") + (1 if block.qk_norm_zero_centered else 0)
@@ -396,10 +403,20 @@ class ModelMachine:
             keys = self.cached(block, "k_cache", b, np.hstack(head_rows(h, "k", kv_heads)))
             values = self.cached(block, "v_cache", b, self.values_of(block, h))
             k, v = np.split(keys, kv_heads, axis=1), np.split(values, kv_heads, axis=1)
+            chosen: list[list[list[int]]] | None = None
+            if isinstance(block, model.BlockSparseAttentionOp):
+                (index_key,) = head_rows(h, "indexer.k", 1)
+                index_keys = self.cached(block, "indexer.k_cache", b, index_key)
+                chosen = chosen_keys(head_rows(h, "indexer.q", kv_heads), index_keys, block.index_sizes[1:])
             read: list[Array] = []
             for i, query in enumerate(head_rows(h, "q", heads)):
                 shared = i // (heads // kv_heads)
                 warm = query * self.temperatures(block)[:, None]
+                if chosen is not None:
+                    of_query = zip(warm, chosen[shared], strict=True)
+                    rows = [attend(row[None], k[shared][seen], v[shared][seen], scale) for row, seen in of_query]
+                    read.append(np.concatenate(rows))
+                    continue
                 how = (scale, window, cap, sinks[i], chunk, self.kv_len, slopes[i])
                 read.append(attend(warm, k[shared], v[shared], *how))
             if block.head_gate:
@@ -411,7 +428,7 @@ class ModelMachine:
             outputs.append(self.linear(block, "o_proj", attended, bool(block.o_bias)))
         return np.concatenate(outputs)
 
-    def values_of(self, block: model.GqaOp, h: Array) -> Array:
+    def values_of(self, block: model.GroupedAttentionOp, h: Array) -> Array:
         """What the value cache takes of a sequence: projected, normalised head by head, multiplied."""
         v = self.linear(block, "k_proj" if block.keys_as_values else "v_proj", h, bool(block.qkv_bias))
         if block.value_norm_eps is not None:
@@ -419,7 +436,7 @@ class ModelMachine:
             v = np.hstack([rms_norm(part, np.ones(block.v_dim), block.value_norm_eps.value.data) for part in heads])
         return v if block.value_scale is None else v * block.value_scale.value.data
 
-    def temperatures(self, block: model.GqaOp) -> Array:
+    def temperatures(self, block: model.GroupedAttentionOp) -> Array:
         """The factor of every query of a sequence (Nakanishi, Scalable-Softmax, 2025; Llama 4)."""
         if block.temperature_floor is None or block.temperature_scale is None:
             return np.ones(self.q_len)

@@ -29,7 +29,7 @@ def softplus(x: Array) -> Array:
     return y
 
 
-def convolved(name: str, x: Array, weight: Weights, state: States, bias: bool = False) -> Array:
+def convolved(name: str, x: Array, weight: Weights, state: States, bias: bool) -> Array:
     """silu(sum over i of w_i x_(t-i)) of the input `name` of [q_len, hidden], whose earlier values are its state."""
     past, taps = state(f"{name}_conv_state"), weight(f"{name}_conv.weight")
     inputs = [*past, *(x @ weight(f"{name}_proj.weight"))]
@@ -54,7 +54,7 @@ def gated_delta_net(block: model.GatedDeltaNetOp, x: Array, weight: Weights, sta
     """
     heads, groups = block.num_value_heads.value.data, block.num_key_heads.value.data
     eps = block.norm_eps.value.data
-    q, k, v = (convolved(name, x, weight, state) for name in "qkv")
+    q, k, v = (convolved(name, x, weight, state, bool(block.conv_bias)) for name in "qkv")
     shares = 1 / (1 + np.exp(-(x @ weight("b_proj.weight"))))
     decays = np.exp(-np.exp(weight("A_log")) * softplus(x @ weight("a_proj.weight") + weight("dt_bias")))
     gates, gain = silu(x @ weight("z_proj.weight")), weight("gated_norm.weight")

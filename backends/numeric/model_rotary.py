@@ -15,8 +15,10 @@ class Rotary:
     """The rotary embedding of an attention block (RoFormer, equation 34, with yarn or llama3 scaling)."""
 
     theta: float
-    scaling: dict[str, float | str]
+    scaling: dict[str, float | str | list[float]]
     interleaved: bool
+    tokens: int
+    """Those of a whole sequence."""
     forwards: int = 1
     """-1 turns the other way."""
 
@@ -33,9 +35,10 @@ class Rotary:
 
     def number(self, name: str) -> float:
         """A numeric field of the scaling."""
-        if name not in self.scaling:
-            raise NumericError(f"rope_scaling has no field '{name}'")
-        return float(self.scaling[name])
+        value = self.scaling.get(name)
+        if value is None or isinstance(value, list):
+            raise NumericError(f"rope_scaling has no number '{name}'")
+        return float(value)
 
     def frequency(self, j: int, d: int) -> float:
         """Radians per position of pair j of d/2."""
@@ -70,11 +73,20 @@ class Rotary:
                 ramp = (j - start) / (end - start if end > start else 0.001)
                 stretched = min(max(ramp, 0.0), 1.0)
                 return base / factor * stretched + base * (1 - stretched)
+            case "longrope":
+                is_long = self.tokens > self.number("original_max_position_embeddings")
+                factors = self.scaling["long_factor" if is_long else "short_factor"]
+                assert isinstance(factors, list)
+                return base / factors[j]
             case unknown:
-                raise NumericError(f"rope_scaling type {unknown!r} is unknown, must be linear, llama3 or yarn")
+                raise NumericError(
+                    f"rope_scaling type {unknown!r} is unknown, must be linear, llama3, yarn or longrope"
+                )
 
     def amplitude(self) -> float:
-        """The factor that yarn puts on queries and keys alike."""
+        """The factor that yarn and longrope put on queries and keys alike."""
+        if self.scaling.get("rope_type") == "longrope":
+            return self.number("attention_factor")
         if self.scaling.get("rope_type") != "yarn":
             return 1.0
         if "attention_factor" in self.scaling:

@@ -80,6 +80,8 @@ class _Machine(LayerMachine):
             formats = [self.format(key) for key in op.k]
             for index, (query, name) in enumerate(zip(op.q, formats, strict=True)):
                 operands[index] = self.shorter(query, operands[index], name)
+        elif isinstance(op, layer.BlockScoresOp):
+            operands[0] = self.shorter(op.q, operands[0], self.format(op.k))
         elif isinstance(op, layer.FlashAttentionOp):
             multiplied = {*op.q, *op.k, op.v}
             operands = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pmc.backends.numeric.errors import Array, NumericError
 
-Scaling = Mapping[str, float | int | str | bool]
+Scaling = Mapping[str, float | int | str | bool | Sequence[float]]
 """The fields of a Hugging Face `rope_scaling`."""
 
 
@@ -64,9 +64,12 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> tu
             return _llama3(plain, scaling), 1.0
         case "yarn":
             return _yarn(plain, head_dim, theta, scaling), _yarn_factor(scaling)
+        case "longrope":
+            return plain / _factors(scaling, head_dim), _positive(scaling, "attention_factor")
         case _:
             raise NumericError(
-                f"rope scaling {kind!r} has no numeric semantics, must be default, linear, proportional, llama3 or yarn"
+                f"rope scaling {kind!r} has no numeric semantics, must be default, linear, proportional, llama3, yarn "
+                "or longrope"
             )
 
 
@@ -82,6 +85,14 @@ def _positive(scaling: Scaling, name: str, absent: float | None = None) -> float
     if not 0 < value < math.inf:
         raise NumericError(f"rope scaling '{name}' is {value}, must be greater than 0 and finite")
     return value
+
+
+def _factors(scaling: Scaling, head_dim: int) -> Array:
+    """What the frequency of every pair is divided by (LongRoPE), as it is for one length of sequences."""
+    found = scaling.get("factor_of_pair")
+    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != head_dim // 2:
+        raise NumericError(f"rope scaling needs {head_dim // 2} numbers 'factor_of_pair', found {found!r}")
+    return np.asarray(found, np.float64)
 
 
 def _llama3(plain: Array, scaling: Scaling) -> Array:

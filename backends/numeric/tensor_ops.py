@@ -10,12 +10,13 @@ The interpreters of whole programs and of one rank's program both run ops throug
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, IntegerType, StringAttr
 from xdsl.ir import Attribute, Operation
 
 from pmc.backends.numeric import (
@@ -34,6 +35,7 @@ from pmc.backends.numeric.rotary import Scaling, rope
 from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.expr import Expr, expr
+from pmc.dialects.rope_scaling import of_length
 from pmc.dialects.tensor import TensorType, tensor
 from pmc.dialects.vector_kinds import BEST_OF_GROUP
 
@@ -223,12 +225,26 @@ def _index_scores(op: layer.IndexScoresOp, operands: Operands, context: Context)
 @implements(layer.TopkSelectOp)
 def _topk_select(op: layer.TopkSelectOp, operands: Operands, context: Context) -> Results:
     (scores,) = operands
-    return (sparse_attention.topk_select(scores, op.top_k.value.data, _of_tokens(op.position, scores, context, op)),)
+    rows = scores.reshape(math.prod(scores.shape[:-1]), scores.shape[-1])
+    always = 0 if op.always is None else op.always.value.data
+    # The heads of this rank, which the type of the op does not say before it is local.
+    positions = np.repeat(_of_tokens(op.position, scores, context, op), len(rows) // len(scores))
+    found = sparse_attention.topk_select(rows, op.top_k.value.data, positions, always)
+    return (found.reshape(*scores.shape[:-1], found.shape[-1]),)
+
+
+@implements(layer.BlockScoresOp)
+def _block_scores(op: layer.BlockScoresOp, operands: Operands, context: Context) -> Results:
+    q, k = operands
+    return (sparse_attention.block_scores(q, k, op.block.value.data),)
 
 
 @implements(layer.GatherRowsOp)
 def _gather_rows(op: layer.GatherRowsOp, operands: Operands, context: Context) -> Results:
-    return (sparse_attention.gather_rows(*operands),)
+    cache, indices = operands
+    if op.block is not None:
+        return (sparse_attention.gather_blocks(cache, indices, op.block.value.data),)
+    return (sparse_attention.gather_rows(cache, indices),)
 
 
 @implements(layer.SparseAttentionOp)
@@ -236,7 +252,9 @@ def _sparse_attention(op: layer.SparseAttentionOp, operands: Operands, context: 
     pieces = len(op.q)
     q, k, v = operands[:pieces], operands[pieces : 2 * pieces], operands[2 * pieces]
     last = _of_tokens(op.last_slot, q[0], context, op)
-    return (sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.scale.value.data, last),)
+    return (
+        sparse_attention.sparse_attention(q, k, v, op.piece_dims(), op.v_dim.value.data, op.scale.value.data, last),
+    )
 
 
 @implements(layer.CompressOp)
@@ -353,7 +371,7 @@ def _rope(op: layer.RopeOp, operands: Operands, context: Context) -> Results:
         op.theta.value.data,
         bool(op.interleaved),
         positions,
-        None if op.scaling is None else scaling_fields(op.scaling),
+        None if op.scaling is None else scaling_fields(of_length(op.scaling, context.integer(op.sequence_length, op))),
         None if op.rotary_dim is None else op.rotary_dim.value.data,
         op.trailing is not None,
         op.inverse is not None,
@@ -366,7 +384,7 @@ def scaling_fields(scaling: DictionaryAttr) -> Scaling:
     return {name: _field(name, value) for name, value in scaling.data.items()}
 
 
-def _field(name: str, value: Attribute) -> float | int | str | bool:
+def _field(name: str, value: Attribute) -> float | int | str | bool | list[float]:
     match value:
         case StringAttr():
             return value.data
@@ -375,8 +393,12 @@ def _field(name: str, value: Attribute) -> float | int | str | bool:
             return bool(integer.value.data) if integer.type == IntegerType(1) else integer.value.data
         case FloatAttr():
             return value.value.data
+        case ArrayAttr() if all(isinstance(each, FloatAttr) for each in value):
+            return [each.value.data for each in value if isinstance(each, FloatAttr)]
         case _:
-            raise NumericError(f"rope scaling field '{name}' is {value}, must be a number, a string or a boolean")
+            raise NumericError(
+                f"rope scaling field '{name}' is {value}, must be a number, a string, a boolean or a list"
+            )
 
 
 @implements(layer.SiluMulOp)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, NoneAttr, StringAttr, UnitAttr, i1
 from xdsl.ir import Attribute
 
 from pmc.backends.numeric.errors import Array, NumericError
@@ -280,6 +280,8 @@ def _plain(value: Attribute) -> Any:
             return value.data
         case DictionaryAttr():
             return plain_params(value.data)
+        case ArrayAttr():
+            return [_plain(each) for each in value]
         case _:
             return value
 
@@ -309,6 +311,9 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     first: Array = np.asarray(tiles.values["key"])
     visible = _visible(first, np.asarray(tiles.values["position"]), scores.shape[-1])
     found = np.where(visible, scores, np.asarray(-np.inf, scores.dtype))
+    if isinstance(kind.always, IntegerAttr):
+        before = _visible(first, np.asarray(tiles.values["position"]) - kind.always.value.data, scores.shape[-1])
+        found = np.where(visible & ~before, np.asarray(np.inf, scores.dtype), found)
     steps: Array = np.arange(int(scores.shape[-1]))
     columns: Array = first[..., None] + steps
     top_k = kept_keys.shape[-1]
@@ -321,6 +326,24 @@ def _(kind: kinds.TopkSelectAttr, tiles: Tiles) -> Sequence[Array]:
     keys, values = (np.take_along_axis(array, best, axis=-1) for array in (keys, values))
     ascending = np.argsort(keys, axis=-1, kind="stable")
     return [np.take_along_axis(array, ascending, axis=-1) for array in (values, keys)]
+
+
+@computes(kinds.BlockMaxAttr)
+def _(kind: kinds.BlockMaxAttr, tiles: Tiles) -> Sequence[Array]:
+    (products,) = tiles.ins
+    block, columns = kind.block.value.data, int(products.shape[-1])
+    parts = [products[..., start : start + block].max(axis=-1) for start in range(0, columns, block)]
+    return [np.stack(parts, axis=-1)]
+
+
+@computes(kinds.BlockRowsAttr)
+def _(kind: kinds.BlockRowsAttr, tiles: Tiles) -> Sequence[Array]:
+    (numbers,) = tiles.ins
+    block, stride = kind.block.value.data, kind.stride.value.data
+    last, offset = (np.asarray(tiles.values[name])[..., None] for name in ("last", "offset"))
+    rows: Array = (numbers[..., None] * block + np.arange(block)).reshape(*numbers.shape[:-1], -1)
+    found: Array = np.minimum(rows, last) * stride + offset
+    return [found.astype(numbers.dtype)]
 
 
 @computes(kinds.AddBiasAttr)

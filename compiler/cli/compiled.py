@@ -30,11 +30,11 @@ class Parameters(NamedTuple):
         return cls(parameter_count(module), active_parameter_count(module))
 
     def __str__(self) -> str:
-        active = "" if self.active == self.total else f", a token uses {_short(self.active)} of them"
-        return f"parameters {_short(self.total)}{active}"
+        active = "" if self.active == self.total else f", a token uses {short(self.active)} of them"
+        return f"parameters {short(self.total)}{active}"
 
 
-def _short(count: int) -> str:
+def short(count: int) -> str:
     """`671.03 billion`, and digits where it is less than a million."""
     for scale, word in ((10**9, "billion"), (10**6, "million")):
         if count >= scale:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pmc.compiler.cli.compiled import Parameters
+from pmc.compiler.cli.compiled import Parameters, short
 from pmc.compiler.cli.output import Format
 from pmc.dialects.errors import PmcError
 
@@ -39,7 +39,8 @@ def model_text(name: str, module: ModuleOp, output_format: Format) -> str:
             }
             for block, count in model_blocks(module)
         ]
-        document = {"name": name, **_fields(summary), "parameters": parameters._asdict(), "blocks": blocks}
+        counts = {**parameters._asdict(), "of_draft_layer": summary.draft_parameters}
+        document = {"name": name, **_fields(summary), "parameters": counts, "blocks": blocks}
         return json.dumps(document, indent=1) + "\n"
     rows = block_rows(module)
     columns = [
@@ -51,7 +52,7 @@ def model_text(name: str, module: ModuleOp, output_format: Format) -> str:
     width = output_width(None)
     lines = [
         *prose([f"{name}: {parameters}"], width),
-        *_wrapped(_facts(summary), width),
+        *_wrapped(_facts(summary, parameters), width),
         "",
         *_wrapped(_blocks(summary), width),
         "",
@@ -71,7 +72,7 @@ def _wrapped(rows: list[tuple[str, str]], width: int | None) -> Iterator[str]:
         yield from (" " * indent + line for line in more)
 
 
-def _facts(summary: ModelSummary) -> list[tuple[str, str]]:
+def _facts(summary: ModelSummary, parameters: Parameters) -> list[tuple[str, str]]:
     checkpoint = summary.checkpoint
     sizes = [
         summary.architecture,
@@ -87,6 +88,9 @@ def _facts(summary: ModelSummary) -> list[tuple[str, str]]:
         ("norms", summary.norms),
         ("cache", f"{cache_words(summary)}, in the types of the model"),
     ]
+    if summary.draft_parameters:
+        own, both = summary.draft_parameters, parameters.total + summary.draft_parameters
+        rows.append(("draft layer", f"{short(own)} parameters of its own, {short(both)} with those of the model"))
     if checkpoint is not None and checkpoint.stored is not None:
         rows.append(("checkpoint", stored_words(checkpoint.stored)))
     if checkpoint is not None and checkpoint.left_out():

@@ -27,7 +27,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend import family as parts
-from pmc.compiler.frontend.families import FAMILIES, NOT_SUPPORTED, WRAPPERS
+from pmc.compiler.frontend.families import FAMILIES, WRAPPERS
 from pmc.compiler.frontend.family import Family, layer_kinds
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.layer_groups import Group, Period, Run, Turns, layer_groups
@@ -104,8 +104,6 @@ def _architecture(fields: Fields) -> str:
             f"the language model inside of {found!r} is not read; to look at it alone, save this block as a "
             "config.json of its own",
         )
-    if isinstance(found, str) and found in NOT_SUPPORTED:
-        raise fields.fail("architectures", f"{found!r} is not supported: {NOT_SUPPORTED[found]}")
     near = did_you_mean(found, known) if isinstance(found, str) else ""
     raise fields.fail("architectures", f"{found!r} is not one of those {LISTED}{near}")
 

@@ -53,6 +53,7 @@ from pmc.compiler.frontend.deepseek_v4 import DEEPSEEK_V4
 from pmc.compiler.frontend.family import WINDOWS, Block, Family, every, first_dense, layer_kinds, listed, sparse_steps
 from pmc.compiler.frontend.fields import Fields
 from pmc.compiler.frontend.hybrid_families import HYBRID_FAMILIES, HYBRID_WRAPPERS
+from pmc.compiler.frontend.minimax_m3 import MINIMAX_M3
 from pmc.compiler.frontend.readings import (
     Constant,
     Reading,
@@ -199,8 +200,15 @@ FAMILIES: Mapping[str, Family] = {
     "Phi3ForCausalLM": Family(
         {"dense": (PHI3_GQA, FFN)},
         every("dense"),
-        # The second is read by a scaling of the rotary embedding, which is refused.
-        unused=("resid_pdrop", "embd_pdrop", "original_max_position_embeddings"),
+        {"lm_head_bias": False},
+        # The third is read by a scaling of the rotary embedding only; the last two the published code does not read.
+        unused=(
+            "resid_pdrop",
+            "embd_pdrop",
+            "original_max_position_embeddings",
+            "full_attn_mod",
+            "interpolate_factor",
+        ),
     ),
     "GptOssForCausalLM": Family(
         {
@@ -310,6 +318,7 @@ FAMILIES: Mapping[str, Family] = {
         mtp_layers="num_mtp_modules",
         dtype="bfloat16",
     ),
+    "MiniMaxM3ForCausalLM": MINIMAX_M3,
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "DeepseekV3ForCausalLM": DEEPSEEK_V3,
@@ -359,18 +368,10 @@ FAMILIES: Mapping[str, Family] = {
 WRAPPERS: Mapping[str, str] = {
     "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
     "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "MiniMaxM3SparseForConditionalGeneration": "MiniMaxM3ForCausalLM",
     "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
     **HYBRID_WRAPPERS,
     **ATTENTION_WRAPPERS,
 }
 """Models with an encoder of images or sound beside a language model in `text_config`, and the architecture of that."""
-
-BLOCKS_OF_KEYS = (
-    "its queries attend to blocks of keys, which an indexer picks for each key head (sparse_attention_config)"
-)
-NOT_SUPPORTED: Mapping[str, str] = {
-    "MiniMaxM3ForCausalLM": BLOCKS_OF_KEYS,
-    "MiniMaxM3SparseForConditionalGeneration": BLOCKS_OF_KEYS,
-}
-"""Architectures of which the model dialect lacks a part, and which."""

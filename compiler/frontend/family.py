@@ -90,8 +90,8 @@ class Family:
     """Whether the head is the transpose of the embedding where `tie_word_embeddings` is absent."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the files of the family call a field that others name otherwise; they may have it under either name."""
-    unsupported: tuple[str, ...] = ()
-    """Fields of features that the model dialect does not have, of later models with the same name."""
+    unsupported: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Fields of parts that the model dialect does not have, of later models with the same name, and the parts."""
     mtp_layers: str = "num_nextn_predict_layers"
     """The field that counts the layers of multi-token prediction; absent = none."""
     drafts: bool = False

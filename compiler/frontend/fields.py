@@ -108,6 +108,15 @@ class Fields:
             raise self.fail(name, f"expected a positive number, found {value!r}")
         return float(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of positive numbers."""
+        value = self._get(name, "a list of positive numbers")
+        found = cast(list[object], value) if isinstance(value, list) else [value]
+        numbers = [float(v) for v in found if isinstance(v, int | float) and not isinstance(v, bool)]
+        if not isinstance(value, list) or len(numbers) < len(found) or not all(0 < v < float("inf") for v in numbers):
+            raise self.fail(name, f"expected a list of positive numbers, found {value!r}")
+        return tuple(numbers)
+
     def boolean(self, name: str) -> bool:
         """A truth value."""
         value = self._get(name, "true or false")
@@ -146,20 +155,22 @@ class Fields:
         if value is not None and value != allowed:
             raise self.fail(name, f"{value!r} is not supported, only {allowed!r} is")
 
-    def refuse(self, names: Collection[str]) -> None:
-        """Raise ConfigError that names those of the fields that are given: neither null nor false.
+    def refuse(self, parts: Mapping[str, str]) -> None:
+        """Raise ConfigError that names those of the fields that are given, neither null nor false, and their parts.
 
         Fields of a block are `block.field`.
         """
         given: list[str] = []
-        for name in names:
+        for name in parts:
             block, _, inner = name.rpartition(".")
             held = self.config.get(block) if block else self.config
             value = cast(Mapping[str, object], held).get(inner) if isinstance(held, Mapping) else None
             if value is not None and value is not False:
-                given.append(f"{self.prefix}{name}")
+                given.append(name)
         if given:
-            raise ConfigError(self.source, f"{', '.join(given)}: not supported, the model dialect has no such parts")
+            fields = ", ".join(f"{self.prefix}{name}" for name in given)
+            lacking = "; ".join(dict.fromkeys(parts[name] for name in given))
+            raise ConfigError(self.source, f"{fields}: not supported, the model dialect has no such parts: {lacking}")
 
     def refuse_unread(self, reader: str) -> None:
         """Raise ConfigError for the first field that `reader` has not read and that may change the computation."""

@@ -244,11 +244,16 @@ KIMI_LAYERS: Mapping[str, str] = {"kda_layers": "linear", "full_attn_layers": "f
 KIMI_RECURRENCE = (*KIMI_LAYERS, "head_dim", "num_heads", "short_conv_kernel_size")
 """All fields of `linear_attn_config`."""
 
-KIMI_K3_PARTS = (
-    "activation_situ_beta", "activation_situ_linear_beta", "attn_res_block_size", "latent_moe_use_norm",
-    "mla_use_output_gate", "routed_expert_hidden_size", "linear_attn_config.gate_lower_bound",
-    "linear_attn_config.use_full_rank_gate",
-)  # fmt: skip
+KIMI_K3_PARTS: Mapping[str, str] = {
+    "attn_res_block_size": "residuals that attend to the results of earlier blocks of layers",
+    "activation_situ_beta": "the activation SiTU",
+    "activation_situ_linear_beta": "the activation SiTU",
+    "routed_expert_hidden_size": "experts on a latent with a norm",
+    "latent_moe_use_norm": "experts on a latent with a norm",
+    "mla_use_output_gate": "an output gate of MLA",
+    "linear_attn_config.gate_lower_bound": "a bound on the decay of KDA",
+    "linear_attn_config.use_full_rank_gate": "a gate of KDA without a latent",
+}
 """What the language model of Kimi K3 says besides, which is called the same; transformers 5.23 has no code of it."""
 
 

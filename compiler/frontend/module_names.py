@@ -86,6 +86,14 @@ MODULES: Mapping[str, Modules] = {
             "head_gate": ("g_proj",),
         },
     ),
+    "block_sparse": _inside(
+        ATTENTION,
+        {
+            **{name: (name,) for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+            "indexer.q_proj": ("indexer.q_proj", "index_q_proj"),
+            "indexer.k_proj": ("indexer.k_proj", "index_k_proj"),
+        },
+    ),
     "mla": _inside(ATTENTION, LATENT),
     "dsa": _inside(
         ATTENTION,

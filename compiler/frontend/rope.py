@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import DictionaryAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, StringAttr
 from xdsl.ir import Attribute
 
 from pmc.compiler.frontend.fields import Fields
 from pmc.dialects.assembly import attribute
+from pmc.dialects.rope_scaling import BY_LENGTH, LONGROPE
 from pmc.dialects.schema import did_you_mean
 
 ROPE_FIELDS: dict[str, tuple[dict[str, type], dict[str, type]]] = {
@@ -38,9 +40,13 @@ ROPE_FIELDS: dict[str, tuple[dict[str, type], dict[str, type]]] = {
     ),
     "linear": ({"factor": float}, {}),
     "proportional": ({"partial_rotary_factor": float}, {}),
+    "longrope": ({}, {"factor": float, "attention_factor": float, "original_max_position_embeddings": int}),
     "default": ({}, {}),
 }
-"""The required and the optional fields of each type of scaling."""
+"""The required and the optional fields of each type of scaling; those of `longrope` besides its two lists."""
+
+OLDER_NAMES = {"su": "longrope"}
+"""What older files call a type."""
 
 YARN_ABSENT: dict[str, float] = {"beta_fast": 32.0, "beta_slow": 1.0}
 """What `transformers` takes for absent fields of yarn."""
@@ -51,7 +57,8 @@ BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 """The types of layers that may have a rotary embedding of their own."""
 
-Values = Mapping[str, int | float | bool | str]
+Value = int | float | bool | str | tuple[float, ...]
+Values = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,7 @@ class Rope:
         """The properties of an attention block."""
         scaling: DictionaryAttr | None = None
         if self.scaling is not None:
-            values: dict[str, Attribute] = {
-                name: StringAttr(value) if isinstance(value, str) else attribute(value)
-                for name, value in self.scaling.items()
-            }
-            scaling = DictionaryAttr(values)
+            scaling = DictionaryAttr({name: _attribute(value) for name, value in self.scaling.items()})
         return {"rope_theta": self.theta, "rope_scaling": scaling}
 
     def longest_context(self, positions: int | None) -> int | None:
@@ -82,7 +85,7 @@ class Rope:
         if positions is None or self.scaling is None or self.scaling["rope_type"] != "yarn":
             return positions
         factor, original = self.scaling["factor"], self.scaling["original_max_position_embeddings"]
-        assert not isinstance(factor, str) and isinstance(original, int)
+        assert isinstance(factor, int | float) and isinstance(original, int)
         return max(positions, int(factor * original))
 
 
@@ -95,16 +98,18 @@ def read_rope(fields: Fields, theta: float | None = None, partial: bool = False)
     block = fields.block("rope_parameters")
     if block is None:
         scaling = fields.block("rope_scaling")
-        return Rope(_theta(fields, theta), None if scaling is None else _scaling(scaling, ()))
+        return Rope(_theta(fields, theta), None if scaling is None else _scaling(scaling, (), fields))
     nested = next((name for name, value in block.config.items() if isinstance(value, Mapping)), None)
     if nested is not None:
         raise block.fail(nested, "a rotary embedding per type of layer is not supported, only one for all layers is")
     if not partial:
         block.unsupported_unless("partial_rotary_factor", 1.0)
     own = block if block.present("rope_theta") else fields
-    found = Rope(_theta(own, theta), _scaling(block, BESIDE_SCALING))
+    found = Rope(_theta(own, theta), _scaling(block, BESIDE_SCALING, fields))
     beside = fields.block("rope_scaling")
-    given = Rope(_theta(fields, found.theta), found.scaling if beside is None else _scaling(beside, ("rope_theta",)))
+    given = Rope(
+        _theta(fields, found.theta), found.scaling if beside is None else _scaling(beside, ("rope_theta",), fields)
+    )
     if given != found:
         raise fields.fail("rope_parameters", "says something else than rope_theta and rope_scaling; leave one form out")
     return found
@@ -113,13 +118,13 @@ def read_rope(fields: Fields, theta: float | None = None, partial: bool = False)
 def read_scaling(fields: Fields) -> Values | None:
     """The checked fields of `rope_scaling` alone; None without."""
     block = fields.block("rope_scaling")
-    return None if block is None else _scaling(block, ())
+    return None if block is None else _scaling(block, (), None)
 
 
 def rope_of_kind(fields: Fields, kind: str) -> Rope | None:
     """The rotary embedding of layers of type `kind`, where `rope_parameters` holds one for each; None without."""
     inner = rope_block(fields, kind)
-    return None if inner is None else Rope(inner.number("rope_theta"), _scaling(inner, BESIDE_SCALING))
+    return None if inner is None else Rope(inner.number("rope_theta"), _scaling(inner, BESIDE_SCALING, None))
 
 
 def rope_block(fields: Fields, kind: str) -> Fields | None:
@@ -150,18 +155,33 @@ def _theta(fields: Fields, absent: float | None) -> float:
     return absent if absent is not None and not fields.present("rope_theta") else fields.number("rope_theta")
 
 
-def _scaling(block: Fields, beside: tuple[str, ...]) -> Values | None:
-    """The checked fields of a scaling, which may stand with those named `beside`; type `default` means none."""
+def _attribute(value: Value) -> Attribute:
+    if isinstance(value, tuple):
+        return ArrayAttr([FloatAttr(each, 64) for each in value])
+    return StringAttr(value) if isinstance(value, str) else attribute(value)
+
+
+def _scaling(block: Fields, beside: tuple[str, ...], model: Fields | None) -> Values | None:
+    """The checked fields of a scaling, which may stand with those named `beside`; type `default` means none.
+
+    `model` are the fields of the model, None where the scaling is that of some layers only.
+    """
     # `type` is the name of `rope_type` in older files.
     key = "type" if block.present("type") and not block.present("rope_type") else "rope_type"
-    kind = block.choice(key, ROPE_FIELDS)
+    kind = OLDER_NAMES.get(str(block.value(key))) or block.choice(key, ROPE_FIELDS)
     required, optional = ROPE_FIELDS[kind]
+    lists = BY_LENGTH if kind == LONGROPE else ()
+    known = (*required, *optional, *lists)
     for name in block.config:
-        if name not in {**required, **optional, "type": str, "rope_type": str} and name not in beside:
-            raise block.fail(name, f"unknown field of '{kind}'{did_you_mean(name, [*required, *optional])}")
+        if name not in (*known, "type", "rope_type", *beside):
+            raise block.fail(name, f"unknown field of '{kind}'{did_you_mean(name, known)}")
     if kind == "default":
         return None
-    values: dict[str, int | float | bool | str] = {"rope_type": kind}
+    if kind == LONGROPE:
+        if model is None:
+            raise block.fail(key, "'longrope' is supported only where all layers have one rotary embedding")
+        return _longrope(block, model)
+    values: dict[str, Value] = {"rope_type": kind}
     for name, expected in {**required, **optional}.items():
         if name in optional and not block.present(name):
             if name in YARN_ABSENT:
@@ -171,3 +191,26 @@ def _scaling(block: Fields, beside: tuple[str, ...]) -> Values | None:
         else:
             values[name] = block.integer(name) if expected is int else block.number(name)
     return values
+
+
+def _longrope(block: Fields, model: Fields) -> Values:
+    """A number for every pair of columns, for sequences up to the original length and for longer ones.
+
+    The factor on queries and keys, where none is given, is sqrt(1 + log(s) / log(original length)), with s the `factor`
+    or how many times the original length `max_position_embeddings` are, and 1 where that is no more
+    (`_compute_longrope_parameters` of transformers).
+    """
+    name = "original_max_position_embeddings"
+    lengths = {part.integer(name, 2) for part in (model, block) if part.present(name)}
+    if len(lengths) != 1:
+        problem = f"says something else in {block.prefix.rstrip('.')}" if lengths else "missing, expected an integer"
+        raise model.fail(name, problem)
+    original = lengths.pop()
+    if block.present("attention_factor"):
+        attention = block.number("attention_factor")
+    else:
+        longest = model.integer("max_position_embeddings")
+        stretch = block.number("factor") if block.present("factor") else longest / original
+        attention = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+    factors = {name: block.numbers(name) for name in BY_LENGTH}
+    return {"rope_type": LONGROPE, name: original, "attention_factor": attention, **factors}

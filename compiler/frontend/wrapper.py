@@ -17,7 +17,9 @@ ENCODERS = (
     "vision_end_token_id", "image_token_index", "media_placeholder_token_id", "use_unified_vision_chunk",
     "video_placeholder", "boa_token_id", "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image",
     "ignore_index", "boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id",
-    "language_model_only",
+    "language_model_only", "video_token_index", "img_token_compression_config", "image_grid_pinpoints",
+    "image_seq_length", "multimodal_projector_bias", "process_image_mode", "projector_hidden_act",
+    "projector_hidden_size", "vision_feature_layer", "vision_feature_select_strategy",
 )  # fmt: skip
 """Fields of what stands beside the language model, and of the tokens in which they meet.  Their work is not costed."""
 
@@ -47,6 +49,7 @@ def language_model(whole: Fields, architecture: str) -> Fields:
             raise whole.fail(name, f"{value!r} is not what text_config.{name} says, {inner.config[name]!r}")
     for name in ENCODERS:
         whole.value(name)
+    whole.unsupported_unless("num_reward_heads", 0)
     whole.refuse_unread(architecture)
     config = {**inner.config, **given}
     for name in ROTARY:

@@ -13,6 +13,9 @@ from pmc.dialects.expr import Call, Expr
 from pmc.dialects.interfaces import IntArray
 from pmc.dialects.tensor import TensorType
 
+LEFT_OF: Mapping[str, str] = {layer.AttentionFinishOp.name: layer.CompressedAttentionOp.name}
+"""By name the op that `bind-symbols` leaves of another one: attention over no entries hands on the state before it."""
+
 
 def is_idle(op: Operation, bindings: Mapping[str, int | IntArray]) -> bool:
     """Whether all that an op would write has no elements: its results, or the rows that it appends.

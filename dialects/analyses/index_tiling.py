@@ -21,6 +21,7 @@ from pmc.dialects.analyses.row_tiling import Dims
 from pmc.dialects.analyses.split import Split
 from pmc.dialects.analyses.vector_work import command_steps
 from pmc.dialects.arch import Chip
+from pmc.dialects.block_kinds import BlockMaxAttr
 from pmc.dialects.errors import PmcError
 from pmc.dialects.tensor import element_bits, ints, tensor
 from pmc.dialects.tile_plan import PlanAttr
@@ -49,10 +50,19 @@ class IndexShape:
     """The type of the products."""
     scale: float
     """The factor of their weighted sum."""
+    block: int = 1
+    """The keys of which every head has one score, the largest of their products; 1 where heads are weighted."""
 
     @property
-    def kind(self) -> ReluWeightedSumAttr:
+    def scores(self) -> int:
+        """The scores that a query has of a block of keys: one, or one of each head."""
+        return 1 if self.block == 1 else self.heads
+
+    @property
+    def kind(self) -> ReluWeightedSumAttr | BlockMaxAttr:
         """What becomes of the products."""
+        if self.block > 1:
+            return BlockMaxAttr(IntegerAttr(self.block, i64))
         return ReluWeightedSumAttr(IntegerAttr(self.heads, i64), FloatAttr(self.scale, 64))
 
     @property
@@ -62,8 +72,15 @@ class IndexShape:
         return f"{queries} queries of {self.heads} index heads on {self.kv_len} keys, at {self.dtype}"
 
 
-def index_shape(op: layer.IndexScoresOp, dims: Dims = ints) -> IndexShape:
+def index_shape(op: layer.IndexScoresOp | layer.BlockScoresOp, dims: Dims = ints) -> IndexShape:
     """The shape of an op whose symbols are bound."""
+    if isinstance(op, layer.BlockScoresOp):
+        (rows, _), (sequences, kv_len, _) = dims(op.q), dims(op.k)
+        bits = [element_bits(tensor(value).element_type) for value in (op.q, op.k)]
+        return IndexShape(
+            sequences, rows // sequences, kv_len, op.heads, (op.head_dim,), bits[0], (bits[1],), 0, op.compute_dtype(),
+            1.0, op.block.value.data,
+        )  # fmt: skip
     (rows, kv_len), sequences = dims(op.y), dims(op.k[0])[0]
     return IndexShape(
         sequences, rows // sequences, kv_len, op.heads, op.piece_dims(), element_bits(tensor(op.q[0]).element_type),
@@ -88,10 +105,11 @@ class Cuts:
 
 
 def cuts_of(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Cuts:
-    """The cuts of a plan; where cores share the keys, each has whole blocks of the matrix and the vector unit."""
+    """The cuts of a plan; where cores share the keys, each has whole blocks of the units, and of keys."""
     (cores_u, cores_s), (tile_q, tile_s) = plan.core_counts, plan.tile_sizes
     blocks = -(-shape.q_len // tile_q)
     granule = int(np.lcm(chip.cube.m, chip.cube.n)) if cores_s > 1 else 1
+    granule = int(np.lcm(granule, shape.block))
     return Cuts(
         blocks,
         Split.over(shape.sequences * blocks, cores_u, 1),
@@ -104,6 +122,9 @@ def plan_fault(shape: IndexShape, plan: PlanAttr, chip: Chip) -> str | None:
     fault = plan.fault(chip, dims=(2, 2), orders=(ORDER,))
     if fault is not None:
         return fault
+    keys = plan.tile_sizes[1]
+    if keys % shape.block and keys < shape.kv_len:
+        return f"a tile has {keys} keys, must be whole blocks of {shape.block}"
     need = lmem_bytes(shape, plan, chip)
     if need > chip.lmem_tile_budget_bytes:
         return f"its tiles need {need} bytes of LMEM, the budget of a core is {chip.lmem_tile_budget_bytes}"
@@ -126,9 +147,11 @@ def lmem_bytes(shape: IndexShape, plan: PlanAttr, chip: Chip) -> int:
 
     unit_slots = slots if cuts.units.max_trips > 1 else 1
     key_slots = slots if max(cuts.units.max_trips, cuts.keys.max_trips) > 1 else 1
-    queries = sum(size(rows, d, s.q_bits) for d in s.qk_dims) + size(tile_q, s.heads, s.weight_bits)
+    queries = sum(size(rows, d, s.q_bits) for d in s.qk_dims)
+    if s.weight_bits:
+        queries += size(tile_q, s.heads, s.weight_bits)
     keys = sum(size(tile_s, d, bits) for d, bits in zip(s.qk_dims, s.k_bits, strict=True))
-    scores = size(tile_q, tile_s, ACCUMULATOR_BITS)
+    scores = size(tile_q * s.scores, -(-tile_s // s.block), ACCUMULATOR_BITS)
     return unit_slots * queries + key_slots * (keys + scores) + size(rows, tile_s, ACCUMULATOR_BITS)
 
 
@@ -180,7 +203,9 @@ def resources(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Resources:
         int(padded(min(cuts.keys.chunk, s.kv_len - part * cuts.keys.chunk), tile_s, chip.cube.n)) // chip.cube.n
         for part in range(parts_s)
     )
-    steps = int(command_steps(s.kind, 1, 1, chip))  # of a block of columns of one row
+    steps = s.scores * int(command_steps(s.kind, 1, 1, chip))  # of a block of columns of the rows of one query
+    own_scores, all_scores = (s.scores * -(-keys // s.block) * ACCUMULATOR_BITS for keys in (own_keys, s.kv_len))
+    loads = pieces + (1 if s.weight_bits else 0)
     units, all_queries, all_units = busiest(1, 1), s.sequences * s.q_len, cuts.units.total
     queries, own_height = busiest(tile_q, last_q), busiest(height(tile_q), height(last_q))
     all_heights = s.sequences * ((cuts.blocks - 1) * height(tile_q) + height(last_q))
@@ -192,12 +217,10 @@ def resources(shape: IndexShape, plan: PlanAttr, chip: Chip) -> Resources:
         tiu_commands=np.array([units * tiles * pieces]),
         vec_steps=np.array([queries * columns * steps]),
         vec_commands=np.array([units * tiles]),
-        gdma_bytes=bytes_of(
-            np.array([queries * (query_bits + own_keys * ACCUMULATOR_BITS) + units * own_keys * key_bits]), 1
-        ),
-        gdma_commands=np.array([units * (pieces + 1 + tiles * (pieces + 1))]),
+        gdma_bytes=bytes_of(np.array([queries * (query_bits + own_scores) + units * own_keys * key_bits]), 1),
+        gdma_commands=np.array([units * (loads + tiles * (pieces + 1))]),
         dram_read=bytes_of(np.array([parts_s * all_queries * query_bits + all_units * s.kv_len * key_bits]), 1),
-        dram_written=bytes_of(np.array([all_queries * s.kv_len * ACCUMULATOR_BITS]), 1),
+        dram_written=bytes_of(np.array([all_queries * all_scores]), 1),
         macs=np.array([all_queries * s.heads * s.kv_len * sum(s.qk_dims)]),
         overlaps=np.array([plan.buffer_slots == 2 and units * tiles > 1]),
         merge=Resources.nothing(1),

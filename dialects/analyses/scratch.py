@@ -29,7 +29,7 @@ def scratch_types(op: Operation) -> Sequence[TensorType]:
     if isinstance(op, layer.FlashAttentionOp):
         if attentions.plan_fault(attention_shape(op), plan, chip) is None:
             dims = attentions.scratch_dims(attention_shape(op), plan, chip)
-    elif isinstance(op, layer.IndexScoresOp):
+    elif isinstance(op, layer.IndexScoresOp | layer.BlockScoresOp):
         pass  # cores that share a block of queries have different keys
     elif isinstance(op, layer.MatrixOp) and matmuls.plan_fault(matmul_shape(op), plan, chip) is None:
         dims = matmuls.scratch_dims(matmul_shape(op), plan, chip)

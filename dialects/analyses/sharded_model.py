@@ -126,7 +126,7 @@ def _dims_of(op: layer.SourceOp | layer.DispatchOp, key_heads: Mapping[str, int]
 def _key_heads(ops: Sequence[Operation]) -> dict[str, int]:
     found: dict[str, int] = {}
     for op in ops:
-        if isinstance(op, layer.AttentionOp):
+        if isinstance(op, layer.AttentionOp | layer.SparseAttentionOp):
             counts = [op.kv_heads(piece) for piece, cache in enumerate(op.k) if _has_head_axis(cache)]
             found |= {op.path.data.rpartition(".")[0]: min(counts)} if counts else {}
     return found
@@ -145,7 +145,7 @@ def axis_of_block(name: str, path: str, key_heads: Mapping[str, int]) -> str:
 
 
 def _has_head_axis(cache: SSAValue) -> bool:
-    """Whether a key operand is a cache whose heads have a logical axis."""
-    append = cache.owner
+    """Whether a key operand is a cache whose heads have a logical axis, or rows that are gathered from one."""
+    append = cache.owner.cache.owner if isinstance(cache.owner, layer.GatherRowsOp) else cache.owner
     state = append.cache.owner if isinstance(append, layer.KvAppendOp) else None
     return isinstance(state, layer.StateOp) and KEY_HEADS in state.axis_names()

@@ -6,9 +6,10 @@ A core keeps, for a tile of rows, the positions and scores of the best keys so f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerAttr, i64
+from xdsl.dialects.builtin import IntegerAttr, NoneAttr, i64
 
 from pmc.dialects import layer
 from pmc.dialects.analyses.resources import Resources, bytes_of, padded, round_up
@@ -47,9 +48,9 @@ class Selection:
 
 def selection_of(op: layer.TopkSelectOp, dims: Dims = ints) -> Selection:
     """The selection that an op is."""
-    (rows, keys), kept = dims(op.scores), dims(op.y)[1]
+    (*rows, keys), kept = dims(op.scores), dims(op.y)[-1]
     element = tensor(op.scores).element_type
-    return Selection(rows, keys, kept, element_bits(element), element_name(element))
+    return Selection(prod(rows), keys, kept, element_bits(element), element_name(element))
 
 
 def lmem_bytes(selection: Selection, plan: PlanAttr, chip: Chip) -> int:
@@ -103,7 +104,7 @@ def resources(selection: Selection, plan: PlanAttr, chip: Chip) -> Resources:
     s, (tile_rows, tile_keys) = selection, plan.tile_sizes
     split = Split.over(s.rows, plan.core_counts[0], tile_rows)
     own, tiles = min(split.chunk, s.rows), Split.over(s.keys, 1, tile_keys).max_trips
-    kind = TopkSelectAttr(IntegerAttr(s.kept, i64), ExprAttr.of(0), ExprAttr.of(0))
+    kind = TopkSelectAttr(IntegerAttr(s.kept, i64), ExprAttr.of(0), ExprAttr.of(0), NoneAttr())
     columns = int(padded(s.keys, tile_keys, chip.cube.m)) // chip.cube.m
     steps = own * columns * int(command_steps(kind, 1, 1, chip))
     read, written = s.keys * s.score_bits, s.kept * KEY_BITS

@@ -305,6 +305,14 @@ def _(op: layer.IndexScoresOp) -> Workload:
     return IndexWorkload(rows, keys, op.heads, op.piece_dims(), op.compute_dtype(), steps)
 
 
+@describes(layer.BlockScoresOp)
+def _(op: layer.BlockScoresOp) -> Workload:
+    keys = tensor(op.k).dims[1]
+    # What is done for a product is done for those of all heads of a query and a key.
+    steps = VectorSteps(basic=op.heads * op.vector_kind.steps_per_element.basic)
+    return IndexWorkload(tensor(op.q).dims[0], keys, op.heads, (op.head_dim,), op.compute_dtype(), steps)
+
+
 def attention_shape(op: layer.FlashAttentionOp) -> AttentionShape:
     """The shape of an attention whose symbols are bound."""
     workload = workload_of(op)
@@ -340,9 +348,9 @@ def _(op: layer.PositionEmbeddingOp) -> Workload:
 @describes(layer.TopkSelectOp)
 def _(op: layer.TopkSelectOp) -> Workload:
     """A scan of every score, whatever the number of keys that are selected."""
-    rows, keys = tensor(op.scores).dims
+    *rows, keys = tensor(op.scores).dims
     dtype = element_name(tensor(op.scores).element_type)
-    return VectorWorkload(rows, keys, TopkSelectAttr.ELEMENT_STEPS, TopkSelectAttr.ROW_STEPS, dtype)
+    return VectorWorkload(product(rows), keys, TopkSelectAttr.ELEMENT_STEPS, TopkSelectAttr.ROW_STEPS, dtype)
 
 
 @describes(layer.CausalConvOp)

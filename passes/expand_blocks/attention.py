@@ -16,30 +16,52 @@ from pmc.passes.expand_blocks.block_builder import KV_LEN, Q_LEN, BlockBuilder
 
 def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     """y = o_proj(attention(rope(q), cached rope(k), cached v)); head norms act before rope."""
+    found, d = grouped_values(build, x, op), op.head_dim.value.data
+    scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
+    attended = _attention(build, [found.q], [found.keys], found.values, [d], op.v_dim, op.heads, scale, op)
+    return grouped_result(build, x, attended, op)
+
+
+@dataclass(frozen=True)
+class GroupedValues:
+    """What attention with key heads starts from: queries of the current tokens, cached rows of all of them."""
+
+    q: SSAValue
+    keys: SSAValue
+    values: SSAValue
+
+
+def grouped_values(build: BlockBuilder, x: SSAValue, op: model.GroupedAttentionOp) -> GroupedValues:
+    """Normalised and rotated queries and keys, and values, from the normalised rows of the block."""
     d = op.head_dim.value.data
     q, k = (build.linear(x, name) for name in ("q_proj", "k_proj"))
     v = _values(build, x, k, op)
     behind = op.qk_norm is not None and op.qk_norm.data == "rotated"
     if op.qk_norm_eps is not None and not behind:
-        centered = bool(op.qk_norm_zero_centered)
-        q, k = (
-            build.rms_norm(h, name, f"{name}.weight", op.qk_norm_eps, centered)
-            for h, name in ((q, "q_norm"), (k, "k_norm"))
-        )
-    if (theta := op.rope_theta) is not None:
-        whole = op.rotary_dim is None or op.rotary_dim.value.data == d
-        q, k = (
-            build.rope(h, name, d, theta, op.rope_scaling, bool(op.rope_interleave), None if whole else op.rotary_dim)
-            for h, name in ((q, "q_rope"), (k, "k_rope"))
-        )
+        q, k = (normalised(build, h, name, op) for h, name in ((q, "q_norm"), (k, "k_norm")))
+    if op.rope_theta is not None:
+        q, k = (rotated(build, h, name, d, op) for h, name in ((q, "q_rope"), (k, "k_rope")))
     if op.qk_norm_eps is not None and behind:
         q, k = (build.rms_normalize(h, name, d, op.qk_norm_eps) for h, name in ((q, "q_norm"), (k, "k_norm")))
     if op.temperature_floor is not None:
         given = {"floor": op.temperature_floor, "scale": op.temperature_scale, "q_len": Q_LEN, "kv_len": KV_LEN}
         q = build.op(layer.TemperatureOp, [q], "q_temperature", q.type, given)
-    keys, values = build.appended("k", k), build.appended("v", v)
-    scale = 1 / math.sqrt(d) if op.softmax_scale is None else op.softmax_scale.value.data
-    attended = _attention(build, [q], [keys], values, [d], op.v_dim, op.heads, scale, op)
+    return GroupedValues(q, build.appended("k", k), build.appended("v", v))
+
+
+def normalised(build: BlockBuilder, rows: SSAValue, name: str, op: model.GroupedAttentionOp) -> SSAValue:
+    """Queries or keys under the RMSNorm of that name, which has a gain."""
+    return build.rms_norm(rows, name, f"{name}.weight", op.qk_norm_eps, bool(op.qk_norm_zero_centered))
+
+
+def rotated(build: BlockBuilder, rows: SSAValue, name: str, width: int, op: model.GroupedAttentionOp) -> SSAValue:
+    """Heads of `width` columns, of which as many are rotated as of those of attention."""
+    part = None if op.rotated_columns == width else op.rotated_columns
+    return build.rope(rows, name, width, op.rope_theta, op.rope_scaling, bool(op.rope_interleave), part)
+
+
+def grouped_result(build: BlockBuilder, x: SSAValue, attended: SSAValue, op: model.GroupedAttentionOp) -> SSAValue:
+    """What was attended to, under gates if there are some, through the output projection."""
     if op.head_gate:
         gate = build.matmul(x, "head_gate")
         attended = build.op(layer.RowGateOp, [attended, gate], "head_gate_mul", attended.type)
@@ -51,7 +73,7 @@ def expand_gqa(build: BlockBuilder, x: SSAValue, op: model.GqaOp) -> SSAValue:
     return build.linear(attended, "o_proj")
 
 
-def _values(build: BlockBuilder, x: SSAValue, k: SSAValue, op: model.GqaOp) -> SSAValue:
+def _values(build: BlockBuilder, x: SSAValue, k: SSAValue, op: model.GroupedAttentionOp) -> SSAValue:
     """The projected values or keys, normalised and multiplied."""
     v = k if op.keys_as_values else build.linear(x, "v_proj")
     if op.value_norm_eps is not None:

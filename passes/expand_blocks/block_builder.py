@@ -143,7 +143,7 @@ class BlockBuilder:
         theta: Attribute | None,
         scaling: DictionaryAttr | None,
         interleaved: bool,
-        rotary_dim: Attribute | None = None,
+        rotary_dim: PropertyValue = None,
         **changes: PropertyValue,
     ) -> SSAValue:
         """Rotary embedding of every head, or of its first `rotary_dim` columns; `changes` are other properties."""

@@ -16,6 +16,7 @@ from pmc.dialects.tensor import tensor
 from pmc.passes.base import PassError
 from pmc.passes.expand_blocks.attention import expand_gqa, expand_mla
 from pmc.passes.expand_blocks.block_builder import BATCH, KV_LEN, Q_LEN, BlockBuilder
+from pmc.passes.expand_blocks.block_sparse_attention import expand_block_sparse_attention
 from pmc.passes.expand_blocks.compressed_attention import expand_compressed_attention
 from pmc.passes.expand_blocks.feed_forward import expand_ffn, expand_moe
 from pmc.passes.expand_blocks.hyper_connections import expand_stream_weights
@@ -180,6 +181,8 @@ def expand_block(build: BlockBuilder, operands: list[SSAValue], op: model.BlockO
             return expand_gqa(build, x, op)
         case model.MlaOp():
             return expand_mla(build, x, op, step.absorbed)
+        case model.BlockSparseAttentionOp():
+            return expand_block_sparse_attention(build, x, op, step.phase)
         case model.CompressedAttentionOp():
             return expand_compressed_attention(build, x, op, step.phase)
         case model.GatedDeltaNetOp():

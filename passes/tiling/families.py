@@ -25,7 +25,7 @@ FAMILIES: dict[type[Operation], Family] = {
         (layer.AttentionOp, layer.AttentionStepOp, layer.SparseAttentionOp, layer.CompressedAttentionOp),
         AttentionFamily(),
     ),
-    layer.IndexScoresOp: IndexScoresFamily(),
+    **dict.fromkeys((layer.IndexScoresOp, layer.BlockScoresOp), IndexScoresFamily()),
     layer.TopkSelectOp: TopkFamily(),
     layer.GatherRowsOp: GatherFamily(),
     layer.EmbeddingOp: EmbeddingFamily(),

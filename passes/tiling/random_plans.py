@@ -16,6 +16,7 @@ from pmc.dialects.analyses.matmul_tiling import ORDERS, chunks, tiling_of
 from pmc.dialects.analyses.workload import attention_shape, matmul_shape
 from pmc.dialects.arch import Chip
 from pmc.dialects.layer import (
+    BlockScoresOp,
     FlashAttentionOp,
     GatedMatmulOp,
     GroupedMatmulOp,
@@ -74,7 +75,7 @@ class RandomPlans:
 
     def plan(self, op: Operation, family: Family, best: PlanAttr, chip: Chip) -> PlanAttr:
         """A legal plan of other tiles than `best` on any grid of cores; `best` itself where none is found."""
-        merges = isinstance(op, MatrixOp | FlashAttentionOp) and not isinstance(op, IndexScoresOp)
+        merges = isinstance(op, MatrixOp | FlashAttentionOp) and not isinstance(op, IndexScoresOp | BlockScoresOp)
         turn = self._first + self._turn[op.name]
         self._turn[op.name] += 1
         group = attention_shape(op).group if isinstance(op, FlashAttentionOp) else None

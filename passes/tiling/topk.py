@@ -5,7 +5,7 @@ The plan is that of `analyses/topk_tiling.py`.
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import IntegerAttr, i32, i64
+from xdsl.dialects.builtin import IntegerAttr, NoneAttr, i32, i64
 from xdsl.ir import Operation
 
 from pmc.dialects import layer
@@ -39,7 +39,7 @@ class TopkFamily:
         s, (tile_rows, tile_keys) = selection_of(op), plan.tile_sizes
         rows, keys = Split.over(s.rows, plan.core_counts[0], tile_rows), Split.over(s.keys, 1, tile_keys)
         (core,) = core_coordinates((rows.parts,))
-        scores, y = arrays.array(op.scores), arrays.result(op.y)
+        scores, y = arrays.array(op.scores, s.rows, s.keys), arrays.result(op.y, s.rows, s.kept)
         code = arrays.code(op, plan)
         with code.loop("r", rows.trips(core)) as ri:
             row, count = rows.start(core, ri), rows.size(core, ri)
@@ -49,8 +49,8 @@ class TopkFamily:
                 key, columns = keys.start(expr(0), si), keys.size(expr(0), si)
                 tile = code.alloc(tile_rows, tile_keys, scores.element_type)
                 code.load(scores, tile, (row, key), (count, columns))
-                position = ExprAttr(op.position(row + expr(ROW)))
-                kind = TopkSelectAttr(IntegerAttr(s.kept, i64), position, ExprAttr(key))
+                position = ExprAttr(op.position_of_row(row + expr(ROW)))
+                kind = TopkSelectAttr(IntegerAttr(s.kept, i64), position, ExprAttr(key), op.always or NoneAttr())
                 code.vector(kind, count, columns, [tile], updates=[kept_scores, kept_keys])
             code.store(y, kept_keys, (row, 0), (count, s.kept))
         return code.kernel(rows.parts)

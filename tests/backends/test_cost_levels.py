@@ -142,6 +142,23 @@ def test_selection_and_gather(batch: int, q_len: int, past: int, top_k: int, wid
         ordered(layer.GatherRowsOp.make(operands, [TensorType.of((rows, kept, width), F8)], "p", properties))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 5000), st.integers(1, 8), st.sampled_from([16, 128]))
+def test_blocks_of_keys(batch: int, q_len: int, past: int, heads: int, block: int) -> None:
+    rows, keys, q, d = batch * q_len, past + q_len, expr(q_len), 128
+    blocks = -(-keys // block)
+    kept = min(blocks, 4)
+    scored, chosen = TensorType.of((rows, heads, blocks), F32), TensorType.of((rows, heads, kept), i32)
+    given: Any = {"block": block, "q_len": q}
+    ordered(layer.BlockScoresOp.make([value(BF16, rows, heads * d), value(BF16, batch, keys, d)], [scored], "p", given))
+    selection: Any = {**given, "top_k": 4, "always": 1, "tokens": expr(keys)}
+    ordered(layer.TopkSelectOp.make([value(F32, rows, heads, blocks)], [chosen], "p", selection))
+    result = TensorType.of((rows, kept * block, heads * d), BF16)
+    operands = [value(BF16, batch, keys, heads * d), value(i32, rows, heads, kept)]
+    for domain in ("dram", "on_chip"):
+        ordered(layer.GatherRowsOp.make(operands, [result], "p", {**given, "bandwidth_domain": domain}))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 70), st.integers(1, 300), st.sampled_from([(1, 8), (8, 1), (8, 16), (3, 5)]),

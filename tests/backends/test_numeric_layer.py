@@ -385,7 +385,11 @@ def test_yarn_scaling_of_deepseek_v3() -> None:
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        ({"rope_type": "longrope"}, "semantics, must be default, linear, proportional, llama3 or yarn"),
+        ({"rope_type": "dynamic"}, "semantics, must be default, linear, proportional, llama3, yarn or longrope"),
+        (
+            {"rope_type": "longrope", "attention_factor": 1.0, "factor_of_pair": [1.0, 2.0]},
+            r"needs 4 numbers 'factor_of_pair', found \[1.0, 2.0\]",
+        ),
         ({"rope_type": "yarn", "factor": 4.0}, "needs the number 'original_max_position_embeddings', found None"),
         (
             # Found by fuzzing: the bounds of the blend were divided by it.

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import BoolAttr, ModuleOp
 
 from pmc.backends.numeric.environment import Environment
 from pmc.backends.numeric.errors import Array, NumericError
@@ -193,10 +193,10 @@ def test_equations_on_numbers_worked_by_hand() -> None:
 
 def test_rotation_by_a_quarter_turn() -> None:
     # theta chosen so that pair 1 of 2 turns pi/2 per position: theta**(-1/2) = pi/2.
-    rotary = Rotary((2 / np.pi) ** 2, {}, interleaved=True)
+    rotary = Rotary((2 / np.pi) ** 2, {}, interleaved=True, tokens=1)
     x = np.array([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]])
     close(rotary.rotate(x, 0), np.array([[0, 0, 1, 2], [0, 0, -2, 1]]))
-    halves = Rotary((2 / np.pi) ** 2, {}, interleaved=False)
+    halves = Rotary((2 / np.pi) ** 2, {}, interleaved=False, tokens=1)
     close(halves.rotate(np.array([[0.0, 1.0, 0.0, 2.0]]), 1), np.array([[0, -2, 0, 1]]))
 
 
@@ -219,7 +219,7 @@ def silu(x: float) -> float:
 def test_a_convolution_sees_the_inputs_before_the_first_token() -> None:
     weights = {"x_proj.weight": np.array([[2.0]]), "x_conv.weight": np.array([[100.0, 10.0, 1.0]])}
     past = np.array([[0.1], [0.2]])
-    found = convolved("x", np.array([[0.15], [0.2]]), weights.__getitem__, lambda _: past)
+    found = convolved("x", np.array([[0.15], [0.2]]), weights.__getitem__, lambda _: past, bias=False)
     close(found, np.array([[silu(10 + 2 + 0.3)], [silu(20 + 3 + 0.4)]]))
     close(past, np.array([[0.3], [0.4]]))
 
@@ -410,3 +410,20 @@ def test_missing_and_bad_inputs_are_named() -> None:
         run(tokens=np.array([1, 37]))
     with pytest.raises(NumericError, match=r"3 new tokens for a batch of 2, must be a positive multiple"):
         Environment({"batch": 2, "q_len": 1, "kv_len": 1}, np.array([0, 0]), {}).next_step(np.zeros(3, int), {})
+
+
+def test_gated_delta_nets_obey_the_bias_of_their_convolutions() -> None:
+    """Qwen3-Next has none; with one the model and its tensor ops still agree, and say something else than without."""
+    module = import_hf(RECURRENT["qwen3-next"], "tiny", "tiny")
+    logits: list[Array] = []
+    for bias in (False, True):
+        for op in module.walk():
+            if isinstance(op, model.GatedDeltaNetOp) and bias:
+                op.conv_bias = BoolAttr.from_bool(True)
+        environment = seeded_model_environment(module, {"batch": 1, "q_len": 4, "kv_len": 4}, seed=2)
+        lowered = module.clone()
+        ExpandBlocksPass("prefill", capacity="worst").apply(Context(), lowered)
+        logits.append(run_model(module, environment).logits.reshape(4, -1)[-1])
+        np.testing.assert_allclose(run_layer(lowered, environment).outputs[0][0], logits[-1], atol=1e-9)
+    without, biased = logits
+    assert not np.allclose(without, biased)

@@ -398,7 +398,7 @@ def selects_by_the_heads_of_one_rank(module: ModuleOp) -> None:
 def forgets_where_a_tile_of_keys_begins(module: ModuleOp) -> None:
     """All positions are one too large."""
     op, kind = next((op, op.kind) for op in ops(module, tile.VectorOp) if isinstance(op.kind, TopkSelectAttr))
-    op.kind = TopkSelectAttr(kind.top_k, kind.position, ExprAttr(kind.key.data + 1))
+    op.kind = TopkSelectAttr(kind.top_k, kind.position, ExprAttr(kind.key.data + 1), kind.always)
 
 
 @mutant("lower-to-tiles", model="dsa", path="dsa")

@@ -88,6 +88,8 @@ def test_the_screen_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         f"checkpoint    {stored}, but mtp.eh_proj.*=none, *.moe.router.weight=none, lm_head.proj.weight=none" in lines
     )
+    # By hand: MLA and experts as in a layer of the model (11 507 286 016), eh_proj of 2 x 7168 x 7168, four more norms.
+    assert "draft layer   11.61 billion parameters of its own, 682.64 billion with those of the model" in lines
     assert "not counted   1 multi-token-prediction layer" in lines
     assert "model.ffn     intermediate_size 18432, activation silu, gated (in dense)" in lines
     assert [line.split()[0] for line in lines if line.startswith("blocks.dense")] == [

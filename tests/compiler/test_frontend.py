@@ -1,13 +1,19 @@
 """Hugging Face configs to the model dialect."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from xdsl.dialects.builtin import FileLineColLoc, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FileLineColLoc, FloatAttr, IntegerAttr, StringAttr, f32
+from xdsl.utils.test_value import create_ssa_value
 
+from pmc.backends.numeric.tensor_ops import scaling_fields
 from pmc.compiler.config import ConfigError
 from pmc.compiler.frontend import import_hf
-from pmc.dialects import model
+from pmc.dialects import layer, model
+from pmc.dialects.expr import expr
+from pmc.dialects.tensor import TensorType
+from pmc.dialects.vector_kinds import RopeAttr
 from tests.reference.configs import CONFIGS
 
 COMMON: dict[str, Any] = {
@@ -225,7 +231,8 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
         (
             LLAMA,
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-            "rope_scaling.rope_type: expected one of llama3, yarn, linear, proportional, default, found 'dynamic'",
+            "rope_scaling.rope_type: expected one of llama3, yarn, linear, proportional, longrope, default, "
+            "found 'dynamic'",
         ),
         (
             LLAMA,
@@ -242,12 +249,6 @@ def test_location_is_the_name_of_the_file_not_its_folder() -> None:
             {"architectures": ["GptNeoXForCausalLM"]},
             "architectures: 'GptNeoXForCausalLM' is not one of those that `pmc list architectures` shows; "
             "did you mean 'GptOssForCausalLM'?",
-        ),
-        (
-            LLAMA,
-            {"architectures": ["MiniMaxM3ForCausalLM"]},
-            "architectures: 'MiniMaxM3ForCausalLM' is not supported: its queries attend to blocks of keys, which "
-            "an indexer picks for each key head (sparse_attention_config)",
         ),
         (
             LLAMA,
@@ -279,3 +280,97 @@ def test_a_field_is_read_under_either_name_of_an_attribute_map() -> None:
         with pytest.raises(ConfigError) as error:
             import_hf({**gpt2, **changes}, "config.json", "tiny")
         assert str(error.value).startswith(message)
+
+
+PHI4_MINI: dict[str, Any] = {
+    **{name: value for name, value in LLAMA.items() if name != "rope_scaling"},
+    "architectures": ["Phi3ForCausalLM"],
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "partial_rotary_factor": 0.75,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "rope_scaling": {"type": "longrope", "short_factor": [1, 1.5, 2], "long_factor": [1.0, 4.0, 32.0]},
+}
+
+
+def scaling_of(config: Mapping[str, object]) -> dict[str, Any]:
+    gqa = next(op for op in import_hf(config, "phi", "phi").walk() if isinstance(op, model.GqaOp))
+    assert gqa.rope_scaling is not None
+    return dict(scaling_fields(gqa.rope_scaling))
+
+
+def test_longrope_keeps_the_factors_of_both_lengths() -> None:
+    # sqrt(1 + ln(131072 / 4096) / ln(4096)), with 32 = 2^5 and 4096 = 2^12.
+    expected = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 4096,
+        "attention_factor": pytest.approx((1 + 5 / 12) ** 0.5),
+        "short_factor": [1.0, 1.5, 2.0],
+        "long_factor": [1.0, 4.0, 32.0],
+    }
+    assert scaling_of(PHI4_MINI) == expected
+    block = PHI4_MINI["rope_scaling"]
+    assert scaling_of({**PHI4_MINI, "rope_scaling": {**block, "type": "su"}}) == expected
+    assert scaling_of({**PHI4_MINI, "rope_scaling": {**block, "attention_factor": 1.25}})["attention_factor"] == 1.25
+    stretched = scaling_of({**PHI4_MINI, "rope_scaling": {**block, "factor": 64.0}})
+    assert stretched["attention_factor"] == pytest.approx((1 + 6 / 12) ** 0.5)
+    assert scaling_of({**PHI4_MINI, "max_position_embeddings": 4096})["attention_factor"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kv_len", "stride", "expected"), [(4, 1, "short"), (5, 1, "long"), (2, 2, "short"), (3, 2, "long")]
+)
+def test_a_command_rotates_by_the_factors_of_the_length_of_the_whole_sequence(
+    kv_len: int, stride: int, expected: str
+) -> None:
+    """`original_max_position_embeddings` are 4; with a stride a rank of cp has every second token."""
+    lists = {f"{name}_factor": ArrayAttr([FloatAttr(n, 64)]) for name, n in (("short", 1.5), ("long", 3.0))}
+    own = {"original_max_position_embeddings": IntegerAttr(4, 64), "attention_factor": FloatAttr(1.25, 64)}
+    scaling = DictionaryAttr({"rope_type": StringAttr("longrope"), **own, **lists})
+    type_ = TensorType.of((2, 2), f32)
+    given: dict[str, Any] = {
+        "head_dim": 2,
+        "theta": 10.0,
+        "interleaved": False,
+        "q_len": expr(2),
+        "kv_len": expr(kv_len),
+    }
+    properties = {**given, "stride": stride, "scaling": scaling}
+    op = layer.RopeOp.make([create_ssa_value(type_)], [type_], "rope", properties)
+    kind = op.vector_kind(expr(0))
+    assert isinstance(kind, RopeAttr) and isinstance(kind.scaling, DictionaryAttr)
+    assert scaling_fields(kind.scaling) == {
+        "rope_type": "longrope",
+        "attention_factor": 1.25,
+        "factor_of_pair": [{"short": 1.5, "long": 3.0}[expected]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"long_factor": [1.0]},
+            "'long_factor' of rope_scaling has 1 numbers, must have 3, one for every pair of the 6",
+        ),
+        ({"short_factor": 2.0}, "rope_scaling.short_factor: expected a list of positive numbers, found 2.0"),
+        (
+            {"short_factor": [1, 0, 1]},
+            "rope_scaling.short_factor: expected a list of positive numbers, found [1, 0, 1]",
+        ),
+        ({"short_mscale": 1.0}, "rope_scaling.short_mscale: unknown field of 'longrope'"),
+        (
+            {"original_max_position_embeddings": 2048},
+            "original_max_position_embeddings: says something else in rope_scaling",
+        ),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_hf({**PHI4_MINI, "rope_scaling": {**PHI4_MINI["rope_scaling"], **changes}}, "mine.json", "mine")
+    assert message in str(error.value)

@@ -247,7 +247,8 @@ def test_a_field_of_kimi_linear_has_two_names() -> None:
         ({**kimi(), "hidden_act": "situ"}, "hidden_act: 'situ' is not supported, only 'silu' is"),
         (
             {**kimi(gate_lower_bound=-5.0, use_full_rank_gate=False), "attn_res_block_size": 12},
-            "attn_res_block_size, linear_attn_config.gate_lower_bound: not supported, the model dialect has no such",
+            "attn_res_block_size, linear_attn_config.gate_lower_bound: not supported, the model dialect has no such "
+            "parts: residuals that attend to the results of earlier blocks of layers; a bound on the decay of KDA",
         ),
         (
             {"architectures": ["KimiK3ForConditionalGeneration"], "text_config": {**kimi(), "attn_res_block_size": 12}},

@@ -27,7 +27,7 @@ from pmc.dialects import layer
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.dist import PartialAttr, Sharding, ShardingAttr
 from pmc.dialects.errors import PmcError
-from pmc.dialects.expr import Expr, expr, floordiv, min_of
+from pmc.dialects.expr import Expr, ceildiv, expr, floordiv, min_of
 from pmc.dialects.interfaces import Work
 from pmc.dialects.tensor import TensorType
 
@@ -97,9 +97,37 @@ def gather(domain: str) -> layer.GatherRowsOp:
     return found
 
 
-def sparse_attention(**changes: Any) -> layer.SparseAttentionOp:
-    """4 query heads of width 8 over 5 keys per token that are also the values."""
-    rows = value(TOKENS, 5, 8)
+def block_scores(width: int = 8, **changes: Any) -> layer.BlockScoresOp:
+    """2 index heads of width 4 against blocks of 4 keys."""
+    result = value(TOKENS, 2, ceildiv(KV, 4), element=f32)
+    found: layer.BlockScoresOp = op(
+        layer.BlockScoresOp, [value(TOKENS, width), value(BATCH, KV, 4)], result, **{"block": 4, "q_len": Q, **changes}
+    )
+    return found
+
+
+def block_topk(**changes: Any) -> layer.TopkSelectOp:
+    """2 of the blocks of 4 keys for 2 heads of every token, that of the token among them."""
+    scores, result = (value(TOKENS, 2, n, element=e) for n, e in ((BLOCKS, f32), (min_of(BLOCKS, 2), i32)))
+    given = {"top_k": 2, "q_len": Q, "block": 4, "always": 1, "tokens": KV, **changes}
+    found: layer.TopkSelectOp = op(layer.TopkSelectOp, [scores], result, **given)
+    return found
+
+
+def block_gather(width: int = 8, **changes: Any) -> layer.GatherRowsOp:
+    """2 blocks of 4 rows of a cache of 2 key heads for every token."""
+    indices, rows = value(TOKENS, 2, 2, element=i32), value(TOKENS, 8, width)
+    given = {"q_len": Q, "bandwidth_domain": "dram", "block": 4, **changes}
+    found: layer.GatherRowsOp = op(layer.GatherRowsOp, [value(BATCH, KV, width), indices], rows, **given)
+    return found
+
+
+BLOCKS = ceildiv(KV, 4)
+
+
+def sparse_attention(keys: int = 5, width: int = 8, **changes: Any) -> layer.SparseAttentionOp:
+    """4 query heads of width 8 over so many keys per token that are also the values."""
+    rows = value(TOKENS, keys, width)
     properties: dict[str, Any] = dict(
         qk_dims=ints(8), v_dim=8, q_len=expr(1), scale=0.5, causal=False, sequence_q_len=Q, sequence_kv_len=KV
     )
@@ -440,6 +468,22 @@ CASES: list[tuple[Any, tuple[int, int, int, str, str]]] = [
         sparse_attention(),
         (6 * 5 * 2 * 4 * 16, (6 * 32 + 6 * 5 * 8) * 2, 6 * 32 * 2, "cube", "bf16"),
     ),
+    (  # 2 index heads of 4 columns against all 11 keys of 3 sequences, of which 4, 4 and 3 are a block
+        block_scores(),
+        (2 * 6 * 11 * 8, (6 * 8 + 3 * 11 * 4) * 2, 6 * 2 * 3 * 4, "cube", "bf16"),
+    ),
+    (  # every head of a query looks at its scores of 3 blocks and selects 2
+        block_topk(),
+        (36, 36 * 4, 24 * 4, "vector", "f32"),
+    ),
+    (  # 2 blocks of 4 rows of 4 columns for 2 key heads of each token
+        block_gather(),
+        (0, 24 * 4 + 6 * 8 * 8 * 2, 6 * 8 * 8 * 2, "none", "bf16"),
+    ),
+    (  # 4 query heads, of which 2 share a key head, on 8 keys of each token
+        sparse_attention(8, 16, block=4, top_k=2),
+        (6 * 8 * 2 * 4 * 16, (6 * 32 + 6 * 8 * 16) * 2, 6 * 32 * 2, "cube", "bf16"),
+    ),
     (
         op(layer.LayerNormOp, [value(TOKENS, 16), value(16), value(16)], value(TOKENS, 16), eps=1e-6),
         (6 * 96, (96 + 32) * 2, 96 * 2, "vector", "bf16"),
@@ -525,6 +569,15 @@ WRONG: list[tuple[str, Any, str]] = [
      scale=0.5, causal=True), "the state must be acc, row_max and row_sum"),
     ("soft cap", attention(True, soft_cap=0.0), "soft_cap is 0.0, must be positive"),
     ("soft cap of selected keys", sparse_attention(soft_cap=3.0), "the scores of sparse attention have no soft_cap"),
+    ("keys of blocks", sparse_attention(block=4), "block and top_k need each other"),
+    ("blocks of one key", block_scores(block=1), "block is 1, must be at least 2"),
+    ("index heads", block_scores(width=6), "queries of 6 columns are not whole heads of 4"),
+    ("blocks that are always selected", block_topk(always=3), "always is 3, must be 1 to top_k, which is 2"),
+    ("blocks without one", block_topk(always=None), "block and always need each other"),
+    ("entries and blocks", block_topk(ratio=4), "keys are entries or blocks, not both"),
+    ("blocks of other sequences", block_topk(tokens=KV + 8),
+     "kv_len + 8 tokens have ceildiv(kv_len, 4) + 2 blocks of 4, not ceildiv(kv_len, 4)"),
+    ("heads of gathered blocks", block_gather(width=9), "a cache of 9 columns is not of 2 key heads"),
     ("sinks", attention(True, sinks=2), "sinks is [2], must be [4]"),
     ("sinks of integers", op(layer.AttentionOp, [[value(TOKENS, 32)], [value(BATCH, KV, 16)], value(BATCH, KV, 16),
      [value(4, element=i32)]], value(TOKENS, 32), qk_dims=ints(8), v_dim=8, q_len=Q, scale=0.5, causal=True),

@@ -87,6 +87,8 @@ from pmc.dialects.vector_kinds import (
     ActivationAttr,
     AddBiasAttr,
     AddRmsNormAttr,
+    BlockMaxAttr,
+    BlockRowsAttr,
     CausalConvAttr,
     CollapseStreamsAttr,
     CopyStreamsAttr,
@@ -254,7 +256,11 @@ class Blocks:
         self.x = self.make.add(op, [self.x], [result or self.x.type], **properties).y
 
 
-def scaling(make: Maker) -> DictionaryAttr:
+def scaling(make: Maker, columns: int | None = None) -> DictionaryAttr:
+    if columns is not None and make.flag():
+        lists = {name: ArrayAttr([FloatAttr(1.5, 64)] * (columns // 2)) for name in ("short_factor", "long_factor")}
+        own = {"original_max_position_embeddings": IntegerAttr(9, i64), "attention_factor": FloatAttr(1.25, 64)}
+        return DictionaryAttr({"rope_type": StringAttr("longrope"), **own, **lists})
     factors = {name: FloatAttr(make.rng.choice([0.5, 1e-6, 40.0]), 64) for name in ("factor", "beta_fast")}
     return DictionaryAttr({"rope_type": StringAttr("yarn"), "mscale": FloatAttr(0.0, 64), **factors})
 
@@ -284,6 +290,17 @@ def mla(b: Blocks) -> None:
         model.MlaOp, num_attention_heads=size(), q_lora_rank=size() if b.make.flag() else None, kv_lora_rank=size(),
         qk_nope_head_dim=size(), qk_rope_head_dim=2 * size(), v_head_dim=size(),
         **rope,
+    )  # fmt: skip
+
+
+def block_sparse(b: Blocks) -> None:
+    kv, rotary, local = b.make.size(), 2 * b.make.size(), b.make.size()
+    b.block(
+        model.BlockSparseAttentionOp, num_attention_heads=kv * b.make.rng.randint(1, 4), num_key_value_heads=kv,
+        head_dim=rotary + b.make.size(), rotary_dim=rotary, rope_theta=1e4, qk_norm="head", qk_norm_eps=1e-5,
+        qk_norm_zero_centered=b.make.flag() or None, index_head_dim=rotary + b.make.size(),
+        index_block_size=1 + b.make.size(), index_topk_blocks=local + b.make.size(), index_local_blocks=local,
+        rope_scaling=scaling(b.make, rotary) if b.make.flag() else None,
     )  # fmt: skip
 
 
@@ -439,7 +456,8 @@ def model_repeat(b: Blocks) -> None:
 
 
 BLOCKS = {
-    model.GqaOp: gqa, model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
+    model.GqaOp: gqa, model.BlockSparseAttentionOp: block_sparse,
+    model.MlaOp: mla, model.DsaOp: dsa, model.FfnOp: ffn, model.MoeOp: moe,
     model.GatedDeltaNetOp: gated_delta_net, model.KimiDeltaOp: kda, model.Mamba2Op: mamba2,
     model.CompressedAttentionOp: compressed_attention,
     model.NormOp: norm, model.AddOp: add, model.ScaleOp: scale_row,
@@ -604,6 +622,34 @@ def indexer(make: Maker) -> None:
         layer.SparseAttentionOp, [[queries], [rows], rows], [make.type([t, heads * width])], qk_dims=ints([width]),
         v_dim=width, q_len=expr(1), scale=make.rng.uniform(0, 1), causal=False, sequence_q_len=q_len,
         sequence_kv_len=kv,
+    )  # fmt: skip
+
+
+def block_indexer(make: Maker) -> None:
+    """Scores of blocks of keys, the blocks that every head selects, their rows, and attention over these."""
+    heads, d, block, width, always = make.size(), make.size(), 1 + make.size(), make.size(), make.size()
+    q_len, batch, kv = make.dims(3)
+    t, top_k, blocks = batch * q_len, always + make.size(), ceildiv(kv, block)
+    stored, arithmetic = make.rng.choice(ATTENTION_TYPES)
+    scores = make.add(
+        layer.BlockScoresOp, [make.source([t, heads * d], arithmetic), make.source([batch, kv, d], stored)],
+        [make.type([t, heads, blocks], f32)], block=block, q_len=q_len,
+    ).y  # fmt: skip
+    count = min_of(blocks, top_k)
+    selected = make.add(
+        layer.TopkSelectOp, [scores], [make.type([t, heads, count], i32)], top_k=top_k, q_len=q_len, block=block,
+        always=always, tokens=kv,
+    ).y  # fmt: skip
+    cache = make.source([batch, kv, heads * width], stored)
+    rows = make.add(
+        layer.GatherRowsOp, [cache, selected], [make.type([t, count * block, heads * width], stored)],
+        q_len=q_len, bandwidth_domain=make.rng.choice(BANDWIDTH_DOMAINS), block=block,
+    ).y  # fmt: skip
+    queries = make.source([t, 2 * heads * width], arithmetic)
+    make.add(
+        layer.SparseAttentionOp, [[queries], [rows], rows], [make.type([t, 2 * heads * width])], qk_dims=ints([width]),
+        v_dim=width, q_len=expr(1), scale=make.rng.uniform(0, 1), causal=False, sequence_q_len=q_len,
+        sequence_kv_len=kv, block=block, top_k=top_k,
     )  # fmt: skip
 
 
@@ -926,6 +972,7 @@ LAYER: dict[type[Operation], Callable[[Maker], object]] = {
     layer.GatedMatmulOp: gated_matmul, layer.HeadMatmulOp: head_matmul, layer.AttentionOp: attention,
     layer.AttentionStepOp: attention_step, layer.AttentionFinishOp: attention_step, layer.EmbeddingOp: embedding,
     layer.PositionEmbeddingOp: position_embedding,
+    layer.BlockScoresOp: block_indexer,
     **dict.fromkeys((layer.IndexScoresOp, layer.TopkSelectOp, layer.GatherRowsOp, layer.SparseAttentionOp), indexer),
     **dict.fromkeys((layer.CompressOp, layer.CompressedAttentionOp), compression),
     layer.RmsNormOp: rms_norm, layer.LayerNormOp: layer_norm, layer.RopeOp: rope,
@@ -1205,7 +1252,12 @@ PARAMETERS: dict[type[VectorKindAttr], Callable[[Maker], VectorKindAttr]] = {
         IntegerAttr(make.size(), i64), FloatAttr(make.rng.uniform(0, 1), 64)
     ),
     TopkSelectAttr: lambda make: TopkSelectAttr(
-        IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr()
+        IntegerAttr(make.size(), i64), make.row_expr(), make.expr_attr(),
+        IntegerAttr(make.size(), i64) if make.flag() else NoneAttr(),
+    ),
+    BlockMaxAttr: lambda make: BlockMaxAttr(IntegerAttr(make.size(), i64)),
+    BlockRowsAttr: lambda make: BlockRowsAttr(
+        IntegerAttr(make.size(), i64), IntegerAttr(make.size(), i64), make.expr_attr(), make.expr_attr()
     ),
     RmsNormAttr: lambda make: RmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),
     AddRmsNormAttr: lambda make: AddRmsNormAttr(FloatAttr(make.rng.uniform(0, 1), 64), unit(make) or NoneAttr()),

@@ -33,6 +33,8 @@ ROPE = "#tile.rope<theta = 10000.0, interleaved = false, position = row, scaling
 PARTIAL = "#tile.rope<theta = 10000.0, interleaved = true, position = 7, rotary_dim = 4>"
 INDEX = "#tile.relu_weighted_sum<heads = 3, scale = 0.5>"
 TOPK = "#tile.topk_select<top_k = 5, position = row, key = s*64>"
+BLOCK_MAX = "#tile.block_max<block = 4>"
+BLOCK_ROWS = "#tile.block_rows<block = 4, stride = 2, last = 10, offset = mod(s, 2)>"
 CLAMPED = '#tile.gated_activation<function = "clamped_swiglu", limit = 7.0, alpha = 1.702>'
 GELU = '#tile.activation<function = "gelu">'
 CONV = '#tile.causal_conv<taps = 4, activation = "silu">'
@@ -285,6 +287,10 @@ def test_extents_follow_rows_columns_widths_and_parameters() -> None:
     # The products of the 3 heads of a row lie below each other; each row keeps 5 keys and their scores.
     assert index.extents(rows, columns, [8, 3, 8]) == [(3 * rows, columns), (rows, expr(3)), whole]
     assert topk.extents(rows, columns, [8, 5, 5]) == [whole, *[(rows, expr(5))] * 2]
+    largest, numbers = (Parser(make_context(), text).parse_attribute() for text in (BLOCK_MAX, BLOCK_ROWS))
+    assert isinstance(largest, VectorKindAttr) and isinstance(numbers, VectorKindAttr)
+    assert largest.extents(rows, expr(11), [11, 3]) == [(rows, expr(11)), (rows, expr(3))]
+    assert numbers.extents(expr(1), expr(2), [2, 8]) == [(expr(1), expr(2)), (expr(1), expr(8))]
     repeat = Parser(make_context(), "#tile.repeat_rows<period = 5>").parse_attribute()
     assert isinstance(repeat, VectorKindAttr)
     assert repeat.extents(rows, columns, [8, 8]) == [(expr(5), columns), whole]

@@ -74,7 +74,7 @@ def test_n22_both_forms_of_rope_may_be_given_where_they_agree() -> None:
         ),
         (
             {"rope_type": "dynamic", "factor": 2.0},
-            "rope_parameters.rope_type: expected one of llama3, yarn, linear, proportional, default",
+            "rope_parameters.rope_type: expected one of llama3, yarn, linear, proportional, longrope, default",
         ),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "rope_parameters.partial_rotary_factor: 0.5 is not"),
         ({"rope_type": "default", "mrope_section": [1]}, "rope_parameters.mrope_section: unknown field of 'default'"),

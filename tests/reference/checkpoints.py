@@ -115,7 +115,7 @@ OUTSIDE: Mapping[str, str] = {
 AS_STORED = (".bias", "position_bias", ".table")
 """Ends of the paths of parameters that are no linear layers."""
 
-ATTENTION = ("gqa", "mla", "dsa", "gated_delta_net", "kda", "mamba2", "window", "csa", "hca")
+ATTENTION = ("gqa", "block_sparse", "mla", "dsa", "gated_delta_net", "kda", "mamba2", "window", "csa", "hca")
 
 
 def layer_paths(module: ModuleOp) -> list[tuple[dict[str, str], tuple[int, ...]]]:

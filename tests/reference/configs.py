@@ -30,6 +30,48 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
 }
 YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+MINIMAX_M3_INDEXER: dict[str, object] = {
+    "use_sparse_attention": True,
+    "sparse_num_index_heads": 4,
+    "sparse_index_dim": 12,
+    "sparse_block_size": 3,
+    "sparse_topk_blocks": 3,
+    "sparse_local_block": 1,
+    "sparse_init_block": 0,
+    "sparse_score_type": "max",
+    "sparse_attention_freq": [0, 1, 1],
+    "sparse_disable_index_value": [0, 1, 1],
+}
+MINIMAX_M3: dict[str, object] = {
+    **COMMON,
+    "architectures": ["MiniMaxM3ForCausalLM"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "hidden_act": "swigluoai",
+    "head_dim": 16,
+    "partial_rotary_factor": 0.5,
+    "rotary_dim": 8,
+    "intermediate_size": 20,
+    "dense_intermediate_size": 48,
+    "shared_intermediate_size": 28,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "routed_scaling_factor": 2.0,
+    "swiglu_limit": 1.5,
+    "moe_layer_freq": [0, 1, 1],
+    "sparse_attention_config": MINIMAX_M3_INDEXER,
+}
+PHI3_LONGROPE: dict[str, object] = {
+    **COMMON,
+    "architectures": ["Phi3ForCausalLM"],
+    "partial_rotary_factor": 0.75,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+    "sliding_window": 262144,
+    "original_max_position_embeddings": 8,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5], "long_factor": [1.5, 3.0, 7.0]},
+}
+"""As Phi-4-mini; a prefill of the test is longer than the original length."""
 DEEPSEEK: dict[str, object] = {
     **COMMON,
     "architectures": ["DeepseekV3ForCausalLM"],
@@ -210,6 +252,8 @@ CONFIGS: dict[str, dict[str, object]] = {
     "seed-oss": {**COMMON, "architectures": ["SeedOssForCausalLM"], "head_dim": 16},
     "olmo2": {**COMMON, "architectures": ["Olmo2ForCausalLM"]},
     "phi3": {**COMMON, "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
+    "phi3-longrope": PHI3_LONGROPE,
+    "phi3-longrope-short": {**PHI3_LONGROPE, "original_max_position_embeddings": 32},
     "glm4-moe": GLM4_MOE,
     "glm4-moe-qk-norm": {**GLM4_MOE, "use_qk_norm": True, "attention_bias": True},
     "minimax-m2": {
@@ -219,6 +263,12 @@ CONFIGS: dict[str, dict[str, object]] = {
         "rotary_dim": 8,
         "num_local_experts": 6,
         "num_experts_per_tok": 2,
+    },
+    "minimax-m3": MINIMAX_M3,
+    "minimax-m3-two-local-blocks": {
+        **MINIMAX_M3,
+        "num_key_value_heads": 1,
+        "sparse_attention_config": {**MINIMAX_M3_INDEXER, "sparse_num_index_heads": 1, "sparse_local_block": 2},
     },
     "gpt-oss": {
         **COMMON,

@@ -39,12 +39,16 @@ CONFIG_CLASSES = {
     "Gemma3": "Gemma3TextConfig",
     "Gemma4": "Gemma4TextConfig",
     "Llama4": "Llama4TextConfig",
+    "MiniMaxM3": "MiniMaxM3VLTextConfig",
     "Step3p7Flash": "Step3p7TextConfig",
     "Qwen3_5": "Qwen3_5TextConfig",
     "Qwen3_5Moe": "Qwen3_5MoeTextConfig",
 }
 """Where the class of the configuration is not called as that of the model."""
 
+
+MODEL_CLASSES = {"MiniMaxM3ForCausalLM": "MiniMaxM3VLForCausalLM"}
+"""Where the class is not called as the files say."""
 
 TEXT_MODELS = {"Step3p7FlashForCausalLM": "Step3p7TextModel"}
 """Language models that `transformers` has without their head, as part of a larger model."""
@@ -68,7 +72,8 @@ def torch_model(config: dict[str, object], module: ModuleOp, weights: Mapping[st
     stem = architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     config_class = getattr(transformers, CONFIG_CLASSES.get(stem, f"{stem}Config"))
     attention = {"attn_implementation": "eager"}
-    text_model = getattr(transformers, TEXT_MODELS.get(architecture, architecture))
+    name = MODEL_CLASSES.get(architecture, architecture)
+    text_model = getattr(transformers, TEXT_MODELS.get(name, name))
     found = text_model._from_config(config_class(**deepcopy(config)), **attention)
     found = (WithHead(found, config) if architecture in TEXT_MODELS else found).float().eval()
     values = {name: parameter(name, module, weights, config) for name in found.state_dict()}
@@ -97,6 +102,20 @@ def torch_logits(config: dict[str, object], module: ModuleOp, environment: Envir
         found: Array = torch_model(config, module, environment.weights)(tokens).logits.numpy()
     assert np.ptp(found) > 1  # an agreement of zeros would mean nothing
     return found
+
+
+@pytest.mark.parametrize("length", [15, 16])
+def test_a_sequence_of_its_original_length_is_short_and_one_more_token_makes_it_long(length: int) -> None:
+    """Of LongRoPE: both sides take the factors by the tokens of the whole sequence."""
+    config = {**CONFIGS["phi3-longrope"], "original_max_position_embeddings": 15}
+    module = import_hf(config, "phi3", "tiny")
+    whole = seeded_model_environment(module, {"batch": BATCH, "q_len": length, "kv_len": length}, seed=7)
+    logits = torch_logits(config, module, whole)
+    np.testing.assert_allclose(
+        run_model(module, whole, np.float32).logits.reshape(logits.shape), logits, atol=TOLERANCE
+    )
+    run = run_layer(expanded(module, "prefill"), whole, EXACT32)
+    np.testing.assert_allclose(run.outputs[0], logits[:, -1], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
