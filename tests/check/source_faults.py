@@ -41,6 +41,7 @@ MODELS = {
     "deepseek": ("deepseek-v3", "dsv3-decode-ep32"),
     "dsa": ("deepseek-v3.2", "dsv32-decode-ep32"),
     "compressed": (CONFIGS["deepseek-v4"], "decode-moe"),
+    "blocks": (CONFIGS["minimax-m3"], "decode-moe"),
 }
 """Presets or tiny configs, and deployments."""
 
