@@ -6,14 +6,16 @@ import re
 from typing import Any
 
 import pytest
+from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.compiler.check import FP32, CheckResult, check_model, check_small
+from pmc.compiler.check import FP32, CheckResult, Proof, check_model, check_small
 from pmc.compiler.config import load_chip, load_deployment, load_model_config, load_topology
 from pmc.compiler.frontend import import_hf
 from pmc.compiler.shrink import shrink_chip, shrink_deployment, shrink_model
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.passes.base import HISTORY, PmcPass
 
 from .mutants import MUTANTS, Mutant
 
@@ -102,6 +104,38 @@ def test_a_chip_without_commands_is_checked_down_to_the_ranks() -> None:
         ("prefill", None, "partition-stages"),
         ("decode", None, "partition-stages"),
     ]
+
+
+def test_a_module_is_verified_after_the_passes_that_changed_it_and_after_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = shrink_deployment(deployment(phase="decode"), quantization=FP32)
+    config, source = load_model_config("llama-3.1-8b")
+    model = shrink_model(import_hf(config, source, "small"), target, 2)
+    changed: dict[str, bool] = {}
+    verified: list[str] = []
+    apply, verify = PmcPass.apply, ModuleOp.verify
+
+    def text() -> str:
+        copy = model.clone()
+        copy.attributes.pop(HISTORY, None)
+        return str(copy)
+
+    def noted_apply(self: PmcPass, context: Context, module: ModuleOp) -> None:
+        before = text()
+        apply(self, context, module)
+        changed[self.name] = text() != before
+
+    def noted_verify(module: ModuleOp, verify_nested_ops: bool = True) -> None:
+        if module is model:
+            verified.append(list(changed)[-1])
+        verify(module, verify_nested_ops)
+
+    monkeypatch.setattr(PmcPass, "apply", noted_apply)
+    monkeypatch.setattr(ModuleOp, "verify", noted_verify)
+    assert check_model(model, shrink_chip(CHIP), TOPOLOGY, target, proof=Proof(unroll=False)).passed
+    assert verified == [name for name, is_other in changed.items() if is_other]
+    assert {"fuse-rows", "pipeline-loops"} <= set(changed) - set(verified)
 
 
 def check_mutant(mutant: Mutant) -> CheckResult:
