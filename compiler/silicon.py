@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,12 @@ def with_queries(module: ModuleOp, asked: Measurements | None) -> tuple[ModuleOp
     return module, database
 
 
+@lru_cache(maxsize=4)
 def open_database(meant: Database) -> PerfDatabase:
-    """The tables that a module names.  Raises PmcError where they are not there."""
+    """The tables that a module names, kept with what was read and fitted for the next program.
+
+    Raises PmcError where they are not there.
+    """
     from pmc.backends.silicon.database import PerfDatabase
     from pmc.backends.silicon.library import Library
 

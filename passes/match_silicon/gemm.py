@@ -11,6 +11,7 @@ from pmc.dialects.expr import expr, product
 from pmc.dialects.silicon import Workload
 from pmc.dialects.tensor import tensor
 from pmc.passes.match_silicon.cluster import Cluster
+from pmc.passes.match_silicon.formats import plain
 from pmc.passes.match_silicon.formats import product as product_format
 
 MLA_VALUE, MLA_LATENT = 128, 512
@@ -46,7 +47,10 @@ def gemm_of(ops: Sequence[layer.MatmulOp], formats: str) -> Cluster:
 
 
 def match_absorbed(op: Operation) -> Cluster | None:
-    """One of the two projections of absorbed MLA, with a matrix of 128 x 512 for every head."""
+    """One of the two projections of absorbed MLA, with a matrix of 128 x 512 for every head.
+
+    Engines cut these matrices out of a weight when they load it, and store them in the type of the rows.
+    """
     if not isinstance(op, layer.HeadMatmulOp):
         return None
     x, y = tensor(op.x), tensor(op.y)
@@ -56,7 +60,7 @@ def match_absorbed(op: Operation) -> Cluster | None:
     if name is None:
         return None
     sizes = {"num_tokens": x.dims[0], "num_heads": expr(heads)}
-    words = {"op_name": name, "bmm_dtype": product_format(x, tensor(op.w))}
+    words = {"op_name": name, "bmm_dtype": plain(x)}
     return Cluster([op], Workload("mla_bmm", sizes, words))
 
 
