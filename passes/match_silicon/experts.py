@@ -7,7 +7,7 @@ from xdsl.ir import Operation
 from pmc.dialects import dist, layer
 from pmc.dialects.analyses.expert_slots import router_of
 from pmc.dialects.dist import Mesh
-from pmc.dialects.expr import expr
+from pmc.dialects.expr import Call, Expr, call, expr, product
 from pmc.dialects.silicon import Workload
 from pmc.dialects.tensor import tensor
 from pmc.passes.match_silicon.cluster import Cluster
@@ -33,7 +33,7 @@ def match_experts(op: Operation, mesh: Mesh | None, distribution: str) -> Cluste
     moe_tp = 1 if mesh is None else next((axis.size for axis in mesh.axes if axis.name == MOE_TP), 1)
     held, hidden, inner = tensor(weights).dims
     sizes = {
-        "num_tokens": tensor(op.x).dims[0] * ep,
+        "num_tokens": of_all_ranks(tensor(op.x).dims[0], ep),
         "hidden_size": hidden,
         "inter_size": inner * moe_tp,
         "topk": tensor(op.indices).dims[1],
@@ -43,6 +43,22 @@ def match_experts(op: Operation, mesh: Mesh | None, distribution: str) -> Cluste
     }
     words = {"moe_dtype": product_format(tensor(first.x), tensor(weights)), "distribution": distribution}
     return Cluster(inside, Workload("moe", sizes, words))
+
+
+def of_all_ranks(rows: Expr, ranks: int) -> Expr:
+    """The rows that `ranks` share, of which the fullest has `rows`: without what dealing them out has rounded up."""
+    if len(rows.terms) == 1:
+        ((monomial, factor),) = rows.terms
+        for atom in monomial:
+            if isinstance(atom, Call) and atom.function == "ceildiv" and atom.args[1] == expr(ranks):
+                others = list(monomial)
+                others.remove(atom)
+                return product([factor, atom.args[0], *(_atom(other) for other in others)])
+    return rows * ranks
+
+
+def _atom(atom: str | Call) -> Expr:
+    return expr(atom) if isinstance(atom, str) else call(atom.function, atom.args)
 
 
 def _on_slots(dispatch: layer.DispatchOp | dist.DispatchOp) -> list[Operation]:
