@@ -107,7 +107,11 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     root = Library.installed().root
-    started, refused, found = process_time(), Counter[str](), defaultdict[tuple[str, str], list[tuple[float, ...]]](list)
+    started, refused, found = (
+        process_time(),
+        Counter[str](),
+        defaultdict[tuple[str, str], list[tuple[float, ...]]](list),
+    )
     for row in sorted(points(root, arguments.points), key=lambda r: (r["system"], r["backend"], r["model_path"])):
         try:
             step_ms, prefill_ms = estimate(row, root)
@@ -121,15 +125,25 @@ def main() -> None:
         found[row["model_path"], row["backend"]].append(errors)
         if arguments.each:
             print(row["id"], f"measured {measured:.2f} step {step_ms:.2f} with prefills {step_ms + others:.2f} ms")
-    header = ("model", "engine", "points", "static", "static: median |err|", "bias", "all, with prefills: median |err|", "bias")
+    header = (
+        "model",
+        "engine",
+        "points",
+        "static",
+        "static: median |err|",
+        "bias",
+        "all, with prefills: median |err|",
+        "bias",
+    )
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     groups = {f"{model} | {engine}": rows for (model, engine), rows in sorted(found.items())}
-    for name, rows in {**groups, "all | all": [r for rows in found.values() for r in rows]}.items():
-        errors = np.array(rows)
+    everything = [errors for rows in found.values() for errors in rows]
+    for name, group in {**groups, "all | all": everything}.items():
+        errors = np.array(group)
         static = errors[errors[:, 2] == 1, 0]
         told = f"{np.median(abs(static)):.1%} | {np.median(static):+.1%}" if len(static) else "- | -"
         with_prefills = f"{np.median(abs(errors[:, 1])):.1%} | {np.median(errors[:, 1]):+.1%}"
-        print(f"| {name} | {len(rows)} | {len(static)} | {told} | {with_prefills} |")
+        print(f"| {name} | {len(group)} | {len(static)} | {told} | {with_prefills} |")
     for reason, count in refused.most_common():
         print(f"left out {count}: {reason}")
     print(f"{process_time() - started:.0f} s of CPU")

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
 from pmc.compiler.driver import run_pipeline
-from pmc.compiler.pipelines import DEPLOYMENT
+from pmc.compiler.pipelines import DEPLOYMENT, Options
 from pmc.dialects.arch import DeploymentAttr
 from pmc.dialects.deployment import Zipf
 from pmc.dialects.errors import PmcError
@@ -56,7 +56,7 @@ def with_queries(module: ModuleOp, asked: Measurements | None) -> tuple[ModuleOp
         raise PmcError("granularity silicon asks the tables of a system and an engine: give --system and --backend")
     database = open_database(meant.data)
     if not any(isinstance(op, AnyQueryOp) for op in module.walk()):
-        options = {"distribution": (meant.data.distribution,), "host": (meant.data.host,)}
+        options: Options = {"distribution": (meant.data.distribution,), "host": (meant.data.host,)}
         run_pipeline(module, [ArgSpec("match-silicon", options)])
     return module, database
 

@@ -73,7 +73,12 @@ class SupportRow:
 
 
 def support(
-    model: ModuleOp, system: str, chip: Chip, topology: Topology, deployments: Sequence[Deployment], engines: Sequence[str]
+    model: ModuleOp,
+    system: str,
+    chip: Chip,
+    topology: Topology,
+    deployments: Sequence[Deployment],
+    engines: Sequence[str],
 ) -> tuple[list[SupportRow], list[str]]:
     """How the time of every kind of op comes about, for the deployments of each phase; and what cannot be answered.
 

@@ -8,8 +8,8 @@
     }
 
 The body holds the ops that the query covers, as they were, so that work, memory and paths can still be read off the
-program.  It uses the values from outside that the operands list, which is what schedules go by.  A query whose body is a
-collective is a `silicon.exchange`.  `memory` is no table: one launch that only moves data, of so many bytes.
+program.  It uses the values from outside that the operands list, which is what schedules go by.  A query whose body is
+a collective is a `silicon.exchange`.  `memory` is no table: one launch that only moves data, of so many bytes.
 """
 
 from __future__ import annotations
@@ -166,21 +166,27 @@ class _AnyQueryOp(PmcOp, WorkInterface):
             )
 
     def work(self) -> Work:
-        """The sum over the body, without the bytes of values that it alone makes and uses."""
-        works = [op.work() for op in self.covered if isinstance(op, WorkInterface)]
-        arithmetic = next((w for w in works if w.unit == "cube"), next((w for w in works if w.unit == "vector"), works[0]))
+        """The sum over the body in one launch: what one op makes for another is not read back, what nobody outside
+        uses is not written, and rows that several ops read are read once."""
+        ops = [op for op in self.covered if isinstance(op, WorkInterface)]
+        works = [op.work() for op in ops]
+        arithmetic = next((w for w in works if w.unit == "cube"), works[0])
         read = sum((w.bytes_read for w in works), expr(0))
         written = sum((w.bytes_written for w in works), expr(0))
         inside = set(self.covered)
-        for op in self.covered:
-            if isinstance(op, layer.StateUpdateOp | layer.SliceOp):
-                continue  # a cache stays in memory, a view was never anywhere else
-            for value in op.results:
-                users = {use.operation for use in value.uses}
-                if users and users <= inside:
-                    written = written - tensor(value).bytes
-                    readers = [u for u in users if not isinstance(u, layer.SliceOp)]
-                    read = read - tensor(value).bytes * len(readers)
+        for value in dict.fromkeys(value for op in self.covered for value in (*op.operands, *op.results)):
+            owner = value.owner
+            if isinstance(owner, layer.SourceOp | layer.StateUpdateOp):
+                continue  # a weight or a cache is read as far as an op needs it
+            users = [use.operation for use in value.uses if use.operation in inside]
+            readers = sum(not isinstance(user, layer.SliceOp) for user in users)  # a view reads nothing
+            seen = owner
+            while isinstance(seen, layer.SliceOp) and seen in inside:
+                seen = seen.x.owner
+            made = isinstance(seen, Operation) and seen in inside
+            read = read - tensor(value).bytes * (readers if made else max(0, readers - 1))
+            if made and len(users) == len(list(value.uses)) and not isinstance(owner, layer.SliceOp):
+                written = written - tensor(value).bytes
         return Work(sum((w.flops for w in works), expr(0)), read, written, arithmetic.unit, arithmetic.dtype)
 
     @classmethod
@@ -201,10 +207,11 @@ class _AnyQueryOp(PmcOp, WorkInterface):
             [Region(Block())],
             like=ops[0],
         )
-        assert before.parent is not None
-        before.parent.insert_op_before(query, before)
+        around = before.parent
+        assert around is not None
+        around.insert_op_before(query, before)
         for op in ops:
-            op.detach()
+            around.detach_op(op)
         body = query.body.block
         body.add_ops(ops)
         for value, outside in zip(results, query.outs, strict=True):

@@ -321,7 +321,9 @@ def program_of(module: ModuleOp) -> AnyProgramOp:
 def program_at(module: ModuleOp, granularity: Granularity) -> AnyProgramOp:
     """The program of a module.  Raises PmcError also when it is tiled already but `granularity` chooses tiles."""
     program = program_of(module)
-    if granularity in (Granularity.CORE, Granularity.TILE, Granularity.SILICON) and not isinstance(program, layer.ProgramOp):
+    if granularity in (Granularity.CORE, Granularity.TILE, Granularity.SILICON) and not isinstance(
+        program, layer.ProgramOp
+    ):
         raise PmcError(
             f"granularity {granularity.value} looks at the tensor ops of the dist level, the kernels of this module "
             f"({level_of(module)} level) have taken their place: evaluate a dump before lower-to-tiles, or this one at "

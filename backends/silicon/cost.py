@@ -176,7 +176,7 @@ def workload_of(asked: silicon.Workload, bindings: Bindings) -> Workload:
     if asked.table.startswith("generation") and values["isl"] != 1:
         raise PmcError(f"{asked.table} has rows of one new token, not of {values['isl']}")
     fields: Mapping[str, int | str] = {**values, **asked.words}
-    return kind(**fields)  # type: ignore[arg-type]
+    return kind(**fields)
 
 
 def _executions(op: Operation, count: int) -> list[tuple[Operation, int]]:

@@ -28,7 +28,9 @@ def of_system(
     other way round, and options without both.
     """
     named = {"database_version": version, "database_mode": mode, "expert_load_table": distribution, "host": host}
-    given = [flag(name) for name, value in {**named, "perf_dir": folder, "backend": backend}.items() if value is not None]
+    given = [
+        flag(name) for name, value in {**named, "perf_dir": folder, "backend": backend}.items() if value is not None
+    ]
     if system is None:
         if given:
             raise PmcError(f"{given[0]} is about the tables of a system: give --system; pmc list systems names them")
@@ -42,7 +44,5 @@ def of_system(
     for part, name in (("chip", known.chip), ("topology", known.topology)):
         if getattr(target, part) is None:
             target = target.with_file(part, name)
-    chosen = Measurements(
-        known.tables, backend, version, mode or "silicon", distribution, folder, host or "graph"
-    )
+    chosen = Measurements(known.tables, backend, version, mode or "silicon", distribution, folder, host or "graph")
     return target, chosen

@@ -71,8 +71,10 @@ def _summary(result: EngineResult) -> list[str]:
     lines = [f"by bottleneck: {', '.join(parts)}"]
     if result.sources is not None:
         shares = [f"{name} {us:.3f} us ({us / result.total_us:.1%})" for name, us in result.time_by_source_us.items()]
-        lines.append(f"by source: {', '.join(shares)}; a band holds 80% of measurements; "
-                     "that of the total is for errors that all go one way, with nothing for what has no band")
+        lines.append(
+            f"by source: {', '.join(shares)}; a band holds 80% of measurements; "
+            "that of the total is for errors that all go one way, with nothing for what has no band"
+        )
     if len(result.stages) > 1:
         times = ", ".join(f"{stage.stage}: {stage.time_us:.3f} us" for stage in result.stages)
         lines.append(f"by stage: {times}; the slowest is {result.bottleneck_stage}")

@@ -10,6 +10,7 @@ from xdsl.ir import Block
 
 from pmc.dialects import dist, layer
 from pmc.dialects.arch import DeploymentAttr, TopologyAttr
+from pmc.dialects.assembly import PropertyValue
 from pmc.dialects.dist import Mesh, MeshAttr
 from pmc.dialects.levels import MESH, Level
 from pmc.dialects.silicon import HOSTS, MEMORY, ExchangeOp, HostOp, QueryOp, Workload, WorkloadAttr
@@ -92,7 +93,11 @@ class MatchSiliconPass(PmcPass):
         if self.host == "none":
             return
         host = HOSTS[self.host]
-        properties = {"step_us": host.step_us, "launch_us": host.launch_us, "source": host.source}
+        properties: dict[str, PropertyValue] = {
+            "step_us": host.step_us,
+            "launch_us": host.launch_us,
+            "source": host.source,
+        }
         first = program.body.block.first_op
         assert first is not None
         program.body.block.insert_op_before(HostOp.make([], [], f"host.{self.host}", properties, like=program), first)

@@ -1,7 +1,8 @@
 """Attention: `context_attention` and `generation_attention`, and for MLA `context_mla` and `generation_mla`.
 
 The tables time attention alone: rotation and the writing of the cache are launches of their own.  A step of decode is
-`generation`, with one new token of every sequence; several drafted tokens are few queries after a long prefix, `context`.
+`generation`, with one new token of every sequence; several drafted tokens are few queries after a long prefix,
+`context`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from xdsl.ir import Operation
 
 from pmc.dialects import layer
-from pmc.dialects.expr import Expr, expr
+from pmc.dialects.expr import expr
 from pmc.dialects.silicon import Workload
 from pmc.dialects.tensor import tensor
 from pmc.passes.match_silicon.cluster import Cluster
@@ -42,12 +43,12 @@ def match_attention(op: Operation, one: bool) -> Cluster | None:
         if generation != one:
             return None
         table = "generation_mla" if generation else "context_mla"
-        sizes = {"num_heads": expr(op.heads), "batch_size": batch, **lengths}
-        return Cluster([op], Workload(table, sizes, {"mla_dtype": words_type, "kv_cache_dtype": cache}))
+        of_latent = {"num_heads": expr(op.heads), "batch_size": batch, **lengths}
+        return Cluster([op], Workload(table, of_latent, {"mla_dtype": words_type, "kv_cache_dtype": cache}))
     if len(op.piece_dims()) != 1 or op.piece_dims()[0] != op.v_dim.value.data:
         return None
     window = 0 if op.window is None else op.window.value.data
-    sizes: dict[str, Expr] = {
+    sizes = {
         "batch_size": batch,
         "isl": lengths["isl"],
         "num_heads": expr(op.heads),

@@ -27,11 +27,11 @@ class Cluster:
         if _is_free_behind(self.ops):
             before = last.next_op
         elif (needed := _sources_between(self.ops)) is not None:
-            before = first.next_op
+            before, block = first.next_op, first.parent
+            assert block is not None
             for op in needed:
-                op.detach()
-                assert first.parent is not None
-                first.parent.insert_op_before(op, first)
+                block.detach_op(op)
+                block.insert_op_before(op, first)
         else:
             return None
         inside = set(self.ops)
