@@ -303,13 +303,19 @@ HOSTS: Mapping[str, Host] = {
 
 
 @irdl_op_definition
-class HostOp(PmcOp):
-    """The host of a step: what it adds once, and how fast it launches kernels, with the source of the numbers."""
+class HostOp(PmcOp, WorkInterface, HasEffects):
+    """The host of a step of a rank: what it adds once, and how fast it launches kernels, with the source of both."""
 
     name = "silicon.host"
     step_us = prop_def(FloatAttr)
     launch_us = prop_def(FloatAttr)
     source = prop_def(StringAttr)
+    EFFECTS: ClassVar[Effects] = UPDATES
+    traits = traits_def(StatedEffects())
+
+    def work(self) -> Work:
+        """None on the chip."""
+        return Work(expr(0), expr(0), expr(0), "none", "bf16")
 
 
 Silicon = Dialect("silicon", [QueryOp, ExchangeOp, HostOp], [WorkloadAttr, DatabaseAttr])

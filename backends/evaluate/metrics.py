@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from pmc.backends.cost.model import BottleneckTag, Granularity
@@ -25,6 +25,9 @@ COLUMNS: tuple[str, ...] = (
 
 SOURCE_COLUMNS = ("table", "source", "low_us", "high_us", "energy_mj", "origin")
 """What granularity silicon adds to `COLUMNS`."""
+
+SOURCES = ("measured", "interpolated", "extrapolated", "analytic")
+"""How a time can have come about, the surest first."""
 
 Cell = str | int | float | None
 
@@ -84,6 +87,16 @@ class OpSource:
     """None where no power was measured."""
     origin: str
     """The file of the rows, or the formula."""
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[OpSource], times_us: Sequence[float]) -> OpSource:
+        """Of an op whose time is the sum of parts: as sure as the least sure of them."""
+        worst = max(parts, key=lambda part: SOURCES.index(part.source))
+        bands = [part.band_us or (us, us) for part, us in zip(parts, times_us, strict=True)]
+        band = sum(low for low, _ in bands), sum(high for _, high in bands)
+        energies = [part.energy_mj for part in parts if part.energy_mj is not None]
+        energy = sum(energies) if len(energies) == len(parts) else None
+        return replace(worst, band_us=band if any(part.band_us for part in parts) else None, energy_mj=energy)
 
     def to_row(self) -> dict[str, Cell]:
         """The cells of `SOURCE_COLUMNS`."""

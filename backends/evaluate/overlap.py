@@ -33,7 +33,7 @@ from pmc.backends.evaluate.engine import (
     symbol_values,
     tile_model_of,
 )
-from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
+from pmc.backends.evaluate.metrics import EngineResult, OpSource, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, serial_schedule
 from pmc.backends.evaluate.streams import stream_of
 from pmc.dialects.accounting import accounting_of
@@ -302,8 +302,14 @@ def _merged(results: Sequence[EngineResult]) -> EngineResult:
         sums = {name: sum(getattr(row, name) for row in rows) for name in _TIMES}
         return replace(rows[0], **sums, share=sums["time_us"] / total if total else 0.0)
 
+    sources = None
+    if all(result.sources is not None for result in results):
+        told = zip(*(result.sources or () for result in results), strict=True)
+        times = zip(*([row.time_us for row in result.steps] for result in results), strict=True)
+        sources = tuple(OpSource.of_parts(parts, us) for parts, us in zip(told, times, strict=True))
     return replace(
         results[0],
+        sources=sources,
         steps=tuple(map(step, zip(*(r.steps for r in results), strict=True))),
         stages=tuple(map(stage, zip(*(r.stages for r in results), strict=True))),
     )

@@ -21,7 +21,7 @@ from pmc.dialects.assembly import PmcOp
 from pmc.dialects.collective import ExchangeInterface
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema import did_you_mean
-from pmc.dialects.structure import AnyProgramOp, AnyRepeatOp, AnyStageOp
+from pmc.dialects.structure import AnyRepeatOp
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,9 @@ class SiliconCostModel(CostModel):
         if not launch_us:
             return op.step_us.value.data
         launches, busy_us = 0, 0.0
-        for inner, count in _executions(_program_around(op), 1):
+        around = op.parent_op()
+        assert around is not None, "the host of a step stands in its program, or in a stage of it"
+        for inner, count in _executions(around, 1):
             if not isinstance(inner, silicon.HostOp) and (price := self.price(inner, bindings)) is not None:
                 launches += count
                 busy_us += count * price.time_us
@@ -180,24 +182,15 @@ def workload_of(asked: silicon.Workload, bindings: Bindings) -> Workload:
 
 
 def _executions(op: Operation, count: int) -> list[tuple[Operation, int]]:
-    """The ops of a program that are no containers, and how often a step runs each."""
+    """The ops of a program or stage that are no containers, and how often a step runs each."""
     found: list[tuple[Operation, int]] = []
     for inner in op.regions[0].block.ops:
         match inner:
             case AnyRepeatOp():
                 found += _executions(inner, count * inner.count.value.data)
-            case AnyStageOp():
-                found += _executions(inner, count)
             case PmcOp():
                 found.append((inner, count))
             case _:
                 pass
     return found
 
-
-def _program_around(op: Operation) -> Operation:
-    around: Operation | None = op
-    while around is not None and not isinstance(around, AnyProgramOp):
-        around = around.parent_op()
-    assert around is not None, "the host of a step stands in its program"
-    return around

@@ -36,7 +36,7 @@ class MatchSiliconPass(PmcPass):
         }
 
     What covers what is said in one file per kind of table beside this one.  An op without a table stays as it is.  With
-    `host` other than none a `silicon.host` says what the host adds to a step.
+    `host` other than none a `silicon.host` says what the host adds to a step, of every pipeline stage.
     """
 
     name = "match-silicon"
@@ -98,9 +98,11 @@ class MatchSiliconPass(PmcPass):
             "launch_us": host.launch_us,
             "source": host.source,
         }
-        first = program.body.block.first_op
-        assert first is not None
-        program.body.block.insert_op_before(HostOp.make([], [], f"host.{self.host}", properties, like=program), first)
+        stages = [op for op in program.body.block.ops if isinstance(op, dist.StageOp)]
+        for scope in stages or [program]:
+            first = scope.body.block.first_op
+            assert first is not None
+            scope.body.block.insert_op_before(HostOp.make([], [], f"host.{self.host}", properties, like=scope), first)
 
 
 def _drafts(module: ModuleOp) -> bool:

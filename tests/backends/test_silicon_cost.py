@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from xdsl.dialects.builtin import ModuleOp
 
+from pmc.backends.evaluate.overlap import Overlap
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, module_text, parse_module
 from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
@@ -106,6 +107,15 @@ def test_the_speed_of_light_is_a_bound(asked: Measurements) -> None:
     for path, table_kind in one:
         if table_kind in ("", "gemm") and not path.startswith("host"):  # the toy system has the memory of no chip
             assert float(str(one[path, table_kind]["time_us"])) < float(str(other[path, table_kind]["time_us"]))
+
+
+def test_two_halves_of_a_batch_are_as_sure_as_the_less_sure_one(asked: Measurements, tmp_path: Path) -> None:
+    halves = [(m, n, k, t * m / BATCH) for m in (1, 2) for _, n, k, t in ROWS]
+    table(tmp_path, "gemm", gemm_text([*ROWS, *halves]))
+    options = EvaluationOptions("silicon", Overlap.TWO_BATCH, measurements=asked)
+    found = rows(evaluate_dist(program(), options, {"batch": 3}))
+    head = found["lm_head.proj", "gemm"]
+    assert (head["source"], head["time_us"]) == ("measured", pytest.approx(1200.0 * (2 + 1) / BATCH))
 
 
 def test_a_request_is_evaluated(asked: Measurements, tmp_path: Path) -> None:
