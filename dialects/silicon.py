@@ -70,8 +70,8 @@ class Database(Schema, frozen=True):
 class DatabaseAttr(SchemaAttr[Database]):
     """``#silicon.database<{system = "h200_sxm", backend = "vllm", ..}>``."""
 
-    name: ClassVar[str] = "silicon.database"
-    SCHEMA: ClassVar[type[Database]] = Database
+    name = "silicon.database"
+    SCHEMA = Database
 
 
 # -- what a table is asked ----------------------------------------------------------------------------------------

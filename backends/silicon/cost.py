@@ -193,4 +193,3 @@ def _executions(op: Operation, count: int) -> list[tuple[Operation, int]]:
             case _:
                 pass
     return found
-

@@ -99,7 +99,8 @@ class MatchSiliconPass(PmcPass):
             "source": host.source,
         }
         stages = [op for op in program.body.block.ops if isinstance(op, dist.StageOp)]
-        for scope in stages or [program]:
+        scopes: list[dist.StageOp] | list[layer.ProgramOp] = stages or [program]
+        for scope in scopes:
             first = scope.body.block.first_op
             assert first is not None
             scope.body.block.insert_op_before(HostOp.make([], [], f"host.{self.host}", properties, like=scope), first)
