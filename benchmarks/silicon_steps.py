@@ -101,7 +101,9 @@ def estimate(row: Mapping[str, str], root: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print the errors by model and engine, and why other points are left out."""
-    parser = argparse.ArgumentParser(description="Steps at granularity silicon against measured points of serving engines.")
+    parser = argparse.ArgumentParser(
+        description="Steps at granularity silicon against measured points of serving engines."
+    )
     parser.add_argument("--points", type=int, default=60, help="how many, drawn by a hash of their names")
     parser.add_argument("--each", action="store_true", help="print every point")
     arguments = parser.parse_args()
