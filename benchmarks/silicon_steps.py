@@ -1,7 +1,7 @@
 """Steps at granularity silicon against measured points of serving engines: `python benchmarks/silicon_steps.py`.
 
 The points are those of `silicon_sample.csv` in the data of `pmc[silicon]`: mean time per output token (TPOT) at a fixed
-number of requests in flight.  Nothing was fitted or chosen on them.  Only points that one program describes count: the
+number of requests in flight.  No parameter was fitted or chosen on them.  Points count that one program describes: the
 engine serves prefill and decode on the same GPUs (`agg`), no pipeline stages, and tables of that engine on that system.
 
 In flight are `batch` requests, of which each is prefilled once in `osl` steps while the others wait.  So with the step
