@@ -11,6 +11,7 @@ No function changes what it is given.  Every mistake of a caller is a PmcError o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pmc.backends.evaluate.explain.explanation import Explanation
     from pmc.backends.evaluate.request import RequestResult
     from pmc.compiler.check_report import CheckReport
+    from pmc.compiler.silicon import Measurements
     from pmc.compiler.step_evaluation import StepEvaluation
     from pmc.compiler.sweep.result import SweepResult
 
@@ -101,6 +103,7 @@ def evaluate(
     isl: None = None,
     osl: None = None,
     bindings: Mapping[str, int] | None = None,
+    measurements: Measurements | None = None,
 ) -> StepEvaluation: ...
 
 
@@ -120,6 +123,7 @@ def evaluate(
     isl: int,
     osl: int,
     micro_batches: int | None = None,
+    measurements: Measurements | None = None,
 ) -> RequestResult: ...
 
 
@@ -139,15 +143,18 @@ def evaluate(
     osl: int | None = None,
     micro_batches: int | None = None,
     bindings: Mapping[str, int] | None = None,
+    measurements: Measurements | None = None,
 ) -> StepEvaluation | RequestResult:
     """The time of one step of one rank, op by op; with `isl` and `osl` that of requests of so many tokens in and out.
+
+    Granularity silicon asks the tables that `measurements` names.
 
     A dump holds its own target; `bindings` replaces its symbols (batch, q_len, kv_len) while it has any.  Raises
     PmcError.
     """
     from pmc.compiler.step_evaluation import evaluate_dist
 
-    options = _options(granularity, overlap, calibration, tile_cache)
+    options = replace(_options(granularity, overlap, calibration, tile_cache), measurements=measurements)
     source = module_of(model)
     if (isl is None) != (osl is None):
         raise PmcError(f"a request needs both lengths: {'isl' if isl is None else 'osl'} is missing")

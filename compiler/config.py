@@ -24,6 +24,7 @@ from pmc.dialects.arch import Chip, Topology
 from pmc.dialects.calibration import Calibration
 from pmc.dialects.deployment import Deployment
 from pmc.dialects.errors import PmcError
+from pmc.dialects.gpu_system import GpuSystem
 from pmc.dialects.schema import Schema, did_you_mean, explain, found
 
 MAX_BYTES = 4 * 2**20
@@ -58,6 +59,13 @@ def load_topology(name_or_path: str | Path, overrides: Overrides | None = None) 
 def load_accounting(name_or_path: str | Path, overrides: Overrides | None = None) -> Accounting:
     """What the cost models charge, of a preset or file, with some fields replaced.  Raises ConfigError."""
     return load_schema(Accounting, "accounting", name_or_path, overrides)
+
+
+def load_system(name_or_path: str | Path) -> GpuSystem:
+    """A chip, a topology and the system of measured tables, of a preset or file; `_` is `-`.  Raises ConfigError."""
+    name = str(name_or_path)
+    plain = name.replace("_", "-") if not name.endswith(SUFFIXES) else name
+    return load_schema(GpuSystem, "system", plain, None)
 
 
 MODELOPT_FILE = "hf_quant_config.json"

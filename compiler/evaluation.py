@@ -32,6 +32,7 @@ from pmc.passes.partition_stages import BALANCED, lengths_of
 
 if TYPE_CHECKING:
     from pmc.backends.g5.cost import Simulated
+    from pmc.compiler.silicon import Measurements
 
 CALIBRATION = "arch.calibration"
 """The module attribute that holds the calibration."""
@@ -45,12 +46,23 @@ class EvaluationOptions:
     overlap: Overlap = Overlap.NONE
     calibration: Calibration | None = None
     tile_cache: Path | None = None
+    measurements: Measurements | None = None
+    """Whose tables granularity silicon asks; a module that says so itself needs none."""
 
     def evaluator(self, module: ModuleOp, memo: CostMemo | None = None) -> StepEvaluator:
         """What evaluates the program of `module`, into which the calibration is written.  Raises PmcError.
 
         Costs of ops are kept in `memo`, if one is given, for other programs of the same model.
         """
+        if self.granularity == Granularity.SILICON.value:
+            from pmc.compiler.silicon import with_queries
+
+            if self.calibration is not None:
+                raise PmcError("granularity silicon takes times as they were measured: leave out the calibration")
+            matched, database = with_queries(module, self.measurements)
+            return StepEvaluator(matched, self.granularity, self.overlap, database=database)
+        if self.measurements is not None:
+            raise PmcError(f"measured tables are asked at granularity silicon, this is granularity {self.granularity}")
         if self.calibration is not None:
             module.attributes[CALIBRATION] = CalibrationAttr(self.calibration)
         simulated = simulated_by(module) if self.granularity == Granularity.COMMANDS.value else None

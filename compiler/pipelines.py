@@ -60,7 +60,9 @@ PIPELINE: Mapping[Level, tuple[str, ...]] = {
 }
 """The default pipeline: for each level the passes that lead to it from the level before."""
 
-OTHER_PASSES: tuple[str, ...] = ("unroll-commands", "trace-experts", "place-experts", "physicalize", "shorten-tables")
+OTHER_PASSES: tuple[str, ...] = (
+    "match-silicon", "unroll-commands", "trace-experts", "place-experts", "physicalize", "shorten-tables",
+)  # fmt: skip
 """Passes that run only when they are asked for."""
 
 Options = dict[str, ParameterListType]

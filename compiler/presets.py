@@ -14,6 +14,7 @@ KINDS = {
     "stack": "stacks",
     "workload": "workloads",
     "tas": "tas",
+    "system": "systems",
 }
 """The kinds of configuration and their folders."""
 

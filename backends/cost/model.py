@@ -42,11 +42,18 @@ class Granularity(Enum):
     CORE = "core"
     TILE = "tile"
     COMMANDS = "commands"
+    SILICON = "silicon"
+    """Measured tables of GPUs: no closer look, but another source."""
 
     @property
     def one_by_one(self) -> bool:
-        """Whether symbols have one value each: plans are searched, or commands run, for one shape at a time."""
-        return self in (Granularity.TILE, Granularity.COMMANDS)
+        """Whether symbols have one value each: plans are searched, commands run, or rows found, for one shape at a
+        time."""
+        return self in (Granularity.TILE, Granularity.COMMANDS, Granularity.SILICON)
+
+
+MODELLED = tuple(granularity for granularity in Granularity if granularity is not Granularity.SILICON)
+"""The granularities at which a chip is modelled, the least close first."""
 
 
 class BottleneckTag(Enum):
@@ -56,6 +63,7 @@ class BottleneckTag(Enum):
     BW_BOUND = "bandwidth"
     LATENCY_BOUND = "latency"
     COMM_BOUND = "communication"
+    HOST_BOUND = "host"
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ class OpCost:
     bytes_read: Number = 0.0
     bytes_written: Number = 0.0
     link_bytes: Number = 0.0
+    host_s: Number = 0.0
+    """The time in which the chip waits for the host."""
 
     @property
     def comm_s(self) -> Number:
@@ -94,6 +104,7 @@ class OpCost:
             BottleneckTag.COMPUTE_BOUND: float(self.compute_s),
             BottleneckTag.COMM_BOUND: float(self.transfer_s),
             BottleneckTag.LATENCY_BOUND: float(self.latency_s),
+            BottleneckTag.HOST_BOUND: float(self.host_s),
         }
         return max(parts, key=lambda tag: parts[tag])
 

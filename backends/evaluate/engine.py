@@ -17,7 +17,7 @@ from pmc.backends.cost.model import CostModel, Granularity, OpCost, Target
 from pmc.backends.evaluate.assumptions import MEAN_LOAD, OWN_LOAD, PADDING, checkpoint_assumptions, held_rows
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.expert_load import BusiestRankCostModel
-from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
+from pmc.backends.evaluate.metrics import EngineResult, OpSource, StageMetrics, StepMetrics
 from pmc.backends.evaluate.streams import Stream, stream_of_collective
 from pmc.dialects import dist, layer
 from pmc.dialects.accounting import Accounting, accounting_of
@@ -42,6 +42,9 @@ PRODUCTS = (layer.MatmulOp, layer.GroupedMatmulOp, layer.GatedMatmulOp, layer.He
 """Ops with a weight as second operand, of whose type others may be."""
 
 V = TypeVar("V", int, int | IntArray)
+
+_ON_VECTOR_UNIT = (Granularity.TILE, Granularity.COMMANDS)
+"""Where the conversion of weights is charged."""
 
 SYMBOLS = ("batch", "q_len", "kv_len")
 """The symbols of the dims of a program."""
@@ -95,7 +98,22 @@ class CostedProgram:
             unvalidated=self.model.unvalidated(),
             assumptions=(*self._assumptions(granularity), *self._dequantized(granularity)),
             lower_bound=self.model.is_lower_bound,
+            sources=self._sources() if granularity is Granularity.SILICON else None,
         )
+
+    def _sources(self) -> tuple[OpSource, ...]:
+        """How the time of every op came about."""
+        from pmc.backends.silicon.cost import SiliconCostModel
+
+        assert isinstance(self.model, SiliconCostModel)
+        found: list[OpSource] = []
+        for site, _ in self.costs:
+            price = self.model.price(site.op, self.bindings)
+            assert price is not None, "an op with a cost has a price"
+            band = None if price.band_us is None else (price.band_us[0] * site.count, price.band_us[1] * site.count)
+            energy = None if price.energy_mj is None else price.energy_mj * site.count
+            found.append(OpSource(price.source.value, price.table, band, energy, price.origin))
+        return tuple(found)
 
     def _assumptions(self, granularity: Granularity) -> tuple[str, ...]:
         """What the numbers take for granted: slots of the mean load, padding, and what is left of the checkpoint."""
@@ -125,7 +143,7 @@ class CostedProgram:
         )
         return tuple(
             f"weights stored as {stored} are read so and multiplied in {dtype}"
-            + (" by way of the vector unit" if granularity.one_by_one else ", at no cost of the conversion")
+            + (" by way of the vector unit" if granularity in _ON_VECTOR_UNIT else ", at no cost of the conversion")
             for stored, dtype in pairs
             if _is_dequantized(stored, dtype)
         )
@@ -266,6 +284,8 @@ def cost_model(
             model = TileCostModel(target, accounting, tile_cache)
         case Granularity.COMMANDS:
             raise PmcError("granularity commands runs the commands of a program: evaluate it with what lowers it")
+        case Granularity.SILICON:
+            raise PmcError("granularity silicon asks measured tables: evaluate it with a database")
     if accounting.expert_load == "busiest" and target.routing is not None:
         model = BusiestRankCostModel(model, target.routing)
     return model if target.calibration is None else CalibratedCostModel(model, target.calibration)
@@ -308,7 +328,9 @@ def program_of(module: ModuleOp) -> AnyProgramOp:
 def program_at(module: ModuleOp, granularity: Granularity) -> AnyProgramOp:
     """The program of a module.  Raises PmcError also when it is tiled already but `granularity` chooses tiles."""
     program = program_of(module)
-    if granularity in (Granularity.CORE, Granularity.TILE) and not isinstance(program, layer.ProgramOp):
+    if granularity in (Granularity.CORE, Granularity.TILE, Granularity.SILICON) and not isinstance(
+        program, layer.ProgramOp
+    ):
         raise PmcError(
             f"granularity {granularity.value} looks at the tensor ops of the dist level, the kernels of this module "
             f"({level_of(module)} level) have taken their place: evaluate a dump before lower-to-tiles, or this one at "

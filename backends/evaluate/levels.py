@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from pmc.backends.cost.breakdown import Part
-from pmc.backends.cost.model import Granularity
+from pmc.backends.cost.model import MODELLED, Granularity
 from pmc.backends.evaluate.analyses.table import Analysis, Row, conditions_of
 from pmc.backends.evaluate.overlap import StepEvaluator, StepResult
 from pmc.dialects.errors import PmcError
@@ -62,7 +62,7 @@ class LevelTable(Analysis):
     """The ops of a step in program order, a column per granularity."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
-        "path", "op", "count", *(f"{granularity.value}_us" for granularity in Granularity), "reason",
+        "path", "op", "count", *(f"{granularity.value}_us" for granularity in MODELLED), "reason",
     )  # fmt: skip
 
     steps: Mapping[Granularity, StepResult]
@@ -75,7 +75,7 @@ class LevelTable(Analysis):
                 "path": op.path,
                 "op": op.op,
                 "count": op.count,
-                **{f"{level.value}_us": op.times_us.get(level) for level in Granularity},
+                **{f"{level.value}_us": op.times_us.get(level) for level in MODELLED},
                 "reason": op.reason(),
             }
             for op in self.ops

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from pmc.backends.cost.model import BottleneckTag, Granularity
@@ -23,7 +23,13 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 """The columns of `EngineResult.to_rows`, of the CSV and of the JSON rows; new ones are only ever appended."""
 
-Cell = str | int | float
+SOURCE_COLUMNS = ("table", "source", "low_us", "high_us", "energy_mj", "origin")
+"""What granularity silicon adds to `COLUMNS`."""
+
+SOURCES = ("measured", "interpolated", "extrapolated", "analytic")
+"""How a time can have come about, the surest first."""
+
+Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,37 @@ class StageMetrics:
     share: float
 
 
+@dataclass(frozen=True)
+class OpSource:
+    """How the time of an op came about, at granularity silicon; over all its executions, as `StepMetrics`."""
+
+    source: str
+    """measured, interpolated, extrapolated or analytic."""
+    table: str
+    """The kind of table; empty for what no table covers."""
+    band_us: tuple[float, float] | None
+    """Between which 80% of measurements lie; None for measured rows and formulas."""
+    energy_mj: float | None
+    """None where no power was measured."""
+    origin: str
+    """The file of the rows, or the formula."""
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[OpSource], times_us: Sequence[float]) -> OpSource:
+        """Of an op whose time is the sum of parts: as sure as the least sure of them."""
+        worst = max(parts, key=lambda part: SOURCES.index(part.source))
+        bands = [part.band_us or (us, us) for part, us in zip(parts, times_us, strict=True)]
+        band = sum(low for low, _ in bands), sum(high for _, high in bands)
+        energies = [part.energy_mj for part in parts if part.energy_mj is not None]
+        energy = sum(energies) if len(energies) == len(parts) else None
+        return replace(worst, band_us=band if any(part.band_us for part in parts) else None, energy_mj=energy)
+
+    def to_row(self) -> dict[str, Cell]:
+        """The cells of `SOURCE_COLUMNS`."""
+        low, high = self.band_us or (None, None)
+        return dict(zip(SOURCE_COLUMNS, (self.table, self.source, low, high, self.energy_mj, self.origin), strict=True))
+
+
 @dataclass(frozen=True, repr=False)
 class EngineResult(Tabular):
     """One step of a program on its target.
@@ -94,10 +131,30 @@ class EngineResult(Tabular):
     plans: tuple[str, ...] | None = None
     """The plan of every op in `steps` (of two shapes both plans; of an op without one nothing), where asked for."""
 
+    sources: tuple[OpSource, ...] | None = None
+    """How the time of every op in `steps` came about, at granularity silicon."""
+
     @property
     def columns(self) -> tuple[str, ...]:
-        """`COLUMNS`, and `plan` where plans were asked for."""
-        return COLUMNS if self.plans is None else (*COLUMNS, "plan")
+        """`COLUMNS`, `SOURCE_COLUMNS` at granularity silicon, and `plan` where plans were asked for."""
+        sources = () if self.sources is None else SOURCE_COLUMNS
+        return (*COLUMNS, *sources, *(() if self.plans is None else ("plan",)))
+
+    @property
+    def time_by_source_us(self) -> dict[str, float]:
+        """The time by how it came about, largest first; empty at other granularities."""
+        sums: dict[str, float] = {}
+        for step, source in zip(self.steps, self.sources or (), strict=False):
+            sums[source.source] = sums.get(source.source, 0.0) + step.time_us
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    @property
+    def band_us(self) -> tuple[float, float] | None:
+        """The sums of the bands of the ops, as if all of them were off the same way; None at other granularities."""
+        if self.sources is None:
+            return None
+        pairs = [s.band_us or (t.time_us, t.time_us) for s, t in zip(self.sources, self.steps, strict=True)]
+        return sum(low for low, _ in pairs), sum(high for _, high in pairs)
 
     @property
     def total_us(self) -> float:
@@ -140,6 +197,8 @@ class EngineResult(Tabular):
         relative = {"relative_only": bool(self.unvalidated)}
         own = [name for name in COLUMNS if name not in relative]
         rows = [{**{name: _cell(getattr(step, name)) for name in own}, **relative} for step in self.steps]
+        if self.sources is not None:
+            rows = [{**row, **source.to_row()} for row, source in zip(rows, self.sources, strict=True)]
         if self.plans is None:
             return rows
         return [{**row, "plan": plan} for row, plan in zip(rows, self.plans, strict=True)]
@@ -174,6 +233,7 @@ class EngineResult(Tabular):
             "steps": self.to_rows(),
             "assumptions": list(self.assumptions),
             "lower_bound": self.lower_bound,
+            **({} if self.sources is None else {"sources_us": self.time_by_source_us, "band_us": self.band_us}),
         }
 
     def to_json(self) -> str:

@@ -33,7 +33,7 @@ from pmc.backends.evaluate.engine import (
     symbol_values,
     tile_model_of,
 )
-from pmc.backends.evaluate.metrics import EngineResult, StageMetrics, StepMetrics
+from pmc.backends.evaluate.metrics import EngineResult, OpSource, StageMetrics, StepMetrics
 from pmc.backends.evaluate.schedule import Schedule, StreamScheduler, Wait, serial_schedule
 from pmc.backends.evaluate.streams import stream_of
 from pmc.dialects.accounting import accounting_of
@@ -42,6 +42,7 @@ from pmc.dialects.errors import PmcError
 
 if TYPE_CHECKING:
     from pmc.backends.g5.cost import Simulated
+    from pmc.backends.silicon.database import PerfDatabase
 
 
 class Overlap(Enum):
@@ -108,11 +109,13 @@ class StepEvaluator:
         tile_cache: Path | None = None,
         memo: CostMemo | None = None,
         simulated: Simulated | None = None,
+        database: PerfDatabase | None = None,
     ) -> None:
         """Raises PmcError for an unknown granularity, a module without one program, target or accounting.
 
         Tile searches are kept in the folder `tile_cache`, if one is given; costs of ops in `memo`, for other programs.
-        `simulated` runs the commands of the program, for granularity commands.
+        `simulated` runs the commands of the program, for granularity commands; `database` has the tables, for
+        granularity silicon.
         """
         self.module = module
         self.granularity = granularity_of(granularity)
@@ -120,6 +123,7 @@ class StepEvaluator:
         self.accounting = accounting_of(module, "evaluate")
         self.target = Target.of(module)
         self.simulated = simulated
+        self.database = database
         self.model = self._model(self.target, tile_cache)
         if memo is not None and not self.granularity.one_by_one:
             self.model = MemoCostModel(self.model, memo, self.granularity, self.accounting)
@@ -235,6 +239,10 @@ class StepEvaluator:
     def _model(self, target: Target, tile_cache: Path | None = None) -> CostModel:
         if self.granularity is Granularity.COMMANDS and self.simulated is not None:
             return command_model(self.program, target, self.accounting, self.simulated, tile_cache)
+        if self.granularity is Granularity.SILICON and self.database is not None:
+            from pmc.backends.silicon.cost import SiliconCostModel
+
+            return SiliconCostModel(target, self.database)
         return cost_model(self.granularity, target, self.accounting, tile_cache)
 
     def sites_below(self, path: str | None) -> list[Site]:
@@ -294,8 +302,14 @@ def _merged(results: Sequence[EngineResult]) -> EngineResult:
         sums = {name: sum(getattr(row, name) for row in rows) for name in _TIMES}
         return replace(rows[0], **sums, share=sums["time_us"] / total if total else 0.0)
 
+    sources = None
+    if all(result.sources is not None for result in results):
+        told = zip(*(result.sources or () for result in results), strict=True)
+        times = zip(*([row.time_us for row in result.steps] for result in results), strict=True)
+        sources = tuple(OpSource.of_parts(parts, us) for parts, us in zip(told, times, strict=True))
     return replace(
         results[0],
+        sources=sources,
         steps=tuple(map(step, zip(*(r.steps for r in results), strict=True))),
         stages=tuple(map(stage, zip(*(r.stages for r in results), strict=True))),
     )

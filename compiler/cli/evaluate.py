@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pmc.compiler.cli.complete import preset_names
+from pmc.compiler.cli.measured import of_system
 from pmc.compiler.cli.output import TableFormat, deliver, progress, refuse
 from pmc.compiler.cli.target import MODELS, Output, TargetOptions, flag
 from pmc.compiler.cli.text_table import output_width, prose
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from pmc.compiler.evaluation import EvaluationOptions
     from pmc.dialects.deployment import Deployment
 
+MEASURED = "Measured tables (granularity silicon)"
+"""The panel of options that say whose tables are asked."""
+
+SYSTEM_HELP = "The system whose tables are asked, which is a chip and a topology, too: h200-sxm; `pmc list systems`."
+
 EXAMPLES = """
 pmc evaluate llama-3.1-8b --chip h100-sxm --topology nvlink-8 --deployment decode --tp 8 --batch 64 \
     --kv-len 4096
@@ -28,6 +35,7 @@ pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3
     --format csv -o table.csv
 pmc evaluate deepseek-v3 --chip sg2262 --topology p1-r1-b4-c32 --deployment dsv3-decode-ep32 \
     --granularity tile --overlap two-batch --isl 4096 --osl 1024
+pmc evaluate llama-3.1-8b --granularity silicon --system h200-sxm --backend vllm --deployment decode --tp 2
 pmc evaluate dumps/06-partition-stages.mlir --kv-len 8192
 """
 
@@ -41,7 +49,7 @@ def evaluate_command(
         str,
         typer.Option(
             help="How closely the chip is looked at: chip (a roofline per op), core, tile (tilings) or commands (the "
-            "simulator); all prints them side by side."
+            "simulator); all prints them side by side.  silicon asks measured tables of a GPU."
         ),
     ] = "chip",
     isl: Annotated[int | None, typer.Option(help="Evaluate whole requests with so many tokens in; with --osl.")] = None,
@@ -69,6 +77,29 @@ def evaluate_command(
     trace: Annotated[
         Path | None, typer.Option(help="Write when the ops of a step run as a trace for ui.perfetto.dev.")
     ] = None,
+    system: Annotated[
+        str | None, typer.Option(help=SYSTEM_HELP, autocompletion=preset_names("system"), rich_help_panel=MEASURED)
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="The serving engine: trtllm, sglang or vllm.", rich_help_panel=MEASURED)
+    ] = None,
+    database_version: Annotated[
+        str | None, typer.Option(help="The version of the engine; the current one.", rich_help_panel=MEASURED)
+    ] = None,
+    database_mode: Annotated[
+        str | None,
+        typer.Option(help="Where numbers may be from: sol, empirical, silicon, hybrid.", rich_help_panel=MEASURED),
+    ] = None,
+    expert_load_table: Annotated[
+        str | None,
+        typer.Option(help="The load of experts as tables call it: balanced, power_law_1.2.", rich_help_panel=MEASURED),
+    ] = None,
+    perf_dir: Annotated[
+        Path | None, typer.Option(help="A folder of tables, not those of pmc[silicon].", rich_help_panel=MEASURED)
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="What launches kernels: graph, eager or none.", rich_help_panel=MEASURED)
+    ] = None,
     output: Output = None,
     output_format: Annotated[TableFormat, typer.Option("--format", help="The form of the table.")] = (TableFormat.TEXT),
     target: TargetOptions,
@@ -88,12 +119,16 @@ def evaluate_command(
         from pmc.compiler.config import load_calibration
         from pmc.compiler.evaluation import EvaluationOptions, overlap_of
 
+        target, measurements = of_system(
+            target, system, backend, database_version, database_mode, expert_load_table, perf_dir, host
+        )
         form = Form(output_format, output_width(output), show_deployment, plans)
         options = EvaluationOptions(
             granularity,
             overlap_of(overlap),
             None if calibration is None else load_calibration(calibration),
             tile_cache,
+            measurements,
         )
         if trace is not None and (granularity == "all" or isl is not None or osl is not None):
             raise PmcError("--trace shows one step: leave out --isl and --osl, and name one granularity")

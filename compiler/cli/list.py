@@ -21,6 +21,7 @@ pmc list
 pmc list chips
 pmc list passes --format json
 pmc list chips --fields
+pmc list systems
 """
 
 
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     STACKS = "stacks"
     WORKLOADS = "workloads"
     TAS = "tas"
+    SYSTEMS = "systems"
     ARCHITECTURES = "architectures"
     PASSES = "passes"
     PIPELINES = "pipelines"
@@ -51,12 +53,15 @@ def list_command(
     ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="The form of the list.")] = Format.TEXT,
 ) -> None:
-    """List presets, architectures, passes or pipelines, with what each of them is; `pmc show` says all of one."""
+    """List presets, architectures, passes or pipelines, with what each of them is; `pmc show` says all of one.
+
+    `pmc list systems` also says what was measured on each: serving engines, versions and kinds of tables.
+    """
     if fields:
         deliver(_fields(kind, output_format), None)
         return
     kinds = [kind] if kind is not None else list(Kind) if output_format is Format.JSON else list(PRESETS)
-    entries = {k.value: _entries(k) for k in kinds}
+    entries = {k.value: _entries(k, measured=kind is k) for k in kinds}
     if output_format is Format.JSON:
         document = {name: [asdict(entry) for entry in found] for name, found in entries.items()}
         deliver(json.dumps(document, indent=1) + "\n", None)
@@ -86,7 +91,7 @@ def _fields(kind: Kind | None, output_format: Format) -> str:
     return "".join(f"{use.path:{width}}  {', '.join(use.readers) or use.planned}\n" for use in uses)
 
 
-def _entries(kind: Kind) -> list[Entry]:
+def _entries(kind: Kind, measured: bool) -> list[Entry]:
     from pmc.compiler.catalog import Entry, pass_entries, preset_entries
 
     if kind is Kind.ARCHITECTURES:
@@ -99,6 +104,10 @@ def _entries(kind: Kind) -> list[Entry]:
         from pmc.compiler.pipelines import PIPELINE
 
         return [Entry(level, ", ".join(names) or "(nothing to run)") for level, names in PIPELINE.items()]
+    if kind is Kind.SYSTEMS and measured:
+        from pmc.compiler.support import system_entries
+
+        return system_entries()
     from pmc.compiler.presets import KINDS
 
     return preset_entries(next(name for name, folder in KINDS.items() if folder == kind.value))

@@ -25,6 +25,7 @@ from pmc.dialects.analyses.scratch import scratch_types
 from pmc.dialects.analyses.stored_arrays import ArrayKey, StoredArray, array_key, stored_arrays
 from pmc.dialects.assembly import PmcOp
 from pmc.dialects.errors import PmcError
+from pmc.dialects.silicon import QueryOp
 from pmc.dialects.tensor import TensorType, tensor
 
 
@@ -167,6 +168,9 @@ class _Assignment:
                 case _:
                     if isinstance(op, layer.StateUpdateOp):
                         self._update(op)
+                    elif isinstance(op, QueryOp):
+                        for before, after in op.updated:
+                            array_of[after] = array_of[before]
                     for result in op.results:
                         if result not in array_of:
                             self._hold(result, self._overwritten_operand(op, result) or self._new(result, op))

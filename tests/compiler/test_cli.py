@@ -433,6 +433,7 @@ def test_list(pmc: Pmc) -> None:
         "stacks",
         "workloads",
         "tas",
+        "systems",
     )
     assert tuple(everything) == (*presets, "architectures", "passes", "pipelines")
     for kind in presets:
