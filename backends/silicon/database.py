@@ -12,7 +12,8 @@ from pmc.backends.silicon.fit import fit_rows
 from pmc.backends.silicon.library import OF_LIBRARIES, Library
 from pmc.backends.silicon.physical import Fit
 from pmc.backends.silicon.predictor import Predictor
-from pmc.backends.silicon.schema import TableKind
+from pmc.backends.silicon.schema import TableKind, kind_named
+from pmc.backends.silicon.shipped import ShippedLibrary, shipped, shipped_systems
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import NotMeasuredError, Rows, Table
 from pmc.backends.silicon.work import Workload
@@ -80,7 +81,7 @@ class PerfDatabase:
     backend: str
     version: str
     mode: DatabaseMode = DatabaseMode.SILICON
-    fits: Mapping[_Key, Fit] = field(default_factory=dict[_Key, Fit])
+    fits: dict[_Key, Fit] = field(default_factory=dict[_Key, Fit])
     _tables: dict[str, Table] = field(default_factory=dict[str, Table], repr=False, compare=False)
     _predictors: dict[_Key, Predictor] = field(default_factory=dict[_Key, Predictor], repr=False, compare=False)
     _rows: dict[_Key, Rows] = field(default_factory=dict[_Key, Rows], repr=False, compare=False)
@@ -93,20 +94,24 @@ class PerfDatabase:
         version: str | None = None,
         mode: DatabaseMode = DatabaseMode.SILICON,
         library: Library | None = None,
-        fits: Iterable[Fit] = (),
+        fits: Iterable[Fit] | None = None,
     ) -> PerfDatabase:
         """The tables of a system; without a library those of the extra, without a version the current one.
 
-        Raises PmcError, with the nearest names, for a system, backend or version that has no tables.  Fits of other
-        systems, backends and versions are left aside.
+        Where the extra is not installed there are the shipped fits alone.  Without `fits` those that are shipped are
+        taken if they were made from this library.  Raises PmcError, with the nearest names, for a system, backend or
+        version that has no tables.  Fits of other systems, backends and versions are left aside.
         """
-        library = library or Library.installed()
+        if library is None:
+            library = Library.installed() if Library.is_installed() else ShippedLibrary.open()
         spec = library.system(system)
         name = spec.name
         known = library.current(name, backend) if version is None else library.check_version(name, backend, version)
-        meant = (name, backend, known)
-        own = {_key(f.kind, f.categories): f for f in fits if (f.system, f.backend, f.version) == meant}
-        return cls(library, spec, backend, known, mode, own)
+        database = cls(library, spec, backend, known, mode)
+        for fit in _shipped_fits(library, name) if fits is None else fits:
+            if fit.system == name and (fit.backend, fit.version) == database.folder(kind_named(fit.kind)):
+                database.fits[_key(fit.kind, fit.categories)] = fit
+        return database
 
     def query(self, workload: Workload, mode: DatabaseMode | None = None) -> PerformanceResult:
         """The time of a kernel.
@@ -141,7 +146,7 @@ class PerfDatabase:
     def table(self, kind: TableKind) -> Table:
         """The table of a kind.  Raises PmcError where there is none, and for a bad file."""
         if kind.name not in self._tables:
-            self._tables[kind.name] = self.library.table(kind, self.system.name, *self._folder(kind))
+            self._tables[kind.name] = self.library.table(kind, self.system.name, *self.folder(kind))
         return self._tables[kind.name]
 
     def fit(self, workload: Workload) -> Fit:
@@ -152,7 +157,7 @@ class PerfDatabase:
         given = self.fits.get(_key(workload.KIND, workload.categories))
         if given is not None:
             return given
-        return fit_rows(type(workload), self.rows(workload), self.system, self.backend, self.version)
+        return fit_rows(type(workload), self.rows(workload), self.system, *self.folder(workload.table_kind()))
 
     def predictor(self, workload: Workload) -> Predictor:
         """What answers between and beyond the rows of the kind and categories of a workload."""
@@ -162,8 +167,8 @@ class PerfDatabase:
             self._predictors[key] = Predictor(type(workload), rows, self.system, self.fit(workload))
         return self._predictors[key]
 
-    def _folder(self, kind: TableKind) -> tuple[str, str]:
-        """Backend and version in whose folder a kind is."""
+    def folder(self, kind: TableKind) -> tuple[str, str]:
+        """Backend and version in whose folder a kind is: NCCL has its own.  Raises PmcError where that is not said."""
         library = OF_LIBRARIES.get(kind.name)
         if library is None:
             return self.backend, self.version
@@ -195,6 +200,13 @@ class PerfDatabase:
         latency = float(fit.predict_ms(type(workload), workload.points, self.system)[0])
         band = (latency * fit.band_80[0], latency * fit.band_80[1])
         return PerformanceResult(latency, Source.ANALYTIC, None, band, f"fit of {fit.rows} rows of {fit.source}")
+
+
+def _shipped_fits(library: Library, system: str) -> tuple[Fit, ...]:
+    if not isinstance(library, ShippedLibrary) and (library.package is None or system not in shipped_systems()):
+        return ()
+    artefact = shipped(system)
+    return artefact.fits if isinstance(library, ShippedLibrary) or artefact.data == library.package else ()
 
 
 def _key(kind: str, categories: Mapping[str, str]) -> _Key:

@@ -51,7 +51,7 @@ class Predictor:
         features = self.workload.features(points)
         near = krige(self._features, self._residual, features)
         log_ms = np.log(self.fit.predict_ms(self.workload, points, self.system)) + near.residual
-        low, high = self._bands.at(near.variance)
+        low, high = self.bands.at(near.variance)
         lowest, highest = self._features.min(axis=0), self._features.max(axis=0)
         inside = np.all((features >= lowest) & (features <= highest), axis=1) & (near.distance <= NEAR)
         within = np.all((features >= lowest - REACH) & (features <= highest + REACH), axis=1)
@@ -59,6 +59,11 @@ class Predictor:
         if power is not None:
             power = np.maximum(np.sum(near.weights * power[near.rows], axis=1), 0.0)
         return Predictions(np.exp(log_ms), np.exp(log_ms + low), np.exp(log_ms + high), inside, within, power)
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Those of the fit, else learned here by leaving rows out, which takes a second."""
+        return self.fit.bands or learn_bands(self._features, self._residual, self.shapes, self.fit.seed)
 
     @cached_property
     def shapes(self) -> Ints:
@@ -73,10 +78,6 @@ class Predictor:
     def _residual(self) -> Floats:
         model = self.fit.predict_ms(self.workload, points_of(self.rows), self.system)
         return np.log(self.rows.latency_ms / model)
-
-    @cached_property
-    def _bands(self) -> Bands:
-        return learn_bands(self._features, self._residual, self.shapes, self.fit.seed)
 
 
 def shapes_of(workload: type[Workload], rows: Rows) -> Ints:

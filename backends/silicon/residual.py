@@ -29,6 +29,9 @@ OUTLIER = 2.0
 OUTLIER_NOISE = 50.0
 """Growth of the noise with the square of the deviation, in units of `OUTLIER`."""
 ROUNDS = 2
+BLOCK = 32
+"""Rows that are looked at together for the nearest ones."""
+SPARE_BLOCKS = 8
 CHUNK = 128
 """Points that are predicted at once, so that memory stays small."""
 
@@ -112,15 +115,39 @@ def _inverse(shared: Floats, noise: Floats, ones: Floats) -> tuple[Floats, Float
 
 def _nearest(measured: Floats, points: Floats, left_out: Ints | None, owner: Ints | None) -> tuple[Ints, Floats]:
     """[points, neighbours] rows and distances, the nearest first; infinite for rows that are left out."""
-    squares = np.zeros((len(points), len(measured)))
-    for feature in range(measured.shape[1]):
-        squares += np.square(points[:, feature, None] - measured[None, :, feature])
+    near = _candidates(measured, points, left_out, owner)
+    squares = np.sum(np.square(points[:, None, :] - measured[near]), axis=-1)
     if left_out is not None and owner is not None:
-        squares[left_out[:, None] == owner[None, :]] = np.inf
+        squares[left_out[:, None] == owner[near]] = np.inf
     count = min(NEIGHBOURS, len(measured))
-    near = np.argpartition(squares, count - 1, axis=1)[:, :count]
-    near = np.take_along_axis(near, np.argsort(np.take_along_axis(squares, near, axis=1), axis=1), axis=1)
-    return near, np.sqrt(np.take_along_axis(squares, near, axis=1))
+    chosen = np.argpartition(squares, count - 1, axis=1)[:, :count]
+    chosen = np.take_along_axis(chosen, np.argsort(np.take_along_axis(squares, chosen, axis=1), axis=1), axis=1)
+    return np.take_along_axis(near, chosen, axis=1), np.sqrt(np.take_along_axis(squares, chosen, axis=1))
+
+
+def _candidates(measured: Floats, points: Floats, left_out: Ints | None, owner: Ints | None) -> Ints:
+    """[points, candidates] rows among which are the nearest `NEIGHBOURS`.
+
+    Of blocks of rows those whose nearest row is nearest: no other block can have one of the nearest.  Blocks are told
+    apart by distances in single precision, so there are some more than needed.
+    """
+    wanted, blocks = NEIGHBOURS + SPARE_BLOCKS, len(measured) // BLOCK
+    every = np.arange(len(measured), dtype=np.intp)
+    if blocks <= wanted:
+        return np.broadcast_to(every, (len(points), len(every)))
+    middle, whole = measured.mean(axis=0), blocks * BLOCK
+    rows, at = (measured[:whole] - middle).astype(np.float32), (points - middle).astype(np.float32)
+    # Squares of distances, without the square of the point, which is the same for all rows.
+    squares = np.matmul(-2 * at, rows.T)
+    squares += np.sum(np.square(rows), axis=1)
+    if left_out is not None and owner is not None:
+        squares[left_out[:, None] == owner[None, :whole]] = np.inf
+    # A block is every row that is a multiple of `blocks` after its first, along which a minimum is fast to take.
+    least = squares.reshape(len(points), BLOCK, blocks).min(axis=1)
+    chosen = np.argpartition(least, wanted - 1, axis=1)[:, :wanted]
+    found = (chosen[:, :, None] + blocks * every[:BLOCK]).reshape(len(points), -1)
+    rest = np.broadcast_to(every[whole:], (len(points), len(measured) - whole))
+    return np.concatenate([found, rest], axis=1)
 
 
 def _correlation(distance: Floats) -> Floats:
