@@ -51,7 +51,7 @@ class Plan:
     ) -> Plan:
         """The tables of these engines and kinds; without any, of all that have tables.
 
-        A communication library counts as an engine where there are no others.  Raises PmcError, with the nearest
+        Raises PmcError, with the nearest
         names, for unknown systems, engines, versions and kinds, and where no kind has a table.
         """
         for kind in kinds:
@@ -59,7 +59,12 @@ class Plan:
                 near = did_you_mean(kind, WORKLOADS)
                 raise PmcError(f"no model of kind '{kind}'{near}; kinds with a model: {', '.join(WORKLOADS)}")
         spec = library.system(system)
-        names = tuple(backends) or tuple(b for b in library.backends(spec.name) if b not in OF_LIBRARIES)
+        measured = library.backends(spec.name)
+        if library.is_flat and not backends:
+            raise PmcError(f"{library.root}: tables without folders say no engine; name the one that was measured")
+        if not measured and not library.is_flat:
+            raise PmcError(f"{spec.name} has a specification and no measurements")
+        names = tuple(backends) or tuple(b for b in measured if b not in OF_LIBRARIES)
         databases = tuple(PerfDatabase.open(spec.name, b, version, library=library, fits=()) for b in names)
         tables: list[tuple[int, str]] = []
         known: set[tuple[str, tuple[str, str]]] = set()
@@ -69,7 +74,7 @@ class Plan:
                     table_kind = WORKLOADS[kind].table_kind()
                     of = (kind, database.folder(table_kind))
                     library.table_path(table_kind, spec.name, *of[1])
-                except (NotMeasuredError, PmcError):
+                except NotMeasuredError:
                     continue
                 if of not in known:
                     known.add(of)

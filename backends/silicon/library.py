@@ -117,7 +117,7 @@ class Library:
 
     def current(self, system: str, backend: str) -> str:
         """The version that is meant where none is said.  Raises PmcError for a backend without any."""
-        if self._is_flat:
+        if self.is_flat:
             return UNVERSIONED
         known = self.versions(system, backend)
         path = self.root / VERSIONS
@@ -131,7 +131,7 @@ class Library:
 
     def check_version(self, system: str, backend: str, version: str) -> str:
         """The version.  Raises PmcError, with the nearest one, where it has no tables."""
-        if self._is_flat:
+        if self.is_flat:
             return version
         known = self.versions(system, backend)
         if version not in known:
@@ -168,7 +168,7 @@ class Library:
         return sorted(f for f in folders if f.is_dir())
 
     @cached_property
-    def _is_flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Whether tables lie in the root itself: they are meant for every system, engine and version."""
         return any(True for _ in self.root.glob("*_perf.*"))
 

@@ -11,7 +11,7 @@ import pytest
 from pmc.backends.silicon.gemm import Gemm
 from pmc.backends.silicon.physical import Parameters, Terms, log_us
 
-from .silicon_library import gemm_points, toy_system
+from .silicon_library import toy_system
 
 ALONE = Parameters(
     fixed_us=5.0, compute_efficiency=0.5, memory_efficiency=0.25, overlap_power=1.0, step_us=2.0, tile_us=3.0,
