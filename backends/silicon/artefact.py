@@ -60,8 +60,8 @@ class _File(Schema, frozen=True):
 
 def artefact_text(artefact: Artefact) -> str:
     """The JSON file, with a line per fit."""
-    head = {"format": FORMAT, "data": artefact.data, "seed": artefact.seed}
-    head["system"] = artefact.system.model_dump(mode="json", exclude_none=True)
+    system = artefact.system.model_dump(mode="json", exclude_none=True)
+    head = {"format": FORMAT, "data": artefact.data, "seed": artefact.seed, "system": system}
     lines = [
         _compact(
             {

@@ -42,5 +42,5 @@ def system_of_chip(chip: Chip, topology: Topology) -> System:
         num_gpus_per_rack=topology.chips_per_board * topology.boards_per_rack if racks else None,
         inter_rack_bw=far.gb_per_s * 1e9 if racks and far is not None else None,
     )
-    misc = Misc(nccl_mem={}, other_mem=0, nccl_version="")
+    misc = Misc(nccl_mem={}, other_mem=0)
     return System(name=chip.name, spec=SystemFile(data_dir="", gpu=gpu, node=node, misc=misc))

@@ -47,7 +47,7 @@ class Node(Schema, frozen=True):
 
     num_gpus_per_node: int = Field(gt=0)
     inter_node_bw: float | None = Field(default=None, gt=0, description="none where there is one node")
-    intra_node_bw: float = Field(gt=0)
+    intra_node_bw: float | None = Field(default=None, gt=0, description="none where there is one GPU")
     pcie_bw: float | None = Field(default=None, gt=0)
     p2p_latency: float = Field(ge=0)
     num_gpus_per_rack: int | None = Field(default=None, gt=0)
@@ -60,7 +60,7 @@ class Misc(Schema, frozen=True):
 
     nccl_mem: dict[int, int]
     other_mem: int = Field(ge=0, description="bytes")
-    nccl_version: str
+    nccl_version: str | None = None
     oneccl_version: str | None = None
 
 
@@ -110,7 +110,7 @@ class System(Schema, frozen=True):
         Raises PmcError for more ranks than its only node has.
         """
         node = self.spec.node
-        if ranks <= node.num_gpus_per_node:
+        if ranks <= node.num_gpus_per_node and node.intra_node_bw is not None:
             return node.intra_node_bw
         if node.num_gpus_per_rack is not None and ranks > node.num_gpus_per_rack:
             assert node.inter_rack_bw is not None

@@ -133,6 +133,6 @@ def test_shipped_fits_are_left_aside_for_other_data(library: Library, monkeypatc
     assert isinstance(fit, Fit)
     made = Artefact(library.system("toy"), "tables 1.0", fit.seed, (fit,))
     monkeypatch.setattr(database_module, "shipped_systems", lambda: ("toy",))
-    monkeypatch.setattr(database_module, "shipped", lambda _: made)
+    monkeypatch.setattr(database_module, "shipped", {"toy": made}.__getitem__)
     for package, expected in ((None, 0), ("tables 1.1", 0), ("tables 1.0", 1)):
         assert len(PerfDatabase.open("toy", "vllm", library=Library(library.root, package)).fits) == expected
