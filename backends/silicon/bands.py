@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmc.backends.silicon.columns import Floats, Ints
-from pmc.backends.silicon.residual import krige
+from pmc.backends.silicon.residual import Measured, krige
 from pmc.dialects.errors import PmcError
 
 CLASSES = 5
@@ -50,14 +50,14 @@ class Bands:
         return low, high
 
 
-def learn_bands(features: Floats, residual: Floats, shape: Ints, seed: int) -> Bands:
-    """Bands of rows with these features [rows, features], residuals [rows] and shapes [rows] (a number for each)."""
-    count = len(residual)
+def learn_bands(measured: Measured, shape: Ints, seed: int) -> Bands:
+    """Bands of measurements with these shapes [rows] (a number for each)."""
+    count, residual = len(shape), measured.residual
     chosen = np.random.default_rng(seed).permutation(count)[:ROWS]
-    alone = krige(features, residual, features[chosen], chosen, np.arange(count))
-    kinds = [alone]
+    points = measured.features[chosen]
+    kinds = [krige(measured, points, chosen, np.arange(count))]
     if len(np.unique(shape)) > 1:
-        kinds.append(krige(features, residual, features[chosen], shape[chosen], shape))
+        kinds.append(krige(measured, points, shape[chosen], shape))
     error = np.concatenate([residual[chosen] - near.residual for near in kinds])
     variance = np.concatenate([near.variance for near in kinds])
     order = np.argsort(variance, kind="stable")

@@ -19,7 +19,7 @@ from pmc.backends.silicon.gemm import Gemm
 from pmc.backends.silicon.library import Library
 from pmc.backends.silicon.mla import MlaBmm
 from pmc.backends.silicon.physical import Fit, Parameters
-from pmc.backends.silicon.residual import krige
+from pmc.backends.silicon.residual import Measured, krige
 from pmc.dialects.errors import PmcError
 
 from .silicon_library import LAW, gemm_grid, gemm_points, gemm_text, law_ms, table, toy_library, toy_system
@@ -206,11 +206,11 @@ def test_residuals_reproduce_a_smooth_field_and_pass_over_a_wrong_row() -> None:
     field = 0.3 * np.sin(grid[:, 0]) + 0.2 * grid[:, 1]
     at = np.array([[1.7, 2.2], [0.6, 3.1]])
     expected = 0.3 * np.sin(at[:, 0]) + 0.2 * at[:, 1]
-    assert krige(grid, field, at).residual == pytest.approx(expected, abs=0.02)
+    assert krige(Measured(grid, field), at).residual == pytest.approx(expected, abs=0.02)
     wrong = field.copy()
     wrong[np.argmin(np.sum((grid - at[0]) ** 2, axis=1))] += 2.0
-    assert krige(grid, wrong, at).residual == pytest.approx(expected, abs=0.08)
-    weights = krige(grid, field, at).weights
+    assert krige(Measured(grid, wrong), at).residual == pytest.approx(expected, abs=0.08)
+    weights = krige(Measured(grid, field), at).weights
     assert np.sum(weights, axis=1) == pytest.approx(1)
 
 
@@ -218,7 +218,7 @@ def test_rows_that_are_left_out_do_not_count() -> None:
     grid = np.arange(12, dtype=np.float64)[:, None]
     owner = np.arange(12) // 3
     values = np.where(owner == 1, 100.0, 1.0)
-    found = krige(grid, values, grid[4:5], np.array([1]), owner)
+    found = krige(Measured(grid, values), grid[4:5], np.array([1]), owner)
     assert found.residual == pytest.approx(1.0) and found.distance == pytest.approx(2.0)
 
 
@@ -231,5 +231,5 @@ def test_the_nearest_rows_are_the_nearest() -> None:
         squares = np.sum(np.square(points[:, None] - rows), axis=-1)
         if left_out is not None:
             squares[left_out[:, None] == owner] = np.inf
-        found = krige(rows, np.zeros(3001), points, left_out, None if left_out is None else owner)
+        found = krige(Measured(rows, np.zeros(3001)), points, left_out, None if left_out is None else owner)
         assert np.array_equal(found.rows, np.argsort(squares, axis=1)[:, :24])
