@@ -1,10 +1,14 @@
 """How far predictions are from measurements that were taken away: kinds of kernels on five systems.
 
     python benchmarks/silicon_accuracy.py [--kinds gemm,..] [--systems h100_sxm,..] [--backends vllm,..] [--scored 150]
+        [--left-out]
 
 Needs `pip install 'pmc[silicon]'`.  Rows are divided by a hash of their key, so the same ones are scored on every
 machine: an eighth of the shapes are taken away whole ("unseen"), and a tenth of all other rows ("in grid").  Fits,
 residuals and bands see the rest only.  Of every set of categories `--scored` rows of each part are scored.
+
+With `--left-out` nothing of the system is known but its specification: the shipped fits of all others predict it, and
+`--scored` of all its rows are scored.
 
 Every line is the median over the sets of categories of a kind on a system, of "median / p90" of the absolute error in
 %.  "beat it": the part of scored points that are faster than the speed of light; "band": of those within the band of
@@ -25,7 +29,9 @@ from pmc.backends.silicon.database import PerfDatabase
 from pmc.backends.silicon.fit import fit_rows, points_of
 from pmc.backends.silicon.library import OF_LIBRARIES, Library
 from pmc.backends.silicon.predictor import Predictor
+from pmc.backends.silicon.shipped import shipped, shipped_systems
 from pmc.backends.silicon.table import Rows
+from pmc.backends.silicon.transfer import donors_for, donors_of, transfer
 from pmc.backends.silicon.work import Workload
 from pmc.backends.silicon.workloads import WORKLOADS
 from pmc.dialects.errors import PmcError
@@ -145,6 +151,51 @@ def cell(logs: list[Floats]) -> str:
     return f"{np.median([np.median(e) for e in errors]):.1f} / {np.median([np.quantile(e, 0.9) for e in errors]):.1f}"
 
 
+def left_out(
+    library: Library, workload: type[Workload], system: str, backends: tuple[str, ...], count: int
+) -> tuple[list[tuple[Floats, float]], int]:
+    """Of a system that is predicted from others: logs of predicted over measured and the part in the band, by set.
+
+    Also how many sets no other system has a fit of.
+    """
+    found: list[tuple[Floats, float]] = []
+    refused = 0
+    artefacts = [shipped(name) for name in shipped_systems()]
+    others = donors_of(artefacts, without=system)
+    for backend in backends:
+        try:
+            database = PerfDatabase.open(system, backend, library=library, fits=())
+            table = database.table(workload.table_kind())
+        except PmcError as error:
+            print(f"  {system} {backend} {workload.KIND}: {error}")
+            continue
+        for categories in table.category_sets:
+            rows = table.rows(categories)
+            if len(rows) < LEAST_ROWS:
+                continue
+            donors = donors_for(others, workload.KIND, backend, categories)
+            if not donors:
+                refused += 1
+                continue
+            scored = np.random.default_rng(SEED).permutation(len(rows))[:count]
+            measured = rows.latency_ms[scored]
+            guess = transfer(workload, points_of(rows, scored), database.system, donors)
+            inside = (guess.low_ms <= measured) & (measured <= guess.high_ms)
+            found.append((np.log(guess.latency_ms / measured), float(np.mean(inside))))
+    return found, refused
+
+
+def print_left_out(library: Library, options: argparse.Namespace) -> None:
+    """A line per kind and system that is left out."""
+    print("| kind, system left out | sets | predicted | band | sets without a donor |\n|---|---|---|---|---|")
+    for kind in options.kinds.split(","):
+        for system in options.systems.split(","):
+            backends = (OF_LIBRARIES[kind],) if kind in OF_LIBRARIES else tuple(options.backends.split(","))
+            sets, refused = left_out(library, WORKLOADS[kind], system, backends, options.scored)
+            band = f"{np.mean([inside for _, inside in sets]):.0%}" if sets else ""
+            print(f"| {kind}, {system} | {len(sets)} | {cell([e for e, _ in sets])} | {band} | {refused} |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,8 +203,12 @@ def main() -> None:
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--backends", default=",".join(BACKENDS))
     parser.add_argument("--scored", type=int, default=150)
+    parser.add_argument("--left-out", action="store_true")
     options = parser.parse_args()
     library = Library.installed()
+    if options.left_out:
+        print_left_out(library, options)
+        return
     print("median / p90 of the absolute error in %; model: the fitted formula alone; then with the nearest rows\n")
     columns = "kind | system | sets | SOL | beat it | model, unseen | in grid | band | unseen | band | answered | s"
     print(f"| {columns} |")

@@ -21,7 +21,7 @@ from pmc.dialects.errors import PmcError
 
 COMMANDS = (
     "compile", "opt", "evaluate", "sweep", "explain", "simulate", "thermal", "analyze", "compare", "run", "check",
-    "list", "show", "support", "init",
+    "list", "show", "support", "init", "collect", "calibrate",
 )  # fmt: skip
 """In the order of the help.  `X` is the function `X_command` of `pmc.compiler.cli.X`, imported where it is named.
 

@@ -70,7 +70,7 @@ def open_database(meant: Database) -> PerfDatabase:
     from pmc.backends.silicon.database import PerfDatabase
     from pmc.backends.silicon.library import Library
 
-    library = Library.folder(Path(meant.folder)) if meant.folder else Library.installed()
+    library = Library.folder(Path(meant.folder)) if meant.folder else None
     return PerfDatabase.open(meant.system, meant.backend, meant.version, _mode(meant.mode), library)
 
 
@@ -82,7 +82,7 @@ def _named(asked: Measurements, module: ModuleOp) -> Database:
     hosts = (*HOSTS, NO_HOST)
     if asked.host not in hosts:
         raise PmcError(f"unknown host '{asked.host}'{did_you_mean(asked.host, hosts)}; must be {', '.join(hosts)}")
-    library = Library.installed() if asked.folder is None else Library.folder(asked.folder)
+    library = None if asked.folder is None else Library.folder(asked.folder)
     database = PerfDatabase.open(asked.system, asked.backend, asked.version, _mode(asked.mode), library)
     return Database(
         system=database.system.name,

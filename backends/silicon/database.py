@@ -8,15 +8,22 @@ from enum import Enum
 
 import numpy as np
 
+from pmc.backends.silicon.artefact import Artefact
 from pmc.backends.silicon.fit import fit_rows
 from pmc.backends.silicon.library import OF_LIBRARIES, Library
 from pmc.backends.silicon.physical import Fit
 from pmc.backends.silicon.predictor import Predictor
-from pmc.backends.silicon.schema import TableKind
+from pmc.backends.silicon.schema import TableKind, kind_named
+from pmc.backends.silicon.shipped import ShippedLibrary, shipped, shipped_systems
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import NotMeasuredError, Rows, Table
+from pmc.backends.silicon.transfer import Donor, donors_for, donors_of, transfer
 from pmc.backends.silicon.work import Workload
 from pmc.dialects.errors import PmcError
+from pmc.dialects.schema import did_you_mean
+
+UNMEASURED = "unmeasured"
+"""The version of a database without measurements."""
 
 
 class DatabaseMode(Enum):
@@ -80,9 +87,14 @@ class PerfDatabase:
     backend: str
     version: str
     mode: DatabaseMode = DatabaseMode.SILICON
-    fits: Mapping[_Key, Fit] = field(default_factory=dict[_Key, Fit])
+    fits: dict[_Key, Fit] = field(default_factory=dict[_Key, Fit])
+    donors: tuple[Donor, ...] = ()
+    """Of a system without measurements: fits of others, which answer with its rates."""
     _tables: dict[str, Table] = field(default_factory=dict[str, Table], repr=False, compare=False)
     _predictors: dict[_Key, Predictor] = field(default_factory=dict[_Key, Predictor], repr=False, compare=False)
+    _chosen: dict[_Key, tuple[Donor, ...]] = field(
+        default_factory=dict[_Key, tuple[Donor, ...]], repr=False, compare=False
+    )
     _rows: dict[_Key, Rows] = field(default_factory=dict[_Key, Rows], repr=False, compare=False)
 
     @classmethod
@@ -93,20 +105,49 @@ class PerfDatabase:
         version: str | None = None,
         mode: DatabaseMode = DatabaseMode.SILICON,
         library: Library | None = None,
-        fits: Iterable[Fit] = (),
+        fits: Iterable[Fit] | None = None,
     ) -> PerfDatabase:
         """The tables of a system; without a library those of the extra, without a version the current one.
 
-        Raises PmcError, with the nearest names, for a system, backend or version that has no tables.  Fits of other
-        systems, backends and versions are left aside.
+        Where the extra is not installed there are the shipped fits alone.  Without `fits` those that are shipped are
+        taken if they were made from this library; those of other systems, backends and versions are left aside.  A
+        system that is shipped without measurements is `unmeasured`.  Raises PmcError, with the nearest names, for a
+        system, backend or version that has no tables.
         """
-        library = library or Library.installed()
+        if library is None:
+            library = Library.installed() if Library.is_installed() else ShippedLibrary.open()
         spec = library.system(system)
         name = spec.name
+        if version is None and _is_specification(library, name):
+            return cls.unmeasured(spec, backend, mode)
         known = library.current(name, backend) if version is None else library.check_version(name, backend, version)
-        meant = (name, backend, known)
-        own = {_key(f.kind, f.categories): f for f in fits if (f.system, f.backend, f.version) == meant}
-        return cls(library, spec, backend, known, mode, own)
+        database = cls(library, spec, backend, known, mode)
+        for fit in _shipped_fits(library, name) if fits is None else fits:
+            if fit.system == name and (fit.backend, fit.version) == database.folder(kind_named(fit.kind)):
+                database.fits[_key(fit.kind, fit.categories)] = fit
+        return database
+
+    @classmethod
+    def unmeasured(
+        cls,
+        system: System,
+        backend: str,
+        mode: DatabaseMode = DatabaseMode.EMPIRICAL,
+        family: str | None = None,
+        donors: Iterable[Artefact] | None = None,
+    ) -> PerfDatabase:
+        """A system that was never measured, see `transfer`: its numbers are of the formulas of others at its rates.
+
+        `family` is the one system whose formulas hold; by default all with a fit count, the nearer the more.  `donors`
+        are the fits of others, by default all that are shipped; those of a system of the same name do not count.
+        Raises PmcError, with the nearest name, for an unknown family, and for an engine without fits.
+        """
+        names = shipped_systems() if family is None else (family.replace("-", "_"),)
+        found = donors_of([shipped(name) for name in names] if donors is None else donors, system.name)
+        engines = sorted({d.fit.backend for d in found}.difference(OF_LIBRARIES))
+        if backend not in engines:
+            raise PmcError(f"no fits of '{backend}'{did_you_mean(backend, engines)}; there are {', '.join(engines)}")
+        return cls(ShippedLibrary.open(), system, backend, UNMEASURED, mode, {}, found)
 
     def query(self, workload: Workload, mode: DatabaseMode | None = None) -> PerformanceResult:
         """The time of a kernel.
@@ -126,7 +167,7 @@ class PerfDatabase:
                 try:
                     self.rows(workload)
                 except NotMeasuredError:
-                    if _key(workload.KIND, workload.categories) not in self.fits:
+                    if not self.donors and _key(workload.KIND, workload.categories) not in self.fits:
                         raise
                     return self._modelled(workload)
                 return self._measured(workload)
@@ -140,8 +181,10 @@ class PerfDatabase:
 
     def table(self, kind: TableKind) -> Table:
         """The table of a kind.  Raises PmcError where there is none, and for a bad file."""
+        if self.donors:
+            raise NotMeasuredError(f"{self.system.name} was never measured: mode empirical has numbers of it")
         if kind.name not in self._tables:
-            self._tables[kind.name] = self.library.table(kind, self.system.name, *self._folder(kind))
+            self._tables[kind.name] = self.library.table(kind, self.system.name, *self.folder(kind))
         return self._tables[kind.name]
 
     def fit(self, workload: Workload) -> Fit:
@@ -152,7 +195,7 @@ class PerfDatabase:
         given = self.fits.get(_key(workload.KIND, workload.categories))
         if given is not None:
             return given
-        return fit_rows(type(workload), self.rows(workload), self.system, self.backend, self.version)
+        return fit_rows(type(workload), self.rows(workload), self.system, *self.folder(workload.table_kind()))
 
     def predictor(self, workload: Workload) -> Predictor:
         """What answers between and beyond the rows of the kind and categories of a workload."""
@@ -162,14 +205,14 @@ class PerfDatabase:
             self._predictors[key] = Predictor(type(workload), rows, self.system, self.fit(workload))
         return self._predictors[key]
 
-    def _folder(self, kind: TableKind) -> tuple[str, str]:
-        """Backend and version in whose folder a kind is."""
+    def folder(self, kind: TableKind) -> tuple[str, str]:
+        """Backend and version in whose folder a kind is: NCCL has its own.  Raises PmcError where that is not said."""
         library = OF_LIBRARIES.get(kind.name)
         if library is None:
             return self.backend, self.version
         version = getattr(self.system.spec.misc, f"{library}_version")
         if version is None:
-            raise PmcError(f"{self.system.name} does not say its version of {library} (misc.{library}_version)")
+            raise NotMeasuredError(f"{self.system.name} does not say its version of {library} (misc.{library}_version)")
         return library, version
 
     def _measured(self, workload: Workload) -> PerformanceResult:
@@ -190,11 +233,45 @@ class PerfDatabase:
         )
 
     def _modelled(self, workload: Workload) -> PerformanceResult:
+        if self.donors:
+            return self._transferred(workload)
         key = _key(workload.KIND, workload.categories)
         fit = self.predictor(workload).fit if key not in self.fits else self.fits[key]
         latency = float(fit.predict_ms(type(workload), workload.points, self.system)[0])
         band = (latency * fit.band_80[0], latency * fit.band_80[1])
         return PerformanceResult(latency, Source.ANALYTIC, None, band, f"fit of {fit.rows} rows of {fit.source}")
+
+    def _transferred(self, workload: Workload) -> PerformanceResult:
+        backend = OF_LIBRARIES.get(workload.KIND, self.backend)
+        key = _key(workload.KIND, workload.categories)
+        if key not in self._chosen:
+            self._chosen[key] = donors_for(self.donors, workload.KIND, backend, workload.categories)
+        chosen = self._chosen[key]
+        if not chosen:
+            words = ", ".join(f"{name} '{word}'" for name, word in workload.categories.items())
+            raise NotMeasuredError(f"no system has a fit of {workload.KIND} under {backend} with {words}")
+        found = transfer(type(workload), workload.points, self.system, chosen)
+        names = ", ".join(d.system.name for d in chosen)
+        return PerformanceResult(
+            float(found.latency_ms[0]),
+            Source.ANALYTIC,
+            None,
+            (float(found.low_ms[0]), float(found.high_ms[0])),
+            f"fits of {names} at the rates of {self.system.name}",
+        )
+
+
+def _is_specification(library: Library, system: str) -> bool:
+    """Whether a shipped system has no measurements."""
+    ships = isinstance(library, ShippedLibrary) or library.package is not None
+    return ships and system in shipped_systems() and not shipped(system).fits
+
+
+def _shipped_fits(library: Library, system: str) -> tuple[Fit, ...]:
+    if not isinstance(library, ShippedLibrary) and (library.package is None or system not in shipped_systems()):
+        return ()
+    artefact = shipped(system)
+    return artefact.fits if isinstance(library, ShippedLibrary) or artefact.data == library.package else ()
 
 
 def _key(kind: str, categories: Mapping[str, str]) -> _Key:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pmc.backends.silicon.columns import INSTALL, Floats, Ints
-from pmc.backends.silicon.physical import Fit, Parameters, Terms
+from pmc.backends.silicon.physical import Fit, Parameters, Terms, rounded
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import Rows
 from pmc.backends.silicon.work import Points, Workload
@@ -61,16 +61,19 @@ def fit_rows(workload: type[Workload], rows: Rows, system: System, backend: str,
         def error(x: Floats, terms: Terms = terms) -> Floats:
             return terms.log_us(_parameters(x)) - target
 
-        found = least_squares(error, _START, bounds=(_LOW, _HIGH), loss="soft_l1", f_scale=0.1, max_nfev=40)
+        def slopes(x: Floats, terms: Terms = terms) -> Floats:
+            return terms.with_slopes(_parameters(x))[1]
+
+        found = least_squares(error, _START, slopes, (_LOW, _HIGH), loss="soft_l1", f_scale=0.1, max_nfev=40)
         if best is None or found.cost < best[0]:
             best = float(found.cost), tile, _parameters(found.x)
     assert best is not None
-    _, tile, parameters = best
+    tile, parameters = best[1], best[2].rounded()
     if not others.size:
         others = chosen
     unseen = Terms.of(workload, points_of(rows, others), system, tile).log_us(parameters)
     low, high = np.exp(np.quantile(np.log(1e3 * rows.latency_ms[others]) - unseen, [0.1, 0.9]))
-    band = (min(1.0, float(low)), max(1.0, float(high)))
+    band = (min(1.0, rounded(float(low))), max(1.0, rounded(float(high))))
     return Fit(
         rows.kind.name, system.name, backend, version, dict(rows.categories), tile, parameters, band, count, seed,
         rows.source,

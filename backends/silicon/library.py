@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,16 +58,24 @@ class Library:
     """A folder of systems and tables."""
 
     root: Path
+    package: str | None = None
+    """The installed package, with its version, that the folder belongs to."""
 
     @classmethod
     def installed(cls) -> Library:
         """That of the extra.  Raises PmcError, with the command that installs it, where it is missing."""
-        spec = find_spec(WHEEL)
-        folders = [] if spec is None else [Path(p) / "systems" for p in spec.submodule_search_locations or ()]
-        folder = next((f for f in folders if f.is_dir()), None)
+        folder = _installed_folder()
         if folder is None:
             raise PmcError(f"measured tables are not installed: {INSTALL}, or give a folder of tables")
-        return cls(folder)
+        try:
+            return cls(folder, f"{WHEEL} {metadata.version(WHEEL)}")
+        except metadata.PackageNotFoundError:
+            return cls(folder, WHEEL)
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether the extra is."""
+        return _installed_folder() is not None
 
     @classmethod
     def folder(cls, root: Path) -> Library:
@@ -104,11 +113,11 @@ class Library:
             if not has:
                 raise PmcError(f"{system} has a specification and no measurements")
             raise PmcError(f"no tables of '{backend}' on {system}{did_you_mean(backend, has)}; it has {', '.join(has)}")
-        return tuple(sorted(found, key=_version_order))
+        return in_order(found)
 
     def current(self, system: str, backend: str) -> str:
         """The version that is meant where none is said.  Raises PmcError for a backend without any."""
-        if self._is_flat:
+        if self.is_flat:
             return UNVERSIONED
         known = self.versions(system, backend)
         path = self.root / VERSIONS
@@ -122,7 +131,7 @@ class Library:
 
     def check_version(self, system: str, backend: str, version: str) -> str:
         """The version.  Raises PmcError, with the nearest one, where it has no tables."""
-        if self._is_flat:
+        if self.is_flat:
             return version
         known = self.versions(system, backend)
         if version not in known:
@@ -159,7 +168,7 @@ class Library:
         return sorted(f for f in folders if f.is_dir())
 
     @cached_property
-    def _is_flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Whether tables lie in the root itself: they are meant for every system, engine and version."""
         return any(True for _ in self.root.glob("*_perf.*"))
 
@@ -169,6 +178,17 @@ class Library:
         if len(found) > 1:
             raise PmcError(f"{folder}: {found[0].name} and {found[1].name} are the same table; keep one")
         return found
+
+
+def _installed_folder() -> Path | None:
+    spec = find_spec(WHEEL)
+    folders = [] if spec is None else [Path(p) / "systems" for p in spec.submodule_search_locations or ()]
+    return next((f for f in folders if f.is_dir()), None)
+
+
+def in_order(versions: Iterable[str]) -> tuple[str, ...]:
+    """The oldest first."""
+    return tuple(sorted(versions, key=_version_order))
 
 
 def _version_order(version: str) -> tuple[tuple[int, int, str], ...]:

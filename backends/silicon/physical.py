@@ -16,23 +16,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pmc.backends.silicon.bands import Bands
 from pmc.backends.silicon.columns import Floats
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.work import Points, Workload
-from pmc.dialects.errors import PmcError, excerpt
+from pmc.dialects.errors import PmcError
+
+DIGITS = 5
+"""Of a fitted number: more than any measurement has."""
+
+
+def rounded(value: float) -> float:
+    """A number with `DIGITS` digits."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 @dataclass(frozen=True)
 class Parameters:
     """Of the formula above."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     fixed_us: float
     compute_efficiency: float
     memory_efficiency: float
@@ -50,12 +55,15 @@ class Parameters:
             if not (isinstance(value, int | float) and np.isfinite(value) and value >= low):
                 raise PmcError(f"fit: {field.name} is {value!r}, expected a number from {low:g}")
 
+    def rounded(self) -> Parameters:
+        """With `DIGITS` digits, as an artefact has them."""
+        return Parameters(*(rounded(getattr(self, field.name)) for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Fit:
     """Fitted parameters, and where they are from."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     kind: str
     system: str
     backend: str
@@ -70,40 +78,13 @@ class Fit:
     seed: int
     source: str
     """The file of the rows."""
+    bands: Bands | None = None
+    """What leaving rows out has taught about the formula corrected by its neighbours; None where it is not learned."""
 
     def predict_ms(self, workload: type[Workload], points: Points, system: System) -> Floats:
         """Milliseconds of every point.  Raises PmcError for what `Workload.work` refuses."""
         milliseconds: Floats = np.exp(log_us(workload, points, system, self.tile, self.parameters)) / 1e3
         return milliseconds
-
-
-@dataclass(frozen=True)
-class _Artefact:
-    """A file of fits."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-    format: Literal["pmc silicon fits 1"]
-    fits: list[Fit]
-
-
-_ARTEFACT = TypeAdapter(_Artefact)
-
-
-def write_fits(path: Path, fits: list[Fit]) -> None:
-    """A JSON file with parameters and provenance of every fit."""
-    path.write_bytes(_ARTEFACT.dump_json(_Artefact("pmc silicon fits 1", fits), indent=1) + b"\n")
-
-
-def read_fits(path: Path) -> list[Fit]:
-    """What `write_fits` wrote.  Raises PmcError, naming the file and the field, for other files."""
-    try:
-        return _ARTEFACT.validate_json(path.read_bytes()).fits
-    except OSError as error:
-        raise PmcError(f"{path}: no readable fits: {excerpt(str(error))}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PmcError(f"{path}: no artefact of fits: {where or 'the file'}: {excerpt(first['msg'])}") from None
 
 
 def log_us(
@@ -137,13 +118,30 @@ class Terms:
 
     def log_us(self, parameters: Parameters) -> Floats:
         """log of the microseconds."""
+        return self.with_slopes(parameters)[0]
+
+    def with_slopes(self, parameters: Parameters) -> tuple[Floats, Floats]:
+        """log of the microseconds [points], and its derivatives [points, 8] by the parameters in their order.
+
+        Those that are positive count by their log, the overlap power by the log of what it has over 1, and the two
+        losses as they are: the coordinates in which `fit` searches.
+        """
         compute = self.compute_us * np.exp(parameters.wave_loss * self.log_waves) / parameters.compute_efficiency
         memory = self.memory_us * np.exp(parameters.idle_loss * self.log_idle) / parameters.memory_efficiency
         starts = self.tiles * parameters.tile_us
         terms = np.stack([compute, memory, self.steps * parameters.step_us, starts])
         largest = np.maximum(terms.max(axis=0), 1e-12)
         # Over the largest one, so that no power overflows.
-        p = parameters.overlap_power
-        grown = largest * np.sum((terms / largest) ** p, axis=0) ** (1 / p)
-        total: Floats = np.log(parameters.fixed_us + grown)
-        return total
+        p, ratios = parameters.overlap_power, terms / largest
+        powers = ratios**p
+        total = powers.sum(axis=0)
+        grown = largest * total ** (1 / p)
+        time = parameters.fixed_us + grown
+        part, shares = grown / time, powers / total
+        logs = np.log(np.maximum(ratios, 1e-300))
+        by_power = (p - 1) / p * (np.sum(shares * logs, axis=0) - np.log(total) / p)
+        slopes = [
+            parameters.fixed_us / time, -shares[0] * part, -shares[1] * part, by_power * part, shares[2] * part,
+            shares[3] * part, shares[0] * part * self.log_waves, shares[1] * part * self.log_idle,
+        ]  # fmt: skip
+        return np.log(time), np.stack(slopes, axis=1)

@@ -11,7 +11,7 @@ from pmc.backends.silicon.bands import Bands, learn_bands
 from pmc.backends.silicon.columns import Floats, Ints
 from pmc.backends.silicon.fit import points_of
 from pmc.backends.silicon.physical import Fit
-from pmc.backends.silicon.residual import Bools, krige
+from pmc.backends.silicon.residual import Bools, Measured, krige
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import Rows
 from pmc.backends.silicon.work import Points, Workload
@@ -49,10 +49,10 @@ class Predictor:
     def predict(self, points: Points) -> Predictions:
         """Every point.  Raises PmcError for what `Workload.work` refuses."""
         features = self.workload.features(points)
-        near = krige(self._features, self._residual, features)
+        near = krige(self._measured, features)
         log_ms = np.log(self.fit.predict_ms(self.workload, points, self.system)) + near.residual
-        low, high = self._bands.at(near.variance)
-        lowest, highest = self._features.min(axis=0), self._features.max(axis=0)
+        low, high = self.bands.at(near.variance)
+        lowest, highest = self._measured.extent
         inside = np.all((features >= lowest) & (features <= highest), axis=1) & (near.distance <= NEAR)
         within = np.all((features >= lowest - REACH) & (features <= highest + REACH), axis=1)
         power = self.rows.power_w
@@ -61,22 +61,20 @@ class Predictor:
         return Predictions(np.exp(log_ms), np.exp(log_ms + low), np.exp(log_ms + high), inside, within, power)
 
     @cached_property
+    def bands(self) -> Bands:
+        """Those of the fit, else learned here by leaving rows out, which takes a second."""
+        return self.fit.bands or learn_bands(self._measured, self.shapes, self.fit.seed)
+
+    @cached_property
     def shapes(self) -> Ints:
         """[rows] a number for the shape of each, see `Workload.shape_axes`."""
         return shapes_of(self.workload, self.rows)
 
     @cached_property
-    def _features(self) -> Floats:
-        return self.workload.features(points_of(self.rows))
-
-    @cached_property
-    def _residual(self) -> Floats:
-        model = self.fit.predict_ms(self.workload, points_of(self.rows), self.system)
-        return np.log(self.rows.latency_ms / model)
-
-    @cached_property
-    def _bands(self) -> Bands:
-        return learn_bands(self._features, self._residual, self.shapes, self.fit.seed)
+    def _measured(self) -> Measured:
+        points = points_of(self.rows)
+        model = self.fit.predict_ms(self.workload, points, self.system)
+        return Measured(self.workload.features(points), np.log(self.rows.latency_ms / model))
 
 
 def shapes_of(workload: type[Workload], rows: Rows) -> Ints:

@@ -16,6 +16,7 @@ error.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,14 @@ OUTLIER = 2.0
 OUTLIER_NOISE = 50.0
 """Growth of the noise with the square of the deviation, in units of `OUTLIER`."""
 ROUNDS = 2
+BLOCK = 32
+"""Rows that are looked at together for the nearest ones."""
+SPARE_BLOCKS = 8
 CHUNK = 128
 """Points that are predicted at once, so that memory stays small."""
 
 Bools = npt.NDArray[np.bool_]
+Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,46 @@ class Kriged:
     """[points, neighbours]; they add up to 1."""
 
 
-def krige(
-    measured: Floats, residual: Floats, points: Floats, left_out: Ints | None = None, owner: Ints | None = None
-) -> Kriged:
+@dataclass(frozen=True)
+class Measured:
+    """Measurements in the coordinates of the field, and what a search for the nearest ones reads of all of them."""
+
+    features: Floats
+    """[rows, features]"""
+    residual: Floats
+    """[rows]"""
+
+    @cached_property
+    def middle(self) -> Floats:
+        """[features]"""
+        middle: Floats = self.features.mean(axis=0)
+        return middle
+
+    @cached_property
+    def extent(self) -> tuple[Floats, Floats]:
+        """[features] the least and the largest."""
+        return self.features.min(axis=0), self.features.max(axis=0)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Whole blocks of `BLOCK` rows."""
+        return len(self.features) // BLOCK
+
+    @cached_property
+    def single(self) -> tuple[Singles, Singles]:
+        """[features, rows of whole blocks] around the middle in single precision, and their squares [rows]."""
+        rows = (self.features[: self.blocks * BLOCK] - self.middle).astype(np.float32)
+        return np.ascontiguousarray(rows.T), np.sum(np.square(rows), axis=1)
+
+
+def krige(measured: Measured, points: Floats, left_out: Ints | None = None, owner: Ints | None = None) -> Kriged:
     """The residual at every point.
 
-    `measured` and `points` are features, [rows, features] and [points, features]; `residual` [rows] is that of the
-    measurements.  For `left_out` [points] and `owner` [rows], rows whose owner is what a point leaves out are not used
-    for it; some rows must be left.
+    `points` [points, features] are in the coordinates of the measurements.  For `left_out` [points] and `owner` [rows],
+    rows whose owner is what a point leaves out are not used for it; some rows must be left.
     """
     parts = [
-        _krige_chunk(
-            measured, residual, points[i : i + CHUNK], None if left_out is None else left_out[i : i + CHUNK], owner
-        )
+        _krige_chunk(measured, points[i : i + CHUNK], None if left_out is None else left_out[i : i + CHUNK], owner)
         for i in range(0, len(points), CHUNK)
     ]
     return Kriged(
@@ -75,17 +107,15 @@ def krige(
     )
 
 
-def _krige_chunk(
-    measured: Floats, residual: Floats, points: Floats, left_out: Ints | None, owner: Ints | None
-) -> Kriged:
+def _krige_chunk(measured: Measured, points: Floats, left_out: Ints | None, owner: Ints | None) -> Kriged:
     near, distance = _nearest(measured, points, left_out, owner)
     used = np.isfinite(distance)
-    at, count = measured[near], near.shape[1]
+    at, count = measured.features[near], near.shape[1]
     between = np.sqrt(np.sum(np.square(at[:, :, None, :] - at[:, None, :, :]), axis=-1))
     # A row that must not be used is independent of all others and of the point, and has no part of the mean.
     shared = np.where(used[:, :, None] & used[:, None, :], _correlation(between), 0.0)
     to_point = np.where(used, _correlation(np.where(used, distance, 0.0)), 0.0)
-    ones, values = used.astype(np.float64), np.where(used, residual[near], 0.0)
+    ones, values = used.astype(np.float64), np.where(used, measured.residual[near], 0.0)
     diagonal = np.arange(count, dtype=np.intp)
     inverse, of_ones, total = _inverse(shared, np.full(near.shape, NOISE), ones)
     for _ in range(ROUNDS):
@@ -110,17 +140,39 @@ def _inverse(shared: Floats, noise: Floats, ones: Floats) -> tuple[Floats, Float
     return inverse, of_ones, np.sum(of_ones * ones, axis=1)
 
 
-def _nearest(measured: Floats, points: Floats, left_out: Ints | None, owner: Ints | None) -> tuple[Ints, Floats]:
+def _nearest(measured: Measured, points: Floats, left_out: Ints | None, owner: Ints | None) -> tuple[Ints, Floats]:
     """[points, neighbours] rows and distances, the nearest first; infinite for rows that are left out."""
-    squares = np.zeros((len(points), len(measured)))
-    for feature in range(measured.shape[1]):
-        squares += np.square(points[:, feature, None] - measured[None, :, feature])
+    near = _candidates(measured, points, left_out, owner)
+    squares = np.sum(np.square(points[:, None, :] - measured.features[near]), axis=-1)
     if left_out is not None and owner is not None:
-        squares[left_out[:, None] == owner[None, :]] = np.inf
-    count = min(NEIGHBOURS, len(measured))
-    near = np.argpartition(squares, count - 1, axis=1)[:, :count]
-    near = np.take_along_axis(near, np.argsort(np.take_along_axis(squares, near, axis=1), axis=1), axis=1)
-    return near, np.sqrt(np.take_along_axis(squares, near, axis=1))
+        squares[left_out[:, None] == owner[near]] = np.inf
+    count = min(NEIGHBOURS, len(measured.residual))
+    chosen = np.argpartition(squares, count - 1, axis=1)[:, :count]
+    chosen = np.take_along_axis(chosen, np.argsort(np.take_along_axis(squares, chosen, axis=1), axis=1), axis=1)
+    return np.take_along_axis(near, chosen, axis=1), np.sqrt(np.take_along_axis(squares, chosen, axis=1))
+
+
+def _candidates(measured: Measured, points: Floats, left_out: Ints | None, owner: Ints | None) -> Ints:
+    """[points, candidates] rows among which are the nearest `NEIGHBOURS`.
+
+    Of blocks of rows those whose nearest row is nearest: no other block can have one of the nearest.  Blocks are told
+    apart by distances in single precision, so there are some more than needed.
+    """
+    wanted, blocks, count = NEIGHBOURS + SPARE_BLOCKS, measured.blocks, len(measured.residual)
+    if blocks <= wanted:
+        return np.broadcast_to(np.arange(count, dtype=np.intp), (len(points), count))
+    whole, (rows, own) = blocks * BLOCK, measured.single
+    # Squares of distances, without the square of the point, which is the same for all rows.
+    squares = np.matmul(-2 * (points - measured.middle).astype(np.float32), rows)
+    squares += own
+    if left_out is not None and owner is not None:
+        squares[left_out[:, None] == owner[None, :whole]] = np.inf
+    # A block is every row that is a multiple of `blocks` after its first, along which a minimum is fast to take.
+    least = squares.reshape(len(points), BLOCK, blocks).min(axis=1)
+    chosen = np.argpartition(least, wanted - 1, axis=1)[:, :wanted]
+    found = (chosen[:, :, None] + blocks * np.arange(BLOCK, dtype=np.intp)).reshape(len(points), -1)
+    rest = np.broadcast_to(np.arange(whole, count, dtype=np.intp), (len(points), count - whole))
+    return np.concatenate([found, rest], axis=1)
 
 
 def _correlation(distance: Floats) -> Floats:

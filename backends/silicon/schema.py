@@ -185,6 +185,8 @@ _KINDS = (
         ),
         ("op_name", "architecture"),
     ),
+    TableKind("norm", _axes("num_tokens: tokens, hidden_size: elements"), ("op_name", "element_dtype")),
+    TableKind("elementwise", _axes("num_tokens: tokens, hidden_size: elements"), ("op_name", "element_dtype")),
     TableKind("computescale", _axes("m: rows, k: elements"), ("quant_dtype",)),
     TableKind("scale_matrix", _axes("m: rows, k: elements"), ("quant_dtype",)),
     TableKind(

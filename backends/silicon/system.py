@@ -37,7 +37,7 @@ class Gpu(Schema, frozen=True):
     int8_tc_flops: float | None = Field(default=None, gt=0)
     fp8_tc_flops: float | None = Field(default=None, gt=0)
     fp4_tc_flops: float | None = Field(default=None, gt=0)
-    power: float = Field(gt=0, description="watts")
+    power: float | None = Field(default=None, gt=0, description="watts")
     sm_version: int | None = Field(default=None, gt=0)
     num_sms: int | None = Field(default=None, gt=0, description="streaming multiprocessors, or cores that take a tile")
 
@@ -46,9 +46,9 @@ class Node(Schema, frozen=True):
     """How GPUs are connected.  Bandwidths are bytes per second of a GPU in one direction, latencies seconds."""
 
     num_gpus_per_node: int = Field(gt=0)
-    inter_node_bw: float = Field(gt=0)
-    intra_node_bw: float = Field(gt=0)
-    pcie_bw: float = Field(gt=0)
+    inter_node_bw: float | None = Field(default=None, gt=0, description="none where there is one node")
+    intra_node_bw: float | None = Field(default=None, gt=0, description="none where there is one GPU")
+    pcie_bw: float | None = Field(default=None, gt=0)
     p2p_latency: float = Field(ge=0)
     num_gpus_per_rack: int | None = Field(default=None, gt=0)
     inter_rack_bw: float | None = Field(default=None, gt=0)
@@ -60,7 +60,7 @@ class Misc(Schema, frozen=True):
 
     nccl_mem: dict[int, int]
     other_mem: int = Field(ge=0, description="bytes")
-    nccl_version: str
+    nccl_version: str | None = None
     oneccl_version: str | None = None
 
 
@@ -105,13 +105,18 @@ class System(Schema, frozen=True):
         return self.spec.gpu.mem_bw
 
     def link_bytes_per_second(self, ranks: int) -> float:
-        """Of a GPU in one direction, between so many: the slowest tier that they span."""
+        """Of a GPU in one direction, between so many: the slowest tier that they span.
+
+        Raises PmcError for more ranks than its only node has.
+        """
         node = self.spec.node
-        if ranks <= node.num_gpus_per_node:
+        if ranks <= node.num_gpus_per_node and node.intra_node_bw is not None:
             return node.intra_node_bw
         if node.num_gpus_per_rack is not None and ranks > node.num_gpus_per_rack:
             assert node.inter_rack_bw is not None
             return node.inter_rack_bw
+        if node.inter_node_bw is None:
+            raise PmcError(f"{self.name}: {ranks} ranks are more than its node has ({node.num_gpus_per_node})")
         return node.inter_node_bw
 
 

@@ -10,12 +10,13 @@ from pmc.backends.silicon.collectives import CustomAllReduce, Nccl
 from pmc.backends.silicon.gemm import Gemm
 from pmc.backends.silicon.mla import ContextMla, GenerationMla, MlaBmm
 from pmc.backends.silicon.moe import Moe
+from pmc.backends.silicon.rows import Elementwise, Norm
 from pmc.backends.silicon.state_space import GatedDeltaNet, KimiDelta, Mamba2
 from pmc.backends.silicon.work import Workload
 
 _WORKLOADS: tuple[type[Workload], ...] = (
     Gemm, ContextAttention, GenerationAttention, ContextMla, GenerationMla, MlaBmm, Moe, Nccl, CustomAllReduce,
-    Mamba2, GatedDeltaNet, KimiDelta,
+    Mamba2, GatedDeltaNet, KimiDelta, Norm, Elementwise,
 )  # fmt: skip
 
 WORKLOADS: Mapping[str, type[Workload]] = MappingProxyType({w.KIND: w for w in _WORKLOADS})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from pmc.compiler.cli.bar import progress_bar
 from pmc.compiler.cli.output import TableFormat, deliver
 from pmc.compiler.cli.target import CONFIGURATIONS, MODELS, TargetOptions, flag
 from pmc.compiler.files import check_writable_file, prepare_folder, write_bytes, write_file
@@ -113,7 +112,7 @@ def sweep_command(
     result.check_column(sort)
     plan = None if plot is None else plan_of(result, sort)
     file = ResumedFile(output, result) if resume and output is not None else None
-    with _bar(len(result)) as advance:
+    with progress_bar("sweep", len(result)) as advance:
 
         def done(points: Sequence[int]) -> None:
             if file is not None:
@@ -199,21 +198,6 @@ def _base(
         target = replace(target, fields={**fields, **target.fields})
     accounting = target.load_accounting() or default_accounting()
     return Point(Target(*target.load(), accounting), options, lengths)
-
-
-@contextmanager
-def _bar(points: int) -> Generator[Callable[[int], None]]:
-    """A bar on stderr, when that is a terminal; what is given moves it by some points."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sweep", total=points)
-        yield lambda done: bar.advance(task, done)
 
 
 def _form_of(output: Path | None) -> TableFormat:

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pmc.backends.silicon import predictor as predictor_module
+from pmc.backends.silicon.artefact import Artefact, artefact_text, read_artefact
+from pmc.backends.silicon.bands import Bands
+from pmc.backends.silicon.calibrate import Plan
 from pmc.backends.silicon.columns import Floats
 from pmc.backends.silicon.database import DatabaseMode, PerfDatabase, PerformanceResult, Source
 from pmc.backends.silicon.fit import fit_rows
 from pmc.backends.silicon.gemm import Gemm
 from pmc.backends.silicon.library import Library
 from pmc.backends.silicon.mla import MlaBmm
-from pmc.backends.silicon.physical import Fit, Parameters, read_fits, write_fits
-from pmc.backends.silicon.residual import krige
+from pmc.backends.silicon.physical import Fit, Parameters
+from pmc.backends.silicon.residual import Measured, krige
 from pmc.dialects.errors import PmcError
 
 from .silicon_library import LAW, gemm_grid, gemm_points, gemm_text, law_ms, table, toy_library, toy_system
@@ -92,14 +96,15 @@ def test_what_has_neither_table_nor_fit_is_refused_in_every_mode(database: PerfD
 
 def test_a_fit_answers_without_the_table(database: PerfDatabase, tmp_path: Path) -> None:
     fit = database.predictor(Gemm(1, 1, 1, "bfloat16")).fit
-    write_fits(
-        tmp_path / "fits.json", [fit, *(replace(fit, **{f: "other"}, rows=1) for f in ("system", "backend", "version"))]
-    )
-    fits = read_fits(tmp_path / "fits.json")
-    assert fits[0] == fit
+    others = [replace(fit, **{f: "other"}, rows=1) for f in ("backend", "version")]
+    artefact = Artefact(database.system, "made up", 20, (fit, *others))
+    (tmp_path / "fits.json").write_text(artefact_text(artefact))
+    fits = read_artefact(tmp_path / "fits.json").fits
+    assert read_artefact(tmp_path / "fits.json") == artefact and fits[0] == fit
     toy_system(tmp_path)
     table(tmp_path, "mla_bmm", "op_name,bmm_dtype,num_tokens,num_heads,latency\nmla_gen_pre,fp8,1,2,3\n")
-    alone = PerfDatabase.open("toy", "vllm", library=replace(database.library, root=tmp_path), fits=fits)
+    library = replace(database.library, root=tmp_path)
+    alone = PerfDatabase.open("toy", "vllm", library=library, fits=[replace(fit, system="other", rows=1), *fits])
     workload = Gemm(100, 1000, 1000, "bfloat16")
     expected = database.query(workload, DatabaseMode.EMPIRICAL)
     for mode in (DatabaseMode.EMPIRICAL, DatabaseMode.HYBRID):
@@ -113,21 +118,48 @@ def test_a_fit_answers_without_the_table(database: PerfDatabase, tmp_path: Path)
         alone.query(workload, DatabaseMode.HYBRID)
 
 
+def test_the_bands_of_a_fit_are_not_learned_again(database: PerfDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its bands in the artefact a fit gives the same numbers, and no row is left out again."""
+    workload = Gemm(100, 1000, 1000, "bfloat16")
+    fit = next(s.outcome for s in Plan.of(database.library, "toy").run())
+    assert isinstance(fit, Fit) and fit.bands == database.predictor(workload).bands
+
+    def refuse(*_: object) -> Bands:
+        raise AssertionError("learned again")
+
+    monkeypatch.setattr(predictor_module, "learn_bands", refuse)
+    with pytest.raises(AssertionError, match="learned again"):
+        PerfDatabase.open("toy", "vllm", library=database.library).query(workload)
+    again = PerfDatabase.open("toy", "vllm", library=database.library, fits=[fit]).query(workload)
+    expected = database.query(workload)
+    assert (again, again.error_band, again.source) == (expected, expected.error_band, expected.source)
+
+
 def test_files_that_are_no_fits(tmp_path: Path, database: PerfDatabase) -> None:
-    fit = database.predictor(Gemm(1, 1, 1, "bfloat16")).fit
-    write_fits(tmp_path / "good.json", [fit])
-    good = (tmp_path / "good.json").read_text()
-    broken = [
-        good.replace("step_us", "steps"),
-        good.replace('"rows":', '"rows": "many", "r":'),
-        good.replace(' 1"', ' 2"'),
-    ]
-    for text in ("{}", "[1]", "nothing", *broken):
-        (tmp_path / "fits.json").write_text(text)
+    fit = replace(database.fit(Gemm(1, 1, 1, "bfloat16")), bands=Bands((0.1, 0.2), (-0.1, -0.2), (0.1, 0.3)))
+    good = artefact_text(Artefact(database.system, "made up", 20, (fit,)))
+    (tmp_path / "fits.json").write_text(good)
+    assert read_artefact(tmp_path / "fits.json").fits == (fit,)
+    broken = {
+        '"tile":': '"tiles":',
+        '"rows":': '"rows": "many", "r":',
+        'fits 2"': 'fits 1"',
+        '"mem_bw":': '"mem_width":',
+        '"parameters":[': '"parameters":[-1,',
+        "[-0.1,-0.2]": "[-0.1,0.2]",
+        "[0.1,0.3]": "[0.1]",
+    }
+    for old, new in broken.items():
+        assert good.count(old) == 1
+        (tmp_path / "fits.json").write_text(good.replace(old, new))
+        with pytest.raises(PmcError, match=r"fits\.json: "):
+            read_artefact(tmp_path / "fits.json")
+    for text in ("{}", "[1]", "nothing", good[:-20], "\xff"):
+        (tmp_path / "fits.json").write_text(text, encoding="latin-1")
         with pytest.raises(PmcError, match=r"fits\.json: no artefact of fits"):
-            read_fits(tmp_path / "fits.json")
+            read_artefact(tmp_path / "fits.json")
     with pytest.raises(PmcError, match="no readable fits"):
-        read_fits(tmp_path / "gone.json")
+        read_artefact(tmp_path / "gone.json")
     with pytest.raises(PmcError, match=r"overlap_power is 0\.5, expected a number from 1"):
         replace(LAW, overlap_power=0.5)
 
@@ -174,11 +206,11 @@ def test_residuals_reproduce_a_smooth_field_and_pass_over_a_wrong_row() -> None:
     field = 0.3 * np.sin(grid[:, 0]) + 0.2 * grid[:, 1]
     at = np.array([[1.7, 2.2], [0.6, 3.1]])
     expected = 0.3 * np.sin(at[:, 0]) + 0.2 * at[:, 1]
-    assert krige(grid, field, at).residual == pytest.approx(expected, abs=0.02)
+    assert krige(Measured(grid, field), at).residual == pytest.approx(expected, abs=0.02)
     wrong = field.copy()
     wrong[np.argmin(np.sum((grid - at[0]) ** 2, axis=1))] += 2.0
-    assert krige(grid, wrong, at).residual == pytest.approx(expected, abs=0.08)
-    weights = krige(grid, field, at).weights
+    assert krige(Measured(grid, wrong), at).residual == pytest.approx(expected, abs=0.08)
+    weights = krige(Measured(grid, field), at).weights
     assert np.sum(weights, axis=1) == pytest.approx(1)
 
 
@@ -186,5 +218,18 @@ def test_rows_that_are_left_out_do_not_count() -> None:
     grid = np.arange(12, dtype=np.float64)[:, None]
     owner = np.arange(12) // 3
     values = np.where(owner == 1, 100.0, 1.0)
-    found = krige(grid, values, grid[4:5], np.array([1]), owner)
+    found = krige(Measured(grid, values), grid[4:5], np.array([1]), owner)
     assert found.residual == pytest.approx(1.0) and found.distance == pytest.approx(2.0)
+
+
+def test_the_nearest_rows_are_the_nearest() -> None:
+    """Blocks of rows leave none of the 24 nearest out: all rows, rows that are left out, and a last block with few."""
+    draw = np.random.default_rng(4)
+    rows, points = draw.uniform(0, 12, (3001, 3)), draw.uniform(-1, 13, (20, 3))
+    owner = draw.integers(0, 3, 3001)
+    for left_out in (None, owner[:20]):
+        squares = np.sum(np.square(points[:, None] - rows), axis=-1)
+        if left_out is not None:
+            squares[left_out[:, None] == owner] = np.inf
+        found = krige(Measured(rows, np.zeros(3001)), points, left_out, None if left_out is None else owner)
+        assert np.array_equal(found.rows, np.argsort(squares, axis=1)[:, :24])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pmc.backends.silicon.gemm import Gemm
-from pmc.backends.silicon.physical import Parameters, log_us
+from pmc.backends.silicon.physical import Parameters, Terms, log_us
 
 from .silicon_library import toy_system
 
@@ -48,3 +48,22 @@ def test_no_power_overflows(tmp_path: Path) -> None:
     steep = replace(ALONE, overlap_power=1e4, memory_efficiency=1e-6)
     memory = 2 * (2 * 2048 * 64 + 2048 * 2048) / 1e12 * 1e6 / 1e-6
     assert microseconds(tmp_path, Gemm(2048, 2048, 64, "bfloat16"), steep) == pytest.approx(5 + memory)
+
+
+def test_slopes_are_those_of_the_formula(tmp_path: Path) -> None:
+    """By differences, in the coordinates of the fit: logs, the log of the power over 1, and the losses."""
+    system = toy_system(tmp_path)
+    points = replace(
+        Gemm(300, 300, 640, "bfloat16").points, coordinates=np.array([[300, 300, 640], [4096, 2048, 64.0]])
+    )
+    terms = Terms.of(Gemm, points, system, (128, 128))
+    there = replace(ALONE, overlap_power=2.5)
+    slopes = terms.with_slopes(there)[1]
+    for place, field in enumerate(fields(there)):
+        value, step = getattr(there, field.name), 1e-6
+        if field.name == "overlap_power":
+            moved = 1 + (value - 1) * np.exp(step)
+        else:
+            moved = value + step if field.name.endswith("loss") else value * np.exp(step)
+        change = terms.log_us(replace(there, **{field.name: float(moved)})) - terms.log_us(there)
+        assert change / step == pytest.approx(slopes[:, place], abs=1e-5)

@@ -12,6 +12,7 @@ from pmc.backends.silicon.collectives import CustomAllReduce, Nccl
 from pmc.backends.silicon.gemm import Gemm
 from pmc.backends.silicon.mla import ContextMla, GenerationMla, MlaBmm
 from pmc.backends.silicon.moe import Moe, active_experts
+from pmc.backends.silicon.rows import Elementwise, Norm
 from pmc.backends.silicon.state_space import GatedDeltaNet, Mamba2
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.work import Workload
@@ -67,6 +68,8 @@ CASES: list[tuple[Workload, float, float]] = [
         Moe(6, 64, 32, 2, 2, 2, 2, "bfloat16", "balanced"),
         2 * 3 * 6 * 64 * 16 / 1e14, (2 * 3 * 64 * 16 + 6 * (2 * 64 + 2 * 64 + 3 * 2 * 16)) / 1e12,
     ),
+    (Norm(5, 100, "rms_norm", "bfloat16"), 0, 2 * 2 * 5 * 100 / 1e12),
+    (Elementwise(5, 100, "silu_and_mul", "bfloat16"), 0, 3 * 2 * 5 * 100 / 1e12),
     (Nccl(4, 1000, "all_gather", "half"), 0, 2 * 1000 * 3 / 4 / 4e11),
     (Nccl(16, 1000, "all_reduce", "int8"), 0, 2 * 1000 * 15 / 16 / 5e10),
     (CustomAllReduce(2, 1000, "bfloat16"), 0, 2 * 2 * 1000 / 2 / 4e11),
@@ -146,6 +149,7 @@ def test_sizes_that_mean_nothing(make: object, message: str) -> None:
         (Gemm(1, 2, 3, "fp9"), "gemm_dtype 'fp9' is no known number format; did you mean 'fp8'"),
         (Gemm(1, 2, 3, "nvfp4"), "toy has no rate for fp4"),
         (Nccl(2, 3, "all_gathr", "half"), "no collective 'all_gathr'; did you mean 'all_gather'"),
+        (Norm(2, 3, "rmsnorm", "bfloat16"), "norm: no operation 'rmsnorm'; did you mean 'rms_norm'"),
         (Nccl(2, 3, "all_gather", "fp4"), "nccl_dtype 'fp4' is neither half nor int8"),
     ],
 )
