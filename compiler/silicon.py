@@ -76,13 +76,19 @@ def open_database(meant: Database) -> PerfDatabase:
 
 def _named(asked: Measurements, module: ModuleOp) -> Database:
     """What is asked for with everything said."""
-    from pmc.backends.silicon.database import PerfDatabase
+    from pmc.backends.silicon.columns import INSTALL
+    from pmc.backends.silicon.database import DatabaseMode, PerfDatabase
     from pmc.backends.silicon.library import Library
 
     hosts = (*HOSTS, NO_HOST)
     if asked.host not in hosts:
         raise PmcError(f"unknown host '{asked.host}'{did_you_mean(asked.host, hosts)}; must be {', '.join(hosts)}")
     library = None if asked.folder is None else Library.folder(asked.folder)
+    if library is None and _mode(asked.mode) is DatabaseMode.SILICON and not Library.is_installed():
+        raise PmcError(
+            f"measured tables are not installed: {INSTALL}, or give a folder of them with --perf-dir; "
+            "--database-mode empirical asks the fits that come with pmc"
+        )
     database = PerfDatabase.open(asked.system, asked.backend, asked.version, _mode(asked.mode), library)
     return Database(
         system=database.system.name,

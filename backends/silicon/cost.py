@@ -120,7 +120,8 @@ class SiliconCostModel(CostModel):
 
     def _no_table(self, kind: str) -> str | None:
         """Why nothing of a kind can be asked at all; None where there is a table, or the mode needs none."""
-        if self.database.mode is DatabaseMode.SOL:
+        mode, fits = self.database.mode, self.database.fits.values()
+        if mode is DatabaseMode.SOL or (mode is not DatabaseMode.SILICON and any(fit.kind == kind for fit in fits)):
             return None
         if kind not in self._absent:
             self._absent[kind] = ""

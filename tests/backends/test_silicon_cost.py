@@ -11,6 +11,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from pmc.backends.evaluate.overlap import Overlap
+from pmc.backends.silicon.library import Library
 from pmc.compiler.config import load_chip, load_deployment, load_topology
 from pmc.compiler.driver import compile_model, load_model, module_text, parse_module
 from pmc.compiler.evaluation import EvaluationOptions, evaluate_request
@@ -184,3 +185,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_without_the_extra_the_fits_that_come_with_pmc_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Library, "is_installed", lambda: False)
+    asked = Measurements("h200-sxm", "vllm")
+    with pytest.raises(PmcError, match=r"not installed: pip install 'pmc\[silicon\]'.* --database-mode empirical asks"):
+        step(asked)
+    found = step(replace(asked, mode="empirical"))
+    assert set(found.step.ops.time_by_source_us) == {"analytic"}
+    by_path = rows(found)
+    for path, kind in (("lm_head.proj", "gemm"), ("blocks.dense.gqa.attention", "generation_attention")):
+        row = by_path[path, kind]
+        low, time, high = (float(str(row[name])) for name in ("low_us", "time_us", "high_us"))
+        assert str(row["origin"]).startswith("fit of") and low < time < high
