@@ -275,10 +275,10 @@ class Scheduler(Schema, frozen=True):
     policy: Literal["mixed", "prefill-first"] = Field(
         description="Whether prompts share steps with decoding sequences, or go before them"
     )
-    largest_batch: Annotated[int, Field(gt=0, le=2**20)] = Field(
+    largest_batch: Annotated[int, Field(gt=0, le=2**14)] = Field(
         description="Requests that are prefilled or decoded at the same time, on a data-parallel rank"
     )
-    token_budget: Annotated[int, Field(gt=0, le=2**24, json_schema_extra={"unit": "tokens"})] = Field(
+    token_budget: Annotated[int, Field(gt=0, le=2**18, json_schema_extra={"unit": "tokens"})] = Field(
         description="Tokens of a step, on a data-parallel rank: the chunk of prefill"
     )
     headroom: Annotated[Share, Field(lt=1)] = Field(description="Part of the DRAM that stays free")
