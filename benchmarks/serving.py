@@ -19,7 +19,7 @@ from pmc.backends.serve.closed_form import ClosedForm
 from pmc.backends.serve.events import simulate
 from pmc.backends.serve.requests import drawn_requests
 from pmc.backends.serve.step_times import StepTimes, Table
-from pmc.dialects.traffic import Scheduler, Traffic, parse_lengths
+from pmc.dialects.traffic import Lengths, Scheduler, Traffic, parse_lengths
 
 ROOM = CacheRoom("any", 10**15, 0, 0, 0, 10**6, (0, 1))
 """Room for whatever comes."""
@@ -81,6 +81,10 @@ def random_setting(seed: int) -> tuple[StepTimes, Scheduler, Traffic, float]:
     return times, scheduler, traffic, float(random.uniform(0.1, 0.8))
 
 
+def _text(lengths: Lengths) -> str:
+    return str(lengths.model_dump())
+
+
 def main() -> None:
     """Print a line per setting and the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,13 +105,12 @@ def main() -> None:
         seconds["closed form"] += middle - begin
         seconds["simulation"] += time.process_time() - middle
         assert found.tpot_us is not None
-        errors.append(
-            (found.ttft_us / served.ttft_us.mean() - 1, found.tpot_us / served.tpot_us.mean() - 1)  # fmt: skip
-        )
+        means = served.ttft_us.mean(), served.tpot_us.mean()
+        errors.append((found.ttft_us / means[0] - 1, found.tpot_us / means[1] - 1))
         print(
             f"{seed:4} TTFT {errors[-1][0]:+6.1%} TPOT {errors[-1][1]:+6.1%}  load {load:.2f} {scheduler.policy} "
             f"batch {scheduler.largest_batch} budget {scheduler.token_budget} "
-            f"{traffic.input_length!r} {traffic.output_length!r} cached {traffic.prefix_share}",
+            f"{_text(traffic.input_length)} in, {_text(traffic.output_length)} out, cached {traffic.prefix_share}",
             flush=True,
         )
     for name, column in zip(("TTFT", "TPOT"), np.abs(np.asarray(errors)).T, strict=True):

@@ -22,7 +22,7 @@ from xdsl.traits import IsolatedFromAbove, NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from pmc.dialects.arch import DeploymentAttr
-from pmc.dialects.assembly import PmcOp
+from pmc.dialects.assembly import PmcOp, PropertyValue
 from pmc.dialects.errors import PmcError
 from pmc.dialects.schema_text import SchemaAttr
 from pmc.dialects.structure import AnyProgramOp
@@ -69,7 +69,7 @@ class ServiceOp(PmcOp):
         """The service of programs by phase, whose modules become part of it."""
         for phase, module in programs.items():
             module.sym_name = StringAttr(phase)
-        properties = {"traffic": TrafficAttr(traffic), "scheduler": SchedulerAttr(scheduler)}
+        properties: dict[str, PropertyValue] = {"traffic": TrafficAttr(traffic), "scheduler": SchedulerAttr(scheduler)}
         return cls.make([], [], model, properties, [Region(Block(list(programs.values())))])
 
     def program(self, phase: str) -> ModuleOp:

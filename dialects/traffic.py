@@ -201,10 +201,10 @@ LENGTH_FORMS = "TOKENS, uniform:LEAST-MOST, lognormal:MEDIAN,SIGMA,LONGEST or hi
 """The texts that `parse_lengths` takes."""
 
 
-def parse_lengths(text: str, name: str) -> Lengths:
+def parse_lengths(text: str, name: str) -> AnyLengths:
     """The distribution that a text says, see `LENGTH_FORMS`.  Raises PmcError, which begins with `name`."""
     kind, colon, rest = text.partition(":")
-    readers: dict[str, Callable[[], Lengths]] = {
+    readers: dict[str, Callable[[], AnyLengths]] = {
         "uniform": lambda: UniformLengths(uniform=tuple(int(end) for end in rest.split("-", 1))),
         "lognormal": lambda: _lognormal(rest),
         "histogram": lambda: _histogram(rest),
@@ -217,12 +217,12 @@ def parse_lengths(text: str, name: str) -> Lengths:
         raise PmcError(f"{name}: expected {LENGTH_FORMS}, found '{text}'") from None
 
 
-def _lognormal(text: str) -> Lengths:
+def _lognormal(text: str) -> LogNormalLengths:
     median, sigma, longest = text.split(",")
     return LogNormalLengths(lognormal=LogNormal(median=int(median), sigma=float(sigma), longest=int(longest)))
 
 
-def _histogram(text: str) -> Lengths:
+def _histogram(text: str) -> HistogramLengths:
     pairs = sorted((int(tokens), float(weight)) for tokens, weight in (entry.split("=") for entry in text.split(",")))
     return HistogramLengths(histogram=tuple(LengthShare(tokens=tokens, weight=weight) for tokens, weight in pairs))
 
@@ -255,7 +255,8 @@ class Traffic(Schema, frozen=True):
 
     def new_tokens(self, prompts: IntArray) -> IntArray:
         """The tokens of prompts that are prefilled: what is not in the cache, at least one, which gives the answer."""
-        return np.maximum(prompts - np.floor(prompts * self.prefix_share).astype(np.int64), 1)
+        cached: IntArray = np.floor(prompts * self.prefix_share).astype(np.int64)
+        return np.asarray(np.maximum(prompts - cached, 1), np.int64)
 
     @property
     def longest_context(self) -> int:

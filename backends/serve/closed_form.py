@@ -151,7 +151,8 @@ class _Chain:
         # Processes, 1994, section 8.2), less the bias of where it ends.
         bias = np.zeros(MOST_BINS)
         if steps and not self.idle:
-            bias = np.linalg.solve(unit - moves + stationary[None, :], lasting - step_us * decodes)
+            wanted = lasting - step_us * decodes
+            bias = np.asarray(np.linalg.solve(unit - moves + stationary[None, :], wanted), np.float64)
         ttft_us, begins = self._ttft_us(stationary, bias)
         ends = float((stationary if self.mixed else moves[0]) @ bias)
         more = begins - ends if steps else 0.0
@@ -178,7 +179,7 @@ class _Chain:
         if rate is None and not self.mixed:
             weights[1:] = 0.0
         weights /= weights.sum()
-        length = 2 ** int(np.ceil(np.log2(2 * count + len(x))))
+        length = _power_of_two(2 * count + len(x))
         spectrum = np.fft.rfft(x, length)
         y = np.arange(length)
         steps = np.maximum(-(-y // m), 1)
@@ -264,12 +265,12 @@ class ClosedForm:
         """Steps of a number of decoding sequences and numbers of new tokens of prompts."""
         ended = tokens / self.mean_new
         n = np.where(tokens > 0, 0.0, sequences) if self.scheduler.policy == "prefill-first" else np.asarray(sequences)
-        found = (
+        found = np.asarray(
             np.interp(n + tokens, np.arange(len(self._at_tokens)), self._at_tokens)
             + np.interp(n + ended, np.arange(len(self._at_rows)), self._at_rows)
             + tokens * self._read_us(budget)
         )
-        return found + np.where(n > 0, self._decode_us(sequences), 0.0)
+        return np.asarray(found + np.where(n > 0, self._decode_us(sequences), 0.0), np.float64)
 
     # -- the backlog of prompts --------------------------------------------------------------------------------------
 
@@ -288,7 +289,7 @@ class ClosedForm:
                 x=self._prompt(budget / m),
                 m=m,
                 mean=self.mean_new * m / budget,
-                step_us=self._step_us(sequences, np.arange(m + 1) * (budget / m), budget),
+                step_us=self._step_us(sequences, np.arange(m + 1, dtype=np.float64) * (budget / m), budget),
                 rate=rate,
                 by_step=sequences / self.decoded if self.decoded else 0.0,
                 idle=rate is not None and sequences == 0,
@@ -423,7 +424,13 @@ class ClosedForm:
             # Reading cannot go faster: all that are not decoded are read, or wait for that.
             ttft_us = (inside - decoding) / found.rate
         waiting_us = (users - inside) / found.rate
-        return Steady(found.rate, ttft_us + waiting_us, found.step_us + found.more_us * self.inverse / self.several, decoding, waiting_us)
+        return Steady(
+            found.rate,
+            ttft_us + waiting_us,
+            found.step_us + found.more_us * self.inverse / self.several,
+            decoding,
+            waiting_us,
+        )
 
     @property
     def largest_rate(self) -> float:
@@ -440,12 +447,16 @@ class ClosedForm:
         return self._largest
 
 
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
 def compound_poisson(x: FloatArray, means: FloatArray, count: int) -> FloatArray:
     """The distribution of a sum of a Poisson number of independent variables with the probabilities `x`.
 
     One row for each mean; what exceeds `count` is left out.
     """
-    length = 2 ** int(np.ceil(np.log2(2 * count + len(x))))
+    length = _power_of_two(2 * count + len(x))
     spectrum = np.fft.rfft(x, length)
     found = np.fft.irfft(np.exp(means[:, None] * (spectrum[None, :] - 1)), length)
     return np.maximum(found[:, :count], 0.0)

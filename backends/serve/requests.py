@@ -56,8 +56,8 @@ class Requests:
 def drawn_requests(traffic: Traffic, ranks: int, count: int, seed: int) -> Requests:
     """`count` requests of one of `ranks` equal ranks in the long run, with others before and behind them.
 
-    Under a rate each rank has its share of the arrivals, at random: a Poisson process again.  Under a concurrency it has
-    its share of the users.  Raises PmcError where the users cannot be shared equally.
+    Under a rate each rank has its share of the arrivals, at random: a Poisson process again.  Under a concurrency it
+    has its share of the users.  Raises PmcError where the users cannot be shared equally.
     """
     random = np.random.default_rng(seed)
     arrival_us: FloatArray | None = None
@@ -70,7 +70,9 @@ def drawn_requests(traffic: Traffic, ranks: int, count: int, seed: int) -> Reque
         before, behind = max(count // 5, 3 * users), 2 * users
     total = before + count + behind
     if total > MOST_REQUESTS:
-        raise PmcError(f"{count} requests need {total} with those before and behind, at most {MOST_REQUESTS} are simulated")
+        raise PmcError(
+            f"{count} requests need {total} with those before and behind, at most {MOST_REQUESTS} are simulated"
+        )
     prompts = traffic.input_length.sample(random, total)
     outputs = traffic.output_length.sample(random, total)
     return Requests(arrival_us, prompts, outputs, before, count)

@@ -30,9 +30,7 @@ class DoesNotFit(PmcError):
 class Service:
     """Programs on their chips with a scheduler: answers what becomes of a traffic."""
 
-    def __init__(
-        self, prefill: StepEvaluator, decode: StepEvaluator, traffic: Traffic, scheduler: Scheduler
-    ) -> None:
+    def __init__(self, prefill: StepEvaluator, decode: StepEvaluator, traffic: Traffic, scheduler: Scheduler) -> None:
         """Of the traffic the lengths and the cached prefix matter; rates can be asked for later.
 
         Raises DoesNotFit where no request of the longest lengths fits, and PmcError for programs whose steps the model

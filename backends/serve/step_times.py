@@ -51,14 +51,14 @@ class Table:
         areas = np.zeros_like(rows)
         areas[:, 1:] = np.cumsum((rows[:, 1:] + rows[:, :-1]) * (spacing / 2), axis=1)
         self.areas: list[list[float]] = areas.tolist()
-        self.last = rows.shape[1] - 1
+        self.last = int(rows.shape[1]) - 1
 
     def at(self, number: int, length: float) -> float:
         """The value; beyond the ends it goes on as a line."""
         row = self.rows[number]
         if not self.last:
             return row[0]
-        place = (length - self.first) / self.spacing
+        place: float = (length - self.first) / self.spacing
         index = min(max(int(place), 0), self.last - 1)
         low = row[index]
         return low + (row[index + 1] - low) * (place - index)
@@ -70,7 +70,8 @@ class Table:
             return row[0] * (length - self.first)
         place = (length - self.first) / self.spacing
         index = min(max(int(place), 0), self.last - 1)
-        part, low = place - index, row[index]
+        part: float = place - index
+        low = row[index]
         within = part * (low + (row[index + 1] - low) * part / 2)
         return self.areas[number][index] + within * self.spacing
 
@@ -201,8 +202,7 @@ class StepTimesOf:
         if "kv_len" in symbols or any(isinstance(value.owner, layer.StateOp) for value in op.operands):
             return SEQUENCES
         if all(
-            dim.evaluate({"batch": self.replicas * n, "q_len": 1})
-            == dim.evaluate({"batch": self.replicas, "q_len": n})
+            dim.evaluate({"batch": self.replicas * n, "q_len": 1}) == dim.evaluate({"batch": self.replicas, "q_len": n})
             for dim in dims
             for n in (6, 35)
         ):
@@ -281,6 +281,8 @@ def _table(rows: FloatArray, lengths: FloatArray | IntArray) -> Table:
     """Values at lengths that are about equally far apart, at such that are exactly so."""
     first, last = float(lengths[0]), float(lengths[-1])
     even = np.linspace(first, last, len(lengths))
-    moved = np.stack([np.interp(even, lengths, row) for row in rows])
+    moved = np.zeros_like(rows)
+    for number in range(len(rows)):
+        moved[number] = np.interp(even, lengths, rows[number])
     spacing = (last - first) / (len(lengths) - 1) if len(lengths) > 1 else 1.0
     return Table(moved, first, spacing)

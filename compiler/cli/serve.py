@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -58,7 +58,9 @@ def serve_command(
     osl: Annotated[str | None, typer.Option(help="Tokens out, in the same forms.")] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Replay the requests of a CSV file: arrival_s, input_tokens, output_tokens; no rate, no lengths."),
+        typer.Option(
+            help="Replay the requests of a CSV file: arrival_s, input_tokens, output_tokens; no rate, no lengths."
+        ),
     ] = None,
     prefix_share: Annotated[
         float | None, typer.Option(help="Part of every prompt that is in the cache already. [default: 0]")
@@ -71,7 +73,8 @@ def serve_command(
         int | None, typer.Option(help="Requests at the same time, on a data-parallel rank. [default: 64]")
     ] = None,
     token_budget: Annotated[
-        int | None, typer.Option(help="Tokens of a step, on a data-parallel rank: the chunk of prefill. [default: 2048]")
+        int | None,
+        typer.Option(help="Tokens of a step, on a data-parallel rank: the chunk of prefill. [default: 2048]"),
     ] = None,
     headroom: Annotated[float | None, typer.Option(help="Part of the DRAM that stays free. [default: 0.1]")] = None,
     kv_block_tokens: Annotated[int | None, typer.Option(help="Tokens of a block of the cache. [default: 16]")] = None,
@@ -154,10 +157,10 @@ def _service(model: str, said: Mapping[str, object], trace: Requests | None, tar
     for name, instead in REPLACED.items():
         if name in target.fields:
             raise PmcError(f"{flag(name)} does not go with pmc serve: {instead}")
-    values = {**DEFAULTS, **said}
-    names = ("rate", "concurrency", "isl", "osl", "prefix_share")
-    traffic = traffic_of(*(values.pop(name, None) for name in names), trace)  # type: ignore[arg-type]
-    scheduler = scheduler_of(**values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {**DEFAULTS, **said}
+    arriving = {name: values.pop(name, None) for name in ("rate", "concurrency", "isl", "osl", "prefix_share")}
+    traffic = traffic_of(**arriving, trace=trace)
+    scheduler = scheduler_of(**values)
     return compile_service(module, *target.load(), traffic, scheduler, target.load_accounting())
 
 

@@ -23,10 +23,11 @@ def serving_table(result: ServingResult, width: int | None) -> str:
     arrivals = f"{r.traffic.rate:g} requests/s" if r.traffic.rate is not None else f"{r.traffic.concurrency} users"
     s, t = r.scheduler, r.traffic
     cached = f", of which {t.prefix_share:.0%} in the cache" if t.prefix_share else ""
+    schedulers = "1 scheduler" if r.replicas == 1 else f"{r.replicas} schedulers"
     lines = [
         f"{r.model}: {arrivals}, {_text(t.input_length)} tokens in{cached}, {_text(t.output_length)} out; "
-        f"{r.ranks} x {r.chip}{network} with {r.replicas} {'scheduler' if r.replicas == 1 else 'schedulers'} ({s.policy}, at most {s.largest_batch} requests and "
-        f"{s.token_budget} tokens a step each); granularity {r.granularity}, accounting {r.accounting}; {how}",
+        f"{r.ranks} x {r.chip}{network} with {schedulers} ({s.policy}, at most {s.largest_batch} requests and "
+        f"{s.token_budget} tokens a step each); granularity {r.granularity}, accounting {r.accounting}; {how}"
     ]
     rows = [row for row in (("TTFT", r.ttft), ("TPOT", r.tpot), ("E2E", r.e2e)) if row[1] is not None]
     columns = [Column("latency", [name for name, _ in rows], left=True)]
@@ -41,7 +42,9 @@ def serving_table(result: ServingResult, width: int | None) -> str:
         f"on a data-parallel rank {r.running:.2f} requests run and {r.queue:.2f} wait, on average",
     ]
     if r.largest_requests_per_s is not None and r.load is not None:
-        notes.append(f"the largest sustainable rate is about {r.largest_requests_per_s:.4g} requests/s: load {r.load:.1%}")
+        notes.append(
+            f"the largest sustainable rate is about {r.largest_requests_per_s:.4g} requests/s: load {r.load:.1%}"
+        )
     notes.append(
         f"DRAM  {verdict.total_bytes / 2**30:.3f} of {verdict.capacity_bytes / 2**30:.3f} GiB with "
         f"{s.largest_batch} of the longest requests, {s.headroom:.0%} kept free; {verdict.largest_batch} of them fit"
