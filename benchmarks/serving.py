@@ -10,6 +10,7 @@ the tokens, a part that does beyond a knee, and attention.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 
 import numpy as np
@@ -27,7 +28,7 @@ ROOM = CacheRoom("any", 10**15, 0, 0, 0, 10**6, (0, 1))
 
 def random_times(random: np.random.Generator, batch: int, budget: int, longest_prompt: int, context: int) -> StepTimes:
     """Steps of a chip that reads weights in 1 to 20 ms and multiplies 60 to 400 tokens in that time."""
-    weights_us = float(np.exp(random.uniform(np.log(1000), np.log(20000))))
+    weights_us = math.exp(random.uniform(math.log(1000), math.log(20000)))
     knee = random.uniform(60, 400)
     tokens = np.arange(max(batch, budget) + 1.0)
     tokens_us = 0.8 * np.maximum(weights_us, weights_us * tokens / knee) + 0.2 * weights_us * (1 + tokens / knee)
@@ -48,7 +49,7 @@ def random_times(random: np.random.Generator, batch: int, budget: int, longest_p
 
 def random_lengths(random: np.random.Generator, shortest: int, longest: int) -> str:
     """A constant, a uniform, a lognormal distribution or a histogram, around a length between two."""
-    middle = int(np.exp(random.uniform(np.log(shortest), np.log(longest))))
+    middle = int(math.exp(random.uniform(math.log(shortest), math.log(longest))))
     kinds = (
         str(middle),
         f"uniform:{middle // 2}-{middle * 3 // 2}",

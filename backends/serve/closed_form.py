@@ -280,9 +280,9 @@ class ClosedForm:
         In units of bins of tokens: x is a prompt, m the budget of a step, b the backlog.
         """
         mixed = self.scheduler.policy == "mixed"
-        budget = self.scheduler.token_budget - (int(np.ceil(sequences)) if mixed else 0)
-        if budget < 1:
-            return None
+        # A prompt that is read has a place, so that not all places decode beside it.
+        beside = min(int(np.ceil(sequences)), self.most - 1) if mixed else 0
+        budget = self.scheduler.token_budget - beside
         m = int(min(MOST_BUDGET_BINS, np.ceil(BINS * max(1.0, budget / self.mean_new)), budget))
         while True:
             chain = _Chain(
@@ -332,29 +332,28 @@ class ClosedForm:
         roughly = [self._rough_step_us(n, rate) for n in sampled.tolist()]
         rough = self._batches(rate, lambda n: float(np.interp(n, sampled, roughly)), float(self.most))
         likely = np.flatnonzero(rough > TAIL)
-        low, high = int(likely[0]), min(int(likely[-1]), self.most)
-        picks = np.unique(np.linspace(low, high, BATCHES).round().astype(np.int64))
-        if low == 0 and high > 1:
-            picks = np.unique(np.append(picks, 1))
+        low, high = int(likely[0]), max(min(int(likely[-1]), self.most), 1)
+        picks = np.unique(np.append(np.linspace(low, high, BATCHES).round().astype(np.int64), max(low, 1)))
         solved = [(n, found) for n in picks.tolist() if (found := self._backlog(float(n), rate)) is not None]
-        if not solved:
+        some = [(n, found) for n, found in solved if n]
+        if not some:
             raise Overload(f"overload: {rate * 1e6:g} requests/s are more than can be read")
-        numbers = [n for n, _ in solved]
-        ttft_us, more_us = ([getattr(found, name) for _, found in solved] for name in ("ttft_us", "more_us"))
+        numbers, decoding_numbers = [n for n, _ in solved], [n for n, _ in some]
+        ttft_us, more_us = [found.ttft_us for _, found in solved], [found.more_us for _, found in some]
         step_us = [
-            max(found.step_us + found.more_us * self.several / self.decoded, 0.1 * found.step_us) for _, found in solved
+            max(found.step_us + found.more_us * self.several / self.decoded, 0.1 * found.step_us) for _, found in some
         ]
         # Prompts that are read have places, too.
         most = float(self.most)
         for _ in range(10):
             most = max(self.most - rate * float(np.interp(most, numbers, ttft_us)), 0.5 * self.most)
-        shares = self._batches(rate, lambda n: float(np.interp(n, numbers, step_us)), most)
+        shares = self._batches(rate, lambda n: float(np.interp(n, decoding_numbers, step_us)), most)
         n = np.arange(len(shares))
         beyond = np.maximum(n - most, 0.0)
         decoding = float(shares @ np.minimum(n, most))
         waiting_us = float(shares @ beyond) / rate * self._waiting_factor(decoding / most, most)
         first_us = float(shares @ np.interp(n, numbers, ttft_us))
-        more = float(shares @ np.interp(n, numbers, more_us))
+        more = float(shares @ np.interp(n, decoding_numbers, more_us))
         lasting_us = decoding / (rate * self.several) - more
         tpot_us = lasting_us * self.several / self.decoded + more * self.inverse / self.several
         return Steady(rate, first_us + waiting_us, tpot_us, decoding, waiting_us)
@@ -388,13 +387,15 @@ class ClosedForm:
     def _batches(self, rate: float, step_us: Callable[[int], float], most: float) -> FloatArray:
         """The distribution of sequences that are decoded or wait for that, of which `most` are decoded at once.
 
-        p(n) = p(n - 1) * rate * decoded * step(n) / n, and beyond the largest batch the largest rate.
+        p(n) = p(n - 1) * rate * decoded * step(n) / n, and beyond the largest batch p(n - 1) * rate / the largest rate.
         """
         logs, n = [0.0], 0
         while n < 20_000:
             n += 1
-            ratio = rate * self.decoded * step_us(min(n, self.most)) / min(n, most)
-            logs.append(logs[-1] + np.log(rate / self.largest_rate if n > most else ratio))
+            ratio = rate * self.decoded * step_us(min(n, self.most)) / n
+            part = min(max(most - (n - 1), 0.0), 1.0)  # of the place that is there for reading the rest of the time
+            ratio = part * ratio + (1 - part) * rate / self.largest_rate
+            logs.append(logs[-1] + np.log(ratio))
             if n >= most and logs[-1] < max(logs) - 14:
                 break
         shares = np.exp(np.asarray(logs) - max(logs))

@@ -68,8 +68,9 @@ class Service:
             )
         if engine == "closed-form":
             return self._means(traffic)
-        if count < 1:
-            raise PmcError(f"requests is {count}, must be at least 1")
+        for name, value, least in (("requests", count, 1), ("seed", seed, 0)):
+            if value < least:
+                raise PmcError(f"{name} is {value}, must be at least {least}")
         users = None if traffic.concurrency is None else users_of(traffic, self.replicas)
         requests = drawn_requests(traffic, self.replicas, count, seed)
         served = simulate(self.times, self.scheduler, traffic, self.room, requests, users)

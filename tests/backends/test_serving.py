@@ -299,3 +299,14 @@ def test_users_are_shared_by_the_ranks_or_refused() -> None:
             "llama-3.1-8b", "h100-sxm", "nvlink-8", "llama-8b-decode", concurrency=30, isl=10, osl=10,
             overrides={"deployment.dp": 4},
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["mixed", "prefill-first"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_request_that_is_alone_takes_what_its_steps_take(policy: str, batch: int) -> None:
+    """At a rate of almost nothing: chunks of 64 and 36 tokens, then four steps that attend to 101 tokens and more."""
+    times, rules, asked = real_times(batch), scheduler(policy, batch), traffic(isl="100", osl="5")
+    found = ClosedForm(times, rules, asked, ROOM).under_rate(1e-12)
+    first_us = times.step_us(0, 0.0, [(64, 0)], 0) + times.step_us(0, 0.0, [(36, 64)], 1)
+    assert found.ttft_us == pytest.approx(first_us, rel=0.02)
+    assert found.tpot_us == pytest.approx(times.decode_us(1, 101, 4) / 4, rel=1e-3)

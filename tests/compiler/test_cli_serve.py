@@ -109,6 +109,8 @@ def test_a_wrong_trace_is_an_error_with_its_line(
         ((*TRAFFIC, "--token-budget", "3"), 2, "token_budget must be at least largest_batch"),
         ((*TRAFFIC, "--policy", "fair"), 2, "policy"),
         ((*TRAFFIC, "--engine", "guess"), 2, "unknown engine 'guess'; must be one of closed-form, events"),
+        ((*TRAFFIC, "--seed", "-1"), 2, "seed is -1, must be at least 0"),
+        ((*TRAFFIC, "--requests", "0"), 2, "requests is 0, must be at least 1"),
         ((*TRAFFIC, "--batch", "3"), 2, "--batch does not go with pmc serve: --largest-batch says it"),
         ((*TRAFFIC, "--headroom", "0.95"), 1, "not a single request: does not fit"),
         (
