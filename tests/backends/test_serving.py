@@ -101,6 +101,8 @@ def test_a_step_of_one_phase_takes_what_its_program_takes(
     alone, other = times.decode_us(32, 2000), times.step_us(0, 0.0, [(300, 0)], 1)
     both = times.step_us(32, 2000, [(300, 0)], 1)
     assert max(alone, other) < both < alone + other
+    # So does the LM head, for all that are sampled from.
+    assert 0 < times.rows_us[33] < times.rows_us[32] + times.rows_us[1]
 
 
 def test_the_sum_over_steps_is_that_of_single_steps() -> None:
@@ -264,6 +266,7 @@ def test_a_seed_gives_the_same_requests() -> None:
     [
         ("mixed", 32, 512, "uniform:50-300", "uniform:20-100", 0.3),
         ("mixed", 64, 256, "lognormal:200,0.5,350", "80", 0.6),
+        ("mixed", 8, 512, "uniform:50-300", "uniform:20-100", 0.6),  # a third of the TTFT is the wait for a place
         ("prefill-first", 32, 512, "150", "uniform:30-50", 0.4),
         ("prefill-first", 64, 256, "histogram:50=1,300=1", "histogram:40=1,120=1", 0.5),
     ],
