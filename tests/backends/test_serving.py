@@ -266,7 +266,7 @@ def test_a_seed_gives_the_same_requests() -> None:
     [
         ("mixed", 32, 512, "uniform:50-300", "uniform:20-100", 0.3),
         ("mixed", 64, 256, "lognormal:200,0.5,350", "80", 0.6),
-        ("mixed", 8, 512, "uniform:50-300", "uniform:20-100", 0.6),  # a third of the TTFT is the wait for a place
+        ("mixed", 6, 512, "uniform:50-300", "uniform:20-100", 0.5),  # a quarter of the TTFT is the wait for a place
         ("prefill-first", 32, 512, "150", "uniform:30-50", 0.4),
         ("prefill-first", 64, 256, "histogram:50=1,300=1", "histogram:40=1,120=1", 0.5),
     ],
@@ -282,7 +282,7 @@ def test_the_closed_form_agrees_with_the_simulation(
     form = ClosedForm(times, rules, asked, ROOM)
     rate = load * form.largest_rate
     found = form.under_rate(rate)
-    requests = drawn_requests(asked.model_copy(update={"rate": rate * 1e6}), 1, 10_000, seed=1)
+    requests = drawn_requests(asked.model_copy(update={"rate": rate * 1e6}), 1, 20_000, seed=1)
     served = simulate(times, rules, asked, ROOM, requests)
     assert found.ttft_us == pytest.approx(served.ttft_us.mean(), rel=0.05)
     assert found.tpot_us == pytest.approx(served.tpot_us.mean(), rel=0.05)
