@@ -23,6 +23,12 @@ Engine = Literal["closed-form", "events"]
 """How latencies follow from the times of steps."""
 
 
+SAMPLED = (
+    "tiles are searched for steps of some sizes, in steps of a factor of 1.5, and lines drawn between: up to 10% off"
+)
+"""Said of a granularity that looks at one shape at a time."""
+
+
 class DoesNotFit(PmcError):
     """The DRAM of a chip has no room for a single request."""
 
@@ -189,6 +195,7 @@ class Service:
             scheduler=self.scheduler,
             memory=self.memory,
             assumptions=(
+                *([SAMPLED] if self.prefill.granularity.one_by_one else []),
                 *held_rows(self.prefill.program, {"batch": self.replicas, "kv_len": longest}, target.chip),
                 *checkpoint_assumptions(self.decode.module, {"kv_len": longest}),
             ),
