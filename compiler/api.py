@@ -41,10 +41,13 @@ from pmc.dialects.schema import Schema, did_you_mean
 if TYPE_CHECKING:
     from pmc.backends.evaluate.explain.explanation import Explanation
     from pmc.backends.evaluate.request import RequestResult
+    from pmc.backends.serve.result import ServingResult
+    from pmc.backends.serve.service import Engine
     from pmc.compiler.check_report import CheckReport
     from pmc.compiler.silicon import Measurements
     from pmc.compiler.step_evaluation import StepEvaluation
     from pmc.compiler.sweep.result import SweepResult
+    from pmc.dialects.traffic import Lengths
 
 Named = str | Path
 ModelLike = Module | ModuleOp | str | Path
@@ -222,6 +225,53 @@ def sweep(
         raise PmcError(f"{source.name} is a dump of one target: a sweep needs a model")
     options = _options(granularity, overlap, calibration, tile_cache)
     return Sweep(source.op, source.name, Point(target, options, request), varied).result()
+
+
+def serve(
+    model: ModelLike,
+    chip: ChipLike | None = None,
+    topology: TopologyLike | None = None,
+    deployment: DeploymentLike | None = None,
+    *,
+    rate: float | None = None,
+    concurrency: int | None = None,
+    isl: int | str | Lengths | None = None,
+    osl: int | str | Lengths | None = None,
+    prefix_share: float = 0.0,
+    trace: Named | None = None,
+    policy: str = "mixed",
+    largest_batch: int = 64,
+    token_budget: int = 2048,
+    headroom: float = 0.1,
+    kv_block_tokens: int = 16,
+    engine: Engine = "events",
+    requests: int = 4000,
+    seed: int = 0,
+    granularity: str = "chip",
+    accounting: AccountingLike | None = None,
+    calibration: CalibrationLike | None = None,
+    tile_cache: Named | None = None,
+    overrides: Overrides | None = None,
+) -> ServingResult:
+    """Latencies and throughput of a deployment that serves a traffic with continuous batching.
+
+    Lengths are tokens, or text as of `pmc serve`: "uniform:100-2000".  `largest_batch` and `token_budget` are those of
+    a data-parallel rank.  The engine `events` simulates `requests` requests, or those of the file `trace`;
+    `closed-form` gives means.  Raises PmcError, also where the rate cannot be sustained or no request fits.
+    """
+    from pmc.backends.serve.requests import read_trace
+    from pmc.compiler.serving import compile_service, scheduler_of, serve_module, traffic_of
+
+    options = _options(granularity, "none", calibration, tile_cache)
+    recorded = None if trace is None else read_trace(Path(trace))
+    traffic = traffic_of(rate, concurrency, isl, osl, prefix_share, recorded)
+    scheduler = scheduler_of(policy, largest_batch, token_budget, headroom, kv_block_tokens)
+    source = module_of(model)
+    if source.has_target:
+        raise PmcError(f"{source.name} is a dump of one phase: serving needs a model, both phases are compiled")
+    target = _target(chip, topology, deployment, accounting, overrides)
+    module = compile_service(source.op, *target[:3], traffic, scheduler, target[3])
+    return serve_module(module, options, engine, requests, seed, recorded)
 
 
 def explain(

@@ -14,7 +14,7 @@ from xdsl.ir import Dialect
 if TYPE_CHECKING:
     from xdsl.universe import Universe
 
-DIALECTS = ("arch", "model", "layer", "dist", "silicon", "tile", "g5", "trace")
+DIALECTS = ("arch", "model", "layer", "dist", "silicon", "tile", "g5", "trace", "serve")
 """The dialects of pmc, from the target to the machine; `x` is the object `X` of `pmc.dialects.x`."""
 
 

@@ -20,8 +20,8 @@ from pmc.compiler.cli.help_text import help_text
 from pmc.dialects.errors import PmcError
 
 COMMANDS = (
-    "compile", "opt", "evaluate", "sweep", "explain", "simulate", "thermal", "analyze", "compare", "run", "check",
-    "list", "show", "support", "init", "collect", "calibrate",
+    "compile", "opt", "evaluate", "sweep", "serve", "explain", "simulate", "thermal", "analyze", "compare", "run",
+    "check", "list", "show", "support", "init", "collect", "calibrate",
 )  # fmt: skip
 """In the order of the help.  `X` is the function `X_command` of `pmc.compiler.cli.X`, imported where it is named.
 

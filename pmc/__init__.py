@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pmc.compiler.api import check, compile, evaluate, explain, load_model, sweep
+    from pmc.compiler.api import check, compile, evaluate, explain, load_model, serve, sweep
     from pmc.compiler.config import load_accounting, load_calibration, load_chip, load_deployment, load_topology
     from pmc.compiler.module import Module
     from pmc.compiler.presets import list_presets
@@ -36,6 +36,7 @@ __all__ = [
     "load_deployment",
     "load_model",
     "load_topology",
+    "serve",
     "sweep",
     "thermal_study",
 ]
@@ -47,7 +48,7 @@ _HOME = {
     **dict.fromkeys(
         ("load_accounting", "load_calibration", "load_chip", "load_deployment", "load_topology"), "pmc.compiler.config"
     ),
-    **dict.fromkeys(("check", "compile", "evaluate", "explain", "load_model", "sweep"), "pmc.compiler.api"),
+    **dict.fromkeys(("check", "compile", "evaluate", "explain", "load_model", "serve", "sweep"), "pmc.compiler.api"),
 }
 """The module that defines each name."""
 

@@ -8,7 +8,7 @@ the inputs are common: weights [in, out] at block path + "." + name, caches [bat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from pmc.backends.numeric import model_compressed
 from pmc.backends.numeric.environment import Environment, Source, seeded_environment
@@ -365,7 +365,7 @@ class ModelMachine:
                 elif isinstance(value, IntegerAttr | FloatAttr):
                     fields[name] = float(cast(Any, value).value.data)
                 elif isinstance(value, ArrayAttr):
-                    fields[name] = [cast(FloatAttr, each).value.data for each in value]
+                    fields[name] = [cast(FloatAttr, each).value.data for each in cast(Iterable[Attribute], value)]
         assert block.rope_theta is not None, "verified"
         return Rotary(block.rope_theta.value.data, fields, interleaved, self.kv_len)
 

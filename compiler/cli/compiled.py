@@ -96,6 +96,7 @@ def rank_program(model: str, target: TargetOptions) -> tuple[ModuleOp, dict[str,
     from pmc.compiler.pipelines import DEPLOYMENT
 
     module = load_model(model)
+    _refuse_service(model, module)
     if DEPLOYMENT not in module.attributes:
         return compile_model(module, *target.load(), "dist", accounting=target.load_accounting()), {}
     bindings = _taken_by_dump(model, module, target)
@@ -116,12 +117,19 @@ def to_lower(model: str, target: TargetOptions) -> ModuleOp:
     from pmc.compiler.pipelines import DEPLOYMENT
 
     module = load_model(model)
+    _refuse_service(model, module)
     if DEPLOYMENT not in module.attributes:
         return compile_model(module, *target.load(), "dist", accounting=target.load_accounting())
     bindings = _taken_by_dump(model, module, target)
     if bindings:
         raise PmcError(f"{model}: {', '.join(map(flag, bindings))} cannot be changed: compile the model with them")
     return module
+
+
+def _refuse_service(model: str, module: ModuleOp) -> None:
+    """Raises PmcError for a module whose programs stand in a service."""
+    if any(op.name == "serve.service" for op in module.ops):
+        raise PmcError(f"{model} holds a service of two programs: pmc serve {model} evaluates it")
 
 
 def _taken_by_dump(model: str, module: ModuleOp, target: TargetOptions) -> dict[str, int]:

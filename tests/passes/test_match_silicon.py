@@ -143,7 +143,7 @@ def test_decode_with_drafts_asks_no_decode_kernel() -> None:
 def test_every_stage_has_a_host() -> None:
     _, after = matched("llama-3.1-8b", "decode", tp=2, pp=2)
     hosts = [op for op in after.walk() if isinstance(op, silicon.HostOp)]
-    assert [op.parent_op().name for op in hosts if op.parent_op() is not None] == ["dist.stage"] * 2
+    assert [around.name for op in hosts if (around := op.parent_op()) is not None] == ["dist.stage"] * 2
 
 
 def test_twice_is_an_error() -> None:
