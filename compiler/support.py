@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
 
-from pmc.backends.silicon.library import OF_LIBRARIES, Library
+from pmc.backends.silicon.library import OF_LIBRARIES
 from pmc.backends.silicon.schema import KINDS as TABLE_KINDS
+from pmc.backends.silicon.shipped import ShippedLibrary, library_at_hand
 from pmc.compiler.catalog import Entry
 from pmc.compiler.config import load_system
 from pmc.compiler.driver import compile_model
@@ -26,9 +27,10 @@ ENGINES = ("trtllm", "sglang", "vllm")
 def system_entries() -> list[Entry]:
     """Every system with its chip, its topology, and the engines, versions and kinds of tables that were measured.
 
-    Raises PmcError, with the command that installs it, where the extra is missing.
+    Without the extra they are those of the fits that come with pmc.
     """
-    library = Library.installed()
+    library = library_at_hand()
+    what = "fits, without tables" if isinstance(library, ShippedLibrary) else "tables"
     found: list[Entry] = []
     for name in sorted(presets("system")):
         system = load_system(name)
@@ -41,18 +43,11 @@ def system_entries() -> list[Entry]:
                 current = library.current(system.tables, backend)
                 others = [version for version in versions if version != current]
                 told.append(f"{backend} {current}" + (f" (and {', '.join(others)})" if others else ""))
-            kinds.update(dict.fromkeys(_kinds(library, system.tables, backend)))
+            kinds.update(dict.fromkeys(library.kinds(system.tables, backend)))
         known = [kind for kind in TABLE_KINDS if kind in kinds]
-        measured = f"{'; '.join(told)}; tables: {', '.join(known)}" if told else "nothing measured, formulas only"
+        measured = f"{'; '.join(told)}; {what}: {', '.join(known)}" if told else "nothing measured, formulas only"
         found.append(Entry(name, f"{system.chip} on {system.topology}. {measured}."))
     return found
-
-
-def _kinds(library: Library, system: str, backend: str) -> list[str]:
-    """The kinds of tables that an engine has in any version."""
-    root = library.root / library.system(system).spec.data_dir
-    files = [*root.glob(f"{backend}/*/*_perf.*"), *root.glob(f"*/{backend}/*/*_perf.*")]
-    return sorted({path.name.partition("_perf.")[0] for path in files} & set(TABLE_KINDS))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pmc.backends.silicon.library import OF_LIBRARIES, Library
 from pmc.backends.silicon.physical import Fit
 from pmc.backends.silicon.predictor import Predictor
 from pmc.backends.silicon.schema import TableKind, kind_named
-from pmc.backends.silicon.shipped import ShippedLibrary, shipped, shipped_systems
+from pmc.backends.silicon.shipped import ShippedLibrary, library_at_hand, shipped, shipped_systems
 from pmc.backends.silicon.system import System
 from pmc.backends.silicon.table import NotMeasuredError, Rows, Table
 from pmc.backends.silicon.transfer import Donor, donors_for, donors_of, transfer
@@ -115,7 +115,7 @@ class PerfDatabase:
         system, backend or version that has no tables.
         """
         if library is None:
-            library = Library.installed() if Library.is_installed() else ShippedLibrary.open()
+            library = library_at_hand()
         spec = library.system(system)
         name = spec.name
         if version is None and _is_specification(library, name):

@@ -141,6 +141,11 @@ class Library:
             )
         return version
 
+    def kinds(self, system: str, backend: str) -> frozenset[str]:
+        """The kinds of tables that an engine has in any version."""
+        files = (path for folder in self._version_folders(system) for path in folder.glob("*_perf.*"))
+        return frozenset(path.name.partition("_perf.")[0] for path in files if path.parent.parent.name == backend)
+
     def table_path(self, kind: TableKind, system: str, backend: str, version: str) -> Path:
         """The file of a version, or of the newest older one that has such a table.
 

@@ -64,6 +64,15 @@ class ShippedLibrary(Library):
             raise PmcError(f"no fits of '{backend}' on {system}{did_you_mean(backend, has)}; it has {', '.join(has)}")
         return in_order(found)
 
+    def kinds(self, system: str, backend: str) -> frozenset[str]:
+        """The kinds of tables that an engine has fits of."""
+        return frozenset(fit.kind for fit in shipped(system).fits if fit.backend == backend)
+
     def table_path(self, kind: TableKind, system: str, backend: str, version: str) -> Path:
         """None of them: raises NotMeasuredError with the command that installs them."""
         raise NotMeasuredError(f"measured tables are not installed: {INSTALL}, or give a folder of tables")
+
+
+def library_at_hand() -> Library:
+    """The measured tables where they are installed, else what comes with pmc."""
+    return Library.installed() if Library.is_installed() else ShippedLibrary.open()

@@ -34,13 +34,14 @@ def support_command(
     model with experts).  Exit code 1 says that some of it cannot be answered.
     """
     with progress(f"looking up {model}"):
-        from pmc.backends.silicon.library import OF_LIBRARIES, Library
+        from pmc.backends.silicon.library import OF_LIBRARIES
+        from pmc.backends.silicon.shipped import library_at_hand
         from pmc.compiler.config import load_system
         from pmc.compiler.driver import load_model
         from pmc.compiler.support import ENGINES, support
 
         module, known = load_model(model), load_system(system)
-        has = [name for name in Library.installed().backends(known.tables) if name not in OF_LIBRARIES.values()]
+        has = [name for name in library_at_hand().backends(known.tables) if name not in OF_LIBRARIES.values()]
         if not has:
             raise PmcError(f"{system} has a specification and no measurements")
         engines = [backend] if backend is not None else sorted(has, key=(*ENGINES, *has).index)

@@ -13,7 +13,7 @@ from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, Float8E4M3FNType, Int
 from xdsl.ir import Attribute, Operation
 
 from pmc.backends.cost.breakdown import Breakdown, CubeUse, Engine, MatrixTime, Part, busy_parts
-from pmc.backends.cost.model import CostModel, Granularity, Target
+from pmc.backends.cost.model import MODELLED, CostModel, Granularity, Target
 from pmc.backends.cost.tile import TileCostModel
 from pmc.backends.evaluate.calibration import CalibratedCostModel
 from pmc.backends.evaluate.engine import cost_model
@@ -36,7 +36,7 @@ F8, BF16 = Float8E4M3FNType(), BFloat16Type()
 def models() -> tuple[CostModel, ...]:
     found = [
         cost_model(looked_at, TARGET, load_accounting(name))
-        for looked_at in Granularity
+        for looked_at in MODELLED
         if looked_at is not Granularity.COMMANDS  # which costs no op alone
         for name in ("physical", "ds-tpu")
     ]

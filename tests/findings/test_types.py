@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
 
-from pmc.backends.cost.model import Granularity
+from pmc.backends.cost.model import MODELLED
 from pmc.backends.cost.plan_search import PlanSearch
 from pmc.backends.cost.rates import CoreRates
 from pmc.backends.evaluate.footprint import MemoryOptions
@@ -188,7 +188,7 @@ def test_issue9_4_a_cache_longer_than_the_arithmetic_of_attention_is_refused() -
 FP32 = {f"quantization.{name}": "f32" for name in ("weights", "activations", "kv_cache", "attention")}
 
 
-@pytest.mark.parametrize("granularity", [g.value for g in Granularity])
+@pytest.mark.parametrize("granularity", [g.value for g in MODELLED])
 def test_n06_f32_without_a_path_is_refused_at_every_granularity(granularity: str) -> None:
     with pytest.raises(PmcError, match="the matrix unit has no rate for element type 'f32'; it has i4, i8, "):
         evaluated(granularity, "llama-8b-decode", FP32, model(torch_dtype="float32"))
