@@ -72,12 +72,11 @@ def _allocate(kernel: KernelOp, chip: Chip, free: int) -> None:
     where = f"allocate-lmem: the kernel of {kernel.op_name.data} at '{kernel.path.data}'"
     if planned > budget:
         raise PassError(f"{where} needs {planned} bytes of LMEM, the budget of a core is {budget}")
-    budget = free if any(op.extra_slots for op in allocs) else min(budget, free)
-    if sum(sizes) > budget:
+    if sum(sizes) > free:
         raise PassError(
-            f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {budget} beside what is "
-            "handed over"
+            f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {free} beside what is handed over"
         )
+    budget = free if any(op.extra_slots for op in allocs) else min(budget, free)
     partners = _partners(kernel)
     banks: dict[SSAValue, int] = {}
     address, remaining = 0, sum(sizes)
