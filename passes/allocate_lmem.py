@@ -74,7 +74,8 @@ def _allocate(kernel: KernelOp, chip: Chip, free: int) -> None:
         raise PassError(f"{where} needs {planned} bytes of LMEM, the budget of a core is {budget}")
     if sum(sizes) > free:
         raise PassError(
-            f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {free} beside what is handed over"
+            f"{where} needs {sum(sizes)} bytes of LMEM with its extra slots, a core has {free} beside what is "
+            "handed over"
         )
     budget = free if any(op.extra_slots for op in allocs) else min(budget, free)
     partners = _partners(kernel)
