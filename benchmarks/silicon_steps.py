@@ -132,9 +132,9 @@ def main() -> None:
         "engine",
         "points",
         "static",
-        "static: median |err|",
+        "static: median error",
         "bias",
-        "all, with prefills: median |err|",
+        "all, with prefills: median error",
         "bias",
     )
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
