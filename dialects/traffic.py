@@ -7,6 +7,7 @@ its middle stands for.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from math import exp, log
 from statistics import NormalDist
@@ -26,18 +27,18 @@ PARTS = 200
 class Lengths(Schema, frozen=True):
     """A distribution of lengths in tokens."""
 
+    @abstractmethod
     def sample(self, random: np.random.Generator, count: int) -> IntArray:
         """`count` independent lengths."""
-        raise NotImplementedError
 
+    @abstractmethod
     def masses(self) -> tuple[IntArray, FloatArray]:
         """Lengths that ascend, and the probability of each."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def longest(self) -> int:
         """The longest length that there is."""
-        raise NotImplementedError
 
     @property
     def mean(self) -> float:

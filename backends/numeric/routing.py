@@ -83,8 +83,11 @@ def expert_slots(indices: Array, experts: int, first_expert: int = 0) -> tuple[A
 def dispatch(x: Array, indices: Array, experts: int, capacity: int, first_expert: int = 0) -> Array:
     """The rows of x [T, H] in the slots of their experts: [experts, capacity, H], free slots zero.
 
-    Raises NumericError when an expert gets more tokens than it has slots: no token is ever dropped.
+    Raises NumericError when an expert gets more tokens than it has slots, for no token is ever dropped, and when x and
+    indices are not of the same tokens.
     """
+    if len(x) != len(indices):
+        raise NumericError(f"{len(x)} tokens are dispatched by the experts of {len(indices)}")
     tokens, _, chosen, slots = expert_slots(indices, experts, first_expert)
     if len(slots) and slots.max() >= capacity:
         busiest = int(chosen[slots.argmax()]) + first_expert
@@ -95,7 +98,12 @@ def dispatch(x: Array, indices: Array, experts: int, capacity: int, first_expert
 
 
 def combine(y_experts: Array, indices: Array, weights: Array, first_expert: int = 0) -> Array:
-    """sum_j weights[t, j] * (row of token t in expert indices[t, j]): [T, H]; absent experts add nothing."""
+    """sum_j weights[t, j] * (row of token t in expert indices[t, j]): [T, H]; absent experts add nothing.
+
+    Raises NumericError unless indices and weights have the same shape.
+    """
+    if indices.shape != weights.shape:
+        raise NumericError(f"a combine has indices of the shape {indices.shape} and weights of {weights.shape}")
     tokens, choices, chosen, slots = expert_slots(indices, y_experts.shape[0], first_expert)
     if len(slots) and slots.max() >= y_experts.shape[1]:
         raise NumericError(f"slot {int(slots.max())} is outside the capacity {y_experts.shape[1]}")

@@ -536,6 +536,15 @@ def test_a_full_expert_is_an_error() -> None:
         routing.dispatch(normal(3, 2), np.array([[1], [1], [1]]), 2, 2)
 
 
+def test_tokens_and_their_experts_belong_together() -> None:
+    """One row of weights would be that of all tokens, and indices of another number of tokens those of others."""
+    indices = np.array([[0, 1], [1, 0]])
+    with pytest.raises(NumericError, match=r"indices of the shape \(2, 2\) and weights of \(1, 2\)"):
+        routing.combine(normal(2, 4, 3), indices, normal(1, 2))
+    with pytest.raises(NumericError, match="1 tokens are dispatched by the experts of 2"):
+        routing.dispatch(normal(1, 3), indices, 2, 4)
+
+
 # -- precision --------------------------------------------------------------------------------------------------
 
 
